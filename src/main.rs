@@ -1,0 +1,2 @@
+//! The `crescendo` program.
+fn main() {}
