@@ -1,0 +1,49 @@
+//! Softmax and its cross-entropy.
+
+/// The mean cross-entropy of the softmax of `logits` `[N, classes]`; writes
+/// `weight * d(loss)/d(logits)` into `dlogits`.
+///
+/// # Panics
+/// If a label is not below the number of classes.
+pub fn cross_entropy(logits: &[f32], labels: &[u16], weight: f64, dlogits: &mut [f32]) -> f64 {
+    let classes = logits.len() / labels.len();
+    let count = labels.len() as f64;
+    let mut total = 0.0;
+    let rows = logits.chunks_exact(classes).zip(dlogits.chunks_exact_mut(classes));
+    for ((logits, dlogits), &label) in rows.zip(labels) {
+        let label = usize::from(label);
+        let (max, sum) = max_and_sum(logits);
+        total += sum.ln() + max - f64::from(logits[label]);
+        for (class, (&logit, dlogit)) in logits.iter().zip(dlogits).enumerate() {
+            let probability = (f64::from(logit) - max).exp() / sum;
+            let target = if class == label { 1.0 } else { 0.0 };
+            *dlogit = (weight * (probability - target) / count) as f32;
+        }
+    }
+    total / count
+}
+
+/// The probabilities that one image's `logits` stand for.
+pub fn softmax(logits: &[f32]) -> impl Iterator<Item = f64> {
+    let (max, sum) = max_and_sum(logits);
+    logits.iter().map(move |&logit| (f64::from(logit) - max).exp() / sum)
+}
+
+/// The largest logit, and the sum of exponentials relative to it: nothing can overflow.
+fn max_and_sum(logits: &[f32]) -> (f64, f64) {
+    let max = logits.iter().fold(f64::NEG_INFINITY, |max, &logit| max.max(f64::from(logit)));
+    (max, logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_logits_do_not_overflow_and_nan_is_not_hidden() {
+        let mut gradient = [0.0; 2];
+        let loss = cross_entropy(&[1e30, -1e30], &[0], 1.0, &mut gradient);
+        assert_eq!((loss, gradient), (0.0, [0.0, 0.0]));
+        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 1.0, &mut gradient).is_nan());
+    }
+}

@@ -1,0 +1,223 @@
+//! A persistent pool of threads.
+//!
+//! Work comes as a number of tasks, whoever is free takes the next one, and [`Pool::run`] returns
+//! when all are done. A kernel cuts its work into tasks by shape alone, never by the number of
+//! threads, so results do not depend on how many there are.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::shared::Shared;
+
+/// Threads that wait for work; see the module's documentation.
+pub struct Pool {
+    state: Arc<State>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held during `run`, so that two callers take turns.
+    turn: Mutex<()>,
+}
+
+/// What `run` is given: called with the task's and the worker's number.
+type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+struct State {
+    job: Mutex<Job>,
+    posted: Condvar,
+    finished: Condvar,
+    /// The same number as in `job`, for workers to watch without taking the lock.
+    generation: AtomicUsize,
+    next_task: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+#[derive(Default)]
+struct Job {
+    generation: usize,
+    /// `None` tells the workers to end.
+    task: Option<Task<'static>>,
+    tasks: usize,
+    busy: usize,
+}
+
+/// How often a worker looks for new work before it goes to sleep: the next operation of a step
+/// usually comes within microseconds, and waking a sleeping thread costs tens of them.
+const SPINS: usize = 4_000;
+
+impl Pool {
+    /// A pool in which `threads` threads work, the caller of [`run`](Self::run) being one of them.
+    /// Zero is taken as one.
+    pub fn new(threads: usize) -> Self {
+        let state = Arc::new(State {
+            job: Mutex::default(),
+            posted: Condvar::new(),
+            finished: Condvar::new(),
+            generation: AtomicUsize::new(0),
+            next_task: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+        });
+        let workers = (1..threads)
+            .map(|worker| {
+                let state = Arc::clone(&state);
+                std::thread::spawn(move || work(&state, worker))
+            })
+            .collect();
+        Pool { state, workers, turn: Mutex::default() }
+    }
+
+    /// How many threads work.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task(index, worker)` once for every index below `tasks`, on all threads, and returns
+    /// when all calls have returned. `worker` is below [`threads`](Self::threads), and no two calls
+    /// that run at the same time have the same one.
+    ///
+    /// # Panics
+    /// If a task panics, after all other tasks have ended. A task must not call `run` itself.
+    pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+        if self.workers.is_empty() || tasks <= 1 {
+            (0..tasks).for_each(|index| task(index, 0));
+            return;
+        }
+        let _turn = lock(&self.turn);
+        let task: Task = &task;
+        // SAFETY: only the lifetime changes. The reference is used by the workers until `busy` is
+        // zero again, which this function waits for before it returns.
+        let task: Task<'static> = unsafe { std::mem::transmute(task) };
+        self.state.next_task.store(0, Ordering::Relaxed);
+        self.post(Some(task), tasks);
+        take_tasks(&self.state, task, tasks, 0);
+        let mut job = lock(&self.state.job);
+        while job.busy > 0 {
+            job = self.state.finished.wait(job).unwrap_or_else(PoisonError::into_inner);
+        }
+        job.task = None;
+        drop(job);
+        if self.state.panicked.swap(false, Ordering::Relaxed) {
+            resume_unwind(Box::new("a task of the thread pool panicked"));
+        }
+    }
+
+    /// Cuts `data` into pieces of `len` (the last may be shorter) and calls `task(index, piece)`
+    /// for each, on all threads.
+    pub fn chunks<T: Send>(
+        &self,
+        data: &mut [T],
+        len: usize,
+        task: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let total = data.len();
+        let data = Shared::new(data);
+        self.run(total.div_ceil(len), |index, _| {
+            let start = index * len;
+            // SAFETY: pieces of different indices do not overlap, and each index is run once.
+            task(index, unsafe { data.part(start, len.min(total - start)) });
+        });
+    }
+
+    fn post(&self, task: Option<Task<'static>>, tasks: usize) {
+        let mut job = lock(&self.state.job);
+        *job = Job { generation: job.generation + 1, task, tasks, busy: self.workers.len() };
+        self.state.generation.store(job.generation, Ordering::Release);
+        drop(job);
+        self.state.posted.notify_all();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.post(None, 0);
+        for worker in self.workers.drain(..) {
+            // A worker's panics were caught and passed on by `run`.
+            let _ = worker.join();
+        }
+    }
+}
+
+fn work(state: &State, worker: usize) {
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        while state.generation.load(Ordering::Acquire) == seen && spins < SPINS {
+            std::hint::spin_loop();
+            spins += 1;
+        }
+        let mut job = lock(&state.job);
+        while job.generation == seen {
+            job = state.posted.wait(job).unwrap_or_else(PoisonError::into_inner);
+        }
+        seen = job.generation;
+        let (Some(task), tasks) = (job.task, job.tasks) else { return };
+        drop(job);
+        take_tasks(state, task, tasks, worker);
+        let mut job = lock(&state.job);
+        job.busy -= 1;
+        if job.busy == 0 {
+            state.finished.notify_one();
+        }
+    }
+}
+
+fn take_tasks(state: &State, task: Task, tasks: usize, worker: usize) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        loop {
+            let index = state.next_task.fetch_add(1, Ordering::Relaxed);
+            if index >= tasks {
+                break;
+            }
+            task(index, worker);
+        }
+    }));
+    if outcome.is_err() {
+        state.panicked.store(true, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_on_any_number_of_threads() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            for tasks in [0, 1, 2, 7, 100] {
+                let mut hits = vec![0; tasks];
+                pool.chunks(&mut hits, 1, |index, hit| hit[0] += index + 1);
+                assert_eq!(hits, (1..=tasks).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn workers_that_run_together_have_different_numbers() {
+        let pool = Pool::new(3);
+        let taken: Vec<AtomicBool> = (0..3).map(|_| AtomicBool::new(false)).collect();
+        pool.run(200, |_, worker| {
+            assert!(!taken[worker].swap(true, Ordering::SeqCst));
+            std::thread::yield_now();
+            taken[worker].store(false, Ordering::SeqCst);
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(2);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(10, |index, _| assert!(index != 5, "task 5"));
+        }));
+        assert!(outcome.is_err());
+        let count = AtomicUsize::new(0);
+        pool.run(10, |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 10);
+    }
+}

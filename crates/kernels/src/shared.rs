@@ -1,0 +1,43 @@
+//! A mutable slice that several threads write at once, each its own part.
+
+use std::marker::PhantomData;
+
+/// A mutable slice whose disjoint parts may be handed to several threads.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `Shared` only gives out parts that its users promise to be disjoint (`Shared::part`),
+// so sending or sharing it is no more than sending disjoint `&mut [T]`.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Shared { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// The part `[offset, offset + len)`.
+    ///
+    /// # Safety
+    /// No two parts that are alive at the same time may overlap.
+    #[allow(clippy::mut_from_ref)] // that is what this type is for; see the condition above
+    pub unsafe fn part(&self, offset: usize, len: usize) -> &mut [T] {
+        assert!(offset <= self.len && len <= self.len - offset, "part lies outside the slice");
+        // SAFETY: in bounds (just checked), borrowed for 'a by `new`, and disjoint from every
+        // other living part by this function's condition.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
+    }
+
+    /// The first element, for kernels that write a strided region.
+    pub fn as_mut_ptr(&self) -> *mut T {
+        self.start
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
