@@ -44,7 +44,8 @@ pub fn forward(
     });
 }
 
-/// The gradients for `dy` `[N, outputs]`: adds to `dweight` and `dbias`, overwrites `dx`.
+/// The gradients for `dy` `[N, outputs]`: adds to `dweight` and `dbias`, overwrites `dx`
+/// where it is wanted.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     pool: &Pool,
@@ -54,7 +55,7 @@ pub fn backward(
     dy: &[f32],
     dweight: &mut [f32],
     dbias: &mut [f32],
-    dx: &mut [f32],
+    dx: Option<&mut [f32]>,
 ) {
     let Linear { inputs, outputs } = *layer;
     let images = dy.len() / outputs;
@@ -70,6 +71,7 @@ pub fn backward(
     for (out, dbias) in dbias.iter_mut().enumerate() {
         *dbias += dy.iter().skip(out).step_by(outputs).map(|&dy| f64::from(dy)).sum::<f64>() as f32;
     }
+    let Some(dx) = dx else { return };
     columns(pool, images, inputs, dx, |dx, start, width| {
         // SAFETY: `columns` gives each task its own columns.
         unsafe {

@@ -7,7 +7,7 @@ use crate::shared::Shared;
 /// Stochastic gradient descent with momentum, as PyTorch's `SGD` computes it:
 /// `g += weight_decay * p; v = momentum * v + g; p -= learning_rate * v`
 /// (with Nesterov's momentum: `p -= learning_rate * (g + momentum * v)`).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sgd {
     /// The step's length.
     pub learning_rate: f32,

@@ -238,7 +238,7 @@ fn linear_matches_the_reference_and_finite_differences() {
         assert_close(&y, &reference::linear(inputs, &x64, &w64, &b64), 1e-6);
         let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; outputs]);
         let mut dx = vec![f32::NAN; x.len()];
-        linear::backward(&pool, &layer, &x, &weight, &dy, &mut dweight, &mut dbias, &mut dx);
+        linear::backward(&pool, &layer, &x, &weight, &dy, &mut dweight, &mut dbias, Some(&mut dx));
         let f = |x: &[f64], b: &[f64]| dot(&reference::linear(inputs, x, &w64, b), &dy);
         assert_close(&dx, &differences(&x, |x| f(x, &b64)), 1e-6);
         assert_close(&dbias, &differences(&bias, |b| f(&x64, b)), 1e-6);

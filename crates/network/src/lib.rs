@@ -1,1 +1,51 @@
-//! network
+//! Networks: from a description to losses, gradients and logits.
+//!
+//! A [`Network`] is a list of operations with the names under which their parameters are saved;
+//! [`resnet`](Config::network) writes the report's family into that list. A [`Plan`] works out
+//! from the list what any engine needs: shapes, parameters, counts of multiplications, and which
+//! tensor lies in which buffer. An [`Engine`] computes: [`CpuEngine`] here, others behind the same
+//! trait.
+//!
+//! This crate reads no files, prints nothing, and knows nothing of epochs, data sets or recipes:
+//! batches come in, losses and tensors go out.
+//!
+//! # Example
+//!
+//! ```
+//! use crescendo_network::{Alone, Batch, Config, CpuEngine, Engine, Plan, Rule, Sgd};
+//!
+//! let config = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
+//! let plan = Plan::new(&config.network()?)?;
+//! let mut engine = CpuEngine::new(plan, 2);
+//! engine.initialize(0);
+//!
+//! let images = vec![0.5; 4 * 3 * 32 * 32];
+//! let batch = Batch { images: &images, labels: &[1, 2, 3, 4] };
+//! let rule = Rule::Sgd(Sgd { learning_rate: 0.1, ..Sgd::default() });
+//! let first = engine.backward(batch, 1.0, &Alone);
+//! engine.update(&rule);
+//! let second = engine.backward(batch, 1.0, &Alone);
+//! assert!(second < first);
+//! # Ok::<(), crescendo_network::Error>(())
+//! ```
+
+mod config;
+mod cpu;
+mod description;
+mod engine;
+mod init;
+mod memory;
+mod plan;
+mod resnet;
+
+pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
+pub use cpu::CpuEngine;
+pub use description::{Builder, Network, Node, Operation, Shape, Value};
+pub use engine::{Alone, Batch, Communicator, Engine, Rule, Section, Sgd, Tensor, Values};
+pub use memory::Memory;
+pub use plan::{Parameter, Plan, Role, Statistics, Step};
+
+/// Why a network cannot be built or filled, in a sentence that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);

@@ -1,0 +1,265 @@
+//! The engine on this machine's processor.
+
+mod pass;
+
+use crescendo_kernels::norm::Moments;
+use crescendo_kernels::{Pool, Workspace, optimizer};
+
+use crate::engine::{Batch, Communicator, Engine, Rule, Section, Tensor, Values};
+use crate::plan::{INFERENCE_IMAGES, Placement, Plan, Role, Step};
+use crate::{Error, Sgd};
+
+use pass::Pass;
+
+/// Computes on the processor, on a pool of threads of its own.
+pub struct CpuEngine {
+    plan: Plan,
+    pool: Pool,
+    state: State,
+    training: Buffers,
+    inference: Buffers,
+}
+
+/// What a network has learned, and what it learns with.
+struct State {
+    /// All parameters, their gradients and velocities: see [`crate::Parameter::range`].
+    parameters: Vec<f32>,
+    gradients: Vec<f32>,
+    velocity: Vec<f32>,
+    /// Running statistics: see [`crate::Statistics::range`].
+    means: Vec<f32>,
+    variances: Vec<f32>,
+    batches_tracked: Vec<i64>,
+    /// What the last batch said of each channel of each BatchNorm, for backward.
+    moments: Vec<Moments>,
+    /// How many numbers a channel, of all processes, each BatchNorm took those over.
+    counts: Vec<f64>,
+}
+
+impl State {
+    /// A step's weight and bias, and the gradients of both. In the flat buffers the bias follows
+    /// its weight.
+    fn parameters(&mut self, plan: &Plan, step: &Step) -> Parameters<'_> {
+        let [weight, bias] = step.parameters.expect("only steps with parameters are asked");
+        let (weight, bias) = (&plan.parameters[weight].range, &plan.parameters[bias].range);
+        let both = weight.start..bias.end;
+        let (weight, bias) = self.parameters[both.clone()].split_at(weight.len());
+        let (dweight, dbias) = self.gradients[both].split_at_mut(weight.len());
+        Parameters { weight, bias, dweight, dbias }
+    }
+}
+
+/// See [`State::parameters`].
+struct Parameters<'a> {
+    weight: &'a [f32],
+    bias: &'a [f32],
+    dweight: &'a mut [f32],
+    dbias: &'a mut [f32],
+}
+
+/// The tensors between operations, in the buffers that the plan decided on.
+struct Buffers {
+    /// One for each buffer of the placement; it is taken out while an operation writes it.
+    data: Vec<Vec<f32>>,
+    workspace: Workspace,
+    /// Images that there is room for.
+    capacity: usize,
+}
+
+impl Buffers {
+    fn none(pool: &Pool) -> Self {
+        Buffers { data: Vec::new(), workspace: Workspace::new(pool, []), capacity: 0 }
+    }
+
+    /// Makes room for `images`; what was there is given up first, so that both are never held.
+    fn reserve(&mut self, plan: &Plan, placement: &Placement, pool: &Pool, images: usize) {
+        if images <= self.capacity {
+            return;
+        }
+        *self = Buffers::none(pool);
+        self.data = placement.memory.buffers.iter().map(|size| vec![0.0; size * images]).collect();
+        self.workspace = Workspace::new(pool, [plan.workspace(images, placement.trains())]);
+        self.capacity = images;
+    }
+}
+
+impl CpuEngine {
+    /// An engine with `threads` threads. Parameters are zeros until they are
+    /// [initialised](Self::initialize) or imported.
+    pub fn new(plan: Plan, threads: usize) -> Self {
+        let pool = Pool::new(threads);
+        let (parameters, channels) = (plan.parameter_count(), plan.statistic_count());
+        CpuEngine {
+            state: State {
+                parameters: vec![0.0; parameters],
+                gradients: vec![0.0; parameters],
+                velocity: vec![0.0; parameters],
+                means: vec![0.0; channels],
+                variances: vec![1.0; channels],
+                batches_tracked: vec![0; plan.statistics.len()],
+                moments: vec![Moments::default(); channels],
+                counts: vec![0.0; plan.statistics.len()],
+            },
+            training: Buffers::none(&pool),
+            inference: Buffers::none(&pool),
+            plan,
+            pool,
+        }
+    }
+
+    /// Sets every parameter as PyTorch's layers do by default, from a seed.
+    pub fn initialize(&mut self, seed: u64) {
+        for (index, parameter) in self.plan.parameters.iter().enumerate() {
+            let values = &mut self.state.parameters[parameter.range.clone()];
+            crate::init::fill(seed, index, parameter, values);
+        }
+    }
+
+    fn training_pass(&mut self, images: usize) -> Pass<'_> {
+        self.training.reserve(&self.plan, &self.plan.training, &self.pool, images);
+        Pass {
+            plan: &self.plan,
+            placement: &self.plan.training,
+            pool: &self.pool,
+            state: &mut self.state,
+            buffers: &mut self.training,
+            images,
+        }
+    }
+
+    fn inference_pass(&mut self, images: usize) -> Pass<'_> {
+        self.inference.reserve(&self.plan, &self.plan.inference, &self.pool, images);
+        Pass {
+            plan: &self.plan,
+            placement: &self.plan.inference,
+            pool: &self.pool,
+            state: &mut self.state,
+            buffers: &mut self.inference,
+            images,
+        }
+    }
+
+    /// One flat buffer as named tensors.
+    fn views<'a>(&'a self, flat: &'a [f32]) -> impl Iterator<Item = Tensor<'a>> {
+        self.plan.parameters.iter().map(|parameter| {
+            let values = &flat[parameter.range.clone()];
+            Tensor::f32(parameter.name.as_str(), parameter.shape.clone(), values)
+        })
+    }
+
+    /// Parameters and statistics in the order of PyTorch's state: each layer's together.
+    fn model(&self) -> Vec<Tensor<'_>> {
+        let State { parameters, means, variances, batches_tracked, .. } = &self.state;
+        let mut parameters: Vec<_> = self.views(parameters).map(Some).collect();
+        let mut model = Vec::new();
+        for step in &self.plan.steps {
+            for index in step.parameters.into_iter().flatten() {
+                model.extend(parameters[index].take());
+            }
+            let Some(index) = step.statistics else { continue };
+            let statistics = &self.plan.statistics[index];
+            let (name, shape) = (&statistics.name, vec![statistics.range.len()]);
+            for (kind, values) in [("running_mean", means), ("running_var", variances)] {
+                let values = &values[statistics.range.clone()];
+                model.push(Tensor::f32(format!("{name}.{kind}"), shape.clone(), values));
+            }
+            model.push(Tensor {
+                name: format!("{name}.num_batches_tracked").into(),
+                shape: Vec::new(),
+                values: Values::I64(batches_tracked[index]),
+            });
+        }
+        model
+    }
+}
+
+impl Engine for CpuEngine {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> f64 {
+        let count = batch.labels.len();
+        assert_eq!(batch.images.len(), count * self.plan.input.len(), "one label an image");
+        let mut pass = self.training_pass(count);
+        pass.forward(batch.images, Some(communicator));
+        pass.backward(batch.labels, weight, communicator)
+    }
+
+    fn reduce(&mut self, communicator: &dyn Communicator) {
+        communicator.sum_f32(&mut self.state.gradients);
+    }
+
+    fn update(&mut self, rule: &Rule) {
+        let State { parameters, gradients, velocity, .. } = &mut self.state;
+        match *rule {
+            Rule::Sgd(sgd) => optimizer::sgd(&self.pool, sgd, parameters, gradients, velocity),
+            Rule::SgdDecayingWeights(sgd) => {
+                for parameter in &self.plan.parameters {
+                    let decays = matches!(parameter.role, Role::Weight { .. });
+                    let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
+                    let range = || parameter.range.clone();
+                    optimizer::sgd(
+                        &self.pool,
+                        Sgd { weight_decay, ..sgd },
+                        &mut parameters[range()],
+                        &mut gradients[range()],
+                        &mut velocity[range()],
+                    );
+                }
+            }
+        }
+    }
+
+    fn logits(&mut self, images: &[f32]) -> Vec<f32> {
+        let image = self.plan.input.len();
+        let mut logits = Vec::with_capacity(images.len() / image * self.plan.classes());
+        for images in images.chunks(image * INFERENCE_IMAGES) {
+            let mut pass = self.inference_pass(images.len() / image);
+            pass.forward(images, None);
+            logits.extend_from_slice(pass.logits());
+        }
+        logits
+    }
+
+    fn export(&self, section: Section) -> Vec<Tensor<'_>> {
+        match section {
+            Section::Model => self.model(),
+            Section::Gradients => self.views(&self.state.gradients).collect(),
+            Section::Momentum => self.views(&self.state.velocity).collect(),
+        }
+    }
+
+    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error> {
+        crate::engine::check(&self.export(section), tensors)?;
+        let find = |name: &str| tensors.iter().find(|tensor| tensor.name == name);
+        let State { parameters, gradients, velocity, .. } = &mut self.state;
+        let flat = match section {
+            Section::Model => parameters,
+            Section::Gradients => gradients,
+            Section::Momentum => velocity,
+        };
+        for parameter in &self.plan.parameters {
+            if let Some(Values::F32(values)) = find(&parameter.name).map(|tensor| &tensor.values) {
+                flat[parameter.range.clone()].copy_from_slice(values);
+            }
+        }
+        if section != Section::Model {
+            return Ok(());
+        }
+        let State { means, variances, batches_tracked, .. } = &mut self.state;
+        for (statistics, tracked) in self.plan.statistics.iter().zip(batches_tracked) {
+            for (kind, flat) in [("running_mean", &mut *means), ("running_var", &mut *variances)] {
+                let name = format!("{}.{kind}", statistics.name);
+                if let Some(Values::F32(values)) = find(&name).map(|tensor| &tensor.values) {
+                    flat[statistics.range.clone()].copy_from_slice(values);
+                }
+            }
+            let name = format!("{}.num_batches_tracked", statistics.name);
+            if let Some(&Values::I64(count)) = find(&name).map(|tensor| &tensor.values) {
+                *tracked = count;
+            }
+        }
+        Ok(())
+    }
+}

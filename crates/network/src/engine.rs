@@ -1,0 +1,149 @@
+//! The seam between training and computing: what a training loop asks of whatever computes.
+
+use std::borrow::Cow;
+
+use crate::{Error, Plan};
+
+pub use crescendo_kernels::optimizer::Sgd;
+
+/// Images and what they show.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// `[N, C, H, W]`, normalised, one image after another.
+    pub images: &'a [f32],
+    /// The class of each.
+    pub labels: &'a [u16],
+}
+
+/// Computes a network: owns its parameters, gradients, BatchNorm statistics and the optimizer's
+/// state, and hands them out by name.
+///
+/// One update is any number of [`backward`](Self::backward) (gradients add up), then
+/// [`reduce`](Self::reduce), then [`update`](Self::update).
+pub trait Engine {
+    /// The plan of the network it computes.
+    fn plan(&self) -> &Plan;
+
+    /// Adds `weight` times the gradient of the batch's mean cross-entropy to the gradients,
+    /// updates the running statistics, and returns that mean. BatchNorm's sums go through the
+    /// communicator.
+    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> f64;
+
+    /// Sums the gradients over all processes.
+    fn reduce(&mut self, communicator: &dyn Communicator);
+
+    /// Applies the gradients to the parameters, and clears them.
+    fn update(&mut self, rule: &Rule);
+
+    /// The logits `[N, classes]` of `images` `[N, C, H, W]`, with the running statistics.
+    fn logits(&mut self, images: &[f32]) -> Vec<f32>;
+
+    /// All tensors of a section, in a fixed order.
+    fn export(&self, section: Section) -> Vec<Tensor<'_>>;
+
+    /// Replaces all tensors of a section.
+    ///
+    /// # Errors
+    /// If a tensor is missing, unknown, or has another shape; nothing is replaced then.
+    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error>;
+}
+
+/// Sums over processes, in place. All processes call the same functions in the same order.
+pub trait Communicator {
+    /// How many processes take part.
+    fn processes(&self) -> usize;
+    /// Replaces each number by its sum over all processes.
+    fn sum_f64(&self, values: &mut [f64]);
+    /// Replaces each number by its sum over all processes.
+    fn sum_f32(&self, values: &mut [f32]);
+}
+
+/// The communicator of a single process: every sum is what it was.
+pub struct Alone;
+
+impl Communicator for Alone {
+    fn processes(&self) -> usize {
+        1
+    }
+    fn sum_f64(&self, _: &mut [f64]) {}
+    fn sum_f32(&self, _: &mut [f32]) {}
+}
+
+/// How parameters follow from gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// Stochastic gradient descent with momentum; the decay applies to all parameters.
+    Sgd(Sgd),
+    /// The same, with the decay on weights only: not on biases nor BatchNorm.
+    SgdDecayingWeights(Sgd),
+}
+
+/// What can be exported and imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Parameters and BatchNorm statistics: what a checkpoint holds.
+    Model,
+    /// The gradients, under their parameters' names.
+    Gradients,
+    /// The optimizer's velocities, under their parameters' names.
+    Momentum,
+}
+
+/// Named numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor<'a> {
+    /// Such as `start_layer.0.weight`.
+    pub name: Cow<'a, str>,
+    /// PyTorch's shape; empty for a single number.
+    pub shape: Vec<usize>,
+    /// The numbers, last dimension fastest.
+    pub values: Values<'a>,
+}
+
+/// A tensor's numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values<'a> {
+    /// Real numbers.
+    F32(Cow<'a, [f32]>),
+    /// A count: `num_batches_tracked`.
+    I64(i64),
+}
+
+impl<'a> Tensor<'a> {
+    /// A tensor of real numbers.
+    pub fn f32(
+        name: impl Into<Cow<'a, str>>,
+        shape: Vec<usize>,
+        values: impl Into<Cow<'a, [f32]>>,
+    ) -> Self {
+        Tensor { name: name.into(), shape, values: Values::F32(values.into()) }
+    }
+}
+
+/// Whether `given` has exactly the tensors that are `expected`, in any order.
+///
+/// # Errors
+/// Names the first tensor that is missing, unknown, or of another shape or type.
+pub(crate) fn check(expected: &[Tensor], given: &[Tensor]) -> Result<(), Error> {
+    for tensor in expected {
+        let name = &tensor.name;
+        let Some(found) = given.iter().find(|given| given.name == *name) else {
+            return Err(Error(format!("the tensor {name} is missing")));
+        };
+        if found.shape != tensor.shape {
+            let (found, expected) = (&found.shape, &tensor.shape);
+            return Err(Error(format!(
+                "the tensor {name} has the shape {found:?}, but this network's has {expected:?}"
+            )));
+        }
+        if std::mem::discriminant(&found.values) != std::mem::discriminant(&tensor.values) {
+            return Err(Error(format!("the tensor {name} has the wrong type of numbers")));
+        }
+    }
+    match given.iter().find(|given| expected.iter().all(|tensor| tensor.name != given.name)) {
+        Some(unknown) => {
+            Err(Error(format!("this network has no tensor of the name {}", unknown.name)))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,288 @@
+//! The engine's gradients of whole networks against finite differences, in f64, of the naive
+//! reference; and the engine's promises about threads, batches and processes.
+
+use std::sync::{Barrier, Mutex};
+
+use crescendo_kernels::{Convolution, Map, reference};
+use crescendo_network::{
+    ActivationKind, Alone, Batch, Communicator, Config, CpuEngine, Engine, HeadActivation, Network,
+    Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
+};
+
+fn small(activation: ActivationKind, hidden: usize) -> Config {
+    let mut config = Config { activation, ..Config::report() };
+    config.blocks = vec![1, 1];
+    config.widths = vec![2, 3];
+    config.head.hidden = hidden;
+    config
+}
+
+fn engine(network: &Network, threads: usize) -> CpuEngine {
+    let mut engine = CpuEngine::new(Plan::new(network).unwrap(), threads);
+    engine.initialize(1);
+    engine
+}
+
+/// Images with large and small structure, the same in every run.
+fn images(count: usize) -> Vec<f32> {
+    let pixel = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) + (i as f32 * 0.01).sin();
+    (0..count * 3 * 32 * 32).map(pixel).collect()
+}
+
+fn values<'a>(tensor: &'a Tensor) -> &'a [f32] {
+    match &tensor.values {
+        Values::F32(values) => values,
+        Values::I64(_) => panic!("{} is a count", tensor.name),
+    }
+}
+
+/// The loss of a network in f64: the list of operations, each by its reference.
+fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: &[u16]) -> f64 {
+    let map = |shape: Shape| match shape {
+        Shape::Maps { height, width, .. } => Map { images: labels.len(), height, width },
+        Shape::Vector { .. } => Map { images: labels.len(), height: 1, width: 1 },
+    };
+    // From images one after another to channels one after another.
+    let (pixels, channels) =
+        (map(plan.input).pixels(), plan.input.len() / map(plan.input).pixels());
+    let first = (0..channels).flat_map(|c| {
+        images.chunks(channels * pixels).flat_map(move |image| &image[c * pixels..][..pixels])
+    });
+    let mut values: Vec<Vec<f64>> = vec![first.map(|&x| f64::from(x)).collect()];
+    for step in &plan.steps {
+        let x = &values[step.node.inputs[0].0];
+        let both = step.parameters.map(|[w, b]| (&parameters[w], &parameters[b]));
+        let y = match (step.node.operation, both) {
+            (Operation::Convolution { outputs, kernel, stride, padding }, Some((w, b))) => {
+                let inputs = w.len() / (outputs * kernel * kernel);
+                let layer = Convolution { inputs, outputs, kernel, stride, padding };
+                reference::convolution(&layer, map(step.input), x, w, b)
+            }
+            (Operation::BatchNorm { eps, .. }, Some((w, b))) => reference::batch_norm(x, w, b, eps),
+            (Operation::Linear { .. }, Some((w, b))) => {
+                reference::linear(step.input.len(), x, w, b)
+            }
+            (Operation::Activation(f), _) => reference::activation(f, x),
+            (Operation::Add, _) => {
+                x.iter().zip(&values[step.node.inputs[1].0]).map(|(a, b)| a + b).collect()
+            }
+            (Operation::AveragePool { size }, _) => {
+                reference::average_pool(size, map(step.input), x)
+            }
+            (Operation::Flatten, _) => reference::flatten(map(step.input), x),
+            (operation, _) => panic!("no parameters for {operation:?}"),
+        };
+        values.push(y);
+    }
+    reference::cross_entropy(&values[plan.steps.len()], labels)
+}
+
+#[test]
+fn gradients_of_whole_networks_match_finite_differences() {
+    for (activation, hidden, head) in [
+        (ActivationKind::LeakyRelu, 5, HeadActivation::Sigmoid),
+        (ActivationKind::Elu, 0, HeadActivation::Sigmoid),
+        (ActivationKind::Elu, 5, HeadActivation::Same),
+    ] {
+        let mut config = small(activation, hidden);
+        config.head.activation = head;
+        let mut engine = engine(&config.network().unwrap(), 2);
+        let (images, labels) = (images(2), [3, 7]);
+        let loss = engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone);
+
+        let plan = engine.plan().clone();
+        let model = engine.export(Section::Model);
+        let mut parameters: Vec<Vec<f64>> = plan
+            .parameters
+            .iter()
+            .map(|p| model.iter().find(|t| t.name == p.name).unwrap())
+            .map(|tensor| values(tensor).iter().map(|&x| f64::from(x)).collect())
+            .collect();
+        let reference = reference_loss(&plan, &parameters, &images, &labels);
+        assert!((loss - reference).abs() < 1e-6, "{loss} {reference}");
+
+        let step = 1e-6;
+        for (index, gradient) in engine.export(Section::Gradients).iter().enumerate() {
+            let (mut difference, mut size) = (0.0, 1e-12);
+            // A few numbers of each parameter, first and last among them.
+            let len = parameters[index].len();
+            for i in (0..len).step_by(len.div_ceil(7)).chain([len - 1]) {
+                let here = parameters[index][i];
+                parameters[index][i] = here + step;
+                let above = reference_loss(&plan, &parameters, &images, &labels);
+                parameters[index][i] = here - step;
+                let below = reference_loss(&plan, &parameters, &images, &labels);
+                parameters[index][i] = here;
+                let expected = (above - below) / (2.0 * step);
+                difference += (f64::from(values(gradient)[i]) - expected).powi(2);
+                size += expected.powi(2);
+            }
+            // A bias before BatchNorm has no effect: its gradient is nothing but rounding.
+            let (difference, size) = (difference.sqrt(), size.sqrt());
+            let name = &gradient.name;
+            assert!(difference < 1e-4 * size + 1e-6, "{name}: off by {difference:e} of {size:e}");
+        }
+    }
+}
+
+/// Everything an engine holds after two updates.
+fn train(threads: usize, batch: usize) -> Vec<(String, Vec<f32>)> {
+    let mut engine = engine(&small(ActivationKind::LeakyRelu, 5).network().unwrap(), threads);
+    let images = images(batch);
+    let labels: Vec<u16> = (0..batch as u16).map(|i| i % 10).collect();
+    let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 1e-3 };
+    for _ in 0..2 {
+        engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone);
+        engine.update(&Rule::Sgd(sgd));
+    }
+    let tensors = engine.export(Section::Model).into_iter().chain(engine.export(Section::Momentum));
+    tensors
+        .filter(|tensor| matches!(tensor.values, Values::F32(_)))
+        .map(|tensor| (tensor.name.to_string(), values(&tensor).to_vec()))
+        .collect()
+}
+
+#[test]
+fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
+    let one = train(1, 37);
+    for threads in [2, 3, 5] {
+        assert!(train(threads, 37) == one, "{threads} threads differ from one");
+    }
+}
+
+#[test]
+fn weighted_gradients_of_parts_add_up() {
+    // Without BatchNorm a batch is the sum of its parts.
+    let mut builder =
+        crescendo_network::Builder::new(Shape::Maps { channels: 3, height: 32, width: 32 });
+    let images_in = builder.images();
+    let conv = Operation::Convolution { outputs: 4, kernel: 3, stride: 2, padding: 1 };
+    let mut x = builder.add("conv", conv, [images_in]);
+    x = builder.add("flatten", Operation::Flatten, [x]);
+    builder.add("linear", Operation::Linear { outputs: 10 }, [x]);
+    let network = builder.finish();
+    let (images, labels) = (images(6), [0, 1, 2, 3, 4, 5]);
+    let gradients = |parts: &[(usize, usize)]| {
+        let mut engine = engine(&network, 2);
+        for &(start, end) in parts {
+            let batch =
+                Batch { images: &images[start * 3072..end * 3072], labels: &labels[start..end] };
+            engine.backward(batch, (end - start) as f64 / 6.0, &Alone);
+        }
+        engine
+            .export(Section::Gradients)
+            .iter()
+            .flat_map(|t| values(t).to_vec())
+            .collect::<Vec<_>>()
+    };
+    let (whole, parts) = (gradients(&[(0, 6)]), gradients(&[(0, 4), (4, 6)]));
+    for (whole, part) in whole.iter().zip(&parts) {
+        assert!((whole - part).abs() < 1e-6, "{whole} {part}");
+    }
+}
+
+/// Sums over threads that stand for processes.
+struct Exchange {
+    processes: usize,
+    total: Mutex<Vec<f64>>,
+    barrier: Barrier,
+}
+
+impl Communicator for &Exchange {
+    fn processes(&self) -> usize {
+        self.processes
+    }
+    fn sum_f64(&self, values: &mut [f64]) {
+        self.total.lock().unwrap().resize(values.len(), 0.0);
+        self.barrier.wait();
+        for (total, value) in self.total.lock().unwrap().iter_mut().zip(values.iter()) {
+            *total += value;
+        }
+        self.barrier.wait();
+        values.copy_from_slice(&self.total.lock().unwrap());
+        if self.barrier.wait().is_leader() {
+            self.total.lock().unwrap().clear();
+        }
+        self.barrier.wait();
+    }
+    fn sum_f32(&self, values: &mut [f32]) {
+        let mut wide: Vec<f64> = values.iter().map(|&x| x.into()).collect();
+        self.sum_f64(&mut wide);
+        for (value, wide) in values.iter_mut().zip(wide) {
+            *value = wide as f32;
+        }
+    }
+}
+
+#[test]
+fn two_processes_compute_what_one_does() {
+    let network = small(ActivationKind::Elu, 5).network().unwrap();
+    let (images, labels) = (images(6), [0, 1, 2, 3, 4, 5]);
+    let step = |engine: &mut CpuEngine, part: std::ops::Range<usize>, by: &dyn Communicator| {
+        let batch = Batch {
+            images: &images[part.start * 3072..part.end * 3072],
+            labels: &labels[part.clone()],
+        };
+        let loss = engine.backward(batch, part.len() as f64 / 6.0, by);
+        engine.reduce(by);
+        let gradients: Vec<Vec<f32>> =
+            engine.export(Section::Gradients).iter().map(|t| values(t).to_vec()).collect();
+        (loss * part.len() as f64 / 6.0, gradients)
+    };
+    let (loss, gradients) = step(&mut engine(&network, 1), 0..6, &Alone);
+
+    let exchange = Exchange { processes: 2, total: Mutex::default(), barrier: Barrier::new(2) };
+    let halves = std::thread::scope(|scope| {
+        let run = |part| {
+            let (network, exchange, step) = (&network, &exchange, &step);
+            scope.spawn(move || step(&mut engine(network, 1), part, &exchange))
+        };
+        let (a, b) = (run(0..4), run(4..6));
+        [a.join().unwrap(), b.join().unwrap()]
+    });
+    assert!((halves[0].0 + halves[1].0 - loss).abs() < 1e-6);
+    assert_eq!(halves[0].1, halves[1].1, "all processes hold the same gradients");
+    for (one, two) in gradients.iter().flatten().zip(halves[0].1.iter().flatten()) {
+        assert!((one - two).abs() < 1e-5, "{one} {two}");
+    }
+}
+
+#[test]
+fn import_takes_what_export_gave_and_refuses_anything_else() {
+    let network = small(ActivationKind::Relu, 5).network().unwrap();
+    let source = engine(&network, 1);
+    let mut target = CpuEngine::new(Plan::new(&network).unwrap(), 1);
+    target.import(Section::Model, &source.export(Section::Model)).unwrap();
+    assert_eq!(source.export(Section::Model), target.export(Section::Model));
+
+    let complaint = |change: &dyn Fn(&mut Vec<Tensor>)| {
+        let mut tensors = source.export(Section::Model);
+        change(&mut tensors);
+        let mut target = CpuEngine::new(Plan::new(&network).unwrap(), 1);
+        let untouched = CpuEngine::new(Plan::new(&network).unwrap(), 1);
+        let error = target.import(Section::Model, &tensors).unwrap_err();
+        assert_eq!(
+            target.export(Section::Model),
+            untouched.export(Section::Model),
+            "nothing was replaced"
+        );
+        error.to_string()
+    };
+    let missing = complaint(&|tensors| drop(tensors.pop()));
+    assert_eq!(missing, "the tensor output_layer.fc2.bias is missing");
+    let shape = complaint(&|tensors| tensors[0].shape = vec![2, 27]);
+    assert_eq!(
+        shape,
+        "the tensor start_layer.0.weight has the shape [2, 27], but this network's has [2, 3, 3, 3]"
+    );
+    let unknown = complaint(&|tensors| tensors.push(Tensor::f32("extra", vec![1], vec![0.0])));
+    assert_eq!(unknown, "this network has no tensor of the name extra");
+}
+
+#[test]
+fn the_reports_network_has_the_reports_numbers() {
+    let plan = Plan::new(&Config::report().network().unwrap()).unwrap();
+    assert_eq!(plan.parameter_count(), 17_392_394);
+    assert_eq!(plan.forward_macs(), 1_335_578_624);
+    assert_eq!(plan.classes(), 10);
+}

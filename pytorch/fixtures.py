@@ -1,0 +1,263 @@
+"""Writes PyTorch's answers for the tests of crates/network: layers.safetensors, step.safetensors.
+
+What goes in is float32, so that a float32 program reads exactly the same numbers; everything
+computed from it is computed and stored in float64.
+"""
+
+import argparse
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import nn
+
+from model import Config, Network, check_report_size
+
+# Chosen among a hundred for its distance from the kinks, see KINK_MARGIN.
+SEED = 20
+LEARNING_RATE = 0.1
+MOMENTUM = 0.9
+WEIGHT_DECAY = 2e-4
+BN_EPS = 1e-5
+BN_MOMENTUM = 0.997
+STEP_BATCH = 6
+# Every input of a LeakyReLU in step() is at least this far from 0. Where float32 and float64
+# disagree about a sign, that one gradient is a hundred times too large or too small; it
+# would be no fault of the program under test, and would be out of any useful tolerance.
+KINK_MARGIN = 1e-5
+STEP_CONFIG = Config(blocks=(1, 1, 1), widths=(4, 8, 16), hidden=24)
+
+
+def write(path, tensors, metadata):
+    """Writes a safetensors file whose bytes depend on nothing but its contents."""
+    data = save({name: t.detach().contiguous() for name, t in tensors.items()}, metadata)
+    # The library writes the metadata in random order; sorting it keeps the header's length.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(end - 8)
+    assert len(text) == end - 8
+    path.write_bytes(data[:8] + text + data[end:])
+
+
+def normal(rng, *shape, scale=1.0, offset=0.0):
+    """Normally distributed float32 numbers."""
+    return torch.from_numpy((rng.standard_normal(shape) * scale + offset).astype(np.float32))
+
+
+def uniform(rng, low, high, *shape):
+    """Uniformly distributed float32 numbers."""
+    return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
+
+
+class Layers:
+    """Collects cases: `<case>.<tensor>`, and settings as metadata under the same names."""
+
+    def __init__(self, rng):
+        self.rng = rng
+        self.tensors = {}
+        self.metadata = {"seed": str(SEED)}
+
+    def add(self, case, function, inputs, fixed=None, **settings):
+        """Runs `function(**inputs, **fixed)`; there is a gradient for each of `inputs`.
+
+        `fixed` tensors have no gradient. Those that `function` changes in place (running
+        statistics) are saved again as `<name>_after`.
+        """
+        fixed = fixed or {}
+        for name, tensor in (inputs | fixed).items():
+            self.tensors[f"{case}.{name}"] = tensor
+        wide = {name: t.double().requires_grad_() for name, t in inputs.items()}
+        # Copied because the saved ones must stay as they were.
+        state = {n: t.double() if t.is_floating_point() else t for n, t in fixed.items()}
+        output = function(**wide, **state)
+        # A scalar output is a loss, and nothing is upstream of it.
+        upstream = normal(self.rng, *output.shape) if output.dim() else torch.ones(())
+        output.backward(upstream.double())
+
+        self.tensors[f"{case}.output"] = output
+        self.tensors[f"{case}.grad_output"] = upstream
+        for name, tensor in wide.items():
+            self.tensors[f"{case}.grad_{name}"] = tensor.grad
+        for name, tensor in state.items():
+            if not torch.equal(tensor, fixed[name].to(tensor.dtype)):
+                self.tensors[f"{case}.{name}_after"] = tensor
+        for name, value in settings.items():
+            self.metadata[f"{case}.{name}"] = str(value)
+
+
+def affine(rng, weight_shape):
+    """Weight and bias of a convolution or linear layer, at the scale of its initial values."""
+    bound = float(np.prod(weight_shape[1:])) ** -0.5
+    return {
+        "weight": uniform(rng, -bound, bound, *weight_shape),
+        "bias": uniform(rng, -bound, bound, weight_shape[0]),
+    }
+
+
+def layers():
+    """Every kind of layer by itself: its tensors and its metadata."""
+    rng = np.random.default_rng(SEED)
+    cases = Layers(rng)
+
+    def conv(case, input_shape, outputs, kernel, stride, padding):
+        inputs = {"input": normal(rng, *input_shape)}
+        inputs |= affine(rng, (outputs, input_shape[1], kernel, kernel))
+        run = partial(F.conv2d, stride=stride, padding=padding)
+        cases.add(case, run, inputs, kind="conv", stride=stride, padding=padding)
+
+    # Sizes that no tile or vector divides, then sizes that tiles and vectors fill exactly.
+    conv("conv3x3", (2, 3, 7, 5), 4, kernel=3, stride=1, padding=1)
+    conv("conv3x3_wide", (2, 16, 8, 8), 16, kernel=3, stride=1, padding=1)
+    conv("conv3x3_stride2", (2, 4, 8, 8), 6, kernel=3, stride=2, padding=1)
+    conv("conv3x3_stride2_odd", (2, 3, 7, 5), 4, kernel=3, stride=2, padding=1)
+    conv("conv1x1_stride2", (2, 4, 8, 8), 6, kernel=1, stride=2, padding=0)
+    conv("conv1x1_stride2_odd", (2, 3, 7, 5), 4, kernel=1, stride=2, padding=0)
+
+    for case, training in [("batchnorm_train", True), ("batchnorm_eval", False)]:
+        channels = 5
+        # Each channel has its own mean and spread, the means several spreads from zero.
+        spread = uniform(rng, 0.5, 2.0, 1, channels, 1, 1)
+        mean = uniform(rng, -5.0, 5.0, 1, channels, 1, 1)
+        inputs = {
+            "input": normal(rng, 4, channels, 3, 6) * spread + mean,
+            "weight": uniform(rng, 0.5, 1.5, channels),
+            "bias": uniform(rng, -0.5, 0.5, channels),
+        }
+        running = {
+            "running_mean": uniform(rng, -5.0, 5.0, channels),
+            "running_var": uniform(rng, 0.5, 4.0, channels),
+        }
+        settings = {"momentum": BN_MOMENTUM, "eps": BN_EPS}
+        run = partial(F.batch_norm, training=training, **settings)
+        mode = "training" if training else "evaluation"
+        cases.add(case, run, inputs, running, kind="batchnorm", mode=mode, **settings)
+
+    functions = {
+        "leaky_relu": partial(F.leaky_relu, negative_slope=0.01),
+        "relu": F.relu,
+        "elu": partial(F.elu, alpha=1.0),
+        "sigmoid": torch.sigmoid,
+    }
+    for case, function in functions.items():
+        inputs = normal(rng, 2, 3, 5, 7)
+        # The kink, where PyTorch's choice of gradient counts, and a careless exp's overflow.
+        inputs.view(-1)[:4] = torch.tensor([0.0, -0.0, 100.0, -100.0])
+        settings = getattr(function, "keywords", {})
+        cases.add(case, function, {"input": inputs}, kind=case, **settings)
+
+    pool = partial(F.avg_pool2d, kernel_size=2)
+    cases.add("avgpool2x2", pool, {"input": normal(rng, 2, 3, 8, 6)}, kind="avgpool", size=2)
+
+    inputs = {"input": normal(rng, 5, 12)} | affine(rng, (7, 12))
+    cases.add("linear", F.linear, inputs, kind="linear")
+
+    # The offset does not change the loss, but a softmax that forgets the maximum overflows.
+    for case, offset in [("cross_entropy", 0.0), ("cross_entropy_large", 100.0)]:
+        inputs = {"input": normal(rng, 8, 10, scale=2.0, offset=offset)}
+        target = {"target": torch.from_numpy(rng.integers(0, 10, 8))}
+        cases.add(case, F.cross_entropy, inputs, target, kind="cross_entropy", reduction="mean")
+
+    return cases.tensors, cases.metadata
+
+
+def initial_network(rng):
+    """A float32 network with PyTorch's initial weights but unlike batch normalisations.
+
+    Weights of one and biases and running means of zero would hide mistakes.
+    """
+    torch.manual_seed(SEED)
+    net = Network(STEP_CONFIG)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            count = module.num_features
+            module.weight.data = uniform(rng, 0.5, 1.5, count)
+            module.bias.data = uniform(rng, -0.3, 0.3, count)
+            module.running_mean = uniform(rng, -0.5, 0.5, count)
+            module.running_var = uniform(rng, 0.5, 1.5, count)
+    return net
+
+
+def step():
+    """Two steps of training of a small network, then its evaluation: tensors and metadata."""
+    rng = np.random.default_rng(SEED + 1)
+    net = initial_network(rng)
+    tensors = {}
+
+    def keep(prefix, named):
+        for name, tensor in named:
+            tensors[f"{prefix}/{name}"] = tensor.detach().clone()
+
+    keep("before", net.state_dict().items())
+    images = normal(rng, STEP_BATCH, 3, 32, 32)
+    labels = torch.from_numpy(rng.integers(0, STEP_CONFIG.classes, STEP_BATCH))
+    tensors |= {"images": images, "labels": labels}
+
+    def check_margin(_, inputs, __):
+        assert inputs[0].abs().min() > KINK_MARGIN, "too near a kink: change SEED"
+
+    for module in net.modules():
+        if isinstance(module, nn.LeakyReLU):
+            module.register_forward_hook(check_margin)
+    net.double()
+    images = images.double()
+    sgd = torch.optim.SGD(
+        net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+
+    def train():
+        sgd.zero_grad()
+        logits = net(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        sgd.step()
+        return logits, loss
+
+    parameters = list(net.named_parameters())
+    tensors["logits"], tensors["loss"] = train()
+    # `sgd` has only read the gradients: these are without the weight decay.
+    keep("grad", ((name, p.grad) for name, p in parameters))
+    keep("after", net.state_dict().items())
+    keep("momentum", ((name, sgd.state[p]["momentum_buffer"]) for name, p in parameters))
+
+    _, tensors["loss2"] = train()
+    keep("after2", net.state_dict().items())
+
+    net.eval()
+    with torch.no_grad():
+        tensors["eval_logits"] = net(images)
+
+    settings = dataclasses.asdict(STEP_CONFIG) | {
+        "seed": SEED,
+        "learning_rate": LEARNING_RATE,
+        "momentum": MOMENTUM,
+        "weight_decay": WEIGHT_DECAY,
+        "kink_margin": KINK_MARGIN,
+    }
+    for name in ("blocks", "widths"):
+        settings[name] = ",".join(map(str, settings[name]))
+    return tensors, {name: str(value) for name, value in settings.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out_dir", type=Path)
+    out_dir = parser.parse_args().out_dir
+    # One thread, so that sums are always added up in the same order.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    check_report_size()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name, make in [("layers", layers), ("step", step)]:
+        path = out_dir / f"{name}.safetensors"
+        write(path, *make())
+        print(f"{path}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
