@@ -1,0 +1,235 @@
+//! The batches of an epoch: which images, in which order, changed how. Prepared by a thread of its
+//! own, ahead of whoever trains on them.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::augment::{Augmentation, Normalization};
+use crate::random::{permutation, source};
+use crate::{IMAGE_BYTES, Split};
+
+/// Normalised images and their labels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// `[N, 3, 32, 32]`.
+    pub images: Vec<f32>,
+    /// The class of each.
+    pub labels: Vec<u16>,
+}
+
+/// In which order an epoch sees the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    /// In another random order every epoch.
+    Epoch,
+    /// As they lie in the files, the same every epoch.
+    FileOrder,
+}
+
+/// What becomes of the images that do not fill a last batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastBatch {
+    /// They are left out of this epoch.
+    Drop,
+    /// They make a smaller batch.
+    Keep,
+}
+
+/// How training images become batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Decides the order and the augmentation, together with the epoch and the image's index.
+    pub seed: u64,
+    /// The order.
+    pub shuffle: Shuffle,
+    /// The last batch.
+    pub last_batch: LastBatch,
+    /// Random changes, if any.
+    pub augmentation: Option<Augmentation>,
+    /// From bytes to numbers.
+    pub normalization: Normalization,
+}
+
+/// Batches that are prepared ahead: more would only take memory.
+const AHEAD: usize = 2;
+
+impl Sampling {
+    /// How many batches of `batch_size` an epoch over `images` images has.
+    pub fn batches(&self, images: usize, batch_size: usize) -> usize {
+        match self.last_batch {
+            LastBatch::Drop => images / batch_size,
+            LastBatch::Keep => images.div_ceil(batch_size),
+        }
+    }
+
+    /// The order in which `epoch` sees `images` images.
+    pub fn order(&self, epoch: u64, images: usize) -> Vec<u32> {
+        match self.shuffle {
+            Shuffle::Epoch => permutation(&mut source(b"shuffle-", self.seed, epoch, 0), images),
+            Shuffle::FileOrder => (0..images as u32).collect(),
+        }
+    }
+
+    /// Fills `batch` with the images of these `indices`, as `epoch` sees them.
+    pub fn fill(&self, split: &Split, epoch: u64, indices: &[u32], batch: &mut Batch) {
+        batch.labels.clear();
+        batch.images.resize(indices.len() * IMAGE_BYTES, 0.0);
+        let mut changed = [0; IMAGE_BYTES];
+        for (&index, out) in indices.iter().zip(batch.images.chunks_exact_mut(IMAGE_BYTES)) {
+            let mut image = split.image(index as usize);
+            if let Some(augmentation) = &self.augmentation {
+                let mut random = source(b"augment-", self.seed, epoch, index.into());
+                augmentation.apply(&mut random, image, &mut changed);
+                image = &changed;
+            }
+            self.normalization.apply(image, out);
+            batch.labels.push(split.labels[index as usize]);
+        }
+    }
+
+    /// Calls `consume` with the batches of `epoch` in order, from batch number `first` on, while
+    /// a second thread prepares the next ones; stops early when `consume` gives an error.
+    ///
+    /// # Errors
+    /// The one that `consume` gave.
+    pub fn epoch<E>(
+        &self,
+        split: &Split,
+        epoch: u64,
+        batch_size: usize,
+        first: usize,
+        mut consume: impl FnMut(&Batch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        std::thread::scope(|scope| {
+            let (ready, batches) = sync_channel(AHEAD);
+            // Used batches go back, so that their memory is used again.
+            let (done, used) = sync_channel(AHEAD + 2);
+            scope.spawn(move || self.prepare(split, epoch, batch_size, first, &ready, &used));
+            for batch in batches {
+                consume(&batch)?;
+                // The other end may have prepared its last batch and gone.
+                let _ = done.try_send(batch);
+            }
+            Ok(())
+        })
+    }
+
+    fn prepare(
+        &self,
+        split: &Split,
+        epoch: u64,
+        batch_size: usize,
+        first: usize,
+        ready: &SyncSender<Batch>,
+        used: &Receiver<Batch>,
+    ) {
+        let order = self.order(epoch, split.len());
+        let batches = self.batches(split.len(), batch_size);
+        for indices in order.chunks(batch_size).take(batches).skip(first) {
+            let mut batch = used.try_recv().unwrap_or_default();
+            self.fill(split, epoch, indices, &mut batch);
+            if ready.send(batch).is_err() {
+                return; // Nobody wants the rest.
+            }
+        }
+    }
+}
+
+/// Takes `count` images out of `split`, at random but the same for every seed, and returns the
+/// rest and them: what is trained on, and what it is validated on.
+///
+/// # Panics
+/// If there are not more than `count` images.
+pub fn hold_out(split: &Split, count: usize) -> (Split, Split) {
+    assert!(count < split.len(), "nothing would be left to train on");
+    let mut chosen = vec![false; split.len()];
+    let order = permutation(&mut source(b"validate", 0, 0, 0), split.len());
+    for &index in &order[..count] {
+        chosen[index as usize] = true;
+    }
+    let (mut rest, mut held_out) = (Split::default(), Split::default());
+    for (index, chosen) in chosen.into_iter().enumerate() {
+        let to = if chosen { &mut held_out } else { &mut rest };
+        to.push(split.image(index), split.labels[index]);
+    }
+    (rest, held_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(images: usize) -> Split {
+        let mut split = Split::default();
+        for i in 0..images {
+            let image: Vec<u8> = (0..IMAGE_BYTES).map(|p| (p * (i + 3) % 256) as u8).collect();
+            split.push(&image, i as u16);
+        }
+        split
+    }
+
+    fn sampling(shuffle: Shuffle, last_batch: LastBatch) -> Sampling {
+        Sampling {
+            seed: 5,
+            shuffle,
+            last_batch,
+            augmentation: Some(Augmentation { padding: 4, border: [255; 3], flip: true }),
+            normalization: Normalization::PerImage,
+        }
+    }
+
+    fn collect(sampling: &Sampling, epoch: u64, batch_size: usize, first: usize) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let outcome: Result<(), ()> =
+            sampling.epoch(&split(23), epoch, batch_size, first, |batch| {
+                batches.push(batch.clone());
+                Ok(())
+            });
+        outcome.unwrap();
+        batches
+    }
+
+    #[test]
+    fn an_epoch_sees_every_image_once() {
+        for shuffle in [Shuffle::Epoch, Shuffle::FileOrder] {
+            let batches = collect(&sampling(shuffle, LastBatch::Keep), 1, 5, 0);
+            assert_eq!(batches.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), [5, 5, 5, 5, 3]);
+            let mut labels: Vec<u16> = batches.iter().flat_map(|b| b.labels.clone()).collect();
+            assert_eq!(labels.is_sorted(), shuffle == Shuffle::FileOrder);
+            labels.sort_unstable();
+            assert_eq!(labels, (0..23).collect::<Vec<_>>());
+        }
+        assert_eq!(collect(&sampling(Shuffle::Epoch, LastBatch::Drop), 1, 5, 0).len(), 4);
+    }
+
+    #[test]
+    fn an_image_looks_the_same_in_any_batch_size_and_from_any_start() {
+        let sampling = sampling(Shuffle::Epoch, LastBatch::Keep);
+        let pixels = |batches: &[Batch]| -> Vec<f32> {
+            batches.iter().flat_map(|batch| batch.images.clone()).collect()
+        };
+        let whole = collect(&sampling, 3, 5, 0);
+        assert_eq!(pixels(&whole), pixels(&collect(&sampling, 3, 7, 0)));
+        assert_eq!(whole[2..], collect(&sampling, 3, 5, 2));
+        assert_ne!(whole, collect(&sampling, 4, 5, 0), "another epoch, other crops");
+        assert_ne!(whole, collect(&Sampling { seed: 6, ..sampling }, 3, 5, 0));
+    }
+
+    #[test]
+    fn an_error_stops_the_epoch() {
+        let mut count = 0;
+        let outcome = sampling(Shuffle::Epoch, LastBatch::Keep).epoch(&split(23), 1, 1, 0, |_| {
+            count += 1;
+            if count == 3 { Err("enough") } else { Ok(()) }
+        });
+        assert_eq!((outcome, count), (Err("enough"), 3));
+    }
+
+    #[test]
+    fn held_out_images_are_not_trained_on() {
+        let (rest, held_out) = hold_out(&split(23), 6);
+        assert_eq!((rest.len(), held_out.len()), (17, 6));
+        let mut labels = [rest.labels, held_out.labels].concat();
+        labels.sort_unstable();
+        assert_eq!(labels, (0..23).collect::<Vec<_>>());
+    }
+}
