@@ -20,7 +20,7 @@ pub struct Config {
     /// The activation after every convolution and block.
     pub activation: ActivationKind,
     /// The slope of `leaky_relu` below zero.
-    pub leaky_slope: f32,
+    pub leaky_slope: f64,
     /// BatchNorm.
     pub norm: Norm,
     /// What follows the last stack.
@@ -134,7 +134,7 @@ impl Config {
     /// The activation as the kernels know it.
     pub(crate) fn activation(&self) -> Activation {
         match self.activation {
-            ActivationKind::LeakyRelu => Activation::LeakyRelu { slope: self.leaky_slope },
+            ActivationKind::LeakyRelu => Activation::LeakyRelu { slope: self.leaky_slope as f32 },
             ActivationKind::Relu => Activation::Relu,
             ActivationKind::Elu => Activation::Elu,
         }

@@ -12,12 +12,13 @@
 //! # Example
 //!
 //! ```
-//! use crescendo_network::{Alone, Batch, Config, CpuEngine, Engine, Plan, Rule, Sgd};
+//! use crescendo_network::{Alone, Batch, Config, CpuEngine, Engine, Plan, Rule, Section, Sgd};
 //!
 //! let config = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
 //! let plan = Plan::new(&config.network()?)?;
+//! let initial = plan.initial(0);
 //! let mut engine = CpuEngine::new(plan, 2);
-//! engine.initialize(0);
+//! engine.import(Section::Model, &initial)?;
 //!
 //! let images = vec![0.5; 4 * 3 * 32 * 32];
 //! let batch = Batch { images: &images, labels: &[1, 2, 3, 4] };
@@ -43,7 +44,7 @@ pub use cpu::CpuEngine;
 pub use description::{Builder, Network, Node, Operation, Shape, Value};
 pub use engine::{Alone, Batch, Communicator, Engine, Rule, Section, Sgd, Tensor, Values};
 pub use memory::Memory;
-pub use plan::{Parameter, Plan, Role, Statistics, Step};
+pub use plan::{Parameter, Placement, Plan, Role, Source, StateTensor, Statistics, Step, Target};
 
 /// Why a network cannot be built or filled, in a sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

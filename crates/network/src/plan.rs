@@ -49,6 +49,30 @@ pub struct Statistics {
     pub range: Range<usize>,
 }
 
+/// One tensor of PyTorch's state: what a checkpoint holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateTensor {
+    /// Such as `start_layer.1.running_mean`.
+    pub name: String,
+    /// PyTorch's shape; empty for a single number.
+    pub shape: Vec<usize>,
+    /// What it is.
+    pub source: Source,
+}
+
+/// What a tensor of the state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This one of [`Plan::parameters`].
+    Parameter(usize),
+    /// The running mean of this one of [`Plan::statistics`].
+    RunningMean(usize),
+    /// The running variance of this one of [`Plan::statistics`].
+    RunningVariance(usize),
+    /// How many batches this one of [`Plan::statistics`] has seen.
+    BatchesTracked(usize),
+}
+
 /// One operation, with everything that follows from its place in the list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -177,6 +201,28 @@ impl Plan {
     /// The classes that the logits stand for.
     pub fn classes(&self) -> usize {
         self.steps.last().map_or(0, |step| step.output.len())
+    }
+
+    /// The tensors of a checkpoint, in the order of PyTorch's state: each layer's together.
+    pub fn state(&self) -> Vec<StateTensor> {
+        let mut state = Vec::new();
+        for step in &self.steps {
+            for index in step.parameters.into_iter().flatten() {
+                let Parameter { name, shape, .. } = self.parameters[index].clone();
+                state.push(StateTensor { name, shape, source: Source::Parameter(index) });
+            }
+            let Some(index) = step.statistics else { continue };
+            let channels = vec![self.statistics[index].range.len()];
+            for (name, shape, source) in [
+                ("running_mean", channels.clone(), Source::RunningMean(index)),
+                ("running_var", channels, Source::RunningVariance(index)),
+                ("num_batches_tracked", Vec::new(), Source::BatchesTracked(index)),
+            ] {
+                let name = format!("{}.{name}", step.node.name);
+                state.push(StateTensor { name, shape, source });
+            }
+        }
+        state
     }
 
     /// Bytes that the CPU engine holds when it trains with batches of `batch_size` and evaluates.

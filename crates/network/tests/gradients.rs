@@ -18,8 +18,10 @@ fn small(activation: ActivationKind, hidden: usize) -> Config {
 }
 
 fn engine(network: &Network, threads: usize) -> CpuEngine {
-    let mut engine = CpuEngine::new(Plan::new(network).unwrap(), threads);
-    engine.initialize(1);
+    let plan = Plan::new(network).unwrap();
+    let initial = plan.initial(1);
+    let mut engine = CpuEngine::new(plan, threads);
+    engine.import(Section::Model, &initial).unwrap();
     engine
 }
 

@@ -1,1 +1,53 @@
-//! training
+//! Training: recipes, the loop, batch policies, checkpoints, and resume to the bit.
+//!
+//! A [`Recipe`] says everything that decides a run. A [`Run`] is a folder that holds the recipe,
+//! the state, and checkpoints; [`Run::train`] goes from the saved state to the end, telling an
+//! [`Observer`](events::Observer) what happens. A [`Model`] is a checkpoint in use.
+//!
+//! This crate prints nothing and draws nothing: observers do. It computes nothing either: that is
+//! the engine's work.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//! use crescendo_training::{Outcome, Recipe, Run, Start, checkpoint, Model};
+//!
+//! let data = crescendo_data::shapes::generate(0, 200, 100);
+//! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let folder = folder.path().join("run");
+//! let start = Start {
+//!     recipe: &recipe,
+//!     recipe_name: "quick",
+//!     data: &data,
+//!     data_location: "shapes:200,100",
+//!     init: None,
+//! };
+//! let mut run = Run::create(&folder, &start)?;
+//! assert_eq!(run.train(&data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
+//!
+//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, 2)?;
+//! let accuracy = model.evaluate(&data.test, |_| ()).accuracy();
+//! assert_eq!(Some(accuracy), run.progress().test_accuracy);
+//! # Ok::<(), crescendo_training::Error>(())
+//! ```
+
+pub mod checkpoint;
+mod error;
+pub mod events;
+mod files;
+mod machine;
+mod model;
+pub mod policy;
+pub mod recipe;
+mod run;
+mod tensors;
+mod trainer;
+
+pub use error::Error;
+pub use machine::available_memory;
+pub use model::{Evaluation, Model};
+pub use recipe::Recipe;
+pub use run::{About, Progress, Record, Run, Start, memory, plan, read_record};
+pub use trainer::Outcome;

@@ -2,11 +2,13 @@
 
 mod pass;
 
+use std::collections::HashMap;
+
 use crescendo_kernels::norm::Moments;
 use crescendo_kernels::{Pool, Workspace, optimizer};
 
 use crate::engine::{Batch, Communicator, Engine, Rule, Section, Tensor, Values};
-use crate::plan::{INFERENCE_IMAGES, Placement, Plan, Role, Step};
+use crate::plan::{INFERENCE_IMAGES, Placement, Plan, Role, Source, StateTensor, Step};
 use crate::{Error, Sgd};
 
 use pass::Pass;
@@ -85,7 +87,7 @@ impl Buffers {
 
 impl CpuEngine {
     /// An engine with `threads` threads. Parameters are zeros until they are
-    /// [initialised](Self::initialize) or imported.
+    /// imported: see [`Plan::initial`].
     pub fn new(plan: Plan, threads: usize) -> Self {
         let pool = Pool::new(threads);
         let (parameters, channels) = (plan.parameter_count(), plan.statistic_count());
@@ -104,14 +106,6 @@ impl CpuEngine {
             inference: Buffers::none(&pool),
             plan,
             pool,
-        }
-    }
-
-    /// Sets every parameter as PyTorch's layers do by default, from a seed.
-    pub fn initialize(&mut self, seed: u64) {
-        for (index, parameter) in self.plan.parameters.iter().enumerate() {
-            let values = &mut self.state.parameters[parameter.range.clone()];
-            crate::init::fill(seed, index, parameter, values);
         }
     }
 
@@ -139,37 +133,28 @@ impl CpuEngine {
         }
     }
 
+    /// One tensor of the state.
+    fn view(&self, tensor: StateTensor) -> Tensor<'_> {
+        let State { parameters, means, variances, batches_tracked, .. } = &self.state;
+        let channels = |index: usize| self.plan.statistics[index].range.clone();
+        let values = match tensor.source {
+            Source::Parameter(index) => &parameters[self.plan.parameters[index].range.clone()],
+            Source::RunningMean(index) => &means[channels(index)],
+            Source::RunningVariance(index) => &variances[channels(index)],
+            Source::BatchesTracked(index) => {
+                let values = Values::I64(batches_tracked[index]);
+                return Tensor { name: tensor.name.into(), shape: tensor.shape, values };
+            }
+        };
+        Tensor::f32(tensor.name, tensor.shape, values)
+    }
+
     /// One flat buffer as named tensors.
     fn views<'a>(&'a self, flat: &'a [f32]) -> impl Iterator<Item = Tensor<'a>> {
         self.plan.parameters.iter().map(|parameter| {
             let values = &flat[parameter.range.clone()];
             Tensor::f32(parameter.name.as_str(), parameter.shape.clone(), values)
         })
-    }
-
-    /// Parameters and statistics in the order of PyTorch's state: each layer's together.
-    fn model(&self) -> Vec<Tensor<'_>> {
-        let State { parameters, means, variances, batches_tracked, .. } = &self.state;
-        let mut parameters: Vec<_> = self.views(parameters).map(Some).collect();
-        let mut model = Vec::new();
-        for step in &self.plan.steps {
-            for index in step.parameters.into_iter().flatten() {
-                model.extend(parameters[index].take());
-            }
-            let Some(index) = step.statistics else { continue };
-            let statistics = &self.plan.statistics[index];
-            let (name, shape) = (&statistics.name, vec![statistics.range.len()]);
-            for (kind, values) in [("running_mean", means), ("running_var", variances)] {
-                let values = &values[statistics.range.clone()];
-                model.push(Tensor::f32(format!("{name}.{kind}"), shape.clone(), values));
-            }
-            model.push(Tensor {
-                name: format!("{name}.num_batches_tracked").into(),
-                shape: Vec::new(),
-                values: Values::I64(batches_tracked[index]),
-            });
-        }
-        model
     }
 }
 
@@ -224,7 +209,9 @@ impl Engine for CpuEngine {
 
     fn export(&self, section: Section) -> Vec<Tensor<'_>> {
         match section {
-            Section::Model => self.model(),
+            Section::Model => {
+                self.plan.state().into_iter().map(|tensor| self.view(tensor)).collect()
+            }
             Section::Gradients => self.views(&self.state.gradients).collect(),
             Section::Momentum => self.views(&self.state.velocity).collect(),
         }
@@ -232,32 +219,35 @@ impl Engine for CpuEngine {
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error> {
         crate::engine::check(&self.export(section), tensors)?;
-        let find = |name: &str| tensors.iter().find(|tensor| tensor.name == name);
-        let State { parameters, gradients, velocity, .. } = &mut self.state;
-        let flat = match section {
-            Section::Model => parameters,
-            Section::Gradients => gradients,
-            Section::Momentum => velocity,
-        };
-        for parameter in &self.plan.parameters {
-            if let Some(Values::F32(values)) = find(&parameter.name).map(|tensor| &tensor.values) {
-                flat[parameter.range.clone()].copy_from_slice(values);
+        let named: HashMap<&str, &Values> =
+            tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.values)).collect();
+        let fill = |flat: &mut [f32], name: &str| {
+            if let Some(Values::F32(values)) = named.get(name) {
+                flat.copy_from_slice(values);
             }
-        }
+        };
+        let State { parameters, gradients, velocity, means, variances, batches_tracked, .. } =
+            &mut self.state;
         if section != Section::Model {
+            let flat = if section == Section::Gradients { gradients } else { velocity };
+            for parameter in &self.plan.parameters {
+                fill(&mut flat[parameter.range.clone()], &parameter.name);
+            }
             return Ok(());
         }
-        let State { means, variances, batches_tracked, .. } = &mut self.state;
-        for (statistics, tracked) in self.plan.statistics.iter().zip(batches_tracked) {
-            for (kind, flat) in [("running_mean", &mut *means), ("running_var", &mut *variances)] {
-                let name = format!("{}.{kind}", statistics.name);
-                if let Some(Values::F32(values)) = find(&name).map(|tensor| &tensor.values) {
-                    flat[statistics.range.clone()].copy_from_slice(values);
+        let channels = |index: usize| self.plan.statistics[index].range.clone();
+        for StateTensor { name, source, .. } in self.plan.state() {
+            match source {
+                Source::Parameter(index) => {
+                    fill(&mut parameters[self.plan.parameters[index].range.clone()], &name);
                 }
-            }
-            let name = format!("{}.num_batches_tracked", statistics.name);
-            if let Some(&Values::I64(count)) = find(&name).map(|tensor| &tensor.values) {
-                *tracked = count;
+                Source::RunningMean(index) => fill(&mut means[channels(index)], &name),
+                Source::RunningVariance(index) => fill(&mut variances[channels(index)], &name),
+                Source::BatchesTracked(index) => {
+                    if let Some(Values::I64(count)) = named.get(name.as_str()) {
+                        batches_tracked[index] = *count;
+                    }
+                }
             }
         }
         Ok(())

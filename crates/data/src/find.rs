@@ -1,0 +1,100 @@
+//! Where the data is, when nobody says.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use crate::readers::binary;
+
+const VARIABLE: &str = "CRESCENDO_DATA";
+
+/// The folder downloads go to: `crescendo` in the user's folder for data. `None` if the system
+/// names no such folder.
+pub fn default_folder() -> Option<PathBuf> {
+    dirs::data_local_dir().map(|folder| folder.join("crescendo"))
+}
+
+/// Where to read the data set from: `data` if it is given, else what the environment variable
+/// `CRESCENDO_DATA` says, else what was downloaded into the [`default_folder`].
+///
+/// # Errors
+/// If what is named does not exist, or if nothing is named and nothing was downloaded.
+pub fn find(data: Option<&Path>) -> Result<PathBuf, Error> {
+    find_among(data, env::var_os(VARIABLE), default_folder())
+}
+
+fn find_among(
+    data: Option<&Path>,
+    variable: Option<OsString>,
+    downloads: Option<PathBuf>,
+) -> Result<PathBuf, Error> {
+    if let Some(path) = data {
+        return existing(path.to_owned(), "");
+    }
+    if let Some(path) = variable.filter(|path| !path.is_empty()) {
+        return existing(path.into(), &format!(" (from {VARIABLE})"));
+    }
+    let downloaded = downloads.map(|folder| folder.join(binary::LAYOUT.folder));
+    downloaded.filter(|folder| folder.is_dir()).ok_or_else(|| {
+        Error::NotFound(format!(
+            "no CIFAR-10 found: say where it is with --data PATH or {VARIABLE}, or download it \
+             with `crescendo data fetch`; --data shapes needs no download"
+        ))
+    })
+}
+
+fn existing(path: PathBuf, origin: &str) -> Result<PathBuf, Error> {
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Error::NotFound(format!("{}{origin}: there is no such file or folder", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_argument_comes_first_then_the_variable_then_the_download() {
+        let folder = tempfile::tempdir().unwrap();
+        let [argument, variable, downloads] =
+            ["argument", "variable", "downloads"].map(|name| folder.path().join(name));
+        let downloaded = downloads.join("cifar-10-batches-bin");
+        for path in [&argument, &variable, &downloaded] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        let found = |data: Option<&Path>, variable: Option<OsString>| {
+            find_among(data, variable, Some(downloads.clone())).unwrap()
+        };
+        assert_eq!(found(Some(&argument), Some(variable.clone().into())), argument);
+        assert_eq!(found(None, Some(variable.clone().into())), variable);
+        assert_eq!(found(None, Some("".into())), downloaded);
+        assert_eq!(found(None, None), downloaded);
+    }
+
+    #[test]
+    fn what_does_not_exist_is_named() {
+        let nowhere = Path::new("no/such/folder");
+        let error = find_among(Some(nowhere), None, None).unwrap_err().to_string();
+        assert_eq!(error, "no/such/folder: there is no such file or folder");
+        let error = find_among(None, Some("gone".into()), None).unwrap_err().to_string();
+        assert_eq!(error, "gone (from CRESCENDO_DATA): there is no such file or folder");
+    }
+
+    #[test]
+    fn where_there_is_nothing_every_way_is_named() {
+        let empty = tempfile::tempdir().unwrap();
+        for downloads in [None, Some(empty.path().to_owned())] {
+            let error = find_among(None, None, downloads).unwrap_err().to_string();
+            for way in ["--data PATH", "CRESCENDO_DATA", "crescendo data fetch", "--data shapes"] {
+                assert!(error.contains(way), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn downloads_have_a_folder_of_their_own() {
+        assert!(default_folder().is_none_or(|folder| folder.ends_with("crescendo")));
+    }
+}

@@ -1,0 +1,275 @@
+//! What there is to know about a data set before training on it.
+
+use std::array;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{CHANNELS, DataSet, SIDE, Split};
+
+/// A training class with more than this many times another's images is worth a warning.
+const UNEQUAL: usize = 3;
+
+/// A data set at a glance; displayed, it is a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Info {
+    /// What the set is called.
+    pub name: String,
+    /// Where it came from and how it was stored.
+    pub format: String,
+    /// How many images there are of each class.
+    pub classes: Vec<ClassCount>,
+    /// How many images there are to train on.
+    pub train: usize,
+    /// How many images there are to test on.
+    pub test: usize,
+    /// The mean of each channel, as [`channel_statistics`] of the training images.
+    pub mean: [f64; CHANNELS],
+    /// The standard deviation of each channel, as [`channel_statistics`] of the training images.
+    pub std: [f64; CHANNELS],
+    /// [`DataSet::fingerprint`].
+    pub fingerprint: String,
+    /// What looks wrong, in sentences; empty if nothing does.
+    pub problems: Vec<String>,
+}
+
+/// How many images there are of one class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The class.
+    pub name: String,
+    /// Its training images.
+    pub train: usize,
+    /// Its test images.
+    pub test: usize,
+}
+
+/// Looks a data set over.
+pub fn info(set: &DataSet) -> Info {
+    let (train, test) = (count(&set.train, &set.classes), count(&set.test, &set.classes));
+    let counts = set.classes.iter().zip(train.into_iter().zip(test));
+    let classes: Vec<ClassCount> = counts
+        .map(|(name, (train, test))| ClassCount { name: name.clone(), train, test })
+        .collect();
+    let (mean, std) = channel_statistics(&set.train);
+    Info {
+        name: set.name.clone(),
+        format: set.format.clone(),
+        problems: problems(set, &classes),
+        classes,
+        train: set.train.len(),
+        test: set.test.len(),
+        mean,
+        std,
+        fingerprint: set.fingerprint(),
+    }
+}
+
+/// The mean and the population standard deviation of each channel, of bytes / 255. The sums are
+/// of integers, so no order of images changes them. Zero if there are no images.
+pub fn channel_statistics(split: &Split) -> ([f64; CHANNELS], [f64; CHANNELS]) {
+    let mut sums = [0_u64; CHANNELS];
+    let mut squares = [0_u64; CHANNELS];
+    for (plane, bytes) in split.pixels.chunks_exact(SIDE * SIDE).enumerate() {
+        sums[plane % CHANNELS] += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        squares[plane % CHANNELS] += bytes.iter().map(|byte| u64::from(*byte).pow(2)).sum::<u64>();
+    }
+    let count = (split.len().max(1) * SIDE * SIDE) as u128;
+    let scale = count as f64 * 255.0;
+    let mean = sums.map(|sum| sum as f64 / scale);
+    let std = array::from_fn(|channel| {
+        let square = count * u128::from(squares[channel]) - u128::from(sums[channel]).pow(2);
+        (square as f64).sqrt() / scale
+    });
+    (mean, std)
+}
+
+fn count(split: &Split, classes: &[String]) -> Vec<usize> {
+    let mut counts = vec![0; classes.len()];
+    for label in &split.labels {
+        counts[usize::from(*label)] += 1;
+    }
+    counts
+}
+
+fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
+    let mut problems = Vec::new();
+
+    let mut seen = HashSet::new();
+    let mut report = |count: usize, what: &str| {
+        if count > 0 {
+            problems.push(format!("{} {what}", images(count)));
+        }
+    };
+    report(
+        all(&set.train).filter(|image| !seen.insert(*image)).count(),
+        "to train on: exact copies of earlier ones",
+    );
+    report(
+        all(&set.test).filter(|image| seen.contains(image)).count(),
+        "to test on: exact copies of images to train on, so the accuracy flatters",
+    );
+    seen.clear();
+    report(
+        all(&set.test).filter(|image| !seen.insert(*image)).count(),
+        "to test on: exact copies of earlier ones",
+    );
+    for (split, purpose) in [(&set.train, "train"), (&set.test, "test")] {
+        let constant = all(split).filter(|image| is_constant(image)).count();
+        report(constant, &format!("to {purpose} on: of one colour only"));
+    }
+
+    for ClassCount { name, train, test } in classes {
+        for (count, purpose) in [(train, "train"), (test, "test")] {
+            if *count == 0 {
+                problems.push(format!("no images of {name} to {purpose} on"));
+            }
+        }
+    }
+    let present = || classes.iter().filter(|class| class.train > 0);
+    let smallest = present().min_by_key(|class| class.train);
+    let largest = present().max_by_key(|class| class.train);
+    if let (Some(smallest), Some(largest)) = (smallest, largest)
+        && largest.train > UNEQUAL * smallest.train
+    {
+        problems.push(format!(
+            "very unequal classes: {} to train on of {}, but {} of {}",
+            images(largest.train),
+            largest.name,
+            smallest.train,
+            smallest.name
+        ));
+    }
+    problems
+}
+
+fn all(split: &Split) -> impl Iterator<Item = &[u8]> {
+    (0..split.len()).map(|index| split.image(index))
+}
+
+fn is_constant(image: &[u8]) -> bool {
+    let one_value = |plane: &[u8]| plane.iter().all(|byte| *byte == plane[0]);
+    image.chunks_exact(SIDE * SIDE).all(one_value)
+}
+
+fn images(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "image" } else { "images" })
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let longest = self.classes.iter().map(|class| class.name.chars().count()).max();
+        let width = longest.unwrap_or(0).max("fingerprint".len());
+        writeln!(f, "{} ({})", self.name, self.format)?;
+        writeln!(f)?;
+        writeln!(f, "{:width$} {:>9} {:>9}", "images", "train", "test")?;
+        for ClassCount { name, train, test } in &self.classes {
+            writeln!(f, "{name:width$} {train:>9} {test:>9}")?;
+        }
+        writeln!(f, "{:width$} {:>9} {:>9}", "all", self.train, self.test)?;
+        writeln!(f)?;
+        writeln!(f, "{:width$} {:>9} {:>9} {:>9}", "channels", "red", "green", "blue")?;
+        for (name, [red, green, blue]) in [("mean", self.mean), ("std", self.std)] {
+            writeln!(f, "{name:width$} {red:>9.6} {green:>9.6} {blue:>9.6}")?;
+        }
+        writeln!(f)?;
+        writeln!(f, "{:width$} {}", "fingerprint", self.fingerprint)?;
+        if self.problems.is_empty() {
+            return write!(f, "{:width$} none", "problems");
+        }
+        write!(f, "problems")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::IMAGE_BYTES;
+
+    /// An image that no other seed has.
+    fn image(seed: u8) -> [u8; IMAGE_BYTES] {
+        array::from_fn(|index| (index as u8).wrapping_mul(seed).wrapping_add(seed))
+    }
+
+    fn set(train: &[(u8, u16)], test: &[(u8, u16)]) -> DataSet {
+        let split = |images: &[(u8, u16)]| {
+            let mut split = Split::default();
+            images.iter().for_each(|(seed, label)| split.push(&image(*seed), *label));
+            split
+        };
+        DataSet {
+            name: "small".into(),
+            format: "made for a test".into(),
+            classes: vec!["cat".into(), "dog".into()],
+            train: split(train),
+            test: split(test),
+        }
+    }
+
+    #[test]
+    fn statistics_are_of_each_channel() {
+        let mut split = Split::default();
+        let mut image = [0; IMAGE_BYTES];
+        image[..1024].fill(255);
+        image[1024..1536].fill(51);
+        split.push(&image, 0);
+        image[..1024].fill(0);
+        split.push(&image, 0);
+        let (mean, std) = channel_statistics(&split);
+        for (actual, expected) in mean.iter().chain(&std).zip([0.5, 0.1, 0.0, 0.5, 0.1, 0.0]) {
+            assert!((actual - expected).abs() < 1e-15, "{mean:?} {std:?}");
+        }
+        assert_eq!(channel_statistics(&Split::default()), ([0.0; 3], [0.0; 3]));
+    }
+
+    #[test]
+    fn a_set_in_order_has_no_problems() {
+        let info = info(&set(&[(1, 0), (2, 1), (3, 1)], &[(4, 0), (5, 1)]));
+        assert_eq!(info.problems, [""; 0]);
+        assert_eq!((info.train, info.test), (3, 2));
+        assert_eq!(info.classes[1], ClassCount { name: "dog".into(), train: 2, test: 1 });
+    }
+
+    #[test]
+    fn problems_are_found() {
+        // Seed 0 makes a black image.
+        let info = info(&set(&[(1, 0), (1, 0), (2, 0), (0, 0), (3, 1)], &[(1, 0), (9, 0), (9, 0)]));
+        assert_eq!(
+            info.problems,
+            [
+                "1 image to train on: exact copies of earlier ones",
+                "1 image to test on: exact copies of images to train on, so the accuracy flatters",
+                "1 image to test on: exact copies of earlier ones",
+                "1 image to train on: of one colour only",
+                "no images of dog to test on",
+                "very unequal classes: 4 images to train on of cat, but 1 of dog",
+            ]
+        );
+    }
+
+    #[test]
+    fn it_is_displayed_as_a_table() {
+        let mut info = info(&set(&[(1, 0), (2, 1)], &[(4, 0), (5, 1)]));
+        (info.mean, info.std) = ([0.25, 0.5, 0.125], [0.1, 0.2, 0.3]);
+        info.fingerprint = "abc".into();
+        let expected = "\
+small (made for a test)
+
+images          train      test
+cat                 1         1
+dog                 1         1
+all                 2         2
+
+channels          red     green      blue
+mean         0.250000  0.500000  0.125000
+std          0.100000  0.200000  0.300000
+
+fingerprint abc
+problems    none";
+        assert_eq!(info.to_string(), expected);
+        info.problems = vec!["no images of cat to test on".into()];
+        assert!(info.to_string().ends_with("problems\n  no images of cat to test on"));
+    }
+}

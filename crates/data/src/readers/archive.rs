@@ -1,0 +1,146 @@
+//! The published archives, read as a stream: nothing is unpacked to disk.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use flate2::bufread::GzDecoder;
+
+use super::{LARGEST, LAYOUTS, Layout, Parts, too_large};
+use crate::{DataSet, Error};
+
+pub(super) fn open(path: &Path) -> Result<DataSet, Error> {
+    let file = File::open(path).map_err(|source| Error::io("read", path, source))?;
+    let mut found: Option<Parts> = None;
+    each_file(path, file, |layout, name, bytes| {
+        found.get_or_insert_with(|| Parts::new(layout, path.join(layout.folder))).add(name, bytes)
+    })?;
+    let parts = found.ok_or_else(|| {
+        let folders = LAYOUTS.map(|layout| layout.folder).join(" or ");
+        Error::bad(path, format!("holds no files of {folders}: it is no archive of CIFAR-10"))
+    })?;
+    parts.finish("archive")
+}
+
+/// Calls `take` with each file of the set that is in the archive, which is called `path` in
+/// errors. Every other file is passed over.
+pub(crate) fn each_file(
+    path: &Path,
+    archive: impl Read,
+    mut take: impl FnMut(&'static Layout, &'static str, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let damaged = |error: io::Error| {
+        let problem =
+            format!("cannot be unpacked ({error}): it is damaged or truncated; download it again");
+        Error::bad(path, problem)
+    };
+    let mut archive = BufReader::new(archive);
+    let start = archive.fill_buf().map_err(|source| Error::io("read", path, source))?;
+    if !start.starts_with(&[0x1f, 0x8b]) {
+        return Err(Error::bad(
+            path,
+            "is neither a folder nor a .tar.gz archive: give the folder or the archive that \
+             CIFAR-10 is in",
+        ));
+    }
+    let mut unpacked = Limited { inner: GzDecoder::new(archive), left: LARGEST };
+    let mut tar = tar::Archive::new(&mut unpacked);
+    for entry in tar.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let entry_path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let refused = |problem: String| {
+            Error::bad(
+                path,
+                format!("its entry {entry_path:?} {problem}: do not trust this archive"),
+            )
+        };
+        if entry_path.starts_with('/') || entry_path.split('/').any(|part| part == "..") {
+            return Err(refused("points outside of it".into()));
+        }
+        let Some((layout, name)) = expected(&entry_path) else {
+            continue;
+        };
+        if !entry.header().entry_type().is_file() {
+            return Err(refused("is not a plain file".into()));
+        }
+        if entry.size() > LARGEST {
+            return Err(refused(too_large()));
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(damaged)?;
+        if bytes.len() as u64 != entry.size() {
+            return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+        }
+        take(layout, name, &bytes)?;
+    }
+    // The checksum comes last, after the end of the tar.
+    io::copy(&mut unpacked, &mut io::sink()).map_err(damaged)?;
+    Ok(())
+}
+
+/// Which file of the set has this path in an archive.
+fn expected(path: &str) -> Option<(&'static Layout, &'static str)> {
+    let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    let (folder, file) = (parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let layout = LAYOUTS.into_iter().find(|layout| layout.folder == folder)?;
+    Some((layout, layout.files().find(|name| *name == file)?))
+}
+
+/// Ends with an error where the content is too large, which for a few kilobytes of archive can
+/// be any size.
+struct Limited<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other(format!("the content {}", too_large())))?;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_files_of_the_set_are_expected() {
+        let name = |path| expected(path).map(|(layout, name)| (layout.folder, name));
+        assert_eq!(
+            name("./cifar-10-batches-py/data_batch_1"),
+            Some(("cifar-10-batches-py", "data_batch_1"))
+        );
+        assert_eq!(
+            name("cifar-10-batches-bin/batches.meta.txt"),
+            Some(("cifar-10-batches-bin", "batches.meta.txt"))
+        );
+        for other in [
+            "",
+            "cifar-10-batches-bin/",
+            "cifar-10-batches-bin/readme.html",
+            "cifar-10-batches-bin/data_batch_1",
+            "data_batch_1.bin",
+            "a/cifar-10-batches-bin/data_batch_1.bin",
+        ] {
+            assert_eq!(name(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_ends_with_an_error() {
+        let read = |left| {
+            let mut limited = Limited { inner: &[1, 2, 3][..], left };
+            limited.read_to_end(&mut Vec::new())
+        };
+        assert_eq!(read(3).unwrap(), 3);
+        assert!(read(2).unwrap_err().to_string().contains("larger"));
+    }
+}

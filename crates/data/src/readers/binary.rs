@@ -1,0 +1,90 @@
+//! The binary version: records of a label byte and the image's bytes.
+
+use super::{Layout, MOST_CLASSES};
+use crate::{IMAGE_BYTES, Split};
+
+pub(crate) const LAYOUT: Layout = Layout {
+    version: "binary",
+    folder: "cifar-10-batches-bin",
+    archive: "cifar-10-binary.tar.gz",
+    batches: [
+        "data_batch_1.bin",
+        "data_batch_2.bin",
+        "data_batch_3.bin",
+        "data_batch_4.bin",
+        "data_batch_5.bin",
+        "test_batch.bin",
+    ],
+    names: "batches.meta.txt",
+    batch,
+    classes,
+};
+
+const RECORD: usize = 1 + IMAGE_BYTES;
+
+fn batch(bytes: &[u8]) -> Result<Split, String> {
+    if bytes.is_empty() {
+        return Err("is empty: download it again".into());
+    }
+    if !bytes.len().is_multiple_of(RECORD) {
+        return Err(format!(
+            "is {} bytes, not a multiple of {RECORD}: truncated? download it again",
+            bytes.len()
+        ));
+    }
+    let images = bytes.len() / RECORD;
+    let mut split = Split {
+        pixels: Vec::with_capacity(images * IMAGE_BYTES),
+        labels: Vec::with_capacity(images),
+    };
+    for record in bytes.chunks_exact(RECORD) {
+        split.push(&record[1..], record[0].into());
+    }
+    Ok(split)
+}
+
+fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let text = str::from_utf8(bytes).map_err(|_| "is not text: download it again")?;
+    let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
+    let names: Vec<String> = names.take(MOST_CLASSES + 1).map(String::from).collect();
+    if !(1..=MOST_CLASSES).contains(&names.len()) {
+        return Err(
+            "is not a list of class names, one on each line: download it again, or remove \
+                    it for the usual names"
+                .into(),
+        );
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_become_images() {
+        let mut bytes = vec![7; RECORD];
+        bytes.extend([3; RECORD]);
+        bytes[1] = 200;
+        let split = batch(&bytes).unwrap();
+        assert_eq!(split.labels, [7, 3]);
+        assert_eq!(split.image(0)[..2], [200, 7]);
+        assert_eq!(split.image(1), [3; IMAGE_BYTES]);
+    }
+
+    #[test]
+    fn a_part_of_a_record_is_refused() {
+        let problem = batch(&vec![0; 10 * RECORD - 1]).unwrap_err();
+        assert!(problem.starts_with("is 30729 bytes, not a multiple of 3073"), "{problem}");
+        assert!(batch(&[]).unwrap_err().starts_with("is empty"));
+    }
+
+    #[test]
+    fn names_are_lines() {
+        assert_eq!(classes(b"airplane\r\n automobile\n\n").unwrap(), ["airplane", "automobile"]);
+        for wrong in [&b"\n \n"[..], &b"a\n".repeat(257)] {
+            assert!(classes(wrong).unwrap_err().starts_with("is not a list"));
+        }
+        assert!(classes(&[0xff]).unwrap_err().starts_with("is not text"));
+    }
+}

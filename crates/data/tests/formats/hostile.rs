@@ -1,0 +1,253 @@
+//! What is damaged or meant to harm gives an error, or a set that is in order: never a panic.
+
+use std::fs;
+use std::path::Path;
+
+use crescendo_data::{IMAGE_BYTES, open};
+use proptest::prelude::*;
+use tar::EntryType;
+use tempfile::tempdir;
+
+use crate::common::{Batches, File, archive, gzip, write};
+use crate::{BINARY, PYTHON, message, python2};
+
+/// What is said of an archive.
+fn problem(content: &[u8]) -> String {
+    let root = tempdir().unwrap();
+    let path = root.path().join("some.tar.gz");
+    fs::write(&path, content).unwrap();
+    let problem = message(root.path(), open(&path));
+    assert!(problem.starts_with("/some.tar.gz"), "{problem}");
+    problem
+}
+
+/// A set's archive with one more entry, at the start; `size` is only what it claims.
+fn with_entry(kind: EntryType, path: &str, size: u64) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_cksum();
+    tar.append(&header, &[0; 1024][..]).unwrap();
+    gzip(&tar.into_inner().unwrap())
+}
+
+#[test]
+fn an_entry_that_points_outside_is_refused() {
+    for path in ["/etc/passwd", "../data_batch_1.bin", "cifar-10-batches-bin/../../x", ".."] {
+        let problem = problem(&with_entry(EntryType::Regular, path, 1024));
+        let expected = format!("/some.tar.gz: its entry {path:?} points outside of it");
+        assert!(problem.starts_with(&expected), "{problem}");
+    }
+}
+
+#[test]
+fn a_link_in_place_of_a_file_is_refused() {
+    for kind in [EntryType::Symlink, EntryType::Link, EntryType::Directory, EntryType::Fifo] {
+        let problem = problem(&with_entry(kind, "cifar-10-batches-bin/data_batch_1.bin", 0));
+        assert!(problem.contains("data_batch_1.bin\" is not a plain file"), "{problem}");
+    }
+}
+
+#[test]
+fn an_entry_that_is_too_large_is_refused() {
+    let name = "cifar-10-batches-bin/data_batch_1.bin";
+    let claim = problem(&with_entry(EntryType::Regular, name, 600 << 20));
+    assert!(claim.contains("data_batch_1.bin\" is larger than 512 MB"), "{claim}");
+}
+
+#[test]
+fn a_truncated_archive_is_refused() {
+    for (folder, files) in [
+        (BINARY, Batches::new([1; 6], 1).binary()),
+        (PYTHON, python2::files(&Batches::new([1; 6], 1))),
+    ] {
+        let whole = archive(folder, &files);
+        for length in [2, 9, 10, 100, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
+            let problem = problem(&whole[..length]);
+            assert!(problem.contains("damaged or truncated"), "{length}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_noticed() {
+    let mut content = archive(BINARY, &Batches::new([1; 6], 1).binary());
+    let end = content.len();
+    content[end - 8] ^= 1;
+    assert!(problem(&content).contains("corrupt"));
+}
+
+#[test]
+fn what_is_no_archive_of_the_set_is_refused() {
+    assert!(problem(b"").contains("neither a folder nor a .tar.gz"));
+    assert!(problem(b"<html>not found</html>").contains("neither a folder nor a .tar.gz"));
+    assert!(problem(&gzip(b"")).contains("holds no files of cifar-10-batches-bin or"));
+    assert!(problem(&gzip(&[b'x'; 2000])).contains("cannot be unpacked"));
+    let files = Batches::new([1; 6], 1).binary();
+    assert!(problem(&archive("elsewhere", &files)).contains("holds no files"));
+    let problem = problem(&archive(BINARY, &files[1..]));
+    assert!(problem.contains("some.tar.gz/cifar-10-batches-bin/data_batch_1.bin: is missing"));
+}
+
+#[test]
+fn other_entries_are_passed_over() {
+    let batches = Batches::new([1; 6], 1);
+    let mut files = batches.binary();
+    files.insert(0, ("readme.html".into(), vec![b' '; 1234]));
+    files.reverse();
+    let root = tempdir().unwrap();
+    let path = root.path().join("renamed.tgz");
+    fs::write(&path, archive(BINARY, &files)).unwrap();
+    let set = open(&path).unwrap();
+    assert!((set.train, set.test) == batches.splits());
+}
+
+/// Opens what may be anything.
+fn survives(path: &Path) {
+    let Ok(set) = open(path) else { return };
+    for split in [&set.train, &set.test] {
+        assert_eq!(split.pixels.len(), split.len() * IMAGE_BYTES);
+        assert!(split.labels.iter().all(|label| usize::from(*label) < set.classes.len()));
+        assert!(!split.is_empty());
+    }
+}
+
+/// Something that happens to bytes.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(Vec<(prop::sample::Index, u8)>),
+    Truncate(prop::sample::Index),
+    Remove(prop::sample::Index, u8),
+    Replace(Vec<u8>),
+}
+
+impl Damage {
+    fn to(&self, content: &mut Vec<u8>) {
+        match self {
+            Damage::Flip(bits) => {
+                for (at, bit) in bits {
+                    let at = at.index(content.len());
+                    content[at] ^= 1 << (bit % 8);
+                }
+            }
+            Damage::Truncate(at) => content.truncate(at.index(content.len())),
+            Damage::Remove(at, count) => {
+                let start = at.index(content.len());
+                content.drain(start..content.len().min(start + usize::from(*count)));
+            }
+            Damage::Replace(bytes) => content.clone_from(bytes),
+        }
+    }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..8).prop_map(Damage::Flip),
+        any::<prop::sample::Index>().prop_map(Damage::Truncate),
+        any::<(prop::sample::Index, u8)>().prop_map(|(at, count)| Damage::Remove(at, count)),
+        prop::collection::vec(any::<u8>(), 0..200).prop_map(Damage::Replace),
+    ]
+}
+
+fn damaged_files(mut files: Vec<File>, which: usize, damage: &Damage) {
+    let root = tempdir().unwrap();
+    damage.to(&mut files[which].1);
+    write(root.path(), &files);
+    survives(root.path());
+}
+
+fn damaged_archive(folder: &str, files: &[File], damage: &Damage) {
+    let root = tempdir().unwrap();
+    let mut content = archive(folder, files);
+    damage.to(&mut content);
+    let path = root.path().join("some.tar.gz");
+    fs::write(&path, content).unwrap();
+    survives(&path);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn damaged_folders_do_not_panic(which in 0_usize..7, damage in damage()) {
+        let batches = Batches::new([1; 6], 1);
+        damaged_files(batches.binary(), which, &damage);
+        damaged_files(python2::files(&batches), which, &damage);
+    }
+
+    #[test]
+    fn damaged_archives_do_not_panic(damage in damage()) {
+        let batches = Batches::new([1; 6], 1);
+        damaged_archive(BINARY, &batches.binary(), &damage);
+        damaged_archive(PYTHON, &python2::files(&batches), &damage);
+    }
+
+    /// Damage inside of the compression, whose checksum would hide it otherwise.
+    #[test]
+    fn damaged_tars_do_not_panic(at: prop::sample::Index, byte: u8, damage in damage()) {
+        let root = tempdir().unwrap();
+        let mut tar = Vec::new();
+        let whole = archive(BINARY, &Batches::new([1; 6], 1).binary());
+        std::io::copy(&mut flate2::read::GzDecoder::new(&whole[..]), &mut tar).unwrap();
+        // The header of an entry is where damage matters.
+        let entry = at.index(6) * 4096;
+        tar[entry + usize::from(byte) % 160] = byte;
+        damage.to(&mut tar);
+        let path = root.path().join("some.tar.gz");
+        fs::write(&path, gzip(&tar)).unwrap();
+        survives(&path);
+    }
+
+    /// What parses as a pickle more often than bytes at random.
+    #[test]
+    fn pickles_of_random_opcodes_do_not_panic(
+        pieces in prop::collection::vec(prop::sample::select(PIECES), 0..100)
+    ) {
+        let mut files = python2::files(&Batches::new([1; 6], 1));
+        let pickle = [b"\x80\x02", &pieces.concat()[..], b"."].concat();
+        files[6].1 = pickle.clone();
+        files[0].1 = [&b"\x80\x02}q\x00(U\x04data"[..], &pieces.concat(), b"u."].concat();
+        let root = tempdir().unwrap();
+        write(root.path(), &files);
+        survives(root.path());
+    }
+}
+
+const PIECES: &[&[u8]] = &[
+    b"N",
+    b"\x88",
+    b"K\x01",
+    b"M\x00\x0c",
+    b"J\xff\xff\xff\xff",
+    b"U\x02u1",
+    b"U\x04data",
+    b"U\x06labels",
+    b"U\x0blabel_names",
+    b"X\x01\x00\x00\x00\xff",
+    b")",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"(",
+    b"t",
+    b"]",
+    b"}",
+    b"cnumpy\ndtype\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"c_codecs\nencode\n",
+    b"U\x06latin1",
+    b"\x93",
+    b"R",
+    b"b",
+    b"q\x00",
+    b"q\x01",
+    b"h\x00",
+    b"h\x01",
+    b"\x94",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+];

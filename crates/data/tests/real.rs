@@ -1,0 +1,29 @@
+//! The real set, where there is one: `CRESCENDO_DATA` says where.
+
+use crescendo_data::{CHANNELS, IMAGE_BYTES, channel_statistics, find, info, open};
+
+#[test]
+fn the_real_set_is_read_right() {
+    if std::env::var_os("CRESCENDO_DATA").is_none_or(|path| path.is_empty()) {
+        eprintln!("the_real_set_is_read_right: NOT RUN, for want of CRESCENDO_DATA");
+        return;
+    }
+    let set = open(&find(None).unwrap()).unwrap();
+    assert_eq!((set.train.len(), set.test.len()), (50_000, 10_000));
+    assert_eq!(set.train.pixels.len(), 50_000 * IMAGE_BYTES);
+
+    assert_eq!(set.train.labels[0], 6);
+    assert_eq!(set.train.image(0)[..5], [59, 43, 50, 68, 98]);
+    assert_eq!(set.test.labels[0], 3);
+    assert_eq!(set.test.image(0)[..5], [158, 159, 165, 166, 160]);
+
+    let (mean, std) = channel_statistics(&set.train);
+    for channel in 0..CHANNELS {
+        assert!((mean[channel] - [0.491400, 0.482158, 0.446531][channel]).abs() < 1e-6, "{mean:?}");
+        assert!((std[channel] - [0.247032, 0.243485, 0.261588][channel]).abs() < 1e-6, "{std:?}");
+    }
+
+    let info = info(&set);
+    assert!(info.classes.iter().all(|class| (class.train, class.test) == (5000, 1000)));
+    assert_eq!(info.problems, [""; 0], "{info}");
+}

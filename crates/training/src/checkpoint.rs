@@ -1,0 +1,131 @@
+//! Checkpoints: the weights after an epoch, under PyTorch's names, with all that is needed to use
+//! them.
+
+use std::path::{Path, PathBuf};
+
+use crescendo_data::Normalization;
+use crescendo_network::{Engine, Section, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::run::Record;
+use crate::tensors::{Metadata, TensorFile};
+use crate::{Error, Recipe};
+
+/// A normalisation as it is written into files.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SavedNormalization {
+    PerImage,
+    Dataset { mean: [f64; 3], deviation: [f64; 3] },
+    None,
+}
+
+impl From<Normalization> for SavedNormalization {
+    fn from(normalization: Normalization) -> Self {
+        match normalization {
+            Normalization::PerImage => Self::PerImage,
+            Normalization::Dataset { mean, deviation } => Self::Dataset { mean, deviation },
+            Normalization::None => Self::None,
+        }
+    }
+}
+
+impl From<SavedNormalization> for Normalization {
+    fn from(normalization: SavedNormalization) -> Self {
+        match normalization {
+            SavedNormalization::PerImage => Self::PerImage,
+            SavedNormalization::Dataset { mean, deviation } => Self::Dataset { mean, deviation },
+            SavedNormalization::None => Self::None,
+        }
+    }
+}
+
+/// The folder of checkpoints in a run's folder.
+const FOLDER: &str = "weights";
+
+/// Where the checkpoint after `epoch` lies in a run's folder.
+pub fn path(run: &Path, epoch: u32) -> PathBuf {
+    run.join(FOLDER).join(format!("epoch-{epoch:04}.safetensors"))
+}
+
+/// The epochs whose checkpoints lie in a run's folder, in rising order.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
+    let folder = run.join(FOLDER);
+    let mut epochs = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(|error| Error::io("read", &folder, error))? {
+        let name = entry.map_err(|error| Error::io("read", &folder, error))?.file_name();
+        let name = name.to_string_lossy();
+        let number = name.strip_prefix("epoch-").and_then(|name| name.strip_suffix(".safetensors"));
+        epochs.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    epochs.sort_unstable();
+    Ok(epochs)
+}
+
+/// Writes the engine's model as the checkpoint after `epoch`.
+pub(crate) fn write(
+    run: &Path,
+    record: &Record,
+    engine: &dyn Engine,
+    epoch: u32,
+    updates: u64,
+    loss: Option<f64>,
+) -> Result<PathBuf, Error> {
+    // Where and on how many threads it was computed is not the weights' business: equal weights
+    // make equal files.
+    let mut recipe = record.recipe.clone();
+    recipe.engine.threads = 0;
+    let mut metadata = Metadata::from([
+        ("format".into(), "pt".into()),
+        ("version".into(), record.run.version.clone()),
+        ("recipe".into(), toml::to_string(&recipe).expect("a recipe has only strings for keys")),
+        ("classes".into(), json(&record.run.classes)),
+        ("normalization".into(), json(&record.run.normalization)),
+        ("data".into(), record.run.data_name.clone()),
+        ("epoch".into(), epoch.to_string()),
+        ("updates".into(), updates.to_string()),
+    ]);
+    if let Some(loss) = loss {
+        metadata.insert("loss".into(), loss.to_string());
+    }
+    let path = path(run, epoch);
+    crate::tensors::write(&path, &engine.export(Section::Model), &metadata)?;
+    Ok(path)
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("only strings and finite numbers")
+}
+
+/// A checkpoint's file.
+pub(crate) struct Checkpoint(TensorFile);
+
+impl Checkpoint {
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Checkpoint(TensorFile::open(path)?))
+    }
+
+    pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
+        self.0.tensors("")
+    }
+
+    /// The recipe, normalisation and classes that the file itself gives.
+    pub fn description(&self) -> Result<(Recipe, Normalization, Vec<String>), Error> {
+        let recipe = Recipe::from_text(self.0.text("recipe").map_err(|error| {
+            Error::Refused(format!("{error}; say with --recipe what network it holds"))
+        })?)?;
+        let normalization: SavedNormalization = self.0.json("normalization")?;
+        Ok((recipe, normalization.into(), self.0.json("classes")?))
+    }
+
+    pub fn epoch(&self) -> Option<u32> {
+        self.0.metadata.get("epoch")?.parse().ok()
+    }
+
+    pub fn loss(&self) -> Option<f64> {
+        self.0.metadata.get("loss")?.parse().ok()
+    }
+}

@@ -1,0 +1,145 @@
+//! What happens in a run, for whoever writes it down or shows it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::Error;
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The run begins, or goes on.
+    Started {
+        /// Its folder.
+        folder: PathBuf,
+        /// What is trained on what, in a sentence.
+        description: String,
+        /// Updates done before, if it goes on.
+        resumed_at: Option<u64>,
+    },
+    /// A key of the recipe was changed on resume.
+    Changed {
+        /// The key.
+        key: &'static str,
+        /// Its value until now.
+        from: String,
+        /// Its value from now on.
+        to: String,
+    },
+    /// The batch size is another one from this epoch on.
+    BatchSizeChanged {
+        /// Images an update took until now.
+        from: usize,
+        /// Images an update takes from now on.
+        to: usize,
+    },
+    /// An update is done.
+    Step(Step),
+    /// An epoch, or the part of it that the run ends with, is done.
+    Epoch(Epoch),
+    /// Some test or validation images are evaluated.
+    Evaluating {
+        /// Images done.
+        done: usize,
+        /// Images in all.
+        total: usize,
+    },
+    /// An evaluation is done.
+    Evaluated {
+        /// On what.
+        split: EvaluatedSplit,
+        /// The share of right answers.
+        accuracy: f64,
+    },
+    /// A checkpoint was written.
+    Checkpoint(PathBuf),
+    /// The run was asked to stop, and can be resumed.
+    Interrupted,
+    /// The run is done.
+    Finished,
+}
+
+/// What an evaluation is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvaluatedSplit {
+    /// Images held out from the training set.
+    Validation,
+    /// The test set.
+    Test,
+}
+
+/// One update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Updates since the run's beginning, this one included.
+    pub update: u64,
+    /// The epoch, counted from 1.
+    pub epoch: u32,
+    /// Epochs of the run.
+    pub epochs: u32,
+    /// Images an update takes.
+    pub batch_size: usize,
+    /// The step's length.
+    pub learning_rate: f64,
+    /// The mean loss of this batch.
+    pub loss: f64,
+    /// The mean loss of the epoch's images so far.
+    pub epoch_loss: f64,
+    /// Images of the epoch done.
+    pub images: usize,
+    /// Images of the epoch in all.
+    pub epoch_images: usize,
+    /// Seconds of training in this epoch.
+    pub seconds: f64,
+}
+
+/// One epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Epoch {
+    /// The epoch, counted from 1.
+    pub epoch: u32,
+    /// Updates since the run's beginning.
+    pub updates: u64,
+    /// Images an update took.
+    pub batch_size: usize,
+    /// The step's length.
+    pub learning_rate: f64,
+    /// The mean loss over the epoch's images, each as its batch saw it.
+    pub train_loss: f64,
+    /// The share of right answers on held-out images, where evaluated.
+    pub validation_accuracy: Option<f64>,
+    /// The share of right answers on the test set, where evaluated.
+    pub test_accuracy: Option<f64>,
+    /// Seconds of training, without evaluation.
+    pub seconds: f64,
+    /// Images trained on in a second.
+    pub images_per_second: f64,
+}
+
+/// How long each of an observer's files is at a moment, so that they can be cut back to it.
+pub type Marks = BTreeMap<String, u64>;
+
+/// Writes down or shows what happens in a run.
+pub trait Observer {
+    /// Something happened.
+    ///
+    /// # Errors
+    /// If it cannot be written down; the run stops then.
+    fn event(&mut self, event: &Event) -> Result<(), Error>;
+
+    /// Makes everything so far durable, and says how long each file is. The run's state keeps these
+    /// numbers, so that on resume the files are cut back to the moment of the state.
+    ///
+    /// # Errors
+    /// If that is not possible; the run stops then.
+    fn marks(&mut self) -> Result<Marks, Error> {
+        Ok(Marks::new())
+    }
+}
+
+/// Looks at nothing.
+impl Observer for () {
+    fn event(&mut self, _: &Event) -> Result<(), Error> {
+        Ok(())
+    }
+}

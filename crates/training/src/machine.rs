@@ -1,0 +1,54 @@
+//! How much memory this machine will give.
+
+use std::fs;
+
+/// Bytes of memory that a process can still get here: the least of what is free, what its
+/// container allows, and what its own limit allows. `None` where nothing is known.
+pub fn available_memory() -> Option<u64> {
+    [free(), container(), own_limit()].into_iter().flatten().min()
+}
+
+/// Linux's estimate of what can be had without swapping.
+fn free() -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:").map(|kib| kib << 10)
+}
+
+/// What the control group has left, in either version.
+fn container() -> Option<u64> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    [
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ]
+    .into_iter()
+    .find_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)))
+}
+
+/// What is left of the limit on the address space (`ulimit -v`).
+fn own_limit() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let used = field(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")? << 10;
+    Some(limit.saturating_sub(used))
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_machine_has_memory() {
+        let bytes = available_memory().expect("Linux says");
+        assert!(bytes > 1 << 20, "{bytes}");
+    }
+}

@@ -1,0 +1,151 @@
+//! A trained network: what `evaluate` and `predict` need, from a checkpoint and nothing else.
+
+use std::path::Path;
+
+use crescendo_data::{IMAGE_BYTES, Normalization, Split};
+use crescendo_kernels::loss::softmax;
+use crescendo_network::{CpuEngine, Engine, Plan, Section};
+
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Recipe};
+
+/// A network with its weights, and the images' normalisation that it was trained with.
+pub struct Model {
+    engine: CpuEngine,
+    normalization: Normalization,
+    /// The classes' names; logits are in their order.
+    pub classes: Vec<String>,
+    /// The epoch after which the weights were saved, if the file says so.
+    pub epoch: Option<u32>,
+    /// The training loss of that epoch, if the file says so.
+    pub loss: Option<f64>,
+}
+
+/// Images that are normalised and computed at once.
+const IMAGES: usize = 500;
+
+impl Model {
+    /// The network in a checkpoint, with `threads` threads. `recipe` says what it is where the file
+    /// does not, for files from elsewhere; `train` gives the statistics where the recipe then
+    /// normalises by the data set's, and `classes` the names.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged, or holds another network than its recipe describes.
+    pub fn open(
+        path: &Path,
+        elsewhere: Option<(&Recipe, &Split, &[String])>,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::open(path)?;
+        let (recipe, normalization, classes) = match elsewhere {
+            Some((recipe, train, classes)) => {
+                (recipe.clone(), recipe.data.normalization(train), classes.to_vec())
+            }
+            None => checkpoint.description()?,
+        };
+        let bad = |error: crescendo_network::Error| Error::bad(path, error.to_string());
+        let plan = Plan::new(&recipe.network.network().map_err(bad)?).map_err(bad)?;
+        let mut engine = CpuEngine::new(plan, threads);
+        engine.import(Section::Model, &checkpoint.model()?).map_err(bad)?;
+        if classes.len() != engine.plan().classes() {
+            let (names, outputs) = (classes.len(), engine.plan().classes());
+            let problem = format!("tells {outputs} classes apart, but there are {names} names");
+            return Err(Error::bad(path, problem));
+        }
+        let (epoch, loss) = (checkpoint.epoch(), checkpoint.loss());
+        Ok(Model { engine, normalization, classes, epoch, loss })
+    }
+
+    /// The probabilities `[N, classes]` of `images`: `N` times [`IMAGE_BYTES`] bytes.
+    pub fn predict(&mut self, images: &[u8]) -> Vec<f64> {
+        let classes = self.classes.len();
+        let mut probabilities = Vec::new();
+        for images in images.chunks(IMAGES * IMAGE_BYTES) {
+            let logits = logits(&mut self.engine, &self.normalization, images);
+            probabilities.extend(logits.chunks_exact(classes).flat_map(softmax));
+        }
+        probabilities
+    }
+
+    /// How well it does on `split`; `progress` hears how many images are done.
+    pub fn evaluate(&mut self, split: &Split, progress: impl FnMut(usize)) -> Evaluation {
+        evaluate(&mut self.engine, &self.normalization, split, progress)
+    }
+}
+
+/// Right and wrong answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// `confusion[label][answer]` counts the images of class `label` that got this answer.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+impl Evaluation {
+    /// Images in all.
+    pub fn images(&self) -> u64 {
+        self.confusion.iter().flatten().sum()
+    }
+
+    /// Images with the right answer.
+    pub fn correct(&self) -> u64 {
+        self.confusion.iter().enumerate().map(|(class, answers)| answers[class]).sum()
+    }
+
+    /// The share of right answers.
+    pub fn accuracy(&self) -> f64 {
+        self.correct() as f64 / self.images().max(1) as f64
+    }
+
+    /// The share of right answers of each class; `None` for a class without images.
+    pub fn class_accuracies(&self) -> Vec<Option<f64>> {
+        let classes = self.confusion.iter().enumerate().map(|(class, answers)| {
+            let images: u64 = answers.iter().sum();
+            (images > 0).then(|| answers[class] as f64 / images as f64)
+        });
+        classes.collect()
+    }
+}
+
+/// How well an engine does on `split`.
+pub(crate) fn evaluate(
+    engine: &mut dyn Engine,
+    normalization: &Normalization,
+    split: &Split,
+    mut progress: impl FnMut(usize),
+) -> Evaluation {
+    let classes = engine.plan().classes();
+    let mut confusion = vec![vec![0; classes]; classes];
+    let mut done = 0;
+    for images in split.pixels.chunks(IMAGES * IMAGE_BYTES) {
+        let logits = logits(engine, normalization, images);
+        for logits in logits.chunks_exact(classes) {
+            // The first of equal ones, as PyTorch's argmax.
+            let best = (0..classes).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            confusion[usize::from(split.labels[done])][best.unwrap_or(0)] += 1;
+            done += 1;
+        }
+        progress(done);
+    }
+    Evaluation { confusion }
+}
+
+fn logits(engine: &mut dyn Engine, normalization: &Normalization, images: &[u8]) -> Vec<f32> {
+    let mut numbers = vec![0.0; images.len()];
+    let pairs = images.chunks_exact(IMAGE_BYTES).zip(numbers.chunks_exact_mut(IMAGE_BYTES));
+    pairs.for_each(|(image, out)| normalization.apply(image, out));
+    engine.logits(&numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracies_are_counted_from_the_confusion() {
+        let evaluation =
+            Evaluation { confusion: vec![vec![3, 1, 0], vec![0, 2, 2], vec![0, 0, 0]] };
+        assert_eq!((evaluation.images(), evaluation.correct()), (8, 5));
+        assert_eq!(evaluation.accuracy(), 0.625);
+        assert_eq!(evaluation.class_accuracies(), [Some(0.75), Some(0.5), None]);
+    }
+}

@@ -1,0 +1,299 @@
+//! A recipe: everything that decides what a run does. See `recipes/report.toml` for every key.
+
+mod resolve;
+
+use crescendo_data::{Augmentation, LastBatch, Normalization, Sampling, Shuffle, Split};
+use crescendo_network::{Config, Rule, Sgd};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+pub use resolve::{BUILT_IN, BuiltIn};
+
+/// All sections of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The network.
+    pub network: Config,
+    /// What happens to images.
+    pub data: Data,
+    /// How parameters follow from gradients.
+    pub optimizer: Optimizer,
+    /// How many images an update takes.
+    pub batch: Batch,
+    /// How long, and what is kept.
+    pub train: Train,
+    /// What computes.
+    pub engine: Engine,
+}
+
+/// The section `[data]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Random changes to training images.
+    pub augment: Augment,
+    /// The colour of the border that augmentation puts around an image.
+    pub border: Border,
+    /// From bytes to numbers.
+    pub normalize: Normalize,
+    /// In which order an epoch sees the images.
+    pub shuffle: Order,
+    /// What becomes of the images that do not fill a last batch.
+    pub last_batch: Last,
+    /// Training images held out to validate on.
+    pub validation: usize,
+}
+
+/// Whether and how training images are changed: a bool, or a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "data.augment is true, false, or { padding = N, flip = true|false }")]
+pub enum Augment {
+    /// All or nothing: 4 pixels of padding, and flips.
+    Switch(bool),
+    /// In detail.
+    Table(AugmentTable),
+}
+
+/// See [`Augment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentTable {
+    /// Pixels of border on each side, from which a random crop is taken.
+    pub padding: usize,
+    /// Whether every second image is flipped.
+    pub flip: bool,
+}
+
+/// A colour: one number for all channels, or three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "data.border is a number from 0 to 255, or [red, green, blue]")]
+pub enum Border {
+    /// A grey.
+    Grey(u8),
+    /// Red, green, blue.
+    Colour([u8; 3]),
+}
+
+/// See [`Normalization`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalize {
+    /// By the image's own mean and deviation.
+    PerImage,
+    /// By the training set's.
+    Dataset,
+    /// Bytes / 255.
+    None,
+}
+
+/// See [`Shuffle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Another order every epoch.
+    Epoch,
+    /// As in the files.
+    FileOrder,
+}
+
+/// See [`LastBatch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Last {
+    /// Left out.
+    Drop,
+    /// A smaller batch.
+    Keep,
+}
+
+/// The section `[optimizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// The method.
+    pub kind: OptimizerKind,
+    /// The step's length.
+    pub learning_rate: f64,
+    /// How much of the last velocity stays.
+    pub momentum: f64,
+    /// Whether the step looks ahead along the velocity.
+    pub nesterov: bool,
+    /// The pull towards zero, as L2 in the gradient.
+    pub weight_decay: f64,
+    /// What the pull applies to.
+    pub decay: Decay,
+}
+
+/// Optimizers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+}
+
+/// What weight decay applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// All parameters.
+    All,
+    /// Weights of convolutions and linear layers only.
+    Weights,
+}
+
+/// The section `[batch]`; see [`crate::policy`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// What decides the batch size.
+    pub policy: PolicyKind,
+    /// The size of the policy `fixed`.
+    pub size: usize,
+    /// The table of the policy `steps`: from which epoch on, which size.
+    pub steps: Vec<(u32, usize)>,
+}
+
+/// Batch policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyKind {
+    /// Always the same.
+    Fixed,
+    /// By a table of epochs.
+    Steps,
+}
+
+/// The section `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Passes over the training images.
+    pub epochs: u32,
+    /// Updates after which training ends; 0 for no such end.
+    pub max_steps: u64,
+    /// Decides initial weights, order and augmentation.
+    pub seed: u64,
+    /// Epochs between evaluations; 0 for none but the final one.
+    pub evaluate_every: u32,
+    /// Whether the test set is evaluated at the end.
+    pub final_evaluation: bool,
+    /// Epochs between checkpoints; 0 for none but the last.
+    pub checkpoint_every: u32,
+    /// Checkpoints to keep, the latest ones; 0 for all.
+    pub keep: usize,
+    /// Minutes between saves of the state within an epoch; 0 for saving after epochs only.
+    pub save_every_minutes: f64,
+}
+
+/// The section `[engine]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    /// Threads that compute; 0 for one on every processor.
+    pub threads: usize,
+}
+
+impl Recipe {
+    /// Whether all values make sense together.
+    ///
+    /// # Errors
+    /// Names the key and what it may be.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.network.network().map_err(|error| Error::Recipe(error.to_string()))?;
+        let optimizer = &self.optimizer;
+        let finite = |value: f64| value.is_finite() && value >= 0.0;
+        let checks = [
+            (finite(optimizer.learning_rate), "optimizer.learning_rate must not be negative"),
+            (
+                (0.0..1.0).contains(&optimizer.momentum),
+                "optimizer.momentum must be from 0 to below 1",
+            ),
+            (finite(optimizer.weight_decay), "optimizer.weight_decay must not be negative"),
+            (
+                !optimizer.nesterov || optimizer.momentum > 0.0,
+                "optimizer.nesterov needs optimizer.momentum above 0",
+            ),
+            (self.batch.size > 0, "batch.size must be at least 1"),
+            (
+                self.train.save_every_minutes.is_finite() && self.train.save_every_minutes >= 0.0,
+                "train.save_every_minutes must not be negative",
+            ),
+            (
+                self.data.augmentation().is_none_or(|augmentation| augmentation.padding <= 32),
+                "data.augment.padding must be at most 32",
+            ),
+        ];
+        if let Some((_, problem)) = checks.iter().find(|(fine, _)| !fine) {
+            return Err(Error::Recipe((*problem).into()));
+        }
+        crate::policy::check(&self.batch)
+    }
+
+    /// How many threads compute on this machine.
+    pub fn threads(&self) -> usize {
+        match self.engine.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+
+    /// How training images become batches.
+    pub fn sampling(&self, normalization: Normalization) -> Sampling {
+        Sampling {
+            seed: self.train.seed,
+            shuffle: match self.data.shuffle {
+                Order::Epoch => Shuffle::Epoch,
+                Order::FileOrder => Shuffle::FileOrder,
+            },
+            last_batch: match self.data.last_batch {
+                Last::Drop => LastBatch::Drop,
+                Last::Keep => LastBatch::Keep,
+            },
+            augmentation: self.data.augmentation(),
+            normalization,
+        }
+    }
+}
+
+impl Data {
+    fn augmentation(&self) -> Option<Augmentation> {
+        let AugmentTable { padding, flip } = match self.augment {
+            Augment::Switch(false) => return None,
+            Augment::Switch(true) => AugmentTable { padding: 4, flip: true },
+            Augment::Table(table) => table,
+        };
+        let border = match self.border {
+            Border::Grey(grey) => [grey; 3],
+            Border::Colour(colour) => colour,
+        };
+        Some(Augmentation { padding, border, flip })
+    }
+
+    /// The normalisation, with the statistics of `train` where it needs them.
+    pub fn normalization(&self, train: &Split) -> Normalization {
+        match self.normalize {
+            Normalize::PerImage => Normalization::PerImage,
+            Normalize::Dataset => Normalization::dataset(train),
+            Normalize::None => Normalization::None,
+        }
+    }
+}
+
+impl Optimizer {
+    /// The rule of an update.
+    pub fn rule(&self) -> Rule {
+        let sgd = Sgd {
+            learning_rate: self.learning_rate as f32,
+            momentum: self.momentum as f32,
+            nesterov: self.nesterov,
+            weight_decay: self.weight_decay as f32,
+        };
+        match self.decay {
+            Decay::All => Rule::Sgd(sgd),
+            Decay::Weights => Rule::SgdDecayingWeights(sgd),
+        }
+    }
+}

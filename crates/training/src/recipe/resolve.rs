@@ -1,0 +1,277 @@
+//! From a recipe's name or file, and changes to single keys, to a whole recipe.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::Recipe;
+use crate::Error;
+
+/// A recipe that is built into the program.
+pub struct BuiltIn {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its file.
+    pub text: &'static str,
+}
+
+/// The built-in recipes. The first has every key there is.
+pub const BUILT_IN: [BuiltIn; 3] = [
+    BuiltIn { name: "report", text: include_str!("../../../../recipes/report.toml") },
+    BuiltIn { name: "original", text: include_str!("../../../../recipes/original.toml") },
+    BuiltIn { name: "quick", text: include_str!("../../../../recipes/quick.toml") },
+];
+
+impl BuiltIn {
+    /// What it is, from the comment that opens its file.
+    pub fn summary(&self) -> String {
+        let lines = self.text.lines().map_while(|line| line.strip_prefix('#'));
+        lines.map(str::trim).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Recipe {
+    /// The recipe of this name, or in the file of this path, with `changes` of the form
+    /// `section.key=value`. What a recipe does not say comes from its `base`, or from `report`.
+    ///
+    /// # Errors
+    /// If there is no such recipe, or it has an unknown key or a value that makes no sense.
+    pub fn load<S: AsRef<str>>(name_or_path: &str, changes: &[S]) -> Result<Self, Error> {
+        let mut table = table(name_or_path, 0)?;
+        for change in changes {
+            set(&mut table, change.as_ref())?;
+        }
+        Self::from_table(table)
+    }
+
+    /// This recipe with one more `section.key=value`.
+    ///
+    /// # Errors
+    /// If the key is unknown, or the value makes no sense.
+    pub fn with(&self, change: &str) -> Result<Self, Error> {
+        let mut table = self.table();
+        set(&mut table, change)?;
+        Self::from_table(table)
+    }
+
+    /// The recipe of a text that has every key.
+    ///
+    /// # Errors
+    /// If a key is missing, unknown, or has a value that makes no sense.
+    pub fn from_text(text: &str) -> Result<Self, Error> {
+        Self::from_table(text.parse().map_err(|error| Error::Recipe(format!("{error}")))?)
+    }
+
+    fn from_table(table: Table) -> Result<Self, Error> {
+        let recipe: Recipe = Value::Table(table)
+            .try_into()
+            .map_err(|error| Error::Recipe(format!("the recipe does not make sense: {error}")))?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// All keys and values.
+    pub fn table(&self) -> Table {
+        Table::try_from(self).expect("a recipe has only strings for keys")
+    }
+}
+
+/// A recipe's table on top of its base's.
+fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
+    if depth > 10 {
+        return Err(Error::Recipe(format!("{name_or_path}: its bases go in a circle")));
+    }
+    let built_in = BUILT_IN.iter().find(|recipe| recipe.name == name_or_path);
+    let text = match built_in {
+        Some(recipe) => recipe.text.to_owned(),
+        None => read(name_or_path)?,
+    };
+    let mut own: Table = text
+        .parse()
+        .map_err(|error| Error::Recipe(format!("{name_or_path} is no valid TOML:\n{error}")))?;
+    // What a run wrote about itself beside its recipe is not part of the recipe.
+    own.remove("run");
+    let base = match own.remove("base") {
+        None if name_or_path == BUILT_IN[0].name => return Ok(own),
+        None => BUILT_IN[0].name.to_owned(),
+        Some(Value::String(base)) if built_in.is_none() && base.ends_with(".toml") => {
+            let folder = Path::new(name_or_path).parent().unwrap_or(Path::new(""));
+            folder.join(base).to_string_lossy().into_owned()
+        }
+        Some(Value::String(base)) => base,
+        Some(_) => {
+            return Err(Error::Recipe(format!("{name_or_path}: base must be a recipe's name")));
+        }
+    };
+    let mut whole = table(&base, depth + 1)?;
+    lay_over(&mut whole, own, "")
+        .map_err(|problem| Error::Recipe(format!("{name_or_path}: {problem}")))?;
+    Ok(whole)
+}
+
+fn read(path: &str) -> Result<String, Error> {
+    if Path::new(path).exists() {
+        return std::fs::read_to_string(path).map_err(|e| Error::io("read", Path::new(path), e));
+    }
+    let names = BUILT_IN.map(|recipe| recipe.name);
+    let hint = nearest(path, names).map_or(String::new(), |name| format!(" (is it {name}?)"));
+    Err(Error::Recipe(format!(
+        "there is no recipe {path}{hint}: give the path of a TOML file, or one of {}",
+        names.join(", ")
+    )))
+}
+
+/// Replaces in `whole` what `own` says; the keys of `whole` are all there are.
+fn lay_over(whole: &mut Table, own: Table, section: &str) -> Result<(), String> {
+    for (key, value) in own {
+        let name = format!("{section}{key}");
+        match (whole.get_mut(&key), value) {
+            (None, _) => return Err(unknown(&name)),
+            (Some(Value::Table(whole)), Value::Table(own)) => {
+                lay_over(whole, own, &format!("{name}."))?;
+            }
+            (Some(Value::Table(_)), _) => return Err(format!("{name} is a section, not a key")),
+            (Some(whole), value) => *whole = value,
+        }
+    }
+    Ok(())
+}
+
+fn set(table: &mut Table, change: &str) -> Result<(), Error> {
+    let Some((key, value)) = change.split_once('=') else {
+        let problem = format!("{change} is no change of a recipe: write section.key=value");
+        return Err(Error::Recipe(problem));
+    };
+    let (key, value) = (key.trim(), value.trim());
+    // A value as TOML has it, or else a bare word.
+    let value = match format!("value = {value}").parse::<Table>() {
+        Ok(mut table) => table.remove("value").expect("it was just written"),
+        Err(_) => Value::String(value.to_owned()),
+    };
+    let mut own = value;
+    for part in key.rsplit('.') {
+        own = Value::Table(Table::from_iter([(part.to_owned(), own)]));
+    }
+    let Value::Table(own) = own else { unreachable!("a key has at least one part") };
+    lay_over(table, own, "").map_err(Error::Recipe)
+}
+
+fn unknown(name: &str) -> String {
+    let known = keys();
+    let hint = nearest(name, known.iter().map(String::as_str))
+        .map_or(String::new(), |key| format!("; the nearest is {key}"));
+    format!("there is no key {name}{hint}")
+}
+
+/// Every key there is.
+fn keys() -> Vec<String> {
+    fn collect(table: &Table, section: &str, keys: &mut Vec<String>) {
+        for (key, value) in table {
+            let name = format!("{section}{key}");
+            match value {
+                Value::Table(table) => collect(table, &format!("{name}."), keys),
+                _ => keys.push(name),
+            }
+        }
+    }
+    let mut keys = Vec::new();
+    let report: Table = BUILT_IN[0].text.parse().expect("the built-in recipe is valid");
+    collect(&report, "", &mut keys);
+    keys
+}
+
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    // A key in the wrong section is nearer than another key in the right one.
+    let distance = |key: &str| {
+        let whole = strsim::normalized_damerau_levenshtein(name, key);
+        whole.max(strsim::normalized_damerau_levenshtein(&last(name), &last(key)) - 0.05)
+    };
+    let best = known.into_iter().map(|key| (distance(key), key));
+    best.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|best| best.0 > 0.4).map(|best| best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(name: &str, changes: &[&str]) -> String {
+        Recipe::load(name, changes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_built_in_recipe_is_valid_and_says_what_it_is() {
+        for recipe in &BUILT_IN {
+            Recipe::load::<&str>(recipe.name, &[]).unwrap();
+            assert!(recipe.summary().len() > 40);
+        }
+    }
+
+    #[test]
+    fn changes_take_effect_on_any_kind_of_value() {
+        let changes = [
+            "train.epochs=3",
+            "optimizer.learning_rate = 1",
+            "network.widths=[16, 32, 64]",
+            "network.activation=elu",
+            "data.augment={ padding = 2, flip = false }",
+            "data.border=[1, 2, 3]",
+            "batch.steps=[[1, 10], [2, 20]]",
+        ];
+        let recipe = Recipe::load("report", &changes).unwrap();
+        assert_eq!((recipe.train.epochs, recipe.optimizer.learning_rate), (3, 1.0));
+        assert_eq!(recipe.network.widths, [16, 32, 64]);
+        assert_eq!(recipe.batch.steps, [(1, 10), (2, 20)]);
+        let augmentation = recipe.data.augmentation().unwrap();
+        assert_eq!((augmentation.padding, augmentation.border), (2, [1, 2, 3]));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (change, part) in [
+            ("train.epoch=3", "there is no key train.epoch; the nearest is train.epochs"),
+            ("optimizer.lerning_rate=1", "the nearest is optimizer.learning_rate"),
+            ("train.momentum=0.5", "the nearest is optimizer.momentum"),
+            ("train=3", "train is a section"),
+            ("train.epochs", "write section.key=value"),
+            ("train.epochs=many", "epochs"),
+            ("train.epochs=-1", "epochs"),
+            ("network.activation=gelu", "gelu"),
+            ("optimizer.momentum=1", "optimizer.momentum must be from 0 to below 1"),
+            ("network.blocks=[6, 6]", "network.widths has 3 entries but network.blocks has 2"),
+            ("batch.steps=[[2, 125]]", "batch.steps"),
+            ("data.augment=7", "data.augment is true, false, or"),
+            ("data.border=256", "data.border is a number from 0 to 255"),
+        ] {
+            let complaint = complaint("report", &[change]);
+            assert!(complaint.contains(part), "{change}: {complaint}");
+        }
+        let complaint = complaint("reprot", &[]);
+        assert!(complaint.contains("is it report?") && complaint.contains("quick"), "{complaint}");
+    }
+
+    #[test]
+    fn a_file_says_what_differs_from_its_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        std::fs::write(path("a.toml"), "base = \"quick\"\n[train]\nepochs = 2\n").unwrap();
+        std::fs::write(path("b.toml"), "base = \"a.toml\"\n[train]\nseed = 7\n").unwrap();
+        std::fs::write(path("c.toml"), "base = \"c.toml\"\n").unwrap();
+        std::fs::write(path("d.toml"), "[train]\nseeds = 7\n").unwrap();
+        let recipe = Recipe::load::<&str>(&path("b.toml"), &[]).unwrap();
+        let quick = Recipe::load::<&str>("quick", &[]).unwrap();
+        assert_eq!((recipe.train.epochs, recipe.train.seed), (2, 7));
+        assert_eq!(recipe.network, quick.network);
+        assert!(complaint(&path("c.toml"), &[]).contains("circle"));
+        assert!(complaint(&path("d.toml"), &[]).contains("the nearest is train.seed"));
+    }
+
+    #[test]
+    fn a_recipe_survives_its_own_text() {
+        for built_in in &BUILT_IN {
+            let recipe = Recipe::load::<&str>(built_in.name, &[]).unwrap();
+            let text = toml::to_string(&recipe).unwrap();
+            assert_eq!(Recipe::from_text(&text).unwrap(), recipe);
+        }
+    }
+}

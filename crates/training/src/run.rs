@@ -1,0 +1,423 @@
+//! A run's folder: what it trains, how far it is, and the lock that keeps two programs apart.
+//!
+//! `recipe.toml` says what the run is; `state/` holds everything that going on needs. The folder is
+//! made under a temporary name and renamed, so it is there with a state in it or not at all.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crescendo_data::{DataSet, Normalization};
+use crescendo_network::{CpuEngine, Engine, Plan, Section};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, SavedNormalization};
+use crate::events::Marks;
+use crate::files::{sync_folder, write_atomically};
+use crate::policy;
+use crate::tensors::{Metadata, TensorFile};
+use crate::{Error, Recipe, machine};
+
+/// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
+/// `[run]` about the data and the program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The recipe.
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// The section `[run]`.
+    pub run: About,
+}
+
+/// What a run trains on, and which program does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// The recipe's name, or its file.
+    pub recipe: String,
+    /// The program's version.
+    pub version: String,
+    /// Where the data was found: a path, or `shapes`.
+    pub data: String,
+    /// What the data is called.
+    pub data_name: String,
+    /// See [`DataSet::fingerprint`].
+    pub data_fingerprint: String,
+    /// The classes' names.
+    pub classes: Vec<String>,
+    /// With which weights it began, if not with random ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    pub(crate) normalization: SavedNormalization,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The epoch that is being trained, counted from 1.
+    pub epoch: u32,
+    /// Its batches that are done.
+    pub batch: usize,
+    /// Updates since the beginning.
+    pub updates: u64,
+    /// The sum, over the epoch's images so far, of their batches' mean losses.
+    pub(crate) loss_sum: f64,
+    /// The epoch's images so far.
+    pub(crate) images: usize,
+    /// Seconds of training in this epoch so far.
+    pub(crate) seconds: f64,
+    /// The final accuracy on the test set, once it is known.
+    pub test_accuracy: Option<f64>,
+    /// Whether everything that ends a run has been done.
+    pub ended: bool,
+}
+
+/// A run's folder, locked.
+#[derive(Debug)]
+pub struct Run {
+    pub(crate) folder: PathBuf,
+    pub(crate) record: Record,
+    pub(crate) progress: Progress,
+    pub(crate) marks: Marks,
+    pub(crate) changes: Vec<Change>,
+    _lock: File,
+}
+
+/// A key that was changed on resume.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    pub key: &'static str,
+    pub from: String,
+    pub to: String,
+}
+
+/// What a new run is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// Its name, or its file.
+    pub recipe_name: &'a str,
+    /// The data set.
+    pub data: &'a DataSet,
+    /// Where it was found, so that `resume` and `evaluate` find it again.
+    pub data_location: &'a str,
+    /// A checkpoint to begin with, instead of random weights.
+    pub init: Option<&'a Path>,
+}
+
+impl Run {
+    /// Makes a run in the new folder `folder`, with the state before the first update in it.
+    ///
+    /// # Errors
+    /// If there is something at `folder`, recipe and data do not fit together, the machine has too
+    /// little memory, or the system refuses.
+    pub fn create(folder: &Path, start: &Start) -> Result<Self, Error> {
+        let Start { recipe, data, .. } = start;
+        if folder.exists() {
+            return Err(Error::Refused(format!(
+                "{} exists already, and nothing is overwritten: choose another folder with --out, \
+                 or go on with --resume {0}",
+                folder.display()
+            )));
+        }
+        let plan = plan(recipe)?;
+        check_fit(recipe, data, &plan)?;
+        let normalization = recipe.data.normalization(&data.train);
+        let record = Record {
+            recipe: (*recipe).clone(),
+            run: About {
+                recipe: start.recipe_name.into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                data: start.data_location.into(),
+                data_name: data.name.clone(),
+                data_fingerprint: data.fingerprint(),
+                classes: data.classes.clone(),
+                init: start.init.map(|path| path.display().to_string()),
+                normalization: normalization.into(),
+            },
+        };
+        let initial = match start.init {
+            Some(path) => {
+                let model = Checkpoint::open(path)?.model()?;
+                // An engine is asked whether they are the right tensors.
+                let mut engine = CpuEngine::new(plan, 1);
+                let fit = engine.import(Section::Model, &model);
+                fit.map_err(|error| {
+                    Error::bad(path, format!("{error}: it holds another network"))
+                })?;
+                model
+            }
+            None => plan.initial(recipe.train.seed),
+        };
+
+        let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let io = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |error| Error::io(doing, &path, error)
+        };
+        fs::create_dir_all(parent).map_err(io("create", parent))?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
+        let made = (|| {
+            fs::create_dir_all(temporary.join("weights")).map_err(io("create", &temporary))?;
+            fs::create_dir_all(temporary.join("state")).map_err(io("create", &temporary))?;
+            write_record(&temporary, &record)?;
+            let progress = Progress { epoch: 1, ..Progress::default() };
+            let metadata = metadata(&progress, &Marks::new());
+            let tensors: Vec<_> = initial
+                .into_iter()
+                .map(|tensor| crescendo_network::Tensor {
+                    name: format!("{MODEL}{}", tensor.name).into(),
+                    ..tensor
+                })
+                .collect();
+            crate::tensors::write(&state_path(&temporary), &tensors, &metadata)?;
+            sync_folder(&temporary).map_err(io("write", &temporary))?;
+            fs::rename(&temporary, folder).map_err(io("create", folder))?;
+            sync_folder(parent).map_err(io("write", parent))
+        })();
+        if let Err(error) = made {
+            // It is nobody's yet.
+            let _ = fs::remove_dir_all(&temporary);
+            return Err(error);
+        }
+        Self::open(folder)
+    }
+
+    /// Opens a run that is there, to go on with it.
+    ///
+    /// # Errors
+    /// If `folder` holds no run, another program is working on it, or a file is damaged.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let record = read_record(folder)?;
+        let path = folder.join("state").join("lock");
+        let lock = File::create(&path).map_err(|error| Error::io("write", &path, error))?;
+        if lock.try_lock().is_err() {
+            return Err(Error::Refused(format!(
+                "another program is training in {}: wait for it, or stop it first",
+                folder.display()
+            )));
+        }
+        let state = TensorFile::open(&state_path(folder))?;
+        Ok(Run {
+            folder: folder.to_owned(),
+            record,
+            progress: state.json("progress")?,
+            marks: state.json("marks")?,
+            changes: Vec::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it is.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// How long an observer's files were when the state was saved.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Changes what may change when a run goes on: `train.epochs`, `optimizer.learning_rate` and
+    /// `engine.threads`.
+    ///
+    /// # Errors
+    /// If `change` (of the form `section.key=value`) is of another key or makes no sense.
+    pub fn change(&mut self, change: &str) -> Result<(), Error> {
+        let recipe = self.record.recipe.with(change)?;
+        let old = &self.record.recipe;
+        let mut rest = recipe.clone();
+        rest.train.epochs = old.train.epochs;
+        rest.optimizer.learning_rate = old.optimizer.learning_rate;
+        rest.engine.threads = old.engine.threads;
+        if rest != *old {
+            return Err(Error::Recipe(format!(
+                "{change}: on resume only train.epochs, optimizer.learning_rate and engine.threads \
+                 can change, because the rest of the run was made with the old value; start a new \
+                 run instead, with --init to begin with this one's weights"
+            )));
+        }
+        let done = if self.progress.ended || self.progress.batch == 0 {
+            self.progress.epoch - 1
+        } else {
+            self.progress.epoch
+        };
+        if recipe.train.epochs < done {
+            return Err(Error::Recipe(format!(
+                "train.epochs={} is too small: {done} epochs of this run are trained already",
+                recipe.train.epochs
+            )));
+        }
+        let mut note = |key, from: String, to: String| {
+            if from != to {
+                self.changes.push(Change { key, from, to });
+            }
+        };
+        let (before, after) = (&old.train, &recipe.train);
+        note("train.epochs", before.epochs.to_string(), after.epochs.to_string());
+        let (before, after) = (&old.optimizer, &recipe.optimizer);
+        let (before, after) = (before.learning_rate.to_string(), after.learning_rate.to_string());
+        note("optimizer.learning_rate", before, after);
+        self.record.recipe = recipe;
+        Ok(())
+    }
+
+    /// Saves how far the run is, with all that going on needs.
+    pub(crate) fn save(&mut self, engine: &dyn Engine, marks: Marks) -> Result<(), Error> {
+        let mut tensors = Vec::new();
+        for (prefix, section) in [(MODEL, Section::Model), (MOMENTUM, Section::Momentum)] {
+            for mut tensor in engine.export(section) {
+                tensor.name = format!("{prefix}{}", tensor.name).into();
+                tensors.push(tensor);
+            }
+        }
+        let metadata = metadata(&self.progress, &marks);
+        crate::tensors::write(&state_path(&self.folder), &tensors, &metadata)?;
+        self.marks = marks;
+        Ok(())
+    }
+
+    /// Puts the saved state into an engine.
+    pub(crate) fn restore(&self, engine: &mut dyn Engine) -> Result<(), Error> {
+        let path = state_path(&self.folder);
+        let file = TensorFile::open(&path)?;
+        let bad = |error: crescendo_network::Error| Error::bad(&path, error.to_string());
+        engine.import(Section::Model, &file.tensors(MODEL)?).map_err(bad)?;
+        let momentum = file.tensors(MOMENTUM)?;
+        // Before the first update there is none, and an engine begins with zeros.
+        if !momentum.is_empty() {
+            engine.import(Section::Momentum, &momentum).map_err(bad)?;
+        }
+        Ok(())
+    }
+
+    /// Writes `recipe.toml` again, after a change.
+    pub(crate) fn write_record(&self) -> Result<(), Error> {
+        write_record(&self.folder, &self.record)
+    }
+}
+
+/// Prefixes of the state's tensors.
+const MODEL: &str = "model/";
+const MOMENTUM: &str = "momentum/";
+
+fn metadata(progress: &Progress, marks: &Marks) -> Metadata {
+    let json = |text: serde_json::Result<String>| text.expect("only strings and finite numbers");
+    Metadata::from([
+        ("progress".into(), json(serde_json::to_string(progress))),
+        ("marks".into(), json(serde_json::to_string(marks))),
+    ])
+}
+
+fn state_path(folder: &Path) -> PathBuf {
+    folder.join("state").join("state.safetensors")
+}
+
+fn record_path(folder: &Path) -> PathBuf {
+    folder.join("recipe.toml")
+}
+
+/// What the run in `folder` is.
+///
+/// # Errors
+/// If there is no run, or its `recipe.toml` is damaged.
+pub fn read_record(folder: &Path) -> Result<Record, Error> {
+    let path = record_path(folder);
+    if folder.is_dir() && !path.exists() {
+        let problem = "is no run's folder: it has no recipe.toml; name a folder that `train` made";
+        return Err(Error::bad(folder, problem));
+    }
+    let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    toml::from_str(&text).map_err(|error| Error::bad(&path, format!("is damaged: {error}")))
+}
+
+fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
+    let text = toml::to_string(record).expect("a record has only strings for keys");
+    write_atomically(&record_path(folder), |file| file.write_all(text.as_bytes()))
+}
+
+/// The plan of a recipe's network.
+///
+/// # Errors
+/// If the section `[network]` makes no sense.
+pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
+    let plan = recipe.network.network().and_then(|network| Plan::new(&network));
+    plan.map_err(|error| Error::Recipe(error.to_string()))
+}
+
+/// Whether this recipe can train on this data on this machine.
+pub(crate) fn check_fit(recipe: &Recipe, data: &DataSet, plan: &Plan) -> Result<(), Error> {
+    let refuse = |problem: String| Err(Error::Refused(problem));
+    if data.classes.len() != recipe.network.classes {
+        let (classes, outputs) = (data.classes.len(), recipe.network.classes);
+        return refuse(format!(
+            "{} has {classes} classes, but network.classes is {outputs}: add --set \
+             network.classes={classes}",
+            data.name
+        ));
+    }
+    let validation = recipe.data.validation;
+    if validation >= data.train.len() {
+        let images = data.train.len();
+        return refuse(format!(
+            "data.validation = {validation} leaves nothing to train on: there are {images} \
+             training images"
+        ));
+    }
+    let images = data.train.len() - validation;
+    let sizes = policy::schedule(&recipe.batch, recipe.train.epochs);
+    let Some(largest) = sizes.iter().map(|size| size.0).max() else { return Ok(()) };
+    if largest > images {
+        return refuse(format!(
+            "a batch of {largest} is larger than the {images} images to train on: lower it with \
+             --set batch.steps=… or batch.size=…"
+        ));
+    }
+    let Some(available) = machine::available_memory() else { return Ok(()) };
+    let threads = recipe.threads();
+    let needed = |batch: usize| memory(plan, batch, threads);
+    if needed(largest) > available {
+        let fits = (1..largest).rev().find(|&batch| needed(batch) <= available);
+        let advice = match fits {
+            Some(batch) => format!(
+                "the largest batch that fits is {batch}: lower batch.size or batch.steps with --set"
+            ),
+            None => "not even a batch of one image fits: choose a smaller network".to_owned(),
+        };
+        return refuse(format!(
+            "a batch of {largest} needs {:.1} GiB of memory, and {:.1} GiB are free; {advice}",
+            gib(needed(largest)),
+            gib(available)
+        ));
+    }
+    Ok(())
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// Bytes of memory that training with batches of this size takes, beside the data set.
+pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> u64 {
+    // Batches are prepared ahead: up to four are under way.
+    let ahead = 4 * 4 * plan.input.len() * batch_size;
+    (plan.training_bytes(batch_size, threads) + ahead) as u64
+}
+
+impl About {
+    /// How the images are normalised.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization.into()
+    }
+}

@@ -1,0 +1,306 @@
+//! The training loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
+use crescendo_network::{Alone, CpuEngine, Engine};
+
+use crate::events::{self, EvaluatedSplit, Event, Observer};
+use crate::run::{Change, Run, check_fit, plan};
+use crate::{Error, checkpoint, model, policy};
+
+/// How a call of [`Run::train`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The run is done.
+    Finished,
+    /// The run was done before.
+    AlreadyFinished,
+    /// The run was asked to stop; its state is saved.
+    Interrupted,
+}
+
+impl Run {
+    /// Trains from the saved state to the end, or until `stop` is set. The same recipe and data
+    /// give the same weights, to the bit, however often a run is stopped, killed and resumed, and
+    /// for any number of threads.
+    ///
+    /// # Errors
+    /// If the data is not what the run began with, the machine has too little memory, the loss
+    /// diverges, or a file cannot be written. The last saved state stays.
+    pub fn train(
+        &mut self,
+        data: &DataSet,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, Error> {
+        let recipe = &self.record.recipe;
+        if data.fingerprint() != self.record.run.data_fingerprint {
+            return Err(Error::Refused(format!(
+                "this is not the data that the run in {} was trained on ({}, fingerprint {:.12}…): \
+                 give that one with --data",
+                self.folder.display(),
+                self.record.run.data_name,
+                self.record.run.data_fingerprint
+            )));
+        }
+        let plan = plan(recipe)?;
+        check_fit(recipe, data, &plan)?;
+        if self.progress.ended && self.progress.epoch <= recipe.train.epochs && !self.at_limit() {
+            self.progress.ended = false;
+        }
+        let resumed_at = (self.progress.updates > 0).then_some(self.progress.updates);
+        let description = format!(
+            "{}: {} parameters, {} images of {}, {} threads",
+            self.record.run.recipe,
+            plan.parameter_count(),
+            data.train.len() - recipe.data.validation,
+            data.name,
+            recipe.threads(),
+        );
+        let folder = self.folder.clone();
+        observer.event(&Event::Started { folder, description, resumed_at })?;
+        if self.progress.ended {
+            return Ok(Outcome::AlreadyFinished);
+        }
+        for Change { key, from, to } in std::mem::take(&mut self.changes) {
+            observer.event(&Event::Changed { key, from, to })?;
+        }
+        self.write_record()?;
+
+        let recipe = &self.record.recipe;
+        let mut engine = CpuEngine::new(plan, recipe.threads());
+        self.restore(&mut engine)?;
+        let (rest, validation) = match recipe.data.validation {
+            0 => (None, None),
+            count => {
+                let (rest, held_out) = hold_out(&data.train, count);
+                (Some(rest), Some(held_out))
+            }
+        };
+        let normalization = self.record.run.normalization();
+        let trainer = Trainer {
+            sampling: recipe.sampling(normalization),
+            train: rest.as_ref().unwrap_or(&data.train),
+            validation: validation.as_ref(),
+            test: &data.test,
+            normalization,
+            engine: &mut engine,
+            observer,
+            stop,
+            last_save: Instant::now(),
+            run: self,
+        };
+        trainer.train()
+    }
+
+    /// Whether `train.max_steps` says that it is enough.
+    fn at_limit(&self) -> bool {
+        let limit = self.record.recipe.train.max_steps;
+        limit > 0 && self.progress.updates >= limit
+    }
+}
+
+struct Trainer<'a> {
+    run: &'a mut Run,
+    engine: &'a mut dyn Engine,
+    sampling: Sampling,
+    normalization: Normalization,
+    train: &'a Split,
+    validation: Option<&'a Split>,
+    test: &'a Split,
+    observer: &'a mut dyn Observer,
+    stop: &'a AtomicBool,
+    last_save: Instant,
+}
+
+/// Why an epoch stops before its last batch.
+enum Halt {
+    Interrupted,
+    AtLimit,
+    Error(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Halt::Error(error)
+    }
+}
+
+impl Trainer<'_> {
+    fn train(mut self) -> Result<Outcome, Error> {
+        let epochs = self.run.record.recipe.train.epochs;
+        if epochs == 0 {
+            self.checkpoint(0, None)?;
+            self.run.progress.ended = true;
+            self.save()?;
+        }
+        while !self.run.progress.ended {
+            if self.epoch()? == Outcome::Interrupted {
+                self.save()?;
+                self.observer.event(&Event::Interrupted)?;
+                return Ok(Outcome::Interrupted);
+            }
+        }
+        self.observer.event(&Event::Finished)?;
+        Ok(Outcome::Finished)
+    }
+
+    /// Trains what is left of the epoch, and does what ends one.
+    fn epoch(&mut self) -> Result<Outcome, Error> {
+        let epoch = self.run.progress.epoch;
+        let recipe = &self.run.record.recipe;
+        let batch_size = policy::batch_size(&recipe.batch, epoch);
+        if self.run.progress.batch == 0 && epoch > 1 {
+            let from = policy::batch_size(&recipe.batch, epoch - 1);
+            if from != batch_size {
+                self.observer.event(&Event::BatchSizeChanged { from, to: batch_size })?;
+            }
+        }
+        let (train, sampling) = (self.train, self.sampling);
+        let first = self.run.progress.batch;
+        let epoch_images = match sampling.last_batch {
+            crescendo_data::LastBatch::Drop => train.len() / batch_size * batch_size,
+            crescendo_data::LastBatch::Keep => train.len(),
+        };
+        let halt = sampling.epoch(train, epoch.into(), batch_size, first, |batch| {
+            self.step(batch, batch_size, epoch_images)
+        });
+        match halt {
+            Ok(()) | Err(Halt::AtLimit) => {}
+            Err(Halt::Interrupted) => return Ok(Outcome::Interrupted),
+            Err(Halt::Error(error)) => return Err(error),
+        }
+        self.end_epoch(batch_size)?;
+        Ok(Outcome::Finished)
+    }
+
+    /// One update.
+    fn step(&mut self, batch: &Batch, batch_size: usize, epoch_images: usize) -> Result<(), Halt> {
+        if self.run.at_limit() {
+            return Err(Halt::AtLimit);
+        }
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Halt::Interrupted);
+        }
+        let recipe = &self.run.record.recipe;
+        let begin = Instant::now();
+        let images = batch.labels.len();
+        let batch = crescendo_network::Batch { images: &batch.images, labels: &batch.labels };
+        let loss = self.engine.backward(batch, 1.0, &Alone);
+        let progress = &mut self.run.progress;
+        if !loss.is_finite() {
+            let (update, epoch) = (progress.updates + 1, progress.epoch);
+            return Err(Halt::Error(Error::Diverged { update, epoch }));
+        }
+        self.engine.reduce(&Alone);
+        self.engine.update(&recipe.optimizer.rule());
+        progress.updates += 1;
+        progress.batch += 1;
+        progress.images += images;
+        progress.loss_sum += loss * images as f64;
+        progress.seconds += begin.elapsed().as_secs_f64();
+        self.observer.event(&Event::Step(events::Step {
+            update: progress.updates,
+            epoch: progress.epoch,
+            epochs: recipe.train.epochs,
+            batch_size,
+            learning_rate: recipe.optimizer.learning_rate,
+            loss,
+            epoch_loss: progress.loss_sum / progress.images as f64,
+            images: progress.images,
+            epoch_images,
+            seconds: progress.seconds,
+        }))?;
+        let minutes = recipe.train.save_every_minutes;
+        if minutes > 0.0 && self.last_save.elapsed() >= Duration::from_secs_f64(60.0 * minutes) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Evaluates, writes down, keeps a checkpoint: whatever is due after the epoch.
+    fn end_epoch(&mut self, batch_size: usize) -> Result<(), Error> {
+        let train = self.run.record.recipe.train.clone();
+        let epoch = self.run.progress.epoch;
+        let last = epoch >= train.epochs || self.run.at_limit();
+        let due = |every: u32| every > 0 && epoch.is_multiple_of(every);
+        let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
+        // With held-out images, the test set is left alone until the end.
+        let test = test && (last || self.validation.is_none());
+        let validate = self.validation.filter(|_| last || due(train.evaluate_every));
+        if test || validate.is_some() {
+            // Evaluation can take minutes; what is trained should not be lost meanwhile.
+            self.save()?;
+        }
+        let validation_accuracy = match validate {
+            Some(split) => Some(self.evaluate(EvaluatedSplit::Validation, split)?),
+            None => None,
+        };
+        let test_accuracy =
+            if test { Some(self.evaluate(EvaluatedSplit::Test, self.test)?) } else { None };
+
+        let progress = &self.run.progress;
+        let train_loss = progress.loss_sum / progress.images as f64;
+        self.observer.event(&Event::Epoch(events::Epoch {
+            epoch,
+            updates: progress.updates,
+            batch_size,
+            learning_rate: self.run.record.recipe.optimizer.learning_rate,
+            train_loss,
+            validation_accuracy,
+            test_accuracy,
+            seconds: progress.seconds,
+            images_per_second: progress.images as f64 / progress.seconds,
+        }))?;
+        if last || due(train.checkpoint_every) {
+            self.checkpoint(epoch, Some(train_loss))?;
+        }
+        let progress = &mut self.run.progress;
+        *progress = crate::Progress {
+            epoch: epoch + 1,
+            updates: progress.updates,
+            test_accuracy,
+            ended: last,
+            ..crate::Progress::default()
+        };
+        self.save()
+    }
+
+    fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<f64, Error> {
+        let total = split.len();
+        let mut outcome = Ok(());
+        let evaluation = model::evaluate(self.engine, &self.normalization, split, |done| {
+            if outcome.is_ok() {
+                outcome = self.observer.event(&Event::Evaluating { done, total });
+            }
+        });
+        outcome?;
+        let accuracy = evaluation.accuracy();
+        self.observer.event(&Event::Evaluated { split: which, accuracy })?;
+        Ok(accuracy)
+    }
+
+    fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {
+        let (run, updates) = (&*self.run, self.run.progress.updates);
+        let path = checkpoint::write(&run.folder, &run.record, self.engine, epoch, updates, loss)?;
+        self.observer.event(&Event::Checkpoint(path))?;
+        let keep = self.run.record.recipe.train.keep;
+        if keep > 0 {
+            let epochs = checkpoint::list(&self.run.folder)?;
+            for &old in &epochs[..epochs.len().saturating_sub(keep)] {
+                let path = checkpoint::path(&self.run.folder, old);
+                std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        let marks = self.observer.marks()?;
+        self.run.save(self.engine, marks)?;
+        self.last_save = Instant::now();
+        Ok(())
+    }
+}
