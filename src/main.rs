@@ -1,2 +1,32 @@
-//! The `crescendo` program.
-fn main() {}
+//! The program: a command line over the library.
+
+mod cli;
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use crescendo::training::Error;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Cli::parse().command {
+        cli::Command::Train(args) => commands::train::run(&args),
+        cli::Command::Evaluate(args) => commands::evaluate::run(&args),
+        cli::Command::Predict(args) => commands::predict::run(&args),
+        cli::Command::Plan(args) => commands::plan::run(&args),
+        cli::Command::Recipes(args) => commands::recipes::run(&args),
+        cli::Command::Data(args) => commands::data::run(&args),
+        cli::Command::Completions(args) => commands::completions::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            match error {
+                // Wrong usage, as when the command line cannot be parsed.
+                Error::Recipe(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo_data::Normalization;
+use crescendo_data::{Normalization, shapes};
 use crescendo_network::{Engine, Section, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,17 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
     Ok(epochs)
 }
 
+/// What the weights in a checkpoint's file were trained on, if that is something this program makes
+/// by itself.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn generated_data(path: &Path) -> Result<Option<String>, Error> {
+    let file = TensorFile::open(path)?;
+    let data = file.metadata.get("data").filter(|data| data.starts_with(shapes::NAME));
+    Ok(data.cloned())
+}
+
 /// Writes the engine's model as the checkpoint after `epoch`.
 pub(crate) fn write(
     run: &Path,
@@ -78,13 +89,17 @@ pub(crate) fn write(
     // make equal files.
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
+    // A path means nothing elsewhere; how the generated set was made does.
+    let about = &record.run;
+    let data = if about.data_name == shapes::NAME { &about.data } else { &about.data_name };
+    let data = data.clone();
     let mut metadata = Metadata::from([
         ("format".into(), "pt".into()),
         ("version".into(), record.run.version.clone()),
         ("recipe".into(), toml::to_string(&recipe).expect("a recipe has only strings for keys")),
         ("classes".into(), json(&record.run.classes)),
         ("normalization".into(), json(&record.run.normalization)),
-        ("data".into(), record.run.data_name.clone()),
+        ("data".into(), data),
         ("epoch".into(), epoch.to_string()),
         ("updates".into(), updates.to_string()),
     ]);

@@ -39,24 +39,29 @@ pub enum Event {
     Epoch(Epoch),
     /// Some test or validation images are evaluated.
     Evaluating {
+        /// Which images.
+        split: EvaluatedSplit,
         /// Images done.
         done: usize,
         /// Images in all.
         total: usize,
     },
-    /// An evaluation is done.
-    Evaluated {
-        /// On what.
-        split: EvaluatedSplit,
-        /// The share of right answers.
-        accuracy: f64,
-    },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
     /// The run was asked to stop, and can be resumed.
-    Interrupted,
+    Interrupted {
+        /// Its folder.
+        folder: PathBuf,
+    },
     /// The run is done.
-    Finished,
+    Finished {
+        /// Its folder.
+        folder: PathBuf,
+        /// The share of right answers on the test set, unless `train.final_evaluation` is off.
+        test_accuracy: Option<f64>,
+        /// Whether it was done before.
+        already: bool,
+    },
 }
 
 /// What an evaluation is on.

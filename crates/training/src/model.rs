@@ -1,5 +1,6 @@
 //! A trained network: what `evaluate` and `predict` need, from a checkpoint and nothing else.
 
+use std::convert::Infallible;
 use std::path::Path;
 
 use crescendo_data::{IMAGE_BYTES, Normalization, Split};
@@ -68,8 +69,12 @@ impl Model {
     }
 
     /// How well it does on `split`; `progress` hears how many images are done.
-    pub fn evaluate(&mut self, split: &Split, progress: impl FnMut(usize)) -> Evaluation {
-        evaluate(&mut self.engine, &self.normalization, split, progress)
+    pub fn evaluate(&mut self, split: &Split, mut progress: impl FnMut(usize)) -> Evaluation {
+        let outcome = evaluate(&mut self.engine, &self.normalization, split, |done| {
+            progress(done);
+            Ok::<(), Infallible>(())
+        });
+        outcome.unwrap_or_else(|never| match never {})
     }
 }
 
@@ -106,13 +111,13 @@ impl Evaluation {
     }
 }
 
-/// How well an engine does on `split`.
-pub(crate) fn evaluate(
+/// How well an engine does on `split`; stops early when `progress` gives an error.
+pub(crate) fn evaluate<E>(
     engine: &mut dyn Engine,
     normalization: &Normalization,
     split: &Split,
-    mut progress: impl FnMut(usize),
-) -> Evaluation {
+    mut progress: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Evaluation, E> {
     let classes = engine.plan().classes();
     let mut confusion = vec![vec![0; classes]; classes];
     let mut done = 0;
@@ -124,9 +129,9 @@ pub(crate) fn evaluate(
             confusion[usize::from(split.labels[done])][best.unwrap_or(0)] += 1;
             done += 1;
         }
-        progress(done);
+        progress(done)?;
     }
-    Evaluation { confusion }
+    Ok(Evaluation { confusion })
 }
 
 fn logits(engine: &mut dyn Engine, normalization: &Normalization, images: &[u8]) -> Vec<f32> {

@@ -62,6 +62,7 @@ impl Run {
         let folder = self.folder.clone();
         observer.event(&Event::Started { folder, description, resumed_at })?;
         if self.progress.ended {
+            observer.event(&self.finished(true))?;
             return Ok(Outcome::AlreadyFinished);
         }
         for Change { key, from, to } in std::mem::take(&mut self.changes) {
@@ -93,6 +94,11 @@ impl Run {
             run: self,
         };
         trainer.train()
+    }
+
+    fn finished(&self, already: bool) -> Event {
+        let test_accuracy = self.progress.test_accuracy;
+        Event::Finished { folder: self.folder.clone(), test_accuracy, already }
     }
 
     /// Whether `train.max_steps` says that it is enough.
@@ -137,18 +143,23 @@ impl Trainer<'_> {
             self.save()?;
         }
         while !self.run.progress.ended {
-            if self.epoch()? == Outcome::Interrupted {
-                self.save()?;
-                self.observer.event(&Event::Interrupted)?;
-                return Ok(Outcome::Interrupted);
+            match self.epoch() {
+                Ok(()) => {}
+                Err(Halt::Error(error)) => return Err(error),
+                Err(Halt::Interrupted | Halt::AtLimit) => {
+                    self.save()?;
+                    let folder = self.run.folder.clone();
+                    self.observer.event(&Event::Interrupted { folder })?;
+                    return Ok(Outcome::Interrupted);
+                }
             }
         }
-        self.observer.event(&Event::Finished)?;
+        self.observer.event(&self.run.finished(false))?;
         Ok(Outcome::Finished)
     }
 
     /// Trains what is left of the epoch, and does what ends one.
-    fn epoch(&mut self) -> Result<Outcome, Error> {
+    fn epoch(&mut self) -> Result<(), Halt> {
         let epoch = self.run.progress.epoch;
         let recipe = &self.run.record.recipe;
         let batch_size = policy::batch_size(&recipe.batch, epoch);
@@ -168,12 +179,9 @@ impl Trainer<'_> {
             self.step(batch, batch_size, epoch_images)
         });
         match halt {
-            Ok(()) | Err(Halt::AtLimit) => {}
-            Err(Halt::Interrupted) => return Ok(Outcome::Interrupted),
-            Err(Halt::Error(error)) => return Err(error),
+            Ok(()) | Err(Halt::AtLimit) => self.end_epoch(batch_size),
+            Err(halt) => Err(halt),
         }
-        self.end_epoch(batch_size)?;
-        Ok(Outcome::Finished)
     }
 
     /// One update.
@@ -221,7 +229,7 @@ impl Trainer<'_> {
     }
 
     /// Evaluates, writes down, keeps a checkpoint: whatever is due after the epoch.
-    fn end_epoch(&mut self, batch_size: usize) -> Result<(), Error> {
+    fn end_epoch(&mut self, batch_size: usize) -> Result<(), Halt> {
         let train = self.run.record.recipe.train.clone();
         let epoch = self.run.progress.epoch;
         let last = epoch >= train.epochs || self.run.at_limit();
@@ -265,21 +273,19 @@ impl Trainer<'_> {
             ended: last,
             ..crate::Progress::default()
         };
-        self.save()
+        Ok(self.save()?)
     }
 
-    fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<f64, Error> {
+    fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<f64, Halt> {
         let total = split.len();
-        let mut outcome = Ok(());
+        let (observer, stop) = (&mut *self.observer, self.stop);
         let evaluation = model::evaluate(self.engine, &self.normalization, split, |done| {
-            if outcome.is_ok() {
-                outcome = self.observer.event(&Event::Evaluating { done, total });
+            if stop.load(Ordering::Relaxed) {
+                return Err(Halt::Interrupted);
             }
-        });
-        outcome?;
-        let accuracy = evaluation.accuracy();
-        self.observer.event(&Event::Evaluated { split: which, accuracy })?;
-        Ok(accuracy)
+            Ok(observer.event(&Event::Evaluating { split: which, done, total })?)
+        })?;
+        Ok(evaluation.accuracy())
     }
 
     fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {

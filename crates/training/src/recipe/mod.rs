@@ -32,6 +32,8 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
+    /// What is trained on where nobody says otherwise.
+    pub source: DataSource,
     /// Random changes to training images.
     pub augment: Augment,
     /// The colour of the border that augmentation puts around an image.
@@ -44,6 +46,17 @@ pub struct Data {
     pub last_batch: Last,
     /// Training images held out to validate on.
     pub validation: usize,
+}
+
+/// Data sets that the program finds, or makes, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DataSource {
+    /// CIFAR-10, where [`crescendo_data::find`] looks for it.
+    #[serde(rename = "cifar-10")]
+    Cifar10,
+    /// The generated set.
+    #[serde(rename = "shapes")]
+    Shapes,
 }
 
 /// Whether and how training images are changed: a bool, or a table.

@@ -1,0 +1,150 @@
+//! The files of a run that grow line by line: `log.txt`, `epochs.csv` and `steps.csv`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crescendo_training::Error;
+use crescendo_training::events::{Epoch, Event, Marks, Observer, Step};
+
+use crate::lines::line;
+
+/// Writes a run's log and tables into its folder.
+pub struct Log {
+    log: Grown,
+    epochs: Grown,
+    steps: Option<Grown>,
+}
+
+const EPOCHS: &str = "epoch,updates,batch_size,learning_rate,train_loss,test_accuracy,seconds,\
+                      images_per_second,validation_accuracy\n";
+const STEPS: &str = "step,epoch,batch_size,learning_rate,loss\n";
+
+impl Log {
+    /// Opens the files in a run's `folder`, cut back to `marks`: what was written after the run's
+    /// state was saved will happen again. With `steps`, or where there was one before, a line is
+    /// written for every update.
+    ///
+    /// # Errors
+    /// If a file cannot be opened or cut.
+    pub fn open(folder: &Path, marks: &Marks, steps: bool) -> Result<Self, Error> {
+        let open = |name, header| Grown::open(folder, name, header, marks);
+        let steps = steps || marks.contains_key("steps.csv");
+        Ok(Log {
+            log: open("log.txt", "")?,
+            epochs: open("epochs.csv", EPOCHS)?,
+            steps: if steps { Some(open("steps.csv", STEPS)?) } else { None },
+        })
+    }
+}
+
+impl Observer for Log {
+    fn event(&mut self, event: &Event) -> Result<(), Error> {
+        match event {
+            Event::Epoch(epoch) => self.epochs.write(&epoch_row(epoch))?,
+            Event::Step(step) => {
+                if let Some(steps) = &mut self.steps {
+                    steps.write(&step_row(step))?;
+                }
+            }
+            _ => {}
+        }
+        line(event).map_or(Ok(()), |line| self.log.write(&format!("{line}\n")))
+    }
+
+    fn marks(&mut self) -> Result<Marks, Error> {
+        let files = [Some(&mut self.log), Some(&mut self.epochs), self.steps.as_mut()];
+        files.into_iter().flatten().map(Grown::mark).collect()
+    }
+}
+
+fn epoch_row(epoch: &Epoch) -> String {
+    let accuracy = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
+    format!(
+        "{},{},{},{},{:.6},{},{:.3},{:.1},{}\n",
+        epoch.epoch,
+        epoch.updates,
+        epoch.batch_size,
+        epoch.learning_rate,
+        epoch.train_loss,
+        accuracy(epoch.test_accuracy),
+        epoch.seconds,
+        epoch.images_per_second,
+        accuracy(epoch.validation_accuracy),
+    )
+}
+
+fn step_row(step: &Step) -> String {
+    let Step { update, epoch, batch_size, learning_rate, loss, .. } = step;
+    format!("{update},{epoch},{batch_size},{learning_rate},{loss}\n")
+}
+
+/// A file that only grows, but for being cut back when it is opened.
+struct Grown {
+    name: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Grown {
+    fn open(folder: &Path, name: &'static str, header: &str, marks: &Marks) -> Result<Self, Error> {
+        let path = folder.join(name);
+        let io = |error| Error::io("write", &path, error);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let length = length.min(marks.get(name).copied().unwrap_or(0));
+        file.set_len(length).map_err(io)?;
+        let mut grown = Grown { name, path, file };
+        if length == 0 {
+            grown.write(header)?;
+        }
+        Ok(grown)
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        self.file.write_all(text.as_bytes()).map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    fn mark(&mut self) -> Result<(String, u64), Error> {
+        let length = self.file.sync_data().and_then(|()| self.file.metadata());
+        let length = length.map_err(|error| Error::io("write", &self.path, error))?.len();
+        Ok((self.name.to_owned(), length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
+        Event::Epoch(Epoch {
+            epoch,
+            updates: 400,
+            batch_size: 125,
+            learning_rate: 0.1,
+            train_loss: 1.8525814,
+            validation_accuracy: None,
+            test_accuracy,
+            seconds: 77.1419,
+            images_per_second: 648.2,
+        })
+    }
+
+    #[test]
+    fn files_are_cut_back_to_the_marks() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let mut log = Log::open(folder.path(), &Marks::new(), true).unwrap();
+        log.event(&epoch(1, None)).unwrap();
+        let marks = log.marks().unwrap();
+        let before = [read("epochs.csv"), read("steps.csv"), read("log.txt")];
+        log.event(&epoch(2, Some(0.9356))).unwrap();
+        assert!(read("epochs.csv").ends_with("2,400,125,0.1,1.852581,0.9356,77.142,648.2,\n"));
+        drop(log);
+        let mut log = Log::open(folder.path(), &marks, false).unwrap();
+        assert_eq!([read("epochs.csv"), read("steps.csv"), read("log.txt")], before);
+        assert_eq!(before[2], "Epoch 1 Loss 1.852581 Duration 77.142 seconds.\n");
+        log.event(&epoch(2, None)).unwrap();
+        assert_eq!(read("epochs.csv").lines().count(), 3);
+    }
+}

@@ -1,0 +1,215 @@
+//! The command line: names, flags and help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Trains CIFAR-size image classifiers on the machine you have, growing the batch instead of
+/// decaying the learning rate.
+#[derive(Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Begin with:  crescendo train          (two minutes, needs no download)
+Every command explains itself with an example:  crescendo train --help"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train a network
+    Train(Train),
+    /// Measure the accuracy of checkpoints on the test set
+    Evaluate(Evaluate),
+    /// Classify images
+    Predict(Predict),
+    /// Show what a recipe will do: layers, parameters, arithmetic, memory
+    Plan(Plan),
+    /// List the built-in recipes, or print one
+    Recipes(Recipes),
+    /// Download a data set, or look one over
+    Data(Data),
+    /// Print a script that completes commands in your shell
+    Completions(Completions),
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: the report's recipe on CIFAR-10, stopped and resumed at will
+  crescendo data fetch
+  crescendo train report --out runs/report
+  crescendo train --resume runs/report")]
+pub struct Train {
+    /// A built-in recipe, or the path of a TOML file
+    #[arg(default_value = "quick", conflicts_with = "resume")]
+    pub recipe: String,
+    #[command(flatten)]
+    pub data: DataPath,
+    /// The run's folder, which must be new [default: runs/<recipe>-<n>]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// Passes over the training images; 0 writes the initial weights and ends
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u32>,
+    /// Decides initial weights, order and augmentation
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    pub seed: Option<u64>,
+    /// Threads that compute; results do not depend on it [default: one on every processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Begin with the weights of this checkpoint
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "resume")]
+    pub init: Option<PathBuf>,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+    /// Change a key of the recipe; may be given many times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub changes: Vec<String>,
+    /// Write a line into steps.csv for every update
+    #[arg(long)]
+    pub log_steps: bool,
+}
+
+#[derive(Args)]
+pub struct DataPath {
+    /// A data set's folder or archive, or `shapes` for the generated set
+    /// [default: what the recipe says; CIFAR-10 is looked for in $CRESCENDO_DATA, then where
+    /// `data fetch` puts it]
+    #[arg(long = "data", value_name = "PATH|shapes")]
+    pub path: Option<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: the report's checkpoints
+  crescendo evaluate runs/report --checkpoints 90,80,70,60,30")]
+pub struct Evaluate {
+    /// Runs' folders (their last checkpoint) or checkpoints' files
+    #[arg(required = true, value_name = "RUN|FILE")]
+    pub runs: Vec<PathBuf>,
+    /// Which epochs' checkpoints of a run
+    #[arg(long, value_name = "EPOCHS", value_delimiter = ',')]
+    pub checkpoints: Vec<u32>,
+    #[command(flatten)]
+    pub data: DataPath,
+    /// What network a file from elsewhere holds
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<String>,
+    /// Threads that compute [default: one on every processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  crescendo predict runs/quick-1/weights/epoch-0016.safetensors cat.png dog.jpg --out p.npy")]
+pub struct Predict {
+    /// The checkpoint
+    #[arg(value_name = "FILE.safetensors")]
+    pub file: PathBuf,
+    /// PNG or JPEG images (resized to 32x32 where they are not), or an .npy of (N, 3072) bytes:
+    /// 1024 red, 1024 green, 1024 blue
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Write the probabilities there, float64 (N, classes)
+    #[arg(long, value_name = "predictions.npy")]
+    pub out: Option<PathBuf>,
+    /// What network a file from elsewhere holds
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<String>,
+    /// Threads that compute [default: one on every processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  crescendo plan report --set 'batch.steps=[[1, 125], [61, 2000]]'")]
+pub struct Plan {
+    /// A built-in recipe, or the path of a TOML file
+    pub recipe: String,
+    /// Change a key of the recipe; may be given many times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub changes: Vec<String>,
+    /// Images in the training set
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub images: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: a recipe of your own
+  crescendo recipes quick > mine.toml
+  crescendo train mine.toml")]
+pub struct Recipes {
+    /// Print this recipe's file
+    pub recipe: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Data {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Download CIFAR-10
+    #[command(after_help = "\
+Example: from a mirror, into a folder of your own
+  crescendo data fetch --url https://example.org/cifar-10-binary.tar.gz --dir data")]
+    Fetch {
+        /// Where to put it [default: the user's data folder, where it is found by itself]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// A mirror of the official archive
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+    /// Show what a data set holds
+    #[command(after_help = "\
+Example:
+  crescendo data info shapes")]
+    Info {
+        /// A data set's folder or archive, or `shapes`
+        #[arg(value_name = "PATH|shapes")]
+        path: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a data set in the layout of CIFAR-10's binary version
+    #[command(after_help = "\
+Example: the generated set, for another program
+  crescendo data export shapes data/shapes-bin")]
+    Export {
+        /// A data set's folder or archive, or `shapes`
+        #[arg(value_name = "PATH|shapes")]
+        path: String,
+        /// The new folder
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  crescendo completions bash > ~/.local/share/bash-completion/completions/crescendo")]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}

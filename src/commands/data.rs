@@ -1,0 +1,57 @@
+//! `crescendo data`.
+
+use std::path::Path;
+
+use crescendo::data::{Archive, Fetched, default_folder, export, fetch, info};
+use crescendo::report::bar;
+use crescendo::training::Error;
+
+use super::load;
+use crate::cli::{Data, DataCommand};
+
+pub fn run(args: &Data) -> Result<(), Error> {
+    match &args.command {
+        DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
+        DataCommand::Info { path, json } => {
+            let info = info(&load(path)?.set);
+            if *json {
+                println!("{}", serde_json::to_string(&info).expect("names and finite numbers"));
+            } else {
+                println!("{info}");
+            }
+            Ok(())
+        }
+        DataCommand::Export { path, dir } => {
+            export(&load(path)?.set, dir)?;
+            println!("{} is now in {}", path, dir.display());
+            Ok(())
+        }
+    }
+}
+
+fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
+    let folder = match dir {
+        Some(dir) => dir.to_owned(),
+        None => default_folder().ok_or_else(|| {
+            Error::Refused(
+                "this system names no folder for a user's data: give one with --dir".into(),
+            )
+        })?,
+    };
+    let archive = match url {
+        Some(url) => Archive { url, ..Archive::CIFAR10 },
+        None => Archive::CIFAR10,
+    };
+    let bar = bar(archive.bytes);
+    let fetched = fetch(&folder, &archive, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(format!("{} of {} MB", done / 1_000_000, total / 1_000_000));
+    });
+    bar.finish_and_clear();
+    match fetched? {
+        Fetched::New(path) => println!("CIFAR-10 is in {}", path.display()),
+        Fetched::Already(path) => println!("CIFAR-10 is in {} already", path.display()),
+    }
+    Ok(())
+}

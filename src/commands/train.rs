@@ -1,0 +1,87 @@
+//! `crescendo train`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crescendo::report::{Console, Log, Observers};
+use crescendo::training::{Error, Recipe, Run, Start};
+
+use super::{Found, load, load_source};
+use crate::cli::Train;
+
+pub fn run(args: &Train) -> Result<(), Error> {
+    let stop = stop_on_signals();
+    let (mut run, data) = match &args.resume {
+        Some(folder) => resume(folder, args)?,
+        None => create(args)?,
+    };
+    let mut log = Log::open(run.folder(), run.marks(), args.log_steps)?;
+    let mut console = Console::new();
+    run.train(&data.set, &mut Observers(vec![&mut log, &mut console]), &stop)?;
+    Ok(())
+}
+
+fn create(args: &Train) -> Result<(Run, Found), Error> {
+    let mut changes = args.changes.clone();
+    changes.extend(flags(args));
+    if let Some(seed) = args.seed {
+        changes.push(format!("train.seed={seed}"));
+    }
+    let recipe = Recipe::load(&args.recipe, &changes)?;
+    let data = match &args.data.path {
+        Some(location) => load(location)?,
+        None => load_source(recipe.data.source)?,
+    };
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => next_folder(&args.recipe),
+    };
+    let start = Start {
+        recipe: &recipe,
+        recipe_name: &args.recipe,
+        data: &data.set,
+        data_location: &data.location,
+        init: args.init.as_deref(),
+    };
+    Ok((Run::create(&folder, &start)?, data))
+}
+
+fn resume(folder: &Path, args: &Train) -> Result<(Run, Found), Error> {
+    let mut run = Run::open(folder)?;
+    for change in args.changes.iter().cloned().chain(flags(args)) {
+        run.change(&change)?;
+    }
+    let location = args.data.path.as_ref().unwrap_or(&run.record().run.data);
+    let data = load(location)?;
+    Ok((run, data))
+}
+
+/// Flags that are keys of the recipe by another name.
+fn flags(args: &Train) -> impl Iterator<Item = String> {
+    let epochs = args.epochs.map(|epochs| format!("train.epochs={epochs}"));
+    epochs.into_iter().chain(args.threads.map(|threads| format!("engine.threads={threads}")))
+}
+
+/// The first of `runs/<recipe>-1`, `-2`, … that is not there yet.
+fn next_folder(recipe: &str) -> PathBuf {
+    let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy();
+    let folders = (1..).map(|n| Path::new("runs").join(format!("{name}-{n}")));
+    folders.skip_while(|folder| folder.exists()).next().unwrap_or_default()
+}
+
+/// A flag that SIGINT or SIGTERM sets; the second signal ends the program at once.
+fn stop_on_signals() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("Stopping after this step; once more stops at once.");
+    });
+    if let Err(error) = handler {
+        eprintln!("warning: signals will end the program without saving ({error})");
+    }
+    stop
+}
