@@ -376,8 +376,7 @@ pub(crate) fn check_fit(recipe: &Recipe, data: &DataSet, plan: &Plan) -> Result<
         ));
     }
     let images = data.train.len() - validation;
-    let sizes = policy::schedule(&recipe.batch, recipe.train.epochs);
-    let Some(largest) = sizes.iter().map(|size| size.0).max() else { return Ok(()) };
+    let Some(largest) = largest_batch(recipe, images) else { return Ok(()) };
     if largest > images {
         return refuse(format!(
             "a batch of {largest} is larger than the {images} images to train on: lower it with \
@@ -402,6 +401,19 @@ pub(crate) fn check_fit(recipe: &Recipe, data: &DataSet, plan: &Plan) -> Result<
         ));
     }
     Ok(())
+}
+
+/// The largest batch that the run comes to, if it comes to any.
+fn largest_batch(recipe: &Recipe, images: usize) -> Option<usize> {
+    let limit = recipe.train.max_steps;
+    let mut updates = 0;
+    let sizes = (1..=recipe.train.epochs).map_while(|epoch| {
+        let reached = limit == 0 || updates < limit;
+        let size = policy::batch_size(&recipe.batch, epoch);
+        updates += (images / size) as u64;
+        reached.then_some(size)
+    });
+    sizes.max()
 }
 
 fn gib(bytes: u64) -> f64 {
