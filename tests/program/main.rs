@@ -1,0 +1,86 @@
+//! The program as its users run it: the real binary, on real files, with real kills.
+
+mod resume;
+mod train;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A folder of one's own to run the program in.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The program with these arguments, separated by spaces, not started yet. It sees neither
+    /// data sets nor folders of the person who runs the tests.
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crescendo"));
+        command.args(arguments.split_whitespace()).current_dir(self.0.path());
+        command.env_remove("CRESCENDO_DATA").env("HOME", self.0.path());
+        command.env("XDG_DATA_HOME", self.path("share"));
+        command
+    }
+
+    /// What the program prints; it must succeed.
+    #[track_caller]
+    fn run(&self, arguments: &str) -> String {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "crescendo {arguments}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// What the program complains about; it must fail with this exit code, in words and without a
+    /// panic.
+    #[track_caller]
+    fn refuse(&self, code: i32, arguments: &str) -> String {
+        let output = self.command(arguments).output().unwrap();
+        check_refusal(&output, code, arguments)
+    }
+}
+
+#[track_caller]
+fn check_refusal(output: &Output, code: i32, arguments: &str) -> String {
+    let complaint = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "crescendo {arguments}: {complaint}");
+    assert!(complaint.contains("error: ") && !complaint.contains("panicked"), "{complaint}");
+    complaint
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A table's rows, each with its cells; the header first.
+fn rows(table: &str) -> Vec<Vec<&str>> {
+    table.lines().map(|line| line.split(',').collect()).collect()
+}
+
+/// The cells of one column, without the header.
+fn column<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
+    let rows = rows(table);
+    let index = rows[0].iter().position(|cell| *cell == name);
+    let index = index.unwrap_or_else(|| panic!("no column {name} in {:?}", rows[0]));
+    rows[1..].iter().map(|row| row[index]).collect()
+}
+
+/// A small network on a small set: a run of a few seconds.
+const SMALL: &str = "quick --data shapes:300,100 --set network.widths=[4,8,8] \
+                     --set batch.steps=[[1,25],[3,50]]";
+
+fn checkpoint(run: &Path, epoch: u32) -> PathBuf {
+    run.join(format!("weights/epoch-{epoch:04}.safetensors"))
+}

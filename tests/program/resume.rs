@@ -1,0 +1,163 @@
+//! A run that is killed at any moment, and resumed, is the run that was never stopped.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Place, SMALL, checkpoint, column, rows};
+
+/// Saves as often as it can, so that kills fall between, into and after saves.
+const OFTEN: &str = "--set train.save_every_minutes=0.0005 --log-steps --epochs 4";
+
+fn start(place: &Place, arguments: &str) -> Child {
+    let mut command = place.command(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// What a run has computed: the weights, and its tables without times.
+fn result(place: &Place, run: &str) -> (Vec<u8>, Vec<Vec<String>>, String) {
+    let weights = std::fs::read(checkpoint(&place.path(run), 4)).unwrap();
+    let epochs = place.read(&format!("{run}/epochs.csv"));
+    let timeless = |row: &Vec<&str>| row[..6].iter().map(|cell| cell.to_string()).collect();
+    let epochs = rows(&epochs).iter().map(timeless).collect();
+    (weights, epochs, place.read(&format!("{run}/steps.csv")))
+}
+
+fn assert_equal(place: &Place, whole: &str, killed: &str) {
+    let (whole, killed) = (result(place, whole), result(place, killed));
+    assert!(whole.0 == killed.0, "the weights differ");
+    assert_eq!(whole.1, killed.1);
+    assert!(whole.2 == killed.2, "the losses of the steps differ");
+}
+
+/// Waits until the run has come to that many updates; false if it ended before.
+fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
+    let begin = Instant::now();
+    loop {
+        let steps = std::fs::read_to_string(run.join("steps.csv")).unwrap_or_default();
+        if steps.lines().count() > updates {
+            return true;
+        }
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "no update {updates} in a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn killed_again_and_again() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+
+    let mut child = start(&place, &format!("train {SMALL} {OFTEN} --out killed"));
+    let run = place.path("killed");
+    let mut kills = 0;
+    // At moments that fall into the first epoch, its end, the growth of the batch, and the end.
+    for updates in [1, 7, 12, 19, 24, 25, 31, 36] {
+        if !wait_for_updates(&mut child, &run, updates) {
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        child = start(&place, "train --resume killed --threads 1");
+    }
+    assert!(child.wait().unwrap().success() || kills == 8);
+    place.run("train --resume killed");
+    assert!(kills >= 5, "only {kills} kills");
+    assert_equal(&place, "whole", "killed");
+    assert!(place.run("train --resume killed").contains("finished already"));
+    assert_equal(&place, "whole", "killed");
+}
+
+#[test]
+fn killed_in_the_first_moments() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    for (attempt, milliseconds) in [0, 5, 10, 20, 35, 50, 80, 150].into_iter().enumerate() {
+        let name = format!("killed-{attempt}");
+        let mut child = start(&place, &format!("train {SMALL} {OFTEN} --out {name}"));
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The folder is there with a state in it, or not at all.
+        if place.path(&name).exists() {
+            place.run(&format!("train --resume {name}"));
+            assert_equal(&place, "whole", &name);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_after_the_step_and_says_how_to_go_on() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    for signal in ["INT", "TERM"] {
+        let name = format!("stopped-{signal}");
+        let arguments = format!("train {SMALL} {OFTEN} --out {name}");
+        let mut child =
+            place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        assert!(wait_for_updates(&mut child, &place.path(&name), 5));
+        let process = child.id().to_string();
+        let kill = std::process::Command::new("kill").args(["-s", signal, &process]).status();
+        assert!(kill.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let said = super::text(&output.stdout);
+        assert!(said.contains(&format!("crescendo train --resume {name}")), "{said}");
+        place.run(&format!("train --resume {name}"));
+        assert_equal(&place, "whole", &name);
+    }
+}
+
+#[test]
+fn more_epochs_go_on_where_the_run_ended() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    place.run(&format!("train {SMALL} {OFTEN} --epochs 2 --out short").replace(" --epochs 4", ""));
+    place.run("train --resume short --epochs 4");
+    let (whole, short) = (result(&place, "whole"), result(&place, "short"));
+    // The checkpoints' recipes are the same again; only the short run was tested in between.
+    assert!(whole.0 == short.0 && whole.2 == short.2);
+    let complaint = place.refuse(2, "train --resume short --epochs 3");
+    assert!(complaint.contains("4 epochs of this run are trained already"), "{complaint}");
+}
+
+#[test]
+fn the_learning_rate_can_change_and_takes_effect() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} --epochs 2 --out run"));
+    let output = place.run("train --resume run --epochs 3 --set optimizer.learning_rate=0.01");
+    assert!(output.contains("Changing optimizer.learning_rate from 0.1 to 0.01"), "{output}");
+    let epochs = place.read("run/epochs.csv");
+    assert_eq!(column(&epochs, "learning_rate"), ["0.1", "0.1", "0.01"]);
+    assert!(place.read("run/recipe.toml").contains("learning_rate = 0.01"));
+}
+
+#[test]
+fn what_a_run_is_made_of_cannot_change() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} --epochs 1 --out run"));
+    let before = place.read("run/recipe.toml");
+    for change in ["network.widths=[4,8,9]", "train.seed=1", "optimizer.momentum=0.5"] {
+        let complaint = place.refuse(2, &format!("train --resume run --epochs 2 --set {change}"));
+        assert!(complaint.contains(change.split('=').next().unwrap()), "{complaint}");
+    }
+    let complaint = place.refuse(1, "train --resume run --epochs 2 --data shapes:301,100");
+    assert!(complaint.contains("not the data that the run in run was trained on"), "{complaint}");
+    assert_eq!(place.read("run/recipe.toml"), before);
+}
+
+#[test]
+fn two_programs_do_not_train_in_one_folder() {
+    let place = Place::new();
+    let mut child = start(&place, &format!("train {SMALL} --epochs 500 --log-steps --out run"));
+    assert!(wait_for_updates(&mut child, &place.path("run"), 1));
+    let complaint = place.refuse(1, "train --resume run");
+    assert!(complaint.contains("another program is training in run"), "{complaint}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
