@@ -1,4 +1,4 @@
-"""Trains from given initial weights on the first images of a CIFAR-10 file, step by step.
+"""Trains from given initial weights on the first images of a CIFAR-10 folder, step by step.
 
 The images are taken in file order and not augmented: the losses are what any other program
 must get from the same weights and images. The defaults are the report's network and training.
@@ -35,7 +35,7 @@ def parse_arguments():
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("weights", type=Path, help="initial state, a safetensors file")
-    parser.add_argument("data_dir", type=Path, help="folder of data_batch_1.bin")
+    parser.add_argument("data_dir", type=Path, help="folder of data_batch_1.bin to 5")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=125)
     parser.add_argument("--learning-rate", type=float, default=0.1)
@@ -67,13 +67,12 @@ def load_weights(net, path):
     net.load_state_dict(weights, strict=True)
 
 
-def read_records(path, count):
-    """The first `count` records of a CIFAR-10 binary file: a label and an image's bytes each."""
-    size = count * (1 + IMAGE_BYTES)
-    with open(path, "rb") as file:
-        data = file.read(size)
-    if len(data) < size:
-        raise SystemExit(f"{path}: fewer than {count} images")
+def read_records(folder, count):
+    """The first `count` records of a CIFAR-10 binary folder: a label and an image's bytes each."""
+    files = [(folder / f"data_batch_{number}.bin").read_bytes() for number in range(1, 6)]
+    data = b"".join(files)[: count * (1 + IMAGE_BYTES)]
+    if len(data) < count * (1 + IMAGE_BYTES):
+        raise SystemExit(f"{folder}: fewer than {count} images")
     return np.frombuffer(data, np.uint8).reshape(count, 1 + IMAGE_BYTES)
 
 
@@ -102,9 +101,7 @@ def main():
     net = Network(config).to(dtype)
     load_weights(net, arguments.weights)
     net = net.to(memory_format=memory_format)
-    records = read_records(
-        arguments.data_dir / "data_batch_1.bin", arguments.steps * arguments.batch
-    )
+    records = read_records(arguments.data_dir, arguments.steps * arguments.batch)
     sgd = torch.optim.SGD(
         net.parameters(), lr=arguments.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )

@@ -57,7 +57,8 @@ pub struct Train {
     #[arg(long, value_name = "N")]
     pub epochs: Option<u32>,
     /// Decides initial weights, order and augmentation
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N", conflicts_with = "resume",
+          value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Threads that compute; results do not depend on it [default: one on every processor]
     #[arg(long, value_name = "N")]
@@ -161,6 +162,9 @@ pub struct Recipes {
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Example: what a data set holds
+  crescendo data info data/cifar-10-batches-bin")]
 pub struct Data {
     #[command(subcommand)]
     pub command: DataCommand,

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // Where even this cannot be written, the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             match error {
                 // Wrong usage, as when the command line cannot be parsed.
                 Error::Recipe(_) => ExitCode::from(2),

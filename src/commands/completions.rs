@@ -6,6 +6,7 @@ use crescendo::training::Error;
 use crate::cli::{Cli, Completions};
 
 pub fn run(args: &Completions) -> Result<(), Error> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "crescendo", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "crescendo", &mut script);
+    super::print(format_args!("{}", String::from_utf8_lossy(&script)))
 }

@@ -6,7 +6,7 @@ use crescendo::data::{Archive, Fetched, default_folder, export, fetch, info};
 use crescendo::report::bar;
 use crescendo::training::Error;
 
-use super::load;
+use super::{load, say};
 use crate::cli::{Data, DataCommand};
 
 pub fn run(args: &Data) -> Result<(), Error> {
@@ -15,15 +15,15 @@ pub fn run(args: &Data) -> Result<(), Error> {
         DataCommand::Info { path, json } => {
             let info = info(&load(path)?.set);
             if *json {
-                println!("{}", serde_json::to_string(&info).expect("names and finite numbers"));
+                say!("{}", serde_json::to_string(&info).expect("names and finite numbers"))?;
             } else {
-                println!("{info}");
+                say!("{info}")?;
             }
             Ok(())
         }
         DataCommand::Export { path, dir } => {
             export(&load(path)?.set, dir)?;
-            println!("{} is now in {}", path, dir.display());
+            say!("{} is now in {}", path, dir.display())?;
             Ok(())
         }
     }
@@ -50,8 +50,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     match fetched? {
-        Fetched::New(path) => println!("CIFAR-10 is in {}", path.display()),
-        Fetched::Already(path) => println!("CIFAR-10 is in {} already", path.display()),
+        Fetched::New(path) => say!("CIFAR-10 is in {}", path.display()),
+        Fetched::Already(path) => say!("CIFAR-10 is in {} already", path.display()),
     }
-    Ok(())
 }

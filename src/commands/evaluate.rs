@@ -7,10 +7,11 @@ use crescendo::training::recipe::DataSource;
 use crescendo::training::{Error, Evaluation, Model, Recipe, checkpoint, read_record};
 use serde_json::{Value, json};
 
-use super::{Found, load, load_source, threads};
+use super::{Found, load, load_source, say, threads};
 use crate::cli::Evaluate;
 
 pub fn run(args: &Evaluate) -> Result<(), Error> {
+    let threads = threads(args.threads)?;
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let files = files(args)?;
     let data = data(args, recipe.as_ref(), &files[0])?;
@@ -18,7 +19,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
     for file in &files {
         let elsewhere =
             recipe.as_ref().map(|recipe| (recipe, &data.set.train, &data.set.classes[..]));
-        let mut model = Model::open(file, elsewhere, threads(args.threads))?;
+        let mut model = Model::open(file, elsewhere, threads)?;
         if model.classes.len() != data.set.classes.len() {
             let (ours, theirs) = (model.classes.len(), data.set.classes.len());
             return Err(Error::bad(
@@ -30,7 +31,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             ));
         }
         if !args.json {
-            println!("{}", restored(file, &model));
+            say!("{}", restored(file, &model))?;
         }
         let bar = bar(data.set.test.len() as u64);
         let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
@@ -38,12 +39,12 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         if args.json {
             results.push(to_json(file, &model, &evaluation));
         } else {
-            println!("Test accuracy: {:.4}", evaluation.accuracy());
-            println!("\n{}", Table(&evaluation, &model.classes));
+            say!("Test accuracy: {:.4}", evaluation.accuracy())?;
+            say!("\n{}", Table(&evaluation, &model.classes))?;
         }
     }
     if args.json {
-        println!("{}", json!({ "data": data.set.name, "results": results }));
+        say!("{}", json!({ "data": data.set.name, "results": results }))?;
     }
     Ok(())
 }

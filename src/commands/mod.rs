@@ -8,11 +8,29 @@ pub mod predict;
 pub mod recipes;
 pub mod train;
 
+use std::io::{ErrorKind, Write, stdout};
 use std::path::Path;
 
 use crescendo::data::{DataSet, find, open, shapes};
 use crescendo::training::Error;
-use crescendo::training::recipe::DataSource;
+use crescendo::training::recipe::{DataSource, MOST_THREADS};
+
+/// Prints a line as `println!` does, but a full disk is an error and no panic.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::commands::print(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+pub(crate) use say;
+
+/// Prints a text; see [`say`].
+pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
+    match stdout().write_fmt(text) {
+        // A closed pipe is the reader's choice.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.map_err(|error| Error::io("write to", Path::new("the output"), error)),
+    }
+}
 
 /// A data set, and how to say where it is from anywhere.
 pub struct Found {
@@ -43,9 +61,10 @@ fn found(path: Option<&Path>) -> Result<Found, Error> {
 }
 
 /// Threads to compute with, where the command line may name a number.
-pub fn threads(asked: Option<usize>) -> usize {
+pub fn threads(asked: Option<usize>) -> Result<usize, Error> {
     match asked {
-        None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
-        Some(threads) => threads,
+        None | Some(0) => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(threads) if threads <= MOST_THREADS => Ok(threads),
+        Some(_) => Err(Error::Recipe(format!("--threads must be at most {MOST_THREADS}"))),
     }
 }

@@ -1,31 +1,35 @@
 //! `crescendo predict`.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{CHANNELS, IMAGE_BYTES, SIDE};
 use crescendo::training::{Error, Model, Recipe};
 use image::imageops::FilterType;
-use image::{ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader};
 use npyz::{NpyFile, WriterBuilder};
 
-use super::{load_source, threads};
+use super::{load_source, say, threads};
 use crate::cli::Predict;
 
-/// An image that says it is larger than this on a side is not worth its memory.
-const LONGEST_SIDE: u32 = 20_000;
-/// Memory that decoding one image may take.
-const DECODING_BYTES: u64 = 1 << 30;
+/// An image that says it has more pixels than this is not worth its memory.
+const MOST_PIXELS: u64 = 50_000_000;
+/// The header of an .npy is not longer than so many times 256 bytes.
+const LONGEST_HEADER: u8 = 4;
 
 pub fn run(args: &Predict) -> Result<(), Error> {
+    let threads = threads(args.threads)?;
+    if let Some(out) = &args.out {
+        check_out(out, args)?;
+    }
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     // A file from elsewhere has neither classes' names nor statistics: they come from the data.
     let data = recipe.as_ref().map(|recipe| load_source(recipe.data.source)).transpose()?;
     let elsewhere = recipe.as_ref().zip(data.as_ref());
     let elsewhere =
         elsewhere.map(|(recipe, data)| (recipe, &data.set.train, &data.set.classes[..]));
-    let mut model = Model::open(&args.file, elsewhere, threads(args.threads))?;
+    let mut model = Model::open(&args.file, elsewhere, threads)?;
 
     let mut pixels = Vec::new();
     let mut names = Vec::new();
@@ -39,11 +43,21 @@ pub fn run(args: &Predict) -> Result<(), Error> {
         order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
         let top =
             order.iter().take(3).map(|&c| format!("{} {:.4}", model.classes[c], probabilities[c]));
-        println!("{name}: {}", top.collect::<Vec<_>>().join(", "));
+        say!("{name}: {}", top.collect::<Vec<_>>().join(", "))?;
     }
     if let Some(out) = &args.out {
         write_npy(out, &probabilities, classes)?;
-        println!("Probabilities: {} ({}, {classes})", out.display(), names.len());
+        say!("Probabilities: {} ({}, {classes})", out.display(), names.len())?;
+    }
+    Ok(())
+}
+
+/// What is read must not be overwritten.
+fn check_out(out: &Path, args: &Predict) -> Result<(), Error> {
+    let Ok(place) = out.canonicalize() else { return Ok(()) };
+    let same = |input: &PathBuf| input.canonicalize().is_ok_and(|input| input == place);
+    if args.inputs.iter().chain([&args.file]).any(same) {
+        return Err(Error::bad(out, "is an input, and would be overwritten: choose another --out"));
     }
     Ok(())
 }
@@ -63,17 +77,21 @@ fn read(path: &Path, pixels: &mut Vec<u8>, names: &mut Vec<String>) -> Result<()
 }
 
 fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
-    let bad = |error| {
+    let bad = |error: ImageError| {
+        let error = error.to_string().lines().collect::<Vec<_>>().join(" ");
         Error::bad(path, format!("cannot be read as an image ({error}): give a PNG or JPEG file"))
     };
     let io = |error| Error::io("read", path, error);
-    let mut reader = ImageReader::open(path).map_err(io)?.with_guessed_format().map_err(io)?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(LONGEST_SIDE);
-    limits.max_image_height = Some(LONGEST_SIDE);
-    limits.max_alloc = Some(DECODING_BYTES);
-    reader.limits(limits);
-    let mut image = reader.decode().map_err(bad)?.into_rgb8();
+    let reader = ImageReader::open(path).map_err(io)?.with_guessed_format().map_err(io)?;
+    let decoder = reader.into_decoder().map_err(bad)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        let most = MOST_PIXELS / 1_000_000;
+        let problem =
+            format!("has {width}x{height} pixels: give an image of at most {most} million");
+        return Err(Error::bad(path, problem));
+    }
+    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?.into_rgb8();
     let side = SIDE as u32;
     if image.dimensions() != (side, side) {
         let (width, height) = image.dimensions();
@@ -90,7 +108,19 @@ fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {
     let bad = |problem: String| {
         Error::bad(path, format!("{problem}: give bytes of the shape (N, {IMAGE_BYTES})"))
     };
-    let array = NpyFile::new(BufReader::new(file)).map_err(|error| bad(error.to_string()))?;
+    let mut file = BufReader::new(file);
+    let start = file.fill_buf().map_err(|error| Error::io("read", path, error))?;
+    // Where the length of the header is; nested a million deep, it would not be parsed but crash.
+    if let [_, _, _, _, _, _, version, _, length @ ..] = start
+        && length.len() >= 4
+        && (length[1] > LONGEST_HEADER || *version > 1 && length[2..4] != [0, 0])
+    {
+        return Err(bad("has a header that is too long".into()));
+    }
+    let first_line = |error: std::io::Error| {
+        bad(error.to_string().lines().next().unwrap_or_default().to_owned())
+    };
+    let array = NpyFile::new(file).map_err(first_line)?;
     let shape = array.shape().to_vec();
     let [images, 3072] = shape[..] else {
         return Err(bad(format!("has the shape {shape:?}")));
@@ -102,7 +132,11 @@ fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {
     if array.order() != npyz::Order::C {
         return Err(bad("is in Fortran order".into()));
     }
-    array.into_vec::<u8>().map_err(|error| bad(error.to_string()))
+    let kind = array.dtype().descr();
+    array.into_vec::<u8>().map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => bad(format!("says it holds {images} images, but ends before")),
+        _ => bad(format!("holds {kind}, no bytes")),
+    })
 }
 
 fn write_npy(path: &Path, probabilities: &[f64], classes: usize) -> Result<(), Error> {

@@ -3,20 +3,21 @@
 use crescendo::training::Error;
 use crescendo::training::recipe::{BUILT_IN, Recipe};
 
+use super::say;
 use crate::cli::Recipes;
 
 pub fn run(args: &Recipes) -> Result<(), Error> {
     match &args.recipe {
         None => {
             for recipe in &BUILT_IN {
-                println!("{:<10} {}", recipe.name, recipe.summary());
+                say!("{:<10} {}", recipe.name, recipe.summary())?;
             }
         }
         Some(name) => {
             // Loading it gives the error where there is none of this name.
             Recipe::load::<&str>(name, &[])?;
             match BUILT_IN.iter().find(|recipe| recipe.name == name) {
-                Some(recipe) => print!("{}", recipe.text),
+                Some(recipe) => super::print(format_args!("{}", recipe.text))?,
                 None => return Err(Error::Recipe(format!("{name} is not built in"))),
             }
         }

@@ -54,6 +54,8 @@ fn resume(folder: &Path, args: &Train) -> Result<(Run, Found), Error> {
     }
     let location = args.data.path.as_ref().unwrap_or(&run.record().run.data);
     let data = load(location)?;
+    // Before the log is cut back to the state's moment.
+    run.check(&data.set)?;
     Ok((run, data))
 }
 

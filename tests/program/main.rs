@@ -1,8 +1,14 @@
 //! The program as its users run it: the real binary, on real files, with real kills.
 
+mod bad_input;
+mod evaluate;
+mod full_disk;
+mod help;
+mod pytorch;
 mod resume;
 mod train;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -14,6 +20,17 @@ struct Place(TempDir);
 impl Place {
     fn new() -> Self {
         Place(tempfile::tempdir().unwrap())
+    }
+
+    /// With a small run in the folder `run`, and with what these arguments change about it.
+    fn with_run(arguments: &str) -> Self {
+        let place = Self::new();
+        place.run(&format!("train {SMALL} {arguments} --out run"));
+        place
+    }
+
+    fn folder(&self) -> &Path {
+        self.0.path()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -50,6 +67,12 @@ impl Place {
         let output = self.command(arguments).output().unwrap();
         check_refusal(&output, code, arguments)
     }
+
+    /// As [`refuse`](Self::refuse), and the complaint is one line that says all of `parts`.
+    #[track_caller]
+    fn refuse_saying(&self, code: i32, arguments: &str, parts: &[&str]) {
+        check_line(&self.refuse(code, arguments), parts);
+    }
 }
 
 #[track_caller]
@@ -58,6 +81,28 @@ fn check_refusal(output: &Output, code: i32, arguments: &str) -> String {
     assert_eq!(output.status.code(), Some(code), "crescendo {arguments}: {complaint}");
     assert!(complaint.contains("error: ") && !complaint.contains("panicked"), "{complaint}");
     complaint
+}
+
+#[track_caller]
+fn check_line(complaint: &str, parts: &[&str]) {
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    for part in parts {
+        assert!(complaint.contains(part), "no {part:?} in {complaint}");
+    }
+}
+
+/// Every file in a folder and below, with its content.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -83,4 +128,23 @@ const SMALL: &str = "quick --data shapes:300,100 --set network.widths=[4,8,8] \
 
 fn checkpoint(run: &Path, epoch: u32) -> PathBuf {
     run.join(format!("weights/epoch-{epoch:04}.safetensors"))
+}
+
+/// Saves as often as it can, so that kills and full disks fall between, into and after saves.
+const OFTEN: &str = "--set train.save_every_minutes=0.0005 --log-steps --epochs 4";
+
+/// What a run of four epochs has computed: the weights, and its tables without times.
+fn result(run: &Path) -> (Vec<u8>, Vec<Vec<String>>, String) {
+    let table = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
+    let timeless = |row: &Vec<&str>| row[..6].iter().map(|cell| cell.to_string()).collect();
+    let epochs = rows(&table("epochs.csv")).iter().map(timeless).collect();
+    (std::fs::read(checkpoint(run, 4)).unwrap(), epochs, table("steps.csv"))
+}
+
+#[track_caller]
+fn assert_equal(whole: &Path, stopped: &Path) {
+    let (whole, stopped) = (result(whole), result(stopped));
+    assert!(whole.0 == stopped.0, "the weights differ");
+    assert_eq!(whole.1, stopped.1);
+    assert!(whole.2 == stopped.2, "the losses of the steps differ");
 }

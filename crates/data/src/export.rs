@@ -24,14 +24,18 @@ pub fn export(set: &DataSet, folder: &Path) -> Result<(), Error> {
         let path = folder.join(name);
         fs::write(&path, bytes).map_err(|error| Error::io("write", &path, error))
     };
-    // As even as five files can be, and none empty.
-    let (images, files) = (set.train.len(), 5);
-    for file in 0..files {
-        let part = images * file / files..images * (file + 1) / files;
-        write(&format!("data_batch_{}.bin", file + 1), &records(&set.train, part))?;
-    }
-    write("test_batch.bin", &records(&set.test, 0..set.test.len()))?;
-    write("batches.meta.txt", (set.classes.join("\n") + "\n").as_bytes())
+    let write_all = || {
+        // As even as five files can be, and none empty.
+        let (images, files) = (set.train.len(), 5);
+        for file in 0..files {
+            let part = images * file / files..images * (file + 1) / files;
+            write(&format!("data_batch_{}.bin", file + 1), &records(&set.train, part))?;
+        }
+        write("test_batch.bin", &records(&set.test, 0..set.test.len()))?;
+        write("batches.meta.txt", (set.classes.join("\n") + "\n").as_bytes())
+    };
+    // A part of a set is in the way of another attempt, and of no use.
+    write_all().inspect_err(|_| drop(fs::remove_dir_all(folder)))
 }
 
 fn records(split: &Split, part: std::ops::Range<usize>) -> Vec<u8> {

@@ -48,7 +48,11 @@ fn existing(path: PathBuf, origin: &str) -> Result<PathBuf, Error> {
     if path.exists() {
         return Ok(path);
     }
-    Err(Error::NotFound(format!("{}{origin}: there is no such file or folder", path.display())))
+    Err(Error::NotFound(format!(
+        "{}{origin}: there is no such file or folder; name the data set's folder or archive, or \
+         `shapes` (with --data, to train or evaluate)",
+        path.display()
+    )))
 }
 
 #[cfg(test)]
@@ -77,9 +81,9 @@ mod tests {
     fn what_does_not_exist_is_named() {
         let nowhere = Path::new("no/such/folder");
         let error = find_among(Some(nowhere), None, None).unwrap_err().to_string();
-        assert_eq!(error, "no/such/folder: there is no such file or folder");
+        assert!(error.starts_with("no/such/folder: there is no such file or folder"), "{error}");
         let error = find_among(None, Some("gone".into()), None).unwrap_err().to_string();
-        assert_eq!(error, "gone (from CRESCENDO_DATA): there is no such file or folder");
+        assert!(error.starts_with("gone (from CRESCENDO_DATA): there is no such file"), "{error}");
     }
 
     #[test]

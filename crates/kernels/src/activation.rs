@@ -22,7 +22,8 @@ pub enum Activation {
 /// `y = f(x)`.
 pub fn forward(pool: &Pool, f: Activation, x: &[f32], y: &mut [f32]) {
     match f {
-        Activation::Relu => map(pool, x, y, |x| x.max(0.0)),
+        // `max` would turn a NaN into 0 and hide that training went wrong.
+        Activation::Relu => map(pool, x, y, |x| if x < 0.0 { 0.0 } else { x }),
         Activation::LeakyRelu { slope } => map(pool, x, y, |x| if x > 0.0 { x } else { slope * x }),
         Activation::Elu => map(pool, x, y, |x| if x > 0.0 { x } else { x.exp_m1() }),
         Activation::Sigmoid => map(pool, x, y, |x| 1.0 / (1.0 + (-x).exp())),

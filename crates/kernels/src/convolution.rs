@@ -114,6 +114,11 @@ impl Workspace {
             partials: vec![0.0; size.partials],
         }
     }
+
+    /// Workers' parts of it would overlap if a layer needed more than it was made for.
+    fn check(&self, needed: WorkspaceSize) {
+        assert!(needed.max(self.size) == self.size, "the workspace was made for smaller layers");
+    }
 }
 
 /// `y = x * weight + bias`: `x` is `[inputs, N, H, W]` with N, H and W of `map`, `y` is
@@ -134,6 +139,8 @@ pub fn forward(
     assert_eq!(x.len(), layer.inputs * map.len(), "x has the wrong length");
     assert_eq!(y.len(), layer.outputs * channel, "y has the wrong length");
     assert_eq!(weight.len(), layer.weights(), "weight has the wrong length");
+    assert!(bias.is_empty() || bias.len() == layer.outputs, "bias has the wrong length");
+    workspace.check(layer.workspace(map, false));
     let group = layer.group(output);
     let size = workspace.size.columns;
     let columns = Shared::new(&mut workspace.columns);
@@ -184,7 +191,9 @@ pub fn backward(
     let (channel, pixels, taps) = (output.len(), output.pixels(), layer.taps());
     assert_eq!(x.len(), layer.inputs * map.len(), "x has the wrong length");
     assert_eq!(dy.len(), layer.outputs * channel, "dy has the wrong length");
-    assert_eq!(dweight.len(), layer.weights(), "dweight has the wrong length");
+    assert!(weight.len() == layer.weights() && dweight.len() == weight.len(), "wrong weights");
+    assert!(dbias.is_empty() || dbias.len() == layer.outputs, "dbias has the wrong length");
+    workspace.check(layer.workspace(map, true));
     let (group, share) = (layer.group(output), layer.images_per_partial(output));
     let partial_sums = map.images.div_ceil(share);
     let size = workspace.size.columns;

@@ -4,8 +4,9 @@
 //! when all are done. A kernel cuts its work into tasks by shape alone, never by the number of
 //! threads, so results do not depend on how many there are.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -29,7 +30,8 @@ struct State {
     /// The same number as in `job`, for workers to watch without taking the lock.
     generation: AtomicUsize,
     next_task: AtomicUsize,
-    panicked: AtomicBool,
+    /// What the first task that panicked said.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ impl Pool {
             finished: Condvar::new(),
             generation: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
+            panic: Mutex::default(),
         });
         let workers = (1..threads)
             .map(|worker| {
@@ -76,13 +78,15 @@ impl Pool {
     /// that run at the same time have the same one.
     ///
     /// # Panics
-    /// If a task panics, after all other tasks have ended. A task must not call `run` itself.
+    /// If a task panics, with what it said, after all other tasks have ended.
+    ///
+    /// A task must not call `run` of the same pool: it would wait for itself for ever.
     pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+        let _turn = lock(&self.turn);
         if self.workers.is_empty() || tasks <= 1 {
             (0..tasks).for_each(|index| task(index, 0));
             return;
         }
-        let _turn = lock(&self.turn);
         let task: Task = &task;
         // SAFETY: only the lifetime changes. The reference is used by the workers until `busy` is
         // zero again, which this function waits for before it returns.
@@ -96,8 +100,9 @@ impl Pool {
         }
         job.task = None;
         drop(job);
-        if self.state.panicked.swap(false, Ordering::Relaxed) {
-            resume_unwind(Box::new("a task of the thread pool panicked"));
+        let panic = lock(&self.state.panic).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 
@@ -171,8 +176,13 @@ fn take_tasks(state: &State, task: Task, tasks: usize, worker: usize) {
             task(index, worker);
         }
     }));
-    if outcome.is_err() {
-        state.panicked.store(true, Ordering::Relaxed);
+    if let Err(panic) = outcome {
+        // Nothing of it may be dropped here: that could unwind while others are still at work.
+        let mut first = lock(&state.panic);
+        match *first {
+            None => *first = Some(panic),
+            Some(_) => std::mem::forget(panic),
+        }
     }
 }
 
@@ -183,6 +193,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
 
     #[test]
     fn every_task_runs_once_on_any_number_of_threads() {
@@ -213,7 +224,7 @@ mod tests {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             pool.run(10, |index, _| assert!(index != 5, "task 5"));
         }));
-        assert!(outcome.is_err());
+        assert_eq!(*outcome.unwrap_err().downcast::<&str>().unwrap(), "task 5");
         let count = AtomicUsize::new(0);
         pool.run(10, |_, _| {
             count.fetch_add(1, Ordering::Relaxed);

@@ -54,10 +54,10 @@ pub fn batch_norm(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64>
 /// See [`crate::activation::forward`].
 pub fn activation(f: Activation, x: &[f64]) -> Vec<f64> {
     let f = |x: f64| match f {
-        Activation::Relu => x.max(0.0),
+        Activation::Relu if x < 0.0 => 0.0,
         Activation::LeakyRelu { slope } if x <= 0.0 => f64::from(slope) * x,
         Activation::Elu if x <= 0.0 => x.exp_m1(),
-        Activation::LeakyRelu { .. } | Activation::Elu => x,
+        Activation::Relu | Activation::LeakyRelu { .. } | Activation::Elu => x,
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
     };
     x.iter().copied().map(f).collect()

@@ -280,3 +280,16 @@ fn sums_of_tensors() {
     elementwise::accumulate(&pool, &b, &mut out);
     assert_eq!(out, expected);
 }
+
+#[test]
+#[should_panic = "the workspace was made for smaller layers"]
+fn a_workspace_that_is_too_small_is_refused() {
+    let pool = Pool::new(2);
+    let layer = Convolution { inputs: 2, outputs: 2, kernel: 3, stride: 1, padding: 1 };
+    let small = Map { images: 1, height: 4, width: 4 };
+    let mut workspace = Workspace::new(&pool, [layer.workspace(small, true)]);
+    let map = Map { height: 9, ..small };
+    let (x, weight) = (noise(1, 2 * map.len()), noise(2, layer.weights()));
+    let mut y = vec![0.0; x.len()];
+    convolution::forward(&pool, &mut workspace, &layer, map, &x, &weight, &[], &mut y);
+}

@@ -50,8 +50,6 @@ pub trait Engine {
 
 /// Sums over processes, in place. All processes call the same functions in the same order.
 pub trait Communicator {
-    /// How many processes take part.
-    fn processes(&self) -> usize;
     /// Replaces each number by its sum over all processes.
     fn sum_f64(&self, values: &mut [f64]);
     /// Replaces each number by its sum over all processes.
@@ -62,9 +60,6 @@ pub trait Communicator {
 pub struct Alone;
 
 impl Communicator for Alone {
-    fn processes(&self) -> usize {
-        1
-    }
     fn sum_f64(&self, _: &mut [f64]) {}
     fn sum_f32(&self, _: &mut [f32]) {}
 }
@@ -72,10 +67,22 @@ impl Communicator for Alone {
 /// How parameters follow from gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
-    /// Stochastic gradient descent with momentum; the decay applies to all parameters.
-    Sgd(Sgd),
-    /// The same, with the decay on weights only: not on biases nor BatchNorm.
-    SgdDecayingWeights(Sgd),
+    /// Stochastic gradient descent with momentum.
+    Sgd {
+        /// Its numbers.
+        sgd: Sgd,
+        /// What the weight decay applies to.
+        decay: Decay,
+    },
+}
+
+/// What weight decay applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decay {
+    /// All parameters.
+    All,
+    /// Weights of convolutions and linear layers: not biases, not BatchNorm.
+    Weights,
 }
 
 /// What can be exported and imported.

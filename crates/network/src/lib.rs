@@ -12,7 +12,9 @@
 //! # Example
 //!
 //! ```
-//! use crescendo_network::{Alone, Batch, Config, CpuEngine, Engine, Plan, Rule, Section, Sgd};
+//! use crescendo_network::{
+//!     Alone, Batch, Config, CpuEngine, Decay, Engine, Plan, Rule, Section, Sgd,
+//! };
 //!
 //! let config = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
 //! let plan = Plan::new(&config.network()?)?;
@@ -22,7 +24,8 @@
 //!
 //! let images = vec![0.5; 4 * 3 * 32 * 32];
 //! let batch = Batch { images: &images, labels: &[1, 2, 3, 4] };
-//! let rule = Rule::Sgd(Sgd { learning_rate: 0.1, ..Sgd::default() });
+//! let sgd = Sgd { learning_rate: 0.1, ..Sgd::default() };
+//! let rule = Rule::Sgd { sgd, decay: Decay::All };
 //! let first = engine.backward(batch, 1.0, &Alone);
 //! engine.update(&rule);
 //! let second = engine.backward(batch, 1.0, &Alone);
@@ -42,7 +45,7 @@ mod resnet;
 pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
 pub use cpu::CpuEngine;
 pub use description::{Builder, Network, Node, Operation, Shape, Value};
-pub use engine::{Alone, Batch, Communicator, Engine, Rule, Section, Sgd, Tensor, Values};
+pub use engine::{Alone, Batch, Communicator, Decay, Engine, Rule, Section, Sgd, Tensor, Values};
 pub use memory::Memory;
 pub use plan::{Parameter, Placement, Plan, Role, Source, StateTensor, Statistics, Step, Target};
 

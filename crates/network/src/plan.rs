@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crescendo_kernels::linear::Linear;
-use crescendo_kernels::{Convolution, Map, WorkspaceSize, pooling};
+use crescendo_kernels::{Convolution, Map, pooling};
 
 use crate::memory::{Life, Memory};
 use crate::{Error, Network, Node, Operation, Shape, Value};
@@ -144,9 +144,6 @@ pub enum Target {
     },
 }
 
-/// How many images inference takes at once, at most: enough for the kernels to be efficient.
-pub(crate) const INFERENCE_IMAGES: usize = 100;
-
 impl Plan {
     /// Works out a network.
     ///
@@ -163,6 +160,15 @@ impl Plan {
         };
         for node in &network.nodes {
             plan.push(node)?;
+        }
+        for (index, node) in network.nodes.iter().enumerate() {
+            let used = network.nodes.iter().any(|other| other.inputs.contains(&Value(index + 1)));
+            if !used && index + 1 < network.nodes.len() {
+                return Err(Error(format!("{}: nothing uses what it makes", node.name)));
+            }
+            if network.nodes[..index].iter().any(|other| other.name == node.name) {
+                return Err(Error(format!("{}: two operations have this name", node.name)));
+            }
         }
         if !matches!(plan.steps.last().map(|step| step.output), Some(Shape::Vector { .. })) {
             return Err(Error("the network must end in a vector of logits".into()));
@@ -223,29 +229,6 @@ impl Plan {
             }
         }
         state
-    }
-
-    /// Bytes that the CPU engine holds when it trains with batches of `batch_size` and evaluates.
-    pub fn training_bytes(&self, batch_size: usize, threads: usize) -> usize {
-        let state = 4 * (3 * self.parameter_count() + 2 * self.statistic_count());
-        state
-            + 4 * self.training.memory.len() * batch_size
-            + self.workspace(batch_size, true).bytes(threads)
-            + self.inference_bytes(threads)
-    }
-
-    fn inference_bytes(&self, threads: usize) -> usize {
-        4 * self.inference.memory.len() * INFERENCE_IMAGES
-            + self.workspace(INFERENCE_IMAGES, false).bytes(threads)
-    }
-
-    /// The working memory that serves all convolutions.
-    pub(crate) fn workspace(&self, images: usize, backward: bool) -> WorkspaceSize {
-        let sizes = self.steps.iter().filter_map(|step| {
-            let layer = step.convolution()?;
-            Some(layer.workspace(step.input_map(images), backward))
-        });
-        sizes.fold(WorkspaceSize::default(), WorkspaceSize::max)
     }
 
     fn push(&mut self, node: &Node) -> Result<(), Error> {

@@ -5,8 +5,8 @@ use std::sync::{Barrier, Mutex};
 
 use crescendo_kernels::{Convolution, Map, reference};
 use crescendo_network::{
-    ActivationKind, Alone, Batch, Communicator, Config, CpuEngine, Engine, HeadActivation, Network,
-    Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
+    ActivationKind, Alone, Batch, Communicator, Config, CpuEngine, Decay, Engine, HeadActivation,
+    Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
 };
 
 fn small(activation: ActivationKind, hidden: usize) -> Config {
@@ -135,7 +135,7 @@ fn train(threads: usize, batch: usize) -> Vec<(String, Vec<f32>)> {
     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 1e-3 };
     for _ in 0..2 {
         engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone);
-        engine.update(&Rule::Sgd(sgd));
+        engine.update(&Rule::Sgd { sgd, decay: Decay::All });
     }
     let tensors = engine.export(Section::Model).into_iter().chain(engine.export(Section::Momentum));
     tensors
@@ -185,15 +185,11 @@ fn weighted_gradients_of_parts_add_up() {
 
 /// Sums over threads that stand for processes.
 struct Exchange {
-    processes: usize,
     total: Mutex<Vec<f64>>,
     barrier: Barrier,
 }
 
 impl Communicator for &Exchange {
-    fn processes(&self) -> usize {
-        self.processes
-    }
     fn sum_f64(&self, values: &mut [f64]) {
         self.total.lock().unwrap().resize(values.len(), 0.0);
         self.barrier.wait();
@@ -233,7 +229,7 @@ fn two_processes_compute_what_one_does() {
     };
     let (loss, gradients) = step(&mut engine(&network, 1), 0..6, &Alone);
 
-    let exchange = Exchange { processes: 2, total: Mutex::default(), barrier: Barrier::new(2) };
+    let exchange = Exchange { total: Mutex::default(), barrier: Barrier::new(2) };
     let halves = std::thread::scope(|scope| {
         let run = |part| {
             let (network, exchange, step) = (&network, &exchange, &step);
@@ -287,4 +283,40 @@ fn the_reports_network_has_the_reports_numbers() {
     assert_eq!(plan.parameter_count(), 17_392_394);
     assert_eq!(plan.forward_macs(), 1_335_578_624);
     assert_eq!(plan.classes(), 10);
+}
+
+#[test]
+fn lists_that_make_no_network_are_refused() {
+    let complaint = |write: &dyn Fn(&mut crescendo_network::Builder)| {
+        let mut builder =
+            crescendo_network::Builder::new(Shape::Maps { channels: 3, height: 8, width: 8 });
+        write(&mut builder);
+        Plan::new(&builder.finish()).unwrap_err().to_string()
+    };
+    let linear = Operation::Linear { outputs: 10 };
+    let flat = |builder: &mut crescendo_network::Builder| {
+        let images = builder.images();
+        builder.add("flatten", Operation::Flatten, [images])
+    };
+    let maps = complaint(&|builder| {
+        builder.add("fc", linear, [builder.images()]);
+    });
+    assert_eq!(maps, "fc: needs a vector, not maps: flatten them first");
+    let unused = complaint(&|builder| {
+        let x = flat(builder);
+        builder.add("side", linear, [x]);
+        builder.add("fc", linear, [x]);
+    });
+    assert_eq!(unused, "side: nothing uses what it makes");
+    let twice = complaint(&|builder| {
+        let x = flat(builder);
+        let x = builder.add("fc", linear, [x]);
+        builder.add("fc", linear, [x]);
+    });
+    assert_eq!(twice, "fc: two operations have this name");
+    let conv = Operation::Convolution { outputs: 1, kernel: 9, stride: 1, padding: 0 };
+    let large = complaint(&|builder| {
+        builder.add("conv", conv, [builder.images()]);
+    });
+    assert_eq!(large, "conv: filters of 9 do not fit 3x8x8");
 }

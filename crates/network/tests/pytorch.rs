@@ -5,7 +5,7 @@ use crescendo_kernels::{
     Activation, Convolution, Map, Pool, Workspace, activation, convolution, linear, loss, pooling,
 };
 use crescendo_network::{
-    Alone, Batch, Config, CpuEngine, Engine, Plan, Rule, Section, Sgd, Tensor, Values,
+    Alone, Batch, Config, CpuEngine, Decay, Engine, Plan, Rule, Section, Sgd, Tensor, Values,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -244,12 +244,13 @@ fn whole_updates() {
     let images = fixture.get("images");
     let labels: Vec<u16> = fixture.wide("labels").iter().map(|&x| x as u16).collect();
     let batch = Batch { images: &images, labels: &labels };
-    let rule = Rule::Sgd(Sgd {
+    let sgd = Sgd {
         learning_rate: fixture.metadata("learning_rate") as f32,
         momentum: fixture.metadata("momentum") as f32,
         nesterov: false,
         weight_decay: fixture.metadata("weight_decay") as f32,
-    });
+    };
+    let rule = Rule::Sgd { sgd, decay: Decay::All };
     let compare = |engine: &CpuEngine, section: Section, prefix: &str| {
         for tensor in engine.export(section) {
             let expected = fixture.wide(&format!("{prefix}/{}", tensor.name));

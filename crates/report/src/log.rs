@@ -22,14 +22,15 @@ const STEPS: &str = "step,epoch,batch_size,learning_rate,loss\n";
 
 impl Log {
     /// Opens the files in a run's `folder`, cut back to `marks`: what was written after the run's
-    /// state was saved will happen again. With `steps`, or where there was one before, a line is
-    /// written for every update.
+    /// state was saved will happen again. With `steps`, or where there was such a file before, a line
+    /// is written for every update.
     ///
     /// # Errors
     /// If a file cannot be opened or cut.
     pub fn open(folder: &Path, marks: &Marks, steps: bool) -> Result<Self, Error> {
         let open = |name, header| Grown::open(folder, name, header, marks);
-        let steps = steps || marks.contains_key("steps.csv");
+        // A run that was killed before its first save has the file, but no mark of it.
+        let steps = steps || folder.join("steps.csv").exists();
         Ok(Log {
             log: open("log.txt", "")?,
             epochs: open("epochs.csv", EPOCHS)?,

@@ -7,7 +7,7 @@ use crescendo_data::{Normalization, shapes};
 use crescendo_network::{Engine, Section, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::run::Record;
+use crate::run::{NO_RUN, Record};
 use crate::tensors::{Metadata, TensorFile};
 use crate::{Error, Recipe};
 
@@ -55,6 +55,9 @@ pub fn path(run: &Path, epoch: u32) -> PathBuf {
 pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
     let folder = run.join(FOLDER);
     let mut epochs = Vec::new();
+    if !folder.is_dir() {
+        return Err(Error::bad(run, NO_RUN));
+    }
     for entry in std::fs::read_dir(&folder).map_err(|error| Error::io("read", &folder, error))? {
         let name = entry.map_err(|error| Error::io("read", &folder, error))?.file_name();
         let name = name.to_string_lossy();
@@ -71,7 +74,7 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
 /// # Errors
 /// If the file is missing or damaged.
 pub fn generated_data(path: &Path) -> Result<Option<String>, Error> {
-    let file = TensorFile::open(path)?;
+    let file = Checkpoint::open(path)?.0;
     let data = file.metadata.get("data").filter(|data| data.starts_with(shapes::NAME));
     Ok(data.cloned())
 }
@@ -115,12 +118,17 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("only strings and finite numbers")
 }
 
+/// What to do about a file that does not describe its network.
+pub(crate) const SAY: &str = "say with --recipe what network it holds";
+
 /// A checkpoint's file.
 pub(crate) struct Checkpoint(TensorFile);
 
 impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Checkpoint(TensorFile::open(path)?))
+        let file =
+            TensorFile::open(path).map_err(|error| error.advise("use another checkpoint"))?;
+        Ok(Checkpoint(file))
     }
 
     pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
@@ -129,11 +137,14 @@ impl Checkpoint {
 
     /// The recipe, normalisation and classes that the file itself gives.
     pub fn description(&self) -> Result<(Recipe, Normalization, Vec<String>), Error> {
-        let recipe = Recipe::from_text(self.0.text("recipe").map_err(|error| {
-            Error::Refused(format!("{error}; say with --recipe what network it holds"))
-        })?)?;
-        let normalization: SavedNormalization = self.0.json("normalization")?;
-        Ok((recipe, normalization.into(), self.0.json("classes")?))
+        let description = || {
+            let recipe = Recipe::from_text(self.0.text("recipe")?);
+            let recipe =
+                recipe.map_err(|error| self.0.bad(format!("has a bad recipe: {error}")))?;
+            let normalization: SavedNormalization = self.0.json("normalization")?;
+            Ok((recipe, normalization.into(), self.0.json("classes")?))
+        };
+        description().map_err(|error: Error| error.advise(SAY))
     }
 
     pub fn epoch(&self) -> Option<u32> {

@@ -29,17 +29,25 @@ pub enum Error {
     /// What was asked for does not fit the data, the machine or the run.
     #[error("{0}")]
     Refused(String),
-    /// The loss is no number any more.
+    /// The loss, or a weight, is no finite number any more.
     #[error(
-        "the loss is not a number at update {update} (epoch {epoch}); training has stopped, and the \
-         run keeps its last good state: resume it with a lower learning rate (--resume RUN --set \
-         optimizer.learning_rate=…)"
+        "the loss or a weight is not a number at update {update} (epoch {epoch}); training has \
+         stopped, and {}",
+        if *hopeless {
+            "the run's state comes to this with any learning rate: start a new run with a lower \
+             optimizer.learning_rate, from the beginning or with --init and an earlier checkpoint"
+        } else {
+            "the run keeps its last good state: resume it with a lower learning rate (--resume RUN \
+             --set optimizer.learning_rate=…)"
+        }
     )]
     Diverged {
         /// The update that failed, counted from 1.
         update: u64,
         /// Its epoch.
         epoch: u32,
+        /// Whether it is the first update after the saved state, so that going on leads here again.
+        hopeless: bool,
     },
     /// The data set.
     #[error(transparent)]
@@ -55,5 +63,15 @@ impl Error {
     /// An [`Error::Bad`] for `path`.
     pub fn bad(path: &Path, problem: impl Into<String>) -> Self {
         Error::Bad { path: path.to_owned(), problem: problem.into() }
+    }
+
+    /// The same with what to do, where it is about a file's content.
+    pub(crate) fn advise(self, advice: &str) -> Self {
+        match self {
+            Error::Bad { path, problem } => {
+                Error::Bad { path, problem: format!("{problem}; {advice}") }
+            }
+            other => other,
+        }
     }
 }

@@ -8,6 +8,19 @@ pub fn available_memory() -> Option<u64> {
     [free(), container(), own_limit()].into_iter().flatten().min()
 }
 
+/// Bytes that a run takes beside what [`crate::memory`] counts.
+const BESIDE: u64 = 64 << 20;
+/// What a thread takes of the address space: a stack, and the region that malloc reserves for it.
+const THREAD: u64 = 68 << 20;
+
+/// What is left of it for what [`crate::memory`] counts, before a run's threads are started. A run
+/// that has been begun fits again, though a little more is taken then.
+pub(crate) fn memory_for_run(threads: usize, begun: bool) -> Option<u64> {
+    let own_limit = own_limit().map(|left| left.saturating_sub(threads as u64 * THREAD));
+    let least = [free(), container(), own_limit].into_iter().flatten().min();
+    least.map(|left| left.saturating_sub(if begun { BESIDE / 2 } else { BESIDE }))
+}
+
 /// Linux's estimate of what can be had without swapping.
 fn free() -> Option<u64> {
     field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:").map(|kib| kib << 10)

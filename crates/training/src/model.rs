@@ -7,7 +7,7 @@ use crescendo_data::{IMAGE_BYTES, Normalization, Split};
 use crescendo_kernels::loss::softmax;
 use crescendo_network::{CpuEngine, Engine, Plan, Section};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, SAY};
 use crate::{Error, Recipe};
 
 /// A network with its weights, and the images' normalisation that it was trained with.
@@ -44,10 +44,22 @@ impl Model {
             }
             None => checkpoint.description()?,
         };
-        let bad = |error: crescendo_network::Error| Error::bad(path, error.to_string());
+        let bad = |error: crescendo_network::Error| {
+            let problem = format!("{error}: it holds another network than its recipe describes");
+            Error::bad(path, problem).advise(SAY)
+        };
         let plan = Plan::new(&recipe.network.network().map_err(bad)?).map_err(bad)?;
+        let model = checkpoint.model()?;
+        let numbers: usize =
+            model.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+        // Nobody asks for the memory of a network that is only claimed.
+        if numbers < plan.parameter_count() {
+            let parameters = plan.parameter_count();
+            let problem = format!("holds {numbers} numbers, but its network has {parameters}");
+            return Err(Error::bad(path, problem).advise(SAY));
+        }
         let mut engine = CpuEngine::new(plan, threads);
-        engine.import(Section::Model, &checkpoint.model()?).map_err(bad)?;
+        engine.import(Section::Model, &model).map_err(bad)?;
         if classes.len() != engine.plan().classes() {
             let (names, outputs) = (classes.len(), engine.plan().classes());
             let problem = format!("tells {outputs} classes apart, but there are {names} names");

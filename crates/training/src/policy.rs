@@ -27,8 +27,14 @@ pub fn schedule(batch: &Batch, epochs: u32) -> Vec<(usize, u32)> {
     schedule
 }
 
+/// The most images of a batch.
+const MOST: usize = 1_000_000;
+
 /// Whether the policy's keys make sense.
 pub(crate) fn check(batch: &Batch) -> Result<(), Error> {
+    if !(1..=MOST).contains(&batch.size) {
+        return Err(Error::Recipe(format!("batch.size must be from 1 to {MOST}")));
+    }
     if batch.policy == PolicyKind::Fixed {
         return Ok(());
     }
@@ -38,6 +44,8 @@ pub(crate) fn check(batch: &Batch) -> Result<(), Error> {
         "must name its epochs in rising order"
     } else if batch.steps.iter().any(|step| step.1 == 0) {
         "has a batch of no images"
+    } else if batch.steps.iter().any(|step| step.1 > MOST) {
+        "has a batch of more than a million images"
     } else {
         return Ok(());
     };

@@ -120,7 +120,7 @@ impl Run {
             )));
         }
         let plan = plan(recipe)?;
-        check_fit(recipe, data, &plan)?;
+        check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
         let normalization = recipe.data.normalization(&data.train);
         let record = Record {
             recipe: (*recipe).clone(),
@@ -143,6 +143,7 @@ impl Run {
                 let fit = engine.import(Section::Model, &model);
                 fit.map_err(|error| {
                     Error::bad(path, format!("{error}: it holds another network"))
+                        .advise("use a checkpoint of the network that the recipe describes")
                 })?;
                 model
             }
@@ -155,12 +156,11 @@ impl Run {
             let path = path.to_owned();
             move |error| Error::io(doing, &path, error)
         };
-        fs::create_dir_all(parent).map_err(io("create", parent))?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
         let made = (|| {
-            fs::create_dir_all(temporary.join("weights")).map_err(io("create", &temporary))?;
-            fs::create_dir_all(temporary.join("state")).map_err(io("create", &temporary))?;
+            fs::create_dir_all(temporary.join("weights")).map_err(io("create", folder))?;
+            fs::create_dir_all(temporary.join("state")).map_err(io("create", folder))?;
             write_record(&temporary, &record)?;
             let progress = Progress { epoch: 1, ..Progress::default() };
             let metadata = metadata(&progress, &Marks::new());
@@ -198,15 +198,17 @@ impl Run {
                 folder.display()
             )));
         }
-        let state = TensorFile::open(&state_path(folder))?;
-        Ok(Run {
-            folder: folder.to_owned(),
-            record,
-            progress: state.json("progress")?,
-            marks: state.json("marks")?,
-            changes: Vec::new(),
-            _lock: lock,
-        })
+        let state = || {
+            let state = TensorFile::open(&state_path(folder))?;
+            let progress: Progress = state.json("progress")?;
+            if progress.epoch == 0 {
+                return Err(state.bad("has a damaged progress in its metadata".into()));
+            }
+            Ok((progress, state.json("marks")?))
+        };
+        let (progress, marks) = state().map_err(|error: Error| error.advise(LOST))?;
+        let folder = folder.to_owned();
+        Ok(Run { folder, record, progress, marks, changes: Vec::new(), _lock: lock })
     }
 
     /// Its folder.
@@ -292,7 +294,10 @@ impl Run {
     pub(crate) fn restore(&self, engine: &mut dyn Engine) -> Result<(), Error> {
         let path = state_path(&self.folder);
         let file = TensorFile::open(&path)?;
-        let bad = |error: crescendo_network::Error| Error::bad(&path, error.to_string());
+        let bad = |error: crescendo_network::Error| {
+            let problem = format!("{error}: it is damaged, or recipe.toml was changed");
+            Error::bad(&path, problem).advise(LOST)
+        };
         engine.import(Section::Model, &file.tensors(MODEL)?).map_err(bad)?;
         let momentum = file.tensors(MOMENTUM)?;
         // Before the first update there is none, and an engine begins with zeros.
@@ -307,6 +312,12 @@ impl Run {
         write_record(&self.folder, &self.record)
     }
 }
+
+/// What is said of a folder that `train` did not make.
+pub(crate) const NO_RUN: &str = "is no run's folder: name one that `train` made";
+/// What to do about a state that cannot be read.
+const LOST: &str = "this run cannot go on, but its checkpoints are not lost: start a new run, with \
+                    --init to begin with one of them";
 
 /// Prefixes of the state's tensors.
 const MODEL: &str = "model/";
@@ -334,12 +345,18 @@ fn record_path(folder: &Path) -> PathBuf {
 /// If there is no run, or its `recipe.toml` is damaged.
 pub fn read_record(folder: &Path) -> Result<Record, Error> {
     let path = record_path(folder);
-    if folder.is_dir() && !path.exists() {
-        let problem = "is no run's folder: it has no recipe.toml; name a folder that `train` made";
-        return Err(Error::bad(folder, problem));
+    if !path.exists() {
+        return Err(Error::bad(folder, NO_RUN));
     }
     let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
-    toml::from_str(&text).map_err(|error| Error::bad(&path, format!("is damaged: {error}")))
+    let damaged = |problem: String| {
+        let problem = format!("is damaged ({problem}): put it back as `train` wrote it");
+        Error::bad(&path, problem)
+    };
+    let record: Record =
+        toml::from_str(&text).map_err(|error| damaged(crate::recipe::place(&text, &error)))?;
+    record.recipe.check().map_err(|error| damaged(error.to_string()))?;
+    Ok(record)
 }
 
 fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
@@ -356,8 +373,13 @@ pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
     plan.map_err(|error| Error::Recipe(error.to_string()))
 }
 
-/// Whether this recipe can train on this data on this machine.
-pub(crate) fn check_fit(recipe: &Recipe, data: &DataSet, plan: &Plan) -> Result<(), Error> {
+/// Whether this recipe can train on this data in so many bytes of memory, if that is known.
+pub(crate) fn check_fit(
+    recipe: &Recipe,
+    data: &DataSet,
+    plan: &Plan,
+    available: Option<u64>,
+) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::Refused(problem));
     if data.classes.len() != recipe.network.classes {
         let (classes, outputs) = (data.classes.len(), recipe.network.classes);
@@ -383,9 +405,11 @@ pub(crate) fn check_fit(recipe: &Recipe, data: &DataSet, plan: &Plan) -> Result<
              --set batch.steps=… or batch.size=…"
         ));
     }
-    let Some(available) = machine::available_memory() else { return Ok(()) };
+    let Some(available) = available else { return Ok(()) };
     let threads = recipe.threads();
-    let needed = |batch: usize| memory(plan, batch, threads);
+    // Held-out images and the rest are copies.
+    let copies = if validation > 0 { data.train.pixels.len() as u64 } else { 0 };
+    let needed = |batch: usize| memory(plan, batch, threads) + copies;
     if needed(largest) > available {
         let fits = (1..largest).rev().find(|&batch| needed(batch) <= available);
         let advice = match fits {
@@ -395,7 +419,7 @@ pub(crate) fn check_fit(recipe: &Recipe, data: &DataSet, plan: &Plan) -> Result<
             None => "not even a batch of one image fits: choose a smaller network".to_owned(),
         };
         return refuse(format!(
-            "a batch of {largest} needs {:.1} GiB of memory, and {:.1} GiB are free; {advice}",
+            "a batch of {largest} needs {:.2} GiB of memory, and {:.2} GiB are free; {advice}",
             gib(needed(largest)),
             gib(available)
         ));

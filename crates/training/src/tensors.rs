@@ -71,10 +71,7 @@ impl TensorFile {
         let damaged = |error| {
             Error::bad(
                 path,
-                format!(
-                    "is no whole safetensors file ({error}): it is damaged or of another kind; use another \
-             checkpoint"
-                ),
+                format!("is no whole safetensors file ({error}): it is damaged or of another kind"),
             )
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
@@ -102,13 +99,10 @@ impl TensorFile {
                     Values::I64(i64::from_le_bytes(bytes.try_into().expect("8 bytes")))
                 }
                 other => {
-                    return Err(Error::bad(
-                        &self.path,
-                        format!(
-                            "the tensor {name} holds numbers of the type {other:?}; only F32 can be \
+                    return Err(self.bad(format!(
+                        "the tensor {name} holds numbers of the type {other:?}; only F32 can be \
                          read: convert it"
-                        ),
-                    ));
+                    )));
                 }
             };
             tensors.push(Tensor {
@@ -123,15 +117,19 @@ impl TensorFile {
     /// The text of this name.
     pub fn text(&self, name: &str) -> Result<&str, Error> {
         self.metadata.get(name).map(String::as_str).ok_or_else(|| {
-            let problem = format!("has no {name} in its metadata: it was not written by crescendo");
-            Error::bad(&self.path, problem)
+            self.bad(format!("has no {name} in its metadata: it was not written by crescendo"))
         })
     }
 
     /// The text of this name as JSON.
     pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
         serde_json::from_str(self.text(name)?)
-            .map_err(|error| Error::bad(&self.path, format!("has a damaged {name}: {error}")))
+            .map_err(|error| self.bad(format!("has a damaged {name} in its metadata: {error}")))
+    }
+
+    /// An error about this file.
+    pub fn bad(&self, problem: String) -> Error {
+        Error::bad(&self.path, problem)
     }
 }
 

@@ -1,14 +1,14 @@
 //! The training loop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
-use crescendo_network::{Alone, CpuEngine, Engine};
+use crescendo_network::{Alone, CpuEngine, Engine, Section, Tensor, Values};
 
 use crate::events::{self, EvaluatedSplit, Event, Observer};
-use crate::run::{Change, Run, check_fit, plan};
-use crate::{Error, checkpoint, model, policy};
+use crate::run::{Change, Progress, Run, check_fit, plan};
+use crate::{Error, checkpoint, machine, model, policy};
 
 /// How a call of [`Run::train`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,18 +35,9 @@ impl Run {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, Error> {
+        // Before anything is written: where training cannot go on, the folder stays as it is.
+        let mut engine = self.engine(data, machine::available_memory())?;
         let recipe = &self.record.recipe;
-        if data.fingerprint() != self.record.run.data_fingerprint {
-            return Err(Error::Refused(format!(
-                "this is not the data that the run in {} was trained on ({}, fingerprint {:.12}…): \
-                 give that one with --data",
-                self.folder.display(),
-                self.record.run.data_name,
-                self.record.run.data_fingerprint
-            )));
-        }
-        let plan = plan(recipe)?;
-        check_fit(recipe, data, &plan)?;
         if self.progress.ended && self.progress.epoch <= recipe.train.epochs && !self.at_limit() {
             self.progress.ended = false;
         }
@@ -54,7 +45,7 @@ impl Run {
         let description = format!(
             "{}: {} parameters, {} images of {}, {} threads",
             self.record.run.recipe,
-            plan.parameter_count(),
+            engine.plan().parameter_count(),
             data.train.len() - recipe.data.validation,
             data.name,
             recipe.threads(),
@@ -71,8 +62,6 @@ impl Run {
         self.write_record()?;
 
         let recipe = &self.record.recipe;
-        let mut engine = CpuEngine::new(plan, recipe.threads());
-        self.restore(&mut engine)?;
         let (rest, validation) = match recipe.data.validation {
             0 => (None, None),
             count => {
@@ -91,9 +80,40 @@ impl Run {
             observer,
             stop,
             last_save: Instant::now(),
+            saved: self.progress.updates,
             run: self,
         };
         trainer.train()
+    }
+
+    /// Whether training can go on from the saved state with `data`, as [`train`](Self::train) asks
+    /// before it writes anything.
+    ///
+    /// # Errors
+    /// If the data is not what the run began with, the machine has too little memory, or the state
+    /// is damaged.
+    pub fn check(&self, data: &DataSet) -> Result<(), Error> {
+        let memory = machine::memory_for_run(self.record.recipe.threads(), true);
+        self.engine(data, memory).map(drop)
+    }
+
+    /// An engine with the saved state.
+    fn engine(&self, data: &DataSet, memory: Option<u64>) -> Result<CpuEngine, Error> {
+        let recipe = &self.record.recipe;
+        if data.fingerprint() != self.record.run.data_fingerprint {
+            return Err(Error::Refused(format!(
+                "this is not the data that the run in {} was trained on ({}, fingerprint {:.12}…): \
+                 give that one with --data",
+                self.folder.display(),
+                self.record.run.data_name,
+                self.record.run.data_fingerprint
+            )));
+        }
+        let plan = plan(recipe)?;
+        check_fit(recipe, data, &plan, memory)?;
+        let mut engine = CpuEngine::new(plan, recipe.threads());
+        self.restore(&mut engine)?;
+        Ok(engine)
     }
 
     fn finished(&self, already: bool) -> Event {
@@ -119,6 +139,8 @@ struct Trainer<'a> {
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
     last_save: Instant,
+    /// Updates at that moment.
+    saved: u64,
 }
 
 /// Why an epoch stops before its last batch.
@@ -197,11 +219,13 @@ impl Trainer<'_> {
         let images = batch.labels.len();
         let batch = crescendo_network::Batch { images: &batch.images, labels: &batch.labels };
         let loss = self.engine.backward(batch, 1.0, &Alone);
-        let progress = &mut self.run.progress;
         if !loss.is_finite() {
-            let (update, epoch) = (progress.updates + 1, progress.epoch);
-            return Err(Halt::Error(Error::Diverged { update, epoch }));
+            let Progress { updates, epoch, .. } = self.run.progress;
+            // What went wrong before the state was saved goes wrong again.
+            let hopeless = updates == self.saved;
+            return Err(Halt::Error(Error::Diverged { update: updates + 1, epoch, hopeless }));
         }
+        let progress = &mut self.run.progress;
         self.engine.reduce(&Alone);
         self.engine.update(&recipe.optimizer.rule());
         progress.updates += 1;
@@ -222,7 +246,7 @@ impl Trainer<'_> {
             seconds: progress.seconds,
         }))?;
         let minutes = recipe.train.save_every_minutes;
-        if minutes > 0.0 && self.last_save.elapsed() >= Duration::from_secs_f64(60.0 * minutes) {
+        if minutes > 0.0 && self.last_save.elapsed().as_secs_f64() >= 60.0 * minutes {
             self.save()?;
         }
         Ok(())
@@ -266,12 +290,12 @@ impl Trainer<'_> {
             self.checkpoint(epoch, Some(train_loss))?;
         }
         let progress = &mut self.run.progress;
-        *progress = crate::Progress {
+        *progress = Progress {
             epoch: epoch + 1,
             updates: progress.updates,
             test_accuracy,
             ended: last,
-            ..crate::Progress::default()
+            ..Progress::default()
         };
         Ok(self.save()?)
     }
@@ -289,6 +313,7 @@ impl Trainer<'_> {
     }
 
     fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {
+        self.check_finite()?;
         let (run, updates) = (&*self.run, self.run.progress.updates);
         let path = checkpoint::write(&run.folder, &run.record, self.engine, epoch, updates, loss)?;
         self.observer.event(&Event::Checkpoint(path))?;
@@ -304,9 +329,25 @@ impl Trainer<'_> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
+        self.check_finite()?;
         let marks = self.observer.marks()?;
         self.run.save(self.engine, marks)?;
         self.last_save = Instant::now();
+        self.saved = self.run.progress.updates;
         Ok(())
+    }
+
+    /// Weights that are no numbers must not replace good ones: a loss shows them one update late.
+    fn check_finite(&self) -> Result<(), Error> {
+        let finite = |tensor: &Tensor| match &tensor.values {
+            Values::F32(values) => values.iter().all(|value| value.is_finite()),
+            Values::I64(_) => true,
+        };
+        let sections = [Section::Model, Section::Momentum];
+        if sections.iter().all(|&section| self.engine.export(section).iter().all(finite)) {
+            return Ok(());
+        }
+        let Progress { updates, epoch, .. } = self.run.progress;
+        Err(Error::Diverged { update: updates, epoch, hopeless: false })
     }
 }

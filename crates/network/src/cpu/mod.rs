@@ -5,11 +5,11 @@ mod pass;
 use std::collections::HashMap;
 
 use crescendo_kernels::norm::Moments;
-use crescendo_kernels::{Pool, Workspace, optimizer};
+use crescendo_kernels::{Pool, Workspace, WorkspaceSize, optimizer};
 
 use crate::engine::{Batch, Communicator, Engine, Rule, Section, Tensor, Values};
-use crate::plan::{INFERENCE_IMAGES, Placement, Plan, Role, Source, StateTensor, Step};
-use crate::{Error, Sgd};
+use crate::plan::{Placement, Plan, Role, Source, StateTensor, Step};
+use crate::{Decay, Error, Sgd};
 
 use pass::Pass;
 
@@ -80,9 +80,21 @@ impl Buffers {
         }
         *self = Buffers::none(pool);
         self.data = placement.memory.buffers.iter().map(|size| vec![0.0; size * images]).collect();
-        self.workspace = Workspace::new(pool, [plan.workspace(images, placement.trains())]);
+        self.workspace = Workspace::new(pool, [workspace(plan, images, placement.trains())]);
         self.capacity = images;
     }
+}
+
+/// How many images inference takes at once, at most: enough for the kernels to be efficient.
+const INFERENCE_IMAGES: usize = 100;
+
+/// The working memory that serves all convolutions of a plan.
+fn workspace(plan: &Plan, images: usize, backward: bool) -> WorkspaceSize {
+    let sizes = plan.steps.iter().filter_map(|step| {
+        let layer = step.convolution()?;
+        Some(layer.workspace(step.input_map(images), backward))
+    });
+    sizes.fold(WorkspaceSize::default(), WorkspaceSize::max)
 }
 
 impl CpuEngine {
@@ -107,6 +119,17 @@ impl CpuEngine {
             plan,
             pool,
         }
+    }
+
+    /// Bytes that an engine for this plan holds when it trains with batches of `batch_size` and
+    /// evaluates.
+    pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> usize {
+        let state = 4 * (3 * plan.parameter_count() + 2 * plan.statistic_count());
+        let pass = |placement: &Placement, images| {
+            let workspace = workspace(plan, images, placement.trains());
+            4 * placement.memory.len() * images + workspace.bytes(threads)
+        };
+        state + pass(&plan.training, batch_size) + pass(&plan.inference, INFERENCE_IMAGES)
     }
 
     fn training_pass(&mut self, images: usize) -> Pass<'_> {
@@ -177,22 +200,21 @@ impl Engine for CpuEngine {
 
     fn update(&mut self, rule: &Rule) {
         let State { parameters, gradients, velocity, .. } = &mut self.state;
-        match *rule {
-            Rule::Sgd(sgd) => optimizer::sgd(&self.pool, sgd, parameters, gradients, velocity),
-            Rule::SgdDecayingWeights(sgd) => {
-                for parameter in &self.plan.parameters {
-                    let decays = matches!(parameter.role, Role::Weight { .. });
-                    let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
-                    let range = || parameter.range.clone();
-                    optimizer::sgd(
-                        &self.pool,
-                        Sgd { weight_decay, ..sgd },
-                        &mut parameters[range()],
-                        &mut gradients[range()],
-                        &mut velocity[range()],
-                    );
-                }
-            }
+        let Rule::Sgd { sgd, decay } = *rule;
+        if decay == Decay::All {
+            return optimizer::sgd(&self.pool, sgd, parameters, gradients, velocity);
+        }
+        for parameter in &self.plan.parameters {
+            let decays = matches!(parameter.role, Role::Weight { .. });
+            let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
+            let range = || parameter.range.clone();
+            optimizer::sgd(
+                &self.pool,
+                Sgd { weight_decay, ..sgd },
+                &mut parameters[range()],
+                &mut gradients[range()],
+                &mut velocity[range()],
+            );
         }
     }
 

@@ -8,7 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
+
+/// The most channels of a layer, or features.
+const MOST_CHANNELS: usize = 65_536;
+/// The most residual blocks of a network.
+const MOST_BLOCKS: usize = 1_000;
+/// The most epochs of a run.
+const MOST_EPOCHS: u32 = 1_000_000;
+/// The most threads: more than any machine has processors.
+pub const MOST_THREADS: usize = 1_024;
 
 /// All sections of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,33 +225,58 @@ impl Recipe {
     /// # Errors
     /// Names the key and what it may be.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        self.network.network().map_err(|error| Error::Recipe(error.to_string()))?;
-        let optimizer = &self.optimizer;
-        let finite = |value: f64| value.is_finite() && value >= 0.0;
+        let (network, optimizer) = (&self.network, &self.optimizer);
+        let blocks =
+            network.blocks.iter().fold(0, |sum: usize, &blocks| sum.saturating_add(blocks));
+        let mut layers = network.widths.iter().chain([&network.head.hidden]);
+        // The engine computes with 32 bits.
+        let finite = |value: f64| (value as f32).is_finite() && value >= 0.0;
         let checks = [
-            (finite(optimizer.learning_rate), "optimizer.learning_rate must not be negative"),
+            (
+                blocks <= MOST_BLOCKS,
+                format!("network.blocks must be at most {MOST_BLOCKS} together"),
+            ),
+            (
+                layers.all(|&channels| channels <= MOST_CHANNELS),
+                format!("network.widths and network.head.hidden must be at most {MOST_CHANNELS}"),
+            ),
+            (
+                finite(optimizer.learning_rate),
+                "optimizer.learning_rate must be a number from 0 to 3e38".into(),
+            ),
             (
                 (0.0..1.0).contains(&optimizer.momentum),
-                "optimizer.momentum must be from 0 to below 1",
+                "optimizer.momentum must be from 0 to below 1".into(),
             ),
-            (finite(optimizer.weight_decay), "optimizer.weight_decay must not be negative"),
+            (
+                finite(optimizer.weight_decay),
+                "optimizer.weight_decay must be a number from 0 to 3e38".into(),
+            ),
             (
                 !optimizer.nesterov || optimizer.momentum > 0.0,
-                "optimizer.nesterov needs optimizer.momentum above 0",
+                "optimizer.nesterov needs optimizer.momentum above 0".into(),
             ),
-            (self.batch.size > 0, "batch.size must be at least 1"),
             (
-                self.train.save_every_minutes.is_finite() && self.train.save_every_minutes >= 0.0,
-                "train.save_every_minutes must not be negative",
+                self.train.epochs <= MOST_EPOCHS,
+                format!("train.epochs must be at most {MOST_EPOCHS}"),
+            ),
+            (
+                finite(self.train.save_every_minutes),
+                "train.save_every_minutes must be a number from 0 to 3e38".into(),
             ),
             (
                 self.data.augmentation().is_none_or(|augmentation| augmentation.padding <= 32),
-                "data.augment.padding must be at most 32",
+                "data.augment.padding must be at most 32".into(),
+            ),
+            (
+                self.engine.threads <= MOST_THREADS,
+                format!("engine.threads must be at most {MOST_THREADS}"),
             ),
         ];
-        if let Some((_, problem)) = checks.iter().find(|(fine, _)| !fine) {
-            return Err(Error::Recipe((*problem).into()));
+        if let Some((_, problem)) = checks.into_iter().find(|(fine, _)| !fine) {
+            return Err(Error::Recipe(problem));
         }
+        network.network().map_err(|error| Error::Recipe(error.to_string()))?;
         crate::policy::check(&self.batch)
     }
 

@@ -59,13 +59,14 @@ impl Recipe {
     /// # Errors
     /// If a key is missing, unknown, or has a value that makes no sense.
     pub fn from_text(text: &str) -> Result<Self, Error> {
-        Self::from_table(text.parse().map_err(|error| Error::Recipe(format!("{error}")))?)
+        Self::from_table(text.parse().map_err(|error| Error::Recipe(place(text, &error)))?)
     }
 
     fn from_table(table: Table) -> Result<Self, Error> {
-        let recipe: Recipe = Value::Table(table)
-            .try_into()
-            .map_err(|error| Error::Recipe(format!("the recipe does not make sense: {error}")))?;
+        let recipe: Recipe = Value::Table(table).try_into().map_err(|error: toml::de::Error| {
+            let problem = error.to_string().lines().collect::<Vec<_>>().join(" ");
+            Error::Recipe(format!("the recipe does not make sense: {problem}"))
+        })?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -86,9 +87,9 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
         Some(recipe) => recipe.text.to_owned(),
         None => read(name_or_path)?,
     };
-    let mut own: Table = text
-        .parse()
-        .map_err(|error| Error::Recipe(format!("{name_or_path} is no valid TOML:\n{error}")))?;
+    let mut own: Table = text.parse().map_err(|error| {
+        Error::Recipe(format!("{name_or_path} is no valid TOML: {}", place(&text, &error)))
+    })?;
     // What a run wrote about itself beside its recipe is not part of the recipe.
     own.remove("run");
     let base = match own.remove("base") {
@@ -109,6 +110,15 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
     Ok(whole)
 }
 
+/// An error in a text, as one line that says where.
+pub(crate) fn place(text: &str, error: &toml::de::Error) -> String {
+    let problem = error.message().lines().collect::<Vec<_>>().join(", ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    before.map_or(problem.clone(), |text| {
+        format!("line {}: {problem}", text.matches('\n').count() + 1)
+    })
+}
+
 fn read(path: &str) -> Result<String, Error> {
     if Path::new(path).exists() {
         return std::fs::read_to_string(path).map_err(|e| Error::io("read", Path::new(path), e));
@@ -126,7 +136,7 @@ fn lay_over(whole: &mut Table, own: Table, section: &str) -> Result<(), String> 
     for (key, value) in own {
         let name = format!("{section}{key}");
         match (whole.get_mut(&key), value) {
-            (None, _) => return Err(unknown(&name)),
+            (None, value) => return Err(unknown(&first_key(name, &value))),
             (Some(Value::Table(whole)), Value::Table(own)) => {
                 lay_over(whole, own, &format!("{name}."))?;
             }
@@ -138,7 +148,8 @@ fn lay_over(whole: &mut Table, own: Table, section: &str) -> Result<(), String> 
 }
 
 fn set(table: &mut Table, change: &str) -> Result<(), Error> {
-    let Some((key, value)) = change.split_once('=') else {
+    let parts = change.split_once('=').filter(|(key, _)| !key.trim().is_empty());
+    let Some((key, value)) = parts else {
         let problem = format!("{change} is no change of a recipe: write section.key=value");
         return Err(Error::Recipe(problem));
     };
@@ -154,6 +165,14 @@ fn set(table: &mut Table, change: &str) -> Result<(), Error> {
     }
     let Value::Table(own) = own else { unreachable!("a key has at least one part") };
     lay_over(table, own, "").map_err(Error::Recipe)
+}
+
+/// The whole name of the first key in a section, or of a key itself.
+fn first_key(name: String, value: &Value) -> String {
+    match value.as_table().and_then(|table| table.iter().next()) {
+        Some((key, value)) => first_key(format!("{name}.{key}"), value),
+        None => name,
+    }
 }
 
 fn unknown(name: &str) -> String {
@@ -232,6 +251,7 @@ mod tests {
             ("train.epoch=3", "there is no key train.epoch; the nearest is train.epochs"),
             ("optimizer.lerning_rate=1", "the nearest is optimizer.learning_rate"),
             ("train.momentum=0.5", "the nearest is optimizer.momentum"),
+            ("trian.seed=1", "there is no key trian.seed; the nearest is train.seed"),
             ("train=3", "train is a section"),
             ("train.epochs", "write section.key=value"),
             ("train.epochs=many", "epochs"),

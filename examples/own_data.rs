@@ -1,0 +1,28 @@
+//! Trains on a data set of one's own: `cargo run --release --example own_data`.
+
+use crescendo::data::{DataSet, IMAGE_BYTES, Split};
+use crescendo::report::Console;
+use crescendo::training::{Error, Recipe, Run, Start};
+
+fn main() -> Result<(), Error> {
+    // Dark and light images, 3 x 32 x 32 bytes each; any way of filling a `Split` will do.
+    let image = |i: u32| [if i % 2 == 0 { 40 } else { 200 } + (i % 50) as u8; IMAGE_BYTES];
+    let (mut train, mut test) = (Split::default(), Split::default());
+    (0..400).for_each(|i| train.push(&image(i), (i % 2) as u16));
+    (0..100).for_each(|i| test.push(&image(i + 7), ((i + 7) % 2) as u16));
+    let classes = vec!["dark".to_owned(), "light".to_owned()];
+    let data = DataSet { name: "shades".into(), format: "made here".into(), classes, train, test };
+
+    let changes = ["network.classes=2", "train.epochs=2", "data.normalize=dataset"];
+    let recipe = Recipe::load("quick", &changes)?;
+    let folder = std::env::temp_dir().join(format!("shades-{}", std::process::id()));
+    let start = Start {
+        recipe: &recipe,
+        recipe_name: "quick",
+        data: &data,
+        data_location: "shades",
+        init: None,
+    };
+    Run::create(&folder, &start)?.train(&data, &mut Console::new(), &false.into())?;
+    Ok(())
+}

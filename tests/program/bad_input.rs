@@ -1,0 +1,652 @@
+//! Bad input gives one line that names what is wrong, and nothing is lost or overwritten.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{Place, SMALL, check_line, check_refusal, checkpoint, column, contents, text};
+use crescendo::data::IMAGE_BYTES;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use safetensors::SafeTensors;
+
+const CHECKPOINT: &str = "run/weights/epoch-0001.safetensors";
+
+#[test]
+fn damaged_batches_are_named() {
+    let place = Place::new();
+    place.run("data export shapes:50,10 good");
+    let damages: [(&str, fn(&mut Vec<u8>), &str); 5] = [
+        ("data_batch_2.bin", |bytes| bytes.truncate(3072), "is 3072 bytes, not a multiple of 3073"),
+        (
+            "data_batch_3.bin",
+            |bytes| bytes[2 * 3073] = 10,
+            "record 2 (the first is 0) has label 10",
+        ),
+        ("data_batch_4.bin", |bytes| bytes.insert(0, 0), "not a multiple of 3073"),
+        ("test_batch.bin", Vec::clear, "is empty"),
+        ("batches.meta.txt", |bytes| bytes.fill(0xff), "is not text"),
+    ];
+    for (name, damage, problem) in damages {
+        let folder = place.path("bad");
+        fs::create_dir(&folder).unwrap();
+        for (path, mut bytes) in contents(&place.path("good")) {
+            if path.ends_with(name) {
+                damage(&mut bytes);
+            }
+            fs::write(folder.join(path.file_name().unwrap()), bytes).unwrap();
+        }
+        for command in ["data info bad", "data export bad copy", "train quick --data bad"] {
+            place.refuse_saying(
+                1,
+                command,
+                &[&format!("bad/{name}: "), problem, "download it again"],
+            );
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+    fs::remove_file(place.path("good/data_batch_5.bin")).unwrap();
+    place.refuse_saying(1, "train quick --data good", &["good/data_batch_5.bin: is missing"]);
+    assert!(!place.path("runs").exists() && !place.path("copy").exists());
+}
+
+/// An archive with one file in it.
+fn archive(entry: &str, content: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let mut header = tar::Header::new_gnu();
+    // `set_path` would refuse what these tests are about.
+    header.as_old_mut().name[..entry.len()].copy_from_slice(entry.as_bytes());
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    tar.append(&header, content).unwrap();
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+#[test]
+fn archives_that_point_outside_are_not_trusted() {
+    let place = Place::new();
+    let outside = place.path("outside.bin");
+    for entry in ["../outside.bin", "cifar-10-batches-bin/../../outside.bin", "/outside.bin"] {
+        fs::write(place.path("a.tar.gz"), archive(entry, &[7; 3073])).unwrap();
+        for command in ["data info a.tar.gz", "train quick --data a.tar.gz"] {
+            place.refuse_saying(1, command, &["a.tar.gz: its entry", entry, "do not trust"]);
+        }
+    }
+    assert!(!outside.exists() && !place.path("runs").exists());
+    let whole = archive("cifar-10-batches-bin/data_batch_1.bin", &[7; 3073]);
+    for (content, problem) in [
+        (&whole[..whole.len() / 2], "damaged or truncated"),
+        (&whole, "data_batch_2.bin: is missing"),
+        (b"hello", "neither a folder nor a .tar.gz"),
+    ] {
+        fs::write(place.path("a.tar.gz"), content).unwrap();
+        place.refuse_saying(1, "data info a.tar.gz", &["a.tar.gz", problem]);
+    }
+}
+
+#[test]
+fn checkpoints_of_another_network_are_refused() {
+    let place = Place::with_run("--epochs 1");
+    let tensor = "the tensor start_layer.0.weight has the shape [4, 3, 3, 3]";
+    let deeper = "--set network.blocks=[2,1,1] --data shapes:300,100 --set network.widths=[4,8,8]";
+    for (command, parts) in [
+        (
+            format!("train quick --data shapes:300,100 --init {CHECKPOINT}"),
+            [tensor, "checkpoint of"],
+        ),
+        (format!("train quick {deeper} --init {CHECKPOINT}"), ["is missing", "checkpoint of"]),
+        (format!("evaluate {CHECKPOINT} --recipe quick"), ["numbers, but its network", "--recipe"]),
+        (format!("predict {CHECKPOINT} {CHECKPOINT} --recipe quick"), ["its network", "--recipe"]),
+    ] {
+        place.refuse_saying(1, &command, &[CHECKPOINT, parts[0], parts[1]]);
+    }
+    // A smaller one, of which all tensors but some are there.
+    let own = "base = \"quick\"\n[network]\nblocks = [1]\nwidths = [4]\nhead = { pool = 32 }\n";
+    fs::write(place.path("own.toml"), own).unwrap();
+    let command = format!("evaluate {CHECKPOINT} --recipe own.toml --data shapes:300,100");
+    place.refuse_saying(1, &command, &[CHECKPOINT, "--recipe"]);
+    assert!(!place.path("runs").exists());
+}
+
+/// Ways to damage a file of tensors, each with the end of what is said of it.
+const DAMAGES: [(fn(&mut Vec<u8>), &str); 7] = [
+    (Vec::clear, "damaged or of another kind"),
+    (|bytes| bytes.truncate(7), "damaged or of another kind"),
+    (|bytes| bytes.truncate(bytes.len() / 2), "damaged or of another kind"),
+    (|bytes| bytes.truncate(bytes.len() - 1), "damaged or of another kind"),
+    (|bytes| bytes[3] ^= 0x40, "damaged or of another kind"),
+    (|bytes| bytes[8] ^= 1, "damaged or of another kind"),
+    (|bytes| replace(bytes, "start_layer.0.weight", "start_layer.0.Weight"), "is missing"),
+];
+
+fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
+    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+    bytes.splice(at..at + from.len(), to.bytes());
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let place = Place::with_run("--epochs 1");
+    let damaged = |damage: fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(place.path(CHECKPOINT)).unwrap();
+        damage(&mut bytes);
+        fs::write(place.path("bad.safetensors"), bytes).unwrap();
+    };
+    let train = format!("train {SMALL} --init bad.safetensors");
+    for (damage, problem) in DAMAGES {
+        damaged(damage);
+        for command in ["evaluate bad.safetensors", "predict bad.safetensors x.png", &train] {
+            place.refuse_saying(1, command, &["bad.safetensors: ", problem, "; "]);
+        }
+    }
+    let damages: [(fn(&mut Vec<u8>), &str); 4] = [
+        (|bytes| replace(bytes, "[network]", "(network]"), "has a bad recipe: line "),
+        (
+            |bytes| replace(bytes, "leaky_slope = 0.01", "leaky_slope = 7.01"),
+            "network.leaky_slope is 7.01",
+        ),
+        (|bytes| replace(bytes, "\"per_image", "\"per-image"), "has a damaged normalization"),
+        (|bytes| replace(bytes, "\"classes\"", "\"Classes\""), "has no classes in its metadata"),
+    ];
+    for (damage, problem) in damages {
+        damaged(damage);
+        place.refuse_saying(
+            1,
+            "evaluate bad.safetensors",
+            &["bad.safetensors: ", problem, "--recipe"],
+        );
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn a_run_with_a_damaged_state_stays_as_it_is() {
+    let place = Place::with_run("--epochs 1 --log-steps");
+    let state = place.path("run/state/state.safetensors");
+    let good = fs::read(&state).unwrap();
+    let again = "train --resume run --epochs 2 --set optimizer.learning_rate=0.01";
+    let epoch: fn(&mut Vec<u8>) = |bytes| replace(bytes, "\\\"epoch\\\":2", "\\\"epoch\\\":0");
+    for (damage, problem) in DAMAGES.into_iter().chain([(epoch, "has a damaged progress")]) {
+        let mut bytes = good.clone();
+        damage(&mut bytes);
+        fs::write(&state, bytes).unwrap();
+        let before = contents(&place.path("run"));
+        place.refuse_saying(1, again, &["run/state/state.safetensors: ", problem, "--init"]);
+        assert!(contents(&place.path("run")) == before);
+    }
+    fs::write(&state, good).unwrap();
+    let recipe = place.read("run/recipe.toml");
+    for (from, to, problem) in [
+        ("[data]", "[data", "line "),
+        ("size = 125", "size = 0", "batch.size must be from 1"),
+        ("epochs = 1", "epochs = \"one\"", "expected u32"),
+    ] {
+        fs::write(place.path("run/recipe.toml"), recipe.replacen(from, to, 1)).unwrap();
+        place.refuse_saying(1, again, &["run/recipe.toml: is damaged (", problem]);
+    }
+    fs::write(place.path("run/recipe.toml"), recipe).unwrap();
+    place.run(again);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let place = Place::with_run("--epochs 0");
+    fs::write(place.path("file"), "kept").unwrap();
+    let mut nowhere = vec!["file/x", "file/x/y"];
+    if cfg!(target_os = "linux") {
+        nowhere.extend(["/proc/x", "/dev/null/x"]);
+    }
+    for path in nowhere {
+        place.refuse_saying(1, &format!("train {SMALL} --out {path}"), &["cannot create", path]);
+        place.refuse_saying(
+            1,
+            &format!("data export shapes:10,10 {path}"),
+            &["cannot create", path],
+        );
+        place.refuse_saying(1, &format!("data fetch --dir {path}"), &["cannot create", path]);
+    }
+    fs::write(place.path("image.npy"), array("|u1", "(0, 3072)", 0)).unwrap();
+    let command = "predict run/weights/epoch-0000.safetensors image.npy --out file/p.npy";
+    place.refuse_saying(1, command, &["cannot write file/p.npy"]);
+    assert_eq!(place.read("file"), "kept");
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    let place = Place::with_run("--epochs 1 --log-steps");
+    place.run("data export shapes:10,10 set");
+    fs::create_dir(place.path("empty")).unwrap();
+    fs::write(place.path("image.npy"), array("|u1", "(2, 3072)", 2 * IMAGE_BYTES)).unwrap();
+    let before = contents(place.folder());
+    for path in ["run", "set", "empty", "image.npy", "run/../run"] {
+        let parts = [path, "exists already, and nothing is overwritten"];
+        place.refuse_saying(1, &format!("train {SMALL} --out {path}"), &parts);
+        place.refuse_saying(1, &format!("data export shapes:10,10 {path}"), &parts);
+    }
+    for path in ["image.npy", "./image.npy", CHECKPOINT] {
+        let command = format!("predict {CHECKPOINT} image.npy --out {path}");
+        place.refuse_saying(1, &command, &[path, "would be overwritten", "--out"]);
+    }
+    // Nor is a run's log cut before it is known that the run can go on.
+    let log = fs::read(place.path("run/log.txt")).unwrap();
+    for (code, change) in [
+        (1, "--epochs 2 --data shapes:301,100"),
+        (1, "--epochs 2 --data nowhere"),
+        (2, "--epochs 2 --set train.seed=5"),
+        (2, "--epochs 2 --set optimizer.learning_rate=-1"),
+        (2, "--epochs 2 --threads 100000"),
+    ] {
+        place.refuse(code, &format!("train --resume run {change}"));
+        assert_eq!(fs::read(place.path("run/log.txt")).unwrap(), log);
+    }
+    assert!(contents(place.folder()) == before);
+}
+
+/// A PNG that says it has this size, with `rows` for pixels.
+fn png(width: u32, height: u32, bits: u8, rows: &[u8]) -> Vec<u8> {
+    let chunk = |name: &[u8; 4], content: &[u8]| {
+        let mut crc = flate2::Crc::new();
+        crc.update(name);
+        crc.update(content);
+        let length = (content.len() as u32).to_be_bytes();
+        [&length, name, content, &crc.sum().to_be_bytes()].concat()
+    };
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[bits, 0, 0, 0, 0]].concat();
+    let mut pixels = ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut pixels, rows).unwrap();
+    let pixels = pixels.finish().unwrap();
+    [
+        &b"\x89PNG\r\n\x1a\n"[..],
+        &chunk(b"IHDR", &header),
+        &chunk(b"IDAT", &pixels),
+        &chunk(b"IEND", b""),
+    ]
+    .concat()
+}
+
+#[test]
+fn images_that_are_none_or_too_large_are_refused() {
+    let place = Place::with_run("--epochs 0");
+    let predict = "predict run/weights/epoch-0000.safetensors";
+    // A bit a pixel: the file is small, and nothing about it is wrong but what it would unfold to.
+    let bomb = png(10_000, 8_000, 1, &[0; 1_251 * 8_000]);
+    assert!(bomb.len() < 100_000, "{}", bomb.len());
+    let small = png(32, 32, 8, &[0; 33 * 32]);
+    let cut = &small[..small.len() - 20];
+    for (name, content, problem) in [
+        ("bomb.png", &bomb[..], "has 10000x8000 pixels: give an image of at most 50 million"),
+        ("claim.png", &png(60_000, 60_000, 8, &[0; 9]), "has 60000x60000 pixels"),
+        ("claim.jpg", &png(u32::MAX >> 1, u32::MAX >> 1, 8, &[0; 9]), "give a PNG or JPEG"),
+        ("none.png", &png(0, 0, 8, &[]), "give a PNG or JPEG"),
+        ("cut.png", cut, "cannot be read as an image"),
+        ("empty.png", b"", "cannot be read as an image"),
+        ("text.jpg", b"<html>", "cannot be read as an image"),
+        ("begun.jpg", b"\xff\xd8\xff\xe0", "cannot be read as an image"),
+        ("text", b"hello", "give a PNG or JPEG file"),
+    ] {
+        fs::write(place.path(name), content).unwrap();
+        // The first image is fine: nothing is said of it, and nothing written.
+        fs::write(place.path("small.png"), &small).unwrap();
+        let command = format!("{predict} small.png {name} --out p.npy");
+        place.refuse_saying(1, &command, &[&format!("{name}: "), problem]);
+    }
+    place.refuse_saying(1, &format!("{predict} nowhere.png"), &["cannot read nowhere.png"]);
+    place.refuse_saying(1, &format!("{predict} run"), &["cannot read run"]);
+    assert!(!place.path("p.npy").exists());
+    assert!(place.run(&format!("{predict} small.png")).starts_with("small.png: "));
+}
+
+/// An .npy with this header and so many bytes.
+fn array(kind: &str, shape: &str, bytes: usize) -> Vec<u8> {
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let length = (header.len() as u16).to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &vec![7; bytes]].concat()
+}
+
+#[test]
+fn arrays_of_another_kind_are_refused() {
+    let place = Place::with_run("--epochs 0");
+    let two = 2 * IMAGE_BYTES;
+    let mut fortran = array("|u1", "(2, 3072)", two);
+    replace(&mut fortran, "False", "True ");
+    let nested = [&b"\x93NUMPY\x02\x00\x00\x00\x10\x00"[..], &[b'('; 1 << 20]].concat();
+    for (content, problem) in [
+        (array("<f8", "(2, 3072)", 8 * two), "holds '<f8', no bytes"),
+        (array("|i1", "(2, 3072)", two), "holds '|i1', no bytes"),
+        (array("|O", "(2, 3072)", two), "holds '|O', no bytes"),
+        (array("|u1", "(2, 32, 32, 3)", two), "has the shape [2, 32, 32, 3]"),
+        (array("|u1", "(6144,)", two), "has the shape [6144]"),
+        (array("|u1", "(2, 3072)", two - 1), "says it holds 2 images, but ends before"),
+        (array("|u1", "(2, 3072)", 100), "says it holds 2 images, but has "),
+        (array("|u1", "(1000000000000, 3072)", two), "says it holds 1000000000000 images"),
+        (array("|u1", "(-1, 3072)", two), "cannot be negative"),
+        (fortran, "is in Fortran order"),
+        (nested, "has a header that is too long"),
+        (b"hello".to_vec(), "magic"),
+        (Vec::new(), "magic"),
+    ] {
+        fs::write(place.path("x.npy"), content).unwrap();
+        let command = "predict run/weights/epoch-0000.safetensors x.npy --out p.npy";
+        place.refuse_saying(1, command, &["x.npy: ", problem, "give bytes of the shape (N, 3072)"]);
+    }
+    assert!(!place.path("p.npy").exists());
+}
+
+/// Whether all of a file's numbers are some.
+fn finite(path: &Path) -> bool {
+    let bytes = fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    tensors.iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32).all(|(_, view)| {
+        let (numbers, _) = view.data().as_chunks();
+        numbers.iter().all(|number| f32::from_le_bytes(*number).is_finite())
+    })
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_which_can_go_on() {
+    let place = Place::with_run("--epochs 1 --log-steps");
+    place.run(&format!("train {SMALL} --epochs 1 --log-steps --out calm"));
+    let state = place.path("run/state/state.safetensors");
+    let before = fs::read(&state).unwrap();
+    let wild = "train --resume run --epochs 3 --set optimizer.learning_rate=1e30";
+    place.refuse_saying(
+        1,
+        wild,
+        &["not a number at update 14 (epoch 2)", "--resume", "learning_rate"],
+    );
+    assert!(fs::read(&state).unwrap() == before, "the state is not the last good one");
+    for run in ["run", "calm"] {
+        let calm = "--epochs 3 --set optimizer.learning_rate=0.01";
+        place.run(&format!("train --resume {run} {calm}"));
+    }
+    let last = |run: &str| fs::read(checkpoint(&place.path(run), 3)).unwrap();
+    assert!(last("run") == last("calm"), "something of the wild updates was left");
+    assert_eq!(place.read("run/steps.csv"), place.read("calm/steps.csv"));
+    assert!(finite(&checkpoint(&place.path("run"), 3)));
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_never_saved() {
+    let place = Place::new();
+    // The first update makes weights of which the loss says nothing before the second.
+    let infinite = "--set optimizer.learning_rate=1e3 --set optimizer.weight_decay=3e38 --epochs 1";
+    let arguments =
+        format!("train {SMALL} {infinite} --set batch.policy=fixed --set batch.size=300");
+    place.refuse_saying(
+        1,
+        &format!("{arguments} --out run"),
+        &["not a number at update 1 (epoch 1)"],
+    );
+    assert!(finite(&place.path("run/state/state.safetensors")));
+    assert_eq!(fs::read_dir(place.path("run/weights")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_state_from_which_no_learning_rate_leads_on_is_called_that() {
+    let place = Place::new();
+    let wild = "--set optimizer.learning_rate=1e30 --set batch.policy=fixed --set batch.size=300";
+    let arguments = format!("train {SMALL} {wild} --set train.final_evaluation=false --out run");
+    place.refuse_saying(1, &format!("{arguments} --epochs 3"), &["update 2", "start a new run"]);
+    assert!(finite(&place.path("run/state/state.safetensors")));
+    let calm = "train --resume run --set optimizer.learning_rate=0.01";
+    place.refuse_saying(1, calm, &["update 2 (epoch 2)", "any learning rate", "--init"]);
+}
+
+/// The program with so many KiB of address space.
+fn limited(place: &Place, kib: u32, arguments: &str) -> Command {
+    let program = place.command(arguments);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -v {kib}; exec \"$0\" \"$@\"")]);
+    command.arg(program.get_program()).args(program.get_args()).current_dir(place.folder());
+    command
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_does() {
+    let place = Place::new();
+    let train = |batch: usize, limit: u32| {
+        let arguments = format!(
+            "train quick --data shapes:3000,10 --set network.widths=[4,8,8] --set \
+             batch.policy=fixed --set batch.size={batch} --threads 1 --epochs 1 --set \
+             train.max_steps=1 --out run-{limit}"
+        );
+        (limited(&place, limit, &arguments).output().unwrap(), arguments)
+    };
+    let largest = |batch: usize, limit: u32| -> Option<usize> {
+        let (output, arguments) = train(batch, limit);
+        if output.status.success() {
+            return None;
+        }
+        let complaint = check_refusal(&output, 1, &arguments);
+        check_line(&complaint, &[&format!("a batch of {batch} needs"), "GiB", "batch.size"]);
+        let (_, rest) = complaint.split_once("the largest batch that fits is ").unwrap();
+        Some(rest.split(':').next().unwrap().parse().unwrap())
+    };
+    for limit in [350_000, 450_000] {
+        let fits = largest(3_000, limit).expect("3000 images fit");
+        assert!((200..2_500).contains(&fits), "{fits}");
+        assert_eq!(largest(fits + 1, limit), Some(fits));
+        assert!(!place.path(&format!("run-{limit}")).exists(), "the folder is made too early");
+        // What is said to fit does, and goes on to.
+        assert_eq!(largest(fits, limit), None);
+        let again = format!("train --resume run-{limit}");
+        let output = limited(&place, limit, &again).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let (output, arguments) = train(100, 200_000);
+    check_line(&check_refusal(&output, 1, &arguments), &["not even a batch of one image fits"]);
+}
+
+#[test]
+fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
+    let place = Place::new();
+    fs::write(place.path("own.toml"), "[train]\nepoch = 3\n").unwrap();
+    fs::write(place.path("broken.toml"), "[train]\nepochs = = 3\n").unwrap();
+    fs::write(place.path("text.toml"), [0xff; 9]).unwrap();
+    for command in ["train", "plan", "recipes"] {
+        let say = |recipe: &str, parts: &[&str]| {
+            place.refuse_saying(2, &format!("{command} {recipe}"), parts);
+        };
+        say("nonsense", &["there is no recipe nonsense", "TOML", "report, original, quick"]);
+        say("reprot", &["there is no recipe reprot (is it report?)"]);
+        say("own.toml", &["own.toml: there is no key train.epoch; the nearest is train.epochs"]);
+        say("broken.toml", &["broken.toml is no valid TOML: line 2: "]);
+        let folder = format!("{command} .");
+        place.refuse_saying(1, &folder, &["cannot read ."]);
+        place.refuse_saying(1, &format!("{command} text.toml"), &["cannot read text.toml"]);
+    }
+    for (change, part) in [
+        ("train.epoch=3", "there is no key train.epoch; the nearest is train.epochs"),
+        ("epochs=3", "there is no key epochs; the nearest is train.epochs"),
+        ("optimiser.learning_rate=3", "the nearest is optimizer.learning_rate"),
+        ("network.width=[4]", "the nearest is network.widths"),
+        ("train", "train is no change of a recipe: write section.key=value"),
+        ("=3", "write section.key=value"),
+        ("train=3", "train is a section"),
+        ("train.epochs=many", "\"many\", expected u32 in `train.epochs`"),
+        ("network.widths=[4,8", "expected a sequence in `network.widths`"),
+        ("engine.threads={a=1}", "expected usize in `engine.threads`"),
+    ] {
+        place.refuse_saying(2, &format!("train quick --set {change}"), &[part]);
+        place.refuse_saying(2, &format!("plan quick --set {change}"), &[part]);
+    }
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 3, "something was written");
+}
+
+#[test]
+fn values_that_make_no_sense_are_named() {
+    let place = Place::new();
+    for change in [
+        "train.epochs=-1",
+        "train.epochs=4294967295",
+        "train.save_every_minutes=-1",
+        "train.save_every_minutes=1e300",
+        "train.seed=-1",
+        "optimizer.learning_rate=-0.1",
+        "optimizer.learning_rate=nan",
+        "optimizer.learning_rate=1e40",
+        "optimizer.momentum=1",
+        "optimizer.weight_decay=inf",
+        "optimizer.kind=adam",
+        "batch.size=0",
+        "batch.size=9223372036854775807",
+        "batch.steps=[]",
+        "batch.steps=[[2,25]]",
+        "batch.steps=[[1,25],[1,50]]",
+        "batch.steps=[[1,0]]",
+        "batch.steps=[[1,9223372036854775807]]",
+        "network.blocks=[1,1]",
+        "network.blocks=[1000000000000,1,1]",
+        "network.widths=[0,4,4]",
+        "network.widths=[4294967296,4,4]",
+        "network.head.hidden=9223372036854775807",
+        "network.head.pool=9",
+        "network.classes=1",
+        "network.leaky_slope=1",
+        "network.norm.eps=0",
+        "network.norm.momentum=2",
+        "network.activation=gelu",
+        "data.augment={padding=33,flip=true}",
+        "data.augment=7",
+        "data.border=256",
+        "data.normalize=max",
+        "data.validation=-1",
+        "engine.threads=9223372036854775807",
+    ] {
+        let key = change.split('=').next().unwrap();
+        place.refuse_saying(2, &format!("train quick --set {change}"), &[key]);
+        place.refuse_saying(2, &format!("plan quick --set {change}"), &[key]);
+    }
+    for (change, part) in [
+        ("batch.size=301 --set batch.policy=fixed", "a batch of 301 is larger than the 300 images"),
+        ("batch.steps=[[1,25],[2,400]]", "a batch of 400 is larger than the 300 images"),
+        ("data.validation=300", "data.validation = 300 leaves nothing to train on"),
+        ("data.validation=280", "a batch of 50 is larger than the 20 images"),
+        ("network.classes=7", "--set network.classes=10"),
+    ] {
+        place.refuse_saying(1, &format!("train {SMALL} --set {change}"), &[part]);
+    }
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "something was written");
+}
+
+#[test]
+fn folders_and_files_that_are_not_there_are_named() {
+    let place = Place::with_run("--epochs 1");
+    fs::create_dir(place.path("folder")).unwrap();
+    for path in ["nowhere", "folder", "run/weights", CHECKPOINT] {
+        let parts = [&format!("{path}: is no run's folder"), "`train` made"];
+        place.refuse_saying(1, &format!("train --resume {path}"), &parts.map(|part| &part[..]));
+    }
+    place.refuse_saying(1, "evaluate folder", &["folder: is no run's folder"]);
+    place.refuse_saying(1, "evaluate nowhere", &["cannot read nowhere"]);
+    place.refuse_saying(1, "evaluate run --checkpoints 1,9", &["run: has no checkpoint 9", "[1]"]);
+    let command = format!("evaluate {CHECKPOINT} --checkpoints 1");
+    place.refuse_saying(1, &command, &[CHECKPOINT, "is a file"]);
+    place.refuse_saying(1, "predict nowhere x.png", &["cannot read nowhere"]);
+    place.refuse_saying(1, "evaluate run/recipe.toml", &["run/recipe.toml", "another kind"]);
+    place.refuse_saying(1, &format!("train {SMALL} --init nowhere"), &["cannot read nowhere"]);
+    fs::remove_file(place.path(CHECKPOINT)).unwrap();
+    place.refuse_saying(1, "evaluate run", &["run: has no checkpoint yet", "train --resume"]);
+}
+
+#[test]
+fn data_that_is_not_there_is_said_how_to_get() {
+    let place = Place::new();
+    let ways = ["--data", "CRESCENDO_DATA", "crescendo data fetch", "--data shapes"];
+    place.refuse_saying(1, "train report", &ways);
+    place.refuse_saying(1, "train original --epochs 1", &ways);
+    place.refuse_saying(1, "train report --data nowhere", &["nowhere: there is no such", "--data"]);
+    place.refuse_saying(1, "data info nowhere", &["nowhere: there is no such file or folder"]);
+    place.refuse_saying(
+        1,
+        "train --data shapes:0,5",
+        &["shapes:0,5", "for example shapes:500,100"],
+    );
+    place.refuse_saying(1, "train --data .", &["there is no CIFAR-10 in this folder"]);
+    let output = place.command("train report").env("CRESCENDO_DATA", "gone").output().unwrap();
+    let complaint = check_refusal(&output, 1, "train report");
+    check_line(&complaint, &["gone (from CRESCENDO_DATA): there is no such file or folder"]);
+    assert!(!place.path("runs").exists());
+
+    // Data that was there when the run began.
+    place.run("data export shapes:60,20 set");
+    let run = "--set network.widths=[4,4,4] --set batch.steps=[[1,30]] --epochs 1 --out run";
+    place.run(&format!("train quick --data set {run}"));
+    fs::rename(place.path("set"), place.path("moved")).unwrap();
+    for command in ["train --resume run --epochs 2", "evaluate run"] {
+        place.refuse_saying(1, command, &["set: there is no such file or folder", "--data"]);
+        place.run(&format!("{command} --data moved"));
+    }
+    assert_eq!(column(&place.read("run/epochs.csv"), "epoch"), ["1", "2"]);
+}
+
+#[test]
+fn wrong_usage_has_an_exit_code_of_its_own() {
+    let place = Place::new();
+    for arguments in [
+        "",
+        "frobnicate",
+        "train --frobnicate",
+        "train --epochs many",
+        "train --epochs -1",
+        "train --seed 9223372036854775808",
+        "train --seed",
+        "train quick --resume run",
+        "train --resume run --seed 1",
+        "train --resume run --out other",
+        "train --resume run --init x",
+        "train quick report",
+        "evaluate",
+        "evaluate run --checkpoints one",
+        "predict file",
+        "plan",
+        "data",
+        "data info",
+        "completions",
+        "completions csh",
+    ] {
+        let output = place.command(arguments).output().unwrap();
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "crescendo {arguments}: {complaint}");
+        assert!(complaint.contains("Usage: ") || complaint.contains("--help"), "{complaint}");
+    }
+    for command in ["evaluate run", "predict file x.png"] {
+        let command = format!("{command} --threads 1025");
+        place.refuse_saying(2, &command, &["--threads must be at most 1024"]);
+    }
+    place.refuse_saying(
+        2,
+        "plan quick --images 18446744073709551615",
+        &["--images must be at most"],
+    );
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "something was written");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_nobody_takes_is_no_crash() {
+    let place = Place::with_run("--epochs 1");
+    for command in [
+        "plan report",
+        "plan report --json",
+        "recipes",
+        "recipes report",
+        "completions bash",
+        "data info shapes:10,10",
+        "evaluate run",
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = place.command(command).stdout(full).output().unwrap();
+        check_line(&check_refusal(&output, 1, command), &["cannot write to the output: No space"]);
+        let (reader, closed) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = place.command(command).stdout(closed).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", text(&output.stderr));
+    }
+    // A run of hours is not lost for the sake of its lines.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let command = format!("train {SMALL} --epochs 1 --out other");
+    assert!(place.command(&command).stdout(full).status().unwrap().success());
+    let weights = |run: &str| fs::read(checkpoint(&place.path(run), 1)).unwrap();
+    assert!(weights("other") == weights("run"));
+}

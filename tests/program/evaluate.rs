@@ -1,0 +1,258 @@
+//! Evaluation and prediction: what checkpoints say, of which images, from which files.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Place, SMALL, column, text};
+use crescendo::data::{IMAGE_BYTES, Split, shapes};
+use image::{ImageBuffer, Rgb, RgbImage, imageops};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const CHECKPOINT: &str = "run/weights/epoch-0004.safetensors";
+
+/// A run with a checkpoint after each of its four epochs.
+fn trained() -> Place {
+    Place::with_run("--epochs 4 --set train.checkpoint_every=1")
+}
+
+/// The images that [`SMALL`] is tested on.
+fn test_images() -> Split {
+    shapes::generate(0, 300, 100).test
+}
+
+/// The lines about an evaluation, without its table.
+fn lines(output: &str) -> Vec<&str> {
+    let wanted = |line: &&str| line.starts_with("Restored") || line.starts_with("Test accuracy");
+    output.lines().filter(wanted).collect()
+}
+
+fn json(place: &Place, arguments: &str) -> Value {
+    serde_json::from_str(&place.run(&format!("evaluate {arguments} --json"))).unwrap()
+}
+
+#[test]
+fn checkpoints_are_evaluated_in_the_order_asked_for() {
+    let place = trained();
+    let epochs = place.read("run/epochs.csv");
+    let (losses, accuracies) = (column(&epochs, "train_loss"), column(&epochs, "test_accuracy"));
+    let expected = |asked: &[usize]| -> Vec<String> {
+        let two = |&epoch: &usize| {
+            let (loss, accuracy) = (losses[epoch - 1], accuracies[epoch - 1]);
+            let restored = format!("Restored model parameters for checkpoint {epoch} loss {loss}");
+            [restored, format!("Test accuracy: {accuracy}")]
+        };
+        asked.iter().flat_map(two).collect()
+    };
+    for (arguments, asked) in [
+        ("run --checkpoints 4,1,3", &[4, 1, 3][..]),
+        ("run --checkpoints 2 --checkpoints 1", &[2, 1]),
+        ("run", &[4]),
+        (CHECKPOINT, &[4]),
+        ("run/weights/epoch-0002.safetensors run run --threads 1", &[2, 4, 4]),
+    ] {
+        let output = place.run(&format!("evaluate {arguments}"));
+        assert_eq!(lines(&output), expected(asked), "{arguments}");
+    }
+    assert!(place.read("run/log.txt").contains(&format!("Test accuracy: {}\n", accuracies[3])));
+}
+
+#[test]
+fn json_says_what_the_lines_say() {
+    let place = trained();
+    let json = json(&place, "run --checkpoints 3,4");
+    let results = json["results"].as_array().unwrap();
+    assert_eq!(json["data"], "shapes");
+    let mut said = Vec::new();
+    for result in results {
+        let confusion: Vec<Vec<u64>> = serde_json::from_value(result["confusion"].clone()).unwrap();
+        let correct: u64 = (0..10).map(|class| confusion[class][class]).sum();
+        let images: u64 = confusion.iter().flatten().sum();
+        assert_eq!((&result["correct"], &result["images"]), (&correct.into(), &images.into()));
+        assert_eq!(images, 100);
+        let accuracy = correct as f64 / images as f64;
+        assert_eq!(result["accuracy"], accuracy);
+        for (class, of_class) in result["class_accuracies"].as_array().unwrap().iter().enumerate() {
+            // Every class has ten images.
+            assert_eq!(*of_class, confusion[class][class] as f64 / 10.0);
+        }
+        assert_eq!(result["classes"].as_array().unwrap().len(), 10);
+        let (epoch, loss) = (&result["checkpoint"], result["loss"].as_f64().unwrap());
+        said.push(format!("Restored model parameters for checkpoint {epoch} loss {loss:.6}"));
+        said.push(format!("Test accuracy: {accuracy:.4}"));
+        assert!(
+            Path::new(result["file"].as_str().unwrap())
+                .ends_with(format!("run/weights/epoch-000{epoch}.safetensors"))
+        );
+    }
+    assert_eq!(lines(&place.run("evaluate run --checkpoints 3,4")), said);
+}
+
+/// An .npy of images.
+fn array(pixels: &[u8]) -> Vec<u8> {
+    let shape = format!("({}, 3072)", pixels.len() / IMAGE_BYTES);
+    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let length = (header.len() as u16).to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), pixels].concat()
+}
+
+/// The rows of the probabilities in an .npy, which must be some.
+fn probabilities(path: &Path) -> Vec<Vec<f64>> {
+    let bytes = fs::read(path).unwrap();
+    let array = npyz::NpyFile::new(&bytes[..]).unwrap();
+    assert_eq!(array.dtype().descr(), "'<f8'");
+    let (shape, order) = (array.shape().to_vec(), array.order());
+    let numbers: Vec<f64> = array.into_vec().unwrap();
+    let rows: Vec<Vec<f64>> = numbers.chunks(10).map(<[f64]>::to_vec).collect();
+    assert_eq!((&shape[..], order), (&[rows.len() as u64, 10][..], npyz::Order::C));
+    for row in &rows {
+        assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12 && row.iter().all(|&p| p >= 0.0));
+    }
+    rows
+}
+
+fn best(row: &[f64]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}
+
+#[test]
+fn an_image_is_judged_the_same_alone_and_in_any_company() {
+    let place = trained();
+    let test = test_images();
+    let whole = json(&place, "run --threads 1");
+    for threads in [2, 3] {
+        assert_eq!(json(&place, &format!("run --threads {threads}")), whole);
+    }
+    fs::write(place.path("all.npy"), array(&test.pixels)).unwrap();
+    fs::write(place.path("one.npy"), array(test.image(57))).unwrap();
+    fs::write(place.path("rest.npy"), array(&test.pixels[58 * IMAGE_BYTES..])).unwrap();
+    let output = place.run(&format!("predict {CHECKPOINT} all.npy --out all-p.npy"));
+    assert!(output.ends_with("Probabilities: all-p.npy (100, 10)\n"), "{output}");
+    let all = probabilities(&place.path("all-p.npy"));
+    let mut confusion = vec![vec![0; 10]; 10];
+    for (row, label) in all.iter().zip(&test.labels) {
+        confusion[usize::from(*label)][best(row)] += 1;
+    }
+    assert_eq!(whole["results"][0]["confusion"], serde_json::to_value(confusion).unwrap());
+    place.run(&format!("predict {CHECKPOINT} one.npy rest.npy --threads 1 --out some-p.npy"));
+    assert_eq!(probabilities(&place.path("some-p.npy")), all[57..]);
+}
+
+#[test]
+fn a_file_needs_nothing_but_itself() {
+    let place = trained();
+    fs::write(place.path("x.npy"), array(test_images().image(0))).unwrap();
+    let predict = |file: &str| place.run(&format!("predict {file} x.npy"));
+    let before = (place.run(&format!("evaluate {CHECKPOINT}")), predict(CHECKPOINT));
+    fs::create_dir_all(place.path("else/where")).unwrap();
+    for file in ["alone.safetensors", "else/alone.safetensors", "else/where/alone.safetensors"] {
+        fs::copy(place.path(CHECKPOINT), place.path(file)).unwrap();
+    }
+    fs::remove_dir_all(place.path("run")).unwrap();
+    for file in ["alone.safetensors", "else/alone.safetensors", "else/where/alone.safetensors"] {
+        assert_eq!((place.run(&format!("evaluate {file}")), predict(file)), before);
+    }
+    // Of a set that is not generated, the file knows only the name.
+    place.run("data export shapes:300,100 set");
+    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,50]] --epochs 1 --out read";
+    place.run(&format!("train quick --data set {options}"));
+    let file = "else/read.safetensors";
+    fs::copy(place.path("read/weights/epoch-0001.safetensors"), place.path(file)).unwrap();
+    place.refuse_saying(1, &format!("evaluate {file}"), &["no CIFAR-10 found", "--data"]);
+    let output = place.run(&format!("evaluate {file} --data set"));
+    assert_eq!(lines(&output)[1], lines(&place.run("evaluate read --data set --checkpoints 1"))[1]);
+}
+
+#[test]
+fn a_file_from_elsewhere_is_evaluated_with_a_recipe() {
+    let place = Place::with_run("--epochs 1 --set data.normalize=dataset");
+    let own = "base = \"quick\"\n[network]\nwidths = [4, 8, 8]\n[data]\nnormalize = \"dataset\"\n";
+    fs::write(place.path("own.toml"), own).unwrap();
+    let bytes = fs::read(place.path("run/weights/epoch-0001.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let bare = safetensors::serialize(tensors.iter(), None).unwrap();
+    fs::write(place.path("bare.safetensors"), bare).unwrap();
+    let parts = ["bare.safetensors", "has no recipe", "--recipe"];
+    place.refuse_saying(1, "evaluate bare.safetensors --data shapes:300,100", &parts);
+    place.refuse_saying(1, "predict bare.safetensors x.npy", &parts);
+
+    let output = place.run("evaluate bare.safetensors --recipe own.toml --data shapes:300,100");
+    let ours = place.run("evaluate run");
+    assert_eq!(lines(&output)[0], "Restored model parameters of bare.safetensors");
+    assert_eq!(lines(&output)[1..], lines(&ours)[1..]);
+    // The tables agree, too.
+    assert_eq!(
+        output.lines().skip(1).collect::<Vec<_>>(),
+        ours.lines().skip(1).collect::<Vec<_>>()
+    );
+    let json = json(&place, "bare.safetensors --recipe own.toml --data shapes:300,100");
+    assert_eq!(
+        (&json["results"][0]["checkpoint"], &json["results"][0]["loss"]),
+        (&Value::Null, &Value::Null)
+    );
+    fs::write(place.path("x.npy"), array(test_images().image(0))).unwrap();
+    let output = place.run("predict bare.safetensors x.npy --recipe own.toml");
+    assert!(output.starts_with("x.npy[0]: "), "{output}");
+}
+
+/// An image of a set as a picture.
+fn picture(image: &[u8]) -> RgbImage {
+    ImageBuffer::from_fn(32, 32, |x, y| {
+        Rgb([0, 1, 2].map(|channel| image[channel * 1024 + y as usize * 32 + x as usize]))
+    })
+}
+
+#[test]
+fn pictures_are_classified_as_the_arrays_they_are() {
+    let place = Place::with_run("--epochs 2");
+    let test = test_images();
+    let small = picture(test.image(3));
+    small.save(place.path("small.png")).unwrap();
+    small.save(place.path("small.jpg")).unwrap();
+    image::DynamicImage::from(small.clone()).to_rgba16().save(place.path("deep.png")).unwrap();
+    // Named as something else, and large.
+    let large = imageops::resize(&small, 128, 96, imageops::FilterType::Nearest);
+    large.save_with_format(place.path("large"), image::ImageFormat::Png).unwrap();
+    fs::write(place.path("x.npy"), array(test.image(3))).unwrap();
+
+    let inputs = "x.npy small.png deep.png small.jpg large";
+    let arguments = format!("predict run/weights/epoch-0002.safetensors {inputs} --out p.npy");
+    let output = place.command(&arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "large: resized from 128x96 to 32x32\n");
+    let rows = probabilities(&place.path("p.npy"));
+    assert_eq!((&rows[1], &rows[2]), (&rows[0], &rows[0]));
+    assert_ne!(rows[3], rows[0], "a JPEG is not exact");
+
+    let output = text(&output.stdout);
+    let classes = shapes::generate(0, 1, 1).classes;
+    for (line, (name, row)) in output
+        .lines()
+        .zip(["x.npy[0]", "small.png", "deep.png", "small.jpg", "large"].iter().zip(&rows))
+    {
+        let (said, top) = line.split_once(": ").unwrap();
+        assert_eq!(said, *name);
+        let top: Vec<(&str, f64)> = top
+            .split(", ")
+            .map(|class| class.rsplit_once(' ').unwrap())
+            .map(|(class, probability)| (class, probability.parse().unwrap()))
+            .collect();
+        assert_eq!(top.len(), 3);
+        assert_eq!(top[0].0, classes[best(row)]);
+        assert!(top.is_sorted_by(|a, b| a.1 >= b.1), "{line}");
+        for (class, probability) in top {
+            let index = classes.iter().position(|name| name == class).unwrap();
+            assert!((row[index] - probability).abs() <= 0.5e-4, "{line}");
+        }
+    }
+    assert_eq!(output.lines().count(), 6);
+}
+
+#[test]
+fn training_from_a_checkpoint_begins_with_what_evaluation_saw() {
+    let place = Place::with_run("--epochs 1");
+    let init = "run/weights/epoch-0001.safetensors";
+    place.run(&format!("train {SMALL} --epochs 0 --init {init} --out next"));
+    let accuracy = |run: &str| json(&place, run)["results"][0]["confusion"].clone();
+    assert_eq!(accuracy("next"), accuracy("run"));
+}

@@ -1,0 +1,123 @@
+//! Runs on a disk that fills up. They mount a small disk in memory, for which they need root:
+//!
+//! ```text
+//! cargo test --release --test program -- --ignored full_disk
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{OFTEN, Place, SMALL, assert_equal, check_line, contents};
+use safetensors::SafeTensors;
+
+/// A disk of its own, unmounted in the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: PathBuf, kib: u32) -> Self {
+        fs::create_dir(&path).unwrap();
+        let size = format!("size={kib}k");
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).status();
+        assert!(mount.unwrap().success(), "these tests need root");
+        Disk(path)
+    }
+
+    /// Leaves so much room and no more.
+    fn fill(&self, room: usize) {
+        let ballast = self.0.join("ballast");
+        let mut bytes = 0;
+        // As much as there is room for, in the pages that such a disk is made of.
+        while fs::write(&ballast, vec![0; bytes + 4096]).is_ok() {
+            bytes += 4096;
+        }
+        fs::write(&ballast, vec![0; bytes.saturating_sub(room)]).unwrap();
+    }
+
+    fn clear(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[track_caller]
+fn refuse_full(place: &Place, arguments: &str) {
+    place.refuse_saying(1, arguments, &["/disk/", "No space left on device"]);
+}
+
+/// The state that a run left is whole.
+fn check_state(run: &Path) {
+    let bytes = fs::read(run.join("state/state.safetensors")).unwrap();
+    SafeTensors::deserialize(&bytes).unwrap();
+    let unfinished = contents(run).into_keys().find(|path| path.to_string_lossy().contains(".tmp"));
+    assert_eq!(unfinished, None);
+}
+
+const KIB: usize = 1024;
+
+#[test]
+#[ignore = "needs root"]
+fn a_run_goes_on_to_the_same_weights_when_there_is_room_again() {
+    let place = Place::new();
+    let settings = format!("{SMALL} {OFTEN} --set train.checkpoint_every=1");
+    place.run(&format!("train {settings} --out whole"));
+    let disk = Disk::mount(place.path("disk"), 2048);
+    let run = disk.0.join("run");
+    let out = run.display();
+    let mut stopped = 0;
+    // From too little for the first file to so much that only the last ones fail.
+    for room in (0..=320).step_by(16) {
+        disk.fill(room * KIB);
+        let arguments = format!("train {settings} --out {out}");
+        let output = place.command(&arguments).output().unwrap();
+        assert!(!output.status.success(), "there was room for all with {room} KiB");
+        let complaint = super::check_refusal(&output, 1, &arguments);
+        check_line(&complaint, &["/disk/", "No space left on device"]);
+        if run.exists() {
+            stopped += 1;
+            check_state(&run);
+            // There is no more room now than before.
+            refuse_full(&place, &format!("train --resume {out}"));
+            check_state(&run);
+            disk.clear();
+            place.run(&format!("train --resume {out} --log-steps"));
+            assert_equal(&place.path("whole"), &run);
+            fs::remove_dir_all(&run).unwrap();
+        } else {
+            disk.clear();
+            assert_eq!(fs::read_dir(&disk.0).unwrap().count(), 0, "something was left");
+        }
+    }
+    assert!(stopped > 10, "only {stopped} runs began");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_written_once_is_whole_or_not_there() {
+    let place = Place::with_run("--epochs 0");
+    place.run("data export shapes:100,50 set");
+    let pixels = crescendo::data::shapes::generate(0, 1, 2_000).test.pixels;
+    let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (2000, 3072), }\n";
+    let length = (header.len() as u16).to_le_bytes();
+    let array = [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &pixels].concat();
+    fs::write(place.path("x.npy"), array).unwrap();
+    let disk = Disk::mount(place.path("disk"), 1024);
+    disk.fill(100 * KIB);
+    let predict = "predict run/weights/epoch-0000.safetensors x.npy --out";
+    for arguments in [
+        format!("data export shapes:100,50 {}/set", disk.0.display()),
+        format!("{predict} {}/p.npy", disk.0.display()),
+    ] {
+        refuse_full(&place, &arguments);
+        assert_eq!(fs::read_dir(&disk.0).unwrap().count(), 1, "something was left");
+    }
+    disk.clear();
+    place.run(&format!("data export shapes:100,50 {}/set", disk.0.display()));
+    place.run(&format!("{predict} {}/p.npy", disk.0.display()));
+}

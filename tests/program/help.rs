@@ -1,0 +1,190 @@
+//! What the program says about itself, its recipes and data, and its exit codes.
+
+use std::fs;
+
+use super::{Place, contents};
+use serde_json::Value;
+
+const COMMANDS: [&str; 10] = [
+    "train",
+    "evaluate",
+    "predict",
+    "plan",
+    "recipes",
+    "data",
+    "data fetch",
+    "data info",
+    "data export",
+    "completions",
+];
+
+fn json(place: &Place, arguments: &str) -> Value {
+    serde_json::from_str(&place.run(arguments)).unwrap()
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let place = Place::new();
+    let help = place.run("--help");
+    for command in COMMANDS {
+        assert!(help.contains(command.split(' ').next().unwrap()), "{command}: {help}");
+        let help = place.run(&format!("{command} --help"));
+        assert!(help.contains("Example"), "{command}: {help}");
+        assert!(help.contains(&format!("  crescendo {command}")), "{command}: {help}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_success_failure_and_wrong_usage_apart() {
+    let place = Place::new();
+    for (code, arguments) in [
+        (0, "--version"),
+        (0, "--help"),
+        (0, "help train"),
+        (0, "train --help"),
+        (0, "recipes"),
+        (0, "plan quick"),
+        (1, "data info nowhere"),
+        (1, "evaluate nowhere"),
+        (1, "train report"),
+        (2, ""),
+        (2, "train --nonsense"),
+        (2, "train nonsense"),
+        (2, "train --set train.nonsense=1"),
+        (2, "plan quick --set train.epochs=-1"),
+    ] {
+        let output = place.command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "crescendo {arguments}");
+        // Who reads the output finds in it only what was asked for.
+        assert_eq!(output.stdout.is_empty(), code != 0, "crescendo {arguments}");
+        assert_eq!(output.stderr.is_empty(), code == 0, "crescendo {arguments}");
+    }
+}
+
+#[test]
+fn completions_know_the_commands_in_every_shell() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = place.run(&format!("completions {shell}"));
+        for word in ["crescendo", "evaluate", "completions", "resume", "checkpoints"] {
+            assert!(script.contains(word), "no {word} for {shell}");
+        }
+    }
+}
+
+#[test]
+fn recipes_are_listed_printed_and_usable_as_files() {
+    let place = Place::new();
+    let list = place.run("recipes");
+    let names: Vec<&str> = list.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["report", "original", "quick"]);
+    for name in names {
+        let text = place.run(&format!("recipes {name}"));
+        text.parse::<toml::Table>().unwrap();
+        fs::write(place.path("mine.toml"), text).unwrap();
+        let plan = |recipe: &str| place.run(&format!("plan {recipe} --json"));
+        assert_eq!(plan("mine.toml"), plan(name));
+    }
+    let report: toml::Table = place.run("recipes report").parse().unwrap();
+    assert_eq!(report["optimizer"]["learning_rate"].as_float(), Some(0.1));
+    assert_eq!(report["network"]["head"]["hidden"].as_integer(), Some(2048));
+}
+
+#[test]
+fn the_plan_of_the_report_has_its_numbers() {
+    let place = Place::new();
+    let plan = json(&place, "plan report --json");
+    for (key, value) in [
+        ("parameters", 17_392_394_u64),
+        ("forward_macs", 1_335_578_624),
+        ("training_flops_per_image", 6 * 1_335_578_624_u64),
+        ("epochs", 90),
+        ("updates", 24_000 + 2_000 + 1_000 + 500),
+        ("training_flops", 90 * 50_000 * 6 * 1_335_578_624_u64),
+    ] {
+        assert_eq!(plan[key], value, "{key}");
+    }
+    let phases = plan["schedule"].as_array().unwrap();
+    let phase =
+        |phase: &Value| ["batch_size", "epochs", "updates"].map(|key| phase[key].as_u64().unwrap());
+    assert_eq!(
+        phases.iter().map(phase).collect::<Vec<_>>(),
+        [[125, 60, 24_000], [250, 10, 2_000], [500, 10, 1_000], [1000, 10, 500]]
+    );
+    let memory = |phase: &Value| phase["memory_bytes"].as_u64().unwrap();
+    assert!(phases.is_sorted_by(|a, b| memory(a) < memory(b)));
+    let layers = plan["layers"].as_array().unwrap();
+    let macs: u64 = layers.iter().map(|layer| layer["macs"].as_u64().unwrap()).sum();
+    assert_eq!(macs, 1_335_578_624);
+
+    let table = place.run("plan report");
+    for part in ["17392394", "1.336 GMAC", "8.01 GFLOP", "24000", "output_layer.fc1"] {
+        assert!(table.contains(part), "no {part} in {table}");
+    }
+    let other = json(
+        &place,
+        "plan report --json --images 1000 --set batch.policy=fixed --set batch.size=300 --set \
+         train.epochs=2",
+    );
+    assert_eq!(other["updates"], 6);
+    let kept = json(
+        &place,
+        "plan report --json --images 1000 --set batch.policy=fixed --set batch.size=300 --set \
+         train.epochs=2 --set data.last_batch=keep",
+    );
+    assert_eq!(kept["updates"], 8);
+}
+
+#[test]
+fn a_plan_of_training_is_what_training_does() {
+    let place = Place::with_run("--epochs 4 --set data.validation=40");
+    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,25],[3,50]] --set \
+                   train.epochs=4 --set data.validation=40";
+    let plan = json(&place, &format!("plan quick {options} --images 300 --json"));
+    let epochs = place.read("run/epochs.csv");
+    assert_eq!(plan["updates"].to_string(), *super::column(&epochs, "updates").last().unwrap());
+    let log = place.read("run/log.txt");
+    assert!(log.contains(&format!("{} parameters", plan["parameters"])), "{log}");
+}
+
+#[test]
+fn data_is_looked_over_and_exported_as_it_is() {
+    let place = Place::new();
+    let info = json(&place, "data info shapes --json");
+    assert_eq!(
+        (&info["name"], &info["train"], &info["test"]),
+        (&"shapes".into(), &5000.into(), &1000.into())
+    );
+    let classes = info["classes"].as_array().unwrap();
+    assert!(classes.len() == 10 && classes.iter().all(|class| class["train"] == 500));
+    assert_eq!(info["problems"], Value::Array(Vec::new()));
+
+    let output = place.run("data export shapes:53,7 set");
+    assert_eq!(output, "shapes:53,7 is now in set\n");
+    let sizes: Vec<(String, usize)> = contents(&place.path("set"))
+        .into_iter()
+        .map(|(path, bytes)| (path.file_name().unwrap().to_str().unwrap().into(), bytes.len()))
+        .filter(|(name, _): &(String, usize)| name.ends_with(".bin"))
+        .collect();
+    let sizes: Vec<(&str, usize)> =
+        sizes.iter().map(|(name, bytes)| (&name[..], bytes / 3073)).collect();
+    assert_eq!(
+        sizes,
+        [
+            ("data_batch_1.bin", 10),
+            ("data_batch_2.bin", 11),
+            ("data_batch_3.bin", 10),
+            ("data_batch_4.bin", 11),
+            ("data_batch_5.bin", 11),
+            ("test_batch.bin", 7),
+        ]
+    );
+    let (drawn, read) =
+        (json(&place, "data info shapes:53,7 --json"), json(&place, "data info set --json"));
+    assert_eq!(drawn["fingerprint"], read["fingerprint"]);
+    assert_eq!((&read["name"], &read["classes"]), (&"CIFAR-10".into(), &drawn["classes"]));
+    let table = place.run("data info set");
+    assert!(table.contains(drawn["fingerprint"].as_str().unwrap()), "{table}");
+    assert!(place.run("data info shapes:53,7,1 --json").contains("fingerprint"));
+    assert_ne!(json(&place, "data info shapes:53,7,1 --json")["fingerprint"], drawn["fingerprint"]);
+}
