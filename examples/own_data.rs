@@ -23,6 +23,6 @@ fn main() -> Result<(), Error> {
         data_location: "shades",
         init: None,
     };
-    Run::create(&folder, &start)?.train(&data, &mut Console::new(), &false.into())?;
+    Run::create(&folder, &start)?.train(&data, &mut Console::default(), &false.into())?;
     Ok(())
 }

@@ -128,6 +128,9 @@ pub struct Predict {
     /// What network a file from elsewhere holds
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
+    /// What a file from elsewhere was trained on: the classes' names are taken from it
+    #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
+    pub data: Option<String>,
     /// Threads that compute [default: one on every processor]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -143,9 +146,9 @@ pub struct Plan {
     /// Change a key of the recipe; may be given many times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
-    /// Images in the training set
-    #[arg(long, value_name = "N", default_value_t = 50_000)]
-    pub images: usize,
+    /// Images in the training set [default: as many as the recipe's own data has]
+    #[arg(long, value_name = "N")]
+    pub images: Option<usize>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -2,33 +2,38 @@
 
 use std::path::{Path, PathBuf};
 
+use crescendo::data::DataSet;
 use crescendo::report::{Table, bar};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Error, Evaluation, Model, Recipe, checkpoint, read_record};
+use crescendo::training::{Elsewhere, Error, Evaluation, Model, Recipe, checkpoint, read_record};
 use serde_json::{Value, json};
 
-use super::{Found, load, load_source, say, threads};
+use super::{Found, Location, say, threads};
 use crate::cli::Evaluate;
 
 pub fn run(args: &Evaluate) -> Result<(), Error> {
     let threads = threads(args.threads)?;
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let files = files(args)?;
-    let data = data(args, recipe.as_ref(), &files[0])?;
     let mut results = Vec::new();
+    let mut found: Option<(Location, Found)> = None;
     for file in &files {
-        let elsewhere =
-            recipe.as_ref().map(|recipe| (recipe, &data.set.train, &data.set.classes[..]));
+        // Several files are mostly of one data set, which need not be read again.
+        let location = location(args, recipe.as_ref(), file)?;
+        let (location, data) = match found.take().filter(|(at, _)| *at == location) {
+            Some(found) => found,
+            None => (location.clone(), location.load()?),
+        };
+        let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
         let mut model = Model::open(file, elsewhere, threads)?;
-        if model.classes.len() != data.set.classes.len() {
-            let (ours, theirs) = (model.classes.len(), data.set.classes.len());
-            return Err(Error::bad(
-                file,
-                format!(
-                    "tells {ours} classes apart, but {} has {theirs}: give other data with --data",
-                    data.set.name
-                ),
-            ));
+        if model.classes != data.set.classes {
+            let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
+            let name = &data.set.name;
+            let problem = format!(
+                "tells {ours} apart, but the classes of {name} are {theirs}: give its own data with \
+                 --data"
+            );
+            return Err(Error::bad(file, problem));
         }
         if !args.json {
             say!("{}", restored(file, &model))?;
@@ -37,14 +42,16 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
         bar.finish_and_clear();
         if args.json {
-            results.push(to_json(file, &model, &evaluation));
+            results.push(to_json(file, &model, &data.set, &evaluation));
         } else {
             say!("Test accuracy: {:.4}", evaluation.accuracy())?;
-            say!("\n{}", Table(&evaluation, &model.classes))?;
+            say!("on {} images of {} ({})\n", evaluation.images(), data.set.name, data.set.format)?;
+            say!("{}", Table(&evaluation, &model.classes))?;
         }
+        found = Some((location, data));
     }
     if args.json {
-        say!("{}", json!({ "data": data.set.name, "results": results }))?;
+        say!("{}", json!({ "results": results }))?;
     }
     Ok(())
 }
@@ -58,8 +65,9 @@ fn restored(file: &Path, model: &Model) -> String {
     }
 }
 
-fn to_json(file: &Path, model: &Model, evaluation: &Evaluation) -> Value {
+fn to_json(file: &Path, model: &Model, data: &DataSet, evaluation: &Evaluation) -> Value {
     json!({
+        "data": data.name,
         "file": file.display().to_string(),
         "checkpoint": model.epoch,
         "loss": model.loss,
@@ -104,18 +112,18 @@ fn files(args: &Evaluate) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The data that is named, or that the run was trained on, or that the recipe is for.
-fn data(args: &Evaluate, recipe: Option<&Recipe>, file: &Path) -> Result<Found, Error> {
+/// Where the data is that is named, or that the run was trained on, or that the recipe is for.
+fn location(args: &Evaluate, recipe: Option<&Recipe>, file: &Path) -> Result<Location, Error> {
     if let Some(location) = &args.data.path {
-        return load(location);
+        return Ok(Location::Named(location.clone()));
     }
     let run = file.parent().and_then(Path::parent).map(read_record);
-    match (run, recipe) {
-        (Some(Ok(record)), _) => load(&record.run.data),
-        (_, Some(recipe)) => load_source(recipe.data.source),
+    Ok(match (run, recipe) {
+        (Some(Ok(record)), _) => Location::Named(record.run.data),
+        (_, Some(recipe)) => Location::Source(recipe.data.source),
         _ => match checkpoint::generated_data(file)? {
-            Some(location) => load(&location),
-            None => load_source(DataSource::Cifar10),
+            Some(location) => Location::Named(location),
+            None => Location::Source(DataSource::Cifar10),
         },
-    }
+    })
 }

@@ -9,7 +9,7 @@ pub mod recipes;
 pub mod train;
 
 use std::io::{ErrorKind, Write, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, find, open, shapes};
 use crescendo::training::Error;
@@ -32,32 +32,49 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
     }
 }
 
-/// A data set, and how to say where it is from anywhere.
+/// Where a data set is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Location {
+    /// At this path, or `shapes` with or without sizes.
+    Named(String),
+    /// Wherever the program finds it by itself.
+    Source(DataSource),
+}
+
+/// A data set, and how to say where it is from any folder.
 pub struct Found {
     pub set: DataSet,
     pub location: String,
 }
 
-/// The data set at `location`: a path, or `shapes` with or without sizes.
-pub fn load(location: &str) -> Result<Found, Error> {
-    if let Some(set) = shapes::parse(location) {
-        return Ok(Found { set: set?, location: location.to_owned() });
+impl Location {
+    /// What is named, or else the set that a recipe is for.
+    pub fn new(named: Option<&str>, source: DataSource) -> Self {
+        named.map_or(Location::Source(source), |name| Location::Named(name.to_owned()))
     }
-    found(Some(Path::new(location)))
-}
 
-/// The data set that a recipe is for, where nobody named one.
-pub fn load_source(source: DataSource) -> Result<Found, Error> {
-    match source {
-        DataSource::Shapes => load("shapes"),
-        DataSource::Cifar10 => found(None),
+    /// Reads, or makes, the data set.
+    pub fn load(&self) -> Result<Found, Error> {
+        let path = match self {
+            Location::Source(DataSource::Shapes) => return Self::load_named(shapes::NAME),
+            Location::Source(DataSource::Cifar10) => find(None)?,
+            Location::Named(name) => return Self::load_named(name),
+        };
+        Self::open(path)
     }
-}
 
-fn found(path: Option<&Path>) -> Result<Found, Error> {
-    let path = find(path)?;
-    let absolute = std::path::absolute(&path).unwrap_or(path);
-    Ok(Found { set: open(&absolute)?, location: absolute.display().to_string() })
+    /// Reads, or makes, what is called so.
+    pub fn load_named(name: &str) -> Result<Found, Error> {
+        match shapes::parse(name) {
+            Some(set) => Ok(Found { set: set?, location: name.to_owned() }),
+            None => Self::open(find(Some(Path::new(name)))?),
+        }
+    }
+
+    fn open(path: PathBuf) -> Result<Found, Error> {
+        let absolute = std::path::absolute(&path).unwrap_or(path);
+        Ok(Found { set: open(&absolute)?, location: absolute.display().to_string() })
+    }
 }
 
 /// Threads to compute with, where the command line may name a number.

@@ -1,7 +1,10 @@
 //! `crescendo plan`.
 
+use crescendo::data::{IMAGE_BYTES, shapes};
 use crescendo::network::Plan as NetworkPlan;
-use crescendo::training::{Error, Recipe, memory, plan, policy};
+use crescendo::training::policy::{self, Phase};
+use crescendo::training::recipe::DataSource;
+use crescendo::training::{Error, Recipe, memory, plan};
 use serde_json::json;
 
 use super::say;
@@ -13,43 +16,25 @@ const MOST_IMAGES: usize = 1_000_000_000;
 pub fn run(args: &Plan) -> Result<(), Error> {
     let recipe = Recipe::load(&args.recipe, &args.changes)?;
     let plan = plan(&recipe)?;
-    if args.images > MOST_IMAGES {
+    let images = args.images.unwrap_or(match recipe.data.source {
+        DataSource::Cifar10 => 50_000,
+        DataSource::Shapes => shapes::DEFAULT_TRAIN,
+    });
+    if images > MOST_IMAGES {
         return Err(Error::Recipe(format!("--images must be at most {MOST_IMAGES}")));
     }
-    let schedule = schedule(&recipe, &plan, args.images);
+    let schedule = policy::schedule(&recipe, images.saturating_sub(recipe.data.validation));
+    let schedule: Vec<(Phase, u64)> =
+        schedule.into_iter().map(|phase| (phase, bytes(&recipe, &plan, &phase, images))).collect();
     if args.json { print_json(&recipe, &plan, &schedule) } else { print(&plan, &schedule) }
 }
 
-/// Some epochs with one batch size.
-struct Phase {
-    batch_size: usize,
-    epochs: u32,
-    updates: u64,
-    images: u64,
-    memory: u64,
+/// Bytes that training takes with a phase's batches, the images included.
+fn bytes(recipe: &Recipe, plan: &NetworkPlan, phase: &Phase, images: usize) -> u64 {
+    memory(plan, phase.batch_size, recipe.threads()) + (images * IMAGE_BYTES) as u64
 }
 
-fn schedule(recipe: &Recipe, plan: &NetworkPlan, images: usize) -> Vec<Phase> {
-    let images = images.saturating_sub(recipe.data.validation);
-    let sampling = recipe.sampling(crescendo::data::Normalization::None);
-    let phases = policy::schedule(&recipe.batch, recipe.train.epochs).into_iter();
-    let data = (images * crescendo::data::IMAGE_BYTES) as u64;
-    phases
-        .map(|(batch_size, epochs)| {
-            let updates = sampling.batches(images, batch_size) as u64;
-            let kept = images.min(updates as usize * batch_size) as u64;
-            Phase {
-                batch_size,
-                epochs,
-                updates: updates * u64::from(epochs),
-                images: kept * u64::from(epochs),
-                memory: memory(plan, batch_size, recipe.threads()) + data,
-            }
-        })
-        .collect()
-}
-
-fn print(plan: &NetworkPlan, schedule: &[Phase]) -> Result<(), Error> {
+fn print(plan: &NetworkPlan, schedule: &[(Phase, u64)]) -> Result<(), Error> {
     let operation = |step: &crescendo::network::Step| {
         let text = format!("{:?}", step.node.operation);
         text.split([' ', '(']).next().unwrap_or_default().to_owned()
@@ -89,20 +74,28 @@ fn print(plan: &NetworkPlan, schedule: &[Phase]) -> Result<(), Error> {
         "PFLOP",
         "memory"
     )?;
-    for phase in schedule {
+    for (phase, bytes) in schedule {
         say!(
             "{:>10} {:>8} {:>10} {:>10.2} {:>8.2} GiB",
             phase.batch_size,
             phase.epochs,
             phase.updates,
             phase.images as f64 * plan.training_flops() as f64 / 1e15,
-            phase.memory as f64 / f64::from(1 << 30)
+            *bytes as f64 / f64::from(1 << 30)
         )?;
     }
+    let sum = |part: fn(&Phase) -> u64| schedule.iter().map(|(phase, _)| part(phase)).sum::<u64>();
+    say!(
+        "{:>10} {:>8} {:>10} {:>10.2}",
+        "total",
+        sum(|phase| phase.epochs.into()),
+        sum(|phase| phase.updates),
+        sum(|phase| phase.images) as f64 * plan.training_flops() as f64 / 1e15
+    )?;
     Ok(())
 }
 
-fn print_json(recipe: &Recipe, plan: &NetworkPlan, schedule: &[Phase]) -> Result<(), Error> {
+fn print_json(recipe: &Recipe, plan: &NetworkPlan, schedule: &[(Phase, u64)]) -> Result<(), Error> {
     let layers = plan.steps.iter().map(|step| {
         json!({
             "name": step.node.name,
@@ -112,15 +105,15 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, schedule: &[Phase]) -> Result
             "macs": step.macs,
         })
     });
-    let phases = schedule.iter().map(|phase| {
+    let phases = schedule.iter().map(|(phase, bytes)| {
         json!({
             "batch_size": phase.batch_size,
             "epochs": phase.epochs,
             "updates": phase.updates,
-            "memory_bytes": phase.memory,
+            "memory_bytes": bytes,
         })
     });
-    let images: u64 = schedule.iter().map(|phase| phase.images).sum();
+    let images: u64 = schedule.iter().map(|(phase, _)| phase.images).sum();
     say!(
         "{}",
         json!({
@@ -129,7 +122,7 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, schedule: &[Phase]) -> Result
             "training_flops_per_image": plan.training_flops(),
             "training_flops": images.saturating_mul(plan.training_flops()),
             "epochs": recipe.train.epochs,
-            "updates": schedule.iter().map(|phase| phase.updates).sum::<u64>(),
+            "updates": schedule.iter().map(|(phase, _)| phase.updates).sum::<u64>(),
             "schedule": phases.collect::<Vec<_>>(),
             "layers": layers.collect::<Vec<_>>(),
         })

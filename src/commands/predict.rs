@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{CHANNELS, IMAGE_BYTES, SIDE};
-use crescendo::training::{Error, Model, Recipe};
+use crescendo::training::{Elsewhere, Error, Model, Recipe};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader};
 use npyz::{NpyFile, WriterBuilder};
 
-use super::{load_source, say, threads};
+use super::{Location, say, threads};
 use crate::cli::Predict;
 
 /// An image that says it has more pixels than this is not worth its memory.
@@ -25,10 +25,12 @@ pub fn run(args: &Predict) -> Result<(), Error> {
     }
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     // A file from elsewhere has neither classes' names nor statistics: they come from the data.
-    let data = recipe.as_ref().map(|recipe| load_source(recipe.data.source)).transpose()?;
+    let data = recipe
+        .as_ref()
+        .map(|recipe| Location::new(args.data.as_deref(), recipe.data.source).load());
+    let data = data.transpose()?;
     let elsewhere = recipe.as_ref().zip(data.as_ref());
-    let elsewhere =
-        elsewhere.map(|(recipe, data)| (recipe, &data.set.train, &data.set.classes[..]));
+    let elsewhere = elsewhere.map(|(recipe, data)| Elsewhere { recipe, data: &data.set });
     let mut model = Model::open(&args.file, elsewhere, threads)?;
 
     let mut pixels = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crescendo::report::{Console, Log, Observers};
 use crescendo::training::{Error, Recipe, Run, Start};
 
-use super::{Found, load, load_source};
+use super::{Found, Location};
 use crate::cli::Train;
 
 pub fn run(args: &Train) -> Result<(), Error> {
@@ -16,8 +16,7 @@ pub fn run(args: &Train) -> Result<(), Error> {
         Some(folder) => resume(folder, args)?,
         None => create(args)?,
     };
-    let mut log = Log::open(run.folder(), run.marks(), args.log_steps)?;
-    let mut console = Console::new();
+    let (mut log, mut console) = (Log::default(), Console::default());
     run.train(&data.set, &mut Observers(vec![&mut log, &mut console]), &stop)?;
     Ok(())
 }
@@ -29,10 +28,7 @@ fn create(args: &Train) -> Result<(Run, Found), Error> {
         changes.push(format!("train.seed={seed}"));
     }
     let recipe = Recipe::load(&args.recipe, &changes)?;
-    let data = match &args.data.path {
-        Some(location) => load(location)?,
-        None => load_source(recipe.data.source)?,
-    };
+    let data = Location::new(args.data.path.as_deref(), recipe.data.source).load()?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
         None => next_folder(&args.recipe),
@@ -53,23 +49,23 @@ fn resume(folder: &Path, args: &Train) -> Result<(Run, Found), Error> {
         run.change(&change)?;
     }
     let location = args.data.path.as_ref().unwrap_or(&run.record().run.data);
-    let data = load(location)?;
-    // Before the log is cut back to the state's moment.
-    run.check(&data.set)?;
+    let data = Location::load_named(location)?;
     Ok((run, data))
 }
 
 /// Flags that are keys of the recipe by another name.
 fn flags(args: &Train) -> impl Iterator<Item = String> {
     let epochs = args.epochs.map(|epochs| format!("train.epochs={epochs}"));
-    epochs.into_iter().chain(args.threads.map(|threads| format!("engine.threads={threads}")))
+    let threads = args.threads.map(|threads| format!("engine.threads={threads}"));
+    let log_steps = args.log_steps.then(|| "train.log_steps=true".to_owned());
+    [epochs, threads, log_steps].into_iter().flatten()
 }
 
 /// The first of `runs/<recipe>-1`, `-2`, … that is not there yet.
 fn next_folder(recipe: &str) -> PathBuf {
     let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy();
-    let folders = (1..).map(|n| Path::new("runs").join(format!("{name}-{n}")));
-    folders.skip_while(|folder| folder.exists()).next().unwrap_or_default()
+    let mut folders = (1..).map(|n| Path::new("runs").join(format!("{name}-{n}")));
+    folders.find(|folder| !folder.exists()).unwrap_or_default()
 }
 
 /// A flag that SIGINT or SIGTERM sets; the second signal ends the program at once.

@@ -105,7 +105,7 @@ fn more_epochs_go_on_where_the_run_ended() {
     // The checkpoints' recipes are the same again; only the short run was tested in between.
     assert!(whole.0 == short.0 && whole.2 == short.2);
     let complaint = place.refuse(2, "train --resume short --epochs 3");
-    assert!(complaint.contains("4 epochs of this run are trained already"), "{complaint}");
+    assert!(complaint.contains("this run has come to epoch 4 already"), "{complaint}");
 }
 
 #[test]

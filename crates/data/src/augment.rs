@@ -1,6 +1,7 @@
 //! From the bytes of an image to the numbers that a network sees: augmentation, normalisation.
 
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::random::below;
 use crate::{CHANNELS, IMAGE_BYTES, SIDE, Split, channel_statistics};
@@ -46,7 +47,8 @@ impl Augmentation {
 }
 
 /// How bytes become numbers of about the same size.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Normalization {
     /// Each channel of each image: minus its mean, over its population standard deviation (over 1
     /// where that is 0).

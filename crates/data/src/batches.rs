@@ -1,7 +1,10 @@
 //! The batches of an epoch: which images, in which order, changed how. Prepared by a thread of its
 //! own, ahead of whoever trains on them.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use serde::{Deserialize, Serialize};
 
 use crate::augment::{Augmentation, Normalization};
 use crate::random::{permutation, source};
@@ -17,7 +20,8 @@ pub struct Batch {
 }
 
 /// In which order an epoch sees the images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Shuffle {
     /// In another random order every epoch.
     Epoch,
@@ -26,7 +30,8 @@ pub enum Shuffle {
 }
 
 /// What becomes of the images that do not fill a last batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LastBatch {
     /// They are left out of this epoch.
     Drop,
@@ -86,8 +91,8 @@ impl Sampling {
         }
     }
 
-    /// Calls `consume` with the batches of `epoch` in order, from batch number `first` on, while
-    /// a second thread prepares the next ones; stops early when `consume` gives an error.
+    /// Calls `consume` with the batches of `epoch` whose numbers are in `wanted`, in order, while a
+    /// second thread prepares the next ones; stops early when `consume` gives an error.
     ///
     /// # Errors
     /// The one that `consume` gave.
@@ -96,14 +101,14 @@ impl Sampling {
         split: &Split,
         epoch: u64,
         batch_size: usize,
-        first: usize,
+        wanted: Range<usize>,
         mut consume: impl FnMut(&Batch) -> Result<(), E>,
     ) -> Result<(), E> {
         std::thread::scope(|scope| {
             let (ready, batches) = sync_channel(AHEAD);
             // Used batches go back, so that their memory is used again.
             let (done, used) = sync_channel(AHEAD + 2);
-            scope.spawn(move || self.prepare(split, epoch, batch_size, first, &ready, &used));
+            scope.spawn(move || self.prepare(split, epoch, batch_size, wanted, &ready, &used));
             for batch in batches {
                 consume(&batch)?;
                 // The other end may have prepared its last batch and gone.
@@ -118,13 +123,13 @@ impl Sampling {
         split: &Split,
         epoch: u64,
         batch_size: usize,
-        first: usize,
+        wanted: Range<usize>,
         ready: &SyncSender<Batch>,
         used: &Receiver<Batch>,
     ) {
         let order = self.order(epoch, split.len());
-        let batches = self.batches(split.len(), batch_size);
-        for indices in order.chunks(batch_size).take(batches).skip(first) {
+        let end = wanted.end.min(self.batches(split.len(), batch_size));
+        for indices in order.chunks(batch_size).take(end).skip(wanted.start) {
             let mut batch = used.try_recv().unwrap_or_default();
             self.fill(split, epoch, indices, &mut batch);
             if ready.send(batch).is_err() {
@@ -180,7 +185,7 @@ mod tests {
     fn collect(sampling: &Sampling, epoch: u64, batch_size: usize, first: usize) -> Vec<Batch> {
         let mut batches = Vec::new();
         let outcome: Result<(), ()> =
-            sampling.epoch(&split(23), epoch, batch_size, first, |batch| {
+            sampling.epoch(&split(23), epoch, batch_size, first..usize::MAX, |batch| {
                 batches.push(batch.clone());
                 Ok(())
             });
@@ -217,10 +222,11 @@ mod tests {
     #[test]
     fn an_error_stops_the_epoch() {
         let mut count = 0;
-        let outcome = sampling(Shuffle::Epoch, LastBatch::Keep).epoch(&split(23), 1, 1, 0, |_| {
-            count += 1;
-            if count == 3 { Err("enough") } else { Ok(()) }
-        });
+        let outcome =
+            sampling(Shuffle::Epoch, LastBatch::Keep).epoch(&split(23), 1, 1, 0..23, |_| {
+                count += 1;
+                if count == 3 { Err("enough") } else { Ok(()) }
+            });
         assert_eq!((outcome, count), (Err("enough"), 3));
     }
 

@@ -21,7 +21,7 @@
 //!     normalization: Normalization::PerImage,
 //! };
 //! let mut sizes = Vec::new();
-//! sampling.epoch(&set.train, 1, 20, 0, |batch| {
+//! sampling.epoch(&set.train, 1, 20, 0..3, |batch| {
 //!     sizes.push(batch.labels.len());
 //!     Ok::<(), ()>(())
 //! })?;

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Plan};
 
 pub use crescendo_kernels::optimizer::Sgd;
@@ -77,7 +79,8 @@ pub enum Rule {
 }
 
 /// What weight decay applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decay {
     /// All parameters.
     All,

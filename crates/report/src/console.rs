@@ -24,22 +24,19 @@ enum Shown {
 }
 
 impl Console {
-    /// Decides by itself whether there is a terminal.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     fn step(&mut self, step: &Step) {
         let rate = step.images as f64 / step.seconds;
-        let left = (step.epoch_images - step.images) as f64 / rate;
+        let left = (step.epoch_images - step.images) as f64;
+        let run_left = left + step.later_images as f64;
         let bar = self.bar(Shown::Epoch(step.epoch), step.epoch_images);
         bar.set_position(step.images as u64);
         bar.set_prefix(format!("Epoch {}/{}", step.epoch, step.epochs));
         bar.set_message(format!(
-            "loss {:.4}  batch {}  {rate:.1} img/s  {} left",
+            "loss {:.4}  batch {}  {rate:.1} img/s  left: epoch {}, run {}",
             step.epoch_loss,
             step.batch_size,
-            time(left)
+            time(left / rate),
+            time(run_left / rate)
         ));
     }
 

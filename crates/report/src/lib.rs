@@ -8,16 +8,20 @@
 //!
 //! ```
 //! use crescendo_report::{Console, Log, Observers};
-//! use crescendo_training::events::{Event, Observer};
+//! use crescendo_training::{Recipe, Run, Start};
 //!
+//! let data = crescendo_data::shapes::generate(0, 100, 50);
+//! let changes = ["train.epochs=1", "network.widths=[4, 4, 4]"];
+//! let recipe = Recipe::load("quick", &changes)?;
 //! # let folder = tempfile::tempdir().unwrap();
-//! # let folder = folder.path();
-//! let mut log = Log::open(folder, &Default::default(), false)?;
-//! let mut console = Console::new();
-//! let mut both = Observers(vec![&mut log, &mut console]);
-//! both.event(&Event::BatchSizeChanged { from: 125, to: 250 })?;
-//! let text = std::fs::read_to_string(folder.join("log.txt")).unwrap();
-//! assert_eq!(text, "Increasing batch size from 125 to 250\n");
+//! let folder = folder.path().join("run");
+//! let (recipe_name, data_location) = ("quick", "shapes:100,50");
+//! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init: None };
+//! let mut run = Run::create(&folder, &start)?;
+//! let (mut log, mut console) = (Log::default(), Console::default());
+//! run.train(&data, &mut Observers(vec![&mut log, &mut console]), &false.into())?;
+//! let table = std::fs::read_to_string(folder.join("epochs.csv")).unwrap();
+//! assert!(table.starts_with("epoch,updates,batch_size,learning_rate,train_loss"));
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 

@@ -9,8 +9,11 @@ use crescendo_training::events::{Epoch, Event, Marks, Observer, Step};
 
 use crate::lines::line;
 
-/// Writes a run's log and tables into its folder.
-pub struct Log {
+/// Writes a run's log and tables into its folder, from the moment that the run starts.
+#[derive(Default)]
+pub struct Log(Option<Files>);
+
+struct Files {
     log: Grown,
     epochs: Grown,
     steps: Option<Grown>,
@@ -20,42 +23,38 @@ const EPOCHS: &str = "epoch,updates,batch_size,learning_rate,train_loss,test_acc
                       images_per_second,validation_accuracy\n";
 const STEPS: &str = "step,epoch,batch_size,learning_rate,loss\n";
 
-impl Log {
-    /// Opens the files in a run's `folder`, cut back to `marks`: what was written after the run's
-    /// state was saved will happen again. With `steps`, or where there was such a file before, a line
-    /// is written for every update.
-    ///
-    /// # Errors
-    /// If a file cannot be opened or cut.
-    pub fn open(folder: &Path, marks: &Marks, steps: bool) -> Result<Self, Error> {
+impl Files {
+    /// Opens the files in a run's `folder`, cut back to `marks`.
+    fn open(folder: &Path, marks: &Marks, steps: bool) -> Result<Self, Error> {
         let open = |name, header| Grown::open(folder, name, header, marks);
-        // A run that was killed before its first save has the file, but no mark of it.
-        let steps = steps || folder.join("steps.csv").exists();
-        Ok(Log {
+        Ok(Files {
             log: open("log.txt", "")?,
             epochs: open("epochs.csv", EPOCHS)?,
             steps: if steps { Some(open("steps.csv", STEPS)?) } else { None },
         })
     }
-}
 
-impl Observer for Log {
     fn event(&mut self, event: &Event) -> Result<(), Error> {
-        match event {
-            Event::Epoch(epoch) => self.epochs.write(&epoch_row(epoch))?,
-            Event::Step(step) => {
-                if let Some(steps) = &mut self.steps {
-                    steps.write(&step_row(step))?;
-                }
-            }
+        match (event, &mut self.steps) {
+            (Event::Epoch(epoch), _) => self.epochs.write(&epoch_row(epoch))?,
+            (Event::Step(step), Some(steps)) => steps.write(&step_row(step))?,
             _ => {}
         }
         line(event).map_or(Ok(()), |line| self.log.write(&format!("{line}\n")))
     }
+}
+
+impl Observer for Log {
+    fn event(&mut self, event: &Event) -> Result<(), Error> {
+        if let Event::Started { folder, marks, log_steps, .. } = event {
+            self.0 = Some(Files::open(folder, marks, *log_steps)?);
+        }
+        self.0.as_mut().map_or(Ok(()), |files| files.event(event))
+    }
 
     fn marks(&mut self) -> Result<Marks, Error> {
-        let files = [Some(&mut self.log), Some(&mut self.epochs), self.steps.as_mut()];
-        files.into_iter().flatten().map(Grown::mark).collect()
+        let Some(Files { log, epochs, steps }) = &mut self.0 else { return Ok(Marks::new()) };
+        [Some(log), Some(epochs), steps.as_mut()].into_iter().flatten().map(Grown::mark).collect()
     }
 }
 
@@ -135,16 +134,25 @@ mod tests {
     fn files_are_cut_back_to_the_marks() {
         let folder = tempfile::tempdir().unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-        let mut log = Log::open(folder.path(), &Marks::new(), true).unwrap();
+        let start = |marks: &Marks| {
+            let mut log = Log::default();
+            let (folder, description) = (folder.path().to_owned(), "a test".to_owned());
+            let (resumed_at, marks, log_steps) = (None, marks.clone(), true);
+            let started = Event::Started { folder, description, resumed_at, marks, log_steps };
+            log.event(&started).unwrap();
+            log
+        };
+        let mut log = start(&Marks::new());
         log.event(&epoch(1, None)).unwrap();
         let marks = log.marks().unwrap();
-        let before = [read("epochs.csv"), read("steps.csv"), read("log.txt")];
+        let [epochs, steps, lines] = ["epochs.csv", "steps.csv", "log.txt"].map(read);
         log.event(&epoch(2, Some(0.9356))).unwrap();
         assert!(read("epochs.csv").ends_with("2,400,125,0.1,1.852581,0.9356,77.142,648.2,\n"));
         drop(log);
-        let mut log = Log::open(folder.path(), &marks, false).unwrap();
-        assert_eq!([read("epochs.csv"), read("steps.csv"), read("log.txt")], before);
-        assert_eq!(before[2], "Epoch 1 Loss 1.852581 Duration 77.142 seconds.\n");
+        let mut log = start(&marks);
+        assert_eq!([read("epochs.csv"), read("steps.csv")], [epochs, steps]);
+        assert_eq!(lines, "Training a test\nEpoch 1 Loss 1.852581 Duration 77.142 seconds.\n");
+        assert_eq!(read("log.txt"), format!("{lines}Training a test\n"));
         log.event(&epoch(2, None)).unwrap();
         assert_eq!(read("epochs.csv").lines().count(), 3);
     }

@@ -5,40 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, shapes};
 use crescendo_network::{Engine, Section, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::run::{NO_RUN, Record};
 use crate::tensors::{Metadata, TensorFile};
 use crate::{Error, Recipe};
-
-/// A normalisation as it is written into files.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum SavedNormalization {
-    PerImage,
-    Dataset { mean: [f64; 3], deviation: [f64; 3] },
-    None,
-}
-
-impl From<Normalization> for SavedNormalization {
-    fn from(normalization: Normalization) -> Self {
-        match normalization {
-            Normalization::PerImage => Self::PerImage,
-            Normalization::Dataset { mean, deviation } => Self::Dataset { mean, deviation },
-            Normalization::None => Self::None,
-        }
-    }
-}
-
-impl From<SavedNormalization> for Normalization {
-    fn from(normalization: SavedNormalization) -> Self {
-        match normalization {
-            SavedNormalization::PerImage => Self::PerImage,
-            SavedNormalization::Dataset { mean, deviation } => Self::Dataset { mean, deviation },
-            SavedNormalization::None => Self::None,
-        }
-    }
-}
 
 /// The folder of checkpoints in a run's folder.
 const FOLDER: &str = "weights";
@@ -62,7 +33,11 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
         let name = entry.map_err(|error| Error::io("read", &folder, error))?.file_name();
         let name = name.to_string_lossy();
         let number = name.strip_prefix("epoch-").and_then(|name| name.strip_suffix(".safetensors"));
-        epochs.extend(number.and_then(|number| number.parse::<u32>().ok()));
+        // Only what `path` would call so: somebody else's files are left alone.
+        let epoch = number.and_then(|number| number.parse().ok());
+        epochs.extend(
+            epoch.filter(|&epoch| path(run, epoch).file_name() == Some(name.as_ref().as_ref())),
+        );
     }
     epochs.sort_unstable();
     Ok(epochs)
@@ -75,7 +50,7 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
 /// If the file is missing or damaged.
 pub fn generated_data(path: &Path) -> Result<Option<String>, Error> {
     let file = Checkpoint::open(path)?.0;
-    let data = file.metadata.get("data").filter(|data| data.starts_with(shapes::NAME));
+    let data = file.metadata.get("data").filter(|data| shapes::parse(data).is_some());
     Ok(data.cloned())
 }
 
@@ -138,11 +113,10 @@ impl Checkpoint {
     /// The recipe, normalisation and classes that the file itself gives.
     pub fn description(&self) -> Result<(Recipe, Normalization, Vec<String>), Error> {
         let description = || {
-            let recipe = Recipe::from_text(self.0.text("recipe")?);
+            let recipe = Recipe::saved(self.0.text("recipe")?);
             let recipe =
                 recipe.map_err(|error| self.0.bad(format!("has a bad recipe: {error}")))?;
-            let normalization: SavedNormalization = self.0.json("normalization")?;
-            Ok((recipe, normalization.into(), self.0.json("classes")?))
+            Ok((recipe, self.0.json("normalization")?, self.0.json("classes")?))
         };
         description().map_err(|error: Error| error.advise(SAY))
     }

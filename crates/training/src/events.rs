@@ -16,6 +16,11 @@ pub enum Event {
         description: String,
         /// Updates done before, if it goes on.
         resumed_at: Option<u64>,
+        /// How long each of the observer's files was when the state was saved: what was written
+        /// after that will happen again, so it is cut off.
+        marks: Marks,
+        /// Whether every update gets a row in the tables.
+        log_steps: bool,
     },
     /// A key of the recipe was changed on resume.
     Changed {
@@ -94,6 +99,8 @@ pub struct Step {
     pub images: usize,
     /// Images of the epoch in all.
     pub epoch_images: usize,
+    /// Images of the run's later epochs.
+    pub later_images: u64,
     /// Seconds of training in this epoch.
     pub seconds: f64,
 }

@@ -3,16 +3,16 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crescendo_data::{IMAGE_BYTES, Normalization, Split};
+use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, Split};
 use crescendo_kernels::loss::softmax;
-use crescendo_network::{CpuEngine, Engine, Plan, Section};
+use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, run};
 
 /// A network with its weights, and the images' normalisation that it was trained with.
 pub struct Model {
-    engine: CpuEngine,
+    engine: Box<dyn Engine>,
     normalization: Normalization,
     /// The classes' names; logits are in their order.
     pub classes: Vec<String>,
@@ -22,25 +22,30 @@ pub struct Model {
     pub loss: Option<f64>,
 }
 
+/// What is known of a checkpoint that another program wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct Elsewhere<'a> {
+    /// Its network and normalisation.
+    pub recipe: &'a Recipe,
+    /// What it was trained on: classes' names, and statistics where the normalisation needs them.
+    pub data: &'a DataSet,
+}
+
 /// Images that are normalised and computed at once.
-const IMAGES: usize = 500;
+const IMAGES: usize = 100;
 
 impl Model {
-    /// The network in a checkpoint, with `threads` threads. `recipe` says what it is where the file
-    /// does not, for files from elsewhere; `train` gives the statistics where the recipe then
-    /// normalises by the data set's, and `classes` the names.
+    /// The network in a checkpoint, with `threads` threads; `elsewhere` says what a file holds that
+    /// does not say it.
     ///
     /// # Errors
     /// If the file is missing or damaged, or holds another network than its recipe describes.
-    pub fn open(
-        path: &Path,
-        elsewhere: Option<(&Recipe, &Split, &[String])>,
-        threads: usize,
-    ) -> Result<Self, Error> {
+    pub fn open(path: &Path, elsewhere: Option<Elsewhere>, threads: usize) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(path)?;
         let (recipe, normalization, classes) = match elsewhere {
-            Some((recipe, train, classes)) => {
-                (recipe.clone(), recipe.data.normalization(train), classes.to_vec())
+            Some(Elsewhere { recipe, data }) => {
+                let normalization = recipe.data.normalization(&data.train);
+                (recipe.clone(), normalization, data.classes.clone())
             }
             None => checkpoint.description()?,
         };
@@ -58,7 +63,7 @@ impl Model {
             let problem = format!("holds {numbers} numbers, but its network has {parameters}");
             return Err(Error::bad(path, problem).advise(SAY));
         }
-        let mut engine = CpuEngine::new(plan, threads);
+        let mut engine = run::engine(plan, threads);
         engine.import(Section::Model, &model).map_err(bad)?;
         if classes.len() != engine.plan().classes() {
             let (names, outputs) = (classes.len(), engine.plan().classes());
@@ -74,7 +79,7 @@ impl Model {
         let classes = self.classes.len();
         let mut probabilities = Vec::new();
         for images in images.chunks(IMAGES * IMAGE_BYTES) {
-            let logits = logits(&mut self.engine, &self.normalization, images);
+            let logits = logits(&mut *self.engine, &self.normalization, images);
             probabilities.extend(logits.chunks_exact(classes).flat_map(softmax));
         }
         probabilities
@@ -82,7 +87,7 @@ impl Model {
 
     /// How well it does on `split`; `progress` hears how many images are done.
     pub fn evaluate(&mut self, split: &Split, mut progress: impl FnMut(usize)) -> Evaluation {
-        let outcome = evaluate(&mut self.engine, &self.normalization, split, |done| {
+        let outcome = evaluate(&mut *self.engine, &self.normalization, split, |done| {
             progress(done);
             Ok::<(), Infallible>(())
         });

@@ -3,14 +3,14 @@
 //! `recipe.toml` says what the run is; `state/` holds everything that going on needs. The folder is
 //! made under a temporary name and renamed, so it is there with a state in it or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, Normalization};
+use crescendo_data::{DataSet, Normalization, hold_out};
 use crescendo_network::{CpuEngine, Engine, Plan, Section};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, SavedNormalization};
+use crate::checkpoint::Checkpoint;
 use crate::events::Marks;
 use crate::files::{sync_folder, write_atomically};
 use crate::policy;
@@ -19,7 +19,7 @@ use crate::{Error, Recipe, machine};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Record {
     /// The recipe.
     #[serde(flatten)]
@@ -46,7 +46,8 @@ pub struct About {
     /// With which weights it began, if not with random ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    pub(crate) normalization: SavedNormalization,
+    /// How the images are normalised.
+    pub normalization: Normalization,
 }
 
 /// How far a run is.
@@ -113,15 +114,15 @@ impl Run {
     pub fn create(folder: &Path, start: &Start) -> Result<Self, Error> {
         let Start { recipe, data, .. } = start;
         if folder.exists() {
-            return Err(Error::Refused(format!(
-                "{} exists already, and nothing is overwritten: choose another folder with --out, \
-                 or go on with --resume {0}",
-                folder.display()
-            )));
+            return Err(taken(folder));
         }
         let plan = plan(recipe)?;
         check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
-        let normalization = recipe.data.normalization(&data.train);
+        let normalization = match recipe.data.validation {
+            0 => recipe.data.normalization(&data.train),
+            // What is validated on has no say in the statistics.
+            count => recipe.data.normalization(&hold_out(&data.train, count).0),
+        };
         let record = Record {
             recipe: (*recipe).clone(),
             run: About {
@@ -132,15 +133,14 @@ impl Run {
                 data_fingerprint: data.fingerprint(),
                 classes: data.classes.clone(),
                 init: start.init.map(|path| path.display().to_string()),
-                normalization: normalization.into(),
+                normalization,
             },
         };
         let initial = match start.init {
             Some(path) => {
                 let model = Checkpoint::open(path)?.model()?;
                 // An engine is asked whether they are the right tensors.
-                let mut engine = CpuEngine::new(plan, 1);
-                let fit = engine.import(Section::Model, &model);
+                let fit = engine(plan, 1).import(Section::Model, &model);
                 fit.map_err(|error| {
                     Error::bad(path, format!("{error}: it holds another network"))
                         .advise("use a checkpoint of the network that the recipe describes")
@@ -173,7 +173,9 @@ impl Run {
                 .collect();
             crate::tensors::write(&state_path(&temporary), &tensors, &metadata)?;
             sync_folder(&temporary).map_err(io("write", &temporary))?;
-            fs::rename(&temporary, folder).map_err(io("create", folder))?;
+            fs::rename(&temporary, folder).map_err(|error| {
+                if folder.exists() { taken(folder) } else { Error::io("create", folder, error) }
+            })?;
             sync_folder(parent).map_err(io("write", parent))
         })();
         if let Err(error) = made {
@@ -192,12 +194,13 @@ impl Run {
         let record = read_record(folder)?;
         let path = folder.join("state").join("lock");
         let lock = File::create(&path).map_err(|error| Error::io("write", &path, error))?;
-        if lock.try_lock().is_err() {
-            return Err(Error::Refused(format!(
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::Error(error) => Error::io("lock", &path, error),
+            TryLockError::WouldBlock => Error::Refused(format!(
                 "another program is training in {}: wait for it, or stop it first",
                 folder.display()
-            )));
-        }
+            )),
+        })?;
         let state = || {
             let state = TensorFile::open(&state_path(folder))?;
             let progress: Progress = state.json("progress")?;
@@ -226,13 +229,8 @@ impl Run {
         &self.progress
     }
 
-    /// How long an observer's files were when the state was saved.
-    pub fn marks(&self) -> &Marks {
-        &self.marks
-    }
-
-    /// Changes what may change when a run goes on: `train.epochs`, `optimizer.learning_rate` and
-    /// `engine.threads`.
+    /// Changes what may change when a run goes on: `train.epochs`, `optimizer.learning_rate`,
+    /// `engine.threads` and `train.log_steps`.
     ///
     /// # Errors
     /// If `change` (of the form `section.key=value`) is of another key or makes no sense.
@@ -241,23 +239,22 @@ impl Run {
         let old = &self.record.recipe;
         let mut rest = recipe.clone();
         rest.train.epochs = old.train.epochs;
+        rest.train.log_steps = old.train.log_steps;
         rest.optimizer.learning_rate = old.optimizer.learning_rate;
         rest.engine.threads = old.engine.threads;
         if rest != *old {
             return Err(Error::Recipe(format!(
-                "{change}: on resume only train.epochs, optimizer.learning_rate and engine.threads \
-                 can change, because the rest of the run was made with the old value; start a new \
-                 run instead, with --init to begin with this one's weights"
+                "{change}: on resume only train.epochs, optimizer.learning_rate, engine.threads and \
+                 train.log_steps can change, because the rest of the run was made with the old \
+                 value; start a new run instead, with --init to begin with this one's weights"
             )));
         }
-        let done = if self.progress.ended || self.progress.batch == 0 {
-            self.progress.epoch - 1
-        } else {
-            self.progress.epoch
-        };
-        if recipe.train.epochs < done {
+        let Progress { epoch, ended, .. } = self.progress;
+        // An epoch that the state has come to is trained to its end.
+        let least = if ended { epoch - 1 } else { epoch };
+        if recipe.train.epochs < least {
             return Err(Error::Recipe(format!(
-                "train.epochs={} is too small: {done} epochs of this run are trained already",
+                "train.epochs={} is too small: this run has come to epoch {least} already",
                 recipe.train.epochs
             )));
         }
@@ -353,15 +350,32 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
         let problem = format!("is damaged ({problem}): put it back as `train` wrote it");
         Error::bad(&path, problem)
     };
-    let record: Record =
+    #[derive(Deserialize)]
+    struct Rest {
+        run: About,
+    }
+    let rest: Rest =
         toml::from_str(&text).map_err(|error| damaged(crate::recipe::place(&text, &error)))?;
-    record.recipe.check().map_err(|error| damaged(error.to_string()))?;
-    Ok(record)
+    let recipe = Recipe::saved(&text).map_err(|error| damaged(error.to_string()))?;
+    Ok(Record { recipe, run: rest.run })
+}
+
+fn taken(folder: &Path) -> Error {
+    Error::Refused(format!(
+        "{} exists already, and nothing is overwritten: choose another folder with --out, or go on \
+         with --resume {0}",
+        folder.display()
+    ))
 }
 
 fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
     let text = toml::to_string(record).expect("a record has only strings for keys");
     write_atomically(&record_path(folder), |file| file.write_all(text.as_bytes()))
+}
+
+/// What computes.
+pub(crate) fn engine(plan: Plan, threads: usize) -> Box<dyn Engine> {
+    Box::new(CpuEngine::new(plan, threads))
 }
 
 /// The plan of a recipe's network.
@@ -381,6 +395,16 @@ pub(crate) fn check_fit(
     available: Option<u64>,
 ) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::Refused(problem));
+    if data.test.is_empty() && recipe.train.final_evaluation {
+        let name = &data.name;
+        return refuse(format!("{name} has no test images: set train.final_evaluation=false"));
+    }
+    let classes = data.classes.len();
+    let mut labels = data.train.labels.iter().chain(&data.test.labels);
+    if let Some(label) = labels.find(|&&label| usize::from(label) >= classes) {
+        let name = &data.name;
+        return refuse(format!("{name} has an image of class {label}, but only {classes} classes"));
+    }
     if data.classes.len() != recipe.network.classes {
         let (classes, outputs) = (data.classes.len(), recipe.network.classes);
         return refuse(format!(
@@ -411,12 +435,17 @@ pub(crate) fn check_fit(
     let copies = if validation > 0 { data.train.pixels.len() as u64 } else { 0 };
     let needed = |batch: usize| memory(plan, batch, threads) + copies;
     if needed(largest) > available {
-        let fits = (1..largest).rev().find(|&batch| needed(batch) <= available);
+        // More images never need less memory: halve the range until one size is left.
+        let (mut fits, mut too_many) = (0, largest);
+        while too_many - fits > 1 {
+            let middle = fits + (too_many - fits) / 2;
+            if needed(middle) <= available { fits = middle } else { too_many = middle }
+        }
         let advice = match fits {
-            Some(batch) => format!(
-                "the largest batch that fits is {batch}: lower batch.size or batch.steps with --set"
+            1.. => format!(
+                "the largest batch that fits is {fits}: lower batch.size or batch.steps with --set"
             ),
-            None => "not even a batch of one image fits: choose a smaller network".to_owned(),
+            0 => "not even a batch of one image fits: choose a smaller network".to_owned(),
         };
         return refuse(format!(
             "a batch of {largest} needs {:.2} GiB of memory, and {:.2} GiB are free; {advice}",
@@ -429,15 +458,7 @@ pub(crate) fn check_fit(
 
 /// The largest batch that the run comes to, if it comes to any.
 fn largest_batch(recipe: &Recipe, images: usize) -> Option<usize> {
-    let limit = recipe.train.max_steps;
-    let mut updates = 0;
-    let sizes = (1..=recipe.train.epochs).map_while(|epoch| {
-        let reached = limit == 0 || updates < limit;
-        let size = policy::batch_size(&recipe.batch, epoch);
-        updates += (images / size) as u64;
-        reached.then_some(size)
-    });
-    sizes.max()
+    policy::schedule(recipe, images).iter().map(|phase| phase.batch_size).max()
 }
 
 fn gib(bytes: u64) -> f64 {
@@ -448,12 +469,5 @@ fn gib(bytes: u64) -> f64 {
 pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> u64 {
     // Batches are prepared ahead: up to four are under way.
     let ahead = 4 * 4 * plan.input.len() * batch_size;
-    (plan.training_bytes(batch_size, threads) + ahead) as u64
-}
-
-impl About {
-    /// How the images are normalised.
-    pub fn normalization(&self) -> Normalization {
-        self.normalization.into()
-    }
+    (CpuEngine::memory(plan, batch_size, threads) + ahead) as u64
 }

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
-use crescendo_network::{Alone, CpuEngine, Engine, Section, Tensor, Values};
+use crescendo_network::{Alone, Communicator, Engine, Plan, Section, Tensor, Values};
 
 use crate::events::{self, EvaluatedSplit, Event, Observer};
-use crate::run::{Change, Progress, Run, check_fit, plan};
+use crate::run::{self, Change, Progress, Run};
 use crate::{Error, checkpoint, machine, model, policy};
 
 /// How a call of [`Run::train`] ended.
@@ -36,30 +36,34 @@ impl Run {
         stop: &AtomicBool,
     ) -> Result<Outcome, Error> {
         // Before anything is written: where training cannot go on, the folder stays as it is.
-        let mut engine = self.engine(data, machine::available_memory())?;
+        let mut engine = self.engine(data)?;
         let recipe = &self.record.recipe;
         if self.progress.ended && self.progress.epoch <= recipe.train.epochs && !self.at_limit() {
             self.progress.ended = false;
         }
-        let resumed_at = (self.progress.updates > 0).then_some(self.progress.updates);
-        let description = format!(
-            "{}: {} parameters, {} images of {}, {} threads",
-            self.record.run.recipe,
-            engine.plan().parameter_count(),
-            data.train.len() - recipe.data.validation,
-            data.name,
-            recipe.threads(),
-        );
-        let folder = self.folder.clone();
-        observer.event(&Event::Started { folder, description, resumed_at })?;
+        if let (true, Some(change)) = (self.progress.ended, self.changes.first()) {
+            return Err(Error::Refused(format!(
+                "the run in {} is finished, so {}={} would change nothing: add --epochs to train on",
+                self.folder.display(),
+                change.key,
+                change.to
+            )));
+        }
+        observer.event(&self.started(engine.plan(), data))?;
         if self.progress.ended {
             observer.event(&self.finished(true))?;
             return Ok(Outcome::AlreadyFinished);
         }
-        for Change { key, from, to } in std::mem::take(&mut self.changes) {
-            observer.event(&Event::Changed { key, from, to })?;
+        let changes = std::mem::take(&mut self.changes);
+        if !changes.is_empty() {
+            self.write_record()?;
+            for Change { key, from, to } in changes {
+                observer.event(&Event::Changed { key, from, to })?;
+            }
+            // Else a kill before the next save would cut the changes off the log.
+            let marks = observer.marks()?;
+            self.save(&*engine, marks)?;
         }
-        self.write_record()?;
 
         let recipe = &self.record.recipe;
         let (rest, validation) = match recipe.data.validation {
@@ -69,14 +73,15 @@ impl Run {
                 (Some(rest), Some(held_out))
             }
         };
-        let normalization = self.record.run.normalization();
+        let normalization = self.record.run.normalization;
         let trainer = Trainer {
             sampling: recipe.sampling(normalization),
             train: rest.as_ref().unwrap_or(&data.train),
             validation: validation.as_ref(),
             test: &data.test,
             normalization,
-            engine: &mut engine,
+            engine: &mut *engine,
+            communicator: &Alone,
             observer,
             stop,
             last_save: Instant::now(),
@@ -86,19 +91,8 @@ impl Run {
         trainer.train()
     }
 
-    /// Whether training can go on from the saved state with `data`, as [`train`](Self::train) asks
-    /// before it writes anything.
-    ///
-    /// # Errors
-    /// If the data is not what the run began with, the machine has too little memory, or the state
-    /// is damaged.
-    pub fn check(&self, data: &DataSet) -> Result<(), Error> {
-        let memory = machine::memory_for_run(self.record.recipe.threads(), true);
-        self.engine(data, memory).map(drop)
-    }
-
-    /// An engine with the saved state.
-    fn engine(&self, data: &DataSet, memory: Option<u64>) -> Result<CpuEngine, Error> {
+    /// An engine with the saved state, if it can train on this data.
+    fn engine(&self, data: &DataSet) -> Result<Box<dyn Engine>, Error> {
         let recipe = &self.record.recipe;
         if data.fingerprint() != self.record.run.data_fingerprint {
             return Err(Error::Refused(format!(
@@ -109,11 +103,31 @@ impl Run {
                 self.record.run.data_fingerprint
             )));
         }
-        let plan = plan(recipe)?;
-        check_fit(recipe, data, &plan, memory)?;
-        let mut engine = CpuEngine::new(plan, recipe.threads());
-        self.restore(&mut engine)?;
+        let plan = run::plan(recipe)?;
+        let memory = machine::memory_for_run(recipe.threads(), true);
+        run::check_fit(recipe, data, &plan, memory)?;
+        let mut engine = run::engine(plan, recipe.threads());
+        self.restore(&mut *engine)?;
         Ok(engine)
+    }
+
+    fn started(&self, plan: &Plan, data: &DataSet) -> Event {
+        let recipe = &self.record.recipe;
+        Event::Started {
+            folder: self.folder.clone(),
+            description: format!(
+                "{}: {} parameters, {} images of {} ({}), {} threads",
+                self.record.run.recipe,
+                plan.parameter_count(),
+                data.train.len() - recipe.data.validation,
+                data.name,
+                data.format,
+                recipe.threads(),
+            ),
+            resumed_at: (self.progress.updates > 0).then_some(self.progress.updates),
+            marks: self.marks.clone(),
+            log_steps: recipe.train.log_steps,
+        }
     }
 
     fn finished(&self, already: bool) -> Event {
@@ -131,6 +145,7 @@ impl Run {
 struct Trainer<'a> {
     run: &'a mut Run,
     engine: &'a mut dyn Engine,
+    communicator: &'a dyn Communicator,
     sampling: Sampling,
     normalization: Normalization,
     train: &'a Split,
@@ -146,7 +161,6 @@ struct Trainer<'a> {
 /// Why an epoch stops before its last batch.
 enum Halt {
     Interrupted,
-    AtLimit,
     Error(Error),
 }
 
@@ -168,7 +182,7 @@ impl Trainer<'_> {
             match self.epoch() {
                 Ok(()) => {}
                 Err(Halt::Error(error)) => return Err(error),
-                Err(Halt::Interrupted | Halt::AtLimit) => {
+                Err(Halt::Interrupted) => {
                     self.save()?;
                     let folder = self.run.folder.clone();
                     self.observer.event(&Event::Interrupted { folder })?;
@@ -182,43 +196,50 @@ impl Trainer<'_> {
 
     /// Trains what is left of the epoch, and does what ends one.
     fn epoch(&mut self) -> Result<(), Halt> {
-        let epoch = self.run.progress.epoch;
+        // Asked here too, so that the line about the batch size is not in a log that is cut after it.
+        self.check_stop()?;
+        let (train, sampling) = (self.train, self.sampling);
         let recipe = &self.run.record.recipe;
+        let (epoch, first) = (self.run.progress.epoch, self.run.progress.batch);
         let batch_size = policy::batch_size(&recipe.batch, epoch);
-        if self.run.progress.batch == 0 && epoch > 1 {
+        if first == 0 && epoch > 1 {
             let from = policy::batch_size(&recipe.batch, epoch - 1);
             if from != batch_size {
                 self.observer.event(&Event::BatchSizeChanged { from, to: batch_size })?;
             }
         }
-        let (train, sampling) = (self.train, self.sampling);
-        let first = self.run.progress.batch;
-        let epoch_images = match sampling.last_batch {
-            crescendo_data::LastBatch::Drop => train.len() / batch_size * batch_size,
-            crescendo_data::LastBatch::Keep => train.len(),
+        let batches = sampling.batches(train.len(), batch_size);
+        let epoch_images = train.len().min(batches * batch_size);
+        let left = match recipe.train.max_steps {
+            0 => batches - first,
+            limit => limit.saturating_sub(self.run.progress.updates) as usize,
         };
-        let halt = sampling.epoch(train, epoch.into(), batch_size, first, |batch| {
-            self.step(batch, batch_size, epoch_images)
-        });
-        match halt {
-            Ok(()) | Err(Halt::AtLimit) => self.end_epoch(batch_size),
-            Err(halt) => Err(halt),
-        }
+        let later_images = u64::from(recipe.train.epochs - epoch) * train.len() as u64;
+        let wanted = first..batches.min(first + left);
+        sampling.epoch(train, epoch.into(), batch_size, wanted, |batch| {
+            self.step(batch, batch_size, epoch_images, later_images)
+        })?;
+        self.end_epoch(batch_size)
+    }
+
+    fn check_stop(&self) -> Result<(), Halt> {
+        if self.stop.load(Ordering::Relaxed) { Err(Halt::Interrupted) } else { Ok(()) }
     }
 
     /// One update.
-    fn step(&mut self, batch: &Batch, batch_size: usize, epoch_images: usize) -> Result<(), Halt> {
-        if self.run.at_limit() {
-            return Err(Halt::AtLimit);
-        }
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Halt::Interrupted);
-        }
+    fn step(
+        &mut self,
+        batch: &Batch,
+        batch_size: usize,
+        epoch_images: usize,
+        later_images: u64,
+    ) -> Result<(), Halt> {
+        self.check_stop()?;
         let recipe = &self.run.record.recipe;
         let begin = Instant::now();
         let images = batch.labels.len();
         let batch = crescendo_network::Batch { images: &batch.images, labels: &batch.labels };
-        let loss = self.engine.backward(batch, 1.0, &Alone);
+        let loss = self.engine.backward(batch, 1.0, self.communicator);
         if !loss.is_finite() {
             let Progress { updates, epoch, .. } = self.run.progress;
             // What went wrong before the state was saved goes wrong again.
@@ -226,7 +247,7 @@ impl Trainer<'_> {
             return Err(Halt::Error(Error::Diverged { update: updates + 1, epoch, hopeless }));
         }
         let progress = &mut self.run.progress;
-        self.engine.reduce(&Alone);
+        self.engine.reduce(self.communicator);
         self.engine.update(&recipe.optimizer.rule());
         progress.updates += 1;
         progress.batch += 1;
@@ -243,6 +264,7 @@ impl Trainer<'_> {
             epoch_loss: progress.loss_sum / progress.images as f64,
             images: progress.images,
             epoch_images,
+            later_images,
             seconds: progress.seconds,
         }))?;
         let minutes = recipe.train.save_every_minutes;
@@ -320,6 +342,7 @@ impl Trainer<'_> {
         let keep = self.run.record.recipe.train.keep;
         if keep > 0 {
             let epochs = checkpoint::list(&self.run.folder)?;
+            let epochs: Vec<u32> = epochs.into_iter().filter(|&other| other <= epoch).collect();
             for &old in &epochs[..epochs.len().saturating_sub(keep)] {
                 let path = checkpoint::path(&self.run.folder, old);
                 std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;

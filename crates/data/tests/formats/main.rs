@@ -56,7 +56,7 @@ proptest! {
         let (_root, paths) = every_format(&batches);
         for (path, format) in paths {
             let set = open(&path).unwrap();
-            prop_assert_eq!(&set.name, "CIFAR-10");
+            prop_assert_eq!(&set.name, "other images in the layout of CIFAR-10");
             prop_assert_eq!(&set.format, format);
             prop_assert_eq!(set.classes.len(), 10);
             prop_assert_eq!(&set.classes[9], "truck");

@@ -3,7 +3,7 @@
 mod resolve;
 
 use crescendo_data::{Augmentation, LastBatch, Normalization, Sampling, Shuffle, Split};
-use crescendo_network::{Config, Rule, Sgd};
+use crescendo_network::{Config, Decay, Rule, Sgd};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -51,9 +51,9 @@ pub struct Data {
     /// From bytes to numbers.
     pub normalize: Normalize,
     /// In which order an epoch sees the images.
-    pub shuffle: Order,
+    pub shuffle: Shuffle,
     /// What becomes of the images that do not fill a last batch.
-    pub last_batch: Last,
+    pub last_batch: LastBatch,
     /// Training images held out to validate on.
     pub validation: usize,
 }
@@ -111,26 +111,6 @@ pub enum Normalize {
     None,
 }
 
-/// See [`Shuffle`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Another order every epoch.
-    Epoch,
-    /// As in the files.
-    FileOrder,
-}
-
-/// See [`LastBatch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Last {
-    /// Left out.
-    Drop,
-    /// A smaller batch.
-    Keep,
-}
-
 /// The section `[optimizer]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,16 +135,6 @@ pub struct Optimizer {
 pub enum OptimizerKind {
     /// Stochastic gradient descent with momentum.
     Sgd,
-}
-
-/// What weight decay applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decay {
-    /// All parameters.
-    All,
-    /// Weights of convolutions and linear layers only.
-    Weights,
 }
 
 /// The section `[batch]`; see [`crate::policy`].
@@ -207,6 +177,8 @@ pub struct Train {
     pub checkpoint_every: u32,
     /// Checkpoints to keep, the latest ones; 0 for all.
     pub keep: usize,
+    /// Whether every update gets a row in `steps.csv`.
+    pub log_steps: bool,
     /// Minutes between saves of the state within an epoch; 0 for saving after epochs only.
     pub save_every_minutes: f64,
 }
@@ -292,14 +264,8 @@ impl Recipe {
     pub fn sampling(&self, normalization: Normalization) -> Sampling {
         Sampling {
             seed: self.train.seed,
-            shuffle: match self.data.shuffle {
-                Order::Epoch => Shuffle::Epoch,
-                Order::FileOrder => Shuffle::FileOrder,
-            },
-            last_batch: match self.data.last_batch {
-                Last::Drop => LastBatch::Drop,
-                Last::Keep => LastBatch::Keep,
-            },
+            shuffle: self.data.shuffle,
+            last_batch: self.data.last_batch,
             augmentation: self.data.augmentation(),
             normalization,
         }
@@ -339,9 +305,6 @@ impl Optimizer {
             nesterov: self.nesterov,
             weight_decay: self.weight_decay as f32,
         };
-        match self.decay {
-            Decay::All => Rule::Sgd(sgd),
-            Decay::Weights => Rule::SgdDecayingWeights(sgd),
-        }
+        Rule::Sgd { sgd, decay: self.decay }
     }
 }

@@ -54,12 +54,17 @@ impl Recipe {
         Self::from_table(table)
     }
 
-    /// The recipe of a text that has every key.
+    /// The recipe that a run or a checkpoint was saved with. A key that it does not have, because
+    /// an older program wrote it, comes from `report`.
     ///
     /// # Errors
-    /// If a key is missing, unknown, or has a value that makes no sense.
-    pub fn from_text(text: &str) -> Result<Self, Error> {
-        Self::from_table(text.parse().map_err(|error| Error::Recipe(place(text, &error)))?)
+    /// If a key is unknown, or has a value that makes no sense.
+    pub(crate) fn saved(text: &str) -> Result<Self, Error> {
+        let mut saved: Table = text.parse().map_err(|error| Error::Recipe(place(text, &error)))?;
+        saved.remove("run");
+        let mut whole = every_key();
+        lay_over(&mut whole, saved, &every_key(), "").map_err(Error::Recipe)?;
+        Self::from_table(whole)
     }
 
     fn from_table(table: Table) -> Result<Self, Error> {
@@ -105,7 +110,7 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
         }
     };
     let mut whole = table(&base, depth + 1)?;
-    lay_over(&mut whole, own, "")
+    lay_over(&mut whole, own, &every_key(), "")
         .map_err(|problem| Error::Recipe(format!("{name_or_path}: {problem}")))?;
     Ok(whole)
 }
@@ -131,20 +136,26 @@ fn read(path: &str) -> Result<String, Error> {
     )))
 }
 
-/// Replaces in `whole` what `own` says; the keys of `whole` are all there are.
-fn lay_over(whole: &mut Table, own: Table, section: &str) -> Result<(), String> {
+/// Replaces in `whole` what `own` says; `known` has every key there is, and its tables are the
+/// sections.
+fn lay_over(whole: &mut Table, own: Table, known: &Table, section: &str) -> Result<(), String> {
     for (key, value) in own {
         let name = format!("{section}{key}");
-        match (whole.get_mut(&key), value) {
-            (None, value) => return Err(unknown(&first_key(name, &value))),
-            (Some(Value::Table(whole)), Value::Table(own)) => {
-                lay_over(whole, own, &format!("{name}."))?;
+        match (known.get(&key), whole.get_mut(&key), value) {
+            (Some(Value::Table(known)), Some(Value::Table(whole)), Value::Table(own)) => {
+                lay_over(whole, own, known, &format!("{name}."))?;
             }
-            (Some(Value::Table(_)), _) => return Err(format!("{name} is a section, not a key")),
-            (Some(whole), value) => *whole = value,
+            (Some(Value::Table(_)), ..) => return Err(format!("{name} is a section, not a key")),
+            (Some(_), Some(whole), value) => *whole = value,
+            (_, _, value) => return Err(unknown(&first_key(name, &value))),
         }
     }
     Ok(())
+}
+
+/// The recipe that has every key.
+fn every_key() -> Table {
+    BUILT_IN[0].text.parse().expect("the built-in recipe is valid")
 }
 
 fn set(table: &mut Table, change: &str) -> Result<(), Error> {
@@ -164,7 +175,7 @@ fn set(table: &mut Table, change: &str) -> Result<(), Error> {
         own = Value::Table(Table::from_iter([(part.to_owned(), own)]));
     }
     let Value::Table(own) = own else { unreachable!("a key has at least one part") };
-    lay_over(table, own, "").map_err(Error::Recipe)
+    lay_over(table, own, &every_key(), "").map_err(Error::Recipe)
 }
 
 /// The whole name of the first key in a section, or of a key itself.
@@ -194,8 +205,7 @@ fn keys() -> Vec<String> {
         }
     }
     let mut keys = Vec::new();
-    let report: Table = BUILT_IN[0].text.parse().expect("the built-in recipe is valid");
-    collect(&report, "", &mut keys);
+    collect(&every_key(), "", &mut keys);
     keys
 }
 
@@ -207,7 +217,7 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&
         whole.max(strsim::normalized_damerau_levenshtein(&last(name), &last(key)) - 0.05)
     };
     let best = known.into_iter().map(|key| (distance(key), key));
-    best.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|best| best.0 > 0.4).map(|best| best.1)
+    best.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|best| best.0 > 0.5).map(|best| best.1)
 }
 
 #[cfg(test)]
@@ -291,7 +301,26 @@ mod tests {
         for built_in in &BUILT_IN {
             let recipe = Recipe::load::<&str>(built_in.name, &[]).unwrap();
             let text = toml::to_string(&recipe).unwrap();
-            assert_eq!(Recipe::from_text(&text).unwrap(), recipe);
+            assert_eq!(Recipe::saved(&text).unwrap(), recipe);
+            // An older program's text lacks keys.
+            let older = text.replace("keep = 0\n", "");
+            assert_ne!(older, text);
+            assert_eq!(Recipe::saved(&older).unwrap(), recipe);
         }
+    }
+
+    #[test]
+    fn a_table_can_take_the_place_of_a_switch_and_back() {
+        let table = "data.augment={ padding = 2, flip = false }";
+        let recipe = Recipe::load("report", &[table, "data.augment=false"]).unwrap();
+        assert_eq!(recipe.data.augmentation(), None);
+        let recipe = recipe.with(table).unwrap();
+        assert_eq!(recipe.data.augmentation().unwrap().padding, 2);
+    }
+
+    #[test]
+    fn the_reports_network_is_described_once() {
+        let recipe = Recipe::load::<&str>("report", &[]).unwrap();
+        assert_eq!(recipe.network, crescendo_network::Config::report());
     }
 }
