@@ -6,7 +6,7 @@ use crescendo::training::{Error, Recipe, Run, Start};
 
 fn main() -> Result<(), Error> {
     // Dark and light images, 3 x 32 x 32 bytes each; any way of filling a `Split` will do.
-    let image = |i: u32| [if i % 2 == 0 { 40 } else { 200 } + (i % 50) as u8; IMAGE_BYTES];
+    let image = |i: u32| [if i.is_multiple_of(2) { 40 } else { 200 } + (i % 50) as u8; IMAGE_BYTES];
     let (mut train, mut test) = (Split::default(), Split::default());
     (0..400).for_each(|i| train.push(&image(i), (i % 2) as u16));
     (0..100).for_each(|i| test.push(&image(i + 7), ((i + 7) % 2) as u16));
