@@ -1,22 +1,20 @@
 //! `crescendo predict`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{CHANNELS, IMAGE_BYTES, SIDE};
-use crescendo::training::{Elsewhere, Error, Model, Recipe};
+use crescendo::training::{Elsewhere, Error, Model, Recipe, write_atomically};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader};
-use npyz::{NpyFile, WriterBuilder};
 
 use super::{Location, say, threads};
 use crate::cli::Predict;
+use crate::npy;
 
 /// An image that says it has more pixels than this is not worth its memory.
 const MOST_PIXELS: u64 = 50_000_000;
-/// The header of an .npy is not longer than so many times 256 bytes.
-const LONGEST_HEADER: u8 = 4;
 
 pub fn run(args: &Predict) -> Result<(), Error> {
     let threads = threads(args.threads)?;
@@ -105,60 +103,14 @@ fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let bytes = file.metadata().map_err(|error| Error::io("read", path, error))?.len();
-    let bad = |problem: String| {
+    let io = |error| Error::io("read", path, error);
+    let file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    npy::read_bytes(BufReader::new(file), size, IMAGE_BYTES).map_err(|problem| {
         Error::bad(path, format!("{problem}: give bytes of the shape (N, {IMAGE_BYTES})"))
-    };
-    let mut file = BufReader::new(file);
-    let start = file.fill_buf().map_err(|error| Error::io("read", path, error))?;
-    // Where the length of the header is; nested a million deep, it would not be parsed but crash.
-    if let [_, _, _, _, _, _, version, _, length @ ..] = start
-        && length.len() >= 4
-        && (length[1] > LONGEST_HEADER || *version > 1 && length[2..4] != [0, 0])
-    {
-        return Err(bad("has a header that is too long".into()));
-    }
-    let first_line = |error: std::io::Error| {
-        bad(error.to_string().lines().next().unwrap_or_default().to_owned())
-    };
-    let array = NpyFile::new(file).map_err(first_line)?;
-    let shape = array.shape().to_vec();
-    let [images, 3072] = shape[..] else {
-        return Err(bad(format!("has the shape {shape:?}")));
-    };
-    // The header can claim what it likes; the file is as long as it is.
-    if images.saturating_mul(IMAGE_BYTES as u64) > bytes {
-        return Err(bad(format!("says it holds {images} images, but has {bytes} bytes")));
-    }
-    if array.order() != npyz::Order::C {
-        return Err(bad("is in Fortran order".into()));
-    }
-    let kind = array.dtype().descr();
-    array.into_vec::<u8>().map_err(|error| match error.kind() {
-        ErrorKind::UnexpectedEof => bad(format!("says it holds {images} images, but ends before")),
-        _ => bad(format!("holds {kind}, no bytes")),
     })
 }
 
 fn write_npy(path: &Path, probabilities: &[f64], classes: usize) -> Result<(), Error> {
-    let shape = [(probabilities.len() / classes) as u64, classes as u64];
-    let temporary = PathBuf::from(format!("{}.tmp", path.display()));
-    let outcome = (|| {
-        let file = File::create(&temporary)?;
-        let mut writer = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&shape)
-            .writer(std::io::BufWriter::new(&file))
-            .begin_nd()?;
-        writer.extend(probabilities.iter().copied())?;
-        writer.finish()?;
-        (&file).flush()?;
-        std::fs::rename(&temporary, path)
-    })();
-    outcome.map_err(|error| {
-        // Nobody reads an unfinished file.
-        let _ = std::fs::remove_file(&temporary);
-        Error::io("write", path, error)
-    })
+    write_atomically(path, |file| npy::write_f64(file, probabilities, classes))
 }

@@ -10,7 +10,7 @@ use crate::Error;
 ///
 /// # Errors
 /// If the system refuses; what was at `path` is still there then.
-pub(crate) fn write_atomically(
+pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {

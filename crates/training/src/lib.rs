@@ -46,6 +46,7 @@ mod tensors;
 mod trainer;
 
 pub use error::Error;
+pub use files::write_atomically;
 pub use machine::available_memory;
 pub use model::{Elsewhere, Evaluation, Model};
 pub use recipe::Recipe;
