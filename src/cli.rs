@@ -113,7 +113,7 @@ pub struct Evaluate {
 #[derive(Args)]
 #[command(after_help = "\
 Example:
-  crescendo predict runs/quick-1/weights/epoch-0012.safetensors cat.png dog.jpg --out p.npy")]
+  crescendo predict runs/quick-1/weights/epoch-0014.safetensors cat.png dog.jpg --out p.npy")]
 pub struct Predict {
     /// The checkpoint
     #[arg(value_name = "FILE.safetensors")]
