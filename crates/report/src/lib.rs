@@ -1,7 +1,7 @@
 //! What a person sees of a run: its tables and log in the run's folder, lines and progress bars on
 //! a terminal.
 //!
-//! Everything here is an [`Observer`](crescendo_training::events::Observer) or formats numbers that
+//! Everything here is an [`Observer`] or formats numbers that
 //! others worked out; nothing here decides anything.
 //!
 //! # Example
