@@ -79,9 +79,8 @@ impl Location {
 
 /// Threads to compute with, where the command line may name a number.
 pub fn threads(asked: Option<usize>) -> Result<usize, Error> {
-    match asked {
-        None | Some(0) => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-        Some(threads) if threads <= MOST_THREADS => Ok(threads),
-        Some(_) => Err(Error::Recipe(format!("--threads must be at most {MOST_THREADS}"))),
+    match asked.unwrap_or(0) {
+        asked if asked <= MOST_THREADS => Ok(crescendo::training::threads(asked)),
+        _ => Err(Error::Recipe(format!("--threads must be at most {MOST_THREADS}"))),
     }
 }

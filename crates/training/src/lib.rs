@@ -47,7 +47,7 @@ mod trainer;
 
 pub use error::Error;
 pub use files::write_atomically;
-pub use machine::available_memory;
+pub use machine::threads;
 pub use model::{Elsewhere, Evaluation, Model};
 pub use recipe::Recipe;
 pub use run::{About, Progress, Record, Run, Start, memory, plan, read_record};

@@ -1,11 +1,13 @@
-//! How much memory this machine will give.
+//! What this machine has: threads and memory.
 
 use std::fs;
 
-/// Bytes of memory that a process can still get here: the least of what is free, what its
-/// container allows, and what its own limit allows. `None` where nothing is known.
-pub fn available_memory() -> Option<u64> {
-    [free(), container(), own_limit()].into_iter().flatten().min()
+/// How many threads compute, where `asked` may be 0 for one on every processor.
+pub fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
 }
 
 /// Bytes that a run takes beside what [`crate::memory`] counts.
@@ -13,8 +15,10 @@ const BESIDE: u64 = 64 << 20;
 /// What a thread takes of the address space: a stack, and the region that malloc reserves for it.
 const THREAD: u64 = 68 << 20;
 
-/// What is left of it for what [`crate::memory`] counts, before a run's threads are started. A run
-/// that has been begun fits again, though a little more is taken then.
+/// Bytes of memory that are left for what [`crate::memory`] counts, before a run's threads are
+/// started: the least of what is free, what a container allows, and what the process's own limit
+/// allows; `None` where nothing is known. A run that has been begun fits again, though a little
+/// more is taken then.
 pub(crate) fn memory_for_run(threads: usize, begun: bool) -> Option<u64> {
     let own_limit = own_limit().map(|left| left.saturating_sub(threads as u64 * THREAD));
     let least = [free(), container(), own_limit].into_iter().flatten().min();
@@ -61,7 +65,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn this_machine_has_memory() {
-        let bytes = available_memory().expect("Linux says");
+        let bytes = memory_for_run(1, false).expect("Linux says");
         assert!(bytes > 1 << 20, "{bytes}");
     }
 }

@@ -254,10 +254,7 @@ impl Recipe {
 
     /// How many threads compute on this machine.
     pub fn threads(&self) -> usize {
-        match self.engine.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        }
+        crate::threads(self.engine.threads)
     }
 
     /// How training images become batches.
