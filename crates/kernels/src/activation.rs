@@ -1,7 +1,8 @@
-//! Activations. Backward works from the output, so that the input need not be kept.
+//! Activations: functions of one number, and their slopes.
 
-use crate::Pool;
+use crate::Processor;
 use crate::elementwise::PIECE;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,48 +18,182 @@ pub enum Activation {
     Elu,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// `x / (1 + exp(-x))` (arXiv 1702.03118).
+    Silu,
+    /// `x * Phi(x)` with the normal distribution's `Phi` (arXiv 1606.08415), not its tanh form.
+    Gelu,
+}
+
+impl Activation {
+    /// The slope below zero of those that are two straight lines.
+    pub(crate) fn negative_slope(self) -> Option<f32> {
+        match self {
+            Activation::Relu => Some(0.0),
+            Activation::LeakyRelu { slope } => Some(slope),
+            _ => None,
+        }
+    }
+
+    /// Whether its slope can be told from its value alone.
+    pub fn slope_from_value(self) -> bool {
+        !matches!(self, Activation::Silu | Activation::Gelu)
+    }
+
+    #[inline(always)]
+    pub(crate) fn value<S: Simd>(self, s: S, x: S::V) -> S::V {
+        match self {
+            Activation::Relu => s.max(s.zero(), x),
+            Activation::LeakyRelu { slope } => s.positive(x, x, s.mul(x, s.splat(slope))),
+            Activation::Elu => s.positive(x, x, s.sub(exp(s, s.min(s.zero(), x)), s.splat(1.0))),
+            Activation::Sigmoid => sigmoid(s, x),
+            Activation::Silu => s.mul(x, sigmoid(s, x)),
+            Activation::Gelu => s.mul(x, normal(s, x).0),
+        }
+    }
+
+    /// The slope at `x`.
+    #[inline(always)]
+    pub(crate) fn slope<S: Simd>(self, s: S, x: S::V) -> S::V {
+        match self {
+            Activation::Silu => {
+                let p = sigmoid(s, x);
+                // p + x p (1 - p)
+                s.fma(s.mul(x, p), s.sub(s.splat(1.0), p), p)
+            }
+            Activation::Gelu => {
+                let (below, density) = normal(s, x);
+                s.fma(x, density, below)
+            }
+            _ => self.slope_at_value(s, self.value(s, x)),
+        }
+    }
+
+    /// The slope where the value is `y`, for those of which [`slope_from_value`] is true.
+    ///
+    /// [`slope_from_value`]: Self::slope_from_value
+    #[inline(always)]
+    pub(crate) fn slope_at_value<S: Simd>(self, s: S, y: S::V) -> S::V {
+        let one = s.splat(1.0);
+        match self {
+            Activation::Relu => s.positive(y, one, s.zero()),
+            Activation::LeakyRelu { slope } => s.positive(y, one, s.splat(slope)),
+            Activation::Elu => s.positive(y, one, s.add(y, one)),
+            Activation::Sigmoid => s.mul(y, s.sub(one, y)),
+            Activation::Silu | Activation::Gelu => unreachable!("not from the value"),
+        }
+    }
+}
+
+/// `e^x` for `x` from -87.4 to 88.4, beyond which it stays where it was; no number of no number.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    // e^x = 2^n e^r with |r| <= ln(2) / 2, r in two steps so that it is exact enough.
+    let bounded = s.min(s.splat(88.4), s.max(s.splat(-87.4), x));
+    let magic = s.splat(12_582_912.0); // 1.5 * 2^23: adding it rounds to whole numbers
+    let n = s.sub(s.fma(bounded, s.splat(std::f32::consts::LOG2_E), magic), magic);
+    let r = s.fnma(n, s.splat(0.693_359_4), bounded);
+    let r = s.fnma(n, s.splat(-2.121_944_4e-4), r);
+    // The Taylor series to degree 7: at ln(2) / 2 its rest is below 1e-8.
+    let mut p = s.splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    // In two factors, for the ends of the range.
+    let half = s.sub(s.fma(n, s.splat(0.5), magic), magic);
+    s.mul(s.mul(p, s.power_of_two(half)), s.power_of_two(s.sub(n, half)))
+}
+
+#[inline(always)]
+fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    s.div(one, s.add(one, exp(s, s.sub(s.zero(), x))))
+}
+
+/// The normal distribution at `x`: the probability of less, and the density.
+///
+/// `erfc` by Abramowitz and Stegun 7.1.26, within 1.5e-7.
+#[inline(always)]
+fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let one = s.splat(1.0);
+    let e = exp(s, s.mul(s.mul(x, x), s.splat(-0.5)));
+    let z = s.mul(s.max(x, s.sub(s.zero(), x)), s.splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = s.div(one, s.fma(z, s.splat(0.327_591_1), one));
+    let mut p = s.splat(1.061_405_4);
+    for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+        p = s.fma(p, t, s.splat(c));
+    }
+    let above = s.mul(s.mul(s.mul(p, t), e), s.splat(0.5));
+    let density = s.mul(e, s.splat(0.398_942_3));
+    (s.positive(x, s.sub(one, above), above), density)
 }
 
 /// `y = f(x)`.
-pub fn forward(pool: &Pool, f: Activation, x: &[f32], y: &mut [f32]) {
-    match f {
-        // `max` would turn a NaN into 0 and hide that training went wrong.
-        Activation::Relu => map(pool, x, y, |x| if x < 0.0 { 0.0 } else { x }),
-        Activation::LeakyRelu { slope } => map(pool, x, y, |x| if x > 0.0 { x } else { slope * x }),
-        Activation::Elu => map(pool, x, y, |x| if x > 0.0 { x } else { x.exp_m1() }),
-        Activation::Sigmoid => map(pool, x, y, |x| 1.0 / (1.0 + (-x).exp())),
-    }
-}
-
-/// `dx = dy * f'(x)`, with `f'` worked out from `y = f(x)`.
-pub fn backward(pool: &Pool, f: Activation, y: &[f32], dy: &[f32], dx: &mut [f32]) {
-    match f {
-        Activation::Relu => map2(pool, y, dy, dx, |y, dy| if y > 0.0 { dy } else { 0.0 }),
-        Activation::LeakyRelu { slope } => {
-            map2(pool, y, dy, dx, |y, dy| if y > 0.0 { dy } else { slope * dy });
-        }
-        Activation::Elu => {
-            map2(pool, y, dy, dx, |y, dy| if y > 0.0 { dy } else { (y + 1.0) * dy });
-        }
-        Activation::Sigmoid => map2(pool, y, dy, dx, |y, dy| y * (1.0 - y) * dy),
-    }
-}
-
-fn map(pool: &Pool, x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+pub fn forward(processor: &Processor, f: Activation, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "lengths differ");
-    pool.chunks(y, PIECE, |piece, y| {
-        for (y, &x) in y.iter_mut().zip(&x[piece * PIECE..]) {
-            *y = f(x);
-        }
+    processor.pool.chunks(y, PIECE, |piece, y| {
+        let x = &x[piece * PIECE..][..y.len()];
+        processor.isa.run(Forward { f, x, y });
     });
 }
 
-fn map2(pool: &Pool, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
-    assert!(a.len() == out.len() && b.len() == out.len(), "lengths differ");
-    pool.chunks(out, PIECE, |piece, out| {
-        let start = piece * PIECE;
-        for ((out, &a), &b) in out.iter_mut().zip(&a[start..]).zip(&b[start..]) {
-            *out = f(a, b);
-        }
+/// `dx = dy * f'(x)`, in place of `dy`.
+pub fn backward(processor: &Processor, f: Activation, x: &[f32], dy: &mut [f32]) {
+    assert_eq!(x.len(), dy.len(), "lengths differ");
+    processor.pool.chunks(dy, PIECE, |piece, dy| {
+        let x = &x[piece * PIECE..][..dy.len()];
+        processor.isa.run(Backward { f, x, dy });
     });
 }
+
+struct Forward<'a> {
+    f: Activation,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, y) in self.x.chunks(LANES).zip(self.y.chunks_mut(LANES)) {
+            let value = self.f.value(s, load(s, x));
+            store(s, value, y);
+        }
+    }
+}
+
+struct Backward<'a> {
+    f: Activation,
+    x: &'a [f32],
+    dy: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, dy) in self.x.chunks(LANES).zip(self.dy.chunks_mut(LANES)) {
+            let slope = self.f.slope(s, load(s, x));
+            let dx = s.mul(slope, load(s, dy));
+            store(s, dx, dy);
+        }
+    }
+}
+
+/// Up to sixteen numbers, filled up with zeros.
+#[inline(always)]
+fn load<S: Simd>(s: S, from: &[f32]) -> S::V {
+    let mut full = [0.0; LANES];
+    full[..from.len()].copy_from_slice(from);
+    // SAFETY: sixteen numbers.
+    unsafe { s.load(full.as_ptr()) }
+}
+
+#[inline(always)]
+fn store<S: Simd>(s: S, value: S::V, to: &mut [f32]) {
+    let mut full = [0.0; LANES];
+    // SAFETY: sixteen numbers.
+    unsafe { s.store(full.as_mut_ptr(), value) };
+    to.copy_from_slice(&full[..to.len()]);
+}
+

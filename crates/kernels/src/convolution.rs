@@ -1,14 +1,14 @@
-//! Convolution by im2col: forward, and backward to the input, the weights and the bias.
+//! Convolutions: what they are, and the choice of how they are computed.
 //!
-//! A task takes a few images, copies the pixels that each filter tap sees into a matrix
-//! `[inputs * kernel * kernel, pixels]`, and multiplies. Weights are `[outputs, inputs, kernel,
-//! kernel]` as in PyTorch, which is the left matrix as it stands.
+//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch. What is computed on the way in and
+//! on the way out is described by [`Source`] and [`Sink`], backward by [`GradientSource`] and
+//! [`GradientSink`].
 
-use std::ops::Range;
-
-use crate::matmul::{Destination, Into, Strides, multiply, multiply_shared};
-use crate::shared::Shared;
-use crate::{Map, Pool};
+use crate::sink::{GradientSink, Sink};
+use crate::source::{GradientSource, Source};
+use crate::winograd::{self, Size};
+use crate::workspace::{Need, Workspace};
+use crate::{Maps, Processor, direct};
 
 /// A convolution's shape. Square filters, the same stride and zero padding on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,333 +25,145 @@ pub struct Convolution {
     pub padding: usize,
 }
 
-/// Columns that a task's matrix should have: enough for the product to be efficient, few enough
-/// for the matrix to stay in the cache.
-const COLUMNS: usize = 512;
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// Product by product: any filter, any stride.
+    Direct,
+    /// Winograd F(2x2, 3x3): 16 products for 4 outputs, where direct convolution needs 36.
+    Winograd2,
+    /// Winograd F(4x4, 3x3): 36 products for 16 outputs, where direct convolution needs 144.
+    Winograd4,
+}
 
-/// In how many partial sums a weight gradient is computed, at most. Fixed, so that the sum does
-/// not depend on the number of threads.
-const PARTIALS: usize = 16;
+/// A vector of sixteen channels through the transforms of a tile takes about as long as so many
+/// products of it (measured: see docs/performance.md).
+const TRANSFORM_PRODUCTS: usize = 3;
 
 impl Convolution {
-    /// The map that comes out for the map that goes in.
-    pub fn output(&self, input: Map) -> Map {
+    /// The maps that come out for the maps that go in.
+    pub fn output(&self, input: Maps) -> Maps {
         let side = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;
-        Map { height: side(input.height), width: side(input.width), ..input }
+        Maps {
+            channels: self.outputs,
+            height: side(input.height),
+            width: side(input.width),
+            ..input
+        }
     }
 
     /// Numbers in the weight.
     pub fn weights(&self) -> usize {
-        self.outputs * self.taps()
+        self.outputs * self.inputs * self.kernel * self.kernel
     }
 
-    /// Products an output pixel is the sum of.
-    fn taps(&self) -> usize {
-        self.inputs * self.kernel * self.kernel
+    /// Whether a method can compute it.
+    pub fn supports(&self, method: Method) -> bool {
+        method == Method::Direct || (self.kernel == 3 && self.stride == 1 && self.padding <= 1)
     }
 
-    /// Images a task takes.
-    fn group(&self, output: Map) -> usize {
-        (COLUMNS / output.pixels()).clamp(1, output.images)
-    }
-
-    /// Images that share a partial sum of the weight gradient: a whole number of groups.
-    fn images_per_partial(&self, output: Map) -> usize {
-        output.images.div_ceil(PARTIALS).next_multiple_of(self.group(output))
-    }
-
-    /// The working memory that the kernels need for a batch of this `input` shape.
-    pub fn workspace(&self, input: Map, backward: bool) -> WorkspaceSize {
+    /// The method that should be fastest for an input of this shape, from the number of products and
+    /// transforms alone: never from a timing, so that results do not depend on the hour.
+    pub fn best(&self, input: Maps) -> Method {
         let output = self.output(input);
-        WorkspaceSize {
-            columns: self.taps() * self.group(output) * output.pixels(),
-            partials: if backward {
-                output.images.div_ceil(self.images_per_partial(output)) * self.weights()
-            } else {
-                0
-            },
-        }
-    }
-}
-
-/// How much working memory a convolution needs, in numbers of 4 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WorkspaceSize {
-    columns: usize,
-    partials: usize,
-}
-
-impl WorkspaceSize {
-    /// The size that serves both.
-    pub fn max(self, other: Self) -> Self {
-        WorkspaceSize {
-            columns: self.columns.max(other.columns),
-            partials: self.partials.max(other.partials),
-        }
+        let methods = [Method::Winograd4, Method::Winograd2, Method::Direct];
+        let cost = |method: &Method| match method {
+            Method::Direct => self.weights() * output.pixels(),
+            Method::Winograd2 | Method::Winograd4 => {
+                let size = size(*method);
+                let side = |length: usize| length.div_ceil(size.outputs());
+                let blocks = input.padded_channels() + output.padded_channels();
+                let tile = self.inputs * self.outputs + TRANSFORM_PRODUCTS * 16 * blocks;
+                side(output.height) * side(output.width) * size.products() * tile
+            }
+        };
+        let possible = methods.into_iter().filter(|&method| self.supports(method));
+        possible.min_by_key(cost).expect("direct is always possible")
     }
 
-    /// Bytes of memory, with `threads` threads.
-    pub fn bytes(self, threads: usize) -> usize {
-        4 * (self.columns * threads + self.partials)
-    }
-}
-
-/// Working memory for convolutions, made once and used by all of them in turn.
-pub struct Workspace {
-    size: WorkspaceSize,
-    /// A matrix for each worker.
-    columns: Vec<f32>,
-    partials: Vec<f32>,
-}
-
-impl Workspace {
-    /// Working memory that serves all of `sizes` in `pool`.
-    pub fn new(pool: &Pool, sizes: impl IntoIterator<Item = WorkspaceSize>) -> Self {
-        let size = sizes.into_iter().fold(WorkspaceSize::default(), WorkspaceSize::max);
-        Workspace {
-            size,
-            columns: vec![0.0; size.columns * pool.threads()],
-            partials: vec![0.0; size.partials],
+    /// The working memory that a method needs for a batch of this input.
+    pub fn need(&self, method: Method, input: Maps, backward: bool) -> Need {
+        match method {
+            Method::Direct => direct::need(self, input, backward),
+            Method::Winograd2 | Method::Winograd4 => {
+                winograd::need(size(method), self, input, backward)
+            }
         }
     }
 
-    /// Workers' parts of it would overlap if a layer needed more than it was made for.
-    fn check(&self, needed: WorkspaceSize) {
-        assert!(needed.max(self.size) == self.size, "the workspace was made for smaller layers");
+    fn check(&self, method: Method, input: Maps, output: Maps, weight: &[f32]) {
+        assert_eq!(input.channels, self.inputs, "another number of input channels");
+        assert_eq!(output, self.output(input), "the output has another shape");
+        assert_eq!(weight.len(), self.weights(), "wrong number of weights");
+        assert!(self.supports(method), "{method:?} cannot compute this convolution");
     }
 }
 
-/// `y = x * weight + bias`: `x` is `[inputs, N, H, W]` with N, H and W of `map`, `y` is
-/// `[outputs, N, H', W']` (see [`Convolution::output`]), `bias` is `[outputs]`, or empty for none.
+fn size(method: Method) -> Size {
+    if method == Method::Winograd2 { Size::Two } else { Size::Four }
+}
+
+/// Convolves the maps of `source`, and delivers the result to `sink`. `scale` is a factor for each
+/// output channel's weights: a BatchNorm folded in.
+///
+/// # Panics
+/// If shapes do not fit, or the workspace was made for less.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
-    pool: &Pool,
+    processor: &Processor,
     workspace: &mut Workspace,
+    method: Method,
     layer: &Convolution,
-    map: Map,
-    x: &[f32],
+    source: &Source,
     weight: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
+    scale: Option<&[f32]>,
+    sink: &Sink,
 ) {
-    let output = layer.output(map);
-    let (channel, pixels, taps) = (output.len(), output.pixels(), layer.taps());
-    assert_eq!(x.len(), layer.inputs * map.len(), "x has the wrong length");
-    assert_eq!(y.len(), layer.outputs * channel, "y has the wrong length");
-    assert_eq!(weight.len(), layer.weights(), "weight has the wrong length");
-    assert!(bias.is_empty() || bias.len() == layer.outputs, "bias has the wrong length");
-    workspace.check(layer.workspace(map, false));
-    let group = layer.group(output);
-    let size = workspace.size.columns;
-    let columns = Shared::new(&mut workspace.columns);
-    let y = Shared::new(y);
-    pool.run(map.images.div_ceil(group), |task, worker| {
-        let images = task * group..map.images.min((task + 1) * group);
-        let (start, width) = (images.start * pixels, images.len() * pixels);
-        // SAFETY: one part a worker, and a worker runs one task at a time.
-        let columns = unsafe { columns.part(worker * size, taps * width) };
-        image_to_columns(layer, map, images, x, columns);
-        if !bias.is_empty() {
-            for (out, &bias) in bias.iter().enumerate() {
-                // SAFETY: each task writes its own images' pixels of every channel.
-                unsafe { y.part(out * channel + start, width) }.fill(bias);
-            }
-        }
-        let mode = if bias.is_empty() { Into::Overwrite } else { Into::Add };
-        let strides = Strides::row_major(channel).at(start);
-        // SAFETY: as above: only this task touches these pixels.
-        unsafe {
-            multiply_shared(
-                [layer.outputs, width, taps],
-                Destination { data: &y, strides },
-                mode,
-                (weight, Strides::row_major(taps)),
-                (columns, Strides::row_major(width)),
-            );
-        }
-    });
+    layer.check(method, source.maps, sink.maps, weight);
+    assert!(scale.is_none_or(|scale| scale.len() >= layer.outputs), "wrong number of factors");
+    source.check();
+    sink.check();
+    if method == Method::Direct {
+        direct::forward(processor, workspace, layer, source, weight, scale, sink);
+    } else {
+        let size = size(method);
+        winograd::forward(processor, workspace, size, layer, source, weight, scale, sink);
+    }
 }
 
-/// The gradients for `dy`, the gradient of the output: adds to `dweight` and, unless it is empty,
-/// to `dbias`; overwrites `dx` where it is wanted. Shapes as in [`forward`].
+/// The gradients for `gradient`, that of the output: adds to `dweight`, and delivers that of the input
+/// to `sink` where it is wanted. `source` is what forward read.
+///
+/// The gradient of a bias is [`crate::norm::bias_gradient`]; before a BatchNorm it is zero.
+///
+/// # Panics
+/// If shapes do not fit, or the workspace was made for less.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
-    pool: &Pool,
+    processor: &Processor,
     workspace: &mut Workspace,
+    method: Method,
     layer: &Convolution,
-    map: Map,
-    x: &[f32],
+    source: &Source,
     weight: &[f32],
-    dy: &[f32],
+    gradient: &GradientSource,
     dweight: &mut [f32],
-    dbias: &mut [f32],
-    dx: Option<&mut [f32]>,
+    sink: Option<&GradientSink>,
 ) {
-    let output = layer.output(map);
-    let (channel, pixels, taps) = (output.len(), output.pixels(), layer.taps());
-    assert_eq!(x.len(), layer.inputs * map.len(), "x has the wrong length");
-    assert_eq!(dy.len(), layer.outputs * channel, "dy has the wrong length");
-    assert!(weight.len() == layer.weights() && dweight.len() == weight.len(), "wrong weights");
-    assert!(dbias.is_empty() || dbias.len() == layer.outputs, "dbias has the wrong length");
-    workspace.check(layer.workspace(map, true));
-    let (group, share) = (layer.group(output), layer.images_per_partial(output));
-    let partial_sums = map.images.div_ceil(share);
-    let size = workspace.size.columns;
-    let columns = Shared::new(&mut workspace.columns);
-    let partials = &mut workspace.partials[..partial_sums * layer.weights()];
-    let dx = dx.map(|dx| {
-        assert_eq!(dx.len(), x.len(), "dx has the wrong length");
-        Shared::new(dx)
-    });
-    {
-        let partials = Shared::new(partials);
-        pool.run(partial_sums, |task, worker| {
-            // SAFETY: one partial sum a task.
-            let partial = unsafe { partials.part(task * layer.weights(), layer.weights()) };
-            let end = map.images.min((task + 1) * share);
-            for first in (task * share..end).step_by(group) {
-                let images = first..end.min(first + group);
-                let (start, width) = (images.start * pixels, images.len() * pixels);
-                // SAFETY: one part a worker, and a worker runs one task at a time.
-                let columns = unsafe { columns.part(worker * size, taps * width) };
-                let dy_strides = Strides::row_major(channel).at(start);
-                image_to_columns(layer, map, images.clone(), x, columns);
-                multiply(
-                    [layer.outputs, taps, width],
-                    (&mut *partial, Strides::row_major(taps)),
-                    if first == task * share { Into::Overwrite } else { Into::Add },
-                    (dy, dy_strides),
-                    (columns, Strides::row_major(width).transposed()),
-                );
-                let Some(dx) = &dx else { continue };
-                multiply(
-                    [taps, width, layer.outputs],
-                    (&mut *columns, Strides::row_major(width)),
-                    Into::Overwrite,
-                    (weight, Strides::row_major(taps).transposed()),
-                    (dy, dy_strides),
-                );
-                // SAFETY: each image belongs to one task, so its pixels of `dx` do too.
-                unsafe { columns_to_image(layer, map, images, columns, dx) };
-            }
-        });
+    layer.check(method, source.maps, gradient.maps, weight);
+    assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
+    source.check();
+    gradient.check();
+    if let Some(sink) = sink {
+        assert_eq!(sink.maps, source.maps, "the input's gradient has another shape");
+        sink.check();
     }
-    let partials = &workspace.partials[..partial_sums * layer.weights()];
-    const PIECE: usize = 4096;
-    pool.chunks(dweight, PIECE, |piece, dweight| {
-        for partial in partials.chunks_exact(layer.weights()) {
-            let partial = &partial[piece * PIECE..][..dweight.len()];
-            for (sum, &value) in dweight.iter_mut().zip(partial) {
-                *sum += value;
-            }
-        }
-    });
-    pool.chunks(dbias, 1, |out, dbias| {
-        dbias[0] += crate::elementwise::sum(&dy[out * channel..][..channel]) as f32;
-    });
-}
-
-/// The runs of output and input pixels that one filter tap connects along one axis: outputs
-/// `out`, and the input position of the first of them. Elsewhere the tap sees padding.
-fn overlap(layer: &Convolution, tap: usize, input: usize, output: usize) -> (Range<usize>, usize) {
-    let Convolution { stride, padding, .. } = *layer;
-    let first = padding.saturating_sub(tap).div_ceil(stride);
-    let last = (input + padding).saturating_sub(tap).div_ceil(stride).min(output);
-    let first = first.min(last);
-    let start = if first < last { first * stride + tap - padding } else { 0 };
-    (first..last, start)
-}
-
-/// Fills `columns` `[taps, pixels of images]` with the pixel of `x` that each tap sees.
-fn image_to_columns(
-    layer: &Convolution,
-    map: Map,
-    images: Range<usize>,
-    x: &[f32],
-    columns: &mut [f32],
-) {
-    let output = layer.output(map);
-    let width = images.len() * output.pixels();
-    let mut rows = columns.chunks_exact_mut(width);
-    for input in 0..layer.inputs {
-        for ky in 0..layer.kernel {
-            for kx in 0..layer.kernel {
-                let row = rows.next().expect("a row for every tap");
-                let (ys, y0) = overlap(layer, ky, map.height, output.height);
-                let (xs, x0) = overlap(layer, kx, map.width, output.width);
-                for (row, image) in row.chunks_exact_mut(output.pixels()).zip(images.clone()) {
-                    let x = &x[input * map.len() + image * map.pixels()..][..map.pixels()];
-                    row[..ys.start * output.width].fill(0.0);
-                    row[ys.end * output.width..].fill(0.0);
-                    for (i, row) in row[ys.start * output.width..ys.end * output.width]
-                        .chunks_exact_mut(output.width)
-                        .enumerate()
-                    {
-                        let x = &x[(y0 + i * layer.stride) * map.width + x0..];
-                        row[..xs.start].fill(0.0);
-                        row[xs.end..].fill(0.0);
-                        let row = &mut row[xs.clone()];
-                        if layer.stride == 1 {
-                            row.copy_from_slice(&x[..row.len()]);
-                        } else {
-                            for (to, from) in row.iter_mut().zip(x.iter().step_by(layer.stride)) {
-                                *to = *from;
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The adjoint of [`image_to_columns`]: every pixel of `dx` becomes the sum of its copies.
-///
-/// # Safety
-/// No other thread may touch the pixels of `images` in `dx` meanwhile.
-unsafe fn columns_to_image(
-    layer: &Convolution,
-    map: Map,
-    images: Range<usize>,
-    columns: &[f32],
-    dx: &Shared<f32>,
-) {
-    let output = layer.output(map);
-    let width = images.len() * output.pixels();
-    let mut rows = columns.chunks_exact(width);
-    for input in 0..layer.inputs {
-        // SAFETY: these are the pixels that the caller promises to be ours.
-        let dx = unsafe {
-            let start = input * map.len() + images.start * map.pixels();
-            dx.part(start, images.len() * map.pixels())
-        };
-        dx.fill(0.0);
-        for ky in 0..layer.kernel {
-            for kx in 0..layer.kernel {
-                let row = rows.next().expect("a row for every tap");
-                let (ys, y0) = overlap(layer, ky, map.height, output.height);
-                let (xs, x0) = overlap(layer, kx, map.width, output.width);
-                for (row, dx) in
-                    row.chunks_exact(output.pixels()).zip(dx.chunks_exact_mut(map.pixels()))
-                {
-                    for (i, row) in row[ys.start * output.width..ys.end * output.width]
-                        .chunks_exact(output.width)
-                        .enumerate()
-                    {
-                        let dx = &mut dx[(y0 + i * layer.stride) * map.width + x0..];
-                        let row = &row[xs.clone()];
-                        if layer.stride == 1 {
-                            for (to, from) in dx.iter_mut().zip(row) {
-                                *to += *from;
-                            }
-                        } else {
-                            for (to, from) in dx.iter_mut().step_by(layer.stride).zip(row) {
-                                *to += *from;
-                            }
-                        }
-                    }
-                }
-            }
-        }
+    if method == Method::Direct {
+        direct::backward(processor, workspace, layer, source, weight, gradient, dweight, sink);
+    } else {
+        let size = size(method);
+        winograd::backward(
+            processor, workspace, size, layer, source, weight, gradient, dweight, sink,
+        );
     }
 }

@@ -1,11 +1,16 @@
 //! Linear layers on vectors: `y = x * weight^T + bias`, weights `[outputs, inputs]` as in PyTorch.
+//!
+//! A task takes 64 columns of a result. It packs what it needs of one factor, 128 rows at a time
+//! (32 KiB: the first-level cache), and multiplies the other factor's rows with it, where they lie.
 
-use crate::Pool;
-use crate::matmul::{Destination, Into, Strides, multiply, multiply_shared};
+use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::workspace::{Need, Workspace};
+use crate::Processor;
 
-/// Features a task takes.
-const BLOCK: usize = 128;
+/// `k` that are packed and multiplied in one go.
+const DEPTH: usize = 128;
 
 /// A linear layer's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +21,17 @@ pub struct Linear {
     pub outputs: usize,
 }
 
+impl Linear {
+    /// The working memory that it needs for a batch.
+    pub fn need(&self, images: usize) -> Need {
+        Need { worker: DEPTH * PANEL + images.max(LANES) * PANEL, shared: 0 }
+    }
+}
+
 /// `x` is `[N, inputs]`, `y` is `[N, outputs]`, `bias` is `[outputs]`.
 pub fn forward(
-    pool: &Pool,
+    processor: &Processor,
+    workspace: &mut Workspace,
     layer: &Linear,
     x: &[f32],
     weight: &[f32],
@@ -27,28 +40,27 @@ pub fn forward(
 ) {
     let Linear { inputs, outputs } = *layer;
     let images = y.len() / outputs;
-    for y in y.chunks_exact_mut(outputs) {
-        y.copy_from_slice(bias);
-    }
-    columns(pool, images, outputs, y, |y, start, width| {
-        // SAFETY: `columns` gives each task its own columns.
-        unsafe {
-            multiply_shared(
-                [images, width, inputs],
-                y,
-                Into::Add,
-                (x, Strides::row_major(inputs)),
-                (weight, Strides::row_major(inputs).at(start * inputs).transposed()),
-            );
+    assert!(x.len() == images * inputs && y.len() == images * outputs, "wrong lengths");
+    assert!(weight.len() == inputs * outputs && bias.len() == outputs, "wrong parameters");
+    let pack = |k: usize, first: usize, row: &mut [f32]| {
+        for (value, output) in row.iter_mut().zip(first..outputs) {
+            *value = weight[output * inputs + k];
         }
-    });
+    };
+    rows_times_panels(processor, workspace, images, (x, inputs), outputs, &pack, y);
+    for y in y.chunks_exact_mut(outputs) {
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y += bias;
+        }
+    }
 }
 
 /// The gradients for `dy` `[N, outputs]`: adds to `dweight` and `dbias`, overwrites `dx`
 /// where it is wanted.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
-    pool: &Pool,
+    processor: &Processor,
+    workspace: &mut Workspace,
     layer: &Linear,
     x: &[f32],
     weight: &[f32],
@@ -59,46 +71,172 @@ pub fn backward(
 ) {
     let Linear { inputs, outputs } = *layer;
     let images = dy.len() / outputs;
-    pool.chunks(dweight, BLOCK * inputs, |block, dweight| {
-        multiply(
-            [dweight.len() / inputs, inputs, images],
-            (dweight, Strides::row_major(inputs)),
-            Into::Add,
-            (dy, Strides::row_major(outputs).at(block * BLOCK).transposed()),
-            (x, Strides::row_major(inputs)),
-        );
-    });
+    assert!(x.len() == images * inputs && dy.len() == images * outputs, "wrong lengths");
+    assert!(weight.len() == inputs * outputs && dweight.len() == weight.len(), "wrong parameters");
+    assert_eq!(dbias.len(), outputs, "wrong number of biases");
     for (out, dbias) in dbias.iter_mut().enumerate() {
         *dbias += dy.iter().skip(out).step_by(outputs).map(|&dy| f64::from(dy)).sum::<f64>() as f32;
     }
+    {
+        let (workers, _) = workspace.split();
+        let dweight = &Shared::new(dweight);
+        processor.pool.run(inputs.div_ceil(PANEL), |panel, worker| {
+            // SAFETY: a worker's memory is its own.
+            let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };
+            let first = panel * PANEL;
+            processor.isa.run(Weights { layer, images, x, dy, first, packed, out, dweight });
+        });
+    }
     let Some(dx) = dx else { return };
-    columns(pool, images, inputs, dx, |dx, start, width| {
-        // SAFETY: `columns` gives each task its own columns.
-        unsafe {
-            multiply_shared(
-                [images, width, outputs],
-                dx,
-                Into::Overwrite,
-                (dy, Strides::row_major(outputs)),
-                (weight, Strides::row_major(inputs).at(start)),
-            );
+    assert_eq!(dx.len(), x.len(), "dx has the wrong length");
+    let pack = |k: usize, first: usize, row: &mut [f32]| {
+        let len = row.len().min(inputs - first);
+        row[..len].copy_from_slice(&weight[k * inputs + first..][..len]);
+    };
+    rows_times_panels(processor, workspace, images, (dy, outputs), inputs, &pack, dx);
+}
+
+/// `c = a * b` with `a` `[rows, depth]` and `c` `[rows, columns]`; `pack(k, first, row)` fills `row`
+/// with row `k` of `b`, from column `first` on, and leaves zeros beyond the last column.
+fn rows_times_panels(
+    processor: &Processor,
+    workspace: &mut Workspace,
+    rows: usize,
+    (a, depth): (&[f32], usize),
+    columns: usize,
+    pack: &(impl Fn(usize, usize, &mut [f32]) + Sync),
+    c: &mut [f32],
+) {
+    let (workers, _) = workspace.split();
+    let c = &Shared::new(c);
+    processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
+        let first = panel * PANEL;
+        let width = PANEL.min(columns - first);
+        let vectors = width.div_ceil(LANES);
+        // SAFETY: a worker's memory is its own.
+        let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, rows * PANEL) };
+        for start in (0..depth).step_by(DEPTH) {
+            let depth = DEPTH.min(depth - start);
+            // SAFETY: the part was asked for with this length.
+            let slice =
+                unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
+            slice.fill(0.0);
+            for (k, row) in slice.chunks_exact_mut(vectors * LANES).enumerate() {
+                pack(start + k, first, row);
+            }
+            processor.isa.run(Rows { a, stride: a.len() / rows, start, depth, rows, vectors, packed, out });
+        }
+        for row in 0..rows {
+            // SAFETY: each task writes its own columns; the results lie one row after another.
+            unsafe {
+                let to = c.part(row * columns + first, width);
+                let from = out.add(row * vectors * LANES);
+                to.copy_from_slice(std::slice::from_raw_parts(from, width));
+            }
         }
     });
 }
 
-/// Calls `task(columns, start, width)` for each block of columns of the matrix `[rows, len]`.
-fn columns(
-    pool: &Pool,
+/// Rows of `a` times what is packed, added to `out` unless it is the first.
+struct Rows<'a> {
+    a: &'a [f32],
+    stride: usize,
+    start: usize,
+    depth: usize,
     rows: usize,
-    len: usize,
-    matrix: &mut [f32],
-    task: impl Fn(Destination, usize, usize) + Sync,
-) {
-    assert_eq!(matrix.len(), rows * len, "the matrix has the wrong length");
-    let data = &Shared::new(matrix);
-    pool.run(len.div_ceil(BLOCK), |block, _| {
-        let start = block * BLOCK;
-        let strides = Strides::row_major(len).at(start);
-        task(Destination { data, strides }, start, BLOCK.min(len - start));
-    });
+    vectors: usize,
+    packed: *const f32,
+    out: *mut f32,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Rows { a, stride, start, depth, rows, vectors, packed, out } = self;
+        let mut segments = [Segment { offset: 0, len: 0 }; DEPTH / LANES];
+        let count = depth.div_ceil(LANES);
+        for (i, segment) in segments.iter_mut().enumerate().take(count) {
+            *segment = Segment { offset: i * LANES, len: LANES.min(depth - i * LANES) };
+        }
+        // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
+        // packed rows and results were made for this shape.
+        unsafe {
+            let product = Multiply {
+                rows,
+                vectors,
+                a: a.as_ptr().add(start),
+                a_row: stride,
+                segments: &segments[..count],
+                b: packed,
+                c: out,
+                c_row: vectors * LANES,
+                c_vector: LANES,
+                accumulate: start > 0,
+            };
+            product.run(s);
+        }
+    }
+}
+
+/// 64 columns of the weights' gradient, `dy^T x`.
+struct Weights<'a> {
+    layer: &'a Linear,
+    images: usize,
+    x: &'a [f32],
+    dy: &'a [f32],
+    first: usize,
+    packed: *mut f32,
+    out: *mut f32,
+    dweight: &'a Shared<'a, f32>,
+}
+
+impl Kernel for Weights<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Weights { layer, images, x, dy, first, packed, out, dweight } = self;
+        let Linear { inputs, outputs } = *layer;
+        let width = PANEL.min(inputs - first);
+        let vectors = width.div_ceil(LANES);
+        for start in (0..images).step_by(DEPTH) {
+            let depth = DEPTH.min(images - start);
+            // SAFETY: the worker's memory was asked for with these lengths; `dy` has `depth` rows from
+            // `start` on; only this task is at these columns of the gradient.
+            unsafe {
+                for k in 0..depth {
+                    let row = std::slice::from_raw_parts_mut(packed.add(k * vectors * LANES), vectors * LANES);
+                    row[width..].fill(0.0);
+                    row[..width].copy_from_slice(&x[(start + k) * inputs + first..][..width]);
+                }
+                for output in (0..outputs).step_by(LANES) {
+                    let rows = LANES.min(outputs - output);
+                    let correlate = Correlate {
+                        rows,
+                        vectors,
+                        lines: 1,
+                        len: depth,
+                        a: dy.as_ptr().add(start * outputs + output),
+                        a_step: outputs,
+                        a_line: 0,
+                        b: packed,
+                        b_step: vectors * LANES,
+                        b_line: 0,
+                        b_vector: LANES,
+                        c: out,
+                        c_row: PANEL,
+                        accumulate: false,
+                    };
+                    correlate.run(s);
+                    for row in 0..rows {
+                        let to = dweight.part((output + row) * inputs + first, width);
+                        let from = std::slice::from_raw_parts(out.add(row * PANEL), width);
+                        for (to, from) in to.iter_mut().zip(from) {
+                            *to += from;
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

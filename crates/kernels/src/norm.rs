@@ -1,27 +1,33 @@
-//! BatchNorm (Ioffe and Szegedy, arXiv 1502.03167) over maps of `[C, N, H, W]`.
+//! BatchNorm (Ioffe and Szegedy, arXiv 1502.03167): the numbers between the passes.
 //!
-//! The sums over a batch are separate from what is done with them, so that a caller can add up the
-//! sums of several processes in between.
+//! The passes themselves are parts of others: a kernel's [`Sink`](crate::sink::Sink) sums up what it
+//! delivers, a [`Source`](crate::source::Source) scales and shifts what it loads, and the same
+//! backward. What remains is to turn sums into factors. Sums of several processes can be added up in
+//! between.
 
-use crate::Pool;
+use crate::simd::LANES;
+use crate::source::GradientSource;
+use crate::{Maps, Processor};
 
-/// For each channel, two sums over its `len` numbers, one after the other: `[sum, sum, …]` in the
-/// layout `[C, 2]`.
-pub type Sums = [f64];
-
-/// The sum and the sum of squares of each channel; `x` is `[C, len]`, `sums` is `[C, 2]`.
-///
-/// In f64 throughout, which makes the variance from these sums as good as one from differences.
-pub fn sums(pool: &Pool, x: &[f32], sums: &mut Sums) {
-    let len = channel_len(x, sums.len() / 2);
-    pool.chunks(sums, 2, |channel, sums| {
-        let x = &x[channel * len..][..len];
-        sums[0] = crate::elementwise::sum(x);
-        sums[1] = crate::elementwise::lanes(x, |sum, x| *sum += f64::from(x) * f64::from(x));
-    });
+/// Adds up the sums of all images, in their order: from `[images, blocks, 2, 16]` to
+/// `[channels, 2]`.
+pub fn total(maps: Maps, sums: &[f64], total: &mut [f64]) {
+    assert_eq!(sums.len(), maps.images * maps.blocks() * 2 * LANES, "wrong number of sums");
+    assert_eq!(total.len(), 2 * maps.channels, "two sums a channel");
+    total.fill(0.0);
+    for image in sums.chunks_exact(maps.blocks() * 2 * LANES) {
+        for (block, sums) in image.chunks_exact(2 * LANES).enumerate() {
+            let lanes = maps.lanes(block);
+            let total = &mut total[2 * block * LANES..][..2 * lanes];
+            for (lane, total) in total.chunks_exact_mut(2).enumerate() {
+                total[0] += sums[lane];
+                total[1] += sums[LANES + lane];
+            }
+        }
+    }
 }
 
-/// What a batch's sums say of each channel.
+/// What a batch's sums say of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moments {
     /// The mean.
@@ -31,90 +37,74 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// From a sum and a sum of squares over `count` numbers.
-    pub fn new(sum: f64, squares: f64, count: f64) -> Self {
+    /// From the sum and the sum of squares of `count` numbers, `shift` subtracted from each.
+    pub fn new(sum: f64, squares: f64, count: f64, shift: f64) -> Self {
         let mean = sum / count;
-        Moments { mean, variance: (squares / count - mean * mean).max(0.0) }
+        Moments { mean: mean + shift, variance: (squares / count - mean * mean).max(0.0) }
     }
 
     /// `1 / sqrt(variance + eps)`.
     pub fn inverse_deviation(self, eps: f64) -> f64 {
         1.0 / (self.variance + eps).sqrt()
     }
+
+    /// The factor and the shift that normalise: `scale * x + shift`.
+    pub fn affine(self, eps: f64, weight: f32, bias: f32) -> (f32, f32) {
+        let factor = f64::from(weight) * self.inverse_deviation(eps);
+        (factor as f32, (f64::from(bias) - factor * self.mean) as f32)
+    }
 }
 
-/// `y = x * scale + shift`, with one scale and one shift a channel.
-pub fn scale_shift(pool: &Pool, x: &[f32], scale: &[f32], shift: &[f32], y: &mut [f32]) {
-    let len = channel_len(x, scale.len());
-    assert_eq!(x.len(), y.len(), "lengths differ");
-    pool.chunks(y, len, |channel, y| {
-        let (scale, shift) = (scale[channel], shift[channel]);
-        for (y, x) in y.iter_mut().zip(&x[channel * len..]) {
-            *y = x * scale + shift;
-        }
-    });
+/// A channel's part in BatchNorm's backward.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backward {
+    /// The gradient of the weight.
+    pub dweight: f64,
+    /// The gradient of the bias.
+    pub dbias: f64,
 }
 
-/// The two sums that BatchNorm's backward needs of each channel: of `dy`, which is the gradient of
-/// the shift, and of `dy * xhat`, which is the gradient of the weight; `sums` is `[C, 2]`.
-pub fn backward_sums(
-    pool: &Pool,
-    x: &[f32],
-    dy: &[f32],
-    moments: &[Moments],
-    eps: f64,
-    sums: &mut Sums,
-) {
-    let len = channel_len(x, moments.len());
-    assert_eq!(x.len(), dy.len(), "lengths differ");
-    pool.chunks(sums, 2, |channel, sums| {
-        let (x, dy) = (&x[channel * len..][..len], &dy[channel * len..][..len]);
-        let mean = moments[channel].mean;
-        let mut products = [0.0; 8];
-        for (x, dy) in x.chunks(8).zip(dy.chunks(8)) {
-            for ((sum, &x), &dy) in products.iter_mut().zip(x).zip(dy) {
-                *sum += f64::from(dy) * (f64::from(x) - mean);
+impl Backward {
+    /// From the sums of a [`NormSums`](crate::sink::NormSums): of the gradient, and of the gradient
+    /// times `value - mean`.
+    pub fn new(sum: f64, products: f64, moments: Moments, eps: f64) -> Self {
+        Backward { dweight: products * moments.inverse_deviation(eps), dbias: sum }
+    }
+
+    /// The gradient of the input through the batch's own mean and variance,
+    /// `weight / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat))`, as the coefficients of
+    /// `a * dy + b * x + c`: see [`GradientSource`]. `count` numbers a channel, of all processes, as
+    /// are the sums.
+    pub fn coefficients(self, moments: Moments, eps: f64, weight: f32, count: f64) -> [f32; 3] {
+        let inverse = moments.inverse_deviation(eps);
+        let a = f64::from(weight) * inverse;
+        let b = -a * inverse * self.dweight / count;
+        let c = -a * self.dbias / count - b * moments.mean;
+        [a as f32, b as f32, c as f32]
+    }
+}
+
+/// Adds to `dbias` the gradient of a convolution's bias: the sum of the output's gradient over each
+/// channel. Before a BatchNorm it is zero, since that takes every shift away again.
+pub fn bias_gradient(processor: &Processor, gradient: &GradientSource, dbias: &mut [f32]) {
+    gradient.check();
+    let maps = gradient.maps;
+    assert_eq!(dbias.len(), maps.channels, "one bias a channel");
+    if gradient.norm.is_some() {
+        return;
+    }
+    processor.pool.chunks(dbias, LANES, |block, dbias| {
+        let mut sums = [0.0f64; LANES];
+        for image in 0..maps.images {
+            let block = &gradient.gradient[maps.row(image, block, 0)..];
+            for pixel in block[..maps.pixels() * LANES].chunks_exact(LANES) {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
+                    *sum += f64::from(value);
+                }
             }
         }
-        sums[0] = crate::elementwise::sum(dy);
-        sums[1] = products.iter().sum::<f64>() * moments[channel].inverse_deviation(eps);
-    });
-}
-
-/// The gradient of BatchNorm's input, through the batch's own mean and variance:
-/// `dx = weight / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat))`.
-///
-/// `sums` are those of [`backward_sums`], over `count` numbers a channel (of all processes).
-#[allow(clippy::too_many_arguments)]
-pub fn backward(
-    pool: &Pool,
-    x: &[f32],
-    dy: &[f32],
-    moments: &[Moments],
-    eps: f64,
-    weight: &[f32],
-    sums: &Sums,
-    count: f64,
-    dx: &mut [f32],
-) {
-    let len = channel_len(x, moments.len());
-    assert!(x.len() == dy.len() && x.len() == dx.len(), "lengths differ");
-    pool.chunks(dx, len, |channel, dx| {
-        let (mean, inverse) = (moments[channel].mean, moments[channel].inverse_deviation(eps));
-        let scale = f64::from(weight[channel]) * inverse;
-        // dx = a * dy + b * x + c, with the constants worked out once in f64.
-        let a = scale as f32;
-        let b = -scale * inverse * sums[2 * channel + 1] / count;
-        let c = (-scale * sums[2 * channel] / count - b * mean) as f32;
-        let b = b as f32;
-        let (x, dy) = (&x[channel * len..][..len], &dy[channel * len..][..len]);
-        for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-            *dx = a * dy + (b * x + c);
+        for (dbias, sum) in dbias.iter_mut().zip(sums) {
+            *dbias += sum as f32;
         }
     });
-}
-
-fn channel_len(x: &[f32], channels: usize) -> usize {
-    assert!(channels > 0 && x.len().is_multiple_of(channels), "not a whole number of channels");
-    x.len() / channels
 }

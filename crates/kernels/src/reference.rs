@@ -1,54 +1,60 @@
 //! Every operation once more, in f64 and as plainly as its formula: what the kernels, and networks
-//! made of them, are tested against. Layouts as in the kernels.
+//! made of them, are tested against. Maps are planes `[images, channels, height, width]`.
 
-use crate::{Activation, Convolution, Map};
+use crate::{Activation, Convolution, Maps};
 
 /// See [`crate::convolution::forward`].
 pub fn convolution(
     layer: &Convolution,
-    map: Map,
+    maps: Maps,
     x: &[f64],
     weight: &[f64],
     bias: &[f64],
 ) -> Vec<f64> {
-    let out = layer.output(map);
+    let out = layer.output(maps);
     let k = layer.kernel;
-    let mut y = Vec::with_capacity(layer.outputs * out.len());
-    for o in 0..layer.outputs {
-        for n in 0..map.images {
-            for (row, column) in (0..out.height).flat_map(|r| (0..out.width).map(move |c| (r, c))) {
-                let mut sum = bias.get(o).copied().unwrap_or(0.0);
-                for i in 0..layer.inputs {
-                    for (ky, kx) in (0..k).flat_map(|a| (0..k).map(move |b| (a, b))) {
-                        let (r, c) = (row * layer.stride + ky, column * layer.stride + kx);
-                        let inside = (layer.padding..map.height + layer.padding).contains(&r)
-                            && (layer.padding..map.width + layer.padding).contains(&c);
-                        if inside {
-                            let pixel = (r - layer.padding) * map.width + c - layer.padding;
-                            sum += weight[((o * layer.inputs + i) * k + ky) * k + kx]
-                                * x[i * map.len() + n * map.pixels() + pixel];
-                        }
+    let mut y = Vec::with_capacity(maps.images * layer.outputs * out.pixels());
+    for (n, o) in pairs(maps.images, layer.outputs) {
+        for (row, column) in pairs(out.height, out.width) {
+            let mut sum = bias.get(o).copied().unwrap_or(0.0);
+            for i in 0..layer.inputs {
+                let plane = &x[(n * layer.inputs + i) * maps.pixels()..][..maps.pixels()];
+                for (ky, kx) in pairs(k, k) {
+                    let (r, c) = (row * layer.stride + ky, column * layer.stride + kx);
+                    let inside = (layer.padding..maps.height + layer.padding).contains(&r)
+                        && (layer.padding..maps.width + layer.padding).contains(&c);
+                    if inside {
+                        let pixel = (r - layer.padding) * maps.width + c - layer.padding;
+                        sum += weight[((o * layer.inputs + i) * k + ky) * k + kx] * plane[pixel];
                     }
                 }
-                y.push(sum);
             }
+            y.push(sum);
         }
     }
     y
 }
 
+fn pairs(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).flat_map(move |r| (0..columns).map(move |c| (r, c)))
+}
+
 /// BatchNorm in training: normalised by the batch's own mean and variance.
-pub fn batch_norm(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
-    let len = x.len() / weight.len();
-    let channels = x.chunks(len).zip(weight).zip(bias);
-    channels
-        .flat_map(|((x, weight), bias)| {
-            let mean = x.iter().sum::<f64>() / len as f64;
-            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / len as f64;
-            let scale = weight / (variance + eps).sqrt();
-            x.iter().map(move |x| (x - mean) * scale + bias)
-        })
-        .collect()
+pub fn batch_norm(maps: Maps, x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
+    let channel_of = |i: usize| i / maps.pixels() % maps.channels;
+    let count = (maps.images * maps.pixels()) as f64;
+    let (mut mean, mut variance) = (vec![0.0; maps.channels], vec![0.0; maps.channels]);
+    for (i, x) in x.iter().enumerate() {
+        mean[channel_of(i)] += x / count;
+    }
+    for (i, x) in x.iter().enumerate() {
+        variance[channel_of(i)] += (x - mean[channel_of(i)]).powi(2) / count;
+    }
+    let normal = |(i, x): (usize, &f64)| {
+        let c = channel_of(i);
+        (x - mean[c]) / (variance[c] + eps).sqrt() * weight[c] + bias[c]
+    };
+    x.iter().enumerate().map(normal).collect()
 }
 
 /// See [`crate::activation::forward`].
@@ -59,33 +65,32 @@ pub fn activation(f: Activation, x: &[f64]) -> Vec<f64> {
         Activation::Elu if x <= 0.0 => x.exp_m1(),
         Activation::Relu | Activation::LeakyRelu { .. } | Activation::Elu => x,
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x * 0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
     };
     x.iter().copied().map(f).collect()
 }
 
-/// See [`crate::pooling::average`].
-pub fn average_pool(size: usize, map: Map, x: &[f64]) -> Vec<f64> {
-    let out = crate::pooling::output(size, map);
-    let mut y = Vec::new();
-    for x in x.chunks(map.pixels()) {
-        for (row, column) in (0..out.height).flat_map(|r| (0..out.width).map(move |c| (r, c))) {
-            let square = (0..size).flat_map(|r| (0..size).map(move |c| (r, c)));
-            let sum: f64 =
-                square.map(|(r, c)| x[(row * size + r) * map.width + column * size + c]).sum();
-            y.push(sum / (size * size) as f64);
-        }
+/// The error function by its Taylor series, which suffices for `|x|` below 5.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / n as f64;
+        sum += term / (2 * n + 1) as f64;
     }
-    y
+    sum * std::f64::consts::FRAC_2_SQRT_PI
 }
 
-/// See [`crate::pooling::flatten`].
-pub fn flatten(map: Map, x: &[f64]) -> Vec<f64> {
-    let channels = x.len() / map.len();
-    let pixels = map.pixels();
-    let mut y = Vec::with_capacity(x.len());
-    for n in 0..map.images {
-        for c in 0..channels {
-            y.extend_from_slice(&x[c * map.len() + n * pixels..][..pixels]);
+/// See [`crate::pooling::average`].
+pub fn average_pool(size: usize, maps: Maps, x: &[f64]) -> Vec<f64> {
+    let out = crate::pooling::output(size, maps);
+    let mut y = Vec::new();
+    for x in x.chunks(maps.pixels()) {
+        for (row, column) in pairs(out.height, out.width) {
+            let square = pairs(size, size);
+            let sum: f64 =
+                square.map(|(r, c)| x[(row * size + r) * maps.width + column * size + c]).sum();
+            y.push(sum / (size * size) as f64);
         }
     }
     y

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 /// A mutable slice whose disjoint parts may be handed to several threads.
-pub(crate) struct Shared<'a, T> {
+pub struct Shared<'a, T> {
     start: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,

@@ -1,6 +1,6 @@
 //! What a network is: a list of operations, each on values that earlier ones made.
 
-use crescendo_kernels::Activation;
+use crescendo_kernels::{Activation, Maps};
 
 /// The shape of one image's value; a batch has as many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,16 @@ impl Shape {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    /// A batch of it, as the kernels know maps; `None` for a vector.
+    pub fn maps(self, images: usize) -> Option<Maps> {
+        match self {
+            Shape::Maps { channels, height, width } => {
+                Some(Maps { images, channels, height, width })
+            }
+            Shape::Vector { .. } => None,
+        }
     }
 }
 

@@ -13,13 +13,13 @@
 //!
 //! ```
 //! use crescendo_network::{
-//!     Alone, Batch, Config, CpuEngine, Decay, Engine, Plan, Rule, Section, Sgd,
+//!     Alone, Batch, Compute, Config, CpuEngine, Decay, Engine, Isa, Plan, Rule, Section, Sgd,
 //! };
 //!
 //! let config = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
-//! let plan = Plan::new(&config.network()?)?;
+//! let plan = Plan::new(&config.network()?, Compute::default())?;
 //! let initial = plan.initial(0);
-//! let mut engine = CpuEngine::new(plan, 2);
+//! let mut engine = CpuEngine::new(plan, 2, Isa::best());
 //! engine.import(Section::Model, &initial)?;
 //!
 //! let images = vec![0.5; 4 * 3 * 32 * 32];
@@ -37,17 +37,28 @@ mod config;
 mod cpu;
 mod description;
 mod engine;
+mod fusion;
 mod init;
 mod memory;
+mod placement;
 mod plan;
 mod resnet;
+
+pub use crescendo_kernels::Isa;
 
 pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
 pub use cpu::CpuEngine;
 pub use description::{Builder, Network, Node, Operation, Shape, Value};
 pub use engine::{Alone, Batch, Communicator, Decay, Engine, Rule, Section, Sgd, Tensor, Values};
+pub use fusion::{
+    Delivery, Fused, FusedStep, GradientInfo, Normed, Reading, TensorId, TensorInfo, Work,
+};
 pub use memory::Memory;
-pub use plan::{Parameter, Placement, Plan, Role, Source, StateTensor, Statistics, Step, Target};
+pub use placement::Placement;
+pub use plan::{
+    Compute, ConvolutionChoice, Parameter, Plan, Role, Source, StateTensor, Statistics, Step,
+    Storage,
+};
 
 /// Why a network cannot be built or filled, in a sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

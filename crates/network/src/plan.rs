@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use crescendo_kernels::linear::Linear;
-use crescendo_kernels::{Convolution, Map, pooling};
+use crescendo_kernels::{Convolution, Maps, Method, pooling};
+use serde::{Deserialize, Serialize};
 
-use crate::memory::{Life, Memory};
+use crate::fusion::Fused;
+use crate::placement::Placement;
 use crate::{Error, Network, Node, Operation, Shape, Value};
 
 /// What a parameter is for; it decides how it is initialised and whether it decays.
@@ -101,47 +103,61 @@ pub struct Plan {
     pub parameters: Vec<Parameter>,
     /// All running statistics in that order.
     pub statistics: Vec<Statistics>,
-    /// The buffers of training, and of inference.
+    /// How it is computed.
+    pub compute: Compute,
+    /// What is computed, operation into operation.
+    pub fused: Fused,
+    /// The buffers of training.
     pub training: Placement,
     /// The buffers of inference.
     pub inference: Placement,
 }
 
-/// Which buffer holds what.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placement {
-    /// The buffers.
-    pub memory: Memory,
-    /// The buffer of each value.
-    pub values: Vec<usize>,
-    /// The buffer of each value's gradient; the images have none, and nothing has in inference.
-    pub gradients: Vec<Option<usize>>,
-    /// For each input of each step, where its backward leaves that input's gradient.
-    pub targets: Vec<Vec<Target>>,
+/// What the section `[engine]` says about how a network is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compute {
+    /// How convolutions are computed.
+    pub convolution: ConvolutionChoice,
+    /// How training keeps what backward needs.
+    pub activations: Storage,
 }
 
-impl Placement {
-    /// Whether there is a place for gradients.
-    pub fn trains(&self) -> bool {
-        !self.targets.is_empty()
+/// How convolutions are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvolutionChoice {
+    /// Each by the method that its shape makes the fastest.
+    #[default]
+    Auto,
+    /// Winograd F(4x4, 3x3) wherever it is possible.
+    Winograd4,
+    /// Winograd F(2x2, 3x3) wherever it is possible.
+    Winograd2,
+    /// All directly.
+    Direct,
+}
+
+impl ConvolutionChoice {
+    fn method(self, layer: &Convolution, input: Maps) -> Method {
+        let method = match self {
+            ConvolutionChoice::Auto => return layer.best(input),
+            ConvolutionChoice::Winograd4 => Method::Winograd4,
+            ConvolutionChoice::Winograd2 => Method::Winograd2,
+            ConvolutionChoice::Direct => Method::Direct,
+        };
+        if layer.supports(method) { method } else { Method::Direct }
     }
 }
 
-/// Where the gradient of a step's input goes. Where several steps use a value, the last of them is
-/// the first to be reached on the way back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Nobody asks for it.
-    Nowhere,
-    /// Into this buffer, the first of its value.
-    Write(usize),
-    /// Into `scratch`, to be added to what is in `total`.
-    Add {
-        /// Used for this step only.
-        scratch: usize,
-        /// The value's gradient so far.
-        total: usize,
-    },
+/// How numbers are kept between forward and backward; arithmetic is in f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to their upper halves: half the memory, a thousandth of a number's precision.
+    Bf16,
 }
 
 impl Plan {
@@ -149,12 +165,14 @@ impl Plan {
     ///
     /// # Errors
     /// If shapes do not fit together, or an operation has the wrong number of inputs.
-    pub fn new(network: &Network) -> Result<Plan, Error> {
+    pub fn new(network: &Network, compute: Compute) -> Result<Plan, Error> {
         let mut plan = Plan {
             input: network.input,
             steps: Vec::new(),
             parameters: Vec::new(),
             statistics: Vec::new(),
+            compute,
+            fused: Fused::default(),
             training: Placement::default(),
             inference: Placement::default(),
         };
@@ -173,8 +191,9 @@ impl Plan {
         if !matches!(plan.steps.last().map(|step| step.output), Some(Shape::Vector { .. })) {
             return Err(Error("the network must end in a vector of logits".into()));
         }
-        plan.training = plan.place(true);
-        plan.inference = plan.place(false);
+        plan.fused = Fused::new(&plan)?;
+        plan.training = Placement::training(&plan);
+        plan.inference = Placement::inference(&plan);
         Ok(plan)
     }
 
@@ -257,7 +276,7 @@ impl Plan {
                     return Err(refuse(format!("filters of {kernel} do not fit {input}")));
                 }
                 let layer = Convolution { inputs: channels, outputs, kernel, stride, padding };
-                let out = layer.output(Map { images: 1, height, width });
+                let out = layer.output(Maps { images: 1, channels, height, width });
                 step.output =
                     Shape::Maps { channels: outputs, height: out.height, width: out.width };
                 let fan_in = channels * kernel * kernel;
@@ -288,7 +307,7 @@ impl Plan {
                 if size == 0 || size > height.min(width) {
                     return Err(refuse(format!("squares of {size} do not fit {input}")));
                 }
-                let out = pooling::output(size, Map { images: 1, height, width });
+                let out = pooling::output(size, Maps { images: 1, channels, height, width });
                 step.output = Shape::Maps { channels, height: out.height, width: out.width };
             }
             Operation::Flatten => {
@@ -323,96 +342,11 @@ impl Plan {
         self.parameters.push(Parameter { name: format!("{layer}.{name}"), shape, range, role });
         self.parameters.len() - 1
     }
-
-    /// Decides which values, and which gradients, share buffers. Forward step `i` happens at moment
-    /// `i`, the loss at moment `n`, the backward of step `i` at moment `2n - i`.
-    fn place(&self, training: bool) -> Placement {
-        let n = self.steps.len();
-        let backward = |step: usize| 2 * n - step;
-        let size = |value: usize| self.shape(Value(value)).len();
-        let mut values: Vec<Life> = (0..=n)
-            .map(|value| {
-                let first = value.saturating_sub(1);
-                Life { size: size(value), first, last: first }
-            })
-            .collect();
-        let mut keep = |value: usize, moment: usize| {
-            values[value].last = values[value].last.max(moment);
-        };
-        keep(n, n);
-        for (i, step) in self.steps.iter().enumerate() {
-            for input in &step.node.inputs {
-                keep(input.0, i);
-            }
-            if !training {
-                continue;
-            }
-            match step.node.operation {
-                Operation::Convolution { .. }
-                | Operation::BatchNorm { .. }
-                | Operation::Linear { .. } => keep(step.node.inputs[0].0, backward(i)),
-                Operation::Activation(_) => keep(i + 1, backward(i)),
-                Operation::Add | Operation::AveragePool { .. } | Operation::Flatten => {}
-            }
-        }
-        let mut lives = values;
-        // For each value, and for each input of each step, the life of its gradient.
-        let mut gradients: Vec<Option<usize>> = vec![None; n + 1];
-        let mut targets: Vec<Vec<Option<usize>>> = vec![Vec::new(); if training { n } else { 0 }];
-        let mut ask = |size, first, last| {
-            lives.push(Life { size, first, last });
-            Some(lives.len() - 1)
-        };
-        if training {
-            gradients[n] = ask(size(n), n, backward(n - 1));
-        }
-        for (i, targets) in targets.iter_mut().enumerate().rev() {
-            for &Value(input) in &self.steps[i].node.inputs {
-                let now = backward(i);
-                targets.push(match (input, gradients[input]) {
-                    (0, _) => None,
-                    (_, Some(_)) => ask(size(input), now, now),
-                    (_, None) => {
-                        gradients[input] = ask(size(input), now, backward(input - 1));
-                        gradients[input]
-                    }
-                });
-            }
-        }
-        let (memory, places) = Memory::place(&lives);
-        let target = |value: usize, life: Option<usize>| match (life, gradients[value]) {
-            (Some(life), Some(total)) if life == total => Target::Write(places[life]),
-            (Some(life), Some(total)) => {
-                Target::Add { scratch: places[life], total: places[total] }
-            }
-            _ => Target::Nowhere,
-        };
-        Placement {
-            memory,
-            targets: std::iter::zip(&self.steps, targets)
-                .map(|(step, lives)| {
-                    std::iter::zip(&step.node.inputs, lives)
-                        .map(|(input, life)| target(input.0, life))
-                        .collect()
-                })
-                .collect(),
-            gradients: gradients.iter().map(|life| life.map(|life| places[life])).collect(),
-            values: places[..=n].to_vec(),
-        }
-    }
 }
 
 impl Step {
-    /// The map of a batch of its input; a vector is a map of one pixel.
-    pub(crate) fn input_map(&self, images: usize) -> Map {
-        match self.input {
-            Shape::Maps { height, width, .. } => Map { images, height, width },
-            Shape::Vector { .. } => Map { images, height: 1, width: 1 },
-        }
-    }
-
     /// The convolution's shape, if it is one.
-    pub(crate) fn convolution(&self) -> Option<Convolution> {
+    pub fn convolution(&self) -> Option<Convolution> {
         match (self.node.operation, self.input) {
             (
                 Operation::Convolution { outputs, kernel, stride, padding },
@@ -420,6 +354,12 @@ impl Step {
             ) => Some(Convolution { inputs, outputs, kernel, stride, padding }),
             _ => None,
         }
+    }
+
+    /// How the convolution is computed, if it is one.
+    pub fn method(&self, compute: Compute) -> Option<Method> {
+        let input = self.input.maps(1)?;
+        Some(compute.convolution.method(&self.convolution()?, input))
     }
 
     /// The linear layer's shape, if it is one.

@@ -3,10 +3,10 @@
 
 use std::sync::{Barrier, Mutex};
 
-use crescendo_kernels::{Convolution, Map, reference};
+use crescendo_kernels::{Convolution, Maps, reference};
 use crescendo_network::{
-    ActivationKind, Alone, Batch, Communicator, Config, CpuEngine, Decay, Engine, HeadActivation,
-    Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
+    ActivationKind, Alone, Batch, Communicator, Compute, Config, CpuEngine, Decay, Engine,
+    HeadActivation, Isa, Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
 };
 
 fn small(activation: ActivationKind, hidden: usize) -> Config {
@@ -18,9 +18,9 @@ fn small(activation: ActivationKind, hidden: usize) -> Config {
 }
 
 fn engine(network: &Network, threads: usize) -> CpuEngine {
-    let plan = Plan::new(network).unwrap();
+    let plan = Plan::new(network, Compute::default()).unwrap();
     let initial = plan.initial(1);
-    let mut engine = CpuEngine::new(plan, threads);
+    let mut engine = CpuEngine::new(plan, threads, Isa::best());
     engine.import(Section::Model, &initial).unwrap();
     engine
 }
@@ -40,17 +40,11 @@ fn values<'a>(tensor: &'a Tensor) -> &'a [f32] {
 
 /// The loss of a network in f64: the list of operations, each by its reference.
 fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: &[u16]) -> f64 {
-    let map = |shape: Shape| match shape {
-        Shape::Maps { height, width, .. } => Map { images: labels.len(), height, width },
-        Shape::Vector { .. } => Map { images: labels.len(), height: 1, width: 1 },
+    let maps = |shape: Shape| match shape.maps(labels.len()) {
+        Some(maps) => maps,
+        None => Maps { images: labels.len(), channels: shape.len(), height: 1, width: 1 },
     };
-    // From images one after another to channels one after another.
-    let (pixels, channels) =
-        (map(plan.input).pixels(), plan.input.len() / map(plan.input).pixels());
-    let first = (0..channels).flat_map(|c| {
-        images.chunks(channels * pixels).flat_map(move |image| &image[c * pixels..][..pixels])
-    });
-    let mut values: Vec<Vec<f64>> = vec![first.map(|&x| f64::from(x)).collect()];
+    let mut values: Vec<Vec<f64>> = vec![images.iter().map(|&x| f64::from(x)).collect()];
     for step in &plan.steps {
         let x = &values[step.node.inputs[0].0];
         let both = step.parameters.map(|[w, b]| (&parameters[w], &parameters[b]));
@@ -58,9 +52,11 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
             (Operation::Convolution { outputs, kernel, stride, padding }, Some((w, b))) => {
                 let inputs = w.len() / (outputs * kernel * kernel);
                 let layer = Convolution { inputs, outputs, kernel, stride, padding };
-                reference::convolution(&layer, map(step.input), x, w, b)
+                reference::convolution(&layer, maps(step.input), x, w, b)
             }
-            (Operation::BatchNorm { eps, .. }, Some((w, b))) => reference::batch_norm(x, w, b, eps),
+            (Operation::BatchNorm { eps, .. }, Some((w, b))) => {
+                reference::batch_norm(maps(step.input), x, w, b, eps)
+            }
             (Operation::Linear { .. }, Some((w, b))) => {
                 reference::linear(step.input.len(), x, w, b)
             }
@@ -69,9 +65,9 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
                 x.iter().zip(&values[step.node.inputs[1].0]).map(|(a, b)| a + b).collect()
             }
             (Operation::AveragePool { size }, _) => {
-                reference::average_pool(size, map(step.input), x)
+                reference::average_pool(size, maps(step.input), x)
             }
-            (Operation::Flatten, _) => reference::flatten(map(step.input), x),
+            (Operation::Flatten, _) => x.clone(),
             (operation, _) => panic!("no parameters for {operation:?}"),
         };
         values.push(y);
@@ -249,15 +245,15 @@ fn two_processes_compute_what_one_does() {
 fn import_takes_what_export_gave_and_refuses_anything_else() {
     let network = small(ActivationKind::Relu, 5).network().unwrap();
     let source = engine(&network, 1);
-    let mut target = CpuEngine::new(Plan::new(&network).unwrap(), 1);
+    let mut target = CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
     target.import(Section::Model, &source.export(Section::Model)).unwrap();
     assert_eq!(source.export(Section::Model), target.export(Section::Model));
 
     let complaint = |change: &dyn Fn(&mut Vec<Tensor>)| {
         let mut tensors = source.export(Section::Model);
         change(&mut tensors);
-        let mut target = CpuEngine::new(Plan::new(&network).unwrap(), 1);
-        let untouched = CpuEngine::new(Plan::new(&network).unwrap(), 1);
+        let mut target = CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
+        let untouched = CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
         let error = target.import(Section::Model, &tensors).unwrap_err();
         assert_eq!(
             target.export(Section::Model),
@@ -279,7 +275,7 @@ fn import_takes_what_export_gave_and_refuses_anything_else() {
 
 #[test]
 fn the_reports_network_has_the_reports_numbers() {
-    let plan = Plan::new(&Config::report().network().unwrap()).unwrap();
+    let plan = Plan::new(&Config::report().network().unwrap(), Compute::default()).unwrap();
     assert_eq!(plan.parameter_count(), 17_392_394);
     assert_eq!(plan.forward_macs(), 1_335_578_624);
     assert_eq!(plan.classes(), 10);
@@ -291,7 +287,7 @@ fn lists_that_make_no_network_are_refused() {
         let mut builder =
             crescendo_network::Builder::new(Shape::Maps { channels: 3, height: 8, width: 8 });
         write(&mut builder);
-        Plan::new(&builder.finish()).unwrap_err().to_string()
+        Plan::new(&builder.finish(), Compute::default()).unwrap_err().to_string()
     };
     let linear = Operation::Linear { outputs: 10 };
     let flat = |builder: &mut crescendo_network::Builder| {

@@ -1,11 +1,15 @@
 //! Layers and whole updates against PyTorch, from fixtures that `pytorch/fixtures.py` wrote.
 
 use crescendo_kernels::norm::{self, Moments};
+use crescendo_kernels::sink::{GradientSink, NormSums, OutputSums, Sink, StoredMut};
+use crescendo_kernels::source::{GradientSource, NormGradient, Source, Stored};
 use crescendo_kernels::{
-    Activation, Convolution, Map, Pool, Workspace, activation, convolution, linear, loss, pooling,
+    Activation, Convolution, Maps, Method, Pool, Processor, Shared, Workspace, activation,
+    convolution, linear, loss, pooling, to_blocks, to_planes,
 };
 use crescendo_network::{
-    Alone, Batch, Config, CpuEngine, Decay, Engine, Plan, Rule, Section, Sgd, Tensor, Values,
+    Alone, Batch, Compute, Config, CpuEngine, Decay, Engine, Isa, Plan, Rule, Section, Sgd, Tensor,
+    Values,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -55,18 +59,6 @@ impl Fixture {
     }
 }
 
-/// From PyTorch's `[N, C, ...]` to the kernels' `[C, N, ...]`, and back: it is its own reverse.
-fn swap<T: Copy>(values: &[T], images: usize, channels: usize) -> Vec<T> {
-    let pixels = values.len() / (images * channels);
-    let mut swapped = Vec::with_capacity(values.len());
-    for channel in 0..channels {
-        for image in 0..images {
-            swapped.extend_from_slice(&values[(image * channels + channel) * pixels..][..pixels]);
-        }
-    }
-    swapped
-}
-
 #[track_caller]
 fn assert_close(name: &str, values: &[f32], expected: &[f64]) {
     assert_eq!(values.len(), expected.len(), "{name}");
@@ -77,9 +69,18 @@ fn assert_close(name: &str, values: &[f32], expected: &[f64]) {
     assert!(off <= 3e-6 * size + 1e-6, "{name}: off by {off:e} of {size:e}");
 }
 
+fn processor() -> Processor {
+    Processor { pool: Pool::new(2), isa: Isa::best() }
+}
+
+/// The maps that a tensor of PyTorch's shape holds.
+fn maps(shape: &[usize]) -> Maps {
+    Maps { images: shape[0], channels: shape[1], height: shape[2], width: shape[3] }
+}
+
 #[test]
 fn convolutions() {
-    let (fixture, pool) = (Fixture::open("layers"), Pool::new(2));
+    let (fixture, processor) = (Fixture::open("layers"), processor());
     for case in [
         "conv3x3",
         "conv3x3_wide",
@@ -99,60 +100,114 @@ fn convolutions() {
             stride: fixture.metadata(&format!("{case}.stride")) as usize,
             padding: fixture.metadata(&format!("{case}.padding")) as usize,
         };
-        let map = Map { images: input[0], height: input[2], width: input[3] };
-        let mut workspace = Workspace::new(&pool, [layer.workspace(map, true)]);
-        let x = swap(&get("input"), input[0], input[1]);
-        let dy = swap(&get("grad_output"), input[0], weight[0]);
-        let mut y = vec![0.0; dy.len()];
-        let (w, b) = (get("weight"), get("bias"));
-        convolution::forward(&pool, &mut workspace, &layer, map, &x, &w, &b, &mut y);
-        assert_close(case, &y, &swap(&wide("output"), input[0], weight[0]));
-        let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; b.len()]);
-        let mut dx = vec![0.0; x.len()];
-        convolution::backward(
-            &pool,
-            &mut workspace,
-            &layer,
-            map,
-            &x,
-            &w,
-            &dy,
-            &mut dw,
-            &mut db,
-            Some(&mut dx),
-        );
-        assert_close(case, &dx, &swap(&wide("grad_input"), input[0], input[1]));
-        assert_close(case, &dw, &wide("grad_weight"));
-        assert_close(case, &db, &wide("grad_bias"));
+        let maps = maps(&input);
+        let out = layer.output(maps);
+        for method in [Method::Direct, Method::Winograd2, Method::Winograd4] {
+            if !layer.supports(method) {
+                continue;
+            }
+            let need = layer.need(method, maps, false).max(layer.need(method, maps, true));
+            let mut workspace = Workspace::new(2, need);
+            let x = to_blocks(maps, &get("input"));
+            let dy = to_blocks(out, &get("grad_output"));
+            let (w, mut b) = (get("weight"), get("bias"));
+            b.resize(out.padded_channels(), 0.0);
+            let source = Source::plain(maps, Stored::F32(&x));
+            let mut y = vec![0.0; out.len()];
+            let sink =
+                Sink { maps: out, bias: Some(&b), out: StoredMut::f32(&mut y), sums: None };
+            convolution::forward(
+                &processor, &mut workspace, method, &layer, &source, &w, None, &sink,
+            );
+            drop(sink);
+            assert_close(case, &to_planes(out, &y), &wide("output"));
+            let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; layer.outputs]);
+            let mut dx = vec![0.0; x.len()];
+            let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
+            let sink = GradientSink::plain(maps, Shared::new(&mut dx));
+            convolution::backward(
+                &processor,
+                &mut workspace,
+                method,
+                &layer,
+                &source,
+                &w,
+                &gradient,
+                &mut dw,
+                Some(&sink),
+            );
+            drop(sink);
+            norm::bias_gradient(&processor, &gradient, &mut db);
+            assert_close(case, &to_planes(maps, &dx), &wide("grad_input"));
+            assert_close(case, &dw, &wide("grad_weight"));
+            assert_close(case, &db, &wide("grad_bias"));
+        }
     }
 }
 
 #[test]
 fn batch_norm() {
-    let (fixture, pool) = (Fixture::open("layers"), Pool::new(2));
-    let shape = fixture.shape("batchnorm_train.input");
-    let (images, channels) = (shape[0], shape[1]);
+    let (fixture, processor) = (Fixture::open("layers"), processor());
+    let maps = maps(&fixture.shape("batchnorm_train.input"));
+    let padded = maps.padded_channels();
     let eps = fixture.metadata("batchnorm_train.eps");
     let get = |name: &str| fixture.get(&format!("batchnorm_train.{name}"));
     let wide = |name: &str| fixture.wide(&format!("batchnorm_train.{name}"));
-    let x = swap(&get("input"), images, channels);
-    let dy = swap(&get("grad_output"), images, channels);
-    let count = (x.len() / channels) as f64;
-    let mut sums = vec![0.0; 2 * channels];
-    norm::sums(&pool, &x, &mut sums);
-    let moments: Vec<Moments> = sums.chunks(2).map(|s| Moments::new(s[0], s[1], count)).collect();
-    norm::backward_sums(&pool, &x, &dy, &moments, eps, &mut sums);
+    let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(maps, &get("grad_output")));
+    let count = (maps.images * maps.pixels()) as f64;
+    let mut sums = vec![0.0; maps.images * 2 * padded];
+    let mut total = vec![0.0; 2 * maps.channels];
+    let zeros = vec![0.0; padded];
+    let mut copy = vec![0.0; x.len()];
+    let sink = Sink {
+        maps,
+        bias: None,
+        out: StoredMut::f32(&mut copy),
+        sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &zeros }),
+    };
+    pooling::write(&processor, &Source::plain(maps, Stored::F32(&x)), &sink);
+    drop(sink);
+    norm::total(maps, &sums, &mut total);
+    let moments: Vec<Moments> =
+        total.chunks(2).map(|s| Moments::new(s[0], s[1], count, 0.0)).collect();
+    let mut mean: Vec<f32> = moments.iter().map(|moments| moments.mean as f32).collect();
+    mean.resize(padded, 0.0);
+
+    sums.fill(0.0);
+    let mut g = vec![0.0; x.len()];
+    let mut sink = GradientSink::plain(maps, Shared::new(&mut g));
+    let value = Stored::F32(&x);
+    sink.norms[0] = Some(NormSums { value, mean: &mean, sums: Shared::new(&mut sums) });
+    let gradient = GradientSource { maps, gradient: &dy, norm: None };
+    pooling::write_backward(&processor, &gradient, &sink);
+    drop(sink);
+    norm::total(maps, &sums, &mut total);
+    let weight = get("weight");
+    let mut abc = [zeros.clone(), zeros.clone(), zeros];
+    let (mut dweight, mut dbias) = (Vec::new(), Vec::new());
+    for (channel, sums) in total.chunks(2).enumerate() {
+        let backward = norm::Backward::new(sums[0], sums[1], moments[channel], eps);
+        dweight.push(backward.dweight as f32);
+        dbias.push(backward.dbias as f32);
+        let values = backward.coefficients(moments[channel], eps, weight[channel], count);
+        for (coefficients, value) in abc.iter_mut().zip(values) {
+            coefficients[channel] = value;
+        }
+    }
+    let [a, b, c] = &abc;
     let mut dx = vec![0.0; x.len()];
-    norm::backward(&pool, &x, &dy, &moments, eps, &get("weight"), &sums, count, &mut dx);
-    assert_close("grad_input", &dx, &swap(&wide("grad_input"), images, channels));
-    let part = |nth: usize| sums.iter().skip(nth).step_by(2).map(|&s| s as f32).collect::<Vec<_>>();
-    assert_close("grad_bias", &part(0), &wide("grad_bias"));
-    assert_close("grad_weight", &part(1), &wide("grad_weight"));
+    let norm = Some(NormGradient { value, a, b, c });
+    let sink = GradientSink::plain(maps, Shared::new(&mut dx));
+    pooling::write_backward(&processor, &GradientSource { maps, gradient: &g, norm }, &sink);
+    drop(sink);
+    assert_close("grad_input", &to_planes(maps, &dx), &wide("grad_input"));
+    assert_close("grad_bias", &dbias, &wide("grad_bias"));
+    assert_close("grad_weight", &dweight, &wide("grad_weight"));
 }
 
 #[test]
 fn activations_pooling_and_linear() {
-    let (fixture, pool) = (Fixture::open("layers"), Pool::new(2));
+    let (fixture, processor) = (Fixture::open("layers"), processor());
     let kinds = [
         ("leaky_relu", Activation::LeakyRelu { slope: 0.01 }),
         ("relu", Activation::Relu),
@@ -161,35 +216,48 @@ fn activations_pooling_and_linear() {
     ];
     for (case, f) in kinds {
         let x = fixture.get(&format!("{case}.input"));
-        let dy = fixture.get(&format!("{case}.grad_output"));
-        let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        activation::forward(&pool, f, &x, &mut y);
-        activation::backward(&pool, f, &y, &dy, &mut dx);
+        let (mut y, mut dx) = (vec![0.0; x.len()], fixture.get(&format!("{case}.grad_output")));
+        activation::forward(&processor, f, &x, &mut y);
+        activation::backward(&processor, f, &x, &mut dx);
         assert_close(case, &y, &fixture.wide(&format!("{case}.output")));
         assert_close(case, &dx, &fixture.wide(&format!("{case}.grad_input")));
     }
 
-    let shape = fixture.shape("avgpool2x2.input");
-    let map = Map { images: shape[0], height: shape[2], width: shape[3] };
-    let swapped =
-        |name: &str| swap(&fixture.get(&format!("avgpool2x2.{name}")), shape[0], shape[1]);
-    let wide = |name: &str| swap(&fixture.wide(&format!("avgpool2x2.{name}")), shape[0], shape[1]);
-    let (x, dy) = (swapped("input"), swapped("grad_output"));
+    let maps = maps(&fixture.shape("avgpool2x2.input"));
+    let out = pooling::output(2, maps);
+    let get = |name: &str| fixture.get(&format!("avgpool2x2.{name}"));
+    let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(out, &get("grad_output")));
     let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
-    pooling::average(&pool, 2, map, &x, &mut y);
-    pooling::average_backward(&pool, 2, map, &dy, &mut dx);
-    assert_close("avgpool", &y, &wide("output"));
-    assert_close("avgpool", &dx, &wide("grad_input"));
+    let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
+    pooling::average(&processor, 2, &Source::plain(maps, Stored::F32(&x)), &sink);
+    drop(sink);
+    let sink = GradientSink::plain(maps, Shared::new(&mut dx));
+    let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
+    pooling::average_backward(&processor, 2, &gradient, &sink);
+    drop(sink);
+    assert_close("avgpool", &to_planes(out, &y), &fixture.wide("avgpool2x2.output"));
+    assert_close("avgpool", &to_planes(maps, &dx), &fixture.wide("avgpool2x2.grad_input"));
 
     let shape = fixture.shape("linear.weight");
     let layer = linear::Linear { inputs: shape[1], outputs: shape[0] };
     let get = |name: &str| fixture.get(&format!("linear.{name}"));
     let (x, w, b, dy) = (get("input"), get("weight"), get("bias"), get("grad_output"));
+    let mut workspace = Workspace::new(2, layer.need(dy.len() / shape[0]));
     let mut y = vec![0.0; dy.len()];
-    linear::forward(&pool, &layer, &x, &w, &b, &mut y);
+    linear::forward(&processor, &mut workspace, &layer, &x, &w, &b, &mut y);
     assert_close("linear", &y, &fixture.wide("linear.output"));
     let (mut dw, mut db, mut dx) = (vec![0.0; w.len()], vec![0.0; b.len()], vec![0.0; x.len()]);
-    linear::backward(&pool, &layer, &x, &w, &dy, &mut dw, &mut db, Some(&mut dx));
+    linear::backward(
+        &processor,
+        &mut workspace,
+        &layer,
+        &x,
+        &w,
+        &dy,
+        &mut dw,
+        &mut db,
+        Some(&mut dx),
+    );
     assert_close("linear", &dw, &fixture.wide("linear.grad_weight"));
     assert_close("linear", &db, &fixture.wide("linear.grad_bias"));
     assert_close("linear", &dx, &fixture.wide("linear.grad_input"));
@@ -218,8 +286,8 @@ fn whole_updates() {
     config.blocks = vec![1, 1, 1];
     config.widths = vec![4, 8, 16];
     config.head.hidden = fixture.metadata("hidden") as usize;
-    let plan = Plan::new(&config.network().unwrap()).unwrap();
-    let mut engine = CpuEngine::new(plan, 2);
+    let plan = Plan::new(&config.network().unwrap(), Compute::default()).unwrap();
+    let mut engine = CpuEngine::new(plan, 2, Isa::best());
 
     let model: Vec<(String, Vec<usize>)> = engine
         .export(Section::Model)

@@ -3,20 +3,23 @@
 mod pass;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crescendo_kernels::norm::Moments;
-use crescendo_kernels::{Pool, Workspace, WorkspaceSize, optimizer};
+use crescendo_kernels::{Buffer, Isa, Need, Pool, Processor, Workspace, optimizer};
 
 use crate::engine::{Batch, Communicator, Engine, Rule, Section, Tensor, Values};
-use crate::plan::{Placement, Plan, Role, Source, StateTensor, Step};
+use crate::fusion::Work;
+use crate::placement::Placement;
+use crate::plan::{Plan, Role, Source, StateTensor, Step};
 use crate::{Decay, Error, Sgd};
 
-use pass::Pass;
+use pass::{Pass, sums_len};
 
 /// Computes on the processor, on a pool of threads of its own.
 pub struct CpuEngine {
     plan: Plan,
-    pool: Pool,
+    processor: Processor,
     state: State,
     training: Buffers,
     inference: Buffers,
@@ -32,92 +35,138 @@ struct State {
     means: Vec<f32>,
     variances: Vec<f32>,
     batches_tracked: Vec<i64>,
-    /// What the last batch said of each channel of each BatchNorm, for backward.
+    norms: Vec<NormState>,
+    /// Seconds spent in each fused step, forward and backward, since they were last taken.
+    seconds: Vec<[f64; 2]>,
+}
+
+/// What the last batch said of each channel of one BatchNorm. The `f32`s are filled up to whole
+/// blocks of channels with zeros, as kernels want them.
+struct NormState {
+    /// The BatchNorm, as an index of [`Plan::steps`].
+    step: usize,
     moments: Vec<Moments>,
-    /// How many numbers a channel, of all processes, each BatchNorm took those over.
-    counts: Vec<f64>,
+    /// How many numbers a channel, of all processes, those are over.
+    count: f64,
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    /// See [`crescendo_kernels::source::NormGradient`].
+    abc: [Vec<f32>; 3],
+    /// The running mean before the batch: what sums are taken around.
+    shift_near_mean: Vec<f32>,
 }
 
 impl State {
-    /// A step's weight and bias, and the gradients of both. In the flat buffers the bias follows
-    /// its weight.
-    fn parameters(&mut self, plan: &Plan, step: &Step) -> Parameters<'_> {
-        let [weight, bias] = step.parameters.expect("only steps with parameters are asked");
-        let (weight, bias) = (&plan.parameters[weight].range, &plan.parameters[bias].range);
-        let both = weight.start..bias.end;
-        let (weight, bias) = self.parameters[both.clone()].split_at(weight.len());
-        let (dweight, dbias) = self.gradients[both].split_at_mut(weight.len());
-        Parameters { weight, bias, dweight, dbias }
+    fn new(plan: &Plan) -> State {
+        let (parameters, channels) = (plan.parameter_count(), plan.statistic_count());
+        let norm = |(step, layer): (usize, &Step)| {
+            let range = &plan.statistics[layer.statistics?].range;
+            let zeros = vec![0.0; range.len().next_multiple_of(crescendo_kernels::LANES)];
+            Some(NormState {
+                step,
+                moments: vec![Moments::default(); range.len()],
+                count: 0.0,
+                mean: zeros.clone(),
+                scale: zeros.clone(),
+                shift: zeros.clone(),
+                abc: [zeros.clone(), zeros.clone(), zeros.clone()],
+                shift_near_mean: zeros,
+            })
+        };
+        State {
+            parameters: vec![0.0; parameters],
+            gradients: vec![0.0; parameters],
+            velocity: vec![0.0; parameters],
+            means: vec![0.0; channels],
+            variances: vec![1.0; channels],
+            batches_tracked: vec![0; plan.statistics.len()],
+            norms: plan.steps.iter().enumerate().filter_map(norm).collect(),
+            seconds: vec![[0.0; 2]; plan.fused.steps.len()],
+        }
+    }
+
+    /// Where the weight and the bias of a step of the network lie in the flat buffers: one after the
+    /// other.
+    fn range(&self, plan: &Plan, step: usize) -> Range<usize> {
+        let [weight, bias] = plan.steps[step].parameters.expect("it has parameters");
+        plan.parameters[weight].range.start..plan.parameters[bias].range.end
+    }
+
+    /// The weight and the bias of a step of the network.
+    fn parameters(&self, plan: &Plan, step: usize) -> (&[f32], &[f32]) {
+        let [weight, _] = plan.steps[step].parameters.expect("it has parameters");
+        let range = self.range(plan, step);
+        self.parameters[range].split_at(plan.parameters[weight].range.len())
     }
 }
 
-/// See [`State::parameters`].
-struct Parameters<'a> {
-    weight: &'a [f32],
-    bias: &'a [f32],
-    dweight: &'a mut [f32],
-    dbias: &'a mut [f32],
-}
-
-/// The tensors between operations, in the buffers that the plan decided on.
+/// The memory of a pass, made for a number of images and used by every batch up to it.
+#[derive(Default)]
 struct Buffers {
-    /// One for each buffer of the placement; it is taken out while an operation writes it.
-    data: Vec<Vec<f32>>,
+    /// One for each buffer of the placement; it is taken out while a step writes it.
+    data: Vec<Buffer>,
     workspace: Workspace,
+    /// Sums of a BatchNorm, and of that of a residual.
+    sums: [Vec<f64>; 2],
+    totals: Vec<f64>,
+    /// A convolution's bias, and the factor of a BatchNorm folded in, filled up to whole blocks.
+    bias: Vec<f32>,
+    scale: Vec<f32>,
     /// Images that there is room for.
     capacity: usize,
 }
 
 impl Buffers {
-    fn none(pool: &Pool) -> Self {
-        Buffers { data: Vec::new(), workspace: Workspace::new(pool, []), capacity: 0 }
-    }
-
     /// Makes room for `images`; what was there is given up first, so that both are never held.
-    fn reserve(&mut self, plan: &Plan, placement: &Placement, pool: &Pool, images: usize) {
+    fn reserve(&mut self, plan: &Plan, placement: &Placement, threads: usize, images: usize) {
         if images <= self.capacity {
             return;
         }
-        *self = Buffers::none(pool);
-        self.data = placement.memory.buffers.iter().map(|size| vec![0.0; size * images]).collect();
-        self.workspace = Workspace::new(pool, [workspace(plan, images, placement.trains())]);
-        self.capacity = images;
+        *self = Buffers::default();
+        let maps = || plan.fused.tensors.iter().filter_map(|tensor| tensor.shape.maps(images));
+        let channels = maps().map(|maps| maps.padded_channels()).max().unwrap_or(0);
+        let sums = maps().map(sums_len).max().unwrap_or(0);
+        *self = Buffers {
+            data: placement.memory.buffers.iter().map(|size| Buffer::new(size * images)).collect(),
+            workspace: Workspace::new(threads, need(plan, images, placement.trains())),
+            sums: [vec![0.0; sums], vec![0.0; sums]],
+            totals: vec![0.0; 2 * channels + 1],
+            bias: vec![0.0; channels],
+            scale: vec![0.0; channels],
+            capacity: images,
+        };
     }
 }
 
 /// How many images inference takes at once, at most: enough for the kernels to be efficient.
-const INFERENCE_IMAGES: usize = 100;
+const INFERENCE_IMAGES: usize = 128;
 
-/// The working memory that serves all convolutions of a plan.
-fn workspace(plan: &Plan, images: usize, backward: bool) -> WorkspaceSize {
-    let sizes = plan.steps.iter().filter_map(|step| {
-        let layer = step.convolution()?;
-        Some(layer.workspace(step.input_map(images), backward))
+/// The working memory that serves all steps of a plan.
+fn need(plan: &Plan, images: usize, trains: bool) -> Need {
+    let needs = plan.fused.steps.iter().map(|step| match step.work {
+        Work::Convolution(layer, method) => {
+            let input = plan.fused.tensors[step.input.main.tensor.0].shape.maps(images);
+            let input = input.expect("the plan checked its input");
+            let forward = layer.need(method, input, false);
+            if trains { forward.max(layer.need(method, input, true)) } else { forward }
+        }
+        Work::Linear(layer) => layer.need(images),
+        _ => Need::default(),
     });
-    sizes.fold(WorkspaceSize::default(), WorkspaceSize::max)
+    needs.fold(Need::default(), Need::max)
 }
 
 impl CpuEngine {
-    /// An engine with `threads` threads. Parameters are zeros until they are
-    /// imported: see [`Plan::initial`].
-    pub fn new(plan: Plan, threads: usize) -> Self {
-        let pool = Pool::new(threads);
-        let (parameters, channels) = (plan.parameter_count(), plan.statistic_count());
+    /// An engine with `threads` threads, which use the instructions of `isa`. Parameters are zeros
+    /// until they are imported: see [`Plan::initial`].
+    pub fn new(plan: Plan, threads: usize, isa: Isa) -> Self {
         CpuEngine {
-            state: State {
-                parameters: vec![0.0; parameters],
-                gradients: vec![0.0; parameters],
-                velocity: vec![0.0; parameters],
-                means: vec![0.0; channels],
-                variances: vec![1.0; channels],
-                batches_tracked: vec![0; plan.statistics.len()],
-                moments: vec![Moments::default(); channels],
-                counts: vec![0.0; plan.statistics.len()],
-            },
-            training: Buffers::none(&pool),
-            inference: Buffers::none(&pool),
+            state: State::new(&plan),
+            training: Buffers::default(),
+            inference: Buffers::default(),
+            processor: Processor { pool: Pool::new(threads), isa },
             plan,
-            pool,
         }
     }
 
@@ -126,33 +175,59 @@ impl CpuEngine {
     pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> usize {
         let state = 4 * (3 * plan.parameter_count() + 2 * plan.statistic_count());
         let pass = |placement: &Placement, images| {
-            let workspace = workspace(plan, images, placement.trains());
+            let workspace = need(plan, images, placement.trains());
             4 * placement.memory.len() * images + workspace.bytes(threads)
         };
         state + pass(&plan.training, batch_size) + pass(&plan.inference, INFERENCE_IMAGES)
     }
 
-    fn training_pass(&mut self, images: usize) -> Pass<'_> {
-        self.training.reserve(&self.plan, &self.plan.training, &self.pool, images);
+    /// What it computes on.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// Seconds spent in each fused step, forward and backward, since this was last asked.
+    pub fn take_seconds(&mut self) -> Vec<[f64; 2]> {
+        let fresh = vec![[0.0; 2]; self.state.seconds.len()];
+        std::mem::replace(&mut self.state.seconds, fresh)
+    }
+
+    fn training_pass<'a>(
+        &'a mut self,
+        images: &'a [f32],
+        count: usize,
+        communicator: &'a dyn Communicator,
+    ) -> Pass<'a> {
+        let threads = self.processor.pool.threads();
+        self.training.reserve(&self.plan, &self.plan.training, threads, count);
+        for (norm, statistics) in self.state.norms.iter_mut().zip(&self.plan.statistics) {
+            let means = &self.state.means[statistics.range.clone()];
+            norm.shift_near_mean[..means.len()].copy_from_slice(means);
+        }
         Pass {
             plan: &self.plan,
             placement: &self.plan.training,
-            pool: &self.pool,
+            processor: &self.processor,
             state: &mut self.state,
             buffers: &mut self.training,
             images,
+            count,
+            training: Some(communicator),
         }
     }
 
-    fn inference_pass(&mut self, images: usize) -> Pass<'_> {
-        self.inference.reserve(&self.plan, &self.plan.inference, &self.pool, images);
+    fn inference_pass<'a>(&'a mut self, images: &'a [f32], count: usize) -> Pass<'a> {
+        let threads = self.processor.pool.threads();
+        self.inference.reserve(&self.plan, &self.plan.inference, threads, count);
         Pass {
             plan: &self.plan,
             placement: &self.plan.inference,
-            pool: &self.pool,
+            processor: &self.processor,
             state: &mut self.state,
             buffers: &mut self.inference,
             images,
+            count,
+            training: None,
         }
     }
 
@@ -189,9 +264,9 @@ impl Engine for CpuEngine {
     fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> f64 {
         let count = batch.labels.len();
         assert_eq!(batch.images.len(), count * self.plan.input.len(), "one label an image");
-        let mut pass = self.training_pass(count);
-        pass.forward(batch.images, Some(communicator));
-        pass.backward(batch.labels, weight, communicator)
+        let mut pass = self.training_pass(batch.images, count, communicator);
+        pass.forward();
+        pass.backward(batch.labels, weight)
     }
 
     fn reduce(&mut self, communicator: &dyn Communicator) {
@@ -202,14 +277,14 @@ impl Engine for CpuEngine {
         let State { parameters, gradients, velocity, .. } = &mut self.state;
         let Rule::Sgd { sgd, decay } = *rule;
         if decay == Decay::All {
-            return optimizer::sgd(&self.pool, sgd, parameters, gradients, velocity);
+            return optimizer::sgd(&self.processor.pool, sgd, parameters, gradients, velocity);
         }
         for parameter in &self.plan.parameters {
             let decays = matches!(parameter.role, Role::Weight { .. });
             let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
             let range = || parameter.range.clone();
             optimizer::sgd(
-                &self.pool,
+                &self.processor.pool,
                 Sgd { weight_decay, ..sgd },
                 &mut parameters[range()],
                 &mut gradients[range()],
@@ -222,8 +297,8 @@ impl Engine for CpuEngine {
         let image = self.plan.input.len();
         let mut logits = Vec::with_capacity(images.len() / image * self.plan.classes());
         for images in images.chunks(image * INFERENCE_IMAGES) {
-            let mut pass = self.inference_pass(images.len() / image);
-            pass.forward(images, None);
+            let mut pass = self.inference_pass(images, images.len() / image);
+            pass.forward();
             logits.extend_from_slice(pass.logits());
         }
         logits

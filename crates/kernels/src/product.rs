@@ -1,0 +1,299 @@
+//! The two products that all the arithmetic of training is made of, as register tiles.
+//!
+//! [`multiply`] is `c[r, n] = sum over k of a[r, k] * b[k, n]`: `a` is read one number at a time and
+//! spread over a vector, `b` in vectors of sixteen `n`. [`correlate`] is the same with `a` transposed,
+//! `c[r, n] = sum over k of a[k, r] * b[k, n]`: the gradients of weights. A register tile is
+//! [`Simd::ROWS`] rows by one to four vectors of columns, as many as the registers hold (AVX-512: six
+//! rows of 64 columns in 24 of 32 registers; fewer loads a multiplication than 12 x 32 or 14 x 32).
+//!
+//! Rows of `a` may begin anywhere and go on in *segments* of up to sixteen `k` (a block of channels, a
+//! filter tap); `b` is packed: for each `k` in turn, one panel's row of up to 64 numbers.
+
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Columns of a panel of `b`, at most: four vectors.
+pub(crate) const PANEL: usize = 4 * LANES;
+
+/// A run of `k`: where row 0 of `a` lies for its first `k`, and how many follow one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub offset: usize,
+    pub len: usize,
+}
+
+/// `c (+)= a * b` for `rows` rows and `vectors` vectors of columns (at most four).
+pub(crate) struct Multiply<'a> {
+    pub rows: usize,
+    pub vectors: usize,
+    pub a: *const f32,
+    /// Numbers from a row of `a` to the next.
+    pub a_row: usize,
+    pub segments: &'a [Segment],
+    /// Numbers from `k` to `k + 1` are `16 * vectors`.
+    pub b: *const f32,
+    pub c: *mut f32,
+    /// Numbers from a row of `c` to the next.
+    pub c_row: usize,
+    /// Numbers from a vector of `c` to the next.
+    pub c_vector: usize,
+    /// Whether to add to what is in `c`.
+    pub accumulate: bool,
+}
+
+/// Calls the kernel `$tile::<rows, width>` for a tile of these extents; the most rows of each width are
+/// those of the instruction set that has the most registers.
+macro_rules! dispatch {
+    ($s:expr, $tile:ident, $rows:expr, $width:expr, $operands:expr) => {
+        dispatch!(@widths $s, $tile, $rows, $width, $operands,
+            4: [1 2 3 4 5 6], 3: [1 2 3 4 5 6 7 8], 2: [1 2 3 4 5 6 7 8 9 10 11 12],
+            1: [1 2 3 4 5 6 7 8 9 10 11 12])
+    };
+    (@widths $s:expr, $tile:ident, $rows:expr, $width:expr, $operands:expr,
+     $($w:literal: $r:tt),*) => {
+        match $width {
+            $($w => dispatch!(@rows $s, $tile, $rows, $operands, $w, $r),)*
+            _ => unreachable!("a tile has one to four vectors"),
+        }
+    };
+    (@rows $s:expr, $tile:ident, $rows:expr, $operands:expr, $w:literal, [$($r:literal)*]) => {
+        match $rows {
+            $($r if const { $r <= S::ROWS[$w - 1] } => $s.call($tile::<'_, $r, $w>($operands)),)*
+            _ => unreachable!("more rows than the instruction set has registers for"),
+        }
+    };
+}
+
+/// Rows of the next register tile, of `left` rows and at most `most` a tile: as equal as can be, seven
+/// rows are four and three, not six and one.
+#[inline(always)]
+fn tile_rows(left: usize, most: usize) -> usize {
+    left.div_ceil(left.div_ceil(most))
+}
+
+/// Vectors of columns of the next register tile: as many of those `left` as the registers hold.
+#[inline(always)]
+fn tile_width<S: Simd>(left: usize) -> usize {
+    (1..=left.min(4)).rev().find(|&width| S::ROWS[width - 1] > 0).unwrap_or(1)
+}
+
+impl Multiply<'_> {
+    /// # Safety
+    /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
+    /// written (`c`), and nobody else is at `c`.
+    #[inline(always)]
+    pub(crate) unsafe fn run<S: Simd>(&self, s: S) {
+        let mut vector = 0;
+        while vector < self.vectors {
+            let width = tile_width::<S>(self.vectors - vector);
+            let mut row = 0;
+            while row < self.rows {
+                let rows = tile_rows(self.rows - row, S::ROWS[width - 1]);
+                // SAFETY: the caller's promise; the tile lies within rows and vectors.
+                let corner = unsafe {
+                    Corner {
+                        product: self,
+                        a: self.a.add(row * self.a_row),
+                        b: self.b.add(vector * LANES),
+                        c: self.c.add(row * self.c_row + vector * self.c_vector),
+                    }
+                };
+                dispatch!(s, MultiplyTile, rows, width, corner);
+                row += rows;
+            }
+            vector += width;
+        }
+    }
+}
+
+/// Where one register tile of a product begins.
+#[derive(Clone, Copy)]
+struct Corner<P> {
+    product: P,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+}
+
+struct MultiplyTile<'a, const R: usize, const W: usize>(Corner<&'a Multiply<'a>>);
+
+impl<const R: usize, const W: usize> Kernel for MultiplyTile<'_, R, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Corner { product, a, mut b, c } = self.0;
+        let b_row = product.vectors * LANES;
+        // SAFETY: `Multiply::run`'s promise.
+        unsafe {
+            let mut sums = load_tile::<S, R, W>(
+                s,
+                c,
+                product.c_row,
+                product.c_vector,
+                product.accumulate,
+            );
+            for segment in product.segments {
+                let mut a = a.add(segment.offset);
+                // The usual length as a constant: the compiler unrolls it.
+                if segment.len == LANES {
+                    for _ in 0..LANES {
+                        step(s, a, product.a_row, b, LANES, &mut sums);
+                        (a, b) = (a.add(1), b.add(b_row));
+                    }
+                } else {
+                    for _ in 0..segment.len {
+                        step(s, a, product.a_row, b, LANES, &mut sums);
+                        (a, b) = (a.add(1), b.add(b_row));
+                    }
+                }
+            }
+            store_tile(s, c, product.c_row, product.c_vector, &sums);
+        }
+    }
+}
+
+/// One `k` of a register tile: `sums[r][w] += a[r * a_row] * b[w * b_vector..][..16]`.
+///
+/// # Safety
+/// All of them lie within memory that may be read.
+#[inline(always)]
+unsafe fn step<S: Simd, const R: usize, const W: usize>(
+    s: S,
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+    b_vector: usize,
+    sums: &mut [[S::V; W]; R],
+) {
+    let mut columns = [s.zero(); W];
+    for (w, column) in columns.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *column = unsafe { s.load(b.add(w * b_vector)) };
+    }
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let spread = s.splat(unsafe { *a.add(r * a_row) });
+        for (sum, &column) in sums.iter_mut().zip(&columns) {
+            *sum = s.fma(spread, column, *sum);
+        }
+    }
+}
+
+/// A register tile of `c`, or zeros.
+///
+/// # Safety
+/// The tile lies within memory that may be read.
+#[inline(always)]
+unsafe fn load_tile<S: Simd, const R: usize, const W: usize>(
+    s: S,
+    c: *const f32,
+    c_row: usize,
+    c_vector: usize,
+    accumulate: bool,
+) -> [[S::V; W]; R] {
+    let mut sums = [[s.zero(); W]; R];
+    if accumulate {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (w, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { s.load(c.add(r * c_row + w * c_vector)) };
+            }
+        }
+    }
+    sums
+}
+
+/// # Safety
+/// The tile lies within memory that may be written.
+#[inline(always)]
+unsafe fn store_tile<S: Simd, const R: usize, const W: usize>(
+    s: S,
+    c: *mut f32,
+    c_row: usize,
+    c_vector: usize,
+    sums: &[[S::V; W]; R],
+) {
+    for (r, sums) in sums.iter().enumerate() {
+        for (w, &sum) in sums.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(c.add(r * c_row + w * c_vector), sum) };
+        }
+    }
+}
+
+/// `c (+)= a^T * b` for up to sixteen rows, which are neighbours in `a`, and `vectors` vectors of
+/// columns. `k` runs over `lines` lines of `len` numbers.
+pub(crate) struct Correlate {
+    pub rows: usize,
+    pub vectors: usize,
+    pub lines: usize,
+    pub len: usize,
+    pub a: *const f32,
+    /// Numbers from `k` to `k + 1` in `a`, and from line to line.
+    pub a_step: usize,
+    pub a_line: usize,
+    pub b: *const f32,
+    /// Numbers from `k` to `k + 1` in `b`, from line to line, and from vector to vector.
+    pub b_step: usize,
+    pub b_line: usize,
+    pub b_vector: usize,
+    pub c: *mut f32,
+    /// Numbers from a row of `c` to the next; its vectors follow one another.
+    pub c_row: usize,
+    /// Whether to add to what is in `c`.
+    pub accumulate: bool,
+}
+
+impl Correlate {
+    /// # Safety
+    /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
+    /// written (`c`), and nobody else is at `c`.
+    #[inline(always)]
+    pub(crate) unsafe fn run<S: Simd>(&self, s: S) {
+        let mut vector = 0;
+        while vector < self.vectors {
+            let width = tile_width::<S>(self.vectors - vector);
+            let mut row = 0;
+            while row < self.rows {
+                let rows = tile_rows(self.rows - row, S::ROWS[width - 1]);
+                // SAFETY: the caller's promise; the tile lies within rows and vectors.
+                let corner = unsafe {
+                    Corner {
+                        product: self,
+                        a: self.a.add(row),
+                        b: self.b.add(vector * self.b_vector),
+                        c: self.c.add(row * self.c_row + vector * LANES),
+                    }
+                };
+                dispatch!(s, CorrelateTile, rows, width, corner);
+                row += rows;
+            }
+            vector += width;
+        }
+    }
+}
+
+struct CorrelateTile<'a, const R: usize, const W: usize>(Corner<&'a Correlate>);
+
+impl<const R: usize, const W: usize> Kernel for CorrelateTile<'_, R, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Corner { product, a, b, c } = self.0;
+        // SAFETY: `Correlate::run`'s promise.
+        unsafe {
+            let mut sums =
+                load_tile::<S, R, W>(s, c, product.c_row, LANES, product.accumulate);
+            for line in 0..product.lines {
+                let mut a = a.add(line * product.a_line);
+                let mut b = b.add(line * product.b_line);
+                for _ in 0..product.len {
+                    step(s, a, 1, b, product.b_vector, &mut sums);
+                    // The last step may lead out of the memory, where nothing is read.
+                    a = a.wrapping_add(product.a_step);
+                    b = b.wrapping_add(product.b_step);
+                }
+            }
+            store_tile(s, c, product.c_row, LANES, &sums);
+        }
+    }
+}

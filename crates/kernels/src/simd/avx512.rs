@@ -1,0 +1,150 @@
+//! AVX-512: a vector is one register, of which there are 32.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Proof that the processor has AVX-512F, BW, DQ and VL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    pub fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("fma"))
+        .then_some(Avx512(()))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn enter<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+/// Calls an intrinsic that is unsafe only for the instructions it needs.
+macro_rules! intrinsic {
+    ($call:expr) => {
+        // SAFETY: `self` exists only where the processor has the instructions: `Avx512::new`.
+        unsafe { $call }
+    };
+}
+
+// SAFETY: `new` asks the processor.
+unsafe impl Simd for Avx512 {
+    type V = __m512;
+    const ROWS: [usize; 4] = [12, 12, 8, 6];
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        intrinsic!(enter(self, kernel))
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        intrinsic!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        intrinsic!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn fnma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        intrinsic!(_mm512_fnmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn positive(self, x: __m512, yes: __m512, no: __m512) -> __m512 {
+        intrinsic!({
+            let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_setzero_ps());
+            _mm512_mask_blend_ps(positive, no, yes)
+        })
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: __m512) -> __m512 {
+        intrinsic!(_mm512_scalef_ps(_mm512_set1_ps(1.0), n))
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller's promise; the instructions as above.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: __m512) {
+        // SAFETY: the caller's promise; the instructions as above.
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32, value: __m512) {
+        // SAFETY: the caller's promise, alignment included; the instructions as above.
+        unsafe { _mm512_stream_ps(to, value) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        intrinsic!(_mm_sfence())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> __m512 {
+        // SAFETY: the caller's promise; the instructions as above.
+        unsafe {
+            let halves = _mm256_loadu_si256(from.cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, value: __m512) {
+        // SAFETY: the caller's promise; the instructions as above.
+        unsafe {
+            let bits = _mm512_castps_si512(value);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_add_epi32(bits, half);
+            // Rounding could carry what is no number into infinity: it becomes a quiet one.
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let none = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+            let result = _mm512_mask_blend_epi32(none, rounded, quiet);
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(result));
+            _mm256_storeu_si256(to.cast(), halves);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_wide(self, sums: *mut f64, value: __m512) {
+        // SAFETY: the caller's promise; the instructions as above.
+        unsafe {
+            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(value));
+            let high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(value));
+            _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
+            let sums = sums.add(8);
+            _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), high));
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        // SAFETY: prefetching reads nothing that a program could notice, at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}

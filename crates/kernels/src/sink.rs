@@ -1,0 +1,403 @@
+//! What becomes of the rows that a kernel delivers: the other half of [`crate::source`].
+
+use crate::shared::Shared;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::source::{Source, Stored};
+use crate::{Activation, Maps};
+
+/// Memory that rows of maps are written to, by several threads at once, each its own rows.
+pub enum StoredMut<'a> {
+    /// As they are.
+    F32(Shared<'a, f32>),
+    /// The upper halves.
+    Bf16(Shared<'a, u16>),
+}
+
+impl<'a> StoredMut<'a> {
+    /// Memory for numbers.
+    pub fn f32(memory: &'a mut [f32]) -> Self {
+        StoredMut::F32(Shared::new(memory))
+    }
+
+    /// Memory for upper halves.
+    pub fn bf16(memory: &'a mut [u16]) -> Self {
+        StoredMut::Bf16(Shared::new(memory))
+    }
+}
+
+impl StoredMut<'_> {
+    pub(crate) fn check(&self, maps: Maps) {
+        let len = match self {
+            StoredMut::F32(memory) => memory.len(),
+            StoredMut::Bf16(memory) => memory.len(),
+        };
+        assert_eq!(len, maps.len(), "wrong length");
+    }
+
+    /// Writes the row that begins at number `start`.
+    ///
+    /// # Safety
+    /// The row lies within the memory, no other thread is at it, `row` has `len` numbers.
+    #[inline(always)]
+    pub(crate) unsafe fn write_row<S: Simd>(&self, s: S, start: usize, len: usize, row: *const f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                StoredMut::F32(memory) => {
+                    let to = memory.as_mut_ptr().add(start);
+                    for x in (0..len).step_by(LANES) {
+                        write(s, to.add(x), s.load(row.add(x)));
+                    }
+                }
+                StoredMut::Bf16(memory) => {
+                    let to = memory.as_mut_ptr().add(start);
+                    for x in (0..len).step_by(LANES) {
+                        s.store_bf16(to.add(x), s.load(row.add(x)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes sixteen numbers that nobody reads soon: past the caches where the address allows it.
+///
+/// # Safety
+/// As for [`Simd::store`].
+#[inline(always)]
+unsafe fn write<S: Simd>(s: S, to: *mut f32, value: S::V) {
+    // SAFETY: the caller's promise; aligned where streamed.
+    unsafe {
+        if to.addr().is_multiple_of(64) { s.stream(to, value) } else { s.store(to, value) }
+    }
+}
+
+/// Sums over each channel of each image, for a BatchNorm: `[images, blocks, 2, 16]` in f64, which
+/// start as zeros and are added up by [`crate::norm::total`].
+pub type Sums<'a> = Shared<'a, f64>;
+
+/// Where a forward kernel delivers the rows of its output.
+pub struct Sink<'a> {
+    /// Their shape.
+    pub maps: Maps,
+    /// Added to each channel (filled up to whole blocks).
+    pub bias: Option<&'a [f32]>,
+    /// Where they are stored.
+    pub out: StoredMut<'a>,
+    /// The sums that a BatchNorm of them needs.
+    pub sums: Option<OutputSums<'a>>,
+}
+
+/// For each channel, the sums of `x - shift` and of its square: a shift near the mean keeps the
+/// variance exact.
+pub struct OutputSums<'a> {
+    /// Where they are added.
+    pub sums: Sums<'a>,
+    /// The shifts (filled up to whole blocks).
+    pub shift: &'a [f32],
+}
+
+impl Sink<'_> {
+    /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
+    pub(crate) fn check(&self) {
+        self.out.check(self.maps);
+        let channels = self.maps.padded_channels();
+        assert!(self.bias.is_none_or(|bias| bias.len() == channels), "wrong number of biases");
+        if let Some(OutputSums { sums, shift }) = &self.sums {
+            check_sums(sums, self.maps);
+            assert_eq!(shift.len(), channels, "wrong number of shifts");
+        }
+    }
+
+    /// Takes a row.
+    ///
+    /// # Safety
+    /// [`check`](Self::check) has passed, `row` has a row's numbers, and no other thread is at the
+    /// same block of the same image.
+    #[inline(always)]
+    pub(crate) unsafe fn row<S: Simd>(
+        &self,
+        s: S,
+        image: usize,
+        block: usize,
+        y: usize,
+        row: *const f32,
+    ) {
+        s.call(Row { sink: self, image, block, y, row });
+    }
+}
+
+fn check_sums(sums: &Sums, maps: Maps) {
+    assert_eq!(sums.len(), maps.images * maps.blocks() * 2 * LANES, "wrong number of sums");
+}
+
+struct Row<'a, 'b> {
+    sink: &'b Sink<'a>,
+    image: usize,
+    block: usize,
+    y: usize,
+    row: *const f32,
+}
+
+impl Kernel for Row<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Row { sink, image, block, y, row } = self;
+        let (start, len) = (sink.maps.row(image, block, y), sink.maps.row_len());
+        // SAFETY: `Sink::row`'s promises: every slice has this row, block and image.
+        unsafe {
+            let at = block * LANES;
+            let (mut bias, mut shift) = (s.zero(), s.zero());
+            if let Some(of_channels) = sink.bias {
+                bias = s.load(of_channels.as_ptr().add(at));
+            }
+            if let Some(sums) = &sink.sums {
+                shift = s.load(sums.shift.as_ptr().add(at));
+            }
+            let (mut sum, mut squares) = (s.zero(), s.zero());
+            for x in (0..len).step_by(LANES) {
+                let value = s.add(s.load(row.add(x)), bias);
+                let away = s.sub(value, shift);
+                sum = s.add(sum, away);
+                squares = s.fma(away, away, squares);
+                match &sink.out {
+                    StoredMut::F32(out) => write(s, out.as_mut_ptr().add(start + x), value),
+                    StoredMut::Bf16(out) => s.store_bf16(out.as_mut_ptr().add(start + x), value),
+                }
+            }
+            if let Some(OutputSums { sums, .. }) = &sink.sums {
+                // A row's sum in f32, all beyond in f64: see the numerics in docs/performance.md.
+                let sums = sums.as_mut_ptr().add(sink.maps.sums(image, block));
+                s.add_wide(sums, sum);
+                s.add_wide(sums.add(LANES), squares);
+            }
+        }
+    }
+}
+
+/// The widest rows that the slope of an argument is taken of: they lie on the stack.
+const MAX_WIDTH: usize = 256;
+
+/// Where a backward kernel delivers the rows of its input's gradient.
+///
+/// What is stored is the gradient before the input's activation, where there is one:
+/// `(row + addends) * activation'`. With it come the sums that the BatchNorms before the activation
+/// need for their own backward.
+pub struct GradientSink<'a> {
+    /// Their shape.
+    pub maps: Maps,
+    /// Where they are stored.
+    pub out: Shared<'a, f32>,
+    /// Whether `out` holds a part of the gradient already.
+    pub accumulate: bool,
+    /// Other parts of the gradient.
+    pub addends: [Option<&'a [f32]>; 2],
+    /// The activation.
+    pub slope: Option<Slope<'a>>,
+    /// The BatchNorms before it: of the value, and of the residual.
+    pub norms: [Option<NormSums<'a>>; 2],
+}
+
+/// The slope of an activation: of which function, and where.
+pub struct Slope<'a> {
+    /// The function.
+    pub activation: Activation,
+    /// Where it is taken.
+    pub at: SlopeAt<'a>,
+}
+
+/// Where a slope is taken.
+pub enum SlopeAt<'a> {
+    /// Where the function has these values: only if [`Activation::slope_from_value`].
+    Value(Stored<'a>),
+    /// At these arguments: a source without activation.
+    Argument(Source<'a>),
+}
+
+/// For each channel, the sums of the gradient and of the gradient times `value - mean`.
+pub struct NormSums<'a> {
+    /// BatchNorm's input.
+    pub value: Stored<'a>,
+    /// Its mean in the batch (filled up to whole blocks).
+    pub mean: &'a [f32],
+    /// Where they are added.
+    pub sums: Sums<'a>,
+}
+
+impl<'a> GradientSink<'a> {
+    /// Rows stored as they come.
+    pub fn plain(maps: Maps, out: Shared<'a, f32>) -> Self {
+        GradientSink {
+            maps,
+            out,
+            accumulate: false,
+            addends: [None, None],
+            slope: None,
+            norms: [None, None],
+        }
+    }
+
+    /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.out.len(), self.maps.len(), "wrong length");
+        for addend in self.addends.iter().flatten() {
+            assert_eq!(addend.len(), self.maps.len(), "wrong length");
+        }
+        match &self.slope {
+            Some(Slope { at: SlopeAt::Value(value), activation }) => {
+                assert!(activation.slope_from_value(), "{activation:?} needs its argument");
+                value.check(self.maps);
+            }
+            Some(Slope { at: SlopeAt::Argument(source), .. }) => {
+                assert_eq!(source.maps, self.maps, "another shape");
+                assert!(source.keep.is_none() && source.activation.is_none(), "an argument");
+                assert!(self.maps.width <= MAX_WIDTH, "rows of more than {MAX_WIDTH} pixels");
+                source.check();
+            }
+            None => {}
+        }
+        for NormSums { value, mean, sums } in self.norms.iter().flatten() {
+            value.check(self.maps);
+            assert_eq!(mean.len(), self.maps.padded_channels(), "wrong number of means");
+            check_sums(sums, self.maps);
+        }
+    }
+
+    /// Takes a row, which it changes.
+    ///
+    /// # Safety
+    /// [`check`](Self::check) has passed, `row` has a row's numbers, and no other thread is at the
+    /// same block of the same image.
+    #[inline(always)]
+    pub(crate) unsafe fn row<S: Simd>(
+        &self,
+        s: S,
+        image: usize,
+        block: usize,
+        y: usize,
+        row: *mut f32,
+    ) {
+        s.call(GradientRow { sink: self, image, block, y, row });
+    }
+}
+
+struct GradientRow<'a, 'b> {
+    sink: &'b GradientSink<'a>,
+    image: usize,
+    block: usize,
+    y: usize,
+    row: *mut f32,
+}
+
+impl Kernel for GradientRow<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let GradientRow { sink, image, block, y, row } = self;
+        let (start, len) = (sink.maps.row(image, block, y), sink.maps.row_len());
+        // SAFETY: `GradientSink::row`'s promises: every slice has this row, block and image.
+        unsafe {
+            let out = sink.out.as_mut_ptr().add(start);
+            if sink.accumulate {
+                add(s, row, out, len);
+            }
+            for addend in sink.addends.iter().flatten() {
+                add(s, row, addend.as_ptr().add(start), len);
+            }
+            if let Some(slope) = &sink.slope {
+                slope.apply(s, image, block, y, row, len, start);
+            }
+            for norm in sink.norms.iter().flatten() {
+                let value = norm.value.at(start);
+                let mean = s.load(norm.mean.as_ptr().add(block * LANES));
+                let (mut sum, mut products) = (s.zero(), s.zero());
+                for x in (0..len).step_by(LANES) {
+                    let gradient = s.load(row.add(x));
+                    sum = s.add(sum, gradient);
+                    products = s.fma(gradient, s.sub(value.load(s, x), mean), products);
+                }
+                let sums = norm.sums.as_mut_ptr().add(sink.maps.sums(image, block));
+                s.add_wide(sums, sum);
+                s.add_wide(sums.add(LANES), products);
+            }
+            for x in (0..len).step_by(LANES) {
+                write(s, out.add(x), s.load(row.add(x)));
+            }
+        }
+    }
+}
+
+/// `row += other`.
+///
+/// # Safety
+/// Both have `len` numbers.
+#[inline(always)]
+unsafe fn add<S: Simd>(s: S, row: *mut f32, other: *const f32, len: usize) {
+    for x in (0..len).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store(row.add(x), s.add(s.load(row.add(x)), s.load(other.add(x)))) };
+    }
+}
+
+impl Slope<'_> {
+    /// Multiplies a row by the slopes.
+    ///
+    /// # Safety
+    /// As for [`GradientSink::row`].
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(
+        &self,
+        s: S,
+        image: usize,
+        block: usize,
+        y: usize,
+        row: *mut f32,
+        len: usize,
+        start: usize,
+    ) {
+        let f = self.activation;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &self.at {
+                SlopeAt::Value(value) => {
+                    let value = value.at(start);
+                    if let Some(slope) = f.negative_slope() {
+                        let slope = s.splat(slope);
+                        for x in (0..len).step_by(LANES) {
+                            let gradient = s.load(row.add(x));
+                            let low = s.mul(gradient, slope);
+                            let masked = s.positive(value.load(s, x), gradient, low);
+                            s.store(row.add(x), masked);
+                        }
+                    } else {
+                        for x in (0..len).step_by(LANES) {
+                            let slope = f.slope_at_value(s, value.load(s, x));
+                            s.store(row.add(x), s.mul(s.load(row.add(x)), slope));
+                        }
+                    }
+                }
+                SlopeAt::Argument(source) => {
+                    let mut argument = std::mem::MaybeUninit::<[f32; MAX_WIDTH * LANES]>::uninit();
+                    let argument = argument.as_mut_ptr().cast::<f32>();
+                    source.row(s, image, block, y, argument);
+                    if let Some(slope) = f.negative_slope() {
+                        let slope = s.splat(slope);
+                        for x in (0..len).step_by(LANES) {
+                            let gradient = s.load(row.add(x));
+                            let low = s.mul(gradient, slope);
+                            let at = s.load(argument.add(x));
+                            s.store(row.add(x), s.positive(at, gradient, low));
+                        }
+                    } else {
+                        for x in (0..len).step_by(LANES) {
+                            let slope = f.slope(s, s.load(argument.add(x)));
+                            s.store(row.add(x), s.mul(s.load(row.add(x)), slope));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

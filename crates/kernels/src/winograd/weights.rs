@@ -1,0 +1,171 @@
+//! Filters to the transform domain, and their gradients back.
+//!
+//! Transformed filters are `[product][panel][k][columns]`: for each product, panels of up to 64
+//! columns, packed as [`crate::product::Multiply`] reads them. Forward, `k` is an input channel and a
+//! column an output channel; on the way back it is the reverse. Gradients in the domain are
+//! `[product][input channel][output channel]`, output channels filled up to blocks.
+
+use super::tile::{Line, Tile};
+use crate::product::PANEL;
+use crate::shared::Shared;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Which way the filters are laid out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Filters `[outputs, inputs, 3, 3]`.
+#[derive(Clone, Copy)]
+pub(super) struct Filters<'a> {
+    pub weight: &'a [f32],
+    pub inputs: usize,
+    pub outputs: usize,
+    /// A factor for each output channel: a BatchNorm folded in.
+    pub scale: Option<&'a [f32]>,
+    pub direction: Direction,
+}
+
+impl Filters<'_> {
+    /// Channels that are summed over, and those that come out.
+    fn sides(&self) -> (usize, usize) {
+        match self.direction {
+            Direction::Forward => (self.inputs, self.outputs),
+            Direction::Backward => (self.outputs, self.inputs),
+        }
+    }
+
+    /// Numbers of each product.
+    pub fn len(&self) -> usize {
+        let (k, columns) = self.sides();
+        k * columns.next_multiple_of(LANES)
+    }
+}
+
+/// Transforms the filters of the `k` in a range.
+pub(super) struct Transform<'a, 'b, T> {
+    pub filters: Filters<'a>,
+    pub k: std::ops::Range<usize>,
+    /// `[product][panel][k][columns]`; tasks write different `k`.
+    pub out: &'b Shared<'b, f32>,
+    pub tile: T,
+}
+
+impl<T: Tile> Kernel for Transform<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Filters { weight, inputs, outputs, scale, direction } = self.filters;
+        let (depth, columns) = self.filters.sides();
+        assert_eq!(weight.len(), inputs * outputs * 9, "wrong number of weights");
+        assert!(T::PRODUCTS * self.filters.len() <= self.out.len() && self.k.end <= depth);
+        for k in self.k {
+            for first in (0..columns).step_by(LANES) {
+                let lanes = LANES.min(columns - first);
+                // Sixteen filters side by side, tap by tap.
+                let mut taps = [[0.0; LANES]; 9];
+                for lane in 0..lanes {
+                    let (input, output) = match direction {
+                        Direction::Forward => (k, first + lane),
+                        Direction::Backward => (first + lane, k),
+                    };
+                    let factor = scale.map_or(1.0, |scale| scale[output]);
+                    let filter = &weight[(output * inputs + input) * 9..][..9];
+                    for (tap, &value) in taps.iter_mut().zip(filter) {
+                        tap[lane] = value * factor;
+                    }
+                }
+                let panel = first / PANEL * PANEL;
+                let row = PANEL.min(columns.next_multiple_of(LANES) - panel);
+                let at = panel * depth + k * row + first - panel;
+                // SAFETY: arrays of sixteen numbers; the products' lengths were checked above, and
+                // only this task writes these `k`.
+                unsafe {
+                    let out = self.out.as_mut_ptr().add(at);
+                    let mut lines = [[s.zero(); 6]; 3];
+                    for (column, line) in lines.iter_mut().enumerate() {
+                        let mut g = [s.zero(); 3];
+                        for (row, g) in g.iter_mut().enumerate() {
+                            *g = s.load(taps[3 * row + column].as_ptr());
+                        }
+                        *line = T::filter(s, g);
+                    }
+                    for i in 0..T::POINTS {
+                        let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
+                        for (j, &u) in u.iter().enumerate().take(T::POINTS) {
+                            s.store(out.add((i * T::POINTS + j) * self.filters.len()), u);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums gradients in the domain and adds them, transformed back, to those of the weights, for the
+/// input channels in a range.
+pub(super) struct Gather<'a, 'b, T> {
+    /// Parts of `[product][input channel][output channel]`, one after another.
+    pub parts: &'a [f32],
+    pub count: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub range: std::ops::Range<usize>,
+    /// `[outputs, inputs, 3, 3]`; tasks write different input channels.
+    pub dweight: &'b Shared<'b, f32>,
+    pub tile: T,
+}
+
+impl<T: Tile> Kernel for Gather<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Gather { inputs, outputs, .. } = self;
+        let columns = outputs.next_multiple_of(LANES);
+        let product = inputs * columns;
+        assert_eq!(self.dweight.len(), inputs * outputs * 9, "wrong number of weights");
+        assert!(self.parts.len() == self.count * T::PRODUCTS * product);
+        assert!(self.range.end <= inputs);
+        for input in self.range {
+            for first in (0..outputs).step_by(LANES) {
+                let mut taps = [[0.0; LANES]; 9];
+                // SAFETY: within the parts, whose length was checked; arrays of sixteen numbers.
+                unsafe {
+                    let mut lines: [[S::V; 6]; 3] = [[s.zero(); 6]; 3];
+                    for j in 0..T::POINTS {
+                        let mut u: Line<S::V> = [s.zero(); 6];
+                        for (i, u) in u.iter_mut().enumerate().take(T::POINTS) {
+                            let at = (i * T::POINTS + j) * product + input * columns + first;
+                            let mut from = self.parts.as_ptr().add(at);
+                            *u = s.load(from);
+                            for _ in 1..self.count {
+                                from = from.add(T::PRODUCTS * product);
+                                *u = s.add(*u, s.load(from));
+                            }
+                        }
+                        let column = T::filter_adjoint(s, u);
+                        for (line, &value) in lines.iter_mut().zip(&column) {
+                            line[j] = value;
+                        }
+                    }
+                    for (row, &line) in lines.iter().enumerate() {
+                        let g = T::filter_adjoint(s, line);
+                        for (column, &g) in g.iter().enumerate() {
+                            s.store(taps[3 * row + column].as_mut_ptr(), g);
+                        }
+                    }
+                }
+                for lane in 0..LANES.min(outputs - first) {
+                    let at = ((first + lane) * inputs + input) * 9;
+                    // SAFETY: only this task is at this input channel's filters.
+                    let filter = unsafe { self.dweight.part(at, 9) };
+                    for (gradient, tap) in filter.iter_mut().zip(&taps) {
+                        *gradient += tap[lane];
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Convolutions by every method.
+
+use crescendo_kernels::sink::{GradientSink, Sink, StoredMut};
+use crescendo_kernels::source::{GradientSource, Source, Stored};
+use crescendo_kernels::{
+    Convolution, Isa, Maps, Method, Processor, Shared, Workspace, convolution, norm, reference,
+    to_blocks, to_planes,
+};
+use proptest::prelude::*;
+
+use crate::common::{assert_close, channels, distance, dot, noise, processor, wide};
+
+const METHODS: [Method; 3] = [Method::Direct, Method::Winograd2, Method::Winograd4];
+
+/// Relative L2 errors that are allowed: F(4x4) loses some digits in its transforms.
+fn tolerance(method: Method) -> f64 {
+    match method {
+        Method::Direct => 1e-6,
+        Method::Winograd2 => 2e-6,
+        Method::Winograd4 => 5e-6,
+    }
+}
+
+/// What goes into a convolution: planes.
+struct Case {
+    layer: Convolution,
+    maps: Maps,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    dy: Vec<f32>,
+}
+
+impl Case {
+    fn new(layer: Convolution, maps: Maps, seed: u64) -> Self {
+        let out = layer.output(maps);
+        Case {
+            x: noise(seed, maps.images * maps.channels * maps.pixels()),
+            weight: noise(seed ^ 1, layer.weights()),
+            bias: channels(seed ^ 2, layer.outputs),
+            dy: noise(seed ^ 3, out.images * out.channels * out.pixels()),
+            layer,
+            maps,
+        }
+    }
+
+    fn expected(&self, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+        reference::convolution(&self.layer, self.maps, x, weight, bias)
+    }
+
+    /// y, dweight, dbias, dx.
+    fn compute(&self, processor: &Processor, method: Method) -> [Vec<f32>; 4] {
+        let Case { layer, maps, weight, bias, .. } = self;
+        let (maps, out) = (*maps, layer.output(*maps));
+        let need = layer.need(method, maps, false).max(layer.need(method, maps, true));
+        let mut workspace = Workspace::new(processor.pool.threads(), need);
+        let (x, dy) = (to_blocks(maps, &self.x), to_blocks(out, &self.dy));
+        let mut y = vec![f32::NAN; out.len()];
+        let source = Source::plain(maps, Stored::F32(&x));
+        let sink =
+            Sink { maps: out, bias: Some(bias), out: StoredMut::f32(&mut y), sums: None };
+        convolution::forward(
+            processor, &mut workspace, method, layer, &source, weight, None, &sink,
+        );
+        drop(sink);
+        let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; layer.outputs]);
+        let mut dx = vec![f32::NAN; x.len()];
+        let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
+        let sink = GradientSink::plain(maps, Shared::new(&mut dx));
+        convolution::backward(
+            processor,
+            &mut workspace,
+            method,
+            layer,
+            &source,
+            weight,
+            &gradient,
+            &mut dweight,
+            Some(&sink),
+        );
+        norm::bias_gradient(processor, &gradient, &mut dbias);
+        [to_planes(out, &y), dweight, dbias, to_planes(maps, &dx)]
+    }
+
+    /// Forward against the reference, and backward against it too: a convolution is linear in its
+    /// input and its weights, so its gradients are the adjoints, which random directions tell.
+    fn check(&self, isa: Isa, method: Method) {
+        let [y, dweight, dbias, dx] = self.compute(&processor(isa, 1), method);
+        let what = format!("{:?} {method:?} {isa:?} {:?}", self.layer, self.maps);
+        let (x, weight) = (wide(&self.x), wide(&self.weight));
+        let bias = wide(&self.bias[..self.layer.outputs]);
+        let expected = self.expected(&x, &weight, &bias);
+        assert_close(&what, &y, &expected, tolerance(method));
+        let (dx_expected, dweight_expected) = self.gradients();
+        assert_close(&format!("dx of {what}"), &dx, &dx_expected, tolerance(method));
+        assert_close(&format!("dweight of {what}"), &dweight, &dweight_expected, tolerance(method));
+        let zero = vec![0.0; bias.len()];
+        let linear = self.expected(&x, &weight, &zero);
+        // <conv(x), dy> = <x, conv^T(dy)> = <weight, dweight>
+        let whole = dot(&linear, &self.dy);
+        let scale = linear.iter().map(|v| v * v).sum::<f64>().sqrt() * (y.len() as f64).sqrt();
+        assert!((dot(&x, &dx) - whole).abs() < tolerance(method) * scale, "{what}");
+        assert!((dot(&weight, &dweight) - whole).abs() < tolerance(method) * scale, "{what}");
+        let out = self.layer.output(self.maps);
+        for (channel, &dbias) in dbias.iter().enumerate() {
+            let planes = self.dy.chunks(out.pixels()).skip(channel).step_by(self.layer.outputs);
+            let expected: f64 = planes.flatten().map(|&dy| f64::from(dy)).sum();
+            assert!((f64::from(dbias) - expected).abs() < 1e-4, "{what}");
+        }
+    }
+
+    /// dx and dweight in f64, term by term.
+    fn gradients(&self) -> (Vec<f64>, Vec<f64>) {
+        let Case { layer, maps, .. } = self;
+        let out = layer.output(*maps);
+        let (mut dx, mut dweight) = (vec![0.0; self.x.len()], vec![0.0; self.weight.len()]);
+        let k = layer.kernel;
+        for (i, &dy) in self.dy.iter().enumerate() {
+            let (column, row) = (i % out.width, i / out.width % out.height);
+            let (o, n) = (i / out.pixels() % layer.outputs, i / out.pixels() / layer.outputs);
+            for (c, tap) in (0..layer.inputs).flat_map(|c| (0..k * k).map(move |t| (c, t))) {
+                let y = (row * layer.stride + tap / k).wrapping_sub(layer.padding);
+                let x = (column * layer.stride + tap % k).wrapping_sub(layer.padding);
+                if y < maps.height && x < maps.width {
+                    let at = ((n * maps.channels + c) * maps.height + y) * maps.width + x;
+                    let w = (o * layer.inputs + c) * k * k + tap;
+                    dx[at] += f64::from(dy) * f64::from(self.weight[w]);
+                    dweight[w] += f64::from(dy) * f64::from(self.x[at]);
+                }
+            }
+        }
+        (dx, dweight)
+    }
+}
+
+/// Shapes at which something ends or begins: blocks of channels, panels of four, splits of `k`,
+/// tiles, groups and chunks of images, and both schedules.
+#[test]
+fn every_method_matches_the_reference_at_every_edge() {
+    let conv = |inputs, outputs, kernel, stride, padding| Convolution {
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        padding,
+    };
+    let cases = [
+        (conv(3, 64, 3, 1, 1), 2, 9, 8),
+        (conv(16, 16, 3, 1, 1), 5, 8, 8),
+        (conv(17, 65, 3, 1, 1), 1, 5, 7),
+        (conv(64, 48, 3, 1, 0), 3, 6, 6),
+        (conv(130, 70, 3, 1, 1), 2, 4, 4),
+        (conv(33, 31, 3, 1, 0), 2, 31, 15),
+        (conv(20, 20, 3, 1, 1), 70, 3, 3),
+        (conv(5, 5, 3, 1, 1), 40, 15, 7),
+        // By stages: more filters than the second-level cache holds; two chunks of images.
+        (conv(144, 128, 3, 1, 1), 3, 7, 7),
+        (conv(160, 144, 3, 1, 1), 150, 5, 5),
+        (conv(16, 32, 3, 2, 1), 3, 9, 8),
+        (conv(64, 130, 3, 2, 1), 2, 8, 8),
+        (conv(20, 40, 1, 2, 0), 3, 7, 8),
+        (conv(40, 20, 1, 1, 0), 2, 5, 5),
+        (conv(3, 24, 2, 1, 0), 2, 9, 9),
+        (conv(4, 6, 5, 3, 2), 2, 11, 13),
+        (conv(8, 9, 3, 3, 0), 2, 8, 8),
+    ];
+    for (index, (layer, images, height, width)) in cases.into_iter().enumerate() {
+        let maps = Maps { images, channels: layer.inputs, height, width };
+        let case = Case::new(layer, maps, index as u64);
+        for method in METHODS.into_iter().filter(|&method| layer.supports(method)) {
+            for isa in Isa::available() {
+                // The largest case in f64 takes seconds; one instruction set is enough there.
+                if images == 150 && (isa != Isa::best() || method == Method::Winograd2) {
+                    continue;
+                }
+                case.check(isa, method);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_shape_matches_the_reference_and_its_adjoint(
+        (inputs, outputs) in (1..40usize, 1..40usize),
+        (kernel, stride, padding) in prop::sample::select(vec![
+            (3, 1, 1), (3, 1, 0), (3, 2, 1), (1, 1, 0), (1, 2, 0), (5, 1, 2), (2, 1, 0), (4, 3, 1),
+        ]),
+        (images, height, width) in (1..12usize, 5..18usize, 5..18usize),
+        seed in any::<u64>(),
+    ) {
+        let layer = Convolution { inputs, outputs, kernel, stride, padding };
+        let images = images.min(1 + 800 / (height * width));
+        let case = Case::new(layer, Maps { images, channels: inputs, height, width }, seed);
+        for method in METHODS.into_iter().filter(|&method| layer.supports(method)) {
+            for isa in Isa::available() {
+                case.check(isa, method);
+            }
+        }
+    }
+}
+
+#[test]
+fn results_are_the_same_to_the_bit_for_any_number_of_threads() {
+    for (inputs, outputs, images) in [(20, 36, 13), (150, 140, 9)] {
+        let layer = Convolution { inputs, outputs, kernel: 3, stride: 1, padding: 1 };
+        let case = Case::new(layer, Maps { images, channels: inputs, height: 8, width: 8 }, 7);
+        for method in METHODS {
+            let one = case.compute(&processor(Isa::best(), 1), method);
+            for threads in [2, 3, 5] {
+                let many = case.compute(&processor(Isa::best(), threads), method);
+                assert!(many == one, "{method:?}: {threads} threads differ from one");
+            }
+        }
+    }
+}
+
+/// The figures that the documentation gives: F(4x4) with these points against direct convolution.
+#[test]
+fn errors_by_method() {
+    for (channels, bounds) in [(64, [5e-7, 6e-7, 1.5e-6]), (256, [1e-6, 1e-6, 2e-6])] {
+        let layer = Convolution { inputs: channels, outputs: 16, kernel: 3, stride: 1, padding: 1 };
+        let case = Case::new(layer, Maps { images: 1, channels, height: 8, width: 8 }, 5);
+        let bias = wide(&case.bias[..16]);
+        let expected = case.expected(&wide(&case.x), &wide(&case.weight), &bias);
+        for (method, bound) in METHODS.into_iter().zip(bounds) {
+            let [y, ..] = case.compute(&processor(Isa::best(), 2), method);
+            let error = distance(&y, &expected);
+            println!("{channels} channels, {method:?}: {error:.1e}");
+            assert!(error < bound, "{method:?}, {channels} channels: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn the_choice_of_a_method_follows_from_the_shape() {
+    let best = |inputs, outputs, kernel, stride, padding, side| {
+        let layer = Convolution { inputs, outputs, kernel, stride, padding };
+        layer.best(Maps { images: 1, channels: inputs, height: side, width: side })
+    };
+    for (channels, side) in [(64, 32), (128, 16), (256, 8), (64, 31), (128, 15), (256, 7)] {
+        assert_eq!(best(channels, channels, 3, 1, 1, side), Method::Winograd4);
+    }
+    // What F(4x4) cannot compute, and what would be mostly transforms.
+    assert_eq!(best(64, 128, 3, 2, 1, 32), Method::Direct);
+    assert_eq!(best(64, 128, 1, 2, 0, 32), Method::Direct);
+    assert_eq!(best(3, 64, 3, 1, 1, 32), Method::Direct);
+    // A map of two pixels fills one tile of F(2x2), but a quarter of one of F(4x4).
+    assert_eq!(best(256, 256, 3, 1, 1, 2), Method::Winograd2);
+}
+
+#[test]
+#[should_panic = "the workspace was made for smaller layers"]
+fn a_workspace_that_is_too_small_is_refused() {
+    let layer = Convolution { inputs: 2, outputs: 2, kernel: 3, stride: 1, padding: 1 };
+    let small = Maps { images: 1, channels: 2, height: 4, width: 4 };
+    let processor = processor(Isa::best(), 2);
+    let mut workspace = Workspace::new(2, layer.need(Method::Winograd4, small, false));
+    let maps = Maps { height: 30, width: 30, ..small };
+    let (x, weight) = (vec![0.0; maps.len()], noise(2, layer.weights()));
+    let mut y = vec![0.0; maps.len()];
+    let source = Source::plain(maps, Stored::F32(&x));
+    let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut y), sums: None };
+    let method = Method::Winograd4;
+    convolution::forward(
+        &processor, &mut workspace, method, &layer, &source, &weight, None, &sink,
+    );
+}

@@ -1,0 +1,288 @@
+//! What happens to rows on the way in and out: BatchNorm, activations, residuals, their gradients and
+//! the storage of upper halves. Checked through the kernels that do nothing else.
+
+use crescendo_kernels::norm::{Backward, Moments};
+use crescendo_kernels::sink::{
+    GradientSink, NormSums, OutputSums, Sink, Slope, SlopeAt, StoredMut,
+};
+use crescendo_kernels::source::{
+    Affine, GradientSource, NormGradient, Residual, Source, Stored,
+};
+use crescendo_kernels::{
+    Activation, Isa, Maps, Processor, Shared, norm, pooling, reference, to_blocks, to_planes,
+};
+
+use crate::common::{assert_close, channels, differences, dot, noise, processor, wide};
+
+const MAPS: Maps = Maps { images: 3, channels: 18, height: 4, width: 5 };
+const EPS: f64 = 1e-5;
+
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.01 },
+    Activation::Elu,
+    Activation::Sigmoid,
+    Activation::Silu,
+    Activation::Gelu,
+];
+
+fn planes(seed: u64) -> Vec<f32> {
+    noise(seed, MAPS.images * MAPS.channels * MAPS.pixels())
+}
+
+fn upper_halves(blocks: &[f32]) -> Vec<u16> {
+    // Only numbers that upper halves hold exactly are handed in.
+    blocks.iter().map(|x| (x.to_bits() >> 16) as u16).collect()
+}
+
+fn lower_half_gone(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect()
+}
+
+/// What BatchNorm makes of maps, as its parts compute it.
+struct Normed {
+    planes: Vec<f32>,
+    blocks: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    moments: Vec<Moments>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    mean: Vec<f32>,
+}
+
+impl Normed {
+    /// The maps are written down first, with a bias, which takes their sums.
+    fn new(processor: &Processor, seed: u64, offset: f32) -> Self {
+        let raw: Vec<f32> = lower_half_gone(&planes(seed));
+        let given = to_blocks(MAPS, &raw);
+        let (weight, bias) = (channels(seed ^ 8, 18), channels(seed ^ 9, 18));
+        let added = vec![offset; 32];
+        let near: Vec<f32> = vec![offset + 0.25; 32];
+        let mut blocks = vec![0.0; given.len()];
+        let mut sums = vec![0.0; MAPS.images * 2 * 32];
+        let sink = Sink {
+            maps: MAPS,
+            bias: Some(&added),
+            out: StoredMut::f32(&mut blocks),
+            sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &near }),
+        };
+        pooling::write(processor, &Source::plain(MAPS, Stored::F32(&given)), &sink);
+        drop(sink);
+        let mut total = vec![0.0; 36];
+        norm::total(MAPS, &sums, &mut total);
+        let count = (MAPS.images * MAPS.pixels()) as f64;
+        let moments: Vec<Moments> = total
+            .chunks(2)
+            .map(|sums| Moments::new(sums[0], sums[1], count, f64::from(near[0])))
+            .collect();
+        let affine = |c: usize| match moments.get(c) {
+            Some(moments) => moments.affine(EPS, weight[c], bias[c]),
+            None => (0.0, 0.0),
+        };
+        let mean = |c: usize| moments.get(c).map_or(0.0, |moments| moments.mean as f32);
+        Normed {
+            planes: to_planes(MAPS, &blocks),
+            scale: (0..32).map(|c| affine(c).0).collect(),
+            shift: (0..32).map(|c| affine(c).1).collect(),
+            mean: (0..32).map(mean).collect(),
+            blocks,
+            weight,
+            bias,
+            moments,
+        }
+    }
+
+    fn affine(&self) -> Option<Affine<'_>> {
+        Some(Affine { scale: &self.scale, shift: &self.shift })
+    }
+
+    fn expected(&self, x: &[f64]) -> Vec<f64> {
+        let (weight, bias) = (wide(&self.weight[..18]), wide(&self.bias[..18]));
+        reference::batch_norm(MAPS, x, &weight, &bias, EPS)
+    }
+}
+
+#[test]
+fn sums_give_the_moments_even_far_from_zero() {
+    for isa in Isa::available() {
+        let normed = Normed::new(&processor(isa, 2), 1, 300.0);
+        for (channel, moments) in normed.moments.iter().enumerate() {
+            let of_channel = || {
+                let planes = normed.planes.chunks(MAPS.pixels()).skip(channel).step_by(18);
+                planes.flatten().map(|&x| f64::from(x))
+            };
+            let count = of_channel().count() as f64;
+            let mean = of_channel().sum::<f64>() / count;
+            let variance = of_channel().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+            assert!((moments.mean - mean).abs() < 1e-6 * mean.abs());
+            assert!((moments.variance - variance).abs() < 1e-5 * variance, "{isa:?}");
+        }
+    }
+}
+
+/// `activation(norm(x) + residual)` for every activation, and its gradient back to `x`, to the
+/// residual and to BatchNorm's parameters, with the slope taken from the argument and from the value.
+#[test]
+fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
+    for isa in Isa::available() {
+        let processor = processor(isa, 2);
+        let (main, side) = (Normed::new(&processor, 2, 0.5), Normed::new(&processor, 3, -1.0));
+        let dy = planes(4);
+        for activation in ACTIVATIONS {
+            let residual = Residual { value: Stored::F32(&side.blocks), affine: side.affine() };
+            let argument = || Source {
+                affine: main.affine(),
+                residual: Some(residual),
+                ..Source::plain(MAPS, Stored::F32(&main.blocks))
+            };
+            let (mut kept, mut out) = (vec![0.0; MAPS.len()], vec![0.0; MAPS.len()]);
+            {
+                let sink =
+                    Sink { maps: MAPS, bias: None, out: StoredMut::f32(&mut out), sums: None };
+                let source = Source {
+                    value: Stored::F32(&main.blocks),
+                    affine: main.affine(),
+                    residual: Some(residual),
+                    activation: Some(activation),
+                    keep: Some(StoredMut::f32(&mut kept)),
+                    maps: MAPS,
+                };
+                pooling::write(&processor, &source, &sink);
+            }
+            assert_eq!(kept, out, "what is kept is what was read");
+            let f = |x: &[f64], r: &[f64]| {
+                let sum: Vec<f64> = std::iter::zip(main.expected(x), side.expected(r))
+                    .map(|(a, b)| a + b)
+                    .collect();
+                reference::activation(activation, &sum)
+            };
+            let (x64, r64) = (wide(&main.planes), wide(&side.planes));
+            let what = format!("{activation:?} {isa:?}");
+            assert_close(&what, &to_planes(MAPS, &out), &f(&x64, &r64), 2e-6);
+
+            // Backward: the sink's part, then the source's.
+            let given = to_blocks(MAPS, &dy);
+            let mut ways = vec![SlopeAt::Argument(argument())];
+            if activation.slope_from_value() {
+                ways.push(SlopeAt::Value(Stored::F32(&kept)));
+            }
+            for at in ways {
+                let mut g = vec![f32::NAN; MAPS.len()];
+                let mut sums = [vec![0.0; MAPS.images * 64], vec![0.0; MAPS.images * 64]];
+                let [first, second] = &mut sums;
+                let sink = GradientSink {
+                    slope: Some(Slope { activation, at }),
+                    norms: [
+                        Some(NormSums {
+                            value: Stored::F32(&main.blocks),
+                            mean: &main.mean,
+                            sums: Shared::new(first),
+                        }),
+                        Some(NormSums {
+                            value: Stored::F32(&side.blocks),
+                            mean: &side.mean,
+                            sums: Shared::new(second),
+                        }),
+                    ],
+                    ..GradientSink::plain(MAPS, Shared::new(&mut g))
+                };
+                let gradient = GradientSource { maps: MAPS, gradient: &given, norm: None };
+                pooling::write_backward(&processor, &gradient, &sink);
+                drop(sink);
+                for (normed, sums, is_main) in
+                    [(&main, &sums[0], true), (&side, &sums[1], false)]
+                {
+                    let dx = back_through_norm(&processor, normed, &g, sums);
+                    let expected = if is_main {
+                        differences(&main.planes, |x| dot(&f(x, &r64), &dy))
+                    } else {
+                        differences(&side.planes, |r| dot(&f(&x64, r), &dy))
+                    };
+                    // Kinks: no differences are right there.
+                    assert_close(&what, &to_planes(MAPS, &dx), &expected, 3e-5);
+                }
+            }
+        }
+    }
+}
+
+fn back_through_norm(
+    processor: &Processor,
+    normed: &Normed,
+    gradient: &[f32],
+    sums: &[f64],
+) -> Vec<f32> {
+    let mut total = vec![0.0; 36];
+    norm::total(MAPS, sums, &mut total);
+    let count = (MAPS.images * MAPS.pixels()) as f64;
+    let mut coefficients = [vec![0.0; 32], vec![0.0; 32], vec![0.0; 32]];
+    for (c, sums) in total.chunks(2).enumerate() {
+        let moments = normed.moments[c];
+        let backward = Backward::new(sums[0], sums[1], moments, EPS);
+        let abc = backward.coefficients(moments, EPS, normed.weight[c], count);
+        for (coefficients, value) in coefficients.iter_mut().zip(abc) {
+            coefficients[c] = value;
+        }
+    }
+    let [a, b, c] = &coefficients;
+    let value = Stored::F32(&normed.blocks);
+    let norm = Some(NormGradient { value, a, b, c });
+    let mut dx = vec![f32::NAN; MAPS.len()];
+    let sink = GradientSink::plain(MAPS, Shared::new(&mut dx));
+    pooling::write_backward(processor, &GradientSource { maps: MAPS, gradient, norm }, &sink);
+    drop(sink);
+    dx
+}
+
+#[test]
+fn parts_of_a_gradient_add_up() {
+    for isa in Isa::available() {
+        let processor = processor(isa, 2);
+        let [a, b, c] = [5, 6, 7].map(|seed| to_blocks(MAPS, &planes(seed)));
+        let mut out = a.clone();
+        let gradient = GradientSource { maps: MAPS, gradient: &b, norm: None };
+        let sink = GradientSink {
+            accumulate: true,
+            addends: [Some(&c), None],
+            ..GradientSink::plain(MAPS, Shared::new(&mut out))
+        };
+        pooling::write_backward(&processor, &gradient, &sink);
+        drop(sink);
+        let expected: Vec<f32> = (0..a.len()).map(|i| b[i] + a[i] + c[i]).collect();
+        assert_eq!(out, expected);
+    }
+}
+
+#[test]
+fn upper_halves_are_read_and_written_as_numbers() {
+    for isa in Isa::available() {
+        let processor = processor(isa, 2);
+        let exact = lower_half_gone(&planes(8));
+        let blocks = to_blocks(MAPS, &exact);
+        let halves = upper_halves(&blocks);
+        let mut again = vec![0u16; halves.len()];
+        let mut full = vec![0.0; halves.len()];
+        let read = |out| {
+            let sink = Sink { maps: MAPS, bias: None, out, sums: None };
+            pooling::write(&processor, &Source::plain(MAPS, Stored::Bf16(&halves)), &sink);
+        };
+        read(StoredMut::bf16(&mut again));
+        read(StoredMut::f32(&mut full));
+        assert_eq!(again, halves);
+        assert_eq!(full, blocks);
+    }
+}
+
+#[test]
+fn images_are_read_from_planes() {
+    let maps = Maps { channels: 3, ..MAPS };
+    let images = noise(9, maps.images * 3 * maps.pixels());
+    for isa in Isa::available() {
+        let mut out = vec![f32::NAN; maps.len()];
+        let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut out), sums: None };
+        pooling::write(&processor(isa, 2), &Source::plain(maps, Stored::Planes(&images)), &sink);
+        drop(sink);
+        assert_eq!(out, to_blocks(maps, &images));
+    }
+}

@@ -1,0 +1,6 @@
+//! Each kernel against the naive f64 reference, on every instruction set that this processor has.
+
+mod common;
+mod convolution;
+mod fusion;
+mod others;

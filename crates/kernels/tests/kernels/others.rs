@@ -1,0 +1,154 @@
+//! Pooling, vectors, activations, the loss.
+
+use crescendo_kernels::sink::{GradientSink, Sink, StoredMut};
+use crescendo_kernels::source::{GradientSource, Source, Stored};
+use crescendo_kernels::{
+    Activation, Isa, Maps, Shared, Workspace, activation, linear, loss, pooling, reference,
+    to_blocks, to_planes,
+};
+
+use crate::common::{assert_close, differences, dot, noise, processor, wide};
+
+#[test]
+fn activations_match_the_reference_and_finite_differences() {
+    // More than a piece, so that pieces are put together right; no number near a kink.
+    let x: Vec<f32> = noise(9, 9003).iter().map(|x| 4.0 * x + 0.01 * x.signum()).collect();
+    let dy = noise(10, x.len());
+    let kinds = [
+        Activation::Relu,
+        Activation::LeakyRelu { slope: 0.01 },
+        Activation::Elu,
+        Activation::Sigmoid,
+        Activation::Silu,
+        Activation::Gelu,
+    ];
+    for (f, isa) in kinds.into_iter().flat_map(|f| Isa::available().map(move |isa| (f, isa))) {
+        let processor = processor(isa, 2);
+        let what = format!("{f:?} {isa:?}");
+        let mut y = vec![0.0; x.len()];
+        activation::forward(&processor, f, &x, &mut y);
+        assert_close(&what, &y, &reference::activation(f, &wide(&x)), 1e-6);
+        let mut dx = dy.clone();
+        activation::backward(&processor, f, &x, &mut dx);
+        let step = 1e-5;
+        let moved = |by: f64| {
+            reference::activation(f, &x.iter().map(|&x| f64::from(x) + by).collect::<Vec<_>>())
+        };
+        let slopes = moved(step).into_iter().zip(moved(-step)).map(|(a, b)| (a - b) / (2.0 * step));
+        let expected: Vec<f64> =
+            slopes.zip(&dy).map(|(slope, &dy)| slope * f64::from(dy)).collect();
+        assert_close(&what, &dx, &expected, 2e-6);
+    }
+}
+
+#[test]
+fn what_is_no_number_is_not_hidden_and_ends_do_not_overflow() {
+    let x = [f32::NAN, -1e30, 1e30, f32::NEG_INFINITY, f32::INFINITY];
+    for isa in Isa::available() {
+        for (f, ends) in [
+            (Activation::Relu, [0.0, 1e30, 0.0, f32::INFINITY]),
+            (Activation::Elu, [-1.0, 1e30, -1.0, f32::INFINITY]),
+            (Activation::Sigmoid, [0.0, 1.0, 0.0, 1.0]),
+        ] {
+            let mut y = [0.0; 5];
+            activation::forward(&processor(isa, 1), f, &x, &mut y);
+            assert!(y[0].is_nan(), "{f:?}");
+            for (y, end) in y[1..].iter().zip(ends) {
+                assert!(*y == end || (y - end).abs() < 1e-30, "{f:?} {isa:?}: {y} is not {end}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pooling_and_flattening_match_the_reference_and_their_adjoints() {
+    for (size, height, width) in [(2, 8, 8), (2, 7, 5), (3, 9, 4)] {
+        let maps = Maps { images: 3, channels: 19, height, width };
+        let out = pooling::output(size, maps);
+        let x = noise(11, 3 * 19 * maps.pixels());
+        let dy = noise(12, 3 * 19 * out.pixels());
+        let (blocks, gradient) = (to_blocks(maps, &x), to_blocks(out, &dy));
+        let source = Source::plain(maps, Stored::F32(&blocks));
+        for isa in Isa::available() {
+            let processor = processor(isa, 2);
+            let mut y = vec![0.0; out.len()];
+            let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
+            pooling::average(&processor, size, &source, &sink);
+            drop(sink);
+            let expected = reference::average_pool(size, maps, &wide(&x));
+            assert_close("average", &to_planes(out, &y), &expected, 1e-6);
+            let mut dx = vec![f32::NAN; maps.len()];
+            let sink = GradientSink::plain(maps, Shared::new(&mut dx));
+            let gradient = GradientSource { maps: out, gradient: &gradient, norm: None };
+            pooling::average_backward(&processor, size, &gradient, &sink);
+            drop(sink);
+            let expected = differences(&x, |x| dot(&reference::average_pool(size, maps, x), &dy));
+            assert_close("its gradient", &to_planes(maps, &dx), &expected, 1e-6);
+
+            let mut flat = vec![0.0; x.len()];
+            pooling::flatten(&processor, &source, &mut flat);
+            assert_eq!(flat, x, "planes one after another are what flatten makes");
+            let mut back = vec![f32::NAN; maps.len()];
+            let sink = GradientSink::plain(maps, Shared::new(&mut back));
+            pooling::flatten_backward(&processor, &flat, &sink);
+            drop(sink);
+            assert_eq!(back, blocks);
+        }
+    }
+}
+
+#[test]
+fn linear_matches_the_reference_and_finite_differences() {
+    for (images, inputs, outputs) in [(1, 3, 10), (5, 131, 129), (130, 40, 70), (4, 300, 16)] {
+        let layer = linear::Linear { inputs, outputs };
+        let (x, weight) = (noise(13, images * inputs), noise(14, inputs * outputs));
+        let (bias, dy) = (noise(15, outputs), noise(16, images * outputs));
+        let (x64, w64, b64) = (wide(&x), wide(&weight), wide(&bias));
+        for isa in Isa::available() {
+            let processor = processor(isa, 2);
+            let mut workspace = Workspace::new(2, layer.need(images));
+            let mut y = vec![0.0; dy.len()];
+            linear::forward(&processor, &mut workspace, &layer, &x, &weight, &bias, &mut y);
+            assert_close("y", &y, &reference::linear(inputs, &x64, &w64, &b64), 1e-6);
+            let (mut dweight, mut dbias) = (vec![1.0; weight.len()], vec![0.0; outputs]);
+            let mut dx = vec![f32::NAN; x.len()];
+            linear::backward(
+                &processor,
+                &mut workspace,
+                &layer,
+                &x,
+                &weight,
+                &dy,
+                &mut dweight,
+                &mut dbias,
+                Some(&mut dx),
+            );
+            // y is linear in everything: each gradient is a sum of products.
+            let mut expected = (vec![1.0; weight.len()], vec![0.0; outputs], vec![0.0; x.len()]);
+            for (n, o) in (0..images).flat_map(|n| (0..outputs).map(move |o| (n, o))) {
+                let dy = f64::from(dy[n * outputs + o]);
+                expected.1[o] += dy;
+                for i in 0..inputs {
+                    expected.0[o * inputs + i] += dy * x64[n * inputs + i];
+                    expected.2[n * inputs + i] += dy * w64[o * inputs + i];
+                }
+            }
+            assert_close("dweight", &dweight, &expected.0, 1e-6);
+            assert_close("dbias", &dbias, &expected.1, 1e-6);
+            assert_close("dx", &dx, &expected.2, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_matches_the_reference_and_finite_differences() {
+    let labels = [3, 0, 9, 4];
+    let logits: Vec<f32> = noise(17, 40).iter().map(|x| 5.0 * x).collect();
+    let mut dlogits = vec![0.0; 40];
+    let value = loss::cross_entropy(&logits, &labels, 0.5, &mut dlogits);
+    assert!((value - reference::cross_entropy(&wide(&logits), &labels)).abs() < 1e-12);
+    let expected = differences(&logits, |x| 0.5 * reference::cross_entropy(x, &labels));
+    assert_close("dlogits", &dlogits, &expected, 1e-7);
+    let probabilities: Vec<f64> = loss::softmax(&logits[..10]).collect();
+    assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+}
