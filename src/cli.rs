@@ -30,6 +30,8 @@ pub enum Command {
     Predict(Predict),
     /// Show what a recipe will do: layers, parameters, arithmetic, memory
     Plan(Plan),
+    /// Measure how fast a recipe's network trains and predicts here
+    Bench(Bench),
     /// List the built-in recipes, or print one
     Recipes(Recipes),
     /// Download a data set, or look one over
@@ -60,9 +62,8 @@ pub struct Train {
     #[arg(long, value_name = "N", conflicts_with = "resume",
           value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
-    /// Threads that compute; results do not depend on it [default: one on every processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub processor: Processor,
     /// Begin with the weights of this checkpoint
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "resume")]
     pub init: Option<PathBuf>,
@@ -75,6 +76,16 @@ pub struct Train {
     /// Write a line into steps.csv for every update
     #[arg(long)]
     pub log_steps: bool,
+}
+
+#[derive(Args)]
+pub struct Processor {
+    /// Threads that compute; results do not depend on it [default: one on every processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Instructions to use: avx512, avx2 or portable [default: the fastest that there are]
+    #[arg(long, value_name = "ISA", value_parser = ["auto", "avx512", "avx2", "portable"])]
+    pub isa: Option<String>,
 }
 
 #[derive(Args)]
@@ -102,9 +113,8 @@ pub struct Evaluate {
     /// What network a file from elsewhere holds
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// Threads that compute [default: one on every processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub processor: Processor,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -131,9 +141,8 @@ pub struct Predict {
     /// What a file from elsewhere was trained on: the classes' names are taken from it
     #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
     pub data: Option<String>,
-    /// Threads that compute [default: one on every processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub processor: Processor,
 }
 
 #[derive(Args)]
@@ -146,9 +155,37 @@ pub struct Plan {
     /// Change a key of the recipe; may be given many times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
+    /// Show the steps as they are computed: what is fused into what, and by which method
+    #[arg(long)]
+    pub steps: bool,
     /// Images in the training set [default: as many as the recipe's own data has]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: larger batches
+  crescendo bench report --batch 1000")]
+pub struct Bench {
+    /// A built-in recipe, or the path of a TOML file
+    #[arg(default_value = "report")]
+    pub recipe: String,
+    /// Images in a training batch
+    #[arg(long, value_name = "N", default_value_t = 125,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: u32,
+    /// Seconds to measure training, and inference, for
+    #[arg(long, value_name = "SECONDS", default_value_t = 8.0)]
+    pub seconds: f64,
+    #[command(flatten)]
+    pub processor: Processor,
+    /// Change a key of the recipe; may be given many times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub changes: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

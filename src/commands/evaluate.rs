@@ -8,11 +8,11 @@ use crescendo::training::recipe::DataSource;
 use crescendo::training::{Elsewhere, Error, Evaluation, Model, Recipe, checkpoint, read_record};
 use serde_json::{Value, json};
 
-use super::{Found, Location, say, threads};
+use super::{Found, Location, machine, say};
 use crate::cli::Evaluate;
 
 pub fn run(args: &Evaluate) -> Result<(), Error> {
-    let threads = threads(args.threads)?;
+    let machine = machine(&args.processor)?;
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let files = files(args)?;
     let mut results = Vec::new();
@@ -25,7 +25,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             None => (location.clone(), location.load()?),
         };
         let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
-        let mut model = Model::open(file, elsewhere, threads)?;
+        let mut model = Model::open(file, elsewhere, machine)?;
         if model.classes != data.set.classes {
             let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
             let name = &data.set.name;

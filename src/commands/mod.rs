@@ -1,5 +1,6 @@
 //! What each command does.
 
+pub mod bench;
 pub mod completions;
 pub mod data;
 pub mod evaluate;
@@ -12,8 +13,10 @@ use std::io::{ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, find, open, shapes};
-use crescendo::training::Error;
 use crescendo::training::recipe::{DataSource, MOST_THREADS};
+use crescendo::training::{Error, Machine, Recipe};
+
+use crate::cli::Processor;
 
 /// Prints a line as `println!` does, but a full disk is an error and no panic.
 macro_rules! say {
@@ -77,10 +80,17 @@ impl Location {
     }
 }
 
-/// Threads to compute with, where the command line may name a number.
-pub fn threads(asked: Option<usize>) -> Result<usize, Error> {
-    match asked.unwrap_or(0) {
-        asked if asked <= MOST_THREADS => Ok(crescendo::training::threads(asked)),
-        _ => Err(Error::Recipe(format!("--threads must be at most {MOST_THREADS}"))),
+/// What to compute on, where the command line may say it.
+pub fn machine(asked: &Processor) -> Result<Machine, Error> {
+    if asked.threads.is_some_and(|threads| threads > MOST_THREADS) {
+        return Err(Error::Recipe(format!("--threads must be at most {MOST_THREADS}")));
     }
+    Recipe::load("report", &engine_keys(asked))?.machine()
+}
+
+/// What the command line says of the section `[engine]`.
+pub fn engine_keys(asked: &Processor) -> Vec<String> {
+    let threads = asked.threads.map(|threads| format!("engine.threads={threads}"));
+    let isa = asked.isa.as_ref().map(|isa| format!("engine.isa={isa}"));
+    threads.into_iter().chain(isa).collect()
 }

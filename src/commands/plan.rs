@@ -7,7 +7,7 @@ use crescendo::training::recipe::DataSource;
 use crescendo::training::{Error, Recipe, memory, plan};
 use serde_json::json;
 
-use super::say;
+use super::{print as print_text, say};
 use crate::cli::Plan;
 
 /// The most images of a training set.
@@ -16,6 +16,9 @@ const MOST_IMAGES: usize = 1_000_000_000;
 pub fn run(args: &Plan) -> Result<(), Error> {
     let recipe = Recipe::load(&args.recipe, &args.changes)?;
     let plan = plan(&recipe)?;
+    if args.steps {
+        return print_text(format_args!("{}", plan.describe()));
+    }
     let images = args.images.unwrap_or(match recipe.data.source {
         DataSource::Cifar10 => 50_000,
         DataSource::Shapes => shapes::DEFAULT_TRAIN,

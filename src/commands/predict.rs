@@ -9,7 +9,7 @@ use crescendo::training::{Elsewhere, Error, Model, Recipe, write_atomically};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader};
 
-use super::{Location, say, threads};
+use super::{Location, machine, say};
 use crate::cli::Predict;
 use crate::npy;
 
@@ -17,7 +17,7 @@ use crate::npy;
 const MOST_PIXELS: u64 = 50_000_000;
 
 pub fn run(args: &Predict) -> Result<(), Error> {
-    let threads = threads(args.threads)?;
+    let machine = machine(&args.processor)?;
     if let Some(out) = &args.out {
         check_out(out, args)?;
     }
@@ -29,7 +29,7 @@ pub fn run(args: &Predict) -> Result<(), Error> {
     let data = data.transpose()?;
     let elsewhere = recipe.as_ref().zip(data.as_ref());
     let elsewhere = elsewhere.map(|(recipe, data)| Elsewhere { recipe, data: &data.set });
-    let mut model = Model::open(&args.file, elsewhere, threads)?;
+    let mut model = Model::open(&args.file, elsewhere, machine)?;
 
     let mut pixels = Vec::new();
     let mut names = Vec::new();

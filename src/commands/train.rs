@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crescendo::report::{Console, Log, Observers};
 use crescendo::training::{Error, Recipe, Run, Start};
 
-use super::{Found, Location};
+use super::{Found, Location, engine_keys};
 use crate::cli::Train;
 
 pub fn run(args: &Train) -> Result<(), Error> {
@@ -56,9 +56,8 @@ fn resume(folder: &Path, args: &Train) -> Result<(Run, Found), Error> {
 /// Flags that are keys of the recipe by another name.
 fn flags(args: &Train) -> impl Iterator<Item = String> {
     let epochs = args.epochs.map(|epochs| format!("train.epochs={epochs}"));
-    let threads = args.threads.map(|threads| format!("engine.threads={threads}"));
     let log_steps = args.log_steps.then(|| "train.log_steps=true".to_owned());
-    [epochs, threads, log_steps].into_iter().flatten()
+    [epochs, log_steps].into_iter().flatten().chain(engine_keys(&args.processor))
 }
 
 /// The first of `runs/<recipe>-1`, `-2`, … that is not there yet.

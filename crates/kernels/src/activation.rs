@@ -196,4 +196,3 @@ fn store<S: Simd>(s: S, value: S::V, to: &mut [f32]) {
     unsafe { s.store(full.as_mut_ptr(), value) };
     to.copy_from_slice(&full[..to.len()]);
 }
-

@@ -210,8 +210,7 @@ fn pack(geometry: &Geometry, weight: &[f32], scale: Option<&[f32]>, packed: &mut
     let depth = taps * inputs;
     for panel in (0..padded).step_by(PANEL) {
         let width = PANEL.min(padded - panel);
-        for (k, row) in
-            packed[panel * depth..][..width * depth].chunks_exact_mut(width).enumerate()
+        for (k, row) in packed[panel * depth..][..width * depth].chunks_exact_mut(width).enumerate()
         {
             let (tap, input) = (k / inputs, k % inputs);
             for (column, value) in row.iter_mut().enumerate() {
@@ -470,8 +469,7 @@ impl Backward<'_> {
                             let (tap, block) =
                                 ((first + i) / output.blocks(), (first + i) % output.blocks());
                             // Later taps see earlier outputs: from the margin's end backwards.
-                            let (row, column) =
-                                (margin - tap / columns, margin - tap % columns);
+                            let (row, column) = (margin - tap / columns, margin - tap % columns);
                             let offset = ((block * out_rows + row) * out_columns + column) * LANES;
                             *segment = Segment { offset, len: output.lanes(block) };
                         }

@@ -3,11 +3,11 @@
 //! A task takes 64 columns of a result. It packs what it needs of one factor, 128 rows at a time
 //! (32 KiB: the first-level cache), and multiplies the other factor's rows with it, where they lie.
 
+use crate::Processor;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workspace::{Need, Workspace};
-use crate::Processor;
 
 /// `k` that are packed and multiplied in one go.
 const DEPTH: usize = 128;
@@ -118,13 +118,21 @@ fn rows_times_panels(
         for start in (0..depth).step_by(DEPTH) {
             let depth = DEPTH.min(depth - start);
             // SAFETY: the part was asked for with this length.
-            let slice =
-                unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
+            let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
             slice.fill(0.0);
             for (k, row) in slice.chunks_exact_mut(vectors * LANES).enumerate() {
                 pack(start + k, first, row);
             }
-            processor.isa.run(Rows { a, stride: a.len() / rows, start, depth, rows, vectors, packed, out });
+            processor.isa.run(Rows {
+                a,
+                stride: a.len() / rows,
+                start,
+                depth,
+                rows,
+                vectors,
+                packed,
+                out,
+            });
         }
         for row in 0..rows {
             // SAFETY: each task writes its own columns; the results lie one row after another.
@@ -205,7 +213,10 @@ impl Kernel for Weights<'_> {
             // `start` on; only this task is at these columns of the gradient.
             unsafe {
                 for k in 0..depth {
-                    let row = std::slice::from_raw_parts_mut(packed.add(k * vectors * LANES), vectors * LANES);
+                    let row = std::slice::from_raw_parts_mut(
+                        packed.add(k * vectors * LANES),
+                        vectors * LANES,
+                    );
                     row[width..].fill(0.0);
                     row[..width].copy_from_slice(&x[(start + k) * inputs + first..][..width]);
                 }

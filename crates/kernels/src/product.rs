@@ -124,13 +124,8 @@ impl<const R: usize, const W: usize> Kernel for MultiplyTile<'_, R, W> {
         let b_row = product.vectors * LANES;
         // SAFETY: `Multiply::run`'s promise.
         unsafe {
-            let mut sums = load_tile::<S, R, W>(
-                s,
-                c,
-                product.c_row,
-                product.c_vector,
-                product.accumulate,
-            );
+            let mut sums =
+                load_tile::<S, R, W>(s, c, product.c_row, product.c_vector, product.accumulate);
             for segment in product.segments {
                 let mut a = a.add(segment.offset);
                 // The usual length as a constant: the compiler unrolls it.
@@ -281,8 +276,7 @@ impl<const R: usize, const W: usize> Kernel for CorrelateTile<'_, R, W> {
         let Corner { product, a, b, c } = self.0;
         // SAFETY: `Correlate::run`'s promise.
         unsafe {
-            let mut sums =
-                load_tile::<S, R, W>(s, c, product.c_row, LANES, product.accumulate);
+            let mut sums = load_tile::<S, R, W>(s, c, product.c_row, LANES, product.accumulate);
             for line in 0..product.lines {
                 let mut a = a.add(line * product.a_line);
                 let mut b = b.add(line * product.b_line);

@@ -39,7 +39,13 @@ impl StoredMut<'_> {
     /// # Safety
     /// The row lies within the memory, no other thread is at it, `row` has `len` numbers.
     #[inline(always)]
-    pub(crate) unsafe fn write_row<S: Simd>(&self, s: S, start: usize, len: usize, row: *const f32) {
+    pub(crate) unsafe fn write_row<S: Simd>(
+        &self,
+        s: S,
+        start: usize,
+        len: usize,
+        row: *const f32,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
@@ -67,9 +73,7 @@ impl StoredMut<'_> {
 #[inline(always)]
 unsafe fn write<S: Simd>(s: S, to: *mut f32, value: S::V) {
     // SAFETY: the caller's promise; aligned where streamed.
-    unsafe {
-        if to.addr().is_multiple_of(64) { s.stream(to, value) } else { s.store(to, value) }
-    }
+    unsafe { if to.addr().is_multiple_of(64) { s.stream(to, value) } else { s.store(to, value) } }
 }
 
 /// Sums over each channel of each image, for a BatchNorm: `[images, blocks, 2, 16]` in f64, which

@@ -232,8 +232,7 @@ impl Fusion<'_> {
             Operation::Activation(f) => {
                 let reading = self.reading(input);
                 let open = reading.activation.is_none() && self.uses[input.0] == 1;
-                let reading =
-                    if open { reading } else { Reading::plain(self.plain(input)) };
+                let reading = if open { reading } else { Reading::plain(self.plain(input)) };
                 Ok(Reading { activation: Some(f), ..reading })
             }
             Operation::Add => {
@@ -253,11 +252,7 @@ impl Fusion<'_> {
         let bare = reading.residual.is_none() && reading.activation.is_none();
         // A BatchNorm's output that others use too must be one tensor for all of them.
         let single = reading.main.norm.is_none() || self.uses[value.0] == 1;
-        if bare && single {
-            reading.main
-        } else {
-            Normed { tensor: self.plain(value), norm: None }
-        }
+        if bare && single { reading.main } else { Normed { tensor: self.plain(value), norm: None } }
     }
 
     /// A value as a tensor: written down, unless it is one.

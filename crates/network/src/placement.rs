@@ -86,7 +86,8 @@ impl Placement {
             if let Some(&addend) = delivery.addends.iter().find(ends) {
                 let place = same_as[addend];
                 same_as[delivery.gradient] = place;
-                gradients[place].last = gradients[place].last.max(gradients[delivery.gradient].last);
+                gradients[place].last =
+                    gradients[place].last.max(gradients[delivery.gradient].last);
             }
         }
         let own: Vec<usize> = (0..gradients.len()).filter(|&g| same_as[g] == g).collect();

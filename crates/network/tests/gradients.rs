@@ -245,15 +245,18 @@ fn two_processes_compute_what_one_does() {
 fn import_takes_what_export_gave_and_refuses_anything_else() {
     let network = small(ActivationKind::Relu, 5).network().unwrap();
     let source = engine(&network, 1);
-    let mut target = CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
+    let mut target =
+        CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
     target.import(Section::Model, &source.export(Section::Model)).unwrap();
     assert_eq!(source.export(Section::Model), target.export(Section::Model));
 
     let complaint = |change: &dyn Fn(&mut Vec<Tensor>)| {
         let mut tensors = source.export(Section::Model);
         change(&mut tensors);
-        let mut target = CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
-        let untouched = CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
+        let mut target =
+            CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
+        let untouched =
+            CpuEngine::new(Plan::new(&network, Compute::default()).unwrap(), 1, Isa::best());
         let error = target.import(Section::Model, &tensors).unwrap_err();
         assert_eq!(
             target.export(Section::Model),

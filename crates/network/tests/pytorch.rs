@@ -114,10 +114,16 @@ fn convolutions() {
             b.resize(out.padded_channels(), 0.0);
             let source = Source::plain(maps, Stored::F32(&x));
             let mut y = vec![0.0; out.len()];
-            let sink =
-                Sink { maps: out, bias: Some(&b), out: StoredMut::f32(&mut y), sums: None };
+            let sink = Sink { maps: out, bias: Some(&b), out: StoredMut::f32(&mut y), sums: None };
             convolution::forward(
-                &processor, &mut workspace, method, &layer, &source, &w, None, &sink,
+                &processor,
+                &mut workspace,
+                method,
+                &layer,
+                &source,
+                &w,
+                None,
+                &sink,
             );
             drop(sink);
             assert_close(case, &to_planes(out, &y), &wide("output"));

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::run::{NO_RUN, Record};
 use crate::tensors::{Metadata, TensorFile};
-use crate::{Error, Recipe};
+use crate::{Error, IsaChoice, Recipe};
 
 /// The folder of checkpoints in a run's folder.
 const FOLDER: &str = "weights";
@@ -63,10 +63,10 @@ pub(crate) fn write(
     updates: u64,
     loss: Option<f64>,
 ) -> Result<PathBuf, Error> {
-    // Where and on how many threads it was computed is not the weights' business: equal weights
-    // make equal files.
+    // Where and on what it was computed is not the weights' business: equal weights make equal files.
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
+    recipe.engine.isa = IsaChoice::Auto;
     // A path means nothing elsewhere; how the generated set was made does.
     let about = &record.run;
     let data = if about.data_name == shapes::NAME { &about.data } else { &about.data_name };

@@ -11,7 +11,7 @@
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
-//! use crescendo_training::{Outcome, Recipe, Run, Start, checkpoint, Model};
+//! use crescendo_training::{Model, Outcome, Recipe, Run, Start, checkpoint};
 //!
 //! let data = crescendo_data::shapes::generate(0, 200, 100);
 //! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
@@ -27,7 +27,7 @@
 //! let mut run = Run::create(&folder, &start)?;
 //! assert_eq!(run.train(&data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
 //!
-//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, 2)?;
+//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, recipe.machine()?)?;
 //! let accuracy = model.evaluate(&data.test, |_| ()).accuracy();
 //! assert_eq!(Some(accuracy), run.progress().test_accuracy);
 //! # Ok::<(), crescendo_training::Error>(())
@@ -47,7 +47,7 @@ mod trainer;
 
 pub use error::Error;
 pub use files::write_atomically;
-pub use machine::threads;
+pub use machine::{IsaChoice, Machine, peak_memory, threads};
 pub use model::{Elsewhere, Evaluation, Model};
 pub use recipe::Recipe;
 pub use run::{About, Progress, Record, Run, Start, memory, plan, read_record};

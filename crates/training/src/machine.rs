@@ -1,6 +1,71 @@
-//! What this machine has: threads and memory.
+//! What this machine has: threads, instructions and memory.
 
 use std::fs;
+
+use crescendo_network::Isa;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What computes: results depend on the instructions, not on the threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Threads that compute.
+    pub threads: usize,
+    /// The instructions they use.
+    pub isa: Isa,
+}
+
+/// Which instructions to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IsaChoice {
+    /// The fastest that the processor has.
+    #[default]
+    Auto,
+    /// AVX-512 (x86).
+    Avx512,
+    /// AVX2 with FMA (x86).
+    Avx2,
+    /// What every processor of the program's target has.
+    Portable,
+}
+
+impl IsaChoice {
+    /// Its name in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            IsaChoice::Auto => "auto",
+            IsaChoice::Avx512 => "avx512",
+            IsaChoice::Avx2 => "avx2",
+            IsaChoice::Portable => "portable",
+        }
+    }
+
+    /// The instructions, if this processor has them.
+    ///
+    /// # Errors
+    /// Says which it has.
+    pub fn isa(self) -> Result<Isa, Error> {
+        if self == IsaChoice::Auto {
+            return Ok(Isa::best());
+        }
+        Isa::new(self.name()).ok_or_else(|| {
+            let has = Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+            Error::Recipe(format!(
+                "engine.isa is {}, which this processor does not have: use auto, or one of {has}",
+                self.name()
+            ))
+        })
+    }
+
+    /// What `auto` means on this processor.
+    pub(crate) fn resolved(self) -> Result<IsaChoice, Error> {
+        let isa = self.isa()?;
+        let all = [IsaChoice::Avx512, IsaChoice::Avx2, IsaChoice::Portable];
+        Ok(all.into_iter().find(|choice| choice.name() == isa.name()).unwrap_or(self))
+    }
+}
 
 /// How many threads compute, where `asked` may be 0 for one on every processor.
 pub fn threads(asked: usize) -> usize {
@@ -23,6 +88,11 @@ pub(crate) fn memory_for_run(threads: usize, begun: bool) -> Option<u64> {
     let own_limit = own_limit().map(|left| left.saturating_sub(threads as u64 * THREAD));
     let least = [free(), container(), own_limit].into_iter().flatten().min();
     least.map(|left| left.saturating_sub(if begun { BESIDE / 2 } else { BESIDE }))
+}
+
+/// Bytes of memory that this process held at most, where the system says it.
+pub fn peak_memory() -> Option<u64> {
+    field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:").map(|kib| kib << 10)
 }
 
 /// Linux's estimate of what can be had without swapping.

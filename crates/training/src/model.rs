@@ -8,7 +8,7 @@ use crescendo_kernels::loss::softmax;
 use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
-use crate::{Error, Recipe, run};
+use crate::{Error, Machine, Recipe, run};
 
 /// A network with its weights, and the images' normalisation that it was trained with.
 pub struct Model {
@@ -32,15 +32,19 @@ pub struct Elsewhere<'a> {
 }
 
 /// Images that are normalised and computed at once.
-const IMAGES: usize = 100;
+const IMAGES: usize = 128;
 
 impl Model {
-    /// The network in a checkpoint, with `threads` threads; `elsewhere` says what a file holds that
-    /// does not say it.
+    /// The network in a checkpoint, computed on `machine`; `elsewhere` says what a file holds that does
+    /// not say it.
     ///
     /// # Errors
     /// If the file is missing or damaged, or holds another network than its recipe describes.
-    pub fn open(path: &Path, elsewhere: Option<Elsewhere>, threads: usize) -> Result<Self, Error> {
+    pub fn open(
+        path: &Path,
+        elsewhere: Option<Elsewhere>,
+        machine: Machine,
+    ) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(path)?;
         let (recipe, normalization, classes) = match elsewhere {
             Some(Elsewhere { recipe, data }) => {
@@ -53,7 +57,8 @@ impl Model {
             let problem = format!("{error}: it holds another network than its recipe describes");
             Error::bad(path, problem).advise(SAY)
         };
-        let plan = Plan::new(&recipe.network.network().map_err(bad)?).map_err(bad)?;
+        let network = recipe.network.network().map_err(bad)?;
+        let plan = Plan::new(&network, recipe.engine.compute()).map_err(bad)?;
         let model = checkpoint.model()?;
         let numbers: usize =
             model.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
@@ -63,7 +68,7 @@ impl Model {
             let problem = format!("holds {numbers} numbers, but its network has {parameters}");
             return Err(Error::bad(path, problem).advise(SAY));
         }
-        let mut engine = run::engine(plan, threads);
+        let mut engine = run::engine(plan, machine);
         engine.import(Section::Model, &model).map_err(bad)?;
         if classes.len() != engine.plan().classes() {
             let (names, outputs) = (classes.len(), engine.plan().classes());

@@ -15,7 +15,7 @@ use crate::events::Marks;
 use crate::files::{sync_folder, write_atomically};
 use crate::policy;
 use crate::tensors::{Metadata, TensorFile};
-use crate::{Error, Recipe, machine};
+use crate::{Error, Machine, Recipe, machine};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
@@ -117,6 +117,10 @@ impl Run {
             return Err(taken(folder));
         }
         let plan = plan(recipe)?;
+        let mut recipe = (*recipe).clone();
+        // Results depend on it: a run goes on with what it began with.
+        recipe.engine.isa = recipe.engine.isa.resolved()?;
+        let recipe = &recipe;
         check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
         let normalization = match recipe.data.validation {
             0 => recipe.data.normalization(&data.train),
@@ -124,7 +128,7 @@ impl Run {
             count => recipe.data.normalization(&hold_out(&data.train, count).0),
         };
         let record = Record {
-            recipe: (*recipe).clone(),
+            recipe: recipe.clone(),
             run: About {
                 recipe: start.recipe_name.into(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -140,7 +144,7 @@ impl Run {
             Some(path) => {
                 let model = Checkpoint::open(path)?.model()?;
                 // An engine is asked whether they are the right tensors.
-                let fit = engine(plan, 1).import(Section::Model, &model);
+                let fit = engine(plan, recipe.machine()?).import(Section::Model, &model);
                 fit.map_err(|error| {
                     Error::bad(path, format!("{error}: it holds another network"))
                         .advise("use a checkpoint of the network that the recipe describes")
@@ -230,7 +234,7 @@ impl Run {
     }
 
     /// Changes what may change when a run goes on: `train.epochs`, `optimizer.learning_rate`,
-    /// `engine.threads` and `train.log_steps`.
+    /// `engine.threads`, `engine.isa` and `train.log_steps`.
     ///
     /// # Errors
     /// If `change` (of the form `section.key=value`) is of another key or makes no sense.
@@ -242,11 +246,12 @@ impl Run {
         rest.train.log_steps = old.train.log_steps;
         rest.optimizer.learning_rate = old.optimizer.learning_rate;
         rest.engine.threads = old.engine.threads;
+        rest.engine.isa = old.engine.isa;
         if rest != *old {
             return Err(Error::Recipe(format!(
-                "{change}: on resume only train.epochs, optimizer.learning_rate, engine.threads and \
-                 train.log_steps can change, because the rest of the run was made with the old \
-                 value; start a new run instead, with --init to begin with this one's weights"
+                "{change}: on resume only train.epochs, optimizer.learning_rate, engine.threads, \
+                 engine.isa and train.log_steps can change, because the rest of the run was made \
+                 with the old value; start a new run instead, with --init to begin with this one's weights"
             )));
         }
         let Progress { epoch, ended, .. } = self.progress;
@@ -263,6 +268,8 @@ impl Run {
                 self.changes.push(Change { key, from, to });
             }
         };
+        let (before, after) = (old.engine.isa, recipe.engine.isa.resolved()?);
+        note("engine.isa", before.name().into(), after.name().into());
         let (before, after) = (&old.train, &recipe.train);
         note("train.epochs", before.epochs.to_string(), after.epochs.to_string());
         let (before, after) = (&old.optimizer, &recipe.optimizer);
@@ -374,8 +381,8 @@ fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
 }
 
 /// What computes.
-pub(crate) fn engine(plan: Plan, threads: usize) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(plan, threads))
+pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
+    Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
 }
 
 /// The plan of a recipe's network.
@@ -383,7 +390,8 @@ pub(crate) fn engine(plan: Plan, threads: usize) -> Box<dyn Engine> {
 /// # Errors
 /// If the section `[network]` makes no sense.
 pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
-    let plan = recipe.network.network().and_then(|network| Plan::new(&network));
+    let network = recipe.network.network();
+    let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
     plan.map_err(|error| Error::Recipe(error.to_string()))
 }
 

@@ -106,7 +106,7 @@ impl Run {
         let plan = run::plan(recipe)?;
         let memory = machine::memory_for_run(recipe.threads(), true);
         run::check_fit(recipe, data, &plan, memory)?;
-        let mut engine = run::engine(plan, recipe.threads());
+        let mut engine = run::engine(plan, recipe.machine()?);
         self.restore(&mut *engine)?;
         Ok(engine)
     }
@@ -116,13 +116,14 @@ impl Run {
         Event::Started {
             folder: self.folder.clone(),
             description: format!(
-                "{}: {} parameters, {} images of {} ({}), {} threads",
+                "{}: {} parameters, {} images of {} ({}), {} threads, {}",
                 self.record.run.recipe,
                 plan.parameter_count(),
                 data.train.len() - recipe.data.validation,
                 data.name,
                 data.format,
                 recipe.threads(),
+                recipe.engine.isa.name(),
             ),
             resumed_at: (self.progress.updates > 0).then_some(self.progress.updates),
             marks: self.marks.clone(),

@@ -212,8 +212,12 @@ pub(crate) fn forward(
 ) {
     let geometry = Geometry::new(size, layer, source.maps);
     match size {
-        Size::Two => Forward { geometry, source, sink, tile: F2 }.run(processor, workspace, weight, scale),
-        Size::Four => Forward { geometry, source, sink, tile: F4 }.run(processor, workspace, weight, scale),
+        Size::Two => {
+            Forward { geometry, source, sink, tile: F2 }.run(processor, workspace, weight, scale)
+        }
+        Size::Four => {
+            Forward { geometry, source, sink, tile: F4 }.run(processor, workspace, weight, scale)
+        }
     }
 }
 
@@ -232,12 +236,10 @@ pub(crate) fn backward(
 ) {
     let geometry = Geometry::new(size, layer, source.maps);
     match size {
-        Size::Two => {
-            Backward { geometry, source, gradient, sink, tile: F2 }.run(processor, workspace, weight, dweight)
-        }
-        Size::Four => {
-            Backward { geometry, source, gradient, sink, tile: F4 }.run(processor, workspace, weight, dweight)
-        }
+        Size::Two => Backward { geometry, source, gradient, sink, tile: F2 }
+            .run(processor, workspace, weight, dweight),
+        Size::Four => Backward { geometry, source, gradient, sink, tile: F4 }
+            .run(processor, workspace, weight, dweight),
     }
 }
 
@@ -351,13 +353,8 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         let Geometry { input, output, .. } = self.geometry;
         let schedule = Schedule::new(&self.geometry);
         let direction = Direction::Forward;
-        let filters = Filters {
-            weight,
-            inputs: input.channels,
-            outputs: output.channels,
-            scale,
-            direction,
-        };
+        let filters =
+            Filters { weight, inputs: input.channels, outputs: output.channels, scale, direction };
         let (workers, shared) = workspace.split();
         let (u, shared) = shared.split_at_mut(T::PRODUCTS * filters.len());
         transform_filters(processor, filters, u, self.tile);
@@ -381,7 +378,11 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
                 let product = Domain::product(input.blocks().max(output.blocks()), tiles);
                 // SAFETY: a worker's memory is its own; `need` asked for enough of it.
                 let (domain, scratch) = unsafe {
-                    workers.part(worker, (T::PRODUCTS + 1) * product, Lines::scratch(&self.geometry))
+                    workers.part(
+                        worker,
+                        (T::PRODUCTS + 1) * product,
+                        Lines::scratch(&self.geometry),
+                    )
                 };
                 let m = Domain { start: domain, product, tiles };
                 let v = Domain { start: domain.wrapping_add(product), product, tiles };
@@ -626,8 +627,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     let some = part(mine.len(), groups, group);
                     let images = mine.start + some.start..mine.start + some.end;
                     let tiles = tiles(&images);
-                    let product =
-                        [input, output].map(|maps| Domain::product(maps.blocks(), tiles));
+                    let product = [input, output].map(|maps| Domain::product(maps.blocks(), tiles));
                     let domains = T::PRODUCTS * (product[0] + product[1]);
                     // SAFETY: a worker's memory is its own; `need` asked for enough of it.
                     let (start, scratch) =

@@ -100,11 +100,7 @@ impl Tile for F4 {
             s.add(t[0], s.add(sum, sum_q)),
             s.fma(s.splat(P), difference, s.mul(s.splat(Q), difference_q)),
             s.fma(s.splat(P2), sum, s.mul(s.splat(Q2), sum_q)),
-            s.fma(
-                s.splat(P * P2),
-                difference,
-                s.fma(s.splat(Q * Q2), difference_q, t[5]),
-            ),
+            s.fma(s.splat(P * P2), difference, s.fma(s.splat(Q * Q2), difference_q, t[5])),
         ];
         [line[0], line[1], line[2], line[3], s.zero(), s.zero()]
     }

@@ -83,55 +83,55 @@ impl<T: Tile> Kernel for Input<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Input { place: Place { geometry, image, domain, first, scratch, .. }, source } = self;
-    let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
+        let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
         // SAFETY: the promise of `Place`; lines are chosen below `POINTS`, pixels below the line's end.
-    unsafe {
-        let (rows, lines, _) = Lines::new(geometry, scratch);
-        let width = tiles_x * T::OUTPUTS + 2;
-        for line in 0..T::POINTS {
-            rows.clear(line);
-        }
-        for block in 0..input.blocks() {
-            for tile_y in 0..tiles_y {
-                // The first two rows are the last two of the row of tiles above.
-                let top = tile_y * T::OUTPUTS;
-                let fresh = if tile_y == 0 { 0 } else { T::POINTS - T::OUTPUTS };
-                for row in top + fresh..top + T::POINTS {
-                    let line = row % T::POINTS;
-                    match row.checked_sub(padding) {
-                        Some(y) if y < input.height => {
-                            source.row(s, image, block, y, rows.at(line, padding));
+        unsafe {
+            let (rows, lines, _) = Lines::new(geometry, scratch);
+            let width = tiles_x * T::OUTPUTS + 2;
+            for line in 0..T::POINTS {
+                rows.clear(line);
+            }
+            for block in 0..input.blocks() {
+                for tile_y in 0..tiles_y {
+                    // The first two rows are the last two of the row of tiles above.
+                    let top = tile_y * T::OUTPUTS;
+                    let fresh = if tile_y == 0 { 0 } else { T::POINTS - T::OUTPUTS };
+                    for row in top + fresh..top + T::POINTS {
+                        let line = row % T::POINTS;
+                        match row.checked_sub(padding) {
+                            Some(y) if y < input.height => {
+                                source.row(s, image, block, y, rows.at(line, padding));
+                            }
+                            _ => rows.clear(line),
                         }
-                        _ => rows.clear(line),
                     }
-                }
-                let line_of: [usize; POINTS] = std::array::from_fn(|k| (top + k) % T::POINTS);
-                for x in 0..width {
-                    let mut d = [s.zero(); 6];
-                    for k in 0..T::POINTS {
-                        d[k] = s.load(rows.at(line_of[k], x));
-                    }
-                    let t = T::input(s, d);
-                    for k in 0..T::POINTS {
-                        s.store(lines.at(k, x), t[k]);
-                    }
-                }
-                let start = first + tile_y * tiles_x;
-                for k in 0..T::POINTS {
-                    for tile in 0..tiles_x {
+                    let line_of: [usize; POINTS] = std::array::from_fn(|k| (top + k) % T::POINTS);
+                    for x in 0..width {
                         let mut d = [s.zero(); 6];
-                        for l in 0..T::POINTS {
-                            d[l] = s.load(lines.at(k, tile * T::OUTPUTS + l));
+                        for k in 0..T::POINTS {
+                            d[k] = s.load(rows.at(line_of[k], x));
                         }
                         let t = T::input(s, d);
-                        for l in 0..T::POINTS {
-                            s.store(domain.at(k * T::POINTS + l, block, start + tile), t[l]);
+                        for k in 0..T::POINTS {
+                            s.store(lines.at(k, x), t[k]);
+                        }
+                    }
+                    let start = first + tile_y * tiles_x;
+                    for k in 0..T::POINTS {
+                        for tile in 0..tiles_x {
+                            let mut d = [s.zero(); 6];
+                            for l in 0..T::POINTS {
+                                d[l] = s.load(lines.at(k, tile * T::OUTPUTS + l));
+                            }
+                            let t = T::input(s, d);
+                            for l in 0..T::POINTS {
+                                s.store(domain.at(k * T::POINTS + l, block, start + tile), t[l]);
+                            }
                         }
                     }
                 }
             }
         }
-    }
     }
 }
 
@@ -146,36 +146,36 @@ impl<T: Tile> Kernel for Output<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Output { place: Place { geometry, image, domain, first, scratch, .. }, sink } = self;
-    let Geometry { output, tiles_y, tiles_x, .. } = *geometry;
-    // SAFETY: as in `input`.
-    unsafe {
-        let (rows, ..) = Lines::new(geometry, scratch);
-        for block in 0..output.blocks() {
-            for tile_y in 0..tiles_y {
-                let start = first + tile_y * tiles_x;
-                for tile in 0..tiles_x {
-                    let mut columns = [[s.zero(); 6]; POINTS];
-                    for (l, column) in columns.iter_mut().enumerate().take(T::POINTS) {
-                        let mut t = [s.zero(); 6];
-                        for k in 0..T::POINTS {
-                            t[k] = s.load(domain.at(k * T::POINTS + l, block, start + tile));
+        let Geometry { output, tiles_y, tiles_x, .. } = *geometry;
+        // SAFETY: as in `input`.
+        unsafe {
+            let (rows, ..) = Lines::new(geometry, scratch);
+            for block in 0..output.blocks() {
+                for tile_y in 0..tiles_y {
+                    let start = first + tile_y * tiles_x;
+                    for tile in 0..tiles_x {
+                        let mut columns = [[s.zero(); 6]; POINTS];
+                        for (l, column) in columns.iter_mut().enumerate().take(T::POINTS) {
+                            let mut t = [s.zero(); 6];
+                            for k in 0..T::POINTS {
+                                t[k] = s.load(domain.at(k * T::POINTS + l, block, start + tile));
+                            }
+                            *column = T::output(s, t);
                         }
-                        *column = T::output(s, t);
-                    }
-                    for row in 0..T::OUTPUTS {
-                        let y = T::output(s, across(s, &columns, row));
-                        for column in 0..T::OUTPUTS {
-                            s.store(rows.at(row, tile * T::OUTPUTS + column), y[column]);
+                        for row in 0..T::OUTPUTS {
+                            let y = T::output(s, across(s, &columns, row));
+                            for column in 0..T::OUTPUTS {
+                                s.store(rows.at(row, tile * T::OUTPUTS + column), y[column]);
+                            }
                         }
                     }
-                }
-                let top = tile_y * T::OUTPUTS;
-                for row in 0..T::OUTPUTS.min(output.height - top) {
-                    sink.row(s, image, block, top + row, rows.at(row, 0));
+                    let top = tile_y * T::OUTPUTS;
+                    for row in 0..T::OUTPUTS.min(output.height - top) {
+                        sink.row(s, image, block, top + row, rows.at(row, 0));
+                    }
                 }
             }
         }
-    }
     }
 }
 
@@ -189,44 +189,45 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let OutputAdjoint { place: Place { geometry, image, domain, first, scratch, .. }, source } = self;
-    let Geometry { output, tiles_y, tiles_x, .. } = *geometry;
-    // SAFETY: as in `input`.
-    unsafe {
-        let (rows, ..) = Lines::new(geometry, scratch);
-        for row in 0..T::OUTPUTS {
-            rows.clear(row);
-        }
-        for block in 0..output.blocks() {
-            for tile_y in 0..tiles_y {
-                let top = tile_y * T::OUTPUTS;
-                for row in 0..T::OUTPUTS {
-                    if top + row < output.height {
-                        source.row(s, image, block, top + row, rows.at(row, 0));
-                    } else {
-                        rows.clear(row);
-                    }
-                }
-                let start = first + tile_y * tiles_x;
-                for tile in 0..tiles_x {
-                    let mut columns = [[s.zero(); 6]; POINTS];
-                    for (c, column) in columns.iter_mut().enumerate().take(T::OUTPUTS) {
-                        let mut y = [s.zero(); 6];
-                        for row in 0..T::OUTPUTS {
-                            y[row] = s.load(rows.at(row, tile * T::OUTPUTS + c));
+        let OutputAdjoint { place: Place { geometry, image, domain, first, scratch, .. }, source } =
+            self;
+        let Geometry { output, tiles_y, tiles_x, .. } = *geometry;
+        // SAFETY: as in `input`.
+        unsafe {
+            let (rows, ..) = Lines::new(geometry, scratch);
+            for row in 0..T::OUTPUTS {
+                rows.clear(row);
+            }
+            for block in 0..output.blocks() {
+                for tile_y in 0..tiles_y {
+                    let top = tile_y * T::OUTPUTS;
+                    for row in 0..T::OUTPUTS {
+                        if top + row < output.height {
+                            source.row(s, image, block, top + row, rows.at(row, 0));
+                        } else {
+                            rows.clear(row);
                         }
-                        *column = T::output_adjoint(s, y);
                     }
-                    for k in 0..T::POINTS {
-                        let t = T::output_adjoint(s, across(s, &columns, k));
-                        for l in 0..T::POINTS {
-                            s.store(domain.at(k * T::POINTS + l, block, start + tile), t[l]);
+                    let start = first + tile_y * tiles_x;
+                    for tile in 0..tiles_x {
+                        let mut columns = [[s.zero(); 6]; POINTS];
+                        for (c, column) in columns.iter_mut().enumerate().take(T::OUTPUTS) {
+                            let mut y = [s.zero(); 6];
+                            for row in 0..T::OUTPUTS {
+                                y[row] = s.load(rows.at(row, tile * T::OUTPUTS + c));
+                            }
+                            *column = T::output_adjoint(s, y);
+                        }
+                        for k in 0..T::POINTS {
+                            let t = T::output_adjoint(s, across(s, &columns, k));
+                            for l in 0..T::POINTS {
+                                s.store(domain.at(k * T::POINTS + l, block, start + tile), t[l]);
+                            }
                         }
                     }
                 }
             }
         }
-    }
     }
 }
 
@@ -241,63 +242,64 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let InputAdjoint { place: Place { geometry, image, domain, first, scratch, .. }, sink } = self;
-    let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
-    // SAFETY: as in `input`.
-    unsafe {
-        let (rows, lines, carried) = Lines::new(geometry, scratch);
-        let width = tiles_x * T::OUTPUTS + 2;
-        let deliver = |block: usize, row: usize, line: *mut f32| {
-            if let Some(y) = row.checked_sub(padding).filter(|&y| y < input.height) {
-                sink.row(s, image, block, y, line);
-            }
-        };
-        for block in 0..input.blocks() {
-            carried.clear(0);
-            carried.clear(1);
-            for tile_y in 0..tiles_y {
-                let start = first + tile_y * tiles_x;
-                for k in 0..T::POINTS {
-                    let mut overlap = [s.zero(); 2];
-                    for tile in 0..tiles_x {
+        let InputAdjoint { place: Place { geometry, image, domain, first, scratch, .. }, sink } =
+            self;
+        let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
+        // SAFETY: as in `input`.
+        unsafe {
+            let (rows, lines, carried) = Lines::new(geometry, scratch);
+            let width = tiles_x * T::OUTPUTS + 2;
+            let deliver = |block: usize, row: usize, line: *mut f32| {
+                if let Some(y) = row.checked_sub(padding).filter(|&y| y < input.height) {
+                    sink.row(s, image, block, y, line);
+                }
+            };
+            for block in 0..input.blocks() {
+                carried.clear(0);
+                carried.clear(1);
+                for tile_y in 0..tiles_y {
+                    let start = first + tile_y * tiles_x;
+                    for k in 0..T::POINTS {
+                        let mut overlap = [s.zero(); 2];
+                        for tile in 0..tiles_x {
+                            let mut t = [s.zero(); 6];
+                            for l in 0..T::POINTS {
+                                t[l] = s.load(domain.at(k * T::POINTS + l, block, start + tile));
+                            }
+                            let mut d = T::input_adjoint(s, t);
+                            d[0] = s.add(d[0], overlap[0]);
+                            d[1] = s.add(d[1], overlap[1]);
+                            for l in 0..T::OUTPUTS {
+                                s.store(lines.at(k, tile * T::OUTPUTS + l), d[l]);
+                            }
+                            overlap = [d[T::OUTPUTS], d[T::OUTPUTS + 1]];
+                        }
+                        s.store(lines.at(k, width - 2), overlap[0]);
+                        s.store(lines.at(k, width - 1), overlap[1]);
+                    }
+                    for x in 0..width {
                         let mut t = [s.zero(); 6];
-                        for l in 0..T::POINTS {
-                            t[l] = s.load(domain.at(k * T::POINTS + l, block, start + tile));
+                        for k in 0..T::POINTS {
+                            t[k] = s.load(lines.at(k, x));
                         }
                         let mut d = T::input_adjoint(s, t);
-                        d[0] = s.add(d[0], overlap[0]);
-                        d[1] = s.add(d[1], overlap[1]);
-                        for l in 0..T::OUTPUTS {
-                            s.store(lines.at(k, tile * T::OUTPUTS + l), d[l]);
+                        d[0] = s.add(d[0], s.load(carried.at(0, x)));
+                        d[1] = s.add(d[1], s.load(carried.at(1, x)));
+                        for row in 0..T::OUTPUTS {
+                            s.store(rows.at(row, x), d[row]);
                         }
-                        overlap = [d[T::OUTPUTS], d[T::OUTPUTS + 1]];
+                        s.store(carried.at(0, x), d[T::OUTPUTS]);
+                        s.store(carried.at(1, x), d[T::OUTPUTS + 1]);
                     }
-                    s.store(lines.at(k, width - 2), overlap[0]);
-                    s.store(lines.at(k, width - 1), overlap[1]);
-                }
-                for x in 0..width {
-                    let mut t = [s.zero(); 6];
-                    for k in 0..T::POINTS {
-                        t[k] = s.load(lines.at(k, x));
-                    }
-                    let mut d = T::input_adjoint(s, t);
-                    d[0] = s.add(d[0], s.load(carried.at(0, x)));
-                    d[1] = s.add(d[1], s.load(carried.at(1, x)));
                     for row in 0..T::OUTPUTS {
-                        s.store(rows.at(row, x), d[row]);
+                        deliver(block, tile_y * T::OUTPUTS + row, rows.at(row, padding));
                     }
-                    s.store(carried.at(0, x), d[T::OUTPUTS]);
-                    s.store(carried.at(1, x), d[T::OUTPUTS + 1]);
                 }
-                for row in 0..T::OUTPUTS {
-                    deliver(block, tile_y * T::OUTPUTS + row, rows.at(row, padding));
+                for row in 0..2 {
+                    deliver(block, tiles_y * T::OUTPUTS + row, carried.at(row, padding));
                 }
-            }
-            for row in 0..2 {
-                deliver(block, tiles_y * T::OUTPUTS + row, carried.at(row, padding));
             }
         }
-    }
     }
 }
 

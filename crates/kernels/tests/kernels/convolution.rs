@@ -57,10 +57,16 @@ impl Case {
         let (x, dy) = (to_blocks(maps, &self.x), to_blocks(out, &self.dy));
         let mut y = vec![f32::NAN; out.len()];
         let source = Source::plain(maps, Stored::F32(&x));
-        let sink =
-            Sink { maps: out, bias: Some(bias), out: StoredMut::f32(&mut y), sums: None };
+        let sink = Sink { maps: out, bias: Some(bias), out: StoredMut::f32(&mut y), sums: None };
         convolution::forward(
-            processor, &mut workspace, method, layer, &source, weight, None, &sink,
+            processor,
+            &mut workspace,
+            method,
+            layer,
+            &source,
+            weight,
+            None,
+            &sink,
         );
         drop(sink);
         let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; layer.outputs]);
@@ -264,7 +270,5 @@ fn a_workspace_that_is_too_small_is_refused() {
     let source = Source::plain(maps, Stored::F32(&x));
     let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut y), sums: None };
     let method = Method::Winograd4;
-    convolution::forward(
-        &processor, &mut workspace, method, &layer, &source, &weight, None, &sink,
-    );
+    convolution::forward(&processor, &mut workspace, method, &layer, &source, &weight, None, &sink);
 }

@@ -5,9 +5,7 @@ use crescendo_kernels::norm::{Backward, Moments};
 use crescendo_kernels::sink::{
     GradientSink, NormSums, OutputSums, Sink, Slope, SlopeAt, StoredMut,
 };
-use crescendo_kernels::source::{
-    Affine, GradientSource, NormGradient, Residual, Source, Stored,
-};
+use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
 use crescendo_kernels::{
     Activation, Isa, Maps, Processor, Shared, norm, pooling, reference, to_blocks, to_planes,
 };
@@ -190,9 +188,7 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
                 let gradient = GradientSource { maps: MAPS, gradient: &given, norm: None };
                 pooling::write_backward(&processor, &gradient, &sink);
                 drop(sink);
-                for (normed, sums, is_main) in
-                    [(&main, &sums[0], true), (&side, &sums[1], false)]
-                {
+                for (normed, sums, is_main) in [(&main, &sums[0], true), (&side, &sums[1], false)] {
                     let dx = back_through_norm(&processor, normed, &g, sums);
                     let expected = if is_main {
                         differences(&main.planes, |x| dot(&f(x, &r64), &dy))

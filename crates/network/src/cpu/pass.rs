@@ -6,9 +6,7 @@ use crescendo_kernels::norm::{self, Moments};
 use crescendo_kernels::sink::{
     GradientSink, NormSums, OutputSums, Sink, Slope, SlopeAt, StoredMut,
 };
-use crescendo_kernels::source::{
-    Affine, GradientSource, NormGradient, Residual, Source, Stored,
-};
+use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
 use crescendo_kernels::{
     Buffer, LANES, Maps, Processor, Shared, activation, convolution, elementwise, linear, loss,
     pooling,
@@ -233,9 +231,7 @@ impl Pass<'_> {
             Work::Linear(layer) => {
                 let (weight, bias) = self.state.parameters(self.plan, step.step);
                 let x = self.vector(input);
-                linear::forward(
-                    self.processor, &mut workspace, &layer, x, weight, bias, values,
-                );
+                linear::forward(self.processor, &mut workspace, &layer, x, weight, bias, values);
             }
             Work::Activation(f) => {
                 activation::forward(self.processor, f, self.vector(input), values);
@@ -263,7 +259,15 @@ impl Pass<'_> {
                 let (dweight, dbias) = gradients[range].split_at_mut(weight.len());
                 let x = self.vector(input);
                 linear::backward(
-                    self.processor, &mut workspace, &layer, x, weight, dy, dweight, dbias, dx,
+                    self.processor,
+                    &mut workspace,
+                    &layer,
+                    x,
+                    weight,
+                    dy,
+                    dweight,
+                    dbias,
+                    dx,
                 );
             }
             (Work::Activation(f), Some(dx)) => {
@@ -296,8 +300,7 @@ impl Pass<'_> {
                     let source = self.source(&step.input_again(), None);
                     let gradient = self.gradient(step);
                     let range = self.state.range(self.plan, step.step);
-                    let (dweight, dbias) =
-                        gradients[range].split_at_mut(layer.weights());
+                    let (dweight, dbias) = gradients[range].split_at_mut(layer.weights());
                     convolution::backward(
                         self.processor,
                         &mut workspace,
@@ -354,9 +357,10 @@ impl Pass<'_> {
             self.placement.gradients[addend] == self.placement.gradients[delivery.gradient]
         };
         let accumulate = delivery.accumulate || delivery.addends.iter().any(in_place);
-        let mut addends = delivery.addends.iter().filter(|addend| !in_place(addend)).map(|&addend| {
-            &self.buffers.data[self.gradient_place(addend)].as_slice()[..maps.len()]
-        });
+        let mut addends =
+            delivery.addends.iter().filter(|addend| !in_place(addend)).map(|&addend| {
+                &self.buffers.data[self.gradient_place(addend)].as_slice()[..maps.len()]
+            });
         let mut sink = GradientSink {
             accumulate,
             addends: [addends.next(), addends.next()],

@@ -3,10 +3,10 @@
 mod resolve;
 
 use crescendo_data::{Augmentation, LastBatch, Normalization, Sampling, Shuffle, Split};
-use crescendo_network::{Config, Decay, Rule, Sgd};
+use crescendo_network::{Compute, Config, ConvolutionChoice, Decay, Rule, Sgd, Storage};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, IsaChoice, Machine};
 
 pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
@@ -189,6 +189,19 @@ pub struct Train {
 pub struct Engine {
     /// Threads that compute; 0 for one on every processor.
     pub threads: usize,
+    /// The instructions they use.
+    pub isa: IsaChoice,
+    /// How convolutions are computed.
+    pub conv: ConvolutionChoice,
+    /// How training keeps what backward needs.
+    pub activations: Storage,
+}
+
+impl Engine {
+    /// What the plan of a network needs to know.
+    pub fn compute(&self) -> Compute {
+        Compute { convolution: self.conv, activations: self.activations }
+    }
 }
 
 impl Recipe {
@@ -255,6 +268,14 @@ impl Recipe {
     /// How many threads compute on this machine.
     pub fn threads(&self) -> usize {
         crate::threads(self.engine.threads)
+    }
+
+    /// What computes on this machine.
+    ///
+    /// # Errors
+    /// If the processor does not have the instructions.
+    pub fn machine(&self) -> Result<Machine, Error> {
+        Ok(Machine { threads: self.threads(), isa: self.engine.isa.isa()? })
     }
 
     /// How training images become batches.
