@@ -16,6 +16,7 @@
 use std::ops::Range;
 
 use crate::convolution::Convolution;
+use crate::ahead::Ahead;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
@@ -339,6 +340,7 @@ impl Kernel for Forward<'_> {
                             c_row: LANES,
                             c_vector: output.pixels() * LANES,
                             accumulate: first > 0,
+                            ahead: &Ahead::nothing(),
                         };
                         product.run(s);
                     }
@@ -492,6 +494,7 @@ impl Backward<'_> {
                                 c_row: stride * LANES,
                                 c_vector: input.pixels() * LANES,
                                 accumulate: first > 0,
+                                ahead: &Ahead::nothing(),
                             };
                             product.run(s);
                         }

@@ -48,6 +48,7 @@
 //! ```
 
 pub mod activation;
+mod ahead;
 pub mod convolution;
 mod direct;
 pub mod elementwise;

@@ -4,6 +4,7 @@
 //! (32 KiB: the first-level cache), and multiplies the other factor's rows with it, where they lie.
 
 use crate::Processor;
+use crate::ahead::Ahead;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
@@ -181,6 +182,7 @@ impl Kernel for Rows<'_> {
                 c_row: vectors * LANES,
                 c_vector: LANES,
                 accumulate: start > 0,
+                ahead: &Ahead::nothing(),
             };
             product.run(s);
         }

@@ -1,44 +1,112 @@
-//! Memory that begins at a cache line.
+//! Memory for numbers: aligned to cache lines, in large pages where the system has them.
 
-/// One cache line of numbers.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
 
-/// Zeros to begin with, aligned to 64 bytes, never resized.
-#[derive(Default)]
+/// The transform domain is written in dozens of streams, each in a page of its own: with pages of
+/// 4 KiB every store would miss the processor's list of page addresses.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Zeros to begin with, aligned to 64 bytes or more, never resized.
 pub struct Buffer {
-    lines: Vec<Line>,
+    start: NonNull<f32>,
     len: usize,
 }
+
+// SAFETY: a `Buffer` owns its memory, as a `Vec` does.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// `len` zeros.
     pub fn new(len: usize) -> Self {
-        Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        if len == 0 {
+            return Buffer { start: NonNull::dangling(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc(layout) }.cast::<f32>();
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        if layout.align() == LARGE_PAGE {
+            ask_for_large_pages(start.as_ptr().cast(), layout.size());
+        }
+        // SAFETY: freshly allocated with room for `len` numbers.
+        unsafe { start.as_ptr().write_bytes(0, len) };
+        Buffer { start, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        let size = len * size_of::<f32>();
+        let align = if size >= LARGE_PAGE { LARGE_PAGE } else { 64 };
+        Layout::from_size_align(size, align).expect("no buffer is that large")
     }
 
     /// Its numbers.
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: the lines hold at least `len` numbers one after another, and are borrowed.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: `len` initialised numbers, or a dangling start and none.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     /// Its numbers.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as in `as_slice`, and borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
     /// The same memory as upper halves of numbers: twice as many.
     pub fn as_halves(&self) -> &[u16] {
         // SAFETY: any two bytes of initialised memory are a `u16`, and the alignment is larger.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 2 * self.len) }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), 2 * self.len) }
     }
 
     /// The same memory as upper halves of numbers: twice as many.
     pub fn as_mut_halves(&mut self) -> &mut [u16] {
         // SAFETY: as in `as_halves`; any `u16`s are bytes of some `f32`; borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 2 * self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), 2 * self.len) }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Buffer::new(0)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
+        }
+    }
+}
+
+/// A wish: where it is not granted, small pages do.
+#[cfg(target_os = "linux")]
+fn ask_for_large_pages(start: *mut u8, len: usize) {
+    // SAFETY: the range is one allocation's, and the advice changes nothing that can be seen in it.
+    unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_large_pages(_: *mut u8, _: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_and_aligned() {
+        for len in [0, 1, 100, LARGE_PAGE] {
+            let mut buffer = Buffer::new(len);
+            assert!(buffer.as_slice().iter().all(|&x| x == 0.0));
+            assert_eq!(buffer.as_slice().len(), len);
+            assert!(len == 0 || buffer.as_slice().as_ptr().addr().is_multiple_of(64));
+            buffer.as_mut_slice().fill(1.0);
+            assert!(buffer.as_halves().chunks(2).all(|half| half == [0, 0x3f80]));
+            buffer.as_mut_halves().fill(0);
+            assert!(buffer.as_slice().iter().all(|&x| x == 0.0));
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! Rows of `a` may begin anywhere and go on in *segments* of up to sixteen `k` (a block of channels, a
 //! filter tap); `b` is packed: for each `k` in turn, one panel's row of up to 64 numbers.
 
+use crate::ahead::Ahead;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Columns of a panel of `b`, at most: four vectors.
@@ -38,6 +39,8 @@ pub(crate) struct Multiply<'a> {
     pub c_vector: usize,
     /// Whether to add to what is in `c`.
     pub accumulate: bool,
+    /// What to ask for meanwhile, a step for each segment of each register tile.
+    pub ahead: &'a Ahead,
 }
 
 /// Calls the kernel `$tile::<rows, width>` for a tile of these extents; the most rows of each width are
@@ -97,6 +100,7 @@ impl Multiply<'_> {
                         c: self.c.add(row * self.c_row + vector * self.c_vector),
                     }
                 };
+                self.ahead.turn();
                 dispatch!(s, MultiplyTile, rows, width, corner);
                 row += rows;
             }
@@ -128,6 +132,7 @@ impl<const R: usize, const W: usize> Kernel for MultiplyTile<'_, R, W> {
                 load_tile::<S, R, W>(s, c, product.c_row, product.c_vector, product.accumulate);
             for segment in product.segments {
                 let mut a = a.add(segment.offset);
+                product.ahead.step(s);
                 // The usual length as a constant: the compiler unrolls it.
                 if segment.len == LANES {
                     for _ in 0..LANES {

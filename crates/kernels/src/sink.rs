@@ -1,8 +1,11 @@
 //! What becomes of the rows that a kernel delivers: the other half of [`crate::source`].
 
+use std::ops::Range;
+
+use crate::ahead::Span;
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::source::{Source, Stored};
+use crate::source::{Source, Stored, memory};
 use crate::{Activation, Maps};
 
 /// Memory that rows of maps are written to, by several threads at once, each its own rows.
@@ -266,6 +269,20 @@ impl<'a> GradientSink<'a> {
             assert_eq!(mean.len(), self.maps.padded_channels(), "wrong number of means");
             check_sums(sums, self.maps);
         }
+    }
+
+    /// The memory that is read for some images' rows.
+    pub(crate) fn memory(&self, images: &Range<usize>) -> impl Iterator<Item = Span> {
+        let (maps, len) = (self.maps, self.maps.image_len());
+        let addends = self.addends.iter().flatten().map(move |x| memory(x, len, images));
+        let norms = self.norms.iter().flatten().map(move |norm| norm.value.memory(maps, images));
+        let slope = self.slope.iter().filter_map(move |slope| match &slope.at {
+            SlopeAt::Value(value) => Some(value.memory(maps, images)),
+            SlopeAt::Argument(source) => source.residual.map(|r| r.value.memory(maps, images)),
+        });
+        let start = self.out.as_mut_ptr().cast_const().wrapping_add(images.start * len).cast();
+        let out = self.accumulate.then_some((start, images.len() * len * size_of::<f32>()));
+        addends.chain(norms).chain(slope).chain(out)
     }
 
     /// Takes a row, which it changes.

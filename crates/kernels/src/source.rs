@@ -6,6 +6,9 @@
 //! [`crate::sink`]). A row is that of one block of channels in one image, `[width, 16]`: small enough
 //! to stay in the first-level cache between the parts of a kernel.
 
+use std::ops::Range;
+
+use crate::ahead::Span;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::sink::StoredMut;
 use crate::{Activation, Maps};
@@ -75,6 +78,12 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The memory that some images' rows are read from.
+    pub(crate) fn memory(&self, images: &Range<usize>) -> impl Iterator<Item = Span> + use<> {
+        let residual = self.residual.map(|residual| residual.value.memory(self.maps, images));
+        [Some(self.value.memory(self.maps, images)), residual].into_iter().flatten()
+    }
+
     /// Computes a row into `out`.
     ///
     /// # Safety
@@ -91,6 +100,12 @@ impl<'a> Source<'a> {
     ) {
         s.call(Row { source: self, image, block, y, out });
     }
+}
+
+/// The memory of some images of `len` numbers each.
+pub(crate) fn memory<T>(numbers: &[T], len: usize, images: &Range<usize>) -> Span {
+    let numbers = &numbers[images.start * len..images.end * len];
+    (numbers.as_ptr().cast(), size_of_val(numbers))
 }
 
 fn check_affine(affine: Option<Affine>, maps: Maps) {
@@ -110,6 +125,15 @@ impl Stored<'_> {
                 let len = maps.images * maps.channels * maps.pixels();
                 assert_eq!(x.len(), len, "wrong length");
             }
+        }
+    }
+
+    /// The memory of some images.
+    pub(crate) fn memory(&self, maps: Maps, images: &Range<usize>) -> Span {
+        match self {
+            Stored::F32(x) => memory(x, maps.image_len(), images),
+            Stored::Bf16(x) => memory(x, maps.image_len(), images),
+            Stored::Planes(x) => memory(x, maps.channels * maps.pixels(), images),
         }
     }
 
@@ -305,6 +329,13 @@ impl GradientSource<'_> {
                 assert_eq!(of_channels.len(), self.maps.padded_channels(), "wrong length");
             }
         }
+    }
+
+    /// The memory that some images' rows are read from.
+    pub(crate) fn memory(&self, images: &Range<usize>) -> impl Iterator<Item = Span> + use<> {
+        let gradient = memory(self.gradient, self.maps.image_len(), images);
+        let value = self.norm.map(|norm| norm.value.memory(self.maps, images));
+        [Some(gradient), value].into_iter().flatten()
     }
 
     /// Computes a row into `out`.

@@ -27,6 +27,7 @@ mod weights;
 
 use std::ops::Range;
 
+use crate::ahead::Ahead;
 use crate::convolution::Convolution;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
@@ -105,6 +106,16 @@ impl Geometry {
     fn tiles(&self) -> usize {
         self.tiles_y * self.tiles_x
     }
+
+    /// About how many steps the products of so many images have: see [`Ahead`].
+    fn steps<T: Tile>(&self, images: usize, direction: Direction) -> usize {
+        let (from, to) = match direction {
+            Direction::Forward => (self.input, self.output),
+            Direction::Backward => (self.output, self.input),
+        };
+        let tiles = (images * self.tiles()).div_ceil(6) * to.blocks().div_ceil(PANEL / LANES);
+        T::PRODUCTS * tiles * from.blocks()
+    }
 }
 
 /// How the work is cut up: by shape alone, so that results do not depend on the threads.
@@ -130,6 +141,24 @@ impl Schedule {
         let parts = (images * tiles / 500).clamp(4, 64).min(images);
         let group = (GROUP_TILES / tiles).max(1);
         Schedule { staged: false, images: group.min(images.div_ceil(parts)), parts }
+    }
+
+    /// The groups of a part of the batch, each with the one that comes after it.
+    fn groups(
+        self,
+        images: usize,
+        index: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let mine = part(images, self.parts, index);
+        let count = mine.len().div_ceil(self.images);
+        let group = move |index: usize| {
+            if index == count {
+                return mine.end..mine.end;
+            }
+            let some = part(mine.len(), count, index);
+            mine.start + some.start..mine.start + some.end
+        };
+        (0..count).map(move |index| (group(index), group(index + 1)))
     }
 }
 
@@ -266,7 +295,7 @@ fn transform_filters<T: Tile + Send + Sync>(
 ///
 /// Whoever makes one promises that both domains have the product and their maps' blocks, that `filters`
 /// are those of the product, and that no other thread is at these columns of `c`.
-struct MultiplyPanel {
+struct MultiplyPanel<'a> {
     a: Domain,
     a_maps: Maps,
     filters: *const f32,
@@ -274,14 +303,15 @@ struct MultiplyPanel {
     c_maps: Maps,
     product: usize,
     panel: usize,
+    ahead: &'a Ahead,
 }
 
-impl Kernel for MultiplyPanel {
+impl Kernel for MultiplyPanel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const BLOCKS: usize = DEPTH / LANES;
-        let MultiplyPanel { a, a_maps, filters, c, c_maps, product, panel } = self;
+        let MultiplyPanel { a, a_maps, filters, c, c_maps, product, panel, ahead } = self;
         let vectors = (c_maps.blocks() - panel).min(PANEL / LANES);
         let depth = a_maps.channels;
         for first in (0..a_maps.blocks()).step_by(BLOCKS) {
@@ -303,6 +333,7 @@ impl Kernel for MultiplyPanel {
                     c_row: LANES,
                     c_vector: c.block(),
                     accumulate: first > 0,
+                    ahead,
                 };
                 multiply.run(s);
             }
@@ -320,8 +351,8 @@ struct Forward<'a, T> {
 
 /// A part of a forward pass.
 enum ForwardWork {
-    /// Images through all stages.
-    Group { images: Range<usize> },
+    /// Images through all stages, and those that come next.
+    Group { images: Range<usize>, next: Range<usize> },
     /// The first stage for some images of a chunk.
     Input { chunk: Range<usize>, images: Range<usize> },
     /// The second stage for a product and a panel of columns.
@@ -371,22 +402,18 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
             });
         };
         if !schedule.staged {
-            let groups = input.images.div_ceil(schedule.images);
-            processor.pool.run(groups, |index, worker| {
-                let images = part(input.images, groups, index);
-                let tiles = tiles(&images);
-                let product = Domain::product(input.blocks().max(output.blocks()), tiles);
-                // SAFETY: a worker's memory is its own; `need` asked for enough of it.
-                let (domain, scratch) = unsafe {
-                    workers.part(
-                        worker,
-                        (T::PRODUCTS + 1) * product,
-                        Lines::scratch(&self.geometry),
-                    )
-                };
-                let m = Domain { start: domain, product, tiles };
-                let v = Domain { start: domain.wrapping_add(product), product, tiles };
-                task(ForwardWork::Group { images }, v, m, scratch);
+            processor.pool.run(schedule.parts, |index, worker| {
+                for (images, next) in schedule.groups(input.images, index) {
+                    let tiles = tiles(&images);
+                    let product = Domain::product(input.blocks().max(output.blocks()), tiles);
+                    let numbers = (T::PRODUCTS + 1) * product;
+                    let scratch = Lines::scratch(&self.geometry);
+                    // SAFETY: a worker's memory is its own; `need` asked for enough of it.
+                    let (domain, scratch) = unsafe { workers.part(worker, numbers, scratch) };
+                    let m = Domain { start: domain, product, tiles };
+                    let v = Domain { start: domain.wrapping_add(product), product, tiles };
+                    task(ForwardWork::Group { images, next }, v, m, scratch);
+                }
             });
             return;
         }
@@ -446,7 +473,7 @@ impl<T: Tile> ForwardTask<'_, T> {
     }
 
     #[inline(always)]
-    fn product<S: Simd>(&self, s: S, product: usize, panel: usize) {
+    fn product<S: Simd>(&self, s: S, product: usize, panel: usize, ahead: &Ahead) {
         let Geometry { input, output, .. } = self.pass.geometry;
         let len = input.channels * output.padded_channels();
         s.call(MultiplyPanel {
@@ -457,6 +484,7 @@ impl<T: Tile> ForwardTask<'_, T> {
             c_maps: output,
             product,
             panel,
+            ahead,
         });
     }
 
@@ -477,13 +505,16 @@ impl<T: Tile> Kernel for ForwardTask<'_, T> {
         let Geometry { output, .. } = self.pass.geometry;
         let tiles = self.pass.geometry.tiles();
         match &self.work {
-            ForwardWork::Group { images } => {
+            ForwardWork::Group { images, next } => {
                 for (index, image) in images.clone().enumerate() {
                     self.input(s, image, index * tiles);
                 }
+                let steps = self.pass.geometry.steps::<T>(images.len(), Direction::Forward);
+                let source = self.pass.source;
+                let ahead = Ahead::new(source.memory(next), steps);
                 for product in 0..T::PRODUCTS {
                     for panel in (0..output.blocks()).step_by(PANEL / LANES) {
-                        self.product(s, product, panel);
+                        self.product(s, product, panel, &ahead);
                     }
                 }
                 for (index, image) in images.clone().enumerate() {
@@ -495,7 +526,9 @@ impl<T: Tile> Kernel for ForwardTask<'_, T> {
                     self.input(s, image, (image - chunk.start) * tiles);
                 }
             }
-            &ForwardWork::Product { product, panel } => self.product(s, product, panel),
+            &ForwardWork::Product { product, panel } => {
+                self.product(s, product, panel, &Ahead::nothing());
+            }
             ForwardWork::Output { chunk, images } => {
                 for image in images.clone() {
                     self.output(s, image, (image - chunk.start) * tiles);
@@ -517,8 +550,9 @@ struct Backward<'a, T> {
 
 /// A part of a backward pass.
 enum BackwardWork {
-    /// Images through all stages, and the partial sum of the filters' gradients they add to.
-    Group { images: Range<usize>, first_of_part: bool },
+    /// Images through all stages, those that come next, and whether the partial sum of the filters'
+    /// gradients begins with them.
+    Group { images: Range<usize>, next: Range<usize>, first_of_part: bool },
     /// The first stage for some images of a chunk.
     Input { chunk: Range<usize>, images: Range<usize> },
     /// The second stage for a product and a panel of the input's channels.
@@ -620,12 +654,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             }
         } else {
             processor.pool.run(schedule.parts, |index, worker| {
-                let mine = part(input.images, schedule.parts, index);
-                let groups = mine.len().div_ceil(schedule.images);
                 let du = sums.as_mut_ptr().wrapping_add(index * part_len);
-                for group in 0..groups {
-                    let some = part(mine.len(), groups, group);
-                    let images = mine.start + some.start..mine.start + some.end;
+                for (group, (images, next)) in schedule.groups(input.images, index).enumerate() {
                     let tiles = tiles(&images);
                     let product = [input, output].map(|maps| Domain::product(maps.blocks(), tiles));
                     let domains = T::PRODUCTS * (product[0] + product[1]);
@@ -635,7 +665,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     let v = Domain { start, product: product[0], tiles };
                     let start = start.wrapping_add(T::PRODUCTS * product[0]);
                     let dm = Domain { start, product: product[1], tiles };
-                    let work = BackwardWork::Group { images, first_of_part: group == 0 };
+                    let work = BackwardWork::Group { images, next, first_of_part: group == 0 };
                     task(work, v, dm, du, scratch);
                 }
             });
@@ -672,7 +702,14 @@ impl<T: Tile> BackwardTask<'_, T> {
 
     /// The gradients of the filters, then `dV` over `V`, for a panel of the input's channels.
     #[inline(always)]
-    fn product<S: Simd>(&self, s: S, product: usize, panel: usize, accumulate: bool) {
+    fn product<S: Simd>(
+        &self,
+        s: S,
+        product: usize,
+        panel: usize,
+        accumulate: bool,
+        ahead: &Ahead,
+    ) {
         let Geometry { input, output, .. } = self.pass.geometry;
         let len = input.channels * output.padded_channels();
         s.call(CorrelatePanel {
@@ -695,6 +732,7 @@ impl<T: Tile> BackwardTask<'_, T> {
                 c_maps: input,
                 product,
                 panel,
+                ahead,
             });
         }
     }
@@ -760,13 +798,18 @@ impl<T: Tile> Kernel for BackwardTask<'_, T> {
         let blocks = self.pass.geometry.input.blocks();
         let tiles = self.pass.geometry.tiles();
         match &self.work {
-            BackwardWork::Group { images, first_of_part } => {
+            BackwardWork::Group { images, next, first_of_part } => {
                 for (index, image) in images.clone().enumerate() {
                     self.to_domain(s, image, index * tiles);
                 }
+                let Backward { geometry, source, gradient, sink, .. } = *self.pass;
+                let steps = geometry.steps::<T>(images.len(), Direction::Backward);
+                let here = sink.into_iter().flat_map(|sink| sink.memory(images));
+                let there = gradient.memory(next).chain(source.memory(next));
+                let ahead = Ahead::new(there.chain(here), steps);
                 for product in 0..T::PRODUCTS {
                     for panel in (0..blocks).step_by(PANEL / LANES) {
-                        self.product(s, product, panel, !first_of_part);
+                        self.product(s, product, panel, !first_of_part, &ahead);
                     }
                 }
                 for (index, image) in images.clone().enumerate() {
@@ -779,7 +822,7 @@ impl<T: Tile> Kernel for BackwardTask<'_, T> {
                 }
             }
             &BackwardWork::Product { product, panel, first_chunk } => {
-                self.product(s, product, panel, !first_chunk);
+                self.product(s, product, panel, !first_chunk, &Ahead::nothing());
             }
             BackwardWork::Output { chunk, images } => {
                 for image in images.clone() {

@@ -22,10 +22,16 @@ use crate::source::{GradientSource, Source};
 /// Most points of a line.
 const POINTS: usize = 6;
 
+/// Columns that a ring holds: a tile's and, of a power of two, no more.
+const RING: usize = 8;
+
+
 /// Rows of one row of tiles, with margins, in a worker's scratch memory.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
     start: *mut f32,
+    /// Numbers from a line to the next.
+    stride: usize,
     /// Numbers in a line.
     len: usize,
 }
@@ -33,24 +39,26 @@ pub(super) struct Lines {
 impl Lines {
     /// Numbers of scratch memory that the transforms need: two sets of six lines, and two more.
     pub fn scratch(geometry: &Geometry) -> usize {
-        (2 * POINTS + 2) * Self::line(geometry)
+        (2 * POINTS + 2) * (Self::len(geometry) + LANES) + POINTS * RING * LANES
     }
 
-    /// A row of tiles has this many numbers, inputs and margins.
-    fn line(geometry: &Geometry) -> usize {
+    /// Numbers in a row of tiles, with its margins.
+    fn len(geometry: &Geometry) -> usize {
         (geometry.tiles_x * geometry.tile.outputs() + 2) * LANES
     }
 
     /// # Safety
     /// `scratch` has room for [`scratch`](Self::scratch) numbers.
     unsafe fn new(geometry: &Geometry, scratch: *mut f32) -> (Lines, Lines, Lines) {
-        let len = Self::line(geometry);
+        let len = Self::len(geometry);
+        let stride = len + LANES;
         // SAFETY: the caller's promise.
         unsafe {
+            let (lines, carried) = (scratch.add(POINTS * stride), scratch.add(2 * POINTS * stride));
             (
-                Lines { start: scratch, len },
-                Lines { start: scratch.add(POINTS * len), len },
-                Lines { start: scratch.add(2 * POINTS * len), len },
+                Lines { start: scratch, stride, len },
+                Lines { start: lines, stride, len },
+                Lines { start: carried, stride, len },
             )
         }
     }
@@ -60,7 +68,7 @@ impl Lines {
     #[inline(always)]
     unsafe fn at(self, line: usize, x: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.start.add(line * self.len + x * LANES) }
+        unsafe { self.start.add(line * self.stride + x * LANES) }
     }
 
     /// # Safety
@@ -87,7 +95,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
         // SAFETY: the promise of `Place`; lines are chosen below `POINTS`, pixels below the line's end.
         unsafe {
             let (rows, lines, _) = Lines::new(geometry, scratch);
-            let width = tiles_x * T::OUTPUTS + 2;
+            let ring = lines.at(0, 0);
             for line in 0..T::POINTS {
                 rows.clear(line);
             }
@@ -105,27 +113,41 @@ impl<T: Tile> Kernel for Input<'_, T> {
                             _ => rows.clear(line),
                         }
                     }
-                    let line_of: [usize; POINTS] = std::array::from_fn(|k| (top + k) % T::POINTS);
-                    for x in 0..width {
-                        let mut d = [s.zero(); 6];
-                        for k in 0..T::POINTS {
-                            d[k] = s.load(rows.at(line_of[k], x));
-                        }
-                        let t = T::input(s, d);
-                        for k in 0..T::POINTS {
-                            s.store(lines.at(k, x), t[k]);
-                        }
+                    let mut from = [std::ptr::null(); POINTS];
+                    for (k, from) in from.iter_mut().enumerate().take(T::POINTS) {
+                        *from = rows.at((top + k) % T::POINTS, 0).cast_const();
                     }
                     let start = first + tile_y * tiles_x;
-                    for k in 0..T::POINTS {
-                        for tile in 0..tiles_x {
+                    for tile in 0..tiles_x {
+                        // Down the columns that are new, into a ring of eight.
+                        let left = tile * T::OUTPUTS;
+                        let fresh = if tile == 0 { 0 } else { T::POINTS - T::OUTPUTS };
+                        for x in left + fresh..left + T::POINTS {
+                            let mut d = [s.zero(); 6];
+                            for k in 0..T::POINTS {
+                                d[k] = s.load(from[k].add(x * LANES));
+                            }
+                            let t = T::input(s, d);
+                            let to = ring.add(x % RING * LANES);
+                            for k in 0..T::POINTS {
+                                s.store(to.add(k * RING * LANES), t[k]);
+                            }
+                        }
+                        // Then along each line.
+                        let mut column = [std::ptr::null(); POINTS];
+                        for (l, column) in column.iter_mut().enumerate().take(T::POINTS) {
+                            *column = ring.add((left + l) % RING * LANES).cast_const();
+                        }
+                        let mut to = domain.at(0, block, start + tile);
+                        for k in 0..T::POINTS {
                             let mut d = [s.zero(); 6];
                             for l in 0..T::POINTS {
-                                d[l] = s.load(lines.at(k, tile * T::OUTPUTS + l));
+                                d[l] = s.load(column[l].add(k * RING * LANES));
                             }
                             let t = T::input(s, d);
                             for l in 0..T::POINTS {
-                                s.store(domain.at(k * T::POINTS + l, block, start + tile), t[l]);
+                                s.store(to, t[l]);
+                                to = to.wrapping_add(domain.product);
                             }
                         }
                     }
