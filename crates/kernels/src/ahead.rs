@@ -4,24 +4,32 @@
 //! product asks, line by line and evenly over its time, for what the next transforms will read.
 
 use std::cell::Cell;
+use std::ops::Range;
 
+use crate::Maps;
 use crate::simd::Simd;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Spans at once, at most.
-const SPANS: usize = 8;
+/// Spans at once, at most; more are left alone.
+const SPANS: usize = 32;
 
 /// Fractions of a line that are counted.
 const UNIT: usize = 256;
 
-/// Memory: its first byte, and how many there are.
-pub(crate) type Span = (*const u8, usize);
+/// Which rows of which images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rows {
+    pub images: Range<usize>,
+    pub rows: Range<usize>,
+}
 
 /// Memory to ask for, and how fast.
 pub(crate) struct Ahead {
-    spans: [Span; SPANS],
+    /// The first byte, and how many there are.
+    spans: [(*const u8, usize); SPANS],
+    count: usize,
     next: Cell<usize>,
     at: Cell<*const u8>,
     end: Cell<*const u8>,
@@ -31,33 +39,54 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for all of `spans` in about `steps` steps.
-    pub fn new(spans: impl IntoIterator<Item = Span>, steps: usize) -> Self {
-        let mut all = [(std::ptr::null(), 0); SPANS];
-        let mut bytes = 0;
-        for (slot, span) in all.iter_mut().zip(spans) {
-            *slot = span;
-            bytes += span.1;
-        }
+    /// Nothing to ask for.
+    pub fn nothing() -> Self {
         Ahead {
-            spans: all,
+            spans: [(std::ptr::null(), 0); SPANS],
+            count: 0,
             next: Cell::new(0),
             at: Cell::new(std::ptr::null()),
             end: Cell::new(std::ptr::null()),
             credit: Cell::new(0),
-            rate: bytes * UNIT / LINE / steps.max(1) + 1,
+            rate: 0,
         }
     }
 
-    /// Nothing to ask for.
-    pub fn nothing() -> Self {
-        Self::new([], 1)
+    /// Adds rows of maps.
+    pub fn add<T>(&mut self, numbers: &[T], maps: Maps, rows: &Rows) {
+        let Rows { images, rows } = rows;
+        let row = maps.row_len();
+        if rows.len() == maps.height {
+            let len = maps.image_len();
+            self.add_all(&numbers[images.start * len..images.end * len]);
+            return;
+        }
+        for image in images.clone() {
+            for block in 0..maps.blocks() {
+                let first = (image * maps.blocks() + block) * maps.height;
+                self.add_all(&numbers[(first + rows.start) * row..(first + rows.end) * row]);
+            }
+        }
+    }
+
+    fn add_all<T>(&mut self, numbers: &[T]) {
+        if self.count < SPANS {
+            self.spans[self.count] = (numbers.as_ptr().cast(), size_of_val(numbers));
+            self.count += 1;
+        }
+    }
+
+    /// Asks for all that was added in about so many steps.
+    pub fn over(mut self, steps: usize) -> Self {
+        let bytes: usize = self.spans[..self.count].iter().map(|span| span.1).sum();
+        self.rate = bytes * UNIT / LINE / steps.max(1) + 1;
+        self
     }
 
     /// Goes on to the next span when one is done: to be called now and then.
     #[inline(always)]
     pub fn turn(&self) {
-        if self.at.get() >= self.end.get() && self.next.get() < SPANS {
+        if self.at.get() >= self.end.get() && self.next.get() < self.count {
             let (start, bytes) = self.spans[self.next.get()];
             self.next.set(self.next.get() + 1);
             self.at.set(start);

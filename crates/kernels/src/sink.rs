@@ -1,11 +1,9 @@
 //! What becomes of the rows that a kernel delivers: the other half of [`crate::source`].
 
-use std::ops::Range;
-
-use crate::ahead::Span;
+use crate::ahead::{Ahead, Rows};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::source::{Source, Stored, memory};
+use crate::source::{Source, Stored};
 use crate::{Activation, Maps};
 
 /// Memory that rows of maps are written to, by several threads at once, each its own rows.
@@ -271,18 +269,28 @@ impl<'a> GradientSink<'a> {
         }
     }
 
-    /// The memory that is read for some images' rows.
-    pub(crate) fn memory(&self, images: &Range<usize>) -> impl Iterator<Item = Span> {
-        let (maps, len) = (self.maps, self.maps.image_len());
-        let addends = self.addends.iter().flatten().map(move |x| memory(x, len, images));
-        let norms = self.norms.iter().flatten().map(move |norm| norm.value.memory(maps, images));
-        let slope = self.slope.iter().filter_map(move |slope| match &slope.at {
-            SlopeAt::Value(value) => Some(value.memory(maps, images)),
-            SlopeAt::Argument(source) => source.residual.map(|r| r.value.memory(maps, images)),
-        });
-        let start = self.out.as_mut_ptr().cast_const().wrapping_add(images.start * len).cast();
-        let out = self.accumulate.then_some((start, images.len() * len * size_of::<f32>()));
-        addends.chain(norms).chain(slope).chain(out)
+    /// Has what is read for these rows asked for.
+    pub(crate) fn ask(&self, ahead: &mut Ahead, rows: &Rows) {
+        for addend in self.addends.iter().flatten() {
+            ahead.add(addend, self.maps, rows);
+        }
+        for norm in self.norms.iter().flatten() {
+            norm.value.ask(ahead, self.maps, rows);
+        }
+        match &self.slope {
+            Some(Slope { at: SlopeAt::Value(value), .. }) => value.ask(ahead, self.maps, rows),
+            Some(Slope { at: SlopeAt::Argument(source), .. }) => {
+                if let Some(residual) = &source.residual {
+                    residual.value.ask(ahead, self.maps, rows);
+                }
+            }
+            None => {}
+        }
+        if self.accumulate {
+            // SAFETY: the memory is borrowed for `'a`; only addresses are taken from the slice.
+            let out = unsafe { std::slice::from_raw_parts(self.out.as_mut_ptr(), self.out.len()) };
+            ahead.add(out, self.maps, rows);
+        }
     }
 
     /// Takes a row, which it changes.

@@ -6,9 +6,7 @@
 //! [`crate::sink`]). A row is that of one block of channels in one image, `[width, 16]`: small enough
 //! to stay in the first-level cache between the parts of a kernel.
 
-use std::ops::Range;
-
-use crate::ahead::Span;
+use crate::ahead::{Ahead, Rows};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::sink::StoredMut;
 use crate::{Activation, Maps};
@@ -78,10 +76,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The memory that some images' rows are read from.
-    pub(crate) fn memory(&self, images: &Range<usize>) -> impl Iterator<Item = Span> + use<> {
-        let residual = self.residual.map(|residual| residual.value.memory(self.maps, images));
-        [Some(self.value.memory(self.maps, images)), residual].into_iter().flatten()
+    /// Has what these rows are computed from asked for.
+    pub(crate) fn ask(&self, ahead: &mut Ahead, rows: &Rows) {
+        self.value.ask(ahead, self.maps, rows);
+        if let Some(residual) = &self.residual {
+            residual.value.ask(ahead, self.maps, rows);
+        }
     }
 
     /// Computes a row into `out`.
@@ -98,14 +98,8 @@ impl<'a> Source<'a> {
         y: usize,
         out: *mut f32,
     ) {
-        s.call(Row { source: self, image, block, y, out });
+        s.call(LoadRow { source: self, image, block, y, out });
     }
-}
-
-/// The memory of some images of `len` numbers each.
-pub(crate) fn memory<T>(numbers: &[T], len: usize, images: &Range<usize>) -> Span {
-    let numbers = &numbers[images.start * len..images.end * len];
-    (numbers.as_ptr().cast(), size_of_val(numbers))
 }
 
 fn check_affine(affine: Option<Affine>, maps: Maps) {
@@ -128,12 +122,13 @@ impl Stored<'_> {
         }
     }
 
-    /// The memory of some images.
-    pub(crate) fn memory(&self, maps: Maps, images: &Range<usize>) -> Span {
+    /// Has these rows asked for.
+    pub(crate) fn ask(&self, ahead: &mut Ahead, maps: Maps, rows: &Rows) {
         match self {
-            Stored::F32(x) => memory(x, maps.image_len(), images),
-            Stored::Bf16(x) => memory(x, maps.image_len(), images),
-            Stored::Planes(x) => memory(x, maps.channels * maps.pixels(), images),
+            Stored::F32(x) => ahead.add(x, maps, rows),
+            Stored::Bf16(x) => ahead.add(x, maps, rows),
+            // Images are small, and there is but one convolution of them.
+            Stored::Planes(_) => {}
         }
     }
 
@@ -193,7 +188,7 @@ unsafe fn block_of<S: Simd>(s: S, affine: Option<Affine>, block: usize) -> (S::V
     }
 }
 
-struct Row<'a, 'b> {
+struct LoadRow<'a, 'b> {
     source: &'b Source<'a>,
     image: usize,
     block: usize,
@@ -201,11 +196,11 @@ struct Row<'a, 'b> {
     out: *mut f32,
 }
 
-impl Kernel for Row<'_, '_> {
+impl Kernel for LoadRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Row { source, image, block, y, out } = self;
+        let LoadRow { source, image, block, y, out } = self;
         let maps = source.maps;
         let (start, len) = (maps.row(image, block, y), maps.row_len());
         // SAFETY: `Source::row`'s promises: every slice has a row at `start`, `out` has room for it.
@@ -331,11 +326,12 @@ impl GradientSource<'_> {
         }
     }
 
-    /// The memory that some images' rows are read from.
-    pub(crate) fn memory(&self, images: &Range<usize>) -> impl Iterator<Item = Span> + use<> {
-        let gradient = memory(self.gradient, self.maps.image_len(), images);
-        let value = self.norm.map(|norm| norm.value.memory(self.maps, images));
-        [Some(gradient), value].into_iter().flatten()
+    /// Has what these rows are computed from asked for.
+    pub(crate) fn ask(&self, ahead: &mut Ahead, rows: &Rows) {
+        ahead.add(self.gradient, self.maps, rows);
+        if let Some(norm) = &self.norm {
+            norm.value.ask(ahead, self.maps, rows);
+        }
     }
 
     /// Computes a row into `out`.

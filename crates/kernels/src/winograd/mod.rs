@@ -27,7 +27,7 @@ mod weights;
 
 use std::ops::Range;
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, Rows};
 use crate::convolution::Convolution;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
@@ -42,7 +42,12 @@ use transform::{Lines, Place};
 use weights::{Direction, Filters};
 
 /// Tiles that a group has, about: enough rows for the products, few enough for the cache.
-const GROUP_TILES: usize = 64;
+const GROUP_TILES: usize = 48;
+
+/// The same for backward, where two domains, filters and their gradients fit in the cache together
+/// if there are fewer tiles: for at most [`SMALL_FILTERS`] numbers of filters.
+const GROUP_TILES_BACKWARD: usize = 32;
+const SMALL_FILTERS: usize = 160 * 1024;
 
 /// Tiles that a chunk has, at most.
 const CHUNK_TILES: usize = 512;
@@ -107,13 +112,13 @@ impl Geometry {
         self.tiles_y * self.tiles_x
     }
 
-    /// About how many steps the products of so many images have: see [`Ahead`].
-    fn steps<T: Tile>(&self, images: usize, direction: Direction) -> usize {
+    /// About how many steps the products of so many tiles have: see [`Ahead`].
+    fn steps<T: Tile>(&self, tiles: usize, direction: Direction) -> usize {
         let (from, to) = match direction {
             Direction::Forward => (self.input, self.output),
             Direction::Backward => (self.output, self.input),
         };
-        let tiles = (images * self.tiles()).div_ceil(6) * to.blocks().div_ceil(PANEL / LANES);
+        let tiles = tiles.div_ceil(6) * to.blocks().div_ceil(PANEL / LANES);
         T::PRODUCTS * tiles * from.blocks()
     }
 }
@@ -124,41 +129,88 @@ struct Schedule {
     staged: bool,
     /// Images that are in the domain together.
     images: usize,
-    /// Parts of the batch with a partial sum of the filters' gradients each.
+    /// Bands that an image is cut into, where it has more tiles than a group.
+    bands: usize,
+    /// Parts of the batch, a task each, with a partial sum of the filters' gradients each.
     parts: usize,
 }
 
+/// Bands of images that are in the domain together.
+#[derive(Clone, Debug)]
+struct Group {
+    images: Range<usize>,
+    /// Rows of tiles.
+    band: Range<usize>,
+}
+
 impl Schedule {
-    fn new(geometry: &Geometry) -> Self {
+    fn new(geometry: &Geometry, direction: Direction) -> Self {
         let Geometry { input, output, tile, .. } = *geometry;
         let (tiles, images) = (geometry.tiles(), input.images);
         let filters = tile.products() * input.channels * output.padded_channels();
-        if filters > STAGED_FILTERS {
+        if filters > STAGED_FILTERS && direction == Direction::Backward {
             let chunks = (images * tiles).div_ceil(CHUNK_TILES).min(images);
-            return Schedule { staged: true, images: images.div_ceil(chunks), parts: 1 };
+            return Schedule { staged: true, images: images.div_ceil(chunks), bands: 1, parts: 1 };
         }
         // A partial sum costs a pass over it; so many cost a few hundredths of the products.
         let parts = (images * tiles / 500).clamp(4, 64).min(images);
-        let group = (GROUP_TILES / tiles).max(1);
-        Schedule { staged: false, images: group.min(images.div_ceil(parts)), parts }
+        let group = match direction {
+            Direction::Forward => GROUP_TILES,
+            Direction::Backward if filters <= SMALL_FILTERS => GROUP_TILES_BACKWARD,
+            Direction::Backward => GROUP_TILES,
+        };
+        Schedule {
+            staged: false,
+            images: (group / tiles).max(1).min(images.div_ceil(parts)),
+            bands: match direction {
+                Direction::Forward => 1,
+                Direction::Backward => tiles.div_ceil(group).min(geometry.tiles_y),
+            },
+            parts,
+        }
     }
 
-    /// The groups of a part of the batch, each with the one that comes after it.
-    fn groups(
-        self,
-        images: usize,
-        index: usize,
-    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let mine = part(images, self.parts, index);
+    /// The most tiles that are in the domain together.
+    fn tiles(self, geometry: &Geometry) -> usize {
+        self.images * geometry.tiles_y.div_ceil(self.bands) * geometry.tiles_x
+    }
+
+    /// The groups of a part of the batch, in order.
+    fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
+        let mine = part(geometry.input.images, self.parts, index);
         let count = mine.len().div_ceil(self.images);
-        let group = move |index: usize| {
-            if index == count {
-                return mine.end..mine.end;
-            }
+        let tiles_y = geometry.tiles_y;
+        (0..count).flat_map(move |index| {
             let some = part(mine.len(), count, index);
-            mine.start + some.start..mine.start + some.end
+            let images = mine.start + some.start..mine.start + some.end;
+            (0..self.bands).map(move |band| Group {
+                images: images.clone(),
+                band: part(tiles_y, self.bands, band),
+            })
+        })
+    }
+}
+
+/// Each thing with the one that comes after it.
+fn with_next<T>(things: impl Iterator<Item = T> + Clone) -> impl Iterator<Item = (T, Option<T>)> {
+    let after = things.clone().skip(1).map(Some).chain([None]);
+    things.zip(after)
+}
+
+impl Group {
+    /// The rows of the input that its tiles are computed from, and become.
+    fn input_rows(&self, geometry: &Geometry) -> Rows {
+        let row = |tile_y: usize, more: usize| {
+            let row = tile_y * geometry.tile.outputs() + more;
+            row.saturating_sub(geometry.padding).min(geometry.input.height)
         };
-        (0..count).map(move |index| (group(index), group(index + 1)))
+        Rows { images: self.images.clone(), rows: row(self.band.start, 0)..row(self.band.end, 2) }
+    }
+
+    /// The rows of the output that its tiles become, and are computed from.
+    fn output_rows(&self, geometry: &Geometry) -> Rows {
+        let row = |tile_y: usize| (tile_y * geometry.tile.outputs()).min(geometry.output.height);
+        Rows { images: self.images.clone(), rows: row(self.band.start)..row(self.band.end) }
     }
 }
 
@@ -204,9 +256,10 @@ unsafe impl Sync for Domain {}
 /// The memory that a convolution works in.
 pub(crate) fn need(size: Size, layer: &Convolution, input: Maps, backward: bool) -> Need {
     let geometry = Geometry::new(size, layer, input);
-    let schedule = Schedule::new(&geometry);
+    let direction = if backward { Direction::Backward } else { Direction::Forward };
+    let schedule = Schedule::new(&geometry, direction);
     let output = geometry.output;
-    let tiles = schedule.images * geometry.tiles();
+    let tiles = schedule.tiles(&geometry);
     let product = |blocks| Domain::product(blocks, tiles);
     let (domains, filters) = if backward {
         let filters = output.channels * input.padded_channels();
@@ -352,7 +405,7 @@ struct Forward<'a, T> {
 /// A part of a forward pass.
 enum ForwardWork {
     /// Images through all stages, and those that come next.
-    Group { images: Range<usize>, next: Range<usize> },
+    Group { images: Range<usize>, next: Option<Group> },
     /// The first stage for some images of a chunk.
     Input { chunk: Range<usize>, images: Range<usize> },
     /// The second stage for a product and a panel of columns.
@@ -382,7 +435,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         scale: Option<&[f32]>,
     ) {
         let Geometry { input, output, .. } = self.geometry;
-        let schedule = Schedule::new(&self.geometry);
+        let schedule = Schedule::new(&self.geometry, Direction::Forward);
         let direction = Direction::Forward;
         let filters =
             Filters { weight, inputs: input.channels, outputs: output.channels, scale, direction };
@@ -403,16 +456,16 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         };
         if !schedule.staged {
             processor.pool.run(schedule.parts, |index, worker| {
-                for (images, next) in schedule.groups(input.images, index) {
-                    let tiles = tiles(&images);
+                for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
+                    let tiles = tiles(&group.images);
                     let product = Domain::product(input.blocks().max(output.blocks()), tiles);
                     let numbers = (T::PRODUCTS + 1) * product;
                     let scratch = Lines::scratch(&self.geometry);
                     // SAFETY: a worker's memory is its own; `need` asked for enough of it.
-                    let (domain, scratch) = unsafe { workers.part(worker, numbers, scratch) };
+                    let (scratch, domain) = unsafe { workers.part(worker, scratch, numbers) };
                     let m = Domain { start: domain, product, tiles };
                     let v = Domain { start: domain.wrapping_add(product), product, tiles };
-                    task(ForwardWork::Group { images, next }, v, m, scratch);
+                    task(ForwardWork::Group { images: group.images, next }, v, m, scratch);
                 }
             });
             return;
@@ -437,7 +490,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
             let stages = chunk.len().div_ceil(STAGE_IMAGES);
             let scratch = |worker| {
                 // SAFETY: a worker's memory is its own; `need` asked for enough of it.
-                unsafe { workers.part(worker, 0, Lines::scratch(&self.geometry)).1 }
+                unsafe { workers.part(worker, Lines::scratch(&self.geometry), 0).0 }
             };
             let some = |index| {
                 let some = part(chunk.len(), stages, index);
@@ -463,7 +516,8 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
 impl<T: Tile> ForwardTask<'_, T> {
     fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
         let Forward { geometry, tile, .. } = self.pass;
-        Place { geometry, image, domain, first, scratch: self.scratch, tile: *tile }
+        let band = 0..geometry.tiles_y;
+        Place { geometry, image, band, domain, first, scratch: self.scratch, tile: *tile }
     }
 
     #[inline(always)]
@@ -509,9 +563,12 @@ impl<T: Tile> Kernel for ForwardTask<'_, T> {
                 for (index, image) in images.clone().enumerate() {
                     self.input(s, image, index * tiles);
                 }
-                let steps = self.pass.geometry.steps::<T>(images.len(), Direction::Forward);
-                let source = self.pass.source;
-                let ahead = Ahead::new(source.memory(next), steps);
+                let steps = self.pass.geometry.steps::<T>(self.v.tiles, Direction::Forward);
+                let mut ahead = Ahead::nothing();
+                if let Some(next) = next {
+                    self.pass.source.ask(&mut ahead, &next.input_rows(&self.pass.geometry));
+                }
+                let ahead = ahead.over(steps);
                 for product in 0..T::PRODUCTS {
                     for panel in (0..output.blocks()).step_by(PANEL / LANES) {
                         self.product(s, product, panel, &ahead);
@@ -552,7 +609,7 @@ struct Backward<'a, T> {
 enum BackwardWork {
     /// Images through all stages, those that come next, and whether the partial sum of the filters'
     /// gradients begins with them.
-    Group { images: Range<usize>, next: Range<usize>, first_of_part: bool },
+    Group { group: Group, next: Option<Group>, first_of_part: bool },
     /// The first stage for some images of a chunk.
     Input { chunk: Range<usize>, images: Range<usize> },
     /// The second stage for a product and a panel of the input's channels.
@@ -564,6 +621,8 @@ enum BackwardWork {
 struct BackwardTask<'a, T> {
     pass: &'a Backward<'a, T>,
     work: BackwardWork,
+    /// The rows of tiles of each image.
+    band: Range<usize>,
     filters: *const f32,
     v: Domain,
     dm: Domain,
@@ -581,7 +640,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         dweight: &mut [f32],
     ) {
         let Geometry { input, output, .. } = self.geometry;
-        let schedule = Schedule::new(&self.geometry);
+        let schedule = Schedule::new(&self.geometry, Direction::Backward);
         let (inputs, outputs) = (input.channels, output.channels);
         let direction = Direction::Backward;
         let filters = Filters { weight, inputs, outputs, scale: None, direction };
@@ -594,10 +653,11 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         }
         let u = Shared::new(u);
         let tiles = |images: &Range<usize>| images.len() * self.geometry.tiles();
-        let task = |work, v, dm, du, scratch| {
+        let task = |work, band, v, dm, du, scratch| {
             processor.isa.run(BackwardTask {
                 pass: self,
                 work,
+                band,
                 filters: u.as_mut_ptr(),
                 v,
                 dm,
@@ -607,6 +667,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         };
         let sums = &Shared::new(parts);
         if schedule.staged {
+            let all = 0..self.geometry.tiles_y;
             let chunks = input.images.div_ceil(schedule.images);
             let shared = &Shared::new(shared);
             for chunk_index in 0..chunks {
@@ -627,7 +688,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 let stages = chunk.len().div_ceil(STAGE_IMAGES);
                 let scratch = |worker| {
                     // SAFETY: a worker's memory is its own; `need` asked for enough of it.
-                    unsafe { workers.part(worker, 0, Lines::scratch(&self.geometry)).1 }
+                    unsafe { workers.part(worker, Lines::scratch(&self.geometry), 0).0 }
                 };
                 let some = |index| {
                     let some = part(chunk.len(), stages, index);
@@ -635,38 +696,40 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 };
                 processor.pool.run(stages, |index, worker| {
                     let work = BackwardWork::Input { chunk: chunk.clone(), images: some(index) };
-                    task(work, v, dm, sums.as_mut_ptr(), scratch(worker));
+                    task(work, all.clone(), v, dm, sums.as_mut_ptr(), scratch(worker));
                 });
                 let panels = input.blocks().div_ceil(PANEL / LANES);
                 processor.pool.run(T::PRODUCTS * panels, |index, worker| {
                     let (product, panel) = (index / panels, index % panels * (PANEL / LANES));
                     let first_chunk = chunk_index == 0;
                     let work = BackwardWork::Product { product, panel, first_chunk };
-                    task(work, v, dm, sums.as_mut_ptr(), scratch(worker));
+                    task(work, all.clone(), v, dm, sums.as_mut_ptr(), scratch(worker));
                 });
                 if self.sink.is_some() {
                     processor.pool.run(stages, |index, worker| {
                         let work =
                             BackwardWork::Output { chunk: chunk.clone(), images: some(index) };
-                        task(work, v, dm, sums.as_mut_ptr(), scratch(worker));
+                        task(work, all.clone(), v, dm, sums.as_mut_ptr(), scratch(worker));
                     });
                 }
             }
         } else {
             processor.pool.run(schedule.parts, |index, worker| {
                 let du = sums.as_mut_ptr().wrapping_add(index * part_len);
-                for (group, (images, next)) in schedule.groups(input.images, index).enumerate() {
-                    let tiles = tiles(&images);
+                let groups = with_next(schedule.groups(&self.geometry, index)).enumerate();
+                for (count, (group, next)) in groups {
+                    let tiles = group.images.len() * group.band.len() * self.geometry.tiles_x;
                     let product = [input, output].map(|maps| Domain::product(maps.blocks(), tiles));
                     let domains = T::PRODUCTS * (product[0] + product[1]);
                     // SAFETY: a worker's memory is its own; `need` asked for enough of it.
-                    let (start, scratch) =
-                        unsafe { workers.part(worker, domains, Lines::scratch(&self.geometry)) };
+                    let (scratch, start) =
+                        unsafe { workers.part(worker, Lines::scratch(&self.geometry), domains) };
                     let v = Domain { start, product: product[0], tiles };
                     let start = start.wrapping_add(T::PRODUCTS * product[0]);
                     let dm = Domain { start, product: product[1], tiles };
-                    let work = BackwardWork::Group { images, next, first_of_part: group == 0 };
-                    task(work, v, dm, du, scratch);
+                    let band = group.band.clone();
+                    let work = BackwardWork::Group { group, next, first_of_part: count == 0 };
+                    task(work, band, v, dm, du, scratch);
                 }
             });
         }
@@ -689,7 +752,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
 impl<T: Tile> BackwardTask<'_, T> {
     fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
         let Backward { geometry, tile, .. } = self.pass;
-        Place { geometry, image, domain, first, scratch: self.scratch, tile: *tile }
+        let band = self.band.clone();
+        Place { geometry, image, band, domain, first, scratch: self.scratch, tile: *tile }
     }
 
     #[inline(always)]
@@ -796,17 +860,23 @@ impl<T: Tile> Kernel for BackwardTask<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let blocks = self.pass.geometry.input.blocks();
-        let tiles = self.pass.geometry.tiles();
+        let tiles = self.band.len() * self.pass.geometry.tiles_x;
         match &self.work {
-            BackwardWork::Group { images, next, first_of_part } => {
+            BackwardWork::Group { group, next, first_of_part } => {
+                let images = &group.images;
                 for (index, image) in images.clone().enumerate() {
                     self.to_domain(s, image, index * tiles);
                 }
                 let Backward { geometry, source, gradient, sink, .. } = *self.pass;
-                let steps = geometry.steps::<T>(images.len(), Direction::Backward);
-                let here = sink.into_iter().flat_map(|sink| sink.memory(images));
-                let there = gradient.memory(next).chain(source.memory(next));
-                let ahead = Ahead::new(there.chain(here), steps);
+                let mut ahead = Ahead::nothing();
+                if let Some(next) = next {
+                    gradient.ask(&mut ahead, &next.output_rows(&geometry));
+                    source.ask(&mut ahead, &next.input_rows(&geometry));
+                }
+                if let Some(sink) = sink {
+                    sink.ask(&mut ahead, &group.input_rows(&geometry));
+                }
+                let ahead = ahead.over(geometry.steps::<T>(self.v.tiles, Direction::Backward));
                 for product in 0..T::PRODUCTS {
                     for panel in (0..blocks).step_by(PANEL / LANES) {
                         self.product(s, product, panel, !first_of_part, &ahead);

@@ -13,6 +13,8 @@
 //! is loaded, computed and stored once. Lines have a margin of zeros, so that padding and incomplete
 //! tiles cost nothing.
 
+use std::ops::Range;
+
 use super::tile::{Line, Tile};
 use super::{Domain, Geometry};
 use crate::simd::{Kernel, LANES, Simd};
@@ -37,9 +39,10 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Numbers of scratch memory that the transforms need: two sets of six lines, and two more.
+    /// Numbers of scratch memory that the transforms need: six lines, a ring, and two lines a block.
     pub fn scratch(geometry: &Geometry) -> usize {
-        (2 * POINTS + 2) * (Self::len(geometry) + LANES) + POINTS * RING * LANES
+        let lines = POINTS + 2 * geometry.input.blocks();
+        lines * (Self::len(geometry) + LANES) + POINTS * RING * LANES
     }
 
     /// Numbers in a row of tiles, with its margins.
@@ -49,17 +52,15 @@ impl Lines {
 
     /// # Safety
     /// `scratch` has room for [`scratch`](Self::scratch) numbers.
-    unsafe fn new(geometry: &Geometry, scratch: *mut f32) -> (Lines, Lines, Lines) {
+    unsafe fn new(geometry: &Geometry, scratch: *mut f32) -> (Lines, *mut f32, Lines) {
         let len = Self::len(geometry);
         let stride = len + LANES;
         // SAFETY: the caller's promise.
         unsafe {
-            let (lines, carried) = (scratch.add(POINTS * stride), scratch.add(2 * POINTS * stride));
-            (
-                Lines { start: scratch, stride, len },
-                Lines { start: lines, stride, len },
-                Lines { start: carried, stride, len },
-            )
+            let ring = scratch.add(POINTS * stride);
+            let carried = ring.add(POINTS * RING * LANES);
+            let lines = |start| Lines { start, stride, len };
+            (lines(scratch), ring, lines(carried))
         }
     }
 
@@ -90,20 +91,21 @@ impl<T: Tile> Kernel for Input<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Input { place: Place { geometry, image, domain, first, scratch, .. }, source } = self;
-        let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
+        let Input { place, source } = self;
+        let Place { geometry, image, domain, first, scratch, .. } = place;
+        let Geometry { input, padding, tiles_x, .. } = *geometry;
         // SAFETY: the promise of `Place`; lines are chosen below `POINTS`, pixels below the line's end.
         unsafe {
-            let (rows, lines, _) = Lines::new(geometry, scratch);
-            let ring = lines.at(0, 0);
+            let (rows, ring, _) = Lines::new(geometry, scratch);
             for line in 0..T::POINTS {
                 rows.clear(line);
             }
             for block in 0..input.blocks() {
-                for tile_y in 0..tiles_y {
+                for tile_y in place.band.clone() {
                     // The first two rows are the last two of the row of tiles above.
                     let top = tile_y * T::OUTPUTS;
-                    let fresh = if tile_y == 0 { 0 } else { T::POINTS - T::OUTPUTS };
+                    let fresh =
+                        if tile_y == place.band.start { 0 } else { T::POINTS - T::OUTPUTS };
                     for row in top + fresh..top + T::POINTS {
                         let line = row % T::POINTS;
                         match row.checked_sub(padding) {
@@ -117,7 +119,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
                     for (k, from) in from.iter_mut().enumerate().take(T::POINTS) {
                         *from = rows.at((top + k) % T::POINTS, 0).cast_const();
                     }
-                    let start = first + tile_y * tiles_x;
+                    let start = first + (tile_y - place.band.start) * tiles_x;
                     for tile in 0..tiles_x {
                         // Down the columns that are new, into a ring of eight.
                         let left = tile * T::OUTPUTS;
@@ -167,14 +169,15 @@ impl<T: Tile> Kernel for Output<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Output { place: Place { geometry, image, domain, first, scratch, .. }, sink } = self;
-        let Geometry { output, tiles_y, tiles_x, .. } = *geometry;
+        let Output { place, sink } = self;
+        let Place { geometry, image, domain, first, scratch, .. } = place;
+        let Geometry { output, tiles_x, .. } = *geometry;
         // SAFETY: as in `input`.
         unsafe {
             let (rows, ..) = Lines::new(geometry, scratch);
             for block in 0..output.blocks() {
-                for tile_y in 0..tiles_y {
-                    let start = first + tile_y * tiles_x;
+                for tile_y in place.band.clone() {
+                    let start = first + (tile_y - place.band.start) * tiles_x;
                     for tile in 0..tiles_x {
                         let mut columns = [[s.zero(); 6]; POINTS];
                         for (l, column) in columns.iter_mut().enumerate().take(T::POINTS) {
@@ -211,9 +214,9 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let OutputAdjoint { place: Place { geometry, image, domain, first, scratch, .. }, source } =
-            self;
-        let Geometry { output, tiles_y, tiles_x, .. } = *geometry;
+        let OutputAdjoint { place, source } = self;
+        let Place { geometry, image, domain, first, scratch, .. } = place;
+        let Geometry { output, tiles_x, .. } = *geometry;
         // SAFETY: as in `input`.
         unsafe {
             let (rows, ..) = Lines::new(geometry, scratch);
@@ -221,7 +224,7 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
                 rows.clear(row);
             }
             for block in 0..output.blocks() {
-                for tile_y in 0..tiles_y {
+                for tile_y in place.band.clone() {
                     let top = tile_y * T::OUTPUTS;
                     for row in 0..T::OUTPUTS {
                         if top + row < output.height {
@@ -230,7 +233,7 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
                             rows.clear(row);
                         }
                     }
-                    let start = first + tile_y * tiles_x;
+                    let start = first + (tile_y - place.band.start) * tiles_x;
                     for tile in 0..tiles_x {
                         let mut columns = [[s.zero(); 6]; POINTS];
                         for (c, column) in columns.iter_mut().enumerate().take(T::OUTPUTS) {
@@ -254,7 +257,8 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
 }
 
 /// Transforms the image's tiles into rows of the input's gradient. Neighbouring tiles overlap by two
-/// pixels: along a row the overlap stays in registers, from row to row in two lines of scratch.
+/// pixels: along a row the overlap stays in registers, from row to row (and from band to band) in two
+/// lines of scratch for each block.
 pub(super) struct InputAdjoint<'a, T> {
     pub place: Place<'a, T>,
     pub sink: &'a GradientSink<'a>,
@@ -264,75 +268,93 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let InputAdjoint { place: Place { geometry, image, domain, first, scratch, .. }, sink } =
-            self;
+        let InputAdjoint { place, sink } = self;
+        let Place { geometry, image, domain, first, scratch, .. } = place;
         let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
         // SAFETY: as in `input`.
         unsafe {
-            let (rows, lines, carried) = Lines::new(geometry, scratch);
-            let width = tiles_x * T::OUTPUTS + 2;
-            let deliver = |block: usize, row: usize, line: *mut f32| {
-                if let Some(y) = row.checked_sub(padding).filter(|&y| y < input.height) {
-                    sink.row(s, image, block, y, line);
-                }
-            };
+            let (rows, _, carried) = Lines::new(geometry, scratch);
             for block in 0..input.blocks() {
-                carried.clear(0);
-                carried.clear(1);
-                for tile_y in 0..tiles_y {
-                    let start = first + tile_y * tiles_x;
-                    for k in 0..T::POINTS {
-                        let mut overlap = [s.zero(); 2];
-                        for tile in 0..tiles_x {
+                let carry = 2 * block;
+                if place.band.start == 0 {
+                    carried.clear(carry);
+                    carried.clear(carry + 1);
+                }
+                for tile_y in place.band.clone() {
+                    let start = first + (tile_y - place.band.start) * tiles_x;
+                    let mut overlaps = [[s.zero(); 2]; POINTS];
+                    for tile in 0..tiles_x {
+                        let mut columns = [[s.zero(); 6]; POINTS];
+                        let from = domain.at(0, block, start + tile);
+                        for (l, column) in columns.iter_mut().enumerate().take(T::POINTS) {
                             let mut t = [s.zero(); 6];
-                            for l in 0..T::POINTS {
-                                t[l] = s.load(domain.at(k * T::POINTS + l, block, start + tile));
+                            for k in 0..T::POINTS {
+                                t[k] = s.load(from.add((k * T::POINTS + l) * domain.product));
                             }
-                            let mut d = T::input_adjoint(s, t);
+                            *column = T::input_adjoint(s, t);
+                        }
+                        for (row, overlap) in overlaps.iter_mut().enumerate().take(T::POINTS) {
+                            let mut d = T::input_adjoint(s, across(s, &columns, row));
                             d[0] = s.add(d[0], overlap[0]);
                             d[1] = s.add(d[1], overlap[1]);
+                            *overlap = [d[T::OUTPUTS], d[T::OUTPUTS + 1]];
+                            // The first rows take what the row of tiles above left for them.
+                            let to = if row < T::OUTPUTS {
+                                rows.at(row, tile * T::OUTPUTS)
+                            } else {
+                                carried.at(carry + row - T::OUTPUTS, tile * T::OUTPUTS)
+                            };
+                            let above = carried.at(carry + row.min(1), tile * T::OUTPUTS);
                             for l in 0..T::OUTPUTS {
-                                s.store(lines.at(k, tile * T::OUTPUTS + l), d[l]);
+                                if row < 2 {
+                                    d[l] = s.add(d[l], s.load(above.add(l * LANES)));
+                                }
+                                s.store(to.add(l * LANES), d[l]);
                             }
-                            overlap = [d[T::OUTPUTS], d[T::OUTPUTS + 1]];
                         }
-                        s.store(lines.at(k, width - 2), overlap[0]);
-                        s.store(lines.at(k, width - 1), overlap[1]);
                     }
-                    for x in 0..width {
-                        let mut t = [s.zero(); 6];
-                        for k in 0..T::POINTS {
-                            t[k] = s.load(lines.at(k, x));
+                    for (row, overlap) in overlaps.iter().enumerate().take(T::POINTS) {
+                        for (l, &last) in overlap.iter().enumerate() {
+                            let x = tiles_x * T::OUTPUTS + l;
+                            if row < 2 {
+                                let above = s.load(carried.at(carry + row, x));
+                                s.store(rows.at(row, x), s.add(last, above));
+                            } else if row < T::OUTPUTS {
+                                s.store(rows.at(row, x), last);
+                            } else {
+                                s.store(carried.at(carry + row - T::OUTPUTS, x), last);
+                            }
                         }
-                        let mut d = T::input_adjoint(s, t);
-                        d[0] = s.add(d[0], s.load(carried.at(0, x)));
-                        d[1] = s.add(d[1], s.load(carried.at(1, x)));
-                        for row in 0..T::OUTPUTS {
-                            s.store(rows.at(row, x), d[row]);
-                        }
-                        s.store(carried.at(0, x), d[T::OUTPUTS]);
-                        s.store(carried.at(1, x), d[T::OUTPUTS + 1]);
                     }
                     for row in 0..T::OUTPUTS {
-                        deliver(block, tile_y * T::OUTPUTS + row, rows.at(row, padding));
+                        let y = (tile_y * T::OUTPUTS + row).wrapping_sub(padding);
+                        if y < input.height {
+                            sink.row(s, image, block, y, rows.at(row, padding));
+                        }
                     }
                 }
-                for row in 0..2 {
-                    deliver(block, tiles_y * T::OUTPUTS + row, carried.at(row, padding));
+                if place.band.end == tiles_y {
+                    for row in 0..2 {
+                        let y = (tiles_y * T::OUTPUTS + row).wrapping_sub(padding);
+                        if y < input.height {
+                            sink.row(s, image, block, y, carried.at(carry + row, padding));
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-/// Where an image's tiles are. Whoever makes one promises that the source or the sink has passed its
-/// check and has the geometry's shape; that the domain has room for all blocks of the image's tiles,
+/// Where the tiles of an image, or of a band of it, are. Whoever makes one promises that the source or the sink has passed its
+/// check and has the geometry's shape; that the domain has room for all blocks of the tiles,
 /// which begin at `first`, and no other thread is at them; and that `scratch` is this worker's and has
 /// room for [`Lines::scratch`].
-#[derive(Clone, Copy)]
 pub(super) struct Place<'a, T> {
     pub geometry: &'a Geometry,
     pub image: usize,
+    /// Which rows of tiles.
+    pub band: Range<usize>,
     pub domain: Domain,
     pub first: usize,
     pub scratch: *mut f32,
