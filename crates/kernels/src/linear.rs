@@ -75,9 +75,17 @@ pub fn backward(
     assert!(x.len() == images * inputs && dy.len() == images * outputs, "wrong lengths");
     assert!(weight.len() == inputs * outputs && dweight.len() == weight.len(), "wrong parameters");
     assert_eq!(dbias.len(), outputs, "wrong number of biases");
-    for (out, dbias) in dbias.iter_mut().enumerate() {
-        *dbias += dy.iter().skip(out).step_by(outputs).map(|&dy| f64::from(dy)).sum::<f64>() as f32;
-    }
+    processor.pool.chunks(dbias, PANEL, |panel, dbias| {
+        let mut sums = [0.0f64; PANEL];
+        for dy in dy.chunks_exact(outputs) {
+            for (sum, &dy) in sums.iter_mut().zip(&dy[panel * PANEL..]) {
+                *sum += f64::from(dy);
+            }
+        }
+        for (dbias, sum) in dbias.iter_mut().zip(sums) {
+            *dbias += sum as f32;
+        }
+    });
     {
         let (workers, _) = workspace.split();
         let dweight = &Shared::new(dweight);

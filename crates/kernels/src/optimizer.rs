@@ -1,8 +1,9 @@
 //! Updates of parameters from their gradients.
 
-use crate::Pool;
+use crate::Processor;
 use crate::elementwise::PIECE;
 use crate::shared::Shared;
+use crate::simd::{Kernel, LANES, Simd};
 
 /// Stochastic gradient descent with momentum, as PyTorch's `SGD` computes it:
 /// `g += weight_decay * p; v = momentum * v + g; p -= learning_rate * v`
@@ -21,7 +22,7 @@ pub struct Sgd {
 
 /// One update of `parameters` and `velocity` by `gradients`, which are left as zeros.
 pub fn sgd(
-    pool: &Pool,
+    processor: &Processor,
     rule: Sgd,
     parameters: &mut [f32],
     gradients: &mut [f32],
@@ -30,37 +31,77 @@ pub fn sgd(
     let len = parameters.len();
     assert!(len == gradients.len() && len == velocity.len(), "lengths differ");
     let (gradients, velocity) = (Shared::new(gradients), Shared::new(velocity));
-    pool.chunks(parameters, PIECE, |piece, parameters| {
+    processor.pool.chunks(parameters, PIECE, |piece, parameters| {
         let (start, len) = (piece * PIECE, parameters.len());
         // SAFETY: the same piece of each slice, and a piece is one task's.
         let (gradients, velocity) =
             unsafe { (gradients.part(start, len), velocity.part(start, len)) };
-        for ((p, g), v) in parameters.iter_mut().zip(gradients).zip(velocity) {
-            let gradient = *g + rule.weight_decay * *p;
-            *v = rule.momentum * *v + gradient;
-            let step = if rule.nesterov { gradient + rule.momentum * *v } else { *v };
-            *p -= rule.learning_rate * step;
+        processor.isa.run(Update { rule, parameters, gradients, velocity });
+    });
+}
+
+struct Update<'a> {
+    rule: Sgd,
+    parameters: &'a mut [f32],
+    gradients: &'a mut [f32],
+    velocity: &'a mut [f32],
+}
+
+impl Kernel for Update<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Update { rule, parameters, gradients, velocity } = self;
+        let Sgd { learning_rate, momentum, nesterov, weight_decay } = rule;
+        let (rate, decay) = (s.splat(learning_rate), s.splat(weight_decay));
+        let (keep, zero) = (s.splat(momentum), s.zero());
+        let mut all = parameters
+            .chunks_exact_mut(LANES)
+            .zip(gradients.chunks_exact_mut(LANES))
+            .zip(velocity.chunks_exact_mut(LANES));
+        for ((p, g), v) in &mut all {
+            let (p, g, v) = (p.as_mut_ptr(), g.as_mut_ptr(), v.as_mut_ptr());
+            // SAFETY: chunks of sixteen numbers.
+            unsafe {
+                let parameter = s.load(p);
+                let gradient = s.fma(decay, parameter, s.load(g));
+                let speed = s.fma(keep, s.load(v), gradient);
+                let step = if nesterov { s.fma(keep, speed, gradient) } else { speed };
+                s.store(v, speed);
+                s.store(p, s.fnma(rate, step, parameter));
+                s.store(g, zero);
+            }
+        }
+        let rest = parameters.len() / LANES * LANES;
+        let tail = parameters[rest..].iter_mut().zip(&mut gradients[rest..]);
+        for ((p, g), v) in tail.zip(&mut velocity[rest..]) {
+            let gradient = weight_decay.mul_add(*p, *g);
+            *v = momentum.mul_add(*v, gradient);
+            let step = if nesterov { momentum.mul_add(*v, gradient) } else { *v };
+            *p = (-learning_rate).mul_add(step, *p);
             *g = 0.0;
         }
-    });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Isa, Pool};
 
     #[test]
     fn two_updates_by_hand() {
-        let pool = Pool::new(1);
+        let processor = Processor { pool: Pool::new(1), isa: Isa::best() };
         // Gradient 1.75 + 0.25 * p each time. First: g = 2, v = 2. Then plain: p = 0, g = 1.75,
         // v = 2.75; Nesterov: p = -0.5, g = 1.625, v = 2.625.
         for (nesterov, after) in [(false, [0.0, -1.375]), (true, [-0.5, -1.96875])] {
             let rule = Sgd { learning_rate: 0.5, momentum: 0.5, nesterov, weight_decay: 0.25 };
-            let (mut p, mut v) = ([1.0], [0.0]);
+            // A whole vector of numbers, and a rest.
+            let (mut p, mut v) = ([1.0; 19], [0.0; 19]);
             for after in after {
-                let mut g = [1.75];
-                sgd(&pool, rule, &mut p, &mut g, &mut v);
-                assert_eq!((p[0], g[0]), (after, 0.0), "nesterov: {nesterov}");
+                let mut g = [1.75; 19];
+                sgd(&processor, rule, &mut p, &mut g, &mut v);
+                assert_eq!((p, g), ([after; 19], [0.0; 19]), "nesterov: {nesterov}");
             }
         }
     }

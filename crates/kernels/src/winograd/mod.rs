@@ -214,17 +214,27 @@ impl Group {
     }
 }
 
+/// All pairs of a number below `a` and one below `b`, the second changing faster.
+fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))
+}
+
 /// `count` things cut into `parts` ranges, as equal as can be.
 fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
+}
+
+/// Numbers from a product to the next, where each has so many: an odd number of cache lines, so that
+/// what is written for all products together does not fall into the same sets of the caches.
+fn spread(numbers: usize) -> usize {
+    (numbers.div_ceil(LANES) | 1) * LANES
 }
 
 /// The transform domain of a number of tiles: see [`transform`].
 #[derive(Clone, Copy)]
 struct Domain {
     start: *mut f32,
-    /// Numbers from a product to the next: an odd number of cache lines, so that what is written
-    /// together does not fall into the same sets of the cache.
+    /// Numbers from a product to the next.
     product: usize,
     tiles: usize,
 }
@@ -232,7 +242,7 @@ struct Domain {
 impl Domain {
     /// Numbers of one product.
     fn product(blocks: usize, tiles: usize) -> usize {
-        (blocks * tiles | 1) * LANES
+        spread(blocks * tiles * LANES)
     }
 
     /// # Safety
@@ -262,12 +272,12 @@ pub(crate) fn need(size: Size, layer: &Convolution, input: Maps, backward: bool)
     let tiles = schedule.tiles(&geometry);
     let product = |blocks| Domain::product(blocks, tiles);
     let (domains, filters) = if backward {
-        let filters = output.channels * input.padded_channels();
-        let sums = schedule.parts * input.channels * output.padded_channels();
+        let filters = spread(output.channels * input.padded_channels());
+        let sums = schedule.parts * spread(input.channels * output.padded_channels());
         let domains = product(input.blocks()) + product(output.blocks());
         (size.products() * domains, size.products() * (filters + sums))
     } else {
-        let filters = size.products() * input.channels * output.padded_channels();
+        let filters = size.products() * spread(input.channels * output.padded_channels());
         let domains = if schedule.staged {
             size.products() * (product(input.blocks()) + product(output.blocks()))
         } else {
@@ -440,7 +450,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         let filters =
             Filters { weight, inputs: input.channels, outputs: output.channels, scale, direction };
         let (workers, shared) = workspace.split();
-        let (u, shared) = shared.split_at_mut(T::PRODUCTS * filters.len());
+        let (u, shared) = shared.split_at_mut(T::PRODUCTS * filters.product());
         transform_filters(processor, filters, u, self.tile);
         let u = Shared::new(u);
         let tiles = |images: &Range<usize>| images.len() * self.geometry.tiles();
@@ -529,7 +539,7 @@ impl<T: Tile> ForwardTask<'_, T> {
     #[inline(always)]
     fn product<S: Simd>(&self, s: S, product: usize, panel: usize, ahead: &Ahead) {
         let Geometry { input, output, .. } = self.pass.geometry;
-        let len = input.channels * output.padded_channels();
+        let len = spread(input.channels * output.padded_channels());
         s.call(MultiplyPanel {
             a: self.v,
             a_maps: input,
@@ -645,8 +655,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let direction = Direction::Backward;
         let filters = Filters { weight, inputs, outputs, scale: None, direction };
         let (workers, shared) = workspace.split();
-        let (u, shared) = shared.split_at_mut(T::PRODUCTS * filters.len());
-        let part_len = T::PRODUCTS * inputs * output.padded_channels();
+        let (u, shared) = shared.split_at_mut(T::PRODUCTS * filters.product());
+        let part_len = T::PRODUCTS * spread(inputs * output.padded_channels());
         let (parts, shared) = shared.split_at_mut(schedule.parts * part_len);
         if self.sink.is_some() {
             transform_filters(processor, filters, u, self.tile);
@@ -775,7 +785,7 @@ impl<T: Tile> BackwardTask<'_, T> {
         ahead: &Ahead,
     ) {
         let Geometry { input, output, .. } = self.pass.geometry;
-        let len = input.channels * output.padded_channels();
+        let len = spread(input.channels * output.padded_channels());
         s.call(CorrelatePanel {
             v: self.v,
             dm: self.dm,
@@ -787,7 +797,7 @@ impl<T: Tile> BackwardTask<'_, T> {
             accumulate,
         });
         if self.pass.sink.is_some() {
-            let len = output.channels * input.padded_channels();
+            let len = spread(output.channels * input.padded_channels());
             s.call(MultiplyPanel {
                 a: self.dm,
                 a_maps: output,
@@ -829,26 +839,32 @@ impl Kernel for CorrelatePanel {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let CorrelatePanel { v, dm, input, output, product, panel, .. } = self;
-        for block in panel..input.blocks().min(panel + PANEL / LANES) {
-            // SAFETY: the promise above.
-            unsafe {
-                let correlate = Correlate {
-                    rows: input.lanes(block),
-                    vectors: output.blocks(),
-                    lines: 1,
-                    len: v.tiles,
-                    a: v.at(product, block, 0),
-                    a_step: LANES,
-                    a_line: 0,
-                    b: dm.at(product, 0, 0),
-                    b_step: LANES,
-                    b_line: 0,
-                    b_vector: dm.block(),
-                    c: self.du.add(block * LANES * output.padded_channels()),
-                    c_row: output.padded_channels(),
-                    accumulate: self.accumulate,
-                };
-                correlate.run(s);
+        // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
+        let chunks = v.tiles.div_ceil(DEPTH);
+        for (chunk, vector) in pairs(chunks, output.blocks().div_ceil(PANEL / LANES)) {
+            let (tiles, vector) = (part(v.tiles, chunks, chunk), vector * (PANEL / LANES));
+            for block in panel..input.blocks().min(panel + PANEL / LANES) {
+                // SAFETY: the promise above.
+                unsafe {
+                    let row = self.du.add(block * LANES * output.padded_channels());
+                    let correlate = Correlate {
+                        rows: input.lanes(block),
+                        vectors: (output.blocks() - vector).min(PANEL / LANES),
+                        lines: 1,
+                        len: tiles.len(),
+                        a: v.at(product, block, tiles.start),
+                        a_step: LANES,
+                        a_line: 0,
+                        b: dm.at(product, vector, tiles.start),
+                        b_step: LANES,
+                        b_line: 0,
+                        b_vector: dm.block(),
+                        c: row.add(vector * LANES),
+                        c_row: output.padded_channels(),
+                        accumulate: self.accumulate || chunk > 0,
+                    };
+                    correlate.run(s);
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 //! column an output channel; on the way back it is the reverse. Gradients in the domain are
 //! `[product][input channel][output channel]`, output channels filled up to blocks.
 
+use super::spread;
 use super::tile::{Line, Tile};
 use crate::product::PANEL;
 use crate::shared::Shared;
@@ -37,10 +38,10 @@ impl Filters<'_> {
         }
     }
 
-    /// Numbers of each product.
-    pub fn len(&self) -> usize {
+    /// Numbers from a product to the next.
+    pub fn product(&self) -> usize {
         let (k, columns) = self.sides();
-        k * columns.next_multiple_of(LANES)
+        spread(k * columns.next_multiple_of(LANES))
     }
 }
 
@@ -60,9 +61,10 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
         let Filters { weight, inputs, outputs, scale, direction } = self.filters;
         let (depth, columns) = self.filters.sides();
         assert_eq!(weight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(T::PRODUCTS * self.filters.len() <= self.out.len() && self.k.end <= depth);
-        for k in self.k {
-            for first in (0..columns).step_by(LANES) {
+        assert!(T::PRODUCTS * self.filters.product() <= self.out.len() && self.k.end <= depth);
+        let product = self.filters.product();
+        for first in (0..columns).step_by(LANES) {
+            for k in self.k.clone() {
                 let lanes = LANES.min(columns - first);
                 // Sixteen filters side by side, tap by tap.
                 let mut taps = [[0.0; LANES]; 9];
@@ -95,7 +97,7 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
                     for i in 0..T::POINTS {
                         let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
                         for (j, &u) in u.iter().enumerate().take(T::POINTS) {
-                            s.store(out.add((i * T::POINTS + j) * self.filters.len()), u);
+                            s.store(out.add((i * T::POINTS + j) * product), u);
                         }
                     }
                 }
@@ -124,7 +126,7 @@ impl<T: Tile> Kernel for Gather<'_, '_, T> {
     fn run<S: Simd>(self, s: S) {
         let Gather { inputs, outputs, .. } = self;
         let columns = outputs.next_multiple_of(LANES);
-        let product = inputs * columns;
+        let product = spread(inputs * columns);
         assert_eq!(self.dweight.len(), inputs * outputs * 9, "wrong number of weights");
         assert!(self.parts.len() == self.count * T::PRODUCTS * product);
         assert!(self.range.end <= inputs);

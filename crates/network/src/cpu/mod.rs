@@ -28,9 +28,9 @@ pub struct CpuEngine {
 /// What a network has learned, and what it learns with.
 struct State {
     /// All parameters, their gradients and velocities: see [`crate::Parameter::range`].
-    parameters: Vec<f32>,
-    gradients: Vec<f32>,
-    velocity: Vec<f32>,
+    parameters: Buffer,
+    gradients: Buffer,
+    velocity: Buffer,
     /// Running statistics: see [`crate::Statistics::range`].
     means: Vec<f32>,
     variances: Vec<f32>,
@@ -75,9 +75,9 @@ impl State {
             })
         };
         State {
-            parameters: vec![0.0; parameters],
-            gradients: vec![0.0; parameters],
-            velocity: vec![0.0; parameters],
+            parameters: Buffer::new(parameters),
+            gradients: Buffer::new(parameters),
+            velocity: Buffer::new(parameters),
             means: vec![0.0; channels],
             variances: vec![1.0; channels],
             batches_tracked: vec![0; plan.statistics.len()],
@@ -97,7 +97,7 @@ impl State {
     fn parameters(&self, plan: &Plan, step: usize) -> (&[f32], &[f32]) {
         let [weight, _] = plan.steps[step].parameters.expect("it has parameters");
         let range = self.range(plan, step);
-        self.parameters[range].split_at(plan.parameters[weight].range.len())
+        self.parameters.as_slice()[range].split_at(plan.parameters[weight].range.len())
     }
 }
 
@@ -236,7 +236,7 @@ impl CpuEngine {
         let State { parameters, means, variances, batches_tracked, .. } = &self.state;
         let channels = |index: usize| self.plan.statistics[index].range.clone();
         let values = match tensor.source {
-            Source::Parameter(index) => &parameters[self.plan.parameters[index].range.clone()],
+            Source::Parameter(index) => &parameters.as_slice()[self.plan.parameters[index].range.clone()],
             Source::RunningMean(index) => &means[channels(index)],
             Source::RunningVariance(index) => &variances[channels(index)],
             Source::BatchesTracked(index) => {
@@ -270,21 +270,23 @@ impl Engine for CpuEngine {
     }
 
     fn reduce(&mut self, communicator: &dyn Communicator) {
-        communicator.sum_f32(&mut self.state.gradients);
+        communicator.sum_f32(self.state.gradients.as_mut_slice());
     }
 
     fn update(&mut self, rule: &Rule) {
         let State { parameters, gradients, velocity, .. } = &mut self.state;
+        let (parameters, gradients) = (parameters.as_mut_slice(), gradients.as_mut_slice());
+        let velocity = velocity.as_mut_slice();
         let Rule::Sgd { sgd, decay } = *rule;
         if decay == Decay::All {
-            return optimizer::sgd(&self.processor.pool, sgd, parameters, gradients, velocity);
+            return optimizer::sgd(&self.processor, sgd, parameters, gradients, velocity);
         }
         for parameter in &self.plan.parameters {
             let decays = matches!(parameter.role, Role::Weight { .. });
             let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
             let range = || parameter.range.clone();
             optimizer::sgd(
-                &self.processor.pool,
+                &self.processor,
                 Sgd { weight_decay, ..sgd },
                 &mut parameters[range()],
                 &mut gradients[range()],
@@ -309,8 +311,8 @@ impl Engine for CpuEngine {
             Section::Model => {
                 self.plan.state().into_iter().map(|tensor| self.view(tensor)).collect()
             }
-            Section::Gradients => self.views(&self.state.gradients).collect(),
-            Section::Momentum => self.views(&self.state.velocity).collect(),
+            Section::Gradients => self.views(self.state.gradients.as_slice()).collect(),
+            Section::Momentum => self.views(self.state.velocity.as_slice()).collect(),
         }
     }
 
@@ -327,6 +329,7 @@ impl Engine for CpuEngine {
             &mut self.state;
         if section != Section::Model {
             let flat = if section == Section::Gradients { gradients } else { velocity };
+            let flat = flat.as_mut_slice();
             for parameter in &self.plan.parameters {
                 fill(&mut flat[parameter.range.clone()], &parameter.name);
             }
@@ -336,7 +339,7 @@ impl Engine for CpuEngine {
         for StateTensor { name, source, .. } in self.plan.state() {
             match source {
                 Source::Parameter(index) => {
-                    fill(&mut parameters[self.plan.parameters[index].range.clone()], &name);
+                    fill(&mut parameters.as_mut_slice()[self.plan.parameters[index].range.clone()], &name);
                 }
                 Source::RunningMean(index) => fill(&mut means[channels(index)], &name),
                 Source::RunningVariance(index) => fill(&mut variances[channels(index)], &name),

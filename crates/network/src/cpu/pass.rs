@@ -256,7 +256,7 @@ impl Pass<'_> {
             (Work::Linear(layer), dx) => {
                 let (weight, _) = self.state.parameters(self.plan, step.step);
                 let range = self.state.range(self.plan, step.step);
-                let (dweight, dbias) = gradients[range].split_at_mut(weight.len());
+                let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
                 let x = self.vector(input);
                 linear::backward(
                     self.processor,
@@ -300,7 +300,7 @@ impl Pass<'_> {
                     let source = self.source(&step.input_again(), None);
                     let gradient = self.gradient(step);
                     let range = self.state.range(self.plan, step.step);
-                    let (dweight, dbias) = gradients[range].split_at_mut(layer.weights());
+                    let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(layer.weights());
                     convolution::backward(
                         self.processor,
                         &mut workspace,
@@ -401,7 +401,7 @@ impl Pass<'_> {
         norm::total(maps, &self.buffers.sums[which][..sums_len(maps)], sums);
         // Each process adds its own part here; `Engine::reduce` sums them.
         let range = self.state.range(self.plan, step);
-        let gradients = &mut self.state.gradients[range];
+        let gradients = &mut self.state.gradients.as_mut_slice()[range];
         for (channel, sums) in sums.chunks_exact(2).enumerate() {
             let moments = self.state.norms[norm].moments[channel];
             let backward = norm::Backward::new(sums[0], sums[1], moments, eps);
