@@ -15,9 +15,6 @@ const LINE: usize = 64;
 /// Spans at once, at most; more are left alone.
 const SPANS: usize = 32;
 
-/// Fractions of a line that are counted.
-const UNIT: usize = 256;
-
 /// Which rows of which images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rows {
@@ -33,9 +30,10 @@ pub(crate) struct Ahead {
     next: Cell<usize>,
     at: Cell<*const u8>,
     end: Cell<*const u8>,
-    /// Lines that are due, and that become due with each step, in units.
-    credit: Cell<usize>,
-    rate: usize,
+    /// Lines to ask for in each step: always as many, so that the processor foresees the branches.
+    lines: usize,
+    /// The same for what is needed next of all.
+    near: Cell<(*const u8, *const u8, usize)>,
 }
 
 impl Ahead {
@@ -47,8 +45,8 @@ impl Ahead {
             next: Cell::new(0),
             at: Cell::new(std::ptr::null()),
             end: Cell::new(std::ptr::null()),
-            credit: Cell::new(0),
-            rate: 0,
+            lines: 0,
+            near: Cell::new((std::ptr::null(), std::ptr::null(), 0)),
         }
     }
 
@@ -79,8 +77,18 @@ impl Ahead {
     /// Asks for all that was added in about so many steps.
     pub fn over(mut self, steps: usize) -> Self {
         let bytes: usize = self.spans[..self.count].iter().map(|span| span.1).sum();
-        self.rate = bytes * UNIT / LINE / steps.max(1) + 1;
+        self.lines = bytes.div_ceil(LINE * steps.max(1));
         self
+    }
+
+    /// From now on also asks for the `count` numbers at `start`, in about so many steps. The memory
+    /// may be anywhere: nothing is read.
+    #[inline(always)]
+    pub fn near(&self, start: *const f32, count: usize, steps: usize) {
+        let bytes = count * size_of::<f32>();
+        let start = start.cast::<u8>();
+        let lines = bytes.div_ceil(LINE * steps.max(1));
+        self.near.set((start, start.wrapping_add(bytes), lines));
     }
 
     /// Goes on to the next span when one is done: to be called now and then.
@@ -94,18 +102,20 @@ impl Ahead {
         }
     }
 
-    /// Asks for the lines that are due.
+    /// Asks for the next lines; at the end of a span for its last one, again.
     #[inline(always)]
     pub fn step<S: Simd>(&self, s: S) {
-        let credit = self.credit.get() + self.rate;
         let (mut at, end) = (self.at.get(), self.end.get());
-        for _ in 0..credit / UNIT {
-            if at < end {
-                s.prefetch(at.cast());
-                at = at.wrapping_add(LINE);
-            }
+        for _ in 0..self.lines {
+            s.prefetch(at.cast());
+            at = at.wrapping_add(LINE).min(end);
         }
-        self.credit.set(credit % UNIT);
         self.at.set(at);
+        let (mut at, end, lines) = self.near.get();
+        for _ in 0..lines {
+            s.prefetch(at.cast());
+            at = at.wrapping_add(LINE).min(end);
+        }
+        self.near.set((at, end, lines));
     }
 }

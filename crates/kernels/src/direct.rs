@@ -433,6 +433,7 @@ impl Backward<'_> {
                         c: self.part.as_ptr().cast_mut().add(row * columns),
                         c_row: columns,
                         accumulate,
+                        ahead: &Ahead::nothing(),
                     };
                     correlate.run(s);
                 }

@@ -247,6 +247,7 @@ impl Kernel for Weights<'_> {
                         c: out,
                         c_row: PANEL,
                         accumulate: false,
+                        ahead: &Ahead::nothing(),
                     };
                     correlate.run(s);
                     for row in 0..rows {

@@ -222,7 +222,7 @@ unsafe fn store_tile<S: Simd, const R: usize, const W: usize>(
 
 /// `c (+)= a^T * b` for up to sixteen rows, which are neighbours in `a`, and `vectors` vectors of
 /// columns. `k` runs over `lines` lines of `len` numbers.
-pub(crate) struct Correlate {
+pub(crate) struct Correlate<'a> {
     pub rows: usize,
     pub vectors: usize,
     pub lines: usize,
@@ -241,9 +241,11 @@ pub(crate) struct Correlate {
     pub c_row: usize,
     /// Whether to add to what is in `c`.
     pub accumulate: bool,
+    /// What to ask for meanwhile, a step for each sixteen `k` of each register tile.
+    pub ahead: &'a Ahead,
 }
 
-impl Correlate {
+impl Correlate<'_> {
     /// # Safety
     /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
     /// written (`c`), and nobody else is at `c`.
@@ -264,6 +266,7 @@ impl Correlate {
                         c: self.c.add(row * self.c_row + vector * LANES),
                     }
                 };
+                self.ahead.turn();
                 dispatch!(s, CorrelateTile, rows, width, corner);
                 row += rows;
             }
@@ -272,7 +275,7 @@ impl Correlate {
     }
 }
 
-struct CorrelateTile<'a, const R: usize, const W: usize>(Corner<&'a Correlate>);
+struct CorrelateTile<'a, const R: usize, const W: usize>(Corner<&'a Correlate<'a>>);
 
 impl<const R: usize, const W: usize> Kernel for CorrelateTile<'_, R, W> {
     type Output = ();
@@ -285,11 +288,17 @@ impl<const R: usize, const W: usize> Kernel for CorrelateTile<'_, R, W> {
             for line in 0..product.lines {
                 let mut a = a.add(line * product.a_line);
                 let mut b = b.add(line * product.b_line);
-                for _ in 0..product.len {
-                    step(s, a, 1, b, product.b_vector, &mut sums);
-                    // The last step may lead out of the memory, where nothing is read.
-                    a = a.wrapping_add(product.a_step);
-                    b = b.wrapping_add(product.b_step);
+                let mut left = product.len;
+                while left > 0 {
+                    let steps = left.min(LANES);
+                    left -= steps;
+                    product.ahead.step(s);
+                    for _ in 0..steps {
+                        step(s, a, 1, b, product.b_vector, &mut sums);
+                        // The last step may lead out of the memory, where nothing is read.
+                        a = a.wrapping_add(product.a_step);
+                        b = b.wrapping_add(product.b_step);
+                    }
                 }
             }
             store_tile(s, c, product.c_row, LANES, &sums);

@@ -118,8 +118,16 @@ impl Geometry {
             Direction::Forward => (self.input, self.output),
             Direction::Backward => (self.output, self.input),
         };
-        let tiles = tiles.div_ceil(6) * to.blocks().div_ceil(PANEL / LANES);
-        T::PRODUCTS * tiles * from.blocks()
+        let multiply =
+            tiles.div_ceil(6) * to.blocks().div_ceil(PANEL / LANES) * from.blocks();
+        let correlate = match direction {
+            Direction::Forward => 0,
+            Direction::Backward => {
+                let rows = to.padded_channels().div_ceil(6);
+                rows * from.blocks().div_ceil(PANEL / LANES) * tiles.div_ceil(LANES)
+            }
+        };
+        T::PRODUCTS * (multiply + correlate)
     }
 }
 
@@ -367,6 +375,8 @@ struct MultiplyPanel<'a> {
     product: usize,
     panel: usize,
     ahead: &'a Ahead,
+    /// What is multiplied next: as many numbers as there are filters, to be asked for.
+    next: Option<*const f32>,
 }
 
 impl Kernel for MultiplyPanel<'_> {
@@ -374,9 +384,14 @@ impl Kernel for MultiplyPanel<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const BLOCKS: usize = DEPTH / LANES;
-        let MultiplyPanel { a, a_maps, filters, c, c_maps, product, panel, ahead } = self;
+        let MultiplyPanel { a, a_maps, filters, c, c_maps, product, panel, ahead, .. } = self;
         let vectors = (c_maps.blocks() - panel).min(PANEL / LANES);
         let depth = a_maps.channels;
+        let filters = filters.wrapping_add(panel * LANES * depth);
+        if let Some(next) = self.next {
+            let steps = a.tiles.div_ceil(6) * a_maps.blocks();
+            ahead.near(next, depth * vectors * LANES, steps);
+        }
         for first in (0..a_maps.blocks()).step_by(BLOCKS) {
             let count = BLOCKS.min(a_maps.blocks() - first);
             let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
@@ -391,7 +406,7 @@ impl Kernel for MultiplyPanel<'_> {
                     a: a.at(product, 0, 0),
                     a_row: LANES,
                     segments: &segments[..count],
-                    b: filters.add(panel * LANES * depth + first * LANES * vectors * LANES),
+                    b: filters.add(first * LANES * vectors * LANES),
                     c: c.at(product, panel, 0),
                     c_row: LANES,
                     c_vector: c.block(),
@@ -549,6 +564,10 @@ impl<T: Tile> ForwardTask<'_, T> {
             product,
             panel,
             ahead,
+            next: (T::PRODUCTS * len > SMALL_FILTERS).then(|| {
+                let next = (panel + PANEL / LANES).min(output.blocks());
+                self.filters.wrapping_add(product * len + next * LANES * input.channels)
+            }),
         });
     }
 
@@ -786,27 +805,35 @@ impl<T: Tile> BackwardTask<'_, T> {
     ) {
         let Geometry { input, output, .. } = self.pass.geometry;
         let len = spread(input.channels * output.padded_channels());
+        let du = self.du.wrapping_add(product * len);
+        let len = spread(output.channels * input.padded_channels());
+        let filters = self.filters.wrapping_add(product * len);
+        let v = self.v;
         s.call(CorrelatePanel {
-            v: self.v,
+            v,
             dm: self.dm,
             input,
             output,
-            du: self.du.wrapping_add(product * len),
+            du,
             product,
             panel,
             accumulate,
+            ahead,
+            next: filters.wrapping_add(panel * LANES * output.channels),
         });
         if self.pass.sink.is_some() {
-            let len = spread(output.channels * input.padded_channels());
+            // The sums that come next: of the next panel, or behind the last one.
+            let next = (panel + PANEL / LANES).min(input.blocks());
             s.call(MultiplyPanel {
                 a: self.dm,
                 a_maps: output,
-                filters: self.filters.wrapping_add(product * len),
-                c: self.v,
+                filters,
+                c: v,
                 c_maps: input,
                 product,
                 panel,
                 ahead,
+                next: Some(du.wrapping_add(next * LANES * output.padded_channels())),
             });
         }
     }
@@ -823,7 +850,7 @@ impl<T: Tile> BackwardTask<'_, T> {
 ///
 /// Whoever makes one promises that both domains have the product and their maps' blocks, that `du` is
 /// the product's sum, and that no other thread is at these rows of it.
-struct CorrelatePanel {
+struct CorrelatePanel<'a> {
     v: Domain,
     dm: Domain,
     input: Maps,
@@ -832,13 +859,19 @@ struct CorrelatePanel {
     product: usize,
     panel: usize,
     accumulate: bool,
+    ahead: &'a Ahead,
+    /// The filters that are multiplied with next, to be asked for: as many as there are sums.
+    next: *const f32,
 }
 
-impl Kernel for CorrelatePanel {
+impl Kernel for CorrelatePanel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let CorrelatePanel { v, dm, input, output, product, panel, .. } = self;
+        let CorrelatePanel { v, dm, input, output, product, panel, ahead, .. } = self;
+        let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
+        let steps = rows.div_ceil(6) * output.blocks().div_ceil(PANEL / LANES);
+        ahead.near(self.next, rows * output.channels, steps * v.tiles.div_ceil(LANES));
         // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
         let chunks = v.tiles.div_ceil(DEPTH);
         for (chunk, vector) in pairs(chunks, output.blocks().div_ceil(PANEL / LANES)) {
@@ -862,6 +895,7 @@ impl Kernel for CorrelatePanel {
                         c: row.add(vector * LANES),
                         c_row: output.padded_channels(),
                         accumulate: self.accumulate || chunk > 0,
+                        ahead,
                     };
                     correlate.run(s);
                 }
