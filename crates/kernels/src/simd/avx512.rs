@@ -1,6 +1,5 @@
 //! AVX-512: a vector is one register, of which there are 32.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
@@ -147,13 +146,5 @@ unsafe impl Simd for Avx512 {
     fn prefetch(self, at: *const f32) {
         // SAFETY: prefetching reads nothing that a program could notice, at any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-    #[inline(always)]
-    fn prefetch_write(self, at: *mut f32) {
-        // An instruction of its own, which the intrinsic does not give without a feature's name.
-        // SAFETY: as above; where the processor does not know it, it does nothing.
-        unsafe {
-            asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-        }
     }
 }

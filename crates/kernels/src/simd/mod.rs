@@ -87,8 +87,6 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     unsafe fn add_wide(self, sums: *mut f64, value: Self::V);
     /// Asks for the cache line at `at`, which may be anywhere.
     fn prefetch(self, at: *const f32);
-    /// Asks for the cache line at `at`, which may be anywhere, in order to write it.
-    fn prefetch_write(self, at: *mut f32);
 }
 
 /// An instruction set that this processor has.

@@ -125,6 +125,4 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
-    #[inline(always)]
-    fn prefetch_write(self, _: *mut f32) {}
 }

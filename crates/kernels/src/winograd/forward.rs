@@ -1,0 +1,120 @@
+//! The forward pass: `M = V U` between the transforms of the input and of the output.
+
+use super::panel::MultiplyPanel;
+use super::schedule::{Group, SMALL_FILTERS, Schedule, with_next};
+use super::tile::Tile;
+use super::transform::{self, Lines, Place};
+use super::weights::{Direction, Filters};
+use super::{Domain, Geometry, spread, transform_filters};
+use crate::Processor;
+use crate::ahead::Ahead;
+use crate::product::PANEL;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::workspace::Workspace;
+
+/// A forward pass.
+pub(super) struct Forward<'a, T> {
+    pub geometry: Geometry,
+    pub source: &'a Source<'a>,
+    pub sink: &'a Sink<'a>,
+    pub tile: T,
+}
+
+impl<T: Tile + Send + Sync> Forward<'_, T> {
+    pub fn run(
+        &self,
+        processor: &Processor,
+        workspace: &mut Workspace,
+        weight: &[f32],
+        scale: Option<&[f32]>,
+    ) {
+        let Geometry { input, output, .. } = self.geometry;
+        let (inputs, outputs, direction) = (input.channels, output.channels, Direction::Forward);
+        let schedule = Schedule::new(&self.geometry, direction);
+        let filters = Filters { weight, inputs, outputs, scale, direction };
+        let (workers, shared) = workspace.split();
+        let u = &mut shared[..T::PRODUCTS * filters.product()];
+        transform_filters(processor, filters, u, self.tile);
+        let filters = &*u;
+        processor.pool.run(schedule.parts, |index, worker| {
+            for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
+                let tiles = group.tiles(&self.geometry);
+                let product = Domain::product(input.blocks().max(output.blocks()), tiles);
+                let numbers = (T::PRODUCTS + 1) * product;
+                // SAFETY: a worker's memory is its own; `need` asked for enough of it.
+                let (scratch, start) =
+                    unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
+                let m = Domain { start, product, tiles };
+                let v = Domain { start: start.wrapping_add(product), product, tiles };
+                processor.isa.run(Task { pass: self, group, next, filters, v, m, scratch });
+            }
+        });
+    }
+}
+
+/// A group through all stages. The source and the sink were checked, and the domains and the scratch
+/// memory have room for the group's tiles and are this task's: what the kernels it calls ask for.
+struct Task<'a, T> {
+    pass: &'a Forward<'a, T>,
+    group: Group,
+    next: Option<Group>,
+    filters: &'a [f32],
+    v: Domain,
+    m: Domain,
+    scratch: *mut f32,
+}
+
+impl<T: Tile> Task<'_, T> {
+    fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
+        let Forward { geometry, tile, .. } = self.pass;
+        let band = self.group.band.clone();
+        Place { geometry, image, band, domain, first, scratch: self.scratch, tile: *tile }
+    }
+
+    fn ahead(&self) -> Ahead {
+        let mut ahead = Ahead::nothing();
+        if let Some(next) = &self.next {
+            self.pass.source.ask(&mut ahead, &next.input_rows(&self.pass.geometry));
+        }
+        ahead.over(self.pass.geometry.steps::<T>(self.v.tiles, Direction::Forward))
+    }
+}
+
+impl<T: Tile> Kernel for Task<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Forward { geometry, source, sink, .. } = *self.pass;
+        let Geometry { input, output, .. } = geometry;
+        let each = self.group.tiles(&geometry) / self.group.images.len();
+        for (index, image) in self.group.images.clone().enumerate() {
+            s.call(transform::Input { place: self.place(image, self.v, index * each), source });
+        }
+        let ahead = self.ahead();
+        let len = spread(input.channels * output.padded_channels());
+        for product in 0..T::PRODUCTS {
+            let filters = self.filters.as_ptr().wrapping_add(product * len);
+            for panel in (0..output.blocks()).step_by(PANEL / LANES) {
+                // The next panel, or behind the last one the next product.
+                let next = (panel + PANEL / LANES).min(output.blocks()) * LANES * input.channels;
+                s.call(MultiplyPanel {
+                    a: self.v,
+                    a_maps: input,
+                    filters,
+                    c: self.m,
+                    c_maps: output,
+                    product,
+                    panel,
+                    ahead: &ahead,
+                    next: (T::PRODUCTS * len > SMALL_FILTERS).then(|| filters.wrapping_add(next)),
+                });
+            }
+        }
+        for (index, image) in self.group.images.clone().enumerate() {
+            s.call(transform::Output { place: self.place(image, self.m, index * each), sink });
+        }
+        s.fence();
+    }
+}

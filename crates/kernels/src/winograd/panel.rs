@@ -1,0 +1,131 @@
+//! The products of one panel of filters: of all tiles in the domain with up to 64 columns.
+
+use super::{Domain, schedule::part};
+use crate::Maps;
+use crate::ahead::Ahead;
+use crate::product::{Correlate, Multiply, PANEL, Segment};
+use crate::simd::{Kernel, LANES, Simd};
+
+/// `k` that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
+const DEPTH: usize = 128;
+
+/// One product of all tiles with a panel of filters, `c = a u`: `M` from `V`, or `dV` from `dM`.
+///
+/// Whoever makes one promises that both domains have the product and their maps' blocks, that `filters`
+/// are those of the product, and that no other thread is at these columns of `c`.
+pub(super) struct MultiplyPanel<'a> {
+    pub a: Domain,
+    pub a_maps: Maps,
+    pub filters: *const f32,
+    pub c: Domain,
+    pub c_maps: Maps,
+    pub product: usize,
+    pub panel: usize,
+    pub ahead: &'a Ahead,
+    /// What is multiplied next: as many numbers as there are filters, to be asked for.
+    pub next: Option<*const f32>,
+}
+
+impl Kernel for MultiplyPanel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        const BLOCKS: usize = DEPTH / LANES;
+        let MultiplyPanel { a, a_maps, filters, c, c_maps, product, panel, ahead, .. } = self;
+        let vectors = (c_maps.blocks() - panel).min(PANEL / LANES);
+        let depth = a_maps.channels;
+        let filters = filters.wrapping_add(panel * LANES * depth);
+        if let Some(next) = self.next {
+            let steps = a.tiles.div_ceil(6) * a_maps.blocks();
+            ahead.near(next, depth * vectors * LANES, steps);
+        }
+        for first in (0..a_maps.blocks()).step_by(BLOCKS) {
+            let count = BLOCKS.min(a_maps.blocks() - first);
+            let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
+            for (block, segment) in (first..first + count).zip(&mut segments) {
+                *segment = Segment { offset: block * a.block(), len: a_maps.lanes(block) };
+            }
+            // SAFETY: the promise above.
+            unsafe {
+                let multiply = Multiply {
+                    rows: a.tiles,
+                    vectors,
+                    a: a.at(product, 0, 0),
+                    a_row: LANES,
+                    segments: &segments[..count],
+                    b: filters.add(first * LANES * vectors * LANES),
+                    c: c.at(product, panel, 0),
+                    c_row: LANES,
+                    c_vector: c.block(),
+                    accumulate: first > 0,
+                    ahead,
+                };
+                multiply.run(s);
+            }
+        }
+    }
+}
+
+/// One product's gradients of the filters, `du = v^T dm`, for a panel of the input's channels.
+///
+/// Whoever makes one promises that both domains have the product and their maps' blocks, that `du` is
+/// the product's sum, and that no other thread is at these rows of it.
+pub(super) struct CorrelatePanel<'a> {
+    pub v: Domain,
+    pub dm: Domain,
+    pub input: Maps,
+    pub output: Maps,
+    pub du: *mut f32,
+    pub product: usize,
+    pub panel: usize,
+    pub accumulate: bool,
+    pub ahead: &'a Ahead,
+    /// The filters that are multiplied with next, to be asked for: as many as there are sums.
+    pub next: *const f32,
+}
+
+impl Kernel for CorrelatePanel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let CorrelatePanel { v, dm, input, output, product, panel, ahead, .. } = self;
+        let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
+        let steps = rows.div_ceil(6) * output.blocks().div_ceil(PANEL / LANES);
+        ahead.near(self.next, rows * output.channels, steps * v.tiles.div_ceil(LANES));
+        // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
+        let chunks = v.tiles.div_ceil(DEPTH);
+        for (chunk, vector) in pairs(chunks, output.blocks().div_ceil(PANEL / LANES)) {
+            let (tiles, vector) = (part(v.tiles, chunks, chunk), vector * (PANEL / LANES));
+            for block in panel..input.blocks().min(panel + PANEL / LANES) {
+                // SAFETY: the promise above.
+                unsafe {
+                    let row = self.du.add(block * LANES * output.padded_channels());
+                    let correlate = Correlate {
+                        rows: input.lanes(block),
+                        vectors: (output.blocks() - vector).min(PANEL / LANES),
+                        lines: 1,
+                        len: tiles.len(),
+                        a: v.at(product, block, tiles.start),
+                        a_step: LANES,
+                        a_line: 0,
+                        b: dm.at(product, vector, tiles.start),
+                        b_step: LANES,
+                        b_line: 0,
+                        b_vector: dm.block(),
+                        c: row.add(vector * LANES),
+                        c_row: output.padded_channels(),
+                        accumulate: self.accumulate || chunk > 0,
+                        ahead,
+                    };
+                    correlate.run(s);
+                }
+            }
+        }
+    }
+}
+
+/// All pairs of a number below `a` and one below `b`, the second changing faster.
+fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))
+}
+

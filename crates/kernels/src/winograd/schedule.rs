@@ -1,0 +1,111 @@
+//! How the work of a convolution is cut up: by shape alone, so that results do not depend on the threads.
+
+use std::ops::Range;
+
+use super::Geometry;
+use super::weights::Direction;
+use crate::ahead::Rows;
+
+/// Tiles that a group has, about: enough rows for the products, few enough for the cache.
+const GROUP_TILES: usize = 48;
+
+/// The same for backward, where two domains, filters and their gradients fit in the cache together
+/// if there are fewer tiles: for at most [`SMALL_FILTERS`] numbers of filters.
+const GROUP_TILES_BACKWARD: usize = 32;
+pub(super) const SMALL_FILTERS: usize = 160 * 1024;
+
+/// Parts of the batch, and groups of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Schedule {
+    /// Images that are in the domain together.
+    pub images: usize,
+    /// Bands that an image is cut into, where it has more tiles than a group.
+    pub bands: usize,
+    /// Parts of the batch, a task each, with a partial sum of the filters' gradients each.
+    pub parts: usize,
+}
+
+/// Bands of images that are in the domain together.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub images: Range<usize>,
+    /// Rows of tiles.
+    pub band: Range<usize>,
+}
+
+impl Schedule {
+    pub fn new(geometry: &Geometry, direction: Direction) -> Self {
+        let Geometry { input, output, tile, .. } = *geometry;
+        let (tiles, images) = (geometry.tiles(), input.images);
+        let filters = tile.products() * input.channels * output.padded_channels();
+        // A partial sum costs a pass over it; so many cost a few hundredths of the products.
+        let parts = (images * tiles / 500).clamp(4, 64).min(images);
+        let group = match direction {
+            Direction::Forward => GROUP_TILES,
+            Direction::Backward if filters <= SMALL_FILTERS => GROUP_TILES_BACKWARD,
+            Direction::Backward => GROUP_TILES,
+        };
+        Schedule {
+            images: (group / tiles).max(1).min(images.div_ceil(parts)),
+            bands: match direction {
+                Direction::Forward => 1,
+                Direction::Backward => tiles.div_ceil(group).min(geometry.tiles_y),
+            },
+            parts,
+        }
+    }
+
+    /// The most tiles that are in the domain together.
+    pub fn tiles(self, geometry: &Geometry) -> usize {
+        self.images * geometry.tiles_y.div_ceil(self.bands) * geometry.tiles_x
+    }
+
+    /// The groups of a part of the batch, in order.
+    pub fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
+        let mine = part(geometry.input.images, self.parts, index);
+        let count = mine.len().div_ceil(self.images);
+        let tiles_y = geometry.tiles_y;
+        (0..count).flat_map(move |index| {
+            let some = part(mine.len(), count, index);
+            let images = mine.start + some.start..mine.start + some.end;
+            (0..self.bands).map(move |band| Group {
+                images: images.clone(),
+                band: part(tiles_y, self.bands, band),
+            })
+        })
+    }
+}
+
+/// Each thing with the one that comes after it.
+pub(super) fn with_next<T>(things: impl Iterator<Item = T> + Clone) -> impl Iterator<Item = (T, Option<T>)> {
+    let after = things.clone().skip(1).map(Some).chain([None]);
+    things.zip(after)
+}
+
+impl Group {
+    /// The tiles of all its images.
+    pub fn tiles(&self, geometry: &Geometry) -> usize {
+        self.images.len() * self.band.len() * geometry.tiles_x
+    }
+
+    /// The rows of the input that its tiles are computed from, and become.
+    pub fn input_rows(&self, geometry: &Geometry) -> Rows {
+        let row = |tile_y: usize, more: usize| {
+            let row = tile_y * geometry.tile.outputs() + more;
+            row.saturating_sub(geometry.padding).min(geometry.input.height)
+        };
+        Rows { images: self.images.clone(), rows: row(self.band.start, 0)..row(self.band.end, 2) }
+    }
+
+    /// The rows of the output that its tiles become, and are computed from.
+    pub fn output_rows(&self, geometry: &Geometry) -> Rows {
+        let row = |tile_y: usize| (tile_y * geometry.tile.outputs()).min(geometry.output.height);
+        Rows { images: self.images.clone(), rows: row(self.band.start)..row(self.band.end) }
+    }
+}
+
+/// `count` things cut into `parts` ranges, as equal as can be.
+pub(super) fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
+    count * index / parts..count * (index + 1) / parts
+}
+
