@@ -15,8 +15,9 @@
 
 use std::ops::Range;
 
+use crate::ahead::{Ahead, Rows};
 use crate::convolution::Convolution;
-use crate::ahead::Ahead;
+use crate::elementwise::PIECE;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
@@ -25,8 +26,12 @@ use crate::source::{GradientSource, Source};
 use crate::workspace::{Need, Workspace};
 use crate::{Maps, Processor};
 
-/// Segments that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
-const SEGMENTS: usize = 8;
+/// Segments that are multiplied in one go: a panel of 64 columns of so many fills 24 KiB, which leaves
+/// room in the first-level cache for the rows that pass by.
+const SEGMENTS: usize = 6;
+
+/// Output pixels whose gradient, of 64 channels, fills 32 KiB.
+const DEPTH: usize = 128;
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
 const PIXELS_PER_PART: usize = 4000;
@@ -90,6 +95,25 @@ impl Geometry {
         (images * self.output.pixels() / PIXELS_PER_PART).clamp(4, 64).min(images)
     }
 
+    /// The images of a part of the batch.
+    fn images_of(&self, part: usize) -> Range<usize> {
+        let (images, parts) = (self.input.images, self.parts());
+        images * part / parts..images * (part + 1) / parts
+    }
+
+    /// About how many steps the products with the taps have: see [`Ahead`].
+    fn steps(&self) -> usize {
+        let pixels = self.output.height * self.output.width.div_ceil(6);
+        let panels = self.output.blocks().div_ceil(PANEL / LANES);
+        self.taps() * self.input.blocks() * pixels * panels
+    }
+
+    /// All rows of an image of the input, and of the output.
+    fn rows(&self, image: usize) -> [Rows; 2] {
+        [self.input, self.output]
+            .map(|maps| Rows { images: image..image + 1, rows: 0..maps.height })
+    }
+
     /// Offsets of the taps that pixels of a phase see, along one axis.
     fn taps_of(&self, phase: usize) -> usize {
         self.layer.kernel.saturating_sub(phase).div_ceil(self.layer.stride)
@@ -134,13 +158,15 @@ pub(crate) fn forward(
     let geometry = &Geometry::new(layer, source.maps);
     let (workers, shared) = workspace.split();
     let packed = &mut shared[..geometry.taps() * layer.inputs * sink.maps.padded_channels()];
-    pack(geometry, weight, scale, packed);
+    pack(processor, geometry, weight, scale, packed);
     let packed = &*packed;
-    processor.pool.run(source.maps.images, |image, worker| {
+    let parts = geometry.parts();
+    processor.pool.run(parts, |index, worker| {
         let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
         // SAFETY: a worker's memory is its own; `need` asked for enough of it.
         let (staged, out) = unsafe { workers.part(worker, staged, out) };
-        processor.isa.run(Forward { geometry, source, sink, packed, image, staged, out });
+        let images = geometry.images_of(index);
+        processor.isa.run(Forward { geometry, source, sink, packed, images, staged, out });
     });
 }
 
@@ -161,7 +187,7 @@ pub(crate) fn backward(
     let weights = geometry.taps() * layer.outputs * source.maps.padded_channels();
     let (packed, shared) = shared.split_at_mut(weights);
     if sink.is_some() {
-        pack_phases(geometry, weight, packed);
+        pack_phases(processor, geometry, weight, packed);
     }
     let packed = &*packed;
     let (count, len) = (geometry.parts(), geometry.part());
@@ -169,7 +195,6 @@ pub(crate) fn backward(
     {
         let parts = Shared::new(parts);
         processor.pool.run(count, |index, worker| {
-            let images = source.maps.images;
             let staged = geometry.staged_input();
             let rest = geometry.staged_gradient() + geometry.input.image_len();
             // SAFETY: a worker's memory is its own; `need` asked for enough of it.
@@ -180,7 +205,7 @@ pub(crate) fn backward(
                 gradient,
                 sink,
                 packed,
-                images: images * index / count..images * (index + 1) / count,
+                images: geometry.images_of(index),
                 // SAFETY: one part a task.
                 part: unsafe { parts.part(index * len, len) },
                 staged,
@@ -189,70 +214,89 @@ pub(crate) fn backward(
             });
         });
     }
-    let parts = &*parts;
-    let (taps, inputs) = (geometry.taps(), layer.inputs);
+    add_parts(processor, geometry, parts, dweight);
+}
+
+/// Adds partial sums `[tap][input channel][output channel]` to the gradient of the weights.
+fn add_parts(processor: &Processor, geometry: &Geometry, parts: &mut [f32], dweight: &mut [f32]) {
+    let (sum, rest) = parts.split_at_mut(geometry.part());
+    processor.pool.chunks(sum, PIECE, |piece, sum| {
+        for part in rest.chunks_exact(geometry.part()) {
+            for (sum, part) in sum.iter_mut().zip(&part[piece * PIECE..]) {
+                *sum += part;
+            }
+        }
+    });
+    let (taps, inputs) = (geometry.taps(), geometry.layer.inputs);
     let columns = geometry.output.padded_channels();
-    processor.pool.chunks(dweight, inputs * taps, |output, dweight| {
-        for (input, dweight) in dweight.chunks_exact_mut(taps).enumerate() {
-            for (tap, dweight) in dweight.iter_mut().enumerate() {
-                let at = (tap * inputs + input) * columns + output;
-                *dweight += parts.iter().skip(at).step_by(len).sum::<f32>();
+    // A block of output channels together: its numbers share cache lines.
+    processor.pool.chunks(dweight, LANES * inputs * taps, |block, dweight| {
+        for (row, sums) in sum.chunks_exact(columns).enumerate() {
+            let (tap, input) = (row / inputs, row % inputs);
+            let outputs = dweight.chunks_exact_mut(inputs * taps);
+            for (dweight, sum) in outputs.zip(&sums[block * LANES..]) {
+                dweight[input * taps + tap] += sum;
             }
         }
     });
 }
 
 /// Packs weights `[outputs, inputs, kernel, kernel]` for the forward pass.
-fn pack(geometry: &Geometry, weight: &[f32], scale: Option<&[f32]>, packed: &mut [f32]) {
+fn pack(
+    processor: &Processor,
+    geometry: &Geometry,
+    weight: &[f32],
+    scale: Option<&[f32]>,
+    packed: &mut [f32],
+) {
     let Convolution { inputs, outputs, .. } = geometry.layer;
     let taps = geometry.taps();
     assert_eq!(weight.len(), inputs * outputs * taps, "wrong number of weights");
     let padded = geometry.output.padded_channels();
-    let depth = taps * inputs;
-    for panel in (0..padded).step_by(PANEL) {
+    let packed = &Shared::new(packed);
+    processor.pool.run(padded.div_ceil(PANEL) * taps, |task, _| {
+        let (panel, tap) = (task / taps * PANEL, task % taps);
         let width = PANEL.min(padded - panel);
-        for (k, row) in packed[panel * depth..][..width * depth].chunks_exact_mut(width).enumerate()
-        {
-            let (tap, input) = (k / inputs, k % inputs);
-            for (column, value) in row.iter_mut().enumerate() {
-                let output = panel + column;
-                *value = if output < outputs {
-                    let factor = scale.map_or(1.0, |scale| scale[output]);
-                    weight[(output * inputs + input) * taps + tap] * factor
-                } else {
-                    0.0
-                };
+        let at = panel * taps * inputs + tap * inputs * width;
+        // SAFETY: each tap of each panel is one task's.
+        let rows = unsafe { packed.part(at, inputs * width) };
+        rows.fill(0.0);
+        for (column, output) in (panel..outputs.min(panel + width)).enumerate() {
+            let factor = scale.map_or(1.0, |scale| scale[output]);
+            for (input, row) in rows.chunks_exact_mut(width).enumerate() {
+                row[column] = weight[(output * inputs + input) * taps + tap] * factor;
             }
         }
-    }
+    });
 }
 
 /// Packs weights for the gradient of the input, phase after phase.
-fn pack_phases(geometry: &Geometry, weight: &[f32], packed: &mut [f32]) {
+fn pack_phases(processor: &Processor, geometry: &Geometry, weight: &[f32], packed: &mut [f32]) {
     let Convolution { inputs, outputs, kernel, stride, .. } = geometry.layer;
     let taps = geometry.taps();
     assert_eq!(weight.len(), inputs * outputs * taps, "wrong number of weights");
     let padded = geometry.input.padded_channels();
-    let mut at = 0;
+    let mut begin = 0;
     for (phase_y, phase_x) in phases(stride) {
         let (rows, columns) = (geometry.taps_of(phase_y), geometry.taps_of(phase_x));
-        for panel in (0..padded).step_by(PANEL) {
+        let mine = rows * columns;
+        let packed = &Shared::new(&mut packed[begin..][..mine * outputs * padded]);
+        begin += mine * outputs * padded;
+        processor.pool.run(padded.div_ceil(PANEL) * mine, |task, _| {
+            let (panel, index) = (task / mine * PANEL, task % mine);
+            let (row, column) = (index / columns, index % columns);
+            let tap = (phase_y + stride * row) * kernel + phase_x + stride * column;
             let width = PANEL.min(padded - panel);
-            for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
-                let tap = (phase_y + stride * row) * kernel + phase_x + stride * column;
-                for output in 0..outputs {
-                    for (lane, value) in packed[at..at + width].iter_mut().enumerate() {
-                        let input = panel + lane;
-                        *value = if input < inputs {
-                            weight[(output * inputs + input) * taps + tap]
-                        } else {
-                            0.0
-                        };
-                    }
-                    at += width;
+            let at = (panel * mine + index * width) * outputs;
+            // SAFETY: each tap of each panel is one task's.
+            let rows = unsafe { packed.part(at, outputs * width) };
+            for (output, row) in rows.chunks_exact_mut(width).enumerate() {
+                row.fill(0.0);
+                for (value, input) in row.iter_mut().zip(panel..inputs) {
+                    *value = weight[(output * inputs + input) * taps + tap];
                 }
             }
-        }
+        });
     }
 }
 
@@ -297,7 +341,7 @@ struct Forward<'a> {
     source: &'a Source<'a>,
     sink: &'a Sink<'a>,
     packed: &'a [f32],
-    image: usize,
+    images: Range<usize>,
     staged: *mut f32,
     out: *mut f32,
 }
@@ -306,7 +350,17 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Forward { geometry, source, sink, packed, image, staged, out } = self;
+        for image in self.images.clone() {
+            self.image(s, image);
+        }
+        s.fence();
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn image<S: Simd>(&self, s: S, image: usize) {
+        let Forward { geometry, source, sink, packed, staged, out, .. } = *self;
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
         let stride = layer.stride;
         let depth = geometry.taps() * layer.inputs;
@@ -315,6 +369,11 @@ impl Kernel for Forward<'_> {
         // output pixels see; packed weights have a row for each tap and channel of each panel.
         unsafe {
             stage(s, geometry, source, image, staged);
+            let mut ahead = Ahead::nothing();
+            if image + 1 < self.images.end {
+                source.ask(&mut ahead, &geometry.rows(image + 1)[0]);
+            }
+            let ahead = &ahead.over(geometry.steps());
             for panel in (0..output.blocks()).step_by(PANEL / LANES) {
                 let vectors = (output.blocks() - panel).min(PANEL / LANES);
                 let mut b = packed.as_ptr().add(panel * LANES * depth);
@@ -340,7 +399,7 @@ impl Kernel for Forward<'_> {
                             c_row: LANES,
                             c_vector: output.pixels() * LANES,
                             accumulate: first > 0,
-                            ahead: &Ahead::nothing(),
+                            ahead,
                         };
                         product.run(s);
                     }
@@ -355,7 +414,6 @@ impl Kernel for Forward<'_> {
                 }
             }
         }
-        s.fence();
     }
 }
 
@@ -390,9 +448,19 @@ impl Kernel for Backward<'_> {
                         self.gradient.row(s, image, block, y, self.staged_gradient.add(at));
                     }
                 }
-                self.weights(s, index > 0);
+                let mut ahead = Ahead::nothing();
+                if image + 1 < self.images.end {
+                    let [input, output] = geometry.rows(image + 1);
+                    self.gradient.ask(&mut ahead, &output);
+                    self.source.ask(&mut ahead, &input);
+                }
                 if let Some(sink) = self.sink {
-                    self.input(s, sink, image);
+                    sink.ask(&mut ahead, &geometry.rows(image)[0]);
+                }
+                let ahead = ahead.over(2 * geometry.steps());
+                self.weights(s, index > 0, &ahead);
+                if let Some(sink) = self.sink {
+                    self.input(s, sink, image, &ahead);
                 }
             }
         }
@@ -406,34 +474,42 @@ impl Backward<'_> {
     /// # Safety
     /// The image is laid out.
     #[inline(always)]
-    unsafe fn weights<S: Simd>(&self, s: S, accumulate: bool) {
+    unsafe fn weights<S: Simd>(&self, s: S, accumulate: bool, ahead: &Ahead) {
         let geometry = self.geometry;
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
         let Geometry { out_rows, out_columns, margin, .. } = *geometry;
         let columns = output.padded_channels();
-        for tap in 0..geometry.taps() {
-            let (ky, kx) = (tap / layer.kernel, tap % layer.kernel);
-            for block in 0..input.blocks() {
+        // Some lines of some columns at once: their part of the gradient stays in the first-level
+        // cache for all taps and input channels.
+        let some = (DEPTH / output.width).clamp(1, output.height);
+        for (first, vector) in (0..output.height)
+            .step_by(some)
+            .flat_map(|y| (0..output.blocks()).step_by(PANEL / LANES).map(move |v| (y, v)))
+        {
+            for (tap, block) in
+                (0..geometry.taps()).flat_map(|t| (0..input.blocks()).map(move |b| (t, b)))
+            {
+                let (ky, kx) = (first * layer.stride + tap / layer.kernel, tap % layer.kernel);
                 let row = tap * input.channels + block * LANES;
-                debug_assert!((row + input.lanes(block)) * columns <= self.part.len());
+                let line = vector * out_rows + margin + first;
                 // SAFETY: every tap of every output pixel lies within the laid-out image.
                 unsafe {
                     let correlate = Correlate {
                         rows: input.lanes(block),
-                        vectors: output.blocks(),
-                        lines: output.height,
+                        vectors: (output.blocks() - vector).min(PANEL / LANES),
+                        lines: some.min(output.height - first),
                         len: output.width,
                         a: self.staged.add(((block * in_rows + ky) * in_columns + kx) * LANES),
                         a_step: layer.stride * LANES,
                         a_line: layer.stride * in_columns * LANES,
-                        b: self.staged_gradient.add((margin * out_columns + margin) * LANES),
+                        b: self.staged_gradient.add((line * out_columns + margin) * LANES),
                         b_step: LANES,
                         b_line: out_columns * LANES,
                         b_vector: out_rows * out_columns * LANES,
-                        c: self.part.as_ptr().cast_mut().add(row * columns),
+                        c: self.part.as_ptr().cast_mut().add(row * columns + vector * LANES),
                         c_row: columns,
-                        accumulate,
-                        ahead: &Ahead::nothing(),
+                        accumulate: accumulate || first > 0,
+                        ahead,
                     };
                     correlate.run(s);
                 }
@@ -446,7 +522,7 @@ impl Backward<'_> {
     /// # Safety
     /// The output's gradient is laid out.
     #[inline(always)]
-    unsafe fn input<S: Simd>(&self, s: S, sink: &GradientSink, image: usize) {
+    unsafe fn input<S: Simd>(&self, s: S, sink: &GradientSink, image: usize, ahead: &Ahead) {
         let geometry = self.geometry;
         let Geometry { layer, input, output, out_rows, out_columns, margin, .. } = *geometry;
         let Convolution { kernel, stride, padding, .. } = layer;
@@ -495,7 +571,7 @@ impl Backward<'_> {
                                 c_row: stride * LANES,
                                 c_vector: input.pixels() * LANES,
                                 accumulate: first > 0,
-                                ahead: &Ahead::nothing(),
+                                ahead,
                             };
                             product.run(s);
                         }

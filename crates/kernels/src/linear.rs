@@ -3,6 +3,8 @@
 //! A task takes 64 columns of a result. It packs what it needs of one factor, 128 rows at a time
 //! (32 KiB: the first-level cache), and multiplies the other factor's rows with it, where they lie.
 
+use std::ops::Range;
+
 use crate::Processor;
 use crate::ahead::Ahead;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
@@ -43,9 +45,12 @@ pub fn forward(
     let images = y.len() / outputs;
     assert!(x.len() == images * inputs && y.len() == images * outputs, "wrong lengths");
     assert!(weight.len() == inputs * outputs && bias.len() == outputs, "wrong parameters");
-    let pack = |k: usize, first: usize, row: &mut [f32]| {
-        for (value, output) in row.iter_mut().zip(first..outputs) {
-            *value = weight[output * inputs + k];
+    let pack = |depth: Range<usize>, first: usize, width: usize, packed: &mut [f32]| {
+        for (column, output) in (first..outputs.min(first + width)).enumerate() {
+            let row = &weight[output * inputs..][depth.clone()];
+            for (packed, &value) in packed.chunks_exact_mut(width).zip(row) {
+                packed[column] = value;
+            }
         }
     };
     rows_times_panels(processor, workspace, images, (x, inputs), outputs, &pack, y);
@@ -98,22 +103,25 @@ pub fn backward(
     }
     let Some(dx) = dx else { return };
     assert_eq!(dx.len(), x.len(), "dx has the wrong length");
-    let pack = |k: usize, first: usize, row: &mut [f32]| {
-        let len = row.len().min(inputs - first);
-        row[..len].copy_from_slice(&weight[k * inputs + first..][..len]);
+    let pack = |depth: Range<usize>, first: usize, width: usize, packed: &mut [f32]| {
+        let len = width.min(inputs - first);
+        for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
+            packed[..len].copy_from_slice(&weight[k * inputs + first..][..len]);
+        }
     };
     rows_times_panels(processor, workspace, images, (dy, outputs), inputs, &pack, dx);
 }
 
-/// `c = a * b` with `a` `[rows, depth]` and `c` `[rows, columns]`; `pack(k, first, row)` fills `row`
-/// with row `k` of `b`, from column `first` on, and leaves zeros beyond the last column.
+/// `c = a * b` with `a` `[rows, depth]` and `c` `[rows, columns]`; `pack(depth, first, width, packed)`
+/// fills `packed` with those rows of `b`, `width` columns of each from `first` on, and leaves the zeros
+/// that are there beyond the last column.
 fn rows_times_panels(
     processor: &Processor,
     workspace: &mut Workspace,
     rows: usize,
     (a, depth): (&[f32], usize),
     columns: usize,
-    pack: &(impl Fn(usize, usize, &mut [f32]) + Sync),
+    pack: &(impl Fn(Range<usize>, usize, usize, &mut [f32]) + Sync),
     c: &mut [f32],
 ) {
     let (workers, _) = workspace.split();
@@ -129,9 +137,7 @@ fn rows_times_panels(
             // SAFETY: the part was asked for with this length.
             let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
             slice.fill(0.0);
-            for (k, row) in slice.chunks_exact_mut(vectors * LANES).enumerate() {
-                pack(start + k, first, row);
-            }
+            pack(start..start + depth, first, vectors * LANES, slice);
             processor.isa.run(Rows {
                 a,
                 stride: a.len() / rows,

@@ -100,8 +100,7 @@ impl Geometry {
             Direction::Forward => (self.input, self.output),
             Direction::Backward => (self.output, self.input),
         };
-        let multiply =
-            tiles.div_ceil(6) * to.blocks().div_ceil(PANEL / LANES) * from.blocks();
+        let multiply = tiles.div_ceil(6) * to.blocks().div_ceil(PANEL / LANES) * from.blocks();
         let correlate = match direction {
             Direction::Forward => 0,
             Direction::Backward => {
@@ -237,4 +236,3 @@ fn transform_filters<T: Tile + Send + Sync>(
         processor.isa.run(weights::Transform { filters, k, out, tile });
     });
 }
-

@@ -128,4 +128,3 @@ impl Kernel for CorrelatePanel<'_> {
 fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))
 }
-

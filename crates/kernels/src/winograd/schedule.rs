@@ -77,7 +77,9 @@ impl Schedule {
 }
 
 /// Each thing with the one that comes after it.
-pub(super) fn with_next<T>(things: impl Iterator<Item = T> + Clone) -> impl Iterator<Item = (T, Option<T>)> {
+pub(super) fn with_next<T>(
+    things: impl Iterator<Item = T> + Clone,
+) -> impl Iterator<Item = (T, Option<T>)> {
     let after = things.clone().skip(1).map(Some).chain([None]);
     things.zip(after)
 }
@@ -108,4 +110,3 @@ impl Group {
 pub(super) fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
-

@@ -27,7 +27,6 @@ const POINTS: usize = 6;
 /// Columns that a ring holds: a tile's and, of a power of two, no more.
 const RING: usize = 8;
 
-
 /// Rows of one row of tiles, with margins, in a worker's scratch memory.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
@@ -104,8 +103,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
                 for tile_y in place.band.clone() {
                     // The first two rows are the last two of the row of tiles above.
                     let top = tile_y * T::OUTPUTS;
-                    let fresh =
-                        if tile_y == place.band.start { 0 } else { T::POINTS - T::OUTPUTS };
+                    let fresh = if tile_y == place.band.start { 0 } else { T::POINTS - T::OUTPUTS };
                     for row in top + fresh..top + T::POINTS {
                         let line = row % T::POINTS;
                         match row.checked_sub(padding) {

@@ -236,7 +236,9 @@ impl CpuEngine {
         let State { parameters, means, variances, batches_tracked, .. } = &self.state;
         let channels = |index: usize| self.plan.statistics[index].range.clone();
         let values = match tensor.source {
-            Source::Parameter(index) => &parameters.as_slice()[self.plan.parameters[index].range.clone()],
+            Source::Parameter(index) => {
+                &parameters.as_slice()[self.plan.parameters[index].range.clone()]
+            }
             Source::RunningMean(index) => &means[channels(index)],
             Source::RunningVariance(index) => &variances[channels(index)],
             Source::BatchesTracked(index) => {
@@ -339,7 +341,10 @@ impl Engine for CpuEngine {
         for StateTensor { name, source, .. } in self.plan.state() {
             match source {
                 Source::Parameter(index) => {
-                    fill(&mut parameters.as_mut_slice()[self.plan.parameters[index].range.clone()], &name);
+                    fill(
+                        &mut parameters.as_mut_slice()[self.plan.parameters[index].range.clone()],
+                        &name,
+                    );
                 }
                 Source::RunningMean(index) => fill(&mut means[channels(index)], &name),
                 Source::RunningVariance(index) => fill(&mut variances[channels(index)], &name),

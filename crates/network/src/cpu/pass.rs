@@ -300,7 +300,8 @@ impl Pass<'_> {
                     let source = self.source(&step.input_again(), None);
                     let gradient = self.gradient(step);
                     let range = self.state.range(self.plan, step.step);
-                    let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(layer.weights());
+                    let (dweight, dbias) =
+                        gradients.as_mut_slice()[range].split_at_mut(layer.weights());
                     convolution::backward(
                         self.processor,
                         &mut workspace,
