@@ -30,6 +30,9 @@ struct State {
     /// The same number as in `job`, for workers to watch without taking the lock.
     generation: AtomicUsize,
     next_task: AtomicUsize,
+    /// Workers that have not ended the job: the same number as in `job`, to be watched without the
+    /// lock.
+    busy: AtomicUsize,
     /// What the first task that panicked said.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -43,9 +46,9 @@ struct Job {
     busy: usize,
 }
 
-/// How often a worker looks for new work before it goes to sleep: the next operation of a step
+/// How often a thread looks for new work, or for the end of the others', before it goes to sleep: the next operation of a step
 /// usually comes within microseconds, and waking a sleeping thread costs tens of them.
-const SPINS: usize = 4_000;
+const SPINS: usize = 20_000;
 
 impl Pool {
     /// A pool in which `threads` threads work, the caller of [`run`](Self::run) being one of them.
@@ -57,6 +60,7 @@ impl Pool {
             finished: Condvar::new(),
             generation: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
             panic: Mutex::default(),
         });
         let workers = (1..threads)
@@ -94,6 +98,12 @@ impl Pool {
         self.state.next_task.store(0, Ordering::Relaxed);
         self.post(Some(task), tasks);
         take_tasks(&self.state, task, tasks, 0);
+        // The others mostly end within microseconds of each other.
+        let mut spins = 0;
+        while self.state.busy.load(Ordering::Acquire) > 0 && spins < SPINS {
+            std::hint::spin_loop();
+            spins += 1;
+        }
         let mut job = lock(&self.state.job);
         while job.busy > 0 {
             job = self.state.finished.wait(job).unwrap_or_else(PoisonError::into_inner);
@@ -126,6 +136,7 @@ impl Pool {
     fn post(&self, task: Option<Task<'static>>, tasks: usize) {
         let mut job = lock(&self.state.job);
         *job = Job { generation: job.generation + 1, task, tasks, busy: self.workers.len() };
+        self.state.busy.store(job.busy, Ordering::Relaxed);
         self.state.generation.store(job.generation, Ordering::Release);
         drop(job);
         self.state.posted.notify_all();
@@ -160,6 +171,7 @@ fn work(state: &State, worker: usize) {
         take_tasks(state, task, tasks, worker);
         let mut job = lock(&state.job);
         job.busy -= 1;
+        state.busy.store(job.busy, Ordering::Release);
         if job.busy == 0 {
             state.finished.notify_one();
         }
