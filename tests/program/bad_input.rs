@@ -432,7 +432,7 @@ fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_does() {
         let (_, rest) = complaint.split_once("the largest batch that fits is ").unwrap();
         Some(rest.split(':').next().unwrap().parse().unwrap())
     };
-    for limit in [350_000, 450_000] {
+    for limit in [500_000, 600_000] {
         let fits = largest(3_000, limit).expect("3000 images fit");
         assert!((200..2_500).contains(&fits), "{fits}");
         assert_eq!(largest(fits + 1, limit), Some(fits));

@@ -14,15 +14,15 @@ fn losses(case: &Value, kind: &str) -> Vec<f64> {
     case[kind].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
 }
 
-/// Our losses with the settings of a case.
-fn ours(case: &Value) -> Vec<f64> {
+/// Our losses with the settings of a case, and convolutions by a method.
+fn ours(case: &Value, conv: &str) -> Vec<f64> {
     let place = Place::new();
     let setting = |name: &str| case["settings"][name].to_string();
     place.run(&format!(
         "train report --data shapes:640,10 --out run --log-steps --set data.augment=false --set \
          data.shuffle=file_order --set train.final_evaluation=false --set batch.policy=fixed \
          --set network.blocks={} --set network.widths={} --set batch.size={} --set \
-         train.max_steps={} --set optimizer.learning_rate={}",
+         train.max_steps={} --set optimizer.learning_rate={} --set engine.conv={conv}",
         setting("blocks"),
         setting("widths"),
         setting("batch"),
@@ -41,22 +41,33 @@ fn farthest(a: &[f64], b: &[f64]) -> f64 {
 #[test]
 fn the_reports_network_follows_pytorch_for_four_updates() {
     let case = fixture("report");
-    let ours = ours(&case);
-    let distance = farthest(&ours, &losses(&case, "f32"));
-    assert!(distance < 1e-3, "{distance:e} from PyTorch: {ours:?}");
+    for conv in ["direct", "auto"] {
+        let ours = ours(&case, conv);
+        let distance = farthest(&ours, &losses(&case, "f32"));
+        assert!(distance < 1e-3, "{conv}: {distance:e} from PyTorch: {ours:?}");
+    }
 }
 
 /// PyTorch's own losses in f32 leave those in f64 little by little, by how much depends on the
 /// memory format. Ours may leave them no farther than three times that.
+///
+/// At learning rate 0.1 these updates are chaotic: the loss passes 5, and a difference of 1e-7 grows
+/// a hundred thousand times. There Winograd's F(4x4), whose rounding is allowed five times that of
+/// direct convolution, may be five times as far.
 #[test]
 fn a_small_network_stays_as_close_to_pytorch_in_f64_as_pytorch_in_f32_for_twenty_updates() {
-    for name in ["small_0.003", "small_0.1"] {
+    for (name, conv, times) in [
+        ("small_0.003", "direct", 3.0),
+        ("small_0.003", "auto", 3.0),
+        ("small_0.1", "direct", 3.0),
+        ("small_0.1", "auto", 15.0),
+    ] {
         let case = fixture(name);
         let exact = losses(&case, "f64");
         let formats = ["f32", "f32_channels_last"];
         let theirs = formats.map(|kind| farthest(&losses(&case, kind), &exact));
         let theirs = theirs[0].max(theirs[1]);
-        let ours = farthest(&ours(&case), &exact);
-        assert!(ours < 3.0 * theirs, "{name}: {ours:e} against PyTorch's {theirs:e}");
+        let ours = farthest(&ours(&case, conv), &exact);
+        assert!(ours < times * theirs, "{name}, {conv}: {ours:e} against PyTorch's {theirs:e}");
     }
 }
