@@ -42,7 +42,6 @@
 //! convolution::forward(
 //!     &processor, &mut workspace, Method::Direct, &layer, &source, &weight, None, &sink,
 //! );
-//! drop(sink);
 //! // Correlation, as networks have it: a single pixel reads the filter backwards.
 //! assert_eq!(to_planes(maps, &output), [9., 8., 7., 6., 5., 4., 3., 2., 1.]);
 //! ```

@@ -181,7 +181,7 @@ impl Kernel for Write<'_> {
     }
 }
 
-/// The gradient of [`write`]'s input.
+/// The gradient of [`write()`]'s input.
 pub fn write_backward(processor: &Processor, gradient: &GradientSource, sink: &GradientSink) {
     gradient.check();
     sink.check();

@@ -16,6 +16,7 @@ unsafe impl<T: Send> Send for Shared<'_, T> {}
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
+    /// All of a slice.
     pub fn new(slice: &'a mut [T]) -> Self {
         Shared { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
@@ -37,7 +38,13 @@ impl<'a, T> Shared<'a, T> {
         self.start
     }
 
+    /// Its length.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }

@@ -290,7 +290,7 @@ unsafe fn from_planes(maps: Maps, planes: &[f32], image: usize, y: usize, out: *
 /// The gradient of a convolution's (or pooling's) output as backward reads it.
 ///
 /// `gradient` is the gradient after the output's BatchNorm; the gradient before it is
-/// `a * gradient + b * value + c` with one of each a channel (see [`crate::norm::backward`]).
+/// `a * gradient + b * value + c` with one of each a channel (see [`crate::norm::Backward`]).
 /// Without a BatchNorm it is `gradient` itself.
 pub struct GradientSource<'a> {
     /// Their shape.

@@ -125,7 +125,6 @@ fn convolutions() {
                 None,
                 &sink,
             );
-            drop(sink);
             assert_close(case, &to_planes(out, &y), &wide("output"));
             let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; layer.outputs]);
             let mut dx = vec![0.0; x.len()];
@@ -142,7 +141,6 @@ fn convolutions() {
                 &mut dw,
                 Some(&sink),
             );
-            drop(sink);
             norm::bias_gradient(&processor, &gradient, &mut db);
             assert_close(case, &to_planes(maps, &dx), &wide("grad_input"));
             assert_close(case, &dw, &wide("grad_weight"));
@@ -172,7 +170,6 @@ fn batch_norm() {
         sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &zeros }),
     };
     pooling::write(&processor, &Source::plain(maps, Stored::F32(&x)), &sink);
-    drop(sink);
     norm::total(maps, &sums, &mut total);
     let moments: Vec<Moments> =
         total.chunks(2).map(|s| Moments::new(s[0], s[1], count, 0.0)).collect();
@@ -186,7 +183,6 @@ fn batch_norm() {
     sink.norms[0] = Some(NormSums { value, mean: &mean, sums: Shared::new(&mut sums) });
     let gradient = GradientSource { maps, gradient: &dy, norm: None };
     pooling::write_backward(&processor, &gradient, &sink);
-    drop(sink);
     norm::total(maps, &sums, &mut total);
     let weight = get("weight");
     let mut abc = [zeros.clone(), zeros.clone(), zeros];
@@ -205,7 +201,6 @@ fn batch_norm() {
     let norm = Some(NormGradient { value, a, b, c });
     let sink = GradientSink::plain(maps, Shared::new(&mut dx));
     pooling::write_backward(&processor, &GradientSource { maps, gradient: &g, norm }, &sink);
-    drop(sink);
     assert_close("grad_input", &to_planes(maps, &dx), &wide("grad_input"));
     assert_close("grad_bias", &dbias, &wide("grad_bias"));
     assert_close("grad_weight", &dweight, &wide("grad_weight"));
@@ -236,11 +231,9 @@ fn activations_pooling_and_linear() {
     let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
     let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
     pooling::average(&processor, 2, &Source::plain(maps, Stored::F32(&x)), &sink);
-    drop(sink);
     let sink = GradientSink::plain(maps, Shared::new(&mut dx));
     let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
     pooling::average_backward(&processor, 2, &gradient, &sink);
-    drop(sink);
     assert_close("avgpool", &to_planes(out, &y), &fixture.wide("avgpool2x2.output"));
     assert_close("avgpool", &to_planes(maps, &dx), &fixture.wide("avgpool2x2.grad_input"));
 

@@ -1,5 +1,7 @@
 //! The backward pass: `dM = A dY A^T` once, and from it `dU = V^T dM` and `dV = dM U^T`.
 
+use std::marker::PhantomData;
+
 use super::panel::{CorrelatePanel, MultiplyPanel};
 use super::schedule::{Group, Schedule, part, with_next};
 use super::tile::Tile;
@@ -21,7 +23,7 @@ pub(super) struct Backward<'a, T> {
     pub source: &'a Source<'a>,
     pub gradient: &'a GradientSource<'a>,
     pub sink: Option<&'a GradientSink<'a>>,
-    pub tile: T,
+    pub tile: PhantomData<T>,
 }
 
 impl<T: Tile + Send + Sync> Backward<'_, T> {
@@ -111,9 +113,9 @@ struct Task<'a, T> {
 
 impl<T: Tile> Task<'_, T> {
     fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
-        let Backward { geometry, tile, .. } = self.pass;
+        let Backward { ref geometry, tile, .. } = *self.pass;
         let band = self.group.band.clone();
-        Place { geometry, image, band, domain, first, scratch: self.scratch, tile: *tile }
+        Place { geometry, image, band, domain, first, scratch: self.scratch, tile }
     }
 
     fn ahead(&self) -> Ahead {

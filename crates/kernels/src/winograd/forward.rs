@@ -1,5 +1,7 @@
 //! The forward pass: `M = V U` between the transforms of the input and of the output.
 
+use std::marker::PhantomData;
+
 use super::panel::MultiplyPanel;
 use super::schedule::{Group, SMALL_FILTERS, Schedule, with_next};
 use super::tile::Tile;
@@ -19,7 +21,7 @@ pub(super) struct Forward<'a, T> {
     pub geometry: Geometry,
     pub source: &'a Source<'a>,
     pub sink: &'a Sink<'a>,
-    pub tile: T,
+    pub tile: PhantomData<T>,
 }
 
 impl<T: Tile + Send + Sync> Forward<'_, T> {
@@ -68,9 +70,9 @@ struct Task<'a, T> {
 
 impl<T: Tile> Task<'_, T> {
     fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
-        let Forward { geometry, tile, .. } = self.pass;
+        let Forward { ref geometry, tile, .. } = *self.pass;
         let band = self.group.band.clone();
-        Place { geometry, image, band, domain, first, scratch: self.scratch, tile: *tile }
+        Place { geometry, image, band, domain, first, scratch: self.scratch, tile }
     }
 
     fn ahead(&self) -> Ahead {

@@ -25,6 +25,8 @@ mod tile;
 mod transform;
 mod weights;
 
+use std::marker::PhantomData;
+
 use crate::convolution::Convolution;
 use crate::product::PANEL;
 use crate::shared::Shared;
@@ -187,12 +189,10 @@ pub(crate) fn forward(
 ) {
     let geometry = Geometry::new(size, layer, source.maps);
     match size {
-        Size::Two => {
-            Forward { geometry, source, sink, tile: F2 }.run(processor, workspace, weight, scale)
-        }
-        Size::Four => {
-            Forward { geometry, source, sink, tile: F4 }.run(processor, workspace, weight, scale)
-        }
+        Size::Two => Forward { geometry, source, sink, tile: PhantomData::<F2> }
+            .run(processor, workspace, weight, scale),
+        Size::Four => Forward { geometry, source, sink, tile: PhantomData::<F4> }
+            .run(processor, workspace, weight, scale),
     }
 }
 
@@ -211,9 +211,9 @@ pub(crate) fn backward(
 ) {
     let geometry = Geometry::new(size, layer, source.maps);
     match size {
-        Size::Two => Backward { geometry, source, gradient, sink, tile: F2 }
+        Size::Two => Backward { geometry, source, gradient, sink, tile: PhantomData::<F2> }
             .run(processor, workspace, weight, dweight),
-        Size::Four => Backward { geometry, source, gradient, sink, tile: F4 }
+        Size::Four => Backward { geometry, source, gradient, sink, tile: PhantomData::<F4> }
             .run(processor, workspace, weight, dweight),
     }
 }
@@ -223,7 +223,7 @@ fn transform_filters<T: Tile + Send + Sync>(
     processor: &Processor,
     filters: Filters,
     out: &mut [f32],
-    tile: T,
+    tile: PhantomData<T>,
 ) {
     let depth = match filters.direction {
         Direction::Forward => filters.inputs,

@@ -13,6 +13,10 @@
 //! is loaded, computed and stored once. Lines have a margin of zeros, so that padding and incomplete
 //! tiles cost nothing.
 
+// Indices of matrices, as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::tile::{Line, Tile};
@@ -356,7 +360,7 @@ pub(super) struct Place<'a, T> {
     pub domain: Domain,
     pub first: usize,
     pub scratch: *mut f32,
-    pub tile: T,
+    pub tile: PhantomData<T>,
 }
 
 /// Line `i` across the columns.

@@ -5,6 +5,11 @@
 //! column an output channel; on the way back it is the reverse. Gradients in the domain are
 //! `[product][input channel][output channel]`, output channels filled up to blocks.
 
+// Indices of matrices, as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use std::marker::PhantomData;
+
 use super::spread;
 use super::tile::{Line, Tile};
 use crate::product::PANEL;
@@ -51,7 +56,7 @@ pub(super) struct Transform<'a, 'b, T> {
     pub k: std::ops::Range<usize>,
     /// `[product][panel][k][columns]`; tasks write different `k`.
     pub out: &'b Shared<'b, f32>,
-    pub tile: T,
+    pub tile: PhantomData<T>,
 }
 
 impl<T: Tile> Kernel for Transform<'_, '_, T> {
@@ -117,7 +122,7 @@ pub(super) struct Gather<'a, 'b, T> {
     pub range: std::ops::Range<usize>,
     /// `[outputs, inputs, 3, 3]`; tasks write different input channels.
     pub dweight: &'b Shared<'b, f32>,
-    pub tile: T,
+    pub tile: PhantomData<T>,
 }
 
 impl<T: Tile> Kernel for Gather<'_, '_, T> {

@@ -68,7 +68,6 @@ impl Case {
             None,
             &sink,
         );
-        drop(sink);
         let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; layer.outputs]);
         let mut dx = vec![f32::NAN; x.len()];
         let gradient = GradientSource { maps: out, gradient: &dy, norm: None };

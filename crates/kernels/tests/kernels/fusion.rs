@@ -66,7 +66,6 @@ impl Normed {
             sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &near }),
         };
         pooling::write(processor, &Source::plain(MAPS, Stored::F32(&given)), &sink);
-        drop(sink);
         let mut total = vec![0.0; 36];
         norm::total(MAPS, &sums, &mut total);
         let count = (MAPS.images * MAPS.pixels()) as f64;
@@ -187,7 +186,6 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
                 };
                 let gradient = GradientSource { maps: MAPS, gradient: &given, norm: None };
                 pooling::write_backward(&processor, &gradient, &sink);
-                drop(sink);
                 for (normed, sums, is_main) in [(&main, &sums[0], true), (&side, &sums[1], false)] {
                     let dx = back_through_norm(&processor, normed, &g, sums);
                     let expected = if is_main {
@@ -227,7 +225,6 @@ fn back_through_norm(
     let mut dx = vec![f32::NAN; MAPS.len()];
     let sink = GradientSink::plain(MAPS, Shared::new(&mut dx));
     pooling::write_backward(processor, &GradientSource { maps: MAPS, gradient, norm }, &sink);
-    drop(sink);
     dx
 }
 
@@ -244,7 +241,6 @@ fn parts_of_a_gradient_add_up() {
             ..GradientSink::plain(MAPS, Shared::new(&mut out))
         };
         pooling::write_backward(&processor, &gradient, &sink);
-        drop(sink);
         let expected: Vec<f32> = (0..a.len()).map(|i| b[i] + a[i] + c[i]).collect();
         assert_eq!(out, expected);
     }
@@ -278,7 +274,6 @@ fn images_are_read_from_planes() {
         let mut out = vec![f32::NAN; maps.len()];
         let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut out), sums: None };
         pooling::write(&processor(isa, 2), &Source::plain(maps, Stored::Planes(&images)), &sink);
-        drop(sink);
         assert_eq!(out, to_blocks(maps, &images));
     }
 }

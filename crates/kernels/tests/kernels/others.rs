@@ -74,14 +74,12 @@ fn pooling_and_flattening_match_the_reference_and_their_adjoints() {
             let mut y = vec![0.0; out.len()];
             let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
             pooling::average(&processor, size, &source, &sink);
-            drop(sink);
             let expected = reference::average_pool(size, maps, &wide(&x));
             assert_close("average", &to_planes(out, &y), &expected, 1e-6);
             let mut dx = vec![f32::NAN; maps.len()];
             let sink = GradientSink::plain(maps, Shared::new(&mut dx));
             let gradient = GradientSource { maps: out, gradient: &gradient, norm: None };
             pooling::average_backward(&processor, size, &gradient, &sink);
-            drop(sink);
             let expected = differences(&x, |x| dot(&reference::average_pool(size, maps, x), &dy));
             assert_close("its gradient", &to_planes(maps, &dx), &expected, 1e-6);
 
@@ -91,7 +89,6 @@ fn pooling_and_flattening_match_the_reference_and_their_adjoints() {
             let mut back = vec![f32::NAN; maps.len()];
             let sink = GradientSink::plain(maps, Shared::new(&mut back));
             pooling::flatten_backward(&processor, &flat, &sink);
-            drop(sink);
             assert_eq!(back, blocks);
         }
     }

@@ -124,7 +124,6 @@ impl Pass<'_> {
                 Work::AveragePool(size) => pooling::average(self.processor, size, &source, &sink),
                 _ => pooling::write(self.processor, &source, &sink),
             }
-            drop((source, sink));
             self.buffers.sums[0] = sums;
             self.buffers.workspace = workspace;
         }

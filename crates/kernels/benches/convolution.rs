@@ -1,0 +1,122 @@
+//! The three kinds of layers that the report's network mostly consists of, fused as they are in it:
+//! forward (normalise and activate on the way in, sums on the way out) and backward (BatchNorm's
+//! gradient in; slope and sums out), beside the processor's FMA peak.
+//!
+//! `cargo bench -p crescendo-kernels -- [threads] [isa] [batch] [winograd4|winograd2|direct]`
+
+use std::time::Instant;
+
+use crescendo_kernels::sink::{
+    GradientSink, NormSums, OutputSums, Sink, Slope, SlopeAt, StoredMut,
+};
+use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Source, Stored};
+use crescendo_kernels::{
+    Activation, Buffer, Convolution, Isa, Maps, Method, Pool, Processor, Shared, Workspace,
+    convolution, peak,
+};
+
+const RUNS: usize = 15;
+
+fn main() {
+    // Cargo adds a flag of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let number = |i: usize, default| arguments.get(i).map_or(default, |a| a.parse().unwrap());
+    let (threads, batch) = (number(0, 2), number(2, 125));
+    let isa = arguments.get(1).map_or(Some(Isa::best()), |name| Isa::new(name));
+    let isa = isa.expect("this processor does not have that instruction set");
+    let method = match arguments.get(3).map(String::as_str) {
+        None | Some("winograd4") => Method::Winograd4,
+        Some("winograd2") => Method::Winograd2,
+        Some("direct") => Method::Direct,
+        Some(other) => panic!("{other} is no method"),
+    };
+    let processor = Processor { pool: Pool::new(threads), isa };
+    let peak = peak::flops(&processor);
+    println!("{isa:?}, {threads} threads, peak {:.0} GFLOP/s, {method:?}", peak / 1e9);
+    for (channels, side) in [(64, 32), (128, 16), (256, 8)] {
+        let maps = Maps { images: batch, channels, height: side, width: side };
+        let [forward, backward] = layer(&processor, method, maps);
+        let flops = 2.0 * (channels * channels * 9 * maps.pixels() * batch) as f64;
+        println!(
+            "{channels:>3}@{side:<2} forward {:6.2} ms, {:.2} of the peak; backward {:6.2} ms, {:.2}",
+            forward * 1e3,
+            flops / forward / peak,
+            backward * 1e3,
+            2.0 * flops / backward / peak
+        );
+    }
+}
+
+/// Median seconds, forward and backward.
+fn layer(processor: &Processor, method: Method, maps: Maps) -> [f64; 2] {
+    let channels = maps.channels;
+    let layer =
+        Convolution { inputs: channels, outputs: channels, kernel: 3, stride: 1, padding: 1 };
+    let need = layer.need(method, maps, true).max(layer.need(method, maps, false));
+    let mut workspace = Workspace::new(processor.pool.threads(), need);
+    let memory = || {
+        let mut buffer = Buffer::new(maps.len());
+        for (i, value) in buffer.as_mut_slice().iter_mut().enumerate() {
+            *value = (i * 7919 % 1009) as f32 / 504.0 - 1.0;
+        }
+        buffer
+    };
+    let (x, g, mut y, mut dx) = (memory(), memory(), memory(), memory());
+    let weight: Vec<f32> =
+        (0..layer.weights()).map(|i| (i * 31 % 101) as f32 / 1000.0 - 0.05).collect();
+    let (ones, tenths) = (vec![1.0; channels], vec![0.1; channels]);
+    let mut sums = vec![0.0; maps.images * channels * 2];
+    let mut dweight = vec![0.0; weight.len()];
+    let mut times = [Vec::new(), Vec::new()];
+    let activation = Activation::LeakyRelu { slope: 0.01 };
+    for _ in 0..RUNS {
+        let argument = || Source {
+            affine: Some(Affine { scale: &ones, shift: &tenths }),
+            ..Source::plain(maps, Stored::F32(x.as_slice()))
+        };
+        let source = Source { activation: Some(activation), ..argument() };
+        let begin = Instant::now();
+        let sink = Sink {
+            maps,
+            bias: Some(&tenths),
+            out: StoredMut::f32(y.as_mut_slice()),
+            sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &tenths }),
+        };
+        convolution::forward(
+            processor,
+            &mut workspace,
+            method,
+            &layer,
+            &source,
+            &weight,
+            None,
+            &sink,
+        );
+        times[0].push(begin.elapsed().as_secs_f64());
+
+        let begin = Instant::now();
+        let value = Stored::F32(y.as_slice());
+        let norm = Some(NormGradient { value, a: &ones, b: &tenths, c: &tenths });
+        let gradient = GradientSource { maps, gradient: g.as_slice(), norm };
+        let mut sink = GradientSink::plain(maps, Shared::new(dx.as_mut_slice()));
+        sink.slope = Some(Slope { activation, at: SlopeAt::Argument(argument()) });
+        let value = Stored::F32(x.as_slice());
+        sink.norms[0] = Some(NormSums { value, mean: &tenths, sums: Shared::new(&mut sums) });
+        convolution::backward(
+            processor,
+            &mut workspace,
+            method,
+            &layer,
+            &source,
+            &weight,
+            &gradient,
+            &mut dweight,
+            Some(&sink),
+        );
+        times[1].push(begin.elapsed().as_secs_f64());
+    }
+    times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[RUNS / 2]
+    })
+}
