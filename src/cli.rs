@@ -12,7 +12,7 @@ use clap_complete::Shell;
     version,
     arg_required_else_help = true,
     after_help = "\
-Begin with:  crescendo train          (two minutes, needs no download)
+Begin with:  crescendo train          (a minute, needs no download)
 Every command explains itself with an example:  crescendo train --help"
 )]
 pub struct Cli {

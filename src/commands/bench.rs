@@ -13,7 +13,7 @@ use crate::cli::Bench;
 /// Updates, and passes of inference, before anything is measured.
 const WARM_UP: usize = 2;
 /// Images that inference is measured with at once.
-const INFERENCE_IMAGES: usize = 320;
+const INFERENCE_IMAGES: usize = 512;
 
 /// What was measured.
 struct Measured {

@@ -5,11 +5,12 @@ use std::fs;
 use super::{Place, contents};
 use serde_json::Value;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "train",
     "evaluate",
     "predict",
     "plan",
+    "bench",
     "recipes",
     "data",
     "data fetch",

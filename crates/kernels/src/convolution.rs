@@ -36,9 +36,9 @@ pub enum Method {
     Winograd4,
 }
 
-/// A vector of sixteen channels through the transforms of a tile takes about as long as so many
-/// products of it (measured: see docs/performance.md).
-const TRANSFORM_PRODUCTS: usize = 3;
+/// A channel of a tile through its transforms takes about as long as so many products at each of its
+/// points (from the stages' times in docs/performance.md).
+const TRANSFORM_PRODUCTS: usize = 12;
 
 impl Convolution {
     /// The maps that come out for the maps that go in.
@@ -72,8 +72,8 @@ impl Convolution {
             Method::Winograd2 | Method::Winograd4 => {
                 let size = size(*method);
                 let side = |length: usize| length.div_ceil(size.outputs());
-                let blocks = input.padded_channels() + output.padded_channels();
-                let tile = self.inputs * self.outputs + TRANSFORM_PRODUCTS * 16 * blocks;
+                let channels = input.padded_channels() + output.padded_channels();
+                let tile = self.inputs * self.outputs + TRANSFORM_PRODUCTS * channels;
                 side(output.height) * side(output.width) * size.products() * tile
             }
         };

@@ -32,7 +32,7 @@ pub struct Elsewhere<'a> {
 }
 
 /// Images that are normalised and computed at once.
-const IMAGES: usize = 160;
+const IMAGES: usize = 256;
 
 impl Model {
     /// The network in a checkpoint, computed on `machine`; `elsewhere` says what a file holds that does

@@ -140,7 +140,7 @@ impl Buffers {
 }
 
 /// How many images inference takes at once, at most: enough for the kernels to be efficient.
-const INFERENCE_IMAGES: usize = 160;
+const INFERENCE_IMAGES: usize = 256;
 
 /// The working memory that serves all steps of a plan.
 fn need(plan: &Plan, images: usize, trains: bool) -> Need {

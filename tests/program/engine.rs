@@ -1,0 +1,82 @@
+//! The engine's keys and flags, `bench`, and the plan's steps.
+
+use super::{Place, SMALL, column};
+use serde_json::Value;
+
+#[test]
+fn bench_measures_training_inference_and_every_step() {
+    let place = Place::new();
+    let small = "--set network.widths=[4,4,4] --batch 4 --seconds 0.01";
+    let result: Value =
+        serde_json::from_str(&place.run(&format!("bench quick {small} --json"))).unwrap();
+    for key in ["training", "inference"] {
+        for part in ["images_per_second", "gflops", "roof_ratio"] {
+            assert!(result[key][part].as_f64().unwrap() > 0.0, "{key}.{part}");
+        }
+    }
+    assert!(result["peak_gflops"].as_f64().unwrap() > 0.1);
+    // The start layer, two convolutions in each of three blocks, two shortcuts, and the head.
+    let steps = result["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 1 + 6 + 2 + 3);
+    let seconds = |key: &str| steps.iter().map(|step| step[key].as_f64().unwrap()).sum::<f64>();
+    let update = 4.0 / result["training"]["images_per_second"].as_f64().unwrap();
+    let sum = seconds("forward_seconds") + seconds("backward_seconds");
+    assert!((0.2 * update..5.0 * update).contains(&sum), "{sum} of {update}");
+    let table = place.run(&format!("bench quick {small} --isa portable --threads 1"));
+    assert!(table.contains("portable, 1 threads") && table.contains("images/s"), "{table}");
+    place.refuse_saying(2, "bench quick --seconds 0", &["--seconds must be above 0"]);
+}
+
+#[test]
+fn the_plan_shows_what_is_fused_and_by_which_method() {
+    let place = Place::new();
+    let steps = place.run("plan report --steps");
+    let line = |name: &str| {
+        let found = steps.lines().find(|line| line.contains(&format!(" {name} ")));
+        found.unwrap_or_else(|| panic!("no {name} in {steps}")).to_owned()
+    };
+    let first = line("stack_layers.0.blocks.1.conv1");
+    assert!(first.contains("winograd4") && first.contains("keeps it"), "{first}");
+    assert!(first.contains("reads leakyrelu(norm stack_layers.0.blocks.0.bn2 + start_layer.2)"));
+    assert!(line("stack_layers.1.blocks.0.conv1").contains("conv 3x3/2 direct"));
+    let other = place.run("plan report --steps --set engine.conv=winograd2");
+    assert!(other.contains("winograd2") && !other.contains("winograd4"), "{other}");
+}
+
+#[test]
+fn methods_instructions_and_storage_train_to_about_the_same() {
+    let place = Place::new();
+    let losses = |name: &str, options: &str| {
+        place.run(&format!("train {SMALL} --set network.widths=[16,16,16] --epochs 1 --log-steps {options} --out {name}"));
+        let steps = place.read(&format!("{name}/steps.csv"));
+        let losses = column(&steps, "loss").iter().map(|loss| loss.parse().unwrap()).collect();
+        std::convert::identity::<Vec<f64>>(losses)
+    };
+    let auto = losses("auto", "");
+    for (name, options, allowed) in [
+        ("direct", "--set engine.conv=direct", 1e-3),
+        ("winograd2", "--set engine.conv=winograd2", 1e-3),
+        ("portable", "--isa portable", 1e-3),
+        ("bf16", "--set engine.activations=bf16", 0.1),
+    ] {
+        let other = losses(name, options);
+        // The first updates, before differences have grown.
+        for (a, b) in auto.iter().zip(&other).take(4) {
+            assert!((a - b).abs() < allowed, "{name}: {a} {b}");
+        }
+        assert_ne!(auto, other, "{name} computes something of its own");
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_the_instructions_it_began_with() {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} --epochs 1 --isa portable --out run"));
+    assert!(place.read("run/recipe.toml").contains("isa = \"portable\""));
+    place.run("train --resume run --epochs 2");
+    assert!(place.read("run/recipe.toml").contains("isa = \"portable\""));
+    place.run(&format!("train {SMALL} --epochs 1 --out auto"));
+    assert!(!place.read("auto/recipe.toml").contains("isa = \"auto\""), "what it means is kept");
+    let complaint = place.refuse(2, &format!("train {SMALL} --isa mmx --out none"));
+    assert!(complaint.contains("portable"), "{complaint}");
+}
