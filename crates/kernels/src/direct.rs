@@ -18,6 +18,7 @@ use std::ops::Range;
 use crate::ahead::{Ahead, Rows};
 use crate::convolution::Convolution;
 use crate::elementwise::PIECE;
+use crate::pool::share;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
@@ -98,7 +99,7 @@ impl Geometry {
     /// The images of a part of the batch.
     fn images_of(&self, part: usize) -> Range<usize> {
         let (images, parts) = (self.input.images, self.parts());
-        images * part / parts..images * (part + 1) / parts
+        share(images, parts, part)
     }
 
     /// About how many steps the products with the taps have: see [`Ahead`].
@@ -207,7 +208,7 @@ pub(crate) fn backward(
                 packed,
                 images: geometry.images_of(index),
                 // SAFETY: one part a task.
-                part: unsafe { parts.part(index * len, len) },
+                part: unsafe { parts.part(index * len, len) }.as_mut_ptr(),
                 staged,
                 staged_gradient: rest,
                 dx: rest.wrapping_add(geometry.staged_gradient()),
@@ -424,7 +425,7 @@ struct Backward<'a> {
     sink: Option<&'a GradientSink<'a>>,
     packed: &'a [f32],
     images: Range<usize>,
-    part: &'a mut [f32],
+    part: *mut f32,
     staged: *mut f32,
     staged_gradient: *mut f32,
     dx: *mut f32,
@@ -506,7 +507,7 @@ impl Backward<'_> {
                         b_step: LANES,
                         b_line: out_columns * LANES,
                         b_vector: out_rows * out_columns * LANES,
-                        c: self.part.as_ptr().cast_mut().add(row * columns + vector * LANES),
+                        c: self.part.add(row * columns + vector * LANES),
                         c_row: columns,
                         accumulate: accumulate || first > 0,
                         ahead,

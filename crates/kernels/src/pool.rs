@@ -153,6 +153,11 @@ impl Drop for Pool {
     }
 }
 
+/// `count` things cut into `parts` ranges, as equal as can be: the one of this `index`.
+pub(crate) fn share(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+    count * index / parts..count * (index + 1) / parts
+}
+
 fn work(state: &State, worker: usize) {
     let mut seen = 0;
     loop {

@@ -7,12 +7,9 @@ use std::mem::MaybeUninit;
 
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::sink::{GradientSink, Sink};
+use crate::sink::{GradientSink, MAX_WIDTH, Sink};
 use crate::source::{GradientSource, Source};
 use crate::{Maps, Processor};
-
-/// The widest rows that these kernels take: they lie on the stack.
-const MAX_WIDTH: usize = 256;
 
 /// A row on the stack.
 type RowBuffer = MaybeUninit<[f32; MAX_WIDTH * LANES]>;

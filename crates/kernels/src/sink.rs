@@ -181,8 +181,8 @@ impl Kernel for Row<'_, '_> {
     }
 }
 
-/// The widest rows that the slope of an argument is taken of: they lie on the stack.
-const MAX_WIDTH: usize = 256;
+/// The widest rows of kernels that keep one on the stack.
+pub(crate) const MAX_WIDTH: usize = 256;
 
 /// Where a backward kernel delivers the rows of its input's gradient.
 ///

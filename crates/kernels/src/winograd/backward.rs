@@ -3,13 +3,14 @@
 use std::marker::PhantomData;
 
 use super::panel::{CorrelatePanel, MultiplyPanel};
-use super::schedule::{Group, Schedule, part, with_next};
+use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::{self, Direction, Filters};
 use super::{Domain, Geometry, spread, transform_filters};
 use crate::Processor;
 use crate::ahead::Ahead;
+use crate::pool::share;
 use crate::product::PANEL;
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
@@ -61,7 +62,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     let start = start.wrapping_add(T::PRODUCTS * product[0]);
                     let dm = Domain { start, product: product[1], tiles };
                     // SAFETY: one part a task.
-                    let du = unsafe { sums.part(index * len, len) };
+                    let du = unsafe { sums.part(index * len, len) }.as_mut_ptr();
                     let accumulate = count > 0;
                     let pass = self;
                     processor.isa.run(Task {
@@ -86,7 +87,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 count: schedule.parts,
                 inputs,
                 outputs,
-                range: part(inputs, tasks, task),
+                range: share(inputs, tasks, task),
                 dweight,
                 tile: self.tile,
             });
@@ -105,7 +106,7 @@ struct Task<'a, T> {
     v: Domain,
     dm: Domain,
     /// The partial sum: `[product][input channel][output channel]`.
-    du: &'a mut [f32],
+    du: *mut f32,
     /// Whether groups before this one have begun it.
     accumulate: bool,
     scratch: *mut f32,
@@ -136,7 +137,7 @@ impl<T: Tile> Task<'_, T> {
     fn product<S: Simd>(&self, s: S, product: usize, panel: usize, ahead: &Ahead) {
         let Geometry { input, output, .. } = self.pass.geometry;
         let len = spread(input.channels * output.padded_channels());
-        let du = self.du.as_ptr().cast_mut().wrapping_add(product * len);
+        let du = self.du.wrapping_add(product * len);
         let len = spread(output.channels * input.padded_channels());
         let filters = self.filters.as_ptr().wrapping_add(product * len);
         s.call(CorrelatePanel {

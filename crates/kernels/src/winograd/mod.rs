@@ -28,6 +28,7 @@ mod weights;
 use std::marker::PhantomData;
 
 use crate::convolution::Convolution;
+use crate::pool::share;
 use crate::product::PANEL;
 use crate::shared::Shared;
 use crate::simd::LANES;
@@ -38,7 +39,7 @@ use crate::{Maps, Processor};
 
 use backward::Backward;
 use forward::Forward;
-use schedule::{Schedule, part};
+use schedule::Schedule;
 use tile::{F2, F4, Tile};
 use transform::Lines;
 use weights::{Direction, Filters};
@@ -232,7 +233,7 @@ fn transform_filters<T: Tile + Send + Sync>(
     let tasks = depth.div_ceil(8);
     let out = &Shared::new(out);
     processor.pool.run(tasks, |task, _| {
-        let k = part(depth, tasks, task);
+        let k = share(depth, tasks, task);
         processor.isa.run(weights::Transform { filters, k, out, tile });
     });
 }

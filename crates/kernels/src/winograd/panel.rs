@@ -1,8 +1,9 @@
 //! The products of one panel of filters: of all tiles in the domain with up to 64 columns.
 
-use super::{Domain, schedule::part};
+use super::Domain;
 use crate::Maps;
 use crate::ahead::Ahead;
+use crate::pool::share;
 use crate::product::{Correlate, Multiply, PANEL, Segment};
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -95,7 +96,7 @@ impl Kernel for CorrelatePanel<'_> {
         // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
         let chunks = v.tiles.div_ceil(DEPTH);
         for (chunk, vector) in pairs(chunks, output.blocks().div_ceil(PANEL / LANES)) {
-            let (tiles, vector) = (part(v.tiles, chunks, chunk), vector * (PANEL / LANES));
+            let (tiles, vector) = (share(v.tiles, chunks, chunk), vector * (PANEL / LANES));
             for block in panel..input.blocks().min(panel + PANEL / LANES) {
                 // SAFETY: the promise above.
                 unsafe {

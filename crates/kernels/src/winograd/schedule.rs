@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Geometry;
 use super::weights::Direction;
 use crate::ahead::Rows;
+use crate::pool::share;
 
 /// Tiles that a group has, about: enough rows for the products, few enough for the cache.
 const GROUP_TILES: usize = 48;
@@ -62,15 +63,15 @@ impl Schedule {
 
     /// The groups of a part of the batch, in order.
     pub fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
-        let mine = part(geometry.input.images, self.parts, index);
+        let mine = share(geometry.input.images, self.parts, index);
         let count = mine.len().div_ceil(self.images);
         let tiles_y = geometry.tiles_y;
         (0..count).flat_map(move |index| {
-            let some = part(mine.len(), count, index);
+            let some = share(mine.len(), count, index);
             let images = mine.start + some.start..mine.start + some.end;
             (0..self.bands).map(move |band| Group {
                 images: images.clone(),
-                band: part(tiles_y, self.bands, band),
+                band: share(tiles_y, self.bands, band),
             })
         })
     }
@@ -104,9 +105,4 @@ impl Group {
         let row = |tile_y: usize| (tile_y * geometry.tile.outputs()).min(geometry.output.height);
         Rows { images: self.images.clone(), rows: row(self.band.start)..row(self.band.end) }
     }
-}
-
-/// `count` things cut into `parts` ranges, as equal as can be.
-pub(super) fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
-    count * index / parts..count * (index + 1) / parts
 }
