@@ -54,9 +54,6 @@ pub struct Sampling {
     pub normalization: Normalization,
 }
 
-/// Batches that are prepared ahead: more would only take memory.
-const AHEAD: usize = 2;
-
 impl Sampling {
     /// How many batches of `batch_size` an epoch over `images` images has.
     pub fn batches(&self, images: usize, batch_size: usize) -> usize {
@@ -92,7 +89,8 @@ impl Sampling {
     }
 
     /// Calls `consume` with the batches of `epoch` whose numbers are in `wanted`, in order, while a
-    /// second thread prepares the next ones; stops early when `consume` gives an error.
+    /// second thread prepares the next one; stops early when `consume` gives an error. Preparing costs
+    /// so little that more than one batch ahead would only take memory: there are two at any time.
     ///
     /// # Errors
     /// The one that `consume` gave.
@@ -105,9 +103,9 @@ impl Sampling {
         mut consume: impl FnMut(&Batch) -> Result<(), E>,
     ) -> Result<(), E> {
         std::thread::scope(|scope| {
-            let (ready, batches) = sync_channel(AHEAD);
+            let (ready, batches) = sync_channel(0);
             // Used batches go back, so that their memory is used again.
-            let (done, used) = sync_channel(AHEAD + 2);
+            let (done, used) = sync_channel(1);
             scope.spawn(move || self.prepare(split, epoch, batch_size, wanted, &ready, &used));
             for batch in batches {
                 consume(&batch)?;

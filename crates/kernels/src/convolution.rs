@@ -1,6 +1,7 @@
 //! Convolutions: what they are, and the choice of how they are computed.
 //!
-//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch. What is computed on the way in and
+//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch; [`pack`] lays them out, or transforms
+//! them, as [`forward`] reads them: *filters*, which serve until the weights change. What is computed on the way in and
 //! on the way out is described by [`Source`] and [`Sink`], backward by [`GradientSource`] and
 //! [`GradientSink`].
 
@@ -81,6 +82,14 @@ impl Convolution {
         possible.min_by_key(cost).expect("direct is always possible")
     }
 
+    /// Numbers of the filters that a method reads: see [`pack`].
+    pub fn filters(&self, method: Method) -> usize {
+        match method {
+            Method::Direct => direct::filters(self),
+            Method::Winograd2 | Method::Winograd4 => winograd::filters(size(method), self),
+        }
+    }
+
     /// The working memory that a method needs for a batch of this input.
     pub fn need(&self, method: Method, input: Maps, backward: bool) -> Need {
         match method {
@@ -91,10 +100,9 @@ impl Convolution {
         }
     }
 
-    fn check(&self, method: Method, input: Maps, output: Maps, weight: &[f32]) {
+    fn check(&self, method: Method, input: Maps, output: Maps) {
         assert_eq!(input.channels, self.inputs, "another number of input channels");
         assert_eq!(output, self.output(input), "the output has another shape");
-        assert_eq!(weight.len(), self.weights(), "wrong number of weights");
         assert!(self.supports(method), "{method:?} cannot compute this convolution");
     }
 }
@@ -103,31 +111,52 @@ fn size(method: Method) -> Size {
     if method == Method::Winograd2 { Size::Two } else { Size::Four }
 }
 
-/// Convolves the maps of `source`, and delivers the result to `sink`. `scale` is a factor for each
-/// output channel's weights: a BatchNorm folded in.
+/// Fills `filters` from the weights. `scale` is a factor for each output channel's: a BatchNorm folded
+/// in.
+///
+/// # Panics
+/// If lengths do not fit: see [`Convolution::filters`].
+pub fn pack(
+    processor: &Processor,
+    method: Method,
+    layer: &Convolution,
+    weight: &[f32],
+    scale: Option<&[f32]>,
+    filters: &mut [f32],
+) {
+    assert!(layer.supports(method), "{method:?} cannot compute this convolution");
+    assert_eq!(weight.len(), layer.weights(), "wrong number of weights");
+    assert_eq!(filters.len(), layer.filters(method), "wrong length of filters");
+    assert!(scale.is_none_or(|scale| scale.len() >= layer.outputs), "wrong number of factors");
+    if method == Method::Direct {
+        direct::pack(processor, layer, weight, scale, filters);
+    } else {
+        winograd::pack(processor, size(method), layer, weight, scale, filters);
+    }
+}
+
+/// Convolves the maps of `source` with filters that [`pack`] made for the same method, and delivers the
+/// result to `sink`.
 ///
 /// # Panics
 /// If shapes do not fit, or the workspace was made for less.
-#[allow(clippy::too_many_arguments)]
 pub fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
     method: Method,
     layer: &Convolution,
     source: &Source,
-    weight: &[f32],
-    scale: Option<&[f32]>,
+    filters: &[f32],
     sink: &Sink,
 ) {
-    layer.check(method, source.maps, sink.maps, weight);
-    assert!(scale.is_none_or(|scale| scale.len() >= layer.outputs), "wrong number of factors");
+    layer.check(method, source.maps, sink.maps);
+    assert_eq!(filters.len(), layer.filters(method), "wrong length of filters");
     source.check();
     sink.check();
     if method == Method::Direct {
-        direct::forward(processor, workspace, layer, source, weight, scale, sink);
+        direct::forward(processor, workspace, layer, source, filters, sink);
     } else {
-        let size = size(method);
-        winograd::forward(processor, workspace, size, layer, source, weight, scale, sink);
+        winograd::forward(processor, workspace, size(method), layer, source, filters, sink);
     }
 }
 
@@ -150,8 +179,9 @@ pub fn backward(
     dweight: &mut [f32],
     sink: Option<&GradientSink>,
 ) {
-    layer.check(method, source.maps, gradient.maps, weight);
-    assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
+    layer.check(method, source.maps, gradient.maps);
+    let lengths = [weight.len(), dweight.len()];
+    assert_eq!(lengths, [layer.weights(); 2], "wrong number of weights");
     source.check();
     gradient.check();
     if let Some(sink) = sink {

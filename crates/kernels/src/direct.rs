@@ -138,29 +138,26 @@ pub(crate) fn need(layer: &Convolution, input: Maps, backward: bool) -> Need {
             shared: weights + geometry.parts() * geometry.part(),
         }
     } else {
-        Need {
-            worker: geometry.staged_input() + output.image_len(),
-            shared: geometry.taps() * input.channels * output.padded_channels(),
-        }
+        Need { worker: geometry.staged_input() + output.image_len(), shared: 0 }
     }
 }
 
+/// See [`Convolution::filters`].
+pub(crate) fn filters(layer: &Convolution) -> usize {
+    layer.kernel * layer.kernel * layer.inputs * layer.outputs.next_multiple_of(LANES)
+}
+
 /// See [`crate::convolution::forward`].
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
     layer: &Convolution,
     source: &Source,
-    weight: &[f32],
-    scale: Option<&[f32]>,
+    packed: &[f32],
     sink: &Sink,
 ) {
     let geometry = &Geometry::new(layer, source.maps);
-    let (workers, shared) = workspace.split();
-    let packed = &mut shared[..geometry.taps() * layer.inputs * sink.maps.padded_channels()];
-    pack(processor, geometry, weight, scale, packed);
-    let packed = &*packed;
+    let (workers, _) = workspace.split();
     let parts = geometry.parts();
     processor.pool.run(parts, |index, worker| {
         let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
@@ -242,18 +239,17 @@ fn add_parts(processor: &Processor, geometry: &Geometry, parts: &mut [f32], dwei
     });
 }
 
-/// Packs weights `[outputs, inputs, kernel, kernel]` for the forward pass.
-fn pack(
+/// See [`crate::convolution::pack`].
+pub(crate) fn pack(
     processor: &Processor,
-    geometry: &Geometry,
+    layer: &Convolution,
     weight: &[f32],
     scale: Option<&[f32]>,
     packed: &mut [f32],
 ) {
-    let Convolution { inputs, outputs, .. } = geometry.layer;
-    let taps = geometry.taps();
-    assert_eq!(weight.len(), inputs * outputs * taps, "wrong number of weights");
-    let padded = geometry.output.padded_channels();
+    let Convolution { inputs, outputs, kernel, .. } = *layer;
+    let taps = kernel * kernel;
+    let padded = outputs.next_multiple_of(LANES);
     let packed = &Shared::new(packed);
     processor.pool.run(padded.div_ceil(PANEL) * taps, |task, _| {
         let (panel, tap) = (task / taps * PANEL, task % taps);

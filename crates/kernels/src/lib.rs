@@ -39,8 +39,10 @@
 //! let mut output = vec![0.0; layer.output(maps).len()];
 //! let source = Source::plain(maps, Stored::Planes(&image));
 //! let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut output), sums: None };
+//! let mut filters = vec![0.0; layer.filters(Method::Direct)];
+//! convolution::pack(&processor, Method::Direct, &layer, &weight, None, &mut filters);
 //! convolution::forward(
-//!     &processor, &mut workspace, Method::Direct, &layer, &source, &weight, None, &sink,
+//!     &processor, &mut workspace, Method::Direct, &layer, &source, &filters, &sink,
 //! );
 //! // Correlation, as networks have it: a single pixel reads the filter backwards.
 //! assert_eq!(to_planes(maps, &output), [9., 8., 7., 6., 5., 4., 3., 2., 1.]);

@@ -45,15 +45,8 @@ pub fn forward(
     let images = y.len() / outputs;
     assert!(x.len() == images * inputs && y.len() == images * outputs, "wrong lengths");
     assert!(weight.len() == inputs * outputs && bias.len() == outputs, "wrong parameters");
-    let pack = |depth: Range<usize>, first: usize, width: usize, packed: &mut [f32]| {
-        for (column, output) in (first..outputs.min(first + width)).enumerate() {
-            let row = &weight[output * inputs..][depth.clone()];
-            for (packed, &value) in packed.chunks_exact_mut(width).zip(row) {
-                packed[column] = value;
-            }
-        }
-    };
-    rows_times_panels(processor, workspace, images, (x, inputs), outputs, &pack, y);
+    let factor = Factor { weight, inputs, transposed: true };
+    rows_times_factor(processor, workspace, images, x, factor, y);
     for y in y.chunks_exact_mut(outputs) {
         for (y, bias) in y.iter_mut().zip(bias) {
             *y += bias;
@@ -103,27 +96,76 @@ pub fn backward(
     }
     let Some(dx) = dx else { return };
     assert_eq!(dx.len(), x.len(), "dx has the wrong length");
-    let pack = |depth: Range<usize>, first: usize, width: usize, packed: &mut [f32]| {
-        let len = width.min(inputs - first);
-        for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
-            packed[..len].copy_from_slice(&weight[k * inputs + first..][..len]);
-        }
-    };
-    rows_times_panels(processor, workspace, images, (dy, outputs), inputs, &pack, dx);
+    let factor = Factor { weight, inputs, transposed: false };
+    rows_times_factor(processor, workspace, images, dy, factor, dx);
 }
 
-/// `c = a * b` with `a` `[rows, depth]` and `c` `[rows, columns]`; `pack(depth, first, width, packed)`
-/// fills `packed` with those rows of `b`, `width` columns of each from `first` on, and leaves the zeros
-/// that are there beyond the last column.
-fn rows_times_panels(
+/// The second factor `[depth, columns]` of a product: weights `[outputs, inputs]`, or transposed.
+#[derive(Clone, Copy)]
+struct Factor<'a> {
+    weight: &'a [f32],
+    inputs: usize,
+    transposed: bool,
+}
+
+impl Factor<'_> {
+    /// Rows and columns.
+    fn sides(&self) -> (usize, usize) {
+        let outputs = self.weight.len() / self.inputs;
+        if self.transposed { (self.inputs, outputs) } else { (outputs, self.inputs) }
+    }
+
+    /// Fills `packed` with rows of `width` columns from `first` on, with zeros beyond the last. What
+    /// comes after these rows is asked for: runs so short are over before the processor foresees them.
+    #[inline(always)]
+    fn pack<S: Simd>(
+        &self,
+        s: S,
+        depth: Range<usize>,
+        first: usize,
+        width: usize,
+        packed: &mut [f32],
+    ) {
+        let (rows, columns) = self.sides();
+        packed.fill(0.0);
+        let filled = width.min(columns - first);
+        if self.transposed {
+            for (column, row) in self.weight.chunks_exact(rows).skip(first).take(filled).enumerate()
+            {
+                ask(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
+                for (packed, &value) in packed.chunks_exact_mut(width).zip(&row[depth.clone()]) {
+                    packed[column] = value;
+                }
+            }
+        } else {
+            for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
+                if k + DEPTH < rows {
+                    ask(s, &self.weight[(k + DEPTH) * columns + first..][..filled]);
+                }
+                packed[..filled].copy_from_slice(&self.weight[k * columns + first..][..filled]);
+            }
+        }
+    }
+}
+
+/// Asks for the cache lines of `numbers`.
+#[inline(always)]
+fn ask<S: Simd>(s: S, numbers: &[f32]) {
+    for line in numbers.chunks(LANES) {
+        s.prefetch(line.as_ptr());
+    }
+}
+
+/// `c = a * factor` with `a` `[rows, depth]` and `c` `[rows, columns]`.
+fn rows_times_factor(
     processor: &Processor,
     workspace: &mut Workspace,
     rows: usize,
-    (a, depth): (&[f32], usize),
-    columns: usize,
-    pack: &(impl Fn(Range<usize>, usize, usize, &mut [f32]) + Sync),
+    a: &[f32],
+    factor: Factor,
     c: &mut [f32],
 ) {
+    let (depth, columns) = factor.sides();
     let (workers, _) = workspace.split();
     let c = &Shared::new(c);
     processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
@@ -136,18 +178,7 @@ fn rows_times_panels(
             let depth = DEPTH.min(depth - start);
             // SAFETY: the part was asked for with this length.
             let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
-            slice.fill(0.0);
-            pack(start..start + depth, first, vectors * LANES, slice);
-            processor.isa.run(Rows {
-                a,
-                stride: a.len() / rows,
-                start,
-                depth,
-                rows,
-                vectors,
-                packed,
-                out,
-            });
+            processor.isa.run(Rows { a, factor, start, rows, first, packed: slice, out });
         }
         for row in 0..rows {
             // SAFETY: each task writes its own columns; the results lie one row after another.
@@ -160,15 +191,15 @@ fn rows_times_panels(
     });
 }
 
-/// Rows of `a` times what is packed, added to `out` unless it is the first.
+/// Numbers of the rows of `a` from `start` on times as many rows of the factor, its columns from `first`
+/// on: as many of both as fill `packed`. Added to `out`, unless they are the first.
 struct Rows<'a> {
     a: &'a [f32],
-    stride: usize,
+    factor: Factor<'a>,
     start: usize,
-    depth: usize,
     rows: usize,
-    vectors: usize,
-    packed: *const f32,
+    first: usize,
+    packed: &'a mut [f32],
     out: *mut f32,
 }
 
@@ -176,7 +207,11 @@ impl Kernel for Rows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows { a, stride, start, depth, rows, vectors, packed, out } = self;
+        let Rows { a, factor, start, rows, first, packed, out } = self;
+        let (stride, columns) = factor.sides();
+        let vectors = PANEL.min(columns - first).div_ceil(LANES);
+        let depth = packed.len() / (vectors * LANES);
+        factor.pack(s, start..start + depth, first, vectors * LANES, packed);
         let mut segments = [Segment { offset: 0, len: 0 }; DEPTH / LANES];
         let count = depth.div_ceil(LANES);
         for (i, segment) in segments.iter_mut().enumerate().take(count) {
@@ -191,7 +226,7 @@ impl Kernel for Rows<'_> {
                 a: a.as_ptr().add(start),
                 a_row: stride,
                 segments: &segments[..count],
-                b: packed,
+                b: packed.as_ptr(),
                 c: out,
                 c_row: vectors * LANES,
                 c_vector: LANES,
@@ -238,6 +273,9 @@ impl Kernel for Weights<'_> {
                 }
                 for output in (0..outputs).step_by(LANES) {
                     let rows = LANES.min(outputs - output);
+                    for row in 0..rows {
+                        ask(s, dweight.part((output + row) * inputs + first, width));
+                    }
                     let correlate = Correlate {
                         rows,
                         vectors,

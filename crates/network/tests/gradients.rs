@@ -276,6 +276,33 @@ fn import_takes_what_export_gave_and_refuses_anything_else() {
     assert_eq!(unknown, "this network has no tensor of the name extra");
 }
 
+/// Inference keeps what it made of the weights and statistics until one of them changes.
+#[test]
+fn logits_follow_every_change_of_the_state() {
+    let network = small(ActivationKind::Relu, 0).network().unwrap();
+    let images = images(3);
+    let batch = Batch { images: &images, labels: &[1, 4, 9] };
+    let mut kept = engine(&network, 1);
+    let mut before = kept.logits(&images);
+    let mut check = |kept: &mut CpuEngine, change: &str| {
+        let mut fresh = engine(&network, 1);
+        fresh.import(Section::Model, &kept.export(Section::Model)).unwrap();
+        let after = kept.logits(&images);
+        assert_eq!(after, fresh.logits(&images), "{change}");
+        assert_ne!(after, before, "{change} changed nothing");
+        before = after;
+    };
+    // Backward computes new running statistics.
+    kept.backward(batch, 1.0, &Alone);
+    check(&mut kept, "a batch");
+    let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+    kept.update(&Rule::Sgd { sgd, decay: Decay::All });
+    check(&mut kept, "an update");
+    let other = kept.plan().initial(2);
+    kept.import(Section::Model, &other).unwrap();
+    check(&mut kept, "an import");
+}
+
 #[test]
 fn the_reports_network_has_the_reports_numbers() {
     let plan = Plan::new(&Config::report().network().unwrap(), Compute::default()).unwrap();

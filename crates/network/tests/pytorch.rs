@@ -115,14 +115,15 @@ fn convolutions() {
             let source = Source::plain(maps, Stored::F32(&x));
             let mut y = vec![0.0; out.len()];
             let sink = Sink { maps: out, bias: Some(&b), out: StoredMut::f32(&mut y), sums: None };
+            let mut filters = vec![0.0; layer.filters(method)];
+            convolution::pack(&processor, method, &layer, &w, None, &mut filters);
             convolution::forward(
                 &processor,
                 &mut workspace,
                 method,
                 &layer,
                 &source,
-                &w,
-                None,
+                &filters,
                 &sink,
             );
             assert_close(case, &to_planes(out, &y), &wide("output"));

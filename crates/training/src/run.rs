@@ -475,7 +475,7 @@ fn gib(bytes: u64) -> f64 {
 
 /// Bytes of memory that training with batches of this size takes, beside the data set.
 pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> u64 {
-    // Batches are prepared ahead: up to four are under way.
-    let ahead = 4 * 4 * plan.input.len() * batch_size;
-    (CpuEngine::memory(plan, batch_size, threads) + ahead) as u64
+    // The batch at hand, and the one that is prepared meanwhile.
+    let batches = 2 * 4 * plan.input.len() * batch_size;
+    (CpuEngine::memory(plan, batch_size, threads) + batches) as u64
 }

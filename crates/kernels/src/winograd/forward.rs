@@ -6,8 +6,8 @@ use super::panel::MultiplyPanel;
 use super::schedule::{Group, SMALL_FILTERS, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
-use super::weights::{Direction, Filters};
-use super::{Domain, Geometry, spread, transform_filters};
+use super::weights::Direction;
+use super::{Domain, Geometry, spread};
 use crate::Processor;
 use crate::ahead::Ahead;
 use crate::product::PANEL;
@@ -20,26 +20,17 @@ use crate::workspace::Workspace;
 pub(super) struct Forward<'a, T> {
     pub geometry: Geometry,
     pub source: &'a Source<'a>,
+    /// Transformed: see [`super::weights`].
+    pub filters: &'a [f32],
     pub sink: &'a Sink<'a>,
     pub tile: PhantomData<T>,
 }
 
 impl<T: Tile + Send + Sync> Forward<'_, T> {
-    pub fn run(
-        &self,
-        processor: &Processor,
-        workspace: &mut Workspace,
-        weight: &[f32],
-        scale: Option<&[f32]>,
-    ) {
+    pub fn run(&self, processor: &Processor, workspace: &mut Workspace) {
         let Geometry { input, output, .. } = self.geometry;
-        let (inputs, outputs, direction) = (input.channels, output.channels, Direction::Forward);
-        let schedule = Schedule::new(&self.geometry, direction);
-        let filters = Filters { weight, inputs, outputs, scale, direction };
-        let (workers, shared) = workspace.split();
-        let u = &mut shared[..T::PRODUCTS * filters.product()];
-        transform_filters(processor, filters, u, self.tile);
-        let filters = &*u;
+        let schedule = Schedule::new(&self.geometry, Direction::Forward);
+        let (workers, _) = workspace.split();
         processor.pool.run(schedule.parts, |index, worker| {
             for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
                 let tiles = group.tiles(&self.geometry);
@@ -50,7 +41,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
                     unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
                 let m = Domain { start, product, tiles };
                 let v = Domain { start: start.wrapping_add(product), product, tiles };
-                processor.isa.run(Task { pass: self, group, next, filters, v, m, scratch });
+                processor.isa.run(Task { pass: self, group, next, v, m, scratch });
             }
         });
     }
@@ -62,7 +53,6 @@ struct Task<'a, T> {
     pass: &'a Forward<'a, T>,
     group: Group,
     next: Option<Group>,
-    filters: &'a [f32],
     v: Domain,
     m: Domain,
     scratch: *mut f32,
@@ -97,7 +87,7 @@ impl<T: Tile> Kernel for Task<'_, T> {
         let ahead = self.ahead();
         let len = spread(input.channels * output.padded_channels());
         for product in 0..T::PRODUCTS {
-            let filters = self.filters.as_ptr().wrapping_add(product * len);
+            let filters = self.pass.filters.as_ptr().wrapping_add(product * len);
             for panel in (0..output.blocks()).step_by(PANEL / LANES) {
                 // The next panel, or behind the last one the next product.
                 let next = (panel + PANEL / LANES).min(output.blocks()) * LANES * input.channels;

@@ -162,38 +162,57 @@ pub(crate) fn need(size: Size, layer: &Convolution, input: Maps, backward: bool)
     let output = geometry.output;
     let tiles = schedule.tiles(&geometry);
     let product = |blocks| Domain::product(blocks, tiles);
-    let (domains, filters) = if backward {
+    let (domains, shared) = if backward {
         let filters = spread(output.channels * input.padded_channels());
         let sums = schedule.parts * spread(input.channels * output.padded_channels());
         let domains = product(input.blocks()) + product(output.blocks());
         (size.products() * domains, size.products() * (filters + sums))
     } else {
-        let filters = size.products() * spread(input.channels * output.padded_channels());
         // The output overwrites the input, one product behind it.
         let domains = (size.products() + 1) * product(input.blocks().max(output.blocks()));
-        (domains, filters)
+        (domains, 0)
     };
-    Need { worker: domains + Lines::scratch(&geometry), shared: filters }
+    Need { worker: domains + Lines::scratch(&geometry), shared }
+}
+
+/// See [`Convolution::filters`].
+pub(crate) fn filters(size: Size, layer: &Convolution) -> usize {
+    size.products() * spread(layer.inputs * layer.outputs.next_multiple_of(LANES))
+}
+
+/// See [`crate::convolution::pack`].
+pub(crate) fn pack(
+    processor: &Processor,
+    size: Size,
+    layer: &Convolution,
+    weight: &[f32],
+    scale: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let Convolution { inputs, outputs, .. } = *layer;
+    let filters = Filters { weight, inputs, outputs, scale, direction: Direction::Forward };
+    match size {
+        Size::Two => transform_filters(processor, filters, out, PhantomData::<F2>),
+        Size::Four => transform_filters(processor, filters, out, PhantomData::<F4>),
+    }
 }
 
 /// See [`crate::convolution::forward`].
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
     size: Size,
     layer: &Convolution,
     source: &Source,
-    weight: &[f32],
-    scale: Option<&[f32]>,
+    filters: &[f32],
     sink: &Sink,
 ) {
     let geometry = Geometry::new(size, layer, source.maps);
     match size {
-        Size::Two => Forward { geometry, source, sink, tile: PhantomData::<F2> }
-            .run(processor, workspace, weight, scale),
-        Size::Four => Forward { geometry, source, sink, tile: PhantomData::<F4> }
-            .run(processor, workspace, weight, scale),
+        Size::Two => Forward { geometry, source, filters, sink, tile: PhantomData::<F2> }
+            .run(processor, workspace),
+        Size::Four => Forward { geometry, source, filters, sink, tile: PhantomData::<F4> }
+            .run(processor, workspace),
     }
 }
 

@@ -58,16 +58,9 @@ impl Case {
         let mut y = vec![f32::NAN; out.len()];
         let source = Source::plain(maps, Stored::F32(&x));
         let sink = Sink { maps: out, bias: Some(bias), out: StoredMut::f32(&mut y), sums: None };
-        convolution::forward(
-            processor,
-            &mut workspace,
-            method,
-            layer,
-            &source,
-            weight,
-            None,
-            &sink,
-        );
+        let mut filters = vec![0.0; layer.filters(method)];
+        convolution::pack(processor, method, layer, weight, None, &mut filters);
+        convolution::forward(processor, &mut workspace, method, layer, &source, &filters, &sink);
         let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; layer.outputs]);
         let mut dx = vec![f32::NAN; x.len()];
         let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
@@ -264,10 +257,11 @@ fn a_workspace_that_is_too_small_is_refused() {
     let processor = processor(Isa::best(), 2);
     let mut workspace = Workspace::new(2, layer.need(Method::Winograd4, small, false));
     let maps = Maps { height: 30, width: 30, ..small };
-    let (x, weight) = (vec![0.0; maps.len()], noise(2, layer.weights()));
+    let x = vec![0.0; maps.len()];
     let mut y = vec![0.0; maps.len()];
     let source = Source::plain(maps, Stored::F32(&x));
     let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut y), sums: None };
     let method = Method::Winograd4;
-    convolution::forward(&processor, &mut workspace, method, &layer, &source, &weight, None, &sink);
+    let filters = vec![0.0; layer.filters(method)];
+    convolution::forward(&processor, &mut workspace, method, &layer, &source, &filters, &sink);
 }

@@ -36,6 +36,8 @@ struct State {
     variances: Vec<f32>,
     batches_tracked: Vec<i64>,
     norms: Vec<NormState>,
+    /// Another number after every change of what inference computes with.
+    version: u64,
     /// Seconds spent in each fused step, forward and backward, since they were last taken.
     seconds: Vec<[f64; 2]>,
 }
@@ -82,6 +84,7 @@ impl State {
             variances: vec![1.0; channels],
             batches_tracked: vec![0; plan.statistics.len()],
             norms: plan.steps.iter().enumerate().filter_map(norm).collect(),
+            version: 0,
             seconds: vec![[0.0; 2]; plan.fused.steps.len()],
         }
     }
@@ -110,6 +113,11 @@ struct Buffers {
     /// Sums of a BatchNorm, and of that of a residual.
     sums: [Vec<f64>; 2],
     totals: Vec<f64>,
+    /// Filters as forward passes read them: of every fused step in inference, where they serve all
+    /// images, and in training of the step at hand.
+    filters: Vec<Buffer>,
+    /// The [`State::version`] that they belong to.
+    version: Option<u64>,
     /// A convolution's bias, and the factor of a BatchNorm folded in, filled up to whole blocks.
     bias: Vec<f32>,
     scale: Vec<f32>,
@@ -127,7 +135,12 @@ impl Buffers {
         let maps = || plan.fused.tensors.iter().filter_map(|tensor| tensor.shape.maps(images));
         let channels = maps().map(|maps| maps.padded_channels()).max().unwrap_or(0);
         let sums = maps().map(sums_len).max().unwrap_or(0);
+        let filters = filters(plan);
+        let filters =
+            if placement.trains() { vec![filters.max().unwrap_or(0)] } else { filters.collect() };
         *self = Buffers {
+            filters: filters.into_iter().map(Buffer::new).collect(),
+            version: None,
             data: placement.memory.buffers.iter().map(|size| Buffer::new(size * images)).collect(),
             workspace: Workspace::new(threads, need(plan, images, placement.trains())),
             sums: [vec![0.0; sums], vec![0.0; sums]],
@@ -140,7 +153,15 @@ impl Buffers {
 }
 
 /// How many images inference takes at once, at most: enough for the kernels to be efficient.
-const INFERENCE_IMAGES: usize = 256;
+const INFERENCE_IMAGES: usize = 64;
+
+/// Numbers of the filters of each fused step.
+fn filters(plan: &Plan) -> impl Iterator<Item = usize> {
+    plan.fused.steps.iter().map(|step| match step.work {
+        Work::Convolution(layer, method) => layer.filters(method),
+        _ => 0,
+    })
+}
 
 /// The working memory that serves all steps of a plan.
 fn need(plan: &Plan, images: usize, trains: bool) -> Need {
@@ -176,7 +197,12 @@ impl CpuEngine {
         let state = 4 * (3 * plan.parameter_count() + 2 * plan.statistic_count());
         let pass = |placement: &Placement, images| {
             let workspace = need(plan, images, placement.trains());
-            4 * placement.memory.len() * images + workspace.bytes(threads)
+            let filters = if placement.trains() {
+                filters(plan).max().unwrap_or(0)
+            } else {
+                filters(plan).sum()
+            };
+            4 * (placement.memory.len() * images + filters) + workspace.bytes(threads)
         };
         state + pass(&plan.training, batch_size) + pass(&plan.inference, INFERENCE_IMAGES)
     }
@@ -204,6 +230,7 @@ impl CpuEngine {
             let means = &self.state.means[statistics.range.clone()];
             norm.shift_near_mean[..means.len()].copy_from_slice(means);
         }
+        self.state.version += 1;
         Pass {
             plan: &self.plan,
             placement: &self.plan.training,
@@ -276,6 +303,7 @@ impl Engine for CpuEngine {
     }
 
     fn update(&mut self, rule: &Rule) {
+        self.state.version += 1;
         let State { parameters, gradients, velocity, .. } = &mut self.state;
         let (parameters, gradients) = (parameters.as_mut_slice(), gradients.as_mut_slice());
         let velocity = velocity.as_mut_slice();
@@ -327,6 +355,7 @@ impl Engine for CpuEngine {
                 flat.copy_from_slice(values);
             }
         };
+        self.state.version += 1;
         let State { parameters, gradients, velocity, means, variances, batches_tracked, .. } =
             &mut self.state;
         if section != Section::Model {

@@ -8,8 +8,8 @@ use crescendo_kernels::sink::{
 };
 use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
 use crescendo_kernels::{
-    Buffer, LANES, Maps, Processor, Shared, activation, convolution, elementwise, linear, loss,
-    pooling,
+    Buffer, Convolution, LANES, Maps, Method, Processor, Shared, activation, convolution,
+    elementwise, linear, loss, pooling,
 };
 
 use super::{Buffers, State};
@@ -40,7 +40,7 @@ impl Pass<'_> {
             let begin = Instant::now();
             match step.work {
                 Work::Convolution(..) | Work::AveragePool(_) | Work::Write => {
-                    self.maps_forward(step);
+                    self.maps_forward(index, step);
                 }
                 Work::Flatten | Work::Linear(_) | Work::Activation(_) => {
                     self.vector_forward(step);
@@ -48,6 +48,7 @@ impl Pass<'_> {
             }
             self.state.seconds[index][0] += begin.elapsed().as_secs_f64();
         }
+        self.buffers.version = self.training.is_none().then_some(self.state.version);
     }
 
     /// The values of the last step, `[N, classes]`.
@@ -76,10 +77,14 @@ impl Pass<'_> {
         loss
     }
 
-    fn maps_forward(&mut self, step: &FusedStep) {
+    fn maps_forward(&mut self, index: usize, step: &FusedStep) {
         let maps = self.maps(step.output);
         let folded = self.training.is_none() && matches!(step.work, Work::Convolution(..));
         let bias = self.prepare_bias(step, folded);
+        let filters = if self.training.is_some() { 0 } else { index };
+        if let Work::Convolution(layer, method) = step.work {
+            self.prepare_filters(filters, step, &layer, method);
+        }
         if let (None, false, Some(norm)) = (self.training, folded, step.norm) {
             self.use_running_statistics(norm);
         }
@@ -109,15 +114,14 @@ impl Pass<'_> {
             };
             match step.work {
                 Work::Convolution(layer, method) => {
-                    let scale = folded && step.norm.is_some();
+                    let filters = &self.buffers.filters[filters];
                     convolution::forward(
                         self.processor,
                         &mut workspace,
                         method,
                         &layer,
                         &source,
-                        self.state.parameters(self.plan, step.step).0,
-                        scale.then_some(&self.buffers.scale),
+                        &filters.as_slice()[..layer.filters(method)],
                         &sink,
                     );
                 }
@@ -155,6 +159,25 @@ impl Pass<'_> {
             }
         }
         true
+    }
+
+    /// Packs a convolution's weights, unless the filters are those already; in inference with the factor
+    /// of the BatchNorm behind it, which [`Self::prepare_bias`] found.
+    fn prepare_filters(
+        &mut self,
+        at: usize,
+        step: &FusedStep,
+        layer: &Convolution,
+        method: Method,
+    ) {
+        if self.buffers.version == Some(self.state.version) {
+            return;
+        }
+        let (weight, _) = self.state.parameters(self.plan, step.step);
+        let folded = self.training.is_none() && step.norm.is_some();
+        let filters = &mut self.buffers.filters[at].as_mut_slice()[..layer.filters(method)];
+        let scale = folded.then_some(self.buffers.scale.as_slice());
+        convolution::pack(self.processor, method, layer, weight, scale, filters);
     }
 
     /// A BatchNorm's factors from its running statistics.
