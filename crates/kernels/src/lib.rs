@@ -74,7 +74,7 @@ mod workspace;
 pub use activation::Activation;
 pub use convolution::{Convolution, Method};
 pub use maps::{Maps, to_blocks, to_planes};
-pub use memory::Buffer;
+pub use memory::{Buffer, as_halves, as_mut_halves};
 pub use pool::Pool;
 pub use shared::Shared;
 pub use simd::{Isa, LANES};

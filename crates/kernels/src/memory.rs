@@ -53,18 +53,18 @@ impl Buffer {
         // SAFETY: as in `as_slice`, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
+}
 
-    /// The same memory as upper halves of numbers: twice as many.
-    pub fn as_halves(&self) -> &[u16] {
-        // SAFETY: any two bytes of initialised memory are a `u16`, and the alignment is larger.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), 2 * self.len) }
-    }
+/// The same memory as upper halves of numbers: twice as many.
+pub fn as_halves(numbers: &[f32]) -> &[u16] {
+    // SAFETY: any two bytes of initialised memory are a `u16`, and the alignment is larger.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), 2 * numbers.len()) }
+}
 
-    /// The same memory as upper halves of numbers: twice as many.
-    pub fn as_mut_halves(&mut self) -> &mut [u16] {
-        // SAFETY: as in `as_halves`; any `u16`s are bytes of some `f32`; borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), 2 * self.len) }
-    }
+/// The same memory as upper halves of numbers: twice as many.
+pub fn as_mut_halves(numbers: &mut [f32]) -> &mut [u16] {
+    // SAFETY: as in `as_halves`; any `u16`s are bytes of some `f32`; borrowed mutably.
+    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), 2 * numbers.len()) }
 }
 
 impl Default for Buffer {
@@ -104,8 +104,8 @@ mod tests {
             assert_eq!(buffer.as_slice().len(), len);
             assert!(len == 0 || buffer.as_slice().as_ptr().addr().is_multiple_of(64));
             buffer.as_mut_slice().fill(1.0);
-            assert!(buffer.as_halves().chunks(2).all(|half| half == [0, 0x3f80]));
-            buffer.as_mut_halves().fill(0);
+            assert!(as_halves(buffer.as_slice()).chunks(2).all(|half| half == [0, 0x3f80]));
+            as_mut_halves(buffer.as_mut_slice()).fill(0);
             assert!(buffer.as_slice().iter().all(|&x| x == 0.0));
         }
     }

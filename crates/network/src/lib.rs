@@ -53,7 +53,6 @@ pub use engine::{Alone, Batch, Communicator, Decay, Engine, Rule, Section, Sgd, 
 pub use fusion::{
     Delivery, Fused, FusedStep, GradientInfo, Normed, Reading, TensorId, TensorInfo, Work,
 };
-pub use memory::Memory;
 pub use placement::Placement;
 pub use plan::{
     Compute, ConvolutionChoice, Parameter, Plan, Role, Source, StateTensor, Statistics, Step,

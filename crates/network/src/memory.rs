@@ -1,13 +1,7 @@
-//! Which tensor lies in which buffer, and when: tensors that are never alive together share one.
+//! Which tensor lies where in memory, and when: tensors that are never alive together may overlap.
 
-/// Buffers, and the one that each tensor lies in. Sizes are numbers an image.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// The size of each buffer.
-    pub buffers: Vec<usize>,
-}
-
-/// A tensor that asks for a place: its size, and the first and last moment at which it is needed.
+/// A tensor that asks for a place: how many numbers an image it has, and the first and last moment at
+/// which they are needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
     pub size: usize,
@@ -15,43 +9,40 @@ pub(crate) struct Life {
     pub last: usize,
 }
 
-impl Memory {
-    /// Places tensors in order of their first moment, each into the free buffer that fits best, and
-    /// returns each one's buffer.
-    pub(crate) fn place(lives: &[Life]) -> (Memory, Vec<usize>) {
-        let mut order: Vec<usize> = (0..lives.len()).collect();
-        order.sort_by_key(|&i| (lives[i].first, i));
-        let mut buffers: Vec<usize> = Vec::new();
-        let mut busy_until: Vec<usize> = Vec::new();
-        let mut places = vec![0; lives.len()];
-        for i in order {
-            let life = lives[i];
-            let free = (0..buffers.len()).filter(|&b| busy_until[b] < life.first);
-            // The smallest that is large enough, else the largest, which then grows.
-            let fits = free.clone().filter(|&b| buffers[b] >= life.size);
-            let best =
-                fits.min_by_key(|&b| buffers[b]).or_else(|| free.max_by_key(|&b| buffers[b]));
-            let buffer = best.unwrap_or_else(|| {
-                buffers.push(0);
-                busy_until.push(0);
-                buffers.len() - 1
-            });
-            buffers[buffer] = buffers[buffer].max(life.size);
-            busy_until[buffer] = life.last;
-            places[i] = buffer;
+/// Sizes are rounded up to this: a cache line.
+const UNIT: usize = 16;
+
+/// Places tensors, the largest first, each at the lowest offset where no tensor that is alive at the
+/// same time lies. Returns the offsets, and where the last one ends; all in numbers an image.
+pub(crate) fn place(lives: &[Life]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(lives[i].size), lives[i].first, i));
+    let mut offsets = vec![0; lives.len()];
+    let mut end = 0;
+    for (done, &i) in order.iter().enumerate() {
+        let life = lives[i];
+        let size = |life: Life| life.size.next_multiple_of(UNIT);
+        let together = |&&other: &&usize| {
+            let other = lives[other];
+            life.first <= other.last && other.first <= life.last
+        };
+        let mut taken: Vec<(usize, usize)> = order[..done]
+            .iter()
+            .filter(together)
+            .map(|&other| (offsets[other], offsets[other] + size(lives[other])))
+            .collect();
+        taken.sort_unstable();
+        let mut offset = 0;
+        for (start, stop) in taken {
+            if offset + size(life) <= start {
+                break;
+            }
+            offset = offset.max(stop);
         }
-        (Memory { buffers }, places)
+        offsets[i] = offset;
+        end = end.max(offset + size(life));
     }
-
-    /// Numbers in all buffers, an image.
-    pub fn len(&self) -> usize {
-        self.buffers.iter().sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    (offsets, end)
 }
 
 #[cfg(test)]
@@ -61,21 +52,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tensors_alive_together_never_share(
+        fn tensors_alive_together_never_overlap(
             lives in prop::collection::vec((1..50usize, 0..40usize, 0..20usize), 0..60)
         ) {
             let lives: Vec<Life> = lives
                 .into_iter()
                 .map(|(size, first, more)| Life { size, first, last: first + more })
                 .collect();
-            let (memory, places) = Memory::place(&lives);
+            let (offsets, end) = place(&lives);
             for (i, a) in lives.iter().enumerate() {
-                prop_assert!(memory.buffers[places[i]] >= a.size);
+                prop_assert!(offsets[i] + a.size <= end);
                 for (j, b) in lives.iter().enumerate().skip(i + 1) {
                     let together = a.first <= b.last && b.first <= a.last;
-                    prop_assert!(!together || places[i] != places[j]);
+                    let apart = offsets[i] + a.size <= offsets[j] || offsets[j] + b.size <= offsets[i];
+                    prop_assert!(!together || apart);
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_over_makes_room_for_something_larger() {
+        let life = |size, first, last| Life { size, first, last };
+        // Two small ones end before the large one begins: it lies where both were.
+        let (offsets, end) = place(&[life(16, 0, 1), life(32, 0, 1), life(48, 2, 3)]);
+        assert_eq!((offsets[2], end), (0, 48));
     }
 }

@@ -1,23 +1,23 @@
-//! Which tensor and which gradient lies in which buffer.
+//! Where in memory each tensor and each gradient lies.
 //!
 //! Forward of fused step `i` of `n` happens at moment `i`, the loss at `n`, backward of step `i` at
-//! `2n - i`. What backward reads is kept until then; everything else shares buffers.
+//! `2n - i`. What backward reads is kept until then; everything else makes room.
 
 use crate::fusion::{FusedStep, GradientInfo, Normed, TensorId, Work};
-use crate::memory::{Life, Memory};
+use crate::memory::{Life, place};
 use crate::plan::{Plan, Storage};
 use crate::{Shape, Value};
 
-/// Which buffer holds what.
+/// What lies where, in numbers of 4 bytes an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The buffers; sizes are in numbers of 4 bytes, an image.
-    pub memory: Memory,
-    /// The buffer of each tensor; the images lie outside.
+    /// How much there is in all.
+    pub len: usize,
+    /// The offset of each tensor; the images lie outside.
     pub tensors: Vec<Option<usize>>,
     /// How the maps among them are stored.
     pub storage: Storage,
-    /// The buffer of each gradient; none in inference. Where an addend's buffer is the gradient's own,
+    /// The offset of each gradient; none in inference. Where an addend's place is the gradient's own,
     /// the addend is a part that is there already.
     pub gradients: Vec<Option<usize>>,
 }
@@ -30,10 +30,10 @@ impl Placement {
 
     pub(crate) fn inference(plan: &Plan) -> Placement {
         let lives = forward_lives(plan, Storage::F32);
-        let (memory, places) = Memory::place(&lives);
-        let mut tensors: Vec<Option<usize>> = places.into_iter().map(Some).collect();
+        let (offsets, len) = place(&lives);
+        let mut tensors: Vec<Option<usize>> = offsets.into_iter().map(Some).collect();
         tensors.insert(0, None);
-        Placement { memory, tensors, storage: Storage::F32, gradients: Vec::new() }
+        Placement { len, tensors, storage: Storage::F32, gradients: Vec::new() }
     }
 
     pub(crate) fn training(plan: &Plan) -> Placement {
@@ -92,20 +92,21 @@ impl Placement {
         }
         let own: Vec<usize> = (0..gradients.len()).filter(|&g| same_as[g] == g).collect();
         lives.extend(own.iter().map(|&gradient| gradients[gradient]));
-        let (memory, places) = Memory::place(&lives);
+        let (offsets, len) = place(&lives);
         let mut of_gradient = vec![None; gradients.len()];
-        for (&gradient, &place) in own.iter().zip(&places[tensors..]) {
-            of_gradient[gradient] = Some(place);
+        for (&gradient, &offset) in own.iter().zip(&offsets[tensors..]) {
+            of_gradient[gradient] = Some(offset);
         }
         let gradients = same_as.iter().map(|&gradient| of_gradient[gradient]).collect();
-        let mut tensors: Vec<Option<usize>> = places[..tensors].iter().copied().map(Some).collect();
+        let mut tensors: Vec<Option<usize>> =
+            offsets[..tensors].iter().copied().map(Some).collect();
         tensors.insert(0, None);
-        Placement { memory, tensors, storage, gradients }
+        Placement { len, tensors, storage, gradients }
     }
 }
 
 /// Numbers of 4 bytes that one image's value takes.
-fn numbers(shape: Shape, storage: Storage) -> usize {
+pub(crate) fn numbers(shape: Shape, storage: Storage) -> usize {
     match (shape.maps(1), storage) {
         (Some(maps), Storage::F32) => maps.len(),
         (Some(maps), Storage::Bf16) => maps.len() / 2,

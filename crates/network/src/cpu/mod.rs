@@ -1,28 +1,28 @@
 //! The engine on this machine's processor.
 
+mod buffers;
 mod pass;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use crescendo_kernels::norm::Moments;
-use crescendo_kernels::{Buffer, Isa, Need, Pool, Processor, Workspace, optimizer};
+use crescendo_kernels::{Buffer, Isa, Pool, Processor, optimizer};
 
 use crate::engine::{Batch, Communicator, Engine, Rule, Section, Tensor, Values};
-use crate::fusion::Work;
-use crate::placement::Placement;
 use crate::plan::{Plan, Role, Source, StateTensor, Step};
 use crate::{Decay, Error, Sgd};
 
-use pass::{Pass, sums_len};
+use buffers::{Buffers, Sizes, filters};
+use pass::{Mode, Pass};
 
 /// Computes on the processor, on a pool of threads of its own.
 pub struct CpuEngine {
     plan: Plan,
     processor: Processor,
     state: State,
-    training: Buffers,
-    inference: Buffers,
+    buffers: Buffers,
+    folded: Folded,
 }
 
 /// What a network has learned, and what it learns with.
@@ -104,78 +104,17 @@ impl State {
     }
 }
 
-/// The memory of a pass, made for a number of images and used by every batch up to it.
-#[derive(Default)]
-struct Buffers {
-    /// One for each buffer of the placement; it is taken out while a step writes it.
-    data: Vec<Buffer>,
-    workspace: Workspace,
-    /// Sums of a BatchNorm, and of that of a residual.
-    sums: [Vec<f64>; 2],
-    totals: Vec<f64>,
-    /// Filters as forward passes read them: of every fused step in inference, where they serve all
-    /// images, and in training of the step at hand.
-    filters: Vec<Buffer>,
-    /// The [`State::version`] that they belong to.
-    version: Option<u64>,
-    /// A convolution's bias, and the factor of a BatchNorm folded in, filled up to whole blocks.
-    bias: Vec<f32>,
-    scale: Vec<f32>,
-    /// Images that there is room for.
-    capacity: usize,
-}
-
-impl Buffers {
-    /// Makes room for `images`; what was there is given up first, so that both are never held.
-    fn reserve(&mut self, plan: &Plan, placement: &Placement, threads: usize, images: usize) {
-        if images <= self.capacity {
-            return;
-        }
-        *self = Buffers::default();
-        let maps = || plan.fused.tensors.iter().filter_map(|tensor| tensor.shape.maps(images));
-        let channels = maps().map(|maps| maps.padded_channels()).max().unwrap_or(0);
-        let sums = maps().map(sums_len).max().unwrap_or(0);
-        let filters = filters(plan);
-        let filters =
-            if placement.trains() { vec![filters.max().unwrap_or(0)] } else { filters.collect() };
-        *self = Buffers {
-            filters: filters.into_iter().map(Buffer::new).collect(),
-            version: None,
-            data: placement.memory.buffers.iter().map(|size| Buffer::new(size * images)).collect(),
-            workspace: Workspace::new(threads, need(plan, images, placement.trains())),
-            sums: [vec![0.0; sums], vec![0.0; sums]],
-            totals: vec![0.0; 2 * channels + 1],
-            bias: vec![0.0; channels],
-            scale: vec![0.0; channels],
-            capacity: images,
-        };
-    }
-}
-
 /// How many images inference takes at once, at most: enough for the kernels to be efficient.
 const INFERENCE_IMAGES: usize = 64;
 
-/// Numbers of the filters of each fused step.
-fn filters(plan: &Plan) -> impl Iterator<Item = usize> {
-    plan.fused.steps.iter().map(|step| match step.work {
-        Work::Convolution(layer, method) => layer.filters(method),
-        _ => 0,
-    })
-}
-
-/// The working memory that serves all steps of a plan.
-fn need(plan: &Plan, images: usize, trains: bool) -> Need {
-    let needs = plan.fused.steps.iter().map(|step| match step.work {
-        Work::Convolution(layer, method) => {
-            let input = plan.fused.tensors[step.input.main.tensor.0].shape.maps(images);
-            let input = input.expect("the plan checked its input");
-            let forward = layer.need(method, input, false);
-            if trains { forward.max(layer.need(method, input, true)) } else { forward }
-        }
-        Work::Linear(layer) => layer.need(images),
-        _ => Need::default(),
-    });
-    needs.fold(Need::default(), Need::max)
+/// Every convolution's filters with its BatchNorm folded in: they serve inference until the state
+/// changes.
+#[derive(Default)]
+struct Folded {
+    /// Those of each fused step.
+    filters: Vec<Buffer>,
+    /// The [`State::version`] that they belong to.
+    version: Option<u64>,
 }
 
 impl CpuEngine {
@@ -184,8 +123,8 @@ impl CpuEngine {
     pub fn new(plan: Plan, threads: usize, isa: Isa) -> Self {
         CpuEngine {
             state: State::new(&plan),
-            training: Buffers::default(),
-            inference: Buffers::default(),
+            buffers: Buffers::default(),
+            folded: Folded::default(),
             processor: Processor { pool: Pool::new(threads), isa },
             plan,
         }
@@ -195,16 +134,10 @@ impl CpuEngine {
     /// evaluates.
     pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> usize {
         let state = 4 * (3 * plan.parameter_count() + 2 * plan.statistic_count());
-        let pass = |placement: &Placement, images| {
-            let workspace = need(plan, images, placement.trains());
-            let filters = if placement.trains() {
-                filters(plan).max().unwrap_or(0)
-            } else {
-                filters(plan).sum()
-            };
-            4 * (placement.memory.len() * images + filters) + workspace.bytes(threads)
-        };
-        state + pass(&plan.training, batch_size) + pass(&plan.inference, INFERENCE_IMAGES)
+        let training = Sizes::new(plan, &plan.training, batch_size);
+        let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
+        let folded = 4 * filters(plan).sum::<usize>();
+        state + folded + training.max(inference).bytes(threads)
     }
 
     /// What it computes on.
@@ -225,7 +158,7 @@ impl CpuEngine {
         communicator: &'a dyn Communicator,
     ) -> Pass<'a> {
         let threads = self.processor.pool.threads();
-        self.training.reserve(&self.plan, &self.plan.training, threads, count);
+        self.buffers.reserve(threads, Sizes::new(&self.plan, &self.plan.training, count));
         for (norm, statistics) in self.state.norms.iter_mut().zip(&self.plan.statistics) {
             let means = &self.state.means[statistics.range.clone()];
             norm.shift_near_mean[..means.len()].copy_from_slice(means);
@@ -236,25 +169,28 @@ impl CpuEngine {
             placement: &self.plan.training,
             processor: &self.processor,
             state: &mut self.state,
-            buffers: &mut self.training,
+            buffers: &mut self.buffers,
             images,
             count,
-            training: Some(communicator),
+            mode: Mode::Training(communicator),
         }
     }
 
     fn inference_pass<'a>(&'a mut self, images: &'a [f32], count: usize) -> Pass<'a> {
         let threads = self.processor.pool.threads();
-        self.inference.reserve(&self.plan, &self.plan.inference, threads, count);
+        self.buffers.reserve(threads, Sizes::new(&self.plan, &self.plan.inference, count));
+        if self.folded.filters.is_empty() {
+            self.folded.filters = filters(&self.plan).map(Buffer::new).collect();
+        }
         Pass {
             plan: &self.plan,
             placement: &self.plan.inference,
             processor: &self.processor,
             state: &mut self.state,
-            buffers: &mut self.inference,
+            buffers: &mut self.buffers,
             images,
             count,
-            training: None,
+            mode: Mode::Inference(&mut self.folded),
         }
     }
 

@@ -1,5 +1,6 @@
 //! One batch through the fused steps and back.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crescendo_kernels::norm::{self, Moments};
@@ -8,13 +9,14 @@ use crescendo_kernels::sink::{
 };
 use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
 use crescendo_kernels::{
-    Buffer, Convolution, LANES, Maps, Method, Processor, Shared, activation, convolution,
-    elementwise, linear, loss, pooling,
+    Convolution, Maps, Method, Processor, Shared, activation, as_halves, as_mut_halves,
+    convolution, elementwise, linear, loss, pooling,
 };
 
-use super::{Buffers, State};
+use super::buffers::{Buffers, Rest, sums_len};
+use super::{Folded, State};
 use crate::fusion::{Delivery, FusedStep, Normed, Reading, TensorId, Work};
-use crate::placement::Placement;
+use crate::placement::{Placement, numbers};
 use crate::plan::{Plan, Storage};
 use crate::{Communicator, Operation};
 
@@ -28,9 +30,15 @@ pub(super) struct Pass<'a> {
     /// `[N, C, H, W]`.
     pub images: &'a [f32],
     pub count: usize,
-    /// In training the batch's own statistics are used, over all processes of the communicator;
-    /// otherwise the running ones, folded into the weights where they can be.
-    pub training: Option<&'a dyn Communicator>,
+    pub mode: Mode<'a>,
+}
+
+/// Which statistics are used.
+pub(super) enum Mode<'a> {
+    /// The batch's own, over all processes of the communicator.
+    Training(&'a dyn Communicator),
+    /// The running ones, folded into filters where they can be.
+    Inference(&'a mut Folded),
 }
 
 impl Pass<'_> {
@@ -48,22 +56,26 @@ impl Pass<'_> {
             }
             self.state.seconds[index][0] += begin.elapsed().as_secs_f64();
         }
-        self.buffers.version = self.training.is_none().then_some(self.state.version);
+        if let Mode::Inference(folded) = &mut self.mode {
+            folded.version = Some(self.state.version);
+        }
     }
 
     /// The values of the last step, `[N, classes]`.
     pub fn logits(&self) -> &[f32] {
-        self.vector(TensorId(self.plan.fused.tensors.len() - 1))
+        let last = TensorId(self.plan.fused.tensors.len() - 1);
+        self.vector(&Rest::all(self.buffers.arena.as_slice()), last)
     }
 
     /// Adds `weight` times the gradient of the mean loss to the gradients; returns the loss.
     pub fn backward(&mut self, labels: &[u16], weight: f64) -> f64 {
-        let logits = self.plan.fused.gradients.len() - 1;
-        let len = self.logits().len();
-        let mut gradient = self.take_gradient(logits);
-        let out = &mut gradient.as_mut_slice()[..len];
-        let loss = loss::cross_entropy(self.logits(), labels, weight, out);
-        self.put_gradient(logits, gradient);
+        let logits = TensorId(self.plan.fused.tensors.len() - 1);
+        let written = self.gradient_range(self.plan.fused.gradients.len() - 1);
+        let mut arena = std::mem::take(&mut self.buffers.arena);
+        let (rest, [out, _]) = Rest::split(arena.as_mut_slice(), [Some(written), None]);
+        let out = out.expect("it is written");
+        let loss = loss::cross_entropy(self.vector(&rest, logits), labels, weight, out);
+        self.buffers.arena = arena;
         for (index, step) in self.plan.fused.steps.iter().enumerate().rev() {
             let begin = Instant::now();
             match step.work {
@@ -77,44 +89,55 @@ impl Pass<'_> {
         loss
     }
 
+    /// The communicator, if this is training.
+    fn communicator(&self) -> Option<&dyn Communicator> {
+        match &self.mode {
+            Mode::Training(communicator) => Some(*communicator),
+            Mode::Inference(_) => None,
+        }
+    }
+
     fn maps_forward(&mut self, index: usize, step: &FusedStep) {
         let maps = self.maps(step.output);
-        let folded = self.training.is_none() && matches!(step.work, Work::Convolution(..));
+        let trains = self.communicator().is_some();
+        let folded = !trains && matches!(step.work, Work::Convolution(..));
         let bias = self.prepare_bias(step, folded);
-        let filters = if self.training.is_some() { 0 } else { index };
         if let Work::Convolution(layer, method) = step.work {
-            self.prepare_filters(filters, step, &layer, method);
+            self.prepare_filters(index, step, &layer, method);
         }
-        if let (None, false, Some(norm)) = (self.training, folded, step.norm) {
+        if let (false, false, Some(norm)) = (trains, folded, step.norm) {
             self.use_running_statistics(norm);
         }
-        let mut out = self.take_tensor(step.output);
-        let mut kept = step.keep.map(|keep| self.take_tensor(keep));
-        let storage = self.placement.storage;
+        // What is borrowed apart from what `self` lends.
+        let mut arena = std::mem::take(&mut self.buffers.arena);
+        let mut sums = std::mem::take(&mut self.buffers.sums[0]);
+        let mut workspace = std::mem::take(&mut self.buffers.workspace);
         {
-            // What is borrowed apart from what `self` lends: the sums and the workspace.
-            let mut sums = std::mem::take(&mut self.buffers.sums[0]);
-            let mut workspace = std::mem::take(&mut self.buffers.workspace);
-            let sums_len = sums_len(maps);
-            let takes_sums = step.norm.filter(|_| self.training.is_some());
+            let written = [Some(step.output), step.keep].map(|tensor| Some(self.range(tensor?)));
+            let (rest, [out, kept]) = Rest::split(arena.as_mut_slice(), written);
+            let storage = self.placement.storage;
+            let keep = kept.map(|kept| stored_mut(kept, storage));
+            let source = self.source(&rest, &step.input, keep);
+            let takes_sums = step.norm.filter(|_| trains);
+            let sums = &mut sums[..sums_len(maps)];
             if takes_sums.is_some() {
-                sums[..sums_len].fill(0.0);
+                sums.fill(0.0);
             }
-            let source_maps = self.maps(step.input.main.tensor);
-            let keep = kept.as_mut().map(|kept| stored_mut(kept, storage, source_maps));
-            let source = self.source(&step.input, keep);
             let sink = Sink {
                 maps,
                 bias: bias.then(|| &self.buffers.bias[..maps.padded_channels()]),
-                out: stored_mut(&mut out, storage, maps),
+                out: stored_mut(out.expect("it is written"), storage),
                 sums: takes_sums.map(|norm| OutputSums {
-                    sums: Shared::new(&mut sums[..sums_len]),
+                    sums: Shared::new(sums),
                     shift: &self.state.norms[norm].shift_near_mean,
                 }),
             };
             match step.work {
                 Work::Convolution(layer, method) => {
-                    let filters = &self.buffers.filters[filters];
+                    let filters = match &self.mode {
+                        Mode::Training(_) => &self.buffers.filters,
+                        Mode::Inference(folded) => &folded.filters[index],
+                    };
                     convolution::forward(
                         self.processor,
                         &mut workspace,
@@ -128,15 +151,12 @@ impl Pass<'_> {
                 Work::AveragePool(size) => pooling::average(self.processor, size, &source, &sink),
                 _ => pooling::write(self.processor, &source, &sink),
             }
-            self.buffers.sums[0] = sums;
-            self.buffers.workspace = workspace;
         }
-        self.put_tensor(step.output, out);
-        if let (Some(keep), Some(kept)) = (step.keep, kept) {
-            self.put_tensor(keep, kept);
-        }
-        if let (Some(communicator), Some(norm)) = (self.training, step.norm) {
-            self.finish_statistics(norm, maps, communicator);
+        self.buffers.arena = arena;
+        self.buffers.sums[0] = sums;
+        self.buffers.workspace = workspace;
+        if let (true, Some(norm)) = (trains, step.norm) {
+            self.finish_statistics(norm, maps);
         }
     }
 
@@ -161,22 +181,25 @@ impl Pass<'_> {
         true
     }
 
-    /// Packs a convolution's weights, unless the filters are those already; in inference with the factor
-    /// of the BatchNorm behind it, which [`Self::prepare_bias`] found.
+    /// Packs a convolution's weights; in inference with the factor of the BatchNorm behind it, which
+    /// [`Self::prepare_bias`] found, and only if the state has changed since.
     fn prepare_filters(
         &mut self,
-        at: usize,
+        index: usize,
         step: &FusedStep,
         layer: &Convolution,
         method: Method,
     ) {
-        if self.buffers.version == Some(self.state.version) {
-            return;
-        }
         let (weight, _) = self.state.parameters(self.plan, step.step);
-        let folded = self.training.is_none() && step.norm.is_some();
-        let filters = &mut self.buffers.filters[at].as_mut_slice()[..layer.filters(method)];
-        let scale = folded.then_some(self.buffers.scale.as_slice());
+        let (filters, scale) = match &mut self.mode {
+            Mode::Training(_) => (&mut self.buffers.filters, None),
+            Mode::Inference(folded) if folded.version == Some(self.state.version) => return,
+            Mode::Inference(folded) => {
+                let scale = step.norm.map(|_| self.buffers.scale.as_slice());
+                (&mut folded.filters[index], scale)
+            }
+        };
+        let filters = &mut filters.as_mut_slice()[..layer.filters(method)];
         convolution::pack(self.processor, method, layer, weight, scale, filters);
     }
 
@@ -211,7 +234,7 @@ impl Pass<'_> {
     }
 
     /// From the sums of the batch to its moments, the factors, and new running statistics.
-    fn finish_statistics(&mut self, norm: usize, maps: Maps, communicator: &dyn Communicator) {
+    fn finish_statistics(&mut self, norm: usize, maps: Maps) {
         let range = self.plan.statistics[norm].range.clone();
         let (step, eps, new_weight) = self.norm_step(norm);
         // The sums of all channels, and how many numbers each is over.
@@ -220,7 +243,9 @@ impl Pass<'_> {
         let (channels, count) = sums.split_at_mut(2 * range.len());
         norm::total(maps, &self.buffers.sums[0][..sums_len(maps)], channels);
         count[0] = (maps.images * maps.pixels()) as f64;
-        communicator.sum_f64(sums);
+        if let Some(communicator) = self.communicator() {
+            communicator.sum_f64(sums);
+        }
         let count = sums[2 * range.len()];
         let unbiased = count / (count - 1.0).max(1.0);
         for ((channel, at), sums) in range.enumerate().zip(sums.chunks_exact(2)) {
@@ -242,44 +267,43 @@ impl Pass<'_> {
     }
 
     fn vector_forward(&mut self, step: &FusedStep) {
-        let mut out = self.take_tensor(step.output);
+        let mut arena = std::mem::take(&mut self.buffers.arena);
         let mut workspace = std::mem::take(&mut self.buffers.workspace);
-        let values = &mut out.as_mut_slice()[..self.vector_len(step.output)];
+        let written = [Some(self.range(step.output)), None];
+        let (rest, [out, _]) = Rest::split(arena.as_mut_slice(), written);
+        let out = out.expect("it is written");
         let input = step.input.main.tensor;
         match step.work {
             Work::Flatten => {
-                pooling::flatten(self.processor, &self.source(&step.input, None), values);
+                pooling::flatten(self.processor, &self.source(&rest, &step.input, None), out);
             }
             Work::Linear(layer) => {
                 let (weight, bias) = self.state.parameters(self.plan, step.step);
-                let x = self.vector(input);
-                linear::forward(self.processor, &mut workspace, &layer, x, weight, bias, values);
+                let x = self.vector(&rest, input);
+                linear::forward(self.processor, &mut workspace, &layer, x, weight, bias, out);
             }
             Work::Activation(f) => {
-                activation::forward(self.processor, f, self.vector(input), values);
+                activation::forward(self.processor, f, self.vector(&rest, input), out);
             }
             _ => unreachable!("not a step that makes vectors"),
         }
         self.buffers.workspace = workspace;
-        self.put_tensor(step.output, out);
+        self.buffers.arena = arena;
     }
 
     fn vector_backward(&mut self, step: &FusedStep) {
-        let delivery = step.delivery.as_ref();
-        let mut dx = delivery.map(|delivery| self.take_gradient(delivery.gradient));
+        let mut arena = std::mem::take(&mut self.buffers.arena);
         let mut workspace = std::mem::take(&mut self.buffers.workspace);
         let mut gradients = std::mem::take(&mut self.state.gradients);
-        let input = step.input.main.tensor;
-        let len = self.vector_len(input);
-        let dx_values = dx.as_mut().map(|dx| &mut dx.as_mut_slice()[..len]);
-        let dy = &self.buffers.data[self.gradient_place(step.gradient)];
-        let dy = &dy.as_slice()[..self.vector_len(step.output)];
-        match (step.work, dx_values) {
+        let written = step.delivery.as_ref().map(|delivery| self.gradient_range(delivery.gradient));
+        let (rest, [dx, _]) = Rest::split(arena.as_mut_slice(), [written, None]);
+        let x = self.vector(&rest, step.input.main.tensor);
+        let dy = rest.get(self.gradient_range(step.gradient));
+        match (step.work, dx) {
             (Work::Linear(layer), dx) => {
                 let (weight, _) = self.state.parameters(self.plan, step.step);
                 let range = self.state.range(self.plan, step.step);
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
-                let x = self.vector(input);
                 linear::backward(
                     self.processor,
                     &mut workspace,
@@ -294,33 +318,32 @@ impl Pass<'_> {
             }
             (Work::Activation(f), Some(dx)) => {
                 elementwise::copy(&self.processor.pool, dy, dx);
-                activation::backward(self.processor, f, self.vector(input), dx);
+                activation::backward(self.processor, f, x, dx);
             }
             _ => unreachable!("not a step on vectors"),
         }
         self.buffers.workspace = workspace;
+        self.buffers.arena = arena;
         self.state.gradients = gradients;
-        if let (Some(delivery), Some(dx)) = (delivery, dx) {
-            self.put_gradient(delivery.gradient, dx);
-        }
     }
 
     fn maps_backward(&mut self, step: &FusedStep) {
-        let delivery = step.delivery.as_ref();
-        let mut dx = delivery.map(|delivery| self.take_gradient(delivery.gradient));
+        let mut arena = std::mem::take(&mut self.buffers.arena);
         let mut workspace = std::mem::take(&mut self.buffers.workspace);
         let mut sums = std::mem::take(&mut self.buffers.sums);
         let mut gradients = std::mem::take(&mut self.state.gradients);
+        let delivery = step.delivery.as_ref();
         {
+            let written = delivery.map(|delivery| self.gradient_range(delivery.gradient));
+            let (rest, [dx, _]) = Rest::split(arena.as_mut_slice(), [written, None]);
             let [first, second] = &mut sums;
-            let sink = match (delivery, dx.as_mut()) {
-                (Some(delivery), Some(dx)) => Some(self.sink(delivery, dx, [first, second])),
-                _ => None,
-            };
+            let sink = delivery
+                .zip(dx)
+                .map(|(delivery, dx)| self.sink(&rest, delivery, dx, [first, second]));
             match (step.work, &sink) {
                 (Work::Convolution(layer, method), sink) => {
-                    let source = self.source(&step.input_again(), None);
-                    let gradient = self.gradient(step);
+                    let source = self.source(&rest, &step.input_again(), None);
+                    let gradient = self.gradient(&rest, step);
                     let range = self.state.range(self.plan, step.step);
                     let (dweight, dbias) =
                         gradients.as_mut_slice()[range].split_at_mut(layer.weights());
@@ -339,29 +362,27 @@ impl Pass<'_> {
                 }
                 (_, None) => {}
                 (Work::AveragePool(size), Some(sink)) => {
-                    pooling::average_backward(self.processor, size, &self.gradient(step), sink);
+                    let gradient = self.gradient(&rest, step);
+                    pooling::average_backward(self.processor, size, &gradient, sink);
                 }
                 (Work::Write, Some(sink)) => {
-                    pooling::write_backward(self.processor, &self.gradient(step), sink);
+                    pooling::write_backward(self.processor, &self.gradient(&rest, step), sink);
                 }
                 (_, Some(sink)) => {
-                    let dy = &self.buffers.data[self.gradient_place(step.gradient)];
-                    let dy = &dy.as_slice()[..self.vector_len(step.output)];
+                    let dy = rest.get(self.gradient_range(step.gradient));
                     pooling::flatten_backward(self.processor, dy, sink);
                 }
             }
         }
+        self.buffers.arena = arena;
         self.buffers.workspace = workspace;
         self.buffers.sums = sums;
         self.state.gradients = gradients;
-        let (Some(delivery), Some(dx)) = (delivery, dx) else { return };
-        self.put_gradient(delivery.gradient, dx);
-        if delivery.last {
-            let reading = self.plan.fused.gradients[delivery.gradient].reading;
-            for (which, term) in reading.terms().enumerate() {
-                if let Some(norm) = term.norm {
-                    self.finish_norm_backward(which, norm, self.maps(term.tensor));
-                }
+        let Some(delivery) = delivery.filter(|delivery| delivery.last) else { return };
+        let reading = self.plan.fused.gradients[delivery.gradient].reading;
+        for (which, term) in reading.terms().enumerate() {
+            if let Some(norm) = term.norm {
+                self.finish_norm_backward(which, norm, self.maps(term.tensor));
             }
         }
     }
@@ -369,8 +390,9 @@ impl Pass<'_> {
     /// Where a step's backward delivers the gradient of its input.
     fn sink<'s>(
         &'s self,
+        rest: &Rest<'s>,
         delivery: &Delivery,
-        dx: &'s mut Buffer,
+        dx: &'s mut [f32],
         sums: [&'s mut Vec<f64>; 2],
     ) -> GradientSink<'s> {
         let gradient = &self.plan.fused.gradients[delivery.gradient];
@@ -380,14 +402,15 @@ impl Pass<'_> {
             self.placement.gradients[addend] == self.placement.gradients[delivery.gradient]
         };
         let accumulate = delivery.accumulate || delivery.addends.iter().any(in_place);
-        let mut addends =
-            delivery.addends.iter().filter(|addend| !in_place(addend)).map(|&addend| {
-                &self.buffers.data[self.gradient_place(addend)].as_slice()[..maps.len()]
-            });
+        let mut addends = delivery
+            .addends
+            .iter()
+            .filter(|addend| !in_place(addend))
+            .map(|&addend| rest.get(self.gradient_range(addend)));
         let mut sink = GradientSink {
             accumulate,
             addends: [addends.next(), addends.next()],
-            ..GradientSink::plain(maps, Shared::new(&mut dx.as_mut_slice()[..maps.len()]))
+            ..GradientSink::plain(maps, Shared::new(dx))
         };
         if !delivery.last {
             return sink;
@@ -395,10 +418,10 @@ impl Pass<'_> {
         sink.slope = reading.activation.map(|activation| Slope {
             activation,
             at: match gradient.slope_from_kept() {
-                Some(kept) => SlopeAt::Value(self.stored(kept)),
+                Some(kept) => SlopeAt::Value(self.stored(rest, kept)),
                 None => {
                     let argument = Reading { activation: None, ..*reading };
-                    SlopeAt::Argument(self.source(&argument, None))
+                    SlopeAt::Argument(self.source(rest, &argument, None))
                 }
             },
         });
@@ -407,7 +430,7 @@ impl Pass<'_> {
             let sums = &mut sums[..sums_len(maps)];
             sums.fill(0.0);
             *slot = Some(NormSums {
-                value: self.stored(term.tensor),
+                value: self.stored(rest, term.tensor),
                 mean: &self.state.norms[norm].mean,
                 sums: Shared::new(sums),
             });
@@ -432,7 +455,7 @@ impl Pass<'_> {
             dweight[channel] += backward.dweight as f32;
             dbias[channel] += backward.dbias as f32;
         }
-        if let Some(communicator) = self.training {
+        if let Some(communicator) = self.communicator() {
             communicator.sum_f64(sums);
         }
         for (channel, sums) in sums.chunks_exact(2).enumerate() {
@@ -449,28 +472,31 @@ impl Pass<'_> {
     }
 
     /// The gradient from which a step's backward begins.
-    fn gradient(&self, step: &FusedStep) -> GradientSource<'_> {
-        let maps = self.maps(step.output);
-        let gradient = &self.buffers.data[self.gradient_place(step.gradient)];
+    fn gradient<'s>(&'s self, rest: &Rest<'s>, step: &FusedStep) -> GradientSource<'s> {
         GradientSource {
-            maps,
-            gradient: &gradient.as_slice()[..maps.len()],
+            maps: self.maps(step.output),
+            gradient: rest.get(self.gradient_range(step.gradient)),
             norm: step.norm.map(|norm| {
                 let [a, b, c] = &self.state.norms[norm].abc;
-                NormGradient { value: self.stored(step.output), a, b, c }
+                NormGradient { value: self.stored(rest, step.output), a, b, c }
             }),
         }
     }
 
     /// Maps as a step reads them.
-    fn source<'s>(&'s self, reading: &Reading, keep: Option<StoredMut<'s>>) -> Source<'s> {
+    fn source<'s>(
+        &'s self,
+        rest: &Rest<'s>,
+        reading: &Reading,
+        keep: Option<StoredMut<'s>>,
+    ) -> Source<'s> {
         let Reading { main, residual, activation } = *reading;
         Source {
             maps: self.maps(main.tensor),
-            value: self.stored(main.tensor),
+            value: self.stored(rest, main.tensor),
             affine: self.affine(main),
             residual: residual.map(|term| Residual {
-                value: self.stored(term.tensor),
+                value: self.stored(rest, term.tensor),
                 affine: self.affine(term),
             }),
             activation,
@@ -480,29 +506,25 @@ impl Pass<'_> {
 
     fn affine(&self, term: Normed) -> Option<Affine<'_>> {
         let maker = self.plan.fused.maker(term.tensor);
-        let folded = self.training.is_none()
+        let folded = self.communicator().is_none()
             && maker.is_some_and(|maker| matches!(maker.work, Work::Convolution(..)));
         let norm = &self.state.norms[term.norm.filter(|_| !folded)?];
         Some(Affine { scale: &norm.scale, shift: &norm.shift })
     }
 
-    fn stored(&self, tensor: TensorId) -> Stored<'_> {
+    fn stored<'s>(&'s self, rest: &Rest<'s>, tensor: TensorId) -> Stored<'s> {
         if tensor == TensorId(0) {
             return Stored::Planes(self.images);
         }
-        let (data, len) = (&self.buffers.data[self.place(tensor)], self.maps(tensor).len());
+        let numbers = rest.get(self.range(tensor));
         match self.placement.storage {
-            Storage::F32 => Stored::F32(&data.as_slice()[..len]),
-            Storage::Bf16 => Stored::Bf16(&data.as_halves()[..len]),
+            Storage::F32 => Stored::F32(numbers),
+            Storage::Bf16 => Stored::Bf16(as_halves(numbers)),
         }
     }
 
-    fn vector(&self, tensor: TensorId) -> &[f32] {
-        &self.buffers.data[self.place(tensor)].as_slice()[..self.vector_len(tensor)]
-    }
-
-    fn vector_len(&self, tensor: TensorId) -> usize {
-        self.plan.fused.tensors[tensor.0].shape.len() * self.count
+    fn vector<'s>(&self, rest: &Rest<'s>, tensor: TensorId) -> &'s [f32] {
+        rest.get(self.range(tensor))
     }
 
     fn maps(&self, tensor: TensorId) -> Maps {
@@ -510,44 +532,23 @@ impl Pass<'_> {
         maps.expect("only asked for maps")
     }
 
-    fn place(&self, tensor: TensorId) -> usize {
-        self.placement.tensors[tensor.0].expect("the images lie outside")
+    /// Where a tensor lies in the arena.
+    fn range(&self, tensor: TensorId) -> Range<usize> {
+        let offset = self.placement.tensors[tensor.0].expect("the images lie outside");
+        let shape = self.plan.fused.tensors[tensor.0].shape;
+        offset * self.count..(offset + numbers(shape, self.placement.storage)) * self.count
     }
 
-    fn gradient_place(&self, gradient: usize) -> usize {
-        self.placement.gradients[gradient].expect("every gradient has a place")
-    }
-
-    /// Takes a buffer out, so that it can be filled from all the others.
-    fn take_tensor(&mut self, tensor: TensorId) -> Buffer {
-        let place = self.place(tensor);
-        std::mem::take(&mut self.buffers.data[place])
-    }
-
-    fn put_tensor(&mut self, tensor: TensorId, buffer: Buffer) {
-        let place = self.place(tensor);
-        self.buffers.data[place] = buffer;
-    }
-
-    fn take_gradient(&mut self, gradient: usize) -> Buffer {
-        let place = self.gradient_place(gradient);
-        std::mem::take(&mut self.buffers.data[place])
-    }
-
-    fn put_gradient(&mut self, gradient: usize, buffer: Buffer) {
-        let place = self.gradient_place(gradient);
-        self.buffers.data[place] = buffer;
+    fn gradient_range(&self, gradient: usize) -> Range<usize> {
+        let offset = self.placement.gradients[gradient].expect("every gradient has a place");
+        let shape = self.plan.fused.gradients[gradient].shape;
+        offset * self.count..(offset + numbers(shape, Storage::F32)) * self.count
     }
 }
 
-fn stored_mut(buffer: &mut Buffer, storage: Storage, maps: Maps) -> StoredMut<'_> {
+fn stored_mut(numbers: &mut [f32], storage: Storage) -> StoredMut<'_> {
     match storage {
-        Storage::F32 => StoredMut::f32(&mut buffer.as_mut_slice()[..maps.len()]),
-        Storage::Bf16 => StoredMut::bf16(&mut buffer.as_mut_halves()[..maps.len()]),
+        Storage::F32 => StoredMut::f32(numbers),
+        Storage::Bf16 => StoredMut::bf16(as_mut_halves(numbers)),
     }
-}
-
-/// Numbers of the sums of maps: see [`crescendo_kernels::sink::Sums`].
-pub(super) fn sums_len(maps: Maps) -> usize {
-    maps.images * maps.blocks() * 2 * LANES
 }
