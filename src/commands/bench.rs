@@ -57,7 +57,7 @@ fn measure(args: &Bench, recipe: &Recipe) -> Result<Measured, Error> {
     let labels: Vec<u16> = (0..batch).map(|i| (i % classes) as u16).collect();
 
     let mut peak = peak::flops(engine.processor());
-    let rule = recipe.optimizer.rule();
+    let rule = recipe.optimizer.rule(recipe.optimizer.learning_rate);
     let batch_images = Batch { images: &images[..batch * image], labels: &labels };
     let mut optimizer = 0.0;
     let mut updates = repeat(

@@ -2,9 +2,9 @@
 
 use crescendo::data::{IMAGE_BYTES, shapes};
 use crescendo::network::Plan as NetworkPlan;
-use crescendo::training::policy::{self, Phase};
+use crescendo::training::policy::{self, Phase, Share};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Error, Recipe, memory, plan};
+use crescendo::training::{Error, Recipe, memory, part_size, plan};
 use serde_json::json;
 
 use super::{print as print_text, say};
@@ -26,18 +26,34 @@ pub fn run(args: &Plan) -> Result<(), Error> {
     if images > MOST_IMAGES {
         return Err(Error::Recipe(format!("--images must be at most {MOST_IMAGES}")));
     }
-    let schedule = policy::schedule(&recipe, images.saturating_sub(recipe.data.validation));
-    let schedule: Vec<(Phase, u64)> =
-        schedule.into_iter().map(|phase| (phase, bytes(&recipe, &plan, &phase, images))).collect();
-    if args.json { print_json(&recipe, &plan, &schedule) } else { print(&plan, &schedule) }
+    let phases = policy::outlook(&recipe, images.saturating_sub(recipe.data.validation));
+    let rows = phases.into_iter().map(|phase| Row::new(&recipe, &plan, phase, images));
+    let rows: Vec<Row> = rows.collect();
+    if args.json { print_json(&recipe, &plan, &rows) } else { print(&recipe, &plan, &rows) }
 }
 
-/// Bytes that training takes with a phase's batches, the images included.
-fn bytes(recipe: &Recipe, plan: &NetworkPlan, phase: &Phase, images: usize) -> u64 {
-    memory(plan, phase.batch_size, recipe.threads()) + (images * IMAGE_BYTES) as u64
+/// A phase of the run.
+struct Row {
+    phase: Phase,
+    /// Images that are computed at a time; 0 if not even one fits into the memory limit.
+    part: usize,
+    /// Bytes that training takes, the images included.
+    bytes: u64,
 }
 
-fn print(plan: &NetworkPlan, schedule: &[(Phase, u64)]) -> Result<(), Error> {
+impl Row {
+    fn new(recipe: &Recipe, plan: &NetworkPlan, phase: Phase, images: usize) -> Self {
+        let part = part_size(recipe, plan, phase.batch_size);
+        let bytes = memory(plan, phase.batch_size, part.max(1), recipe.threads());
+        Row { phase, part, bytes: bytes + (images * IMAGE_BYTES) as u64 }
+    }
+
+    fn parts(&self) -> usize {
+        self.phase.batch_size.div_ceil(self.part.max(1))
+    }
+}
+
+fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error> {
     let operation = |step: &crescendo::network::Step| {
         let text = format!("{:?}", step.node.operation);
         text.split([' ', '(']).next().unwrap_or_default().to_owned()
@@ -77,28 +93,46 @@ fn print(plan: &NetworkPlan, schedule: &[(Phase, u64)]) -> Result<(), Error> {
         "PFLOP",
         "memory"
     )?;
-    for (phase, bytes) in schedule {
+    let pflop = |share: &Share| share.images as f64 * plan.training_flops() as f64 / 1e15;
+    let mut total = Share::default();
+    for row in rows {
+        let (batch_size, gib) = (row.phase.batch_size, row.bytes as f64 / f64::from(1 << 30));
+        let parts = match row.parts() {
+            1 => String::new(),
+            parts => format!("  in {parts} parts of {}", row.part),
+        };
+        match &row.phase.share {
+            Some(share) => {
+                total.epochs += share.epochs;
+                total.updates += share.updates;
+                total.images += share.images;
+                say!(
+                    "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{parts}",
+                    share.epochs,
+                    share.updates,
+                    pflop(share)
+                )?;
+            }
+            None => {
+                say!("{batch_size:>10} {:>8} {:>10} {:>10} {gib:>8.2} GiB{parts}", "?", "?", "?")?;
+            }
+        }
+    }
+    if rows.iter().all(|row| row.phase.share.is_some()) {
+        say!("{:>10} {:>8} {:>10} {:>10.2}", "total", total.epochs, total.updates, pflop(&total))?;
+    } else {
         say!(
-            "{:>10} {:>8} {:>10} {:>10.2} {:>8.2} GiB",
-            phase.batch_size,
-            phase.epochs,
-            phase.updates,
-            phase.images as f64 * plan.training_flops() as f64 / 1e15,
-            *bytes as f64 / f64::from(1 << 30)
+            "how long each batch size lasts, measurements decide; {} epochs",
+            recipe.train.epochs
         )?;
     }
-    let sum = |part: fn(&Phase) -> u64| schedule.iter().map(|(phase, _)| part(phase)).sum::<u64>();
-    say!(
-        "{:>10} {:>8} {:>10} {:>10.2}",
-        "total",
-        sum(|phase| phase.epochs.into()),
-        sum(|phase| phase.updates),
-        sum(|phase| phase.images) as f64 * plan.training_flops() as f64 / 1e15
-    )?;
+    if rows.iter().any(|row| row.parts() > 1) {
+        say!("BatchNorm takes its statistics over each part: see batch.memory_limit, norm.ghost")?;
+    }
     Ok(())
 }
 
-fn print_json(recipe: &Recipe, plan: &NetworkPlan, schedule: &[(Phase, u64)]) -> Result<(), Error> {
+fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error> {
     let layers = plan.steps.iter().map(|step| {
         json!({
             "name": step.node.name,
@@ -108,24 +142,29 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, schedule: &[(Phase, u64)]) ->
             "macs": step.macs,
         })
     });
-    let phases = schedule.iter().map(|(phase, bytes)| {
+    let phases = rows.iter().map(|row| {
+        let share = row.phase.share;
         json!({
-            "batch_size": phase.batch_size,
-            "epochs": phase.epochs,
-            "updates": phase.updates,
-            "memory_bytes": bytes,
+            "batch_size": row.phase.batch_size,
+            "epochs": share.map(|share| share.epochs),
+            "updates": share.map(|share| share.updates),
+            "part_size": row.part,
+            "memory_bytes": row.bytes,
         })
     });
-    let images: u64 = schedule.iter().map(|(phase, _)| phase.images).sum();
+    let sum = |of: fn(&Share) -> u64| -> Option<u64> {
+        rows.iter().map(|row| row.phase.share.as_ref().map(of)).sum()
+    };
+    let images = sum(|share| share.images);
     say!(
         "{}",
         json!({
             "parameters": plan.parameter_count(),
             "forward_macs": plan.forward_macs(),
             "training_flops_per_image": plan.training_flops(),
-            "training_flops": images.saturating_mul(plan.training_flops()),
+            "training_flops": images.map(|images| images.saturating_mul(plan.training_flops())),
             "epochs": recipe.train.epochs,
-            "updates": schedule.iter().map(|(phase, _)| phase.updates).sum::<u64>(),
+            "updates": sum(|share| share.updates),
             "schedule": phases.collect::<Vec<_>>(),
             "layers": layers.collect::<Vec<_>>(),
         })

@@ -499,6 +499,17 @@ fn values_that_make_no_sense_are_named() {
         "optimizer.weight_decay=inf",
         "optimizer.kind=adam",
         "batch.size=0",
+        "batch.memory_limit=-1",
+        "batch.policy=plateau --set batch.factor=1.0",
+        "batch.policy=plateau --set batch.factor=nan",
+        "batch.policy=plateau --set batch.metric=error",
+        "batch.policy=plateau --set batch.metric=validation_loss",
+        "batch.policy=plateau --set batch.initial=500 --set batch.max=400",
+        "batch.policy=noise_scale --set batch.hysteresis=1.0",
+        "batch.policy=from_lr",
+        "network.norm.ghost=7",
+        "schedule.policy=plateau --set schedule.factor=1.0",
+        "schedule.peak=1.0",
         "batch.size=9223372036854775807",
         "batch.steps=[]",
         "batch.steps=[[2,25]]",
@@ -523,7 +534,7 @@ fn values_that_make_no_sense_are_named() {
         "data.validation=-1",
         "engine.threads=9223372036854775807",
     ] {
-        let key = change.split('=').next().unwrap();
+        let key = change.rsplit(" ").next().unwrap().split("=").next().unwrap();
         place.refuse_saying(2, &format!("train quick --set {change}"), &[key]);
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[key]);
     }

@@ -5,6 +5,7 @@ mod engine;
 mod evaluate;
 mod full_disk;
 mod help;
+mod policies;
 mod pytorch;
 mod resume;
 mod train;
@@ -137,7 +138,11 @@ const OFTEN: &str = "--set train.save_every_minutes=0.0005 --log-steps --epochs 
 /// What a run of four epochs has computed: the weights, and its tables without times.
 fn result(run: &Path) -> (Vec<u8>, Vec<Vec<String>>, String) {
     let table = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
-    let timeless = |row: &Vec<&str>| row[..6].iter().map(|cell| cell.to_string()).collect();
+    // All cells but seconds and images a second.
+    let timeless = |row: &Vec<&str>| {
+        let cells = row.iter().enumerate().filter(|(index, _)| !(6..8).contains(index));
+        cells.map(|(_, cell)| cell.to_string()).collect()
+    };
     let epochs = rows(&table("epochs.csv")).iter().map(timeless).collect();
     (std::fs::read(checkpoint(run, 4)).unwrap(), epochs, table("steps.csv"))
 }

@@ -29,14 +29,36 @@ fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
 
 #[test]
 fn killed_again_and_again() {
-    let place = Place::new();
-    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    // The moments fall into the first epoch, its end, the growth of the batch, and the end.
+    kill("", [1, 7, 12, 19, 24, 25, 31, 36]);
+}
 
-    let mut child = start(&place, &format!("train {SMALL} {OFTEN} --out killed"));
+#[test]
+fn killed_while_policies_decide() {
+    // 260 images to train on, ten updates and fewer with each growth.
+    kill(
+        "--set batch.policy=plateau --set batch.initial=26 --set batch.max=104 --set \
+         batch.patience=0 --set batch.threshold=0.9 --set batch.metric=validation_loss --set \
+         batch.coupling=sqrt --set data.validation=40 --set train.evaluate_every=1 --set \
+         batch.noise_every=3",
+        [1, 3, 9, 10, 11, 20, 21, 25],
+    );
+    kill(
+        "--set batch.policy=noise_scale --set batch.initial=20 --set batch.max=160 --set \
+         batch.noise_every=2 --set batch.noise_multiple=9.0 --set network.norm.ghost=10 --set \
+         schedule.policy=one_cycle",
+        [1, 5, 14, 15, 16, 20, 24, 28],
+    );
+}
+
+fn kill(changes: &str, moments: [usize; 8]) {
+    let place = Place::new();
+    place.run(&format!("train {SMALL} {OFTEN} {changes} --out whole"));
+
+    let mut child = start(&place, &format!("train {SMALL} {OFTEN} {changes} --out killed"));
     let run = place.path("killed");
     let mut kills = 0;
-    // At moments that fall into the first epoch, its end, the growth of the batch, and the end.
-    for updates in [1, 7, 12, 19, 24, 25, 31, 36] {
+    for updates in moments {
         if !wait_for_updates(&mut child, &run, updates) {
             break;
         }

@@ -23,6 +23,18 @@ pub fn cross_entropy(logits: &[f32], labels: &[u16], weight: f64, dlogits: &mut 
     total / count
 }
 
+/// How many images have their label's logit as the largest; of equal ones the first counts, as in
+/// PyTorch's argmax.
+pub fn correct(logits: &[f32], labels: &[u16]) -> usize {
+    let rows = logits.chunks_exact(logits.len() / labels.len().max(1)).zip(labels);
+    rows.filter(|(logits, label)| argmax(logits) == usize::from(**label)).count()
+}
+
+/// The class of the largest logit, the first of equal ones.
+pub fn argmax(logits: &[f32]) -> usize {
+    (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0)
+}
+
 /// The probabilities that one image's `logits` stand for.
 pub fn softmax(logits: &[f32]) -> impl Iterator<Item = f64> {
     let (max, sum) = max_and_sum(logits);
@@ -38,6 +50,12 @@ fn max_and_sum(logits: &[f32]) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_equal_logits_the_first_is_the_answer() {
+        assert_eq!(correct(&[1.0, 1.0, 0.0, 2.0], &[0, 1]), 2);
+        assert_eq!(correct(&[1.0, 1.0, 0.0, 2.0], &[1, 1]), 1);
+    }
 
     #[test]
     fn huge_logits_do_not_overflow_and_nan_is_not_hidden() {

@@ -84,10 +84,75 @@ impl Kernel for Update<'_> {
     }
 }
 
+/// The squared norm of `values - before`, in f64 and in a fixed order; `before` becomes `values`.
+pub fn squared_change(processor: &Processor, values: &[f32], before: &mut [f32]) -> f64 {
+    assert_eq!(values.len(), before.len(), "lengths differ");
+    let before = &Shared::new(before);
+    sum_of_pieces(processor, values, |start, values| {
+        // SAFETY: each piece is one task's.
+        let before = unsafe { before.part(start, values.len()) };
+        let mut lanes = [0.0f64; LANES];
+        for (before, values) in before.chunks_mut(LANES).zip(values.chunks(LANES)) {
+            for ((before, &value), lane) in before.iter_mut().zip(values).zip(&mut lanes) {
+                let change = f64::from(value) - f64::from(*before);
+                *lane += change * change;
+                *before = value;
+            }
+        }
+        lanes.iter().sum()
+    })
+}
+
+/// The squared norm of `values`, in f64 and in a fixed order.
+pub fn squared_norm(processor: &Processor, values: &[f32]) -> f64 {
+    sum_of_pieces(processor, values, |_, values| {
+        let mut lanes = [0.0f64; LANES];
+        for values in values.chunks(LANES) {
+            for (&value, lane) in values.iter().zip(&mut lanes) {
+                *lane += f64::from(value) * f64::from(value);
+            }
+        }
+        lanes.iter().sum()
+    })
+}
+
+/// The sum of what `term` gives for each piece of `values`, which it is told the start of.
+fn sum_of_pieces(
+    processor: &Processor,
+    values: &[f32],
+    term: impl Fn(usize, &[f32]) -> f64 + Sync,
+) -> f64 {
+    let mut terms = vec![0.0f64; values.len().div_ceil(PIECE)];
+    processor.pool.chunks(&mut terms, 1, |piece, out| {
+        let start = piece * PIECE;
+        out[0] = term(start, &values[start..values.len().min(start + PIECE)]);
+    });
+    terms.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Isa, Pool};
+
+    #[test]
+    fn the_change_since_the_last_time() {
+        let values: Vec<f32> = (0..20_000).map(|i| (i % 7) as f32).collect();
+        let mut bits = Vec::new();
+        for threads in [1, 3] {
+            let processor = Processor { pool: Pool::new(threads), isa: Isa::best() };
+            let mut before = vec![1.0; values.len()];
+            let expected: f64 = values.iter().map(|&v| f64::from(v - 1.0).powi(2)).sum();
+            let change = squared_change(&processor, &values, &mut before);
+            assert!((change / expected - 1.0).abs() < 1e-12);
+            assert_eq!(squared_change(&processor, &values, &mut before), 0.0);
+            assert_eq!(before, values);
+            let expected: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
+            assert!((squared_norm(&processor, &values) / expected - 1.0).abs() < 1e-12);
+            bits.push(change.to_bits());
+        }
+        assert_eq!(bits[0], bits[1]);
+    }
 
     #[test]
     fn two_updates_by_hand() {

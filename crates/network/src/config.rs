@@ -57,6 +57,8 @@ pub struct Norm {
     pub momentum: f64,
     /// What `momentum` multiplies.
     pub momentum_convention: MomentumConvention,
+    /// Images that share statistics in training; 0 for all of a batch.
+    pub ghost: usize,
 }
 
 /// Libraries disagree on what the momentum of running statistics multiplies.
@@ -115,6 +117,7 @@ impl Config {
                 eps: 1e-5,
                 momentum: 0.997,
                 momentum_convention: MomentumConvention::Pytorch,
+                ghost: 0,
             },
             head: Head { pool: 2, hidden: 2048, activation: HeadActivation::Sigmoid },
         }

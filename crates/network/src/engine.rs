@@ -26,10 +26,33 @@ pub trait Engine {
     /// The plan of the network it computes.
     fn plan(&self) -> &Plan;
 
-    /// Adds `weight` times the gradient of the batch's mean cross-entropy to the gradients,
-    /// updates the running statistics, and returns that mean. BatchNorm's sums go through the
-    /// communicator.
-    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> f64;
+    /// Adds `weight` times the gradient of the batch's mean cross-entropy to the gradients, and
+    /// updates the running statistics. BatchNorm's sums go through the communicator.
+    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> Outcome;
+
+    /// The same, one half of the images after the other on the way back (forward, all of them share
+    /// BatchNorm's statistics). Also returns the squared norm of each half's mean gradient, of this
+    /// process alone. Takes one backward more than [`backward`](Self::backward).
+    ///
+    /// # Panics
+    /// If there are fewer than two images.
+    fn backward_in_halves(
+        &mut self,
+        batch: Batch,
+        weight: f64,
+        communicator: &dyn Communicator,
+    ) -> (Outcome, [f64; 2]);
+
+    /// The squared norm of what was added to the gradients since this was last asked, or since they
+    /// were cleared.
+    fn gradient_change(&mut self) -> f64;
+
+    /// The squared norm of the gradients.
+    fn gradient_square(&self) -> f64;
+
+    /// Computes `images` `[N, C, H, W]` with their own statistics, as in training, and blends those
+    /// into the running ones, where they weigh `share`.
+    fn blend_statistics(&mut self, images: &[f32], share: f64);
 
     /// Sums the gradients over all processes.
     fn reduce(&mut self, communicator: &dyn Communicator);
@@ -48,6 +71,15 @@ pub trait Engine {
     /// # Errors
     /// If a tensor is missing, unknown, or has another shape; nothing is replaced then.
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error>;
+}
+
+/// How a batch did before its update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// The mean cross-entropy.
+    pub loss: f64,
+    /// Images whose largest logit was their label's.
+    pub correct: usize,
 }
 
 /// Sums over processes, in place. All processes call the same functions in the same order.

@@ -26,9 +26,9 @@
 //! let batch = Batch { images: &images, labels: &[1, 2, 3, 4] };
 //! let sgd = Sgd { learning_rate: 0.1, ..Sgd::default() };
 //! let rule = Rule::Sgd { sgd, decay: Decay::All };
-//! let first = engine.backward(batch, 1.0, &Alone);
+//! let first = engine.backward(batch, 1.0, &Alone).loss;
 //! engine.update(&rule);
-//! let second = engine.backward(batch, 1.0, &Alone);
+//! let second = engine.backward(batch, 1.0, &Alone).loss;
 //! assert!(second < first);
 //! # Ok::<(), crescendo_network::Error>(())
 //! ```
@@ -49,7 +49,9 @@ pub use crescendo_kernels::Isa;
 pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
 pub use cpu::CpuEngine;
 pub use description::{Builder, Network, Node, Operation, Shape, Value};
-pub use engine::{Alone, Batch, Communicator, Decay, Engine, Rule, Section, Sgd, Tensor, Values};
+pub use engine::{
+    Alone, Batch, Communicator, Decay, Engine, Outcome, Rule, Section, Sgd, Tensor, Values,
+};
 pub use fusion::{
     Delivery, Fused, FusedStep, GradientInfo, Normed, Reading, TensorId, TensorInfo, Work,
 };

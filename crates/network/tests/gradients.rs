@@ -86,7 +86,7 @@ fn gradients_of_whole_networks_match_finite_differences() {
         config.head.activation = head;
         let mut engine = engine(&config.network().unwrap(), 2);
         let (images, labels) = (images(2), [3, 7]);
-        let loss = engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone);
+        let loss = engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone).loss;
 
         let plan = engine.plan().clone();
         let model = engine.export(Section::Model);
@@ -217,7 +217,7 @@ fn two_processes_compute_what_one_does() {
             images: &images[part.start * 3072..part.end * 3072],
             labels: &labels[part.clone()],
         };
-        let loss = engine.backward(batch, part.len() as f64 / 6.0, by);
+        let loss = engine.backward(batch, part.len() as f64 / 6.0, by).loss;
         engine.reduce(by);
         let gradients: Vec<Vec<f32>> =
             engine.export(Section::Gradients).iter().map(|t| values(t).to_vec()).collect();

@@ -331,14 +331,14 @@ fn whole_updates() {
         }
     };
 
-    let loss = engine.backward(batch, 1.0, &Alone);
+    let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss")[0]).abs() < 1e-6);
     compare(&engine, Section::Gradients, "grad");
     engine.update(&rule);
     compare(&engine, Section::Model, "after");
     compare(&engine, Section::Momentum, "momentum");
 
-    let loss = engine.backward(batch, 1.0, &Alone);
+    let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss2")[0]).abs() < 1e-6);
     engine.update(&rule);
     compare(&engine, Section::Model, "after2");

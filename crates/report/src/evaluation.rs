@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn a_row_for_each_class() {
-        let evaluation = Evaluation { confusion: vec![vec![3, 1], vec![0, 0]] };
+        let confusion = vec![vec![3, 1], vec![0, 0]];
+        let evaluation = Evaluation { confusion, ..Evaluation::default() };
         let table = Table(&evaluation, &["cat".into(), "mouse".into()]).to_string();
         assert_eq!(
             table,

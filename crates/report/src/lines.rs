@@ -10,10 +10,9 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             format!("Going on after {updates} updates: {description}")
         }
         Event::Changed { key, from, to } => format!("Changing {key} from {from} to {to}"),
-        Event::BatchSizeChanged { from, to } => {
-            let verb = if to > from { "Increasing" } else { "Decreasing" };
-            format!("{verb} batch size from {from} to {to}")
-        }
+        Event::Note(note) => note.clone(),
+        Event::Decision(decision) => format!("{:?} {}", decision.what, decision.reason),
+        Event::InParts { batch_size, part, .. } => format!("{batch_size} in parts of {part}"),
         Event::Epoch(epoch) => {
             let mut line = format!(
                 "Epoch {} Loss {:.6} Duration {:.3} seconds.",
@@ -48,6 +47,6 @@ pub(crate) fn line(event: &Event) -> Option<String> {
                 format!("{accuracy}Run: {folder}")
             }
         }
-        Event::Step(_) | Event::Evaluating { .. } => return None,
+        Event::Step(_) | Event::Evaluating { .. } | Event::Evaluated { .. } => return None,
     })
 }

@@ -67,6 +67,7 @@ pub(crate) fn write(
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
     recipe.engine.isa = IsaChoice::Auto;
+    recipe.batch.memory_limit = 0.0;
     // A path means nothing elsewhere; how the generated set was made does.
     let about = &record.run;
     let data = if about.data_name == shapes::NAME { &about.data } else { &about.data_name };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::Error;
+use crate::{Error, Evaluation};
 
 /// Something that happened in a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,12 +31,19 @@ pub enum Event {
         /// Its value from now on.
         to: String,
     },
-    /// The batch size is another one from this epoch on.
-    BatchSizeChanged {
-        /// Images an update took until now.
-        from: usize,
-        /// Images an update takes from now on.
-        to: usize,
+    /// Something about the recipe that a reader should know.
+    Note(String),
+    /// A policy chose another batch size or learning rate.
+    Decision(Decision),
+    /// Batches of this size are too large for the memory limit, or ghost batches are asked for: they are
+    /// computed in parts, whose gradients are added up.
+    InParts {
+        /// Images an update takes.
+        batch_size: usize,
+        /// Images of a part: what BatchNorm takes its statistics over.
+        part: usize,
+        /// Whether the recipe asks for it with `network.norm.ghost`.
+        ghost: bool,
     },
     /// An update is done.
     Step(Step),
@@ -50,6 +57,17 @@ pub enum Event {
         done: usize,
         /// Images in all.
         total: usize,
+    },
+    /// An evaluation is done.
+    Evaluated {
+        /// Which images.
+        split: EvaluatedSplit,
+        /// After which epoch.
+        epoch: u32,
+        /// What came out.
+        evaluation: Evaluation,
+        /// The classes' names.
+        classes: Vec<String>,
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
@@ -78,6 +96,50 @@ pub enum EvaluatedSplit {
     Test,
 }
 
+/// A policy's choice, from the epoch that begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The first epoch that it holds for.
+    pub epoch: u32,
+    /// Updates done before.
+    pub updates: u64,
+    /// What is another one now.
+    pub what: Decided,
+    /// Its value until now.
+    pub from: f64,
+    /// Its value from now on.
+    pub to: f64,
+    /// Why, in words.
+    pub reason: String,
+    /// The watched metric, where a plateau decided: its name, its last value, the best one, and the
+    /// epochs since that.
+    pub metric: Option<Watched>,
+    /// The measured gradient noise scale, in images, where it is known.
+    pub noise_scale: Option<f64>,
+}
+
+/// What a policy decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// Images an update takes.
+    BatchSize,
+    /// The step's length, or the factor that the schedule's is multiplied by.
+    LearningRate,
+}
+
+/// A metric as a plateau saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watched {
+    /// Its name in recipes, such as `train_loss`.
+    pub name: &'static str,
+    /// The last value, smoothed if the recipe asks for it.
+    pub value: f64,
+    /// The best value before.
+    pub best: f64,
+    /// Epochs without improvement.
+    pub epochs: u32,
+}
+
 /// One update.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -95,6 +157,8 @@ pub struct Step {
     pub loss: f64,
     /// The mean loss of the epoch's images so far.
     pub epoch_loss: f64,
+    /// The share of right answers among them.
+    pub epoch_accuracy: f64,
     /// Images of the epoch done.
     pub images: usize,
     /// Images of the epoch in all.
@@ -118,10 +182,16 @@ pub struct Epoch {
     pub learning_rate: f64,
     /// The mean loss over the epoch's images, each as its batch saw it.
     pub train_loss: f64,
+    /// The share of right answers, likewise.
+    pub train_accuracy: f64,
+    /// The mean loss on held-out images, where evaluated.
+    pub validation_loss: Option<f64>,
     /// The share of right answers on held-out images, where evaluated.
     pub validation_accuracy: Option<f64>,
     /// The share of right answers on the test set, where evaluated.
     pub test_accuracy: Option<f64>,
+    /// The gradient noise scale, in images, where it is measured and can be told.
+    pub noise_scale: Option<f64>,
     /// Seconds of training, without evaluation.
     pub seconds: f64,
     /// Images trained on in a second.

@@ -90,6 +90,14 @@ pub(crate) fn memory_for_run(threads: usize, begun: bool) -> Option<u64> {
     least.map(|left| left.saturating_sub(if begun { BESIDE / 2 } else { BESIDE }))
 }
 
+/// Bytes of memory that there are in all: the least of the machine's, what a container allows, and what
+/// the process's own limit allows; `None` where nothing is known.
+pub(crate) fn total_memory() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| field(&text, "MemTotal:")).map(|kib| kib << 10);
+    [machine, container_limit(), address_limit()].into_iter().flatten().min()
+}
+
 /// Bytes of memory that this process held at most, where the system says it.
 pub fn peak_memory() -> Option<u64> {
     field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:").map(|kib| kib << 10)
@@ -100,27 +108,38 @@ fn free() -> Option<u64> {
     field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:").map(|kib| kib << 10)
 }
 
-/// What the control group has left, in either version.
+/// What the control group has left.
 fn container() -> Option<u64> {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    [
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ]
-    .into_iter()
-    .find_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)))
+    CONTROL_GROUPS
+        .iter()
+        .find_map(|[limit, used]| Some(number(limit)?.saturating_sub(number(used)?)))
+}
+
+/// The files with the control group's limit and what of it is used, in either version.
+const CONTROL_GROUPS: [[&str; 2]; 2] = [
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"],
+    ["/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"],
+];
+
+fn container_limit() -> Option<u64> {
+    CONTROL_GROUPS.iter().find_map(|[limit, _]| number(limit))
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// What is left of the limit on the address space (`ulimit -v`).
 fn own_limit() -> Option<u64> {
-    let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
-    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let limit = address_limit()?;
     let used = field(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")? << 10;
     Some(limit.saturating_sub(used))
+}
+
+fn address_limit() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, Split};
-use crescendo_kernels::loss::softmax;
+use crescendo_kernels::loss::{self, softmax};
 use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
@@ -101,13 +101,53 @@ impl Model {
 }
 
 /// Right and wrong answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     /// `confusion[label][answer]` counts the images of class `label` that got this answer.
     pub confusion: Vec<Vec<u64>>,
+    /// The mean cross-entropy.
+    pub loss: f64,
+    /// The most confident wrong answers, the most confident first.
+    pub mistakes: Vec<Mistake>,
 }
 
+/// A wrong answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mistake {
+    /// The image's index in its split.
+    pub index: usize,
+    /// Its class.
+    pub label: usize,
+    /// The answer.
+    pub answer: usize,
+    /// The answer's probability.
+    pub probability: f64,
+    /// The image: [`IMAGE_BYTES`] bytes, red plane, green, blue.
+    pub image: Vec<u8>,
+}
+
+/// Mistakes that are kept.
+const MISTAKES: usize = 24;
+
 impl Evaluation {
+    /// Takes in one image's logits.
+    fn count(&mut self, index: usize, label: usize, image: &[u8], logits: &[f32]) {
+        let answer = loss::argmax(logits);
+        self.confusion[label][answer] += 1;
+        let probabilities: Vec<f64> = softmax(logits).collect();
+        // A probability can be too small for a number.
+        self.loss -= probabilities[label].max(f64::MIN_POSITIVE).ln();
+        let probability = probabilities[answer];
+        let least = self.mistakes.get(MISTAKES - 1).map_or(f64::NEG_INFINITY, |m| m.probability);
+        if answer == label || probability.is_nan() || probability <= least {
+            return;
+        }
+        let at = self.mistakes.partition_point(|mistake| mistake.probability >= probability);
+        let image = image.to_vec();
+        self.mistakes.insert(at, Mistake { index, label, answer, probability, image });
+        self.mistakes.truncate(MISTAKES);
+    }
+
     /// Images in all.
     pub fn images(&self) -> u64 {
         self.confusion.iter().flatten().sum()
@@ -141,19 +181,20 @@ pub(crate) fn evaluate<E>(
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Evaluation, E> {
     let classes = engine.plan().classes();
-    let mut confusion = vec![vec![0; classes]; classes];
+    let mut evaluation =
+        Evaluation { confusion: vec![vec![0; classes]; classes], ..Evaluation::default() };
     let mut done = 0;
     for images in split.pixels.chunks(IMAGES * IMAGE_BYTES) {
         let logits = logits(engine, normalization, images);
-        for logits in logits.chunks_exact(classes) {
-            // The first of equal ones, as PyTorch's argmax.
-            let best = (0..classes).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-            confusion[usize::from(split.labels[done])][best.unwrap_or(0)] += 1;
+        for (logits, image) in logits.chunks_exact(classes).zip(images.chunks_exact(IMAGE_BYTES)) {
+            let label = usize::from(split.labels[done]);
+            evaluation.count(done, label, image, logits);
             done += 1;
         }
         progress(done)?;
     }
-    Ok(Evaluation { confusion })
+    evaluation.loss /= done.max(1) as f64;
+    Ok(evaluation)
 }
 
 fn logits(engine: &mut dyn Engine, normalization: &Normalization, images: &[u8]) -> Vec<f32> {
@@ -168,9 +209,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_most_confident_mistakes_are_kept() {
+        let mut evaluation = Evaluation { confusion: vec![vec![0; 2]; 2], ..Evaluation::default() };
+        for index in 0..100 {
+            // Right for even ones, wrong for odd ones, and more confident later.
+            let logit = index as f32 / 50.0 + 0.01;
+            evaluation.count(index, index % 2, &[index as u8], &[logit, 0.0]);
+        }
+        let kept: Vec<usize> = evaluation.mistakes.iter().map(|mistake| mistake.index).collect();
+        assert_eq!(kept, (0..24).map(|i| 99 - 2 * i).collect::<Vec<_>>());
+        assert_eq!((evaluation.mistakes[0].label, evaluation.mistakes[0].answer), (1, 0));
+        assert_eq!(evaluation.accuracy(), 0.5);
+        assert!(evaluation.loss > 0.0);
+    }
+
+    #[test]
     fn accuracies_are_counted_from_the_confusion() {
-        let evaluation =
-            Evaluation { confusion: vec![vec![3, 1, 0], vec![0, 2, 2], vec![0, 0, 0]] };
+        let evaluation = Evaluation {
+            confusion: vec![vec![3, 1, 0], vec![0, 2, 2], vec![0, 0, 0]],
+            ..Evaluation::default()
+        };
         assert_eq!((evaluation.images(), evaluation.correct()), (8, 5));
         assert_eq!(evaluation.accuracy(), 0.625);
         assert_eq!(evaluation.class_accuracies(), [Some(0.75), Some(0.5), None]);

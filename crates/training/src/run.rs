@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 use crate::events::Marks;
 use crate::files::{sync_folder, write_atomically};
-use crate::policy;
+use crate::policy::{Chosen, Metrics};
 use crate::tensors::{Metadata, TensorFile};
-use crate::{Error, Machine, Recipe, machine};
+use crate::{Error, Machine, Recipe, machine, memory};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
@@ -63,12 +63,21 @@ pub struct Progress {
     pub(crate) loss_sum: f64,
     /// The epoch's images so far.
     pub(crate) images: usize,
+    /// Those of them that were classified rightly.
+    #[serde(default)]
+    pub(crate) correct: usize,
     /// Seconds of training in this epoch so far.
     pub(crate) seconds: f64,
     /// The final accuracy on the test set, once it is known.
     pub test_accuracy: Option<f64>,
     /// Whether everything that ends a run has been done.
     pub ended: bool,
+    /// The last epoch's metrics.
+    #[serde(default)]
+    pub(crate) metrics: Metrics,
+    /// What the policies have chosen.
+    #[serde(default)]
+    pub(crate) chosen: Chosen,
 }
 
 /// A run's folder, locked.
@@ -120,6 +129,7 @@ impl Run {
         let mut recipe = (*recipe).clone();
         // Results depend on it: a run goes on with what it began with.
         recipe.engine.isa = recipe.engine.isa.resolved()?;
+        recipe.batch.memory_limit = memory::limit(&recipe);
         let recipe = &recipe;
         check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
         let normalization = match recipe.data.validation {
@@ -166,7 +176,8 @@ impl Run {
             fs::create_dir_all(temporary.join("weights")).map_err(io("create", folder))?;
             fs::create_dir_all(temporary.join("state")).map_err(io("create", folder))?;
             write_record(&temporary, &record)?;
-            let progress = Progress { epoch: 1, ..Progress::default() };
+            let chosen = Chosen::new(recipe);
+            let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             let metadata = metadata(&progress, &Marks::new());
             let tensors: Vec<_> = initial
                 .into_iter()
@@ -207,9 +218,17 @@ impl Run {
         })?;
         let state = || {
             let state = TensorFile::open(&state_path(folder))?;
-            let progress: Progress = state.json("progress")?;
+            let mut progress: Progress = state.json("progress")?;
             if progress.epoch == 0 {
                 return Err(state.bad("has a damaged progress in its metadata".into()));
+            }
+            if progress.chosen.batch_size == 0 {
+                // An older program's state: its policies remember nothing.
+                progress.chosen = Chosen::new(&record.recipe);
+                if progress.batch > 0 {
+                    let Progress { epoch, updates, ref metrics, .. } = progress;
+                    progress.chosen.enter(&record.recipe, epoch, updates, metrics);
+                }
             }
             Ok((progress, state.json("marks")?))
         };
@@ -430,52 +449,12 @@ pub(crate) fn check_fit(
         ));
     }
     let images = data.train.len() - validation;
-    let Some(largest) = largest_batch(recipe, images) else { return Ok(()) };
+    let Some(largest) = memory::largest_batch(recipe, images) else { return Ok(()) };
     if largest > images {
         return refuse(format!(
             "a batch of {largest} is larger than the {images} images to train on: lower it with \
-             --set batch.steps=… or batch.size=…"
+             --set batch.steps=…, batch.size=… or batch.max=…"
         ));
     }
-    let Some(available) = available else { return Ok(()) };
-    let threads = recipe.threads();
-    // Held-out images and the rest are copies.
-    let copies = if validation > 0 { data.train.pixels.len() as u64 } else { 0 };
-    let needed = |batch: usize| memory(plan, batch, threads) + copies;
-    if needed(largest) > available {
-        // More images never need less memory: halve the range until one size is left.
-        let (mut fits, mut too_many) = (0, largest);
-        while too_many - fits > 1 {
-            let middle = fits + (too_many - fits) / 2;
-            if needed(middle) <= available { fits = middle } else { too_many = middle }
-        }
-        let advice = match fits {
-            1.. => format!(
-                "the largest batch that fits is {fits}: lower batch.size or batch.steps with --set"
-            ),
-            0 => "not even a batch of one image fits: choose a smaller network".to_owned(),
-        };
-        return refuse(format!(
-            "a batch of {largest} needs {:.2} GiB of memory, and {:.2} GiB are free; {advice}",
-            gib(needed(largest)),
-            gib(available)
-        ));
-    }
-    Ok(())
-}
-
-/// The largest batch that the run comes to, if it comes to any.
-fn largest_batch(recipe: &Recipe, images: usize) -> Option<usize> {
-    policy::schedule(recipe, images).iter().map(|phase| phase.batch_size).max()
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
-}
-
-/// Bytes of memory that training with batches of this size takes, beside the data set.
-pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> u64 {
-    // The batch at hand, and the one that is prepared meanwhile.
-    let batches = 2 * 4 * plan.input.len() * batch_size;
-    (CpuEngine::memory(plan, batch_size, threads) + batches) as u64
+    memory::check(recipe, data, plan, largest, available)
 }

@@ -4,11 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
-use crescendo_network::{Alone, Communicator, Engine, Plan, Section, Tensor, Values};
+use crescendo_network::{
+    Alone, Communicator, Engine, Outcome as BatchOutcome, Plan, Section, Tensor, Values,
+};
 
 use crate::events::{self, EvaluatedSplit, Event, Observer};
+use crate::policy::{Metrics, PolicyKind};
 use crate::run::{self, Change, Progress, Run};
-use crate::{Error, checkpoint, machine, model, policy};
+use crate::update::{Update, Updated};
+use crate::{Error, Evaluation, checkpoint, machine, memory, model};
 
 /// How a call of [`Run::train`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,9 @@ impl Run {
             )));
         }
         observer.event(&self.started(engine.plan(), data))?;
+        if let Some(note) = self.note() {
+            observer.event(&Event::Note(note))?;
+        }
         if self.progress.ended {
             observer.event(&self.finished(true))?;
             return Ok(Outcome::AlreadyFinished);
@@ -84,6 +91,7 @@ impl Run {
             communicator: &Alone,
             observer,
             stop,
+            part: 0,
             last_save: Instant::now(),
             saved: self.progress.updates,
             run: self,
@@ -131,6 +139,18 @@ impl Run {
         }
     }
 
+    /// What a reader of the recipe might misunderstand.
+    fn note(&self) -> Option<String> {
+        let policy = self.record.recipe.batch.policy;
+        let ignored = match policy {
+            PolicyKind::Fixed | PolicyKind::Steps => return None,
+            PolicyKind::Plateau => "plateau",
+            PolicyKind::NoiseScale => "noise_scale",
+            PolicyKind::FromLr => "from_lr",
+        };
+        Some(format!("batch.policy is {ignored}: batch.steps and batch.size are ignored"))
+    }
+
     fn finished(&self, already: bool) -> Event {
         let test_accuracy = self.progress.test_accuracy;
         Event::Finished { folder: self.folder.clone(), test_accuracy, already }
@@ -154,9 +174,20 @@ struct Trainer<'a> {
     test: &'a Split,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
+    /// Images that are computed at a time; 0 before the first epoch.
+    part: usize,
     last_save: Instant,
     /// Updates at that moment.
     saved: u64,
+}
+
+/// What the updates of an epoch have in common.
+struct Epoch {
+    batch_size: usize,
+    batches: usize,
+    images: usize,
+    /// Images of the run's later epochs.
+    later_images: u64,
 }
 
 /// Why an epoch stops before its last batch.
@@ -200,15 +231,17 @@ impl Trainer<'_> {
         // Asked here too, so that the line about the batch size is not in a log that is cut after it.
         self.check_stop()?;
         let (train, sampling) = (self.train, self.sampling);
-        let recipe = &self.run.record.recipe;
         let (epoch, first) = (self.run.progress.epoch, self.run.progress.batch);
-        let batch_size = policy::batch_size(&recipe.batch, epoch);
-        if first == 0 && epoch > 1 {
-            let from = policy::batch_size(&recipe.batch, epoch - 1);
-            if from != batch_size {
-                self.observer.event(&Event::BatchSizeChanged { from, to: batch_size })?;
+        if first == 0 {
+            let recipe = &self.run.record.recipe;
+            let Progress { updates, chosen, metrics, .. } = &mut self.run.progress;
+            for decision in chosen.enter(recipe, epoch, *updates, metrics) {
+                self.observer.event(&Event::Decision(decision))?;
             }
         }
+        let batch_size = self.run.progress.chosen.batch_size;
+        self.choose_part(batch_size)?;
+        let recipe = &self.run.record.recipe;
         let batches = sampling.batches(train.len(), batch_size);
         let epoch_images = train.len().min(batches * batch_size);
         let left = match recipe.train.max_steps {
@@ -217,10 +250,22 @@ impl Trainer<'_> {
         };
         let later_images = u64::from(recipe.train.epochs - epoch) * train.len() as u64;
         let wanted = first..batches.min(first + left);
-        sampling.epoch(train, epoch.into(), batch_size, wanted, |batch| {
-            self.step(batch, batch_size, epoch_images, later_images)
-        })?;
-        self.end_epoch(batch_size)
+        let epoch_of = Epoch { batch_size, batches, images: epoch_images, later_images };
+        sampling
+            .epoch(train, epoch.into(), batch_size, wanted, |batch| self.step(batch, &epoch_of))?;
+        self.end_epoch(&epoch_of)
+    }
+
+    /// How many images of a batch are computed at a time.
+    fn choose_part(&mut self, batch_size: usize) -> Result<(), Error> {
+        let recipe = &self.run.record.recipe;
+        let part = memory::part_size(recipe, self.engine.plan(), batch_size);
+        if part < batch_size && part != self.part {
+            let ghost = recipe.network.norm.ghost > 0;
+            self.observer.event(&Event::InParts { batch_size, part, ghost })?;
+        }
+        self.part = part;
+        Ok(())
     }
 
     fn check_stop(&self) -> Result<(), Halt> {
@@ -228,44 +273,53 @@ impl Trainer<'_> {
     }
 
     /// One update.
-    fn step(
-        &mut self,
-        batch: &Batch,
-        batch_size: usize,
-        epoch_images: usize,
-        later_images: u64,
-    ) -> Result<(), Halt> {
+    fn step(&mut self, batch: &Batch, epoch: &Epoch) -> Result<(), Halt> {
         self.check_stop()?;
         let recipe = &self.run.record.recipe;
+        let progress = &mut self.run.progress;
         let begin = Instant::now();
         let images = batch.labels.len();
-        let batch = crescendo_network::Batch { images: &batch.images, labels: &batch.labels };
-        let loss = self.engine.backward(batch, 1.0, self.communicator);
+        // The middle of the update: a schedule from or to zero never is zero.
+        let done = (progress.batch as f64 + 0.5) / epoch.batches as f64;
+        let done = f64::from(progress.epoch - 1) + done;
+        let learning_rate = progress.chosen.learning_rate(recipe, done);
+        let every = recipe.batch.noise_every;
+        let update = Update {
+            engine: &mut *self.engine,
+            communicator: self.communicator,
+            rule: recipe.optimizer.rule(learning_rate),
+            part: self.part,
+            measures: every > 0 && (progress.updates + 1).is_multiple_of(every),
+        };
+        let Updated { outcome, measured } = update.run(batch);
+        let BatchOutcome { loss, correct } = outcome;
         if !loss.is_finite() {
             let Progress { updates, epoch, .. } = self.run.progress;
             // What went wrong before the state was saved goes wrong again.
             let hopeless = updates == self.saved;
             return Err(Halt::Error(Error::Diverged { update: updates + 1, epoch, hopeless }));
         }
-        let progress = &mut self.run.progress;
-        self.engine.reduce(self.communicator);
-        self.engine.update(&recipe.optimizer.rule());
+        if let Some(measured) = measured {
+            progress.chosen.noise.observe(&measured);
+        }
         progress.updates += 1;
         progress.batch += 1;
         progress.images += images;
+        progress.correct += correct;
         progress.loss_sum += loss * images as f64;
         progress.seconds += begin.elapsed().as_secs_f64();
         self.observer.event(&Event::Step(events::Step {
             update: progress.updates,
             epoch: progress.epoch,
             epochs: recipe.train.epochs,
-            batch_size,
-            learning_rate: recipe.optimizer.learning_rate,
+            batch_size: epoch.batch_size,
+            learning_rate,
             loss,
             epoch_loss: progress.loss_sum / progress.images as f64,
+            epoch_accuracy: progress.correct as f64 / progress.images as f64,
             images: progress.images,
-            epoch_images,
-            later_images,
+            epoch_images: epoch.images,
+            later_images: epoch.later_images,
             seconds: progress.seconds,
         }))?;
         let minutes = recipe.train.save_every_minutes;
@@ -276,7 +330,7 @@ impl Trainer<'_> {
     }
 
     /// Evaluates, writes down, keeps a checkpoint: whatever is due after the epoch.
-    fn end_epoch(&mut self, batch_size: usize) -> Result<(), Halt> {
+    fn end_epoch(&mut self, of: &Epoch) -> Result<(), Halt> {
         let train = self.run.record.recipe.train.clone();
         let epoch = self.run.progress.epoch;
         let last = epoch >= train.epochs || self.run.at_limit();
@@ -289,25 +343,39 @@ impl Trainer<'_> {
             // Evaluation can take minutes; what is trained should not be lost meanwhile.
             self.save()?;
         }
-        let validation_accuracy = match validate {
+        let validation = match validate {
             Some(split) => Some(self.evaluate(EvaluatedSplit::Validation, split)?),
             None => None,
         };
-        let test_accuracy =
-            if test { Some(self.evaluate(EvaluatedSplit::Test, self.test)?) } else { None };
+        let test_accuracy = match test {
+            true => Some(self.evaluate(EvaluatedSplit::Test, self.test)?.accuracy()),
+            false => None,
+        };
 
+        let recipe = &self.run.record.recipe;
         let progress = &self.run.progress;
-        let train_loss = progress.loss_sum / progress.images as f64;
+        let images = progress.images as f64;
+        let train_loss = progress.loss_sum / images;
+        let metrics = Metrics {
+            train_loss,
+            validation_loss: validation.as_ref().map(|evaluation| evaluation.loss),
+            validation_accuracy: validation.as_ref().map(Evaluation::accuracy),
+        };
+        let last_update = (progress.batch as f64 - 0.5) / of.batches as f64;
+        let done = f64::from(epoch - 1) + last_update;
         self.observer.event(&Event::Epoch(events::Epoch {
             epoch,
             updates: progress.updates,
-            batch_size,
-            learning_rate: self.run.record.recipe.optimizer.learning_rate,
+            batch_size: of.batch_size,
+            learning_rate: progress.chosen.learning_rate(recipe, done),
             train_loss,
-            validation_accuracy,
+            train_accuracy: progress.correct as f64 / images,
+            validation_loss: metrics.validation_loss,
+            validation_accuracy: metrics.validation_accuracy,
             test_accuracy,
+            noise_scale: progress.chosen.noise.value(),
             seconds: progress.seconds,
-            images_per_second: progress.images as f64 / progress.seconds,
+            images_per_second: images / progress.seconds,
         }))?;
         if last || due(train.checkpoint_every) {
             self.checkpoint(epoch, Some(train_loss))?;
@@ -318,12 +386,14 @@ impl Trainer<'_> {
             updates: progress.updates,
             test_accuracy,
             ended: last,
+            metrics,
+            chosen: std::mem::take(&mut progress.chosen),
             ..Progress::default()
         };
         Ok(self.save()?)
     }
 
-    fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<f64, Halt> {
+    fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<Evaluation, Halt> {
         let total = split.len();
         let (observer, stop) = (&mut *self.observer, self.stop);
         let evaluation = model::evaluate(self.engine, &self.normalization, split, |done| {
@@ -332,7 +402,13 @@ impl Trainer<'_> {
             }
             Ok(observer.event(&Event::Evaluating { split: which, done, total })?)
         })?;
-        Ok(evaluation.accuracy())
+        self.observer.event(&Event::Evaluated {
+            split: which,
+            epoch: self.run.progress.epoch,
+            evaluation: evaluation.clone(),
+            classes: self.run.record.run.classes.clone(),
+        })?;
+        Ok(evaluation)
     }
 
     fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use crescendo_kernels::norm::Moments;
 use crescendo_kernels::{Buffer, Isa, Pool, Processor, optimizer};
 
-use crate::engine::{Batch, Communicator, Engine, Rule, Section, Tensor, Values};
+use crate::engine::{Alone, Batch, Communicator, Engine, Outcome, Rule, Section, Tensor, Values};
 use crate::plan::{Plan, Role, Source, StateTensor, Step};
 use crate::{Decay, Error, Sgd};
 
@@ -31,6 +31,10 @@ struct State {
     parameters: Buffer,
     gradients: Buffer,
     velocity: Buffer,
+    /// The gradients when they were last measured; empty until then.
+    measured: Buffer,
+    /// Whether that was since the last update.
+    was_measured: bool,
     /// Running statistics: see [`crate::Statistics::range`].
     means: Vec<f32>,
     variances: Vec<f32>,
@@ -80,6 +84,8 @@ impl State {
             parameters: Buffer::new(parameters),
             gradients: Buffer::new(parameters),
             velocity: Buffer::new(parameters),
+            measured: Buffer::default(),
+            was_measured: false,
             means: vec![0.0; channels],
             variances: vec![1.0; channels],
             batches_tracked: vec![0; plan.statistics.len()],
@@ -133,7 +139,8 @@ impl CpuEngine {
     /// Bytes that an engine for this plan holds when it trains with batches of `batch_size` and
     /// evaluates.
     pub fn memory(plan: &Plan, batch_size: usize, threads: usize) -> usize {
-        let state = 4 * (3 * plan.parameter_count() + 2 * plan.statistic_count());
+        // With the copy of the gradients that measuring takes.
+        let state = 4 * (4 * plan.parameter_count() + 2 * plan.statistic_count());
         let training = Sizes::new(plan, &plan.training, batch_size);
         let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
         let folded = 4 * filters(plan).sum::<usize>();
@@ -156,7 +163,9 @@ impl CpuEngine {
         images: &'a [f32],
         count: usize,
         communicator: &'a dyn Communicator,
+        new_weight: Option<f64>,
     ) -> Pass<'a> {
+        assert_eq!(images.len(), count * self.plan.input.len(), "one label an image");
         let threads = self.processor.pool.threads();
         self.buffers.reserve(threads, Sizes::new(&self.plan, &self.plan.training, count));
         for (norm, statistics) in self.state.norms.iter_mut().zip(&self.plan.statistics) {
@@ -172,7 +181,7 @@ impl CpuEngine {
             buffers: &mut self.buffers,
             images,
             count,
-            mode: Mode::Training(communicator),
+            mode: Mode::Training(communicator, new_weight),
         }
     }
 
@@ -226,12 +235,53 @@ impl Engine for CpuEngine {
         &self.plan
     }
 
-    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> f64 {
+    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> Outcome {
         let count = batch.labels.len();
-        assert_eq!(batch.images.len(), count * self.plan.input.len(), "one label an image");
-        let mut pass = self.training_pass(batch.images, count, communicator);
+        let mut pass = self.training_pass(batch.images, count, communicator, None);
         pass.forward();
-        pass.backward(batch.labels, weight)
+        let outcome = pass.lose(batch.labels, weight, 0..count);
+        pass.backward();
+        outcome
+    }
+
+    fn backward_in_halves(
+        &mut self,
+        batch: Batch,
+        weight: f64,
+        communicator: &dyn Communicator,
+    ) -> (Outcome, [f64; 2]) {
+        let count = batch.labels.len();
+        assert!(count > 1, "a batch of one image has no halves");
+        self.gradient_change();
+        self.training_pass(batch.images, count, communicator, None).forward();
+        let mut squares = [0.0; 2];
+        let mut outcome = None;
+        for (part, square) in [0..count / 2, count / 2..count].into_iter().zip(&mut squares) {
+            let mut pass = self.training_pass(batch.images, count, communicator, None);
+            outcome = Some(pass.lose(batch.labels, weight, part.clone()));
+            pass.backward();
+            let to_mean = count as f64 / (part.len() as f64 * weight);
+            *square = self.gradient_change() * to_mean * to_mean;
+        }
+        (outcome.expect("there are two halves"), squares)
+    }
+
+    fn gradient_change(&mut self) -> f64 {
+        let State { gradients, measured, was_measured, .. } = &mut self.state;
+        *was_measured = true;
+        if measured.as_slice().is_empty() {
+            *measured = Buffer::new(self.plan.parameter_count());
+        }
+        optimizer::squared_change(&self.processor, gradients.as_slice(), measured.as_mut_slice())
+    }
+
+    fn gradient_square(&self) -> f64 {
+        optimizer::squared_norm(&self.processor, self.state.gradients.as_slice())
+    }
+
+    fn blend_statistics(&mut self, images: &[f32], share: f64) {
+        let count = images.len() / self.plan.input.len();
+        self.training_pass(images, count, &Alone, Some(share)).forward();
     }
 
     fn reduce(&mut self, communicator: &dyn Communicator) {
@@ -240,7 +290,11 @@ impl Engine for CpuEngine {
 
     fn update(&mut self, rule: &Rule) {
         self.state.version += 1;
-        let State { parameters, gradients, velocity, .. } = &mut self.state;
+        let State { parameters, gradients, velocity, measured, was_measured, .. } = &mut self.state;
+        // The gradients become zeros.
+        if std::mem::take(was_measured) {
+            measured.as_mut_slice().fill(0.0);
+        }
         let (parameters, gradients) = (parameters.as_mut_slice(), gradients.as_mut_slice());
         let velocity = velocity.as_mut_slice();
         let Rule::Sgd { sgd, decay } = *rule;

@@ -18,7 +18,7 @@ use super::{Folded, State};
 use crate::fusion::{Delivery, FusedStep, Normed, Reading, TensorId, Work};
 use crate::placement::{Placement, numbers};
 use crate::plan::{Plan, Storage};
-use crate::{Communicator, Operation};
+use crate::{Communicator, Operation, Outcome};
 
 /// What computing one batch needs.
 pub(super) struct Pass<'a> {
@@ -35,8 +35,9 @@ pub(super) struct Pass<'a> {
 
 /// Which statistics are used.
 pub(super) enum Mode<'a> {
-    /// The batch's own, over all processes of the communicator.
-    Training(&'a dyn Communicator),
+    /// The batch's own, over all processes of the communicator; the running ones learn of them, with
+    /// this weight if it is not the operation's.
+    Training(&'a dyn Communicator, Option<f64>),
     /// The running ones, folded into filters where they can be.
     Inference(&'a mut Folded),
 }
@@ -67,15 +68,25 @@ impl Pass<'_> {
         self.vector(&Rest::all(self.buffers.arena.as_slice()), last)
     }
 
-    /// Adds `weight` times the gradient of the mean loss to the gradients; returns the loss.
-    pub fn backward(&mut self, labels: &[u16], weight: f64) -> f64 {
+    /// Begins the way back: `weight` times the gradient of the mean loss, but only what the images in
+    /// `part` add to it.
+    pub fn lose(&mut self, labels: &[u16], weight: f64, part: Range<usize>) -> Outcome {
         let logits = TensorId(self.plan.fused.tensors.len() - 1);
         let written = self.gradient_range(self.plan.fused.gradients.len() - 1);
         let mut arena = std::mem::take(&mut self.buffers.arena);
         let (rest, [out, _]) = Rest::split(arena.as_mut_slice(), [Some(written), None]);
         let out = out.expect("it is written");
-        let loss = loss::cross_entropy(self.vector(&rest, logits), labels, weight, out);
+        let (logits, classes) = (self.vector(&rest, logits), self.plan.classes());
+        let loss = loss::cross_entropy(logits, labels, weight, out);
+        let correct = loss::correct(logits, labels);
+        out[..part.start * classes].fill(0.0);
+        out[part.end * classes..].fill(0.0);
         self.buffers.arena = arena;
+        Outcome { loss, correct }
+    }
+
+    /// Adds the gradients of what [`Self::lose`] began.
+    pub fn backward(&mut self) {
         for (index, step) in self.plan.fused.steps.iter().enumerate().rev() {
             let begin = Instant::now();
             match step.work {
@@ -86,13 +97,12 @@ impl Pass<'_> {
             }
             self.state.seconds[index][1] += begin.elapsed().as_secs_f64();
         }
-        loss
     }
 
     /// The communicator, if this is training.
     fn communicator(&self) -> Option<&dyn Communicator> {
         match &self.mode {
-            Mode::Training(communicator) => Some(*communicator),
+            Mode::Training(communicator, _) => Some(*communicator),
             Mode::Inference(_) => None,
         }
     }
@@ -135,7 +145,7 @@ impl Pass<'_> {
             match step.work {
                 Work::Convolution(layer, method) => {
                     let filters = match &self.mode {
-                        Mode::Training(_) => &self.buffers.filters,
+                        Mode::Training(..) => &self.buffers.filters,
                         Mode::Inference(folded) => &folded.filters[index],
                     };
                     convolution::forward(
@@ -192,7 +202,7 @@ impl Pass<'_> {
     ) {
         let (weight, _) = self.state.parameters(self.plan, step.step);
         let (filters, scale) = match &mut self.mode {
-            Mode::Training(_) => (&mut self.buffers.filters, None),
+            Mode::Training(..) => (&mut self.buffers.filters, None),
             Mode::Inference(folded) if folded.version == Some(self.state.version) => return,
             Mode::Inference(folded) => {
                 let scale = step.norm.map(|_| self.buffers.scale.as_slice());
@@ -236,7 +246,10 @@ impl Pass<'_> {
     /// From the sums of the batch to its moments, the factors, and new running statistics.
     fn finish_statistics(&mut self, norm: usize, maps: Maps) {
         let range = self.plan.statistics[norm].range.clone();
-        let (step, eps, new_weight) = self.norm_step(norm);
+        let (step, eps, mut new_weight) = self.norm_step(norm);
+        if let Mode::Training(_, Some(weight)) = self.mode {
+            new_weight = weight;
+        }
         // The sums of all channels, and how many numbers each is over.
         let mut totals = std::mem::take(&mut self.buffers.totals);
         let sums = &mut totals[..2 * range.len() + 1];

@@ -6,6 +6,7 @@ use crescendo_data::{Augmentation, LastBatch, Normalization, Sampling, Shuffle, 
 use crescendo_network::{Compute, Config, ConvolutionChoice, Decay, Rule, Sgd, Storage};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Batch, Schedule};
 use crate::{Error, IsaChoice, Machine};
 
 pub(crate) use resolve::place;
@@ -30,6 +31,8 @@ pub struct Recipe {
     pub data: Data,
     /// How parameters follow from gradients.
     pub optimizer: Optimizer,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
     /// How many images an update takes.
     pub batch: Batch,
     /// How long, and what is kept.
@@ -137,28 +140,6 @@ pub enum OptimizerKind {
     Sgd,
 }
 
-/// The section `[batch]`; see [`crate::policy`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Batch {
-    /// What decides the batch size.
-    pub policy: PolicyKind,
-    /// The size of the policy `fixed`.
-    pub size: usize,
-    /// The table of the policy `steps`: from which epoch on, which size.
-    pub steps: Vec<(u32, usize)>,
-}
-
-/// Batch policies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyKind {
-    /// Always the same.
-    Fixed,
-    /// By a table of epochs.
-    Steps,
-}
-
 /// The section `[train]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -262,7 +243,7 @@ impl Recipe {
             return Err(Error::Recipe(problem));
         }
         network.network().map_err(|error| Error::Recipe(error.to_string()))?;
-        crate::policy::check(&self.batch)
+        crate::policy::check(self)
     }
 
     /// How many threads compute on this machine.
@@ -315,10 +296,10 @@ impl Data {
 }
 
 impl Optimizer {
-    /// The rule of an update.
-    pub fn rule(&self) -> Rule {
+    /// The rule of an update with this learning rate.
+    pub fn rule(&self, learning_rate: f64) -> Rule {
         let sgd = Sgd {
-            learning_rate: self.learning_rate as f32,
+            learning_rate: learning_rate as f32,
             momentum: self.momentum as f32,
             nesterov: self.nesterov,
             weight_decay: self.weight_decay as f32,

@@ -1,0 +1,59 @@
+//! What a run comes to, worked out beforehand.
+
+use crescendo_data::Normalization;
+
+use super::{Chosen, PolicyKind};
+use crate::Recipe;
+use crate::events::Decided;
+
+/// Epochs that follow each other with one batch size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// Images an update takes.
+    pub batch_size: usize,
+    /// How much of the run; `None` where measurements decide.
+    pub share: Option<Share>,
+}
+
+/// A share of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Epochs, the last of which may end early by `train.max_steps`.
+    pub epochs: u32,
+    /// Updates in all of them.
+    pub updates: u64,
+    /// Images trained on in all of them.
+    pub images: u64,
+}
+
+/// What a run over `images` training images comes to, until its epochs or its updates end. Where
+/// measurements decide, all sizes that it can come to.
+pub fn outlook(recipe: &Recipe, images: usize) -> Vec<Phase> {
+    if matches!(recipe.batch.policy, PolicyKind::Plateau | PolicyKind::NoiseScale) {
+        let sizes = recipe.batch.reachable();
+        return sizes.into_iter().map(|batch_size| Phase { batch_size, share: None }).collect();
+    }
+    let sampling = recipe.sampling(Normalization::None);
+    let limit = if recipe.train.max_steps == 0 { u64::MAX } else { recipe.train.max_steps };
+    let mut left = limit;
+    let mut phases: Vec<Phase> = Vec::new();
+    let mut chosen = Chosen::new(recipe);
+    for epoch in 1..=recipe.train.epochs {
+        if left == 0 {
+            break;
+        }
+        let decisions = chosen.enter(recipe, epoch, 0, &Default::default());
+        let batch_size = chosen.batch_size;
+        let updates = left.min(sampling.batches(images, batch_size) as u64);
+        left -= updates;
+        let trained = (images as u64).min(updates * batch_size as u64);
+        if phases.is_empty() || decisions.iter().any(|one| one.what == Decided::BatchSize) {
+            phases.push(Phase { batch_size, share: Some(Share::default()) });
+        }
+        let share = phases.last_mut().and_then(|phase| phase.share.as_mut()).expect("just made");
+        share.epochs += 1;
+        share.updates += updates;
+        share.images += trained;
+    }
+    phases
+}

@@ -1,0 +1,180 @@
+use super::*;
+
+/// Batch sizes and learning rates of the epochs from 1 on, at their beginnings.
+fn run(changes: &[&str], metrics: &[Metrics]) -> Vec<(usize, f64)> {
+    let recipe = Recipe::load("report", changes).unwrap();
+    let mut chosen = Chosen::new(&recipe);
+    let mut epochs = vec![(chosen.batch_size, chosen.learning_rate(&recipe, 0.0))];
+    for (done, last) in metrics.iter().enumerate() {
+        chosen.enter(&recipe, done as u32 + 2, 0, last);
+        let rate = chosen.learning_rate(&recipe, done as f64 + 1.0);
+        epochs.push((chosen.batch_size, (rate * 1e9).round() / 1e9));
+    }
+    epochs
+}
+
+fn losses<const N: usize>(losses: [f64; N]) -> [Metrics; N] {
+    losses.map(|train_loss| Metrics { train_loss, ..Metrics::default() })
+}
+
+#[test]
+fn the_reports_schedule() {
+    let recipe = Recipe::load::<&str>("report", &[]).unwrap();
+    let phase = |batch_size, epochs, updates| Phase {
+        batch_size,
+        share: Some(Share { epochs, updates, images: 50_000 * u64::from(epochs) }),
+    };
+    let expected = [
+        phase(125, 60, 24_000),
+        phase(250, 10, 2_000),
+        phase(500, 10, 1_000),
+        phase(1000, 10, 500),
+    ];
+    assert_eq!(outlook(&recipe, 50_000), expected);
+    let mut chosen = Chosen::new(&recipe);
+    let said = chosen.enter(&recipe, 61, 24_000, &Metrics::default());
+    assert_eq!((said.len(), said[0].what, said[0].to), (1, Decided::BatchSize, 250.0));
+    assert!(chosen.enter(&recipe, 61, 24_000, &Metrics::default()).is_empty(), "asked again");
+}
+
+#[test]
+fn updates_can_end_a_schedule() {
+    let changes = ["train.max_steps=7", "batch.steps=[[1, 30], [2, 50], [3, 90]]"];
+    let phases = outlook(&Recipe::load("report", &changes).unwrap(), 100);
+    let sizes: Vec<_> = phases
+        .iter()
+        .map(|phase| (phase.batch_size, phase.share.unwrap()))
+        .map(|(size, share)| (size, share.epochs, share.updates, share.images))
+        .collect();
+    assert_eq!(sizes, [(30, 1, 3, 90), (50, 1, 2, 100), (90, 2, 2, 180)]);
+}
+
+#[test]
+fn a_plateau_grows_the_batch_and_then_lowers_the_rate() {
+    let changes = [
+        "batch.policy=plateau",
+        "batch.initial=100",
+        "batch.max=300",
+        "batch.patience=0",
+        "batch.after_max=decay",
+        "batch.coupling=sqrt",
+    ];
+    let epochs = run(&changes, &losses([1.0, 1.0, 1.0, 1.0, 0.5]));
+    let rate = |factor: f64| (0.1 * factor * 1e9).round() / 1e9;
+    let (twice, thrice) = (2f64.sqrt(), 3f64.sqrt());
+    let expected = [
+        (100, rate(1.0)),
+        (100, rate(1.0)),
+        (200, rate(twice)),
+        (300, rate(thrice)),
+        (300, rate(thrice / 2.0)),
+        (300, rate(thrice / 2.0)),
+    ];
+    assert_eq!(epochs, expected);
+    assert!(run(&changes[..4], &losses([1.0; 6])).iter().all(|&(_, rate)| rate == 0.1), "hold");
+    let recipe = Recipe::load("report", &changes).unwrap();
+    assert_eq!(outlook(&recipe, 50_000).len(), 3);
+}
+
+#[test]
+fn the_noise_scale_is_followed_with_hysteresis() {
+    let changes = ["batch.policy=noise_scale", "batch.initial=100", "batch.max=1000"];
+    let recipe = Recipe::load("report", &changes).unwrap();
+    let mut chosen = Chosen::new(&recipe);
+    let mut at = |scale: Option<f64>| {
+        chosen.noise = NoiseScale::default();
+        if let Some(scale) = scale {
+            let expected = |images: f64| 1.0 + scale / images;
+            let (part_square, whole_square) = (expected(50.0), expected(100.0));
+            let (part, whole) = (50.0, 100.0);
+            chosen.noise.observe(&Measured { part, part_square, whole, whole_square });
+        }
+        let epoch = chosen.epoch + 1;
+        chosen.enter(&recipe, epoch, 0, &Metrics::default());
+        chosen.batch_size
+    };
+    assert_eq!([at(None), at(Some(140.0)), at(Some(160.0))], [100, 100, 200]);
+    // Within the hysteresis of 1.5 both ways nothing changes.
+    assert_eq!([at(Some(290.0)), at(Some(140.0)), at(Some(5000.0))], [200, 200, 1000]);
+    assert_eq!([at(Some(700.0)), at(Some(300.0)), at(Some(1.0))], [1000, 400, 100]);
+}
+
+#[test]
+fn a_falling_rate_becomes_a_growing_batch_of_the_same_noise() {
+    let metrics = [Metrics::default(); 9];
+    let base = [
+        "train.epochs=10",
+        "batch.policy=from_lr",
+        "batch.initial=100",
+        "batch.max=500",
+        "schedule.policy=step",
+        "schedule.steps=[[3, 0.5], [5, 0.25], [7, 0.1]]",
+    ];
+    let sizes: Vec<usize> = run(&base, &metrics).into_iter().map(|epoch| epoch.0).collect();
+    assert_eq!(sizes, [100, 100, 200, 200, 400, 400, 500, 500, 500, 500]);
+    // Hold: the rate stays. Decay: it takes what the batch cannot.
+    assert!(run(&base, &metrics).iter().all(|epoch| epoch.1 == 0.1));
+    let decay = [&base[..], &["batch.after_max=decay"]].concat();
+    for (done, (size, rate)) in run(&decay, &metrics).into_iter().enumerate() {
+        let factor = [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1, 0.1, 0.1][done];
+        assert!((rate / size as f64 - 0.1 * factor / 100.0).abs() < 1e-8, "{done}");
+    }
+    // A cosine's fall is the batch's growth, in whole multiples of the first size.
+    let cosine = ["train.epochs=10", base[1], base[2], base[3], "schedule.policy=cosine"];
+    let epochs = run(&cosine, &metrics);
+    assert!(epochs.is_sorted_by_key(|epoch| epoch.0) && epochs[9].0 == 500);
+    // While the rate rises, the batch waits.
+    let warm = [&cosine[..], &["schedule.warmup=2.0"]].concat();
+    assert_eq!(run(&warm, &metrics)[1], (100, 0.05));
+}
+
+#[test]
+fn rates_fall_by_table_and_at_plateaus() {
+    let step = ["schedule.policy=step", "schedule.steps=[[3, 0.1]]", "batch.policy=fixed"];
+    let recipe = Recipe::load("report", &step).unwrap();
+    let mut chosen = Chosen::new(&recipe);
+    assert!(chosen.enter(&recipe, 2, 0, &Metrics::default()).is_empty());
+    let said = chosen.enter(&recipe, 3, 0, &Metrics::default());
+    assert_eq!((said[0].what, said[0].from), (Decided::LearningRate, 0.1));
+    assert!((said[0].to - 0.01).abs() < 1e-12 && said[0].reason == "by schedule.steps");
+
+    let plateau = [
+        "schedule.policy=plateau",
+        "schedule.patience=0",
+        "schedule.factor=10.0",
+        "schedule.least=0.01",
+        "batch.policy=fixed",
+    ];
+    let rates: Vec<f64> =
+        run(&plateau, &losses([1.0; 5])).into_iter().map(|epoch| epoch.1).collect();
+    assert_eq!(rates, [0.1, 0.1, 0.01, 0.001, 0.001, 0.001]);
+}
+
+#[test]
+fn keys_that_make_no_sense_are_named() {
+    for (changes, key) in [
+        (&["batch.policy=plateau", "batch.factor=1.0"][..], "batch.factor"),
+        (&["batch.policy=plateau", "batch.initial=500", "batch.max=400"], "batch.max"),
+        (&["batch.policy=plateau", "batch.metric=validation_loss"], "data.validation"),
+        (
+            &[
+                "batch.policy=plateau",
+                "batch.metric=validation_accuracy",
+                "data.validation=100",
+                "train.evaluate_every=0",
+            ],
+            "train.evaluate_every",
+        ),
+        (&["batch.policy=plateau", "batch.metric=accuracy"], "validation_accuracy"),
+        (&["batch.policy=plateau", "batch.smoothing=1.0"], "batch.smoothing"),
+        (&["batch.policy=noise_scale", "batch.noise_every=0"], "batch.noise_every"),
+        (&["batch.policy=noise_scale", "batch.hysteresis=1.1"], "batch.hysteresis"),
+        (&["batch.policy=from_lr"], "schedule.policy"),
+        (&["batch.memory_limit=-1.0"], "batch.memory_limit"),
+        (&["network.norm.ghost=50"], "network.norm.ghost"),
+        (&["schedule.policy=plateau", "schedule.metric=validation_loss"], "schedule.metric"),
+    ] {
+        let problem = Recipe::load("report", changes).unwrap_err().to_string();
+        assert!(problem.contains(key), "{changes:?}: {problem}");
+    }
+}

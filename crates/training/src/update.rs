@@ -1,0 +1,69 @@
+//! One update: a batch, in parts if need be, and the measurement of its gradient.
+
+use crescendo_data::Batch;
+use crescendo_network::{Communicator, Engine, Outcome, Rule};
+
+use crate::policy::Measured;
+
+/// What an update is made with.
+pub(crate) struct Update<'a> {
+    pub engine: &'a mut dyn Engine,
+    pub communicator: &'a dyn Communicator,
+    pub rule: Rule,
+    /// Images that are computed at a time.
+    pub part: usize,
+    /// Whether the gradients of the parts, or of two halves where there is one part, are measured.
+    pub measures: bool,
+}
+
+/// What came out.
+pub(crate) struct Updated {
+    pub outcome: Outcome,
+    pub measured: Option<Measured>,
+}
+
+impl Update<'_> {
+    /// Trains on a batch. Where the loss is no number, the parameters stay.
+    pub fn run(self, batch: &Batch) -> Updated {
+        let Update { engine, communicator, ref rule, part, measures } = self;
+        let count = batch.labels.len();
+        let image = batch.images.len() / count;
+        let one_part = part >= count;
+        let mut outcome = Outcome { loss: 0.0, correct: 0 };
+        // Squares of the parts' mean gradients, and how many images each has.
+        let mut squares = Vec::new();
+        for (images, labels) in batch.images.chunks(part * image).zip(batch.labels.chunks(part)) {
+            let weight = labels.len() as f64 / count as f64;
+            let batch = crescendo_network::Batch { images, labels };
+            let of_part = if measures && one_part && count > 1 {
+                let (outcome, halves) = engine.backward_in_halves(batch, weight, communicator);
+                let half = count as f64 / 2.0;
+                squares.extend(halves.map(|square| (half, square)));
+                outcome
+            } else {
+                let outcome = engine.backward(batch, weight, communicator);
+                if measures {
+                    let square = engine.gradient_change() / (weight * weight);
+                    squares.push((labels.len() as f64, square));
+                }
+                outcome
+            };
+            outcome.loss += weight * of_part.loss;
+            outcome.correct += of_part.correct;
+        }
+        engine.reduce(communicator);
+        let measured = (squares.len() > 1).then(|| {
+            let parts = squares.len() as f64;
+            Measured {
+                part: squares.iter().map(|part| part.0).sum::<f64>() / parts,
+                part_square: squares.iter().map(|part| part.1).sum::<f64>() / parts,
+                whole: count as f64,
+                whole_square: engine.gradient_square(),
+            }
+        });
+        if outcome.loss.is_finite() {
+            engine.update(rule);
+        }
+        Updated { outcome, measured }
+    }
+}
