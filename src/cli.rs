@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Trains CIFAR-size image classifiers on the machine you have, growing the batch instead of
@@ -30,6 +30,8 @@ pub enum Command {
     Predict(Predict),
     /// Show what a recipe will do: layers, parameters, arithmetic, memory
     Plan(Plan),
+    /// Train several recipes with the same seeds, and say what the differences are worth
+    Compare(Compare),
     /// Measure how fast a recipe's network trains and predicts here
     Bench(Bench),
     /// List the built-in recipes, or print one
@@ -113,11 +115,26 @@ pub struct Evaluate {
     /// What network a file from elsewhere holds
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
+    /// BatchNorm's statistics: those that training left, or recomputed over training images
+    #[arg(long, value_name = "WHICH", default_value = "running")]
+    pub bn: Statistics,
+    /// Training images that they are recomputed over
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub bn_images: u32,
     #[command(flatten)]
     pub processor: Processor,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Statistics of BatchNorm.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Statistics {
+    Running,
+    Precise,
+    Both,
 }
 
 #[derive(Args)]
@@ -161,6 +178,33 @@ pub struct Plan {
     /// Images in the training set [default: as many as the recipe's own data has]
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: growing the batch against lowering the learning rate
+  crescendo compare grow-or-decay
+Stopped at any moment, the same command goes on. Without a name, lists the built-in comparisons.")]
+pub struct Compare {
+    /// A built-in comparison, or the path of a TOML file
+    pub comparison: Option<String>,
+    #[command(flatten)]
+    pub data: DataPath,
+    /// Where runs and results are kept [default: runs/<comparison>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Seeds to train every arm with [default: what the comparison says]
+    #[arg(long, value_name = "SEEDS", value_delimiter = ',',
+          value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seeds: Vec<u64>,
+    #[command(flatten)]
+    pub processor: Processor,
+    /// Change a key of every arm's recipe; may be given many times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub changes: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

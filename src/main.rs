@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         cli::Command::Evaluate(args) => commands::evaluate::run(&args),
         cli::Command::Predict(args) => commands::predict::run(&args),
         cli::Command::Plan(args) => commands::plan::run(&args),
+        cli::Command::Compare(args) => commands::compare::run(&args),
         cli::Command::Bench(args) => commands::bench::run(&args),
         cli::Command::Recipes(args) => commands::recipes::run(&args),
         cli::Command::Data(args) => commands::data::run(&args),

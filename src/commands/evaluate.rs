@@ -9,7 +9,7 @@ use crescendo::training::{Elsewhere, Error, Evaluation, Model, Recipe, checkpoin
 use serde_json::{Value, json};
 
 use super::{Found, Location, machine, say};
-use crate::cli::Evaluate;
+use crate::cli::{Evaluate, Statistics};
 
 pub fn run(args: &Evaluate) -> Result<(), Error> {
     let machine = machine(&args.processor)?;
@@ -38,13 +38,23 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         if !args.json {
             say!("{}", restored(file, &model))?;
         }
-        let bar = bar(data.set.test.len() as u64);
-        let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
-        bar.finish_and_clear();
-        if args.json {
-            results.push(to_json(file, &model, &data.set, &evaluation));
-        } else {
-            say!("Test accuracy: {:.4}", evaluation.accuracy())?;
+        for precise in [false, true] {
+            let other = if precise { Statistics::Running } else { Statistics::Precise };
+            if args.bn == other {
+                continue;
+            }
+            if precise {
+                model.recompute_statistics(&data.set.train, args.bn_images as usize);
+            }
+            let bar = bar(data.set.test.len() as u64);
+            let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
+            bar.finish_and_clear();
+            if args.json {
+                results.push(to_json(file, &model, &data.set, &evaluation, precise));
+                continue;
+            }
+            let with = if precise { " with precise BatchNorm statistics" } else { "" };
+            say!("Test accuracy{with}: {:.4}", evaluation.accuracy())?;
             say!("on {} images of {} ({})\n", evaluation.images(), data.set.name, data.set.format)?;
             say!("{}", Table(&evaluation, &model.classes))?;
         }
@@ -65,13 +75,21 @@ fn restored(file: &Path, model: &Model) -> String {
     }
 }
 
-fn to_json(file: &Path, model: &Model, data: &DataSet, evaluation: &Evaluation) -> Value {
+fn to_json(
+    file: &Path,
+    model: &Model,
+    data: &DataSet,
+    evaluation: &Evaluation,
+    precise: bool,
+) -> Value {
     json!({
         "data": data.name,
         "file": file.display().to_string(),
         "checkpoint": model.epoch,
         "loss": model.loss,
+        "bn": if precise { "precise" } else { "running" },
         "accuracy": evaluation.accuracy(),
+        "test_loss": evaluation.loss,
         "correct": evaluation.correct(),
         "images": evaluation.images(),
         "classes": model.classes,

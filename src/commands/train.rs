@@ -68,7 +68,7 @@ fn next_folder(recipe: &str) -> PathBuf {
 }
 
 /// A flag that SIGINT or SIGTERM sets; the second signal ends the program at once.
-fn stop_on_signals() -> Arc<AtomicBool> {
+pub fn stop_on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let handler = ctrlc::set_handler(move || {

@@ -1,6 +1,7 @@
 //! The program as its users run it: the real binary, on real files, with real kills.
 
 mod bad_input;
+mod compare;
 mod engine;
 mod evaluate;
 mod full_disk;

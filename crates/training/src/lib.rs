@@ -34,6 +34,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod comparison;
 mod error;
 pub mod events;
 mod files;
@@ -53,5 +54,5 @@ pub use machine::{IsaChoice, Machine, peak_memory, threads};
 pub use memory::{memory, part_size};
 pub use model::{Elsewhere, Evaluation, Mistake, Model};
 pub use recipe::Recipe;
-pub use run::{About, Progress, Record, Run, Start, plan, read_record};
+pub use run::{About, Progress, Record, Run, Start, check, plan, read_record};
 pub use trainer::Outcome;

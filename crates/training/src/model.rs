@@ -90,6 +90,24 @@ impl Model {
         probabilities
     }
 
+    /// Replaces BatchNorm's running statistics by those of about `images` training images, as evaluation
+    /// sees them, with the weights as they are now.
+    pub fn recompute_statistics(&mut self, train: &Split, images: usize) {
+        // Evenly spread, in case the images are sorted.
+        let step = train.len().div_ceil(images.max(1)).max(1);
+        let indices: Vec<usize> = (0..train.len()).step_by(step).collect();
+        let mut done = 0;
+        for indices in indices.chunks(IMAGES) {
+            let mut numbers = vec![0.0; indices.len() * IMAGE_BYTES];
+            for (&index, out) in indices.iter().zip(numbers.chunks_exact_mut(IMAGE_BYTES)) {
+                self.normalization.apply(train.image(index), out);
+            }
+            done += indices.len();
+            // So that each image weighs the same in the end.
+            self.engine.blend_statistics(&numbers, indices.len() as f64 / done as f64);
+        }
+    }
+
     /// How well it does on `split`; `progress` hears how many images are done.
     pub fn evaluate(&mut self, split: &Split, mut progress: impl FnMut(usize)) -> Evaluation {
         let outcome = evaluate(&mut *self.engine, &self.normalization, split, |done| {

@@ -68,6 +68,9 @@ pub struct Progress {
     pub(crate) correct: usize,
     /// Seconds of training in this epoch so far.
     pub(crate) seconds: f64,
+    /// Seconds of training in the epochs before.
+    #[serde(default)]
+    pub(crate) earlier_seconds: f64,
     /// The final accuracy on the test set, once it is known.
     pub test_accuracy: Option<f64>,
     /// Whether everything that ends a run has been done.
@@ -78,6 +81,13 @@ pub struct Progress {
     /// What the policies have chosen.
     #[serde(default)]
     pub(crate) chosen: Chosen,
+}
+
+impl Progress {
+    /// Seconds of training since the beginning, without evaluation.
+    pub fn total_seconds(&self) -> f64 {
+        self.earlier_seconds + self.seconds
+    }
 }
 
 /// A run's folder, locked.
@@ -412,6 +422,14 @@ pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
     let network = recipe.network.network();
     let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
     plan.map_err(|error| Error::Recipe(error.to_string()))
+}
+
+/// Whether this recipe can train on this data.
+///
+/// # Errors
+/// Says what does not fit.
+pub fn check(recipe: &Recipe, data: &DataSet) -> Result<(), Error> {
+    check_fit(recipe, data, &plan(recipe)?, None)
 }
 
 /// Whether this recipe can train on this data in so many bytes of memory, if that is known.

@@ -387,6 +387,7 @@ impl Trainer<'_> {
             test_accuracy,
             ended: last,
             metrics,
+            earlier_seconds: progress.total_seconds(),
             chosen: std::mem::take(&mut progress.chosen),
             ..Progress::default()
         };

@@ -25,9 +25,14 @@ pub const BUILT_IN: [BuiltIn; 3] = [
 impl BuiltIn {
     /// What it is, from the comment that opens its file.
     pub fn summary(&self) -> String {
-        let lines = self.text.lines().map_while(|line| line.strip_prefix('#'));
-        lines.map(str::trim).collect::<Vec<_>>().join(" ")
+        opening_comment(self.text)
     }
+}
+
+/// The comment that opens a file, as one line.
+pub(crate) fn opening_comment(text: &str) -> String {
+    let lines = text.lines().map_while(|line| line.strip_prefix('#'));
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 impl Recipe {
@@ -74,6 +79,25 @@ impl Recipe {
         })?;
         recipe.check()?;
         Ok(recipe)
+    }
+
+    /// What differs from `report`, as `section.key=value`: what a recipe is, whatever keys are added to
+    /// all recipes later.
+    pub(crate) fn differences(&self) -> Vec<String> {
+        fn collect(own: &Table, base: &Table, section: &str, lines: &mut Vec<String>) {
+            for (key, value) in own {
+                match (value, base.get(key)) {
+                    (Value::Table(own), Some(Value::Table(base))) => {
+                        collect(own, base, &format!("{section}{key}."), lines);
+                    }
+                    (value, other) if other == Some(value) => {}
+                    (value, _) => lines.push(format!("{section}{key}={value}")),
+                }
+            }
+        }
+        let mut lines = Vec::new();
+        collect(&self.table(), &every_key(), "", &mut lines);
+        lines
     }
 
     /// All keys and values.
@@ -294,6 +318,13 @@ mod tests {
         assert_eq!(recipe.network, quick.network);
         assert!(complaint(&path("c.toml"), &[]).contains("circle"));
         assert!(complaint(&path("d.toml"), &[]).contains("the nearest is train.seed"));
+    }
+
+    #[test]
+    fn a_recipe_is_what_differs_from_report() {
+        let differences = |name: &str| Recipe::load::<&str>(name, &[]).unwrap().differences();
+        assert!(differences("report").is_empty());
+        assert_eq!(differences("original"), ["data.shuffle=\"file_order\""]);
     }
 
     #[test]

@@ -1,0 +1,215 @@
+//! Comparisons: arms that differ in a few keys of a recipe, each trained with the same seeds.
+//!
+//! Seeds decide initial weights, order and augmentation, so arms are compared in pairs: what a seed
+//! happens to be good for is the same in both.
+
+mod results;
+mod statistics;
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::{Error, Recipe, recipe};
+
+pub use results::{Measure, Results, Row};
+pub use statistics::{Difference, Spread, Verdict};
+
+/// A comparison that is built into the program.
+pub struct BuiltIn {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its file.
+    pub text: &'static str,
+}
+
+macro_rules! built_in {
+    ($($name:literal),*) => {
+        /// The built-in comparisons.
+        pub const BUILT_IN: &[BuiltIn] = &[$(BuiltIn {
+            name: $name,
+            text: include_str!(concat!("../../../../comparisons/", $name, ".toml")),
+        }),*];
+    };
+}
+built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth");
+
+impl BuiltIn {
+    /// What it is, from the comment that opens its file.
+    pub fn summary(&self) -> String {
+        recipe::opening_comment(self.text)
+    }
+}
+
+/// A comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// What it is called: its built-in name, or its file's without the ending.
+    pub name: String,
+    /// What is compared; the base first.
+    pub arms: Vec<Arm>,
+    /// What each arm is trained with.
+    pub seeds: Vec<u64>,
+    /// Training images that precise BatchNorm statistics are taken over.
+    pub bn_images: usize,
+}
+
+/// One thing that is compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arm {
+    /// What it is called.
+    pub name: String,
+    /// What it is; the seed is not decided yet.
+    pub recipe: Recipe,
+}
+
+/// A comparison's file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    recipe: String,
+    #[serde(default)]
+    set: Vec<String>,
+    base: String,
+    seeds: Vec<u64>,
+    #[serde(default = "default_bn_images")]
+    bn_images: usize,
+    arm: Vec<ArmText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArmText {
+    name: String,
+    #[serde(default)]
+    set: Vec<String>,
+}
+
+fn default_bn_images() -> usize {
+    10_000
+}
+
+impl Comparison {
+    /// The built-in comparison of this name, or the one in the file of this path, with `changes` of the
+    /// form `section.key=value` to every arm.
+    ///
+    /// # Errors
+    /// If there is no such comparison, or something in it makes no sense.
+    pub fn load<S: AsRef<str>>(name_or_path: &str, changes: &[S]) -> Result<Self, Error> {
+        let built_in = BUILT_IN.iter().find(|comparison| comparison.name == name_or_path);
+        let path = Path::new(name_or_path);
+        let text = match built_in {
+            Some(comparison) => comparison.text.to_owned(),
+            None if path.is_file() => {
+                std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?
+            }
+            None => {
+                let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
+                return Err(Error::Recipe(format!(
+                    "there is no comparison {name_or_path}: give the path of a TOML file, or one of {}",
+                    names.join(", ")
+                )));
+            }
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = built_in.map_or(name, |comparison| comparison.name.to_owned());
+        let wrong = |problem: String| Error::Recipe(format!("{name_or_path}: {problem}"));
+        let text: Text = toml::from_str(&text).map_err(|error| {
+            wrong(format!("is no comparison: {}", recipe::place(&text, &error)))
+        })?;
+        check(&text).map_err(wrong)?;
+        let mut arms = Vec::new();
+        for arm in text.arm {
+            let all: Vec<&str> = [&text.set, &arm.set]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .chain(changes.iter().map(AsRef::as_ref))
+                .collect();
+            let recipe = Recipe::load(&text.recipe, &all)
+                .map_err(|error| wrong(format!("arm {}: {error}", arm.name)))?;
+            let place = if arm.name == text.base { 0 } else { arms.len() };
+            arms.insert(place, Arm { name: arm.name, recipe });
+        }
+        Ok(Comparison { name, arms, seeds: text.seeds, bn_images: text.bn_images })
+    }
+}
+
+fn check(text: &Text) -> Result<(), String> {
+    let names: Vec<&str> = text.arm.iter().map(|arm| arm.name.as_str()).collect();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
+            return Err(format!("two arms have the name {name}: give each its own"));
+        }
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(format!(
+                "the arm's name {name:?} must be letters, digits, -, _ and dots: it names a folder"
+            ));
+        }
+    }
+    if !names.contains(&text.base.as_str()) {
+        return Err(format!("base = {:?} is none of the arms {}", text.base, names.join(", ")));
+    }
+    let twice = |(index, seed): (usize, &u64)| text.seeds[..index].contains(seed);
+    if text.seeds.is_empty() || text.seeds.iter().enumerate().any(twice) {
+        return Err("seeds must name each seed once, and at least one".into());
+    }
+    if text.seeds.iter().any(|&seed| i64::try_from(seed).is_err()) {
+        return Err(format!("seeds must be at most {}", i64::MAX));
+    }
+    if text.bn_images == 0 {
+        return Err("bn_images must be above 0".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Comparison, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        std::fs::write(&path, text).unwrap();
+        Comparison::load::<&str>(&path.display().to_string(), &[])
+            .map_err(|error| error.to_string())
+    }
+
+    const GOOD: &str = "recipe = 'quick'\nbase = 'b'\nseeds = [0, 1]\nset = ['train.epochs=2']\n\
+                        [[arm]]\nname = 'a'\nset = ['batch.policy=fixed']\n[[arm]]\nname = 'b'\n";
+
+    #[test]
+    fn the_base_comes_first() {
+        let comparison = load(GOOD).unwrap();
+        let names: Vec<&str> = comparison.arms.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!((comparison.name.as_str(), names), ("mine", vec!["b", "a"]));
+        assert!(comparison.arms.iter().all(|arm| arm.recipe.train.epochs == 2));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (from, to, problem) in [
+            ("'b'\n", "'a'\n", "two arms have the name a"),
+            ("base = 'b'", "base = 'c'", "base = \"c\" is none of the arms a, b"),
+            ("[0, 1]", "[1, 1]", "seeds must name each seed once"),
+            ("[0, 1]", "[]", "seeds must name"),
+            ("name = 'a'", "name = '../a'", "it names a folder"),
+            ("batch.policy=fixed", "batch.policy=fix", "arm a: "),
+            ("quick", "quack", "quack"),
+            ("seeds", "seed", "seed"),
+        ] {
+            let text = GOOD.replace(from, to);
+            assert!(load(&text).unwrap_err().contains(problem), "{problem}: {:?}", load(&text));
+        }
+    }
+
+    #[test]
+    fn the_built_in_comparisons_are_valid() {
+        for built_in in BUILT_IN {
+            let comparison = Comparison::load::<&str>(built_in.name, &[]).unwrap();
+            assert!(comparison.arms.len() > 1 && comparison.seeds.len() > 2, "{}", built_in.name);
+            assert!(!built_in.summary().is_empty());
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The table of finished arms: one row an arm and a seed, kept so that none is trained twice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{Arm, Comparison, Difference, Spread};
+use crate::files::write_atomically;
+use crate::{Error, IsaChoice, Recipe};
+
+/// What an arm came to with one seed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The arm's name.
+    pub arm: String,
+    /// The seed.
+    pub seed: u64,
+    /// What was trained on what: see [`Results::fingerprint`].
+    pub fingerprint: String,
+    /// The share of right answers on the test set, with the running BatchNorm statistics.
+    pub running: f64,
+    /// The same with precise statistics.
+    pub precise: f64,
+    /// The mean loss of the last epoch.
+    pub train_loss: f64,
+    /// Updates.
+    pub updates: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// Which accuracy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// With the running statistics of BatchNorm.
+    Running,
+    /// With statistics that were recomputed over training images.
+    Precise,
+}
+
+impl Row {
+    fn accuracy(&self, measure: Measure) -> f64 {
+        match measure {
+            Measure::Running => self.running,
+            Measure::Precise => self.precise,
+        }
+    }
+}
+
+/// The table, and the file that it is kept in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Results {
+    path: PathBuf,
+    rows: Vec<Row>,
+}
+
+const HEADER: &str =
+    "arm,seed,fingerprint,test_accuracy,precise_test_accuracy,train_loss,updates,seconds";
+
+impl Results {
+    /// The table in a file; an empty one where there is no file.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is damaged.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let mut results = Results { path: path.to_owned(), rows: Vec::new() };
+        if !path.exists() {
+            return Ok(results);
+        }
+        let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let mut lines = text.lines().enumerate();
+        if lines.next().map(|line| line.1) != Some(HEADER) {
+            let problem = "is no table of a comparison's results: choose another folder with --out";
+            return Err(Error::bad(path, problem));
+        }
+        for (index, line) in lines {
+            let row = parse(line).ok_or_else(|| {
+                let problem = format!("line {} is damaged: put it right or take it out", index + 1);
+                Error::bad(path, problem)
+            })?;
+            results.rows.push(row);
+        }
+        Ok(results)
+    }
+
+    /// What decides an arm's outcome, as a few hexadecimal digits: the recipe, but for what computes it,
+    /// the data, and over how many images precise statistics are taken.
+    pub fn fingerprint(recipe: &Recipe, data_fingerprint: &str, bn_images: usize) -> String {
+        let mut recipe = recipe.clone();
+        recipe.engine.threads = 0;
+        recipe.engine.isa = IsaChoice::Auto;
+        recipe.batch.memory_limit = 0.0;
+        recipe.train.log_steps = false;
+        let text = recipe.differences().join("\n");
+        let digest = Sha256::digest(format!("{text}\n{data_fingerprint}\n{bn_images}"));
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The row of an arm and a seed, if it is there.
+    ///
+    /// # Errors
+    /// If it is there, but of another recipe or other data.
+    pub fn find(&self, arm: &str, seed: u64, fingerprint: &str) -> Result<Option<&Row>, Error> {
+        let row = self.rows.iter().find(|row| row.arm == arm && row.seed == seed);
+        match row {
+            Some(row) if row.fingerprint != fingerprint => Err(Error::bad(
+                &self.path,
+                format!(
+                    "has a result of arm {arm}, seed {seed}, that came from another recipe or other \
+                     data: give the changed arm another name, or compare in another folder with --out"
+                ),
+            )),
+            row => Ok(row),
+        }
+    }
+
+    /// Adds a row, and writes the file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add(&mut self, row: Row) -> Result<(), Error> {
+        self.rows.push(row);
+        let mut text = format!("{HEADER}\n");
+        for row in &self.rows {
+            let Row { arm, seed, fingerprint, running, precise, train_loss, updates, seconds } =
+                row;
+            text += &format!(
+                "{arm},{seed},{fingerprint},{running:.4},{precise:.4},{train_loss:.6},{updates},\
+                 {seconds:.1}\n"
+            );
+        }
+        write_atomically(&self.path, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// The rows of an arm, for the comparison's seeds.
+    pub fn of<'a>(&'a self, comparison: &'a Comparison, arm: &'a Arm) -> Vec<&'a Row> {
+        let wanted = |row: &&Row| row.arm == arm.name && comparison.seeds.contains(&row.seed);
+        self.rows.iter().filter(wanted).collect()
+    }
+
+    /// An arm's accuracy over its seeds; `None` before there is one.
+    pub fn spread(&self, comparison: &Comparison, arm: &Arm, measure: Measure) -> Option<Spread> {
+        let rows = self.of(comparison, arm);
+        let numbers: Vec<f64> = rows.iter().map(|row| row.accuracy(measure)).collect();
+        (!numbers.is_empty()).then(|| Spread::of(&numbers))
+    }
+
+    /// By how much an arm is better than the base, over the seeds that both have.
+    pub fn difference(
+        &self,
+        comparison: &Comparison,
+        arm: &Arm,
+        measure: Measure,
+    ) -> Option<Difference> {
+        let base = self.of(comparison, &comparison.arms[0]);
+        let pairs: Vec<f64> = self
+            .of(comparison, arm)
+            .into_iter()
+            .filter_map(|row| {
+                let other = base.iter().find(|other| other.seed == row.seed)?;
+                Some(row.accuracy(measure) - other.accuracy(measure))
+            })
+            .collect();
+        (!pairs.is_empty()).then(|| Difference::of(&pairs))
+    }
+}
+
+fn parse(line: &str) -> Option<Row> {
+    let cells: Vec<&str> = line.split(',').collect();
+    let [arm, seed, fingerprint, running, precise, train_loss, updates, seconds] =
+        cells.try_into().ok()?;
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
+    Some(Row {
+        arm: arm.into(),
+        seed: seed.parse().ok()?,
+        fingerprint: fingerprint.into(),
+        running: number(running)?,
+        precise: number(precise)?,
+        train_loss: number(train_loss)?,
+        updates: updates.parse().ok()?,
+        seconds: number(seconds)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(arm: &str, seed: u64, running: f64) -> Row {
+        Row {
+            arm: arm.into(),
+            seed,
+            fingerprint: "00ff".into(),
+            running,
+            precise: running + 0.01,
+            train_loss: 1.25,
+            updates: 100,
+            seconds: 12.5,
+        }
+    }
+
+    #[test]
+    fn the_table_survives_its_file_and_refuses_changed_arms() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.csv");
+        let mut results = Results::open(&path).unwrap();
+        results.add(row("a", 0, 0.5)).unwrap();
+        results.add(row("b", 0, 0.75)).unwrap();
+        assert_eq!(Results::open(&path).unwrap(), results);
+        assert_eq!(results.find("b", 0, "00ff").unwrap(), Some(&row("b", 0, 0.75)));
+        assert_eq!(results.find("b", 1, "00ff").unwrap(), None);
+        let problem = results.find("b", 0, "00fe").unwrap_err().to_string();
+        assert!(problem.contains("arm b, seed 0") && problem.contains("results.csv"), "{problem}");
+
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("0.7500", "nan")).unwrap();
+        assert!(Results::open(&path).unwrap_err().to_string().contains("line 3 is damaged"));
+        fs::write(&path, "something else").unwrap();
+        assert!(Results::open(&path).unwrap_err().to_string().contains("--out"));
+    }
+
+    #[test]
+    fn differences_are_taken_in_pairs() {
+        let mut comparison = Comparison::load::<&str>("head", &[]).unwrap();
+        comparison.seeds = vec![0, 1];
+        comparison.arms.truncate(2);
+        let (a, b) = (comparison.arms[0].clone(), comparison.arms[1].clone());
+        let rows = vec![
+            row(&a.name, 0, 0.5),
+            row(&b.name, 0, 0.6),
+            row(&b.name, 1, 0.9),
+            // Of no seed of the comparison.
+            row(&a.name, 7, 0.1),
+        ];
+        let results = Results { path: PathBuf::new(), rows };
+        let difference = results.difference(&comparison, &b, Measure::Running).unwrap();
+        assert!((difference.mean - 0.1).abs() < 1e-12 && difference.margin.is_none());
+        let spread = results.spread(&comparison, &b, Measure::Precise).unwrap();
+        assert!((spread.mean - 0.76).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_computes_an_arm_does_not_change_it() {
+        let recipe = |change: &str| Recipe::load("quick", &[change]).unwrap();
+        let fingerprint = |change: &str| Results::fingerprint(&recipe(change), "data", 100);
+        assert_eq!(fingerprint("engine.threads=1"), fingerprint("batch.memory_limit=3.0"));
+        assert_ne!(fingerprint("train.seed=1"), fingerprint("train.seed=2"));
+        assert_ne!(
+            fingerprint("train.seed=1"),
+            Results::fingerprint(&recipe("train.seed=1"), "other", 100)
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Comparisons: every arm and seed once, however often they are stopped, and nothing mixed.
+
+use std::fs;
+use std::time::Duration;
+
+use super::{Place, check_refusal, column, text};
+
+const ARMS: &str = "recipe = \"quick\"\nbase = \"fixed\"\nseeds = [0, 1]\nbn_images = 100\n\
+                    set = [\"network.widths=[4,4,4]\", \"train.epochs=2\"]\n\
+                    [[arm]]\nname = \"grown\"\nset = [\"batch.steps=[[1,25],[2,50]]\"]\n\
+                    [[arm]]\nname = \"fixed\"\nset = [\"batch.policy=fixed\", \"batch.size=25\"]\n";
+
+const COMPARE: &str = "compare arms.toml --data shapes:300,100";
+
+fn place() -> Place {
+    let place = Place::new();
+    fs::write(place.path("arms.toml"), ARMS).unwrap();
+    place
+}
+
+/// The table of results without seconds.
+fn results(place: &Place, folder: &str) -> Vec<String> {
+    let table = place.read(&format!("{folder}/results.csv"));
+    table.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
+}
+
+#[test]
+fn every_arm_is_trained_with_every_seed_once() {
+    let place = place();
+    let output = place.run(COMPARE);
+    assert!(output.contains("4 of 4: grown, seed 1"), "{output}");
+    assert!(output.contains("| fixed ") && output.contains("| grown "), "{output}");
+    let table = place.read("runs/arms/results.csv");
+    assert_eq!(column(&table, "arm"), ["fixed", "grown", "fixed", "grown"]);
+    assert_eq!(column(&table, "seed"), ["0", "0", "1", "1"]);
+    assert_eq!(column(&table, "updates"), ["24", "18", "24", "18"]);
+    // What `evaluate` says of the same checkpoint.
+    let both = place.run("evaluate runs/arms/grown/seed-1 --bn both --bn-images 100");
+    for name in ["test_accuracy", "precise_test_accuracy"] {
+        let accuracy = column(&table, name)[3];
+        assert!(both.contains(&format!(": {accuracy}\n")), "{accuracy} in {both}");
+    }
+    // Finished arms are not trained again, even where only the table is left.
+    fs::remove_dir_all(place.path("runs/arms/fixed")).unwrap();
+    let again = place.run(COMPARE);
+    assert!(!again.contains(" of 4: ") && again.contains("| grown "), "{again}");
+    assert!(!place.path("runs/arms/fixed").exists());
+    let json: serde_json::Value =
+        serde_json::from_str(&place.run(&format!("{COMPARE} --json"))).unwrap();
+    assert_eq!(json["arms"][1]["arm"], "grown");
+    assert!(json["arms"][1]["precise"]["margin"].is_number());
+}
+
+#[test]
+fn a_comparison_that_is_killed_goes_on() {
+    let (whole, killed) = (place(), place());
+    whole.run(COMPARE);
+    for milliseconds in [150, 300, 450] {
+        let mut child =
+            killed.command(COMPARE).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    killed.run(COMPARE);
+    assert_eq!(results(&whole, "runs/arms"), results(&killed, "runs/arms"));
+}
+
+#[test]
+fn results_of_changed_arms_are_refused_not_mixed() {
+    let place = place();
+    place.run(COMPARE);
+    let before = place.read("runs/arms/results.csv");
+    place.refuse_saying(
+        1,
+        &format!("{COMPARE} --set optimizer.momentum=0.5"),
+        &["results.csv", "arm fixed, seed 0", "--out"],
+    );
+    // An unfinished run of another recipe is not gone on with either.
+    fs::remove_file(place.path("runs/arms/results.csv")).unwrap();
+    place.refuse_saying(
+        1,
+        &format!("{COMPARE} --set optimizer.momentum=0.5"),
+        &["runs/arms/fixed/seed-0", "another recipe"],
+    );
+    place.run(COMPARE);
+    let accuracies = |table: &str| column(table, "test_accuracy").join(" ");
+    assert_eq!(accuracies(&place.read("runs/arms/results.csv")), accuracies(&before));
+
+    fs::write(place.path("arms.toml"), ARMS.replace("grown", "fixed")).unwrap();
+    place.refuse_saying(2, COMPARE, &["arms.toml", "two arms have the name fixed"]);
+    fs::write(place.path("arms.toml"), ARMS.replace("[2,50]", "[2,500]")).unwrap();
+    let arguments = format!("{COMPARE} --out elsewhere");
+    let output = place.command(&arguments).output().unwrap();
+    // Before the first arm is trained.
+    assert!(text(&output.stdout).is_empty());
+    assert!(check_refusal(&output, 1, &arguments).contains("a batch of 500 is larger"));
+    place.refuse_saying(2, "compare grow-or-decy", &["grow-or-decay"]);
+}
