@@ -1,6 +1,6 @@
 //! Events as lines of text, in the report's words where it has them.
 
-use crescendo_training::events::Event;
+use crescendo_training::events::{Decided, Decision, Event};
 
 /// The line of an event, if it is worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
@@ -11,8 +11,14 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         }
         Event::Changed { key, from, to } => format!("Changing {key} from {from} to {to}"),
         Event::Note(note) => note.clone(),
-        Event::Decision(decision) => format!("{:?} {}", decision.what, decision.reason),
-        Event::InParts { batch_size, part, .. } => format!("{batch_size} in parts of {part}"),
+        Event::Decision(decision) => decided(decision),
+        Event::InParts { batch_size, part, ghost } => {
+            let why = if *ghost { "" } else { " (they do not fit in batch.memory_limit)" };
+            format!(
+                "Batches of {batch_size} are computed in parts of {part}: BatchNorm takes its \
+                 statistics over each part{why}"
+            )
+        }
         Event::Epoch(epoch) => {
             let mut line = format!(
                 "Epoch {} Loss {:.6} Duration {:.3} seconds.",
@@ -49,4 +55,70 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         }
         Event::Step(_) | Event::Evaluating { .. } | Event::Evaluated { .. } => return None,
     })
+}
+
+/// A decision, and its reason if there is one.
+fn decided(decision: &Decision) -> String {
+    let Decision { what, from, to, reason, .. } = decision;
+    let (verb, what) = match (what, to > from) {
+        (Decided::BatchSize, true) => ("Increasing", "batch size"),
+        (Decided::BatchSize, false) => ("Decreasing", "batch size"),
+        (Decided::LearningRate, true) => ("Raising", "learning rate"),
+        (Decided::LearningRate, false) => ("Lowering", "learning rate"),
+    };
+    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    format!("{verb} {what} from {} to {}{reason}", short(*from), short(*to))
+}
+
+/// Without the last digits, which only say that 0.1 * 0.1 is no binary number.
+fn short(value: f64) -> f64 {
+    format!("{value:.8e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(what: Decided, from: f64, to: f64, reason: &str) -> Option<String> {
+        let (metric, noise_scale, reason) = (None, None, reason.to_owned());
+        let decision =
+            Decision { epoch: 61, updates: 24_000, what, from, to, reason, metric, noise_scale };
+        line(&Event::Decision(decision))
+    }
+
+    #[test]
+    fn decisions_are_lines_in_the_reports_words() {
+        for (what, from, to, reason, expected) in [
+            (Decided::BatchSize, 125.0, 250.0, "", "Increasing batch size from 125 to 250"),
+            (
+                Decided::BatchSize,
+                1e6,
+                125.0,
+                "why",
+                "Decreasing batch size from 1000000 to 125 (why)",
+            ),
+            (Decided::LearningRate, 0.01, 0.1, "", "Raising learning rate from 0.01 to 0.1"),
+            (
+                Decided::LearningRate,
+                0.1,
+                0.1 * 0.1,
+                "train_loss stands still",
+                "Lowering learning rate from 0.1 to 0.01 (train_loss stands still)",
+            ),
+        ] {
+            assert_eq!(decision(what, from, to, reason).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn parts_are_explained() {
+        let parts = |ghost| line(&Event::InParts { batch_size: 8000, part: 2000, ghost }).unwrap();
+        let asked = parts(true);
+        assert_eq!(
+            asked,
+            "Batches of 8000 are computed in parts of 2000: BatchNorm takes its statistics over \
+             each part"
+        );
+        assert_eq!(parts(false), asked + " (they do not fit in batch.memory_limit)");
+    }
 }
