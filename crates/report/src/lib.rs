@@ -27,6 +27,7 @@
 
 mod console;
 mod evaluation;
+mod grown;
 mod lines;
 mod log;
 

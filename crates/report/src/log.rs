@@ -1,12 +1,11 @@
 //! The files of a run that grow line by line: `log.txt`, `epochs.csv` and `steps.csv`.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crescendo_training::Error;
 use crescendo_training::events::{Epoch, Event, Marks, Observer, Step};
 
+use crate::grown::Grown;
 use crate::lines::line;
 
 /// Writes a run's log and tables into its folder, from the moment that the run starts.
@@ -36,11 +35,11 @@ impl Files {
 
     fn event(&mut self, event: &Event) -> Result<(), Error> {
         match (event, &mut self.steps) {
-            (Event::Epoch(epoch), _) => self.epochs.write(&epoch_row(epoch))?,
-            (Event::Step(step), Some(steps)) => steps.write(&step_row(step))?,
+            (Event::Epoch(epoch), _) => self.epochs.write(epoch_row(epoch))?,
+            (Event::Step(step), Some(steps)) => steps.write(step_row(step))?,
             _ => {}
         }
-        line(event).map_or(Ok(()), |line| self.log.write(&format!("{line}\n")))
+        line(event).map_or(Ok(()), |line| self.log.write(format!("{line}\n")))
     }
 }
 
@@ -77,39 +76,6 @@ fn epoch_row(epoch: &Epoch) -> String {
 fn step_row(step: &Step) -> String {
     let Step { update, epoch, batch_size, learning_rate, loss, .. } = step;
     format!("{update},{epoch},{batch_size},{learning_rate},{loss}\n")
-}
-
-/// A file that only grows, but for being cut back when it is opened.
-struct Grown {
-    name: &'static str,
-    path: PathBuf,
-    file: File,
-}
-
-impl Grown {
-    fn open(folder: &Path, name: &'static str, header: &str, marks: &Marks) -> Result<Self, Error> {
-        let path = folder.join(name);
-        let io = |error| Error::io("write", &path, error);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        let length = length.min(marks.get(name).copied().unwrap_or(0));
-        file.set_len(length).map_err(io)?;
-        let mut grown = Grown { name, path, file };
-        if length == 0 {
-            grown.write(header)?;
-        }
-        Ok(grown)
-    }
-
-    fn write(&mut self, text: &str) -> Result<(), Error> {
-        self.file.write_all(text.as_bytes()).map_err(|error| Error::io("write", &self.path, error))
-    }
-
-    fn mark(&mut self) -> Result<(String, u64), Error> {
-        let length = self.file.sync_data().and_then(|()| self.file.metadata());
-        let length = length.map_err(|error| Error::io("write", &self.path, error))?.len();
-        Ok((self.name.to_owned(), length))
-    }
 }
 
 #[cfg(test)]
