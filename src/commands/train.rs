@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::report::{Console, Log, Observers};
+use crescendo::report::{Console, Log, Observers, TensorBoard};
 use crescendo::training::{Error, Recipe, Run, Start};
 
 use super::{Found, Location, engine_keys};
@@ -16,8 +16,9 @@ pub fn run(args: &Train) -> Result<(), Error> {
         Some(folder) => resume(folder, args)?,
         None => create(args)?,
     };
-    let (mut log, mut console) = (Log::default(), Console::default());
-    run.train(&data.set, &mut Observers(vec![&mut log, &mut console]), &stop)?;
+    let (mut log, mut board) = (Log::default(), TensorBoard::default());
+    let mut console = Console::default();
+    run.train(&data.set, &mut Observers(vec![&mut log, &mut board, &mut console]), &stop)?;
     Ok(())
 }
 

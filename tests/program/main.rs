@@ -9,6 +9,7 @@ mod help;
 mod policies;
 mod pytorch;
 mod resume;
+mod tensorboard;
 mod train;
 
 use std::collections::BTreeMap;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::{OFTEN, Place, SMALL, assert_equal, column, result};
 
-fn start(place: &Place, arguments: &str) -> Child {
+pub fn start(place: &Place, arguments: &str) -> Child {
     let mut command = place.command(arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Waits until the run has come to that many updates; false if it ended before.
-fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
+pub fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
     let begin = Instant::now();
     loop {
         let steps = std::fs::read_to_string(run.join("steps.csv")).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What a person sees of a run: its tables and log in the run's folder, lines and progress bars on
-//! a terminal.
+//! What a person sees of a run: its tables, log and curves in the run's folder, lines and progress
+//! bars on a terminal.
 //!
 //! Everything here is an [`Observer`] or formats numbers that
 //! others worked out; nothing here decides anything.
@@ -30,10 +30,13 @@ mod evaluation;
 mod grown;
 mod lines;
 mod log;
+mod record;
+mod tensorboard;
 
 pub use console::{Console, bar};
 pub use evaluation::Table;
 pub use log::Log;
+pub use tensorboard::TensorBoard;
 
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};

@@ -1,0 +1,113 @@
+//! TensorBoard's own reader finds in a run's folder what the tables say, each point once. It needs
+//! Python with `venv`, and installs TensorBoard below `target/`:
+//!
+//! ```text
+//! cargo test --release --test program -- --ignored tensorboard
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::resume::{start, wait_for_updates};
+use super::{OFTEN, Place, SMALL, column, rows, text};
+use serde_json::Value;
+
+/// A Python that has TensorBoard.
+fn python() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tensorboard");
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    }
+    let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tensorboard/requirements.txt");
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r", requirements]));
+    python
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// A tag's steps and values.
+fn points(value: &Value) -> Vec<(u64, f64)> {
+    let point = |point: &Value| (point[0].as_u64().unwrap(), point[1].as_f64().unwrap());
+    value.as_array().unwrap().iter().map(point).collect()
+}
+
+/// The points that a table's column should be.
+fn expected<'a>(table: &'a str, step: &str, name: &str) -> Vec<(u64, &'a str)> {
+    let steps = column(table, step).into_iter().map(|step| step.parse().unwrap());
+    steps.zip(column(table, name)).filter(|(_, cell)| !cell.is_empty()).collect()
+}
+
+#[track_caller]
+fn compare(tag: &str, points: &[(u64, f64)], expected: &[(u64, &str)]) {
+    assert_eq!(points.len(), expected.len(), "{tag}: {points:?} {expected:?}");
+    for (&(step, value), &(expected_step, cell)) in points.iter().zip(expected) {
+        // Tables have so many decimals, and TensorBoard numbers of four bytes.
+        let decimals = cell.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        let written: f64 = cell.parse().unwrap();
+        let near = 0.51 * 10_f64.powi(-(decimals as i32)) + 1e-6 * written.abs();
+        assert!(step == expected_step && (value - written).abs() <= near, "{tag}: {value} {cell}");
+    }
+}
+
+#[test]
+#[ignore = "installs TensorBoard"]
+fn tensorboard_reads_what_the_tables_say() {
+    let python = python();
+    let place = Place::new();
+    let settings = "--set train.evaluate_every=1 --set data.validation=50";
+    let mut child = start(&place, &format!("train {SMALL} {OFTEN} {settings} --out run"));
+    for updates in [5, 11, 16, 22] {
+        assert!(wait_for_updates(&mut child, &place.path("run"), updates));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        child = start(&place, "train --resume run");
+    }
+    assert!(child.wait().unwrap().success());
+
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tensorboard/read.py");
+    let read = run(Command::new(python).arg(script).arg(place.path("run")));
+    let read: Value = serde_json::from_str(&read).unwrap();
+    let (epochs, steps) = (place.read("run/epochs.csv"), place.read("run/steps.csv"));
+    let header = &rows(&epochs)[0];
+    let mut compared = 0;
+    for (tag, name) in [
+        ("loss/train", "train_loss"),
+        ("loss/validation", "validation_loss"),
+        ("accuracy/train", "train_accuracy"),
+        ("accuracy/validation", "validation_accuracy"),
+        ("accuracy/test", "test_accuracy"),
+        ("batch_size", "batch_size"),
+        ("learning_rate", "learning_rate"),
+        ("noise_scale", "noise_scale"),
+        ("images_per_second", "images_per_second"),
+    ] {
+        if !header.contains(&name) {
+            continue;
+        }
+        let expected = expected(&epochs, "epoch", name);
+        let tag_is_there = !read["scalars"][tag].is_null();
+        assert_eq!(tag_is_there, !expected.is_empty(), "{tag}");
+        if tag_is_there {
+            compare(tag, &points(&read["scalars"][tag]), &expected);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "{read}");
+    for name in ["loss", "batch_size", "learning_rate"] {
+        let points = points(&read["scalars"][format!("step/{name}")]);
+        assert_eq!(points.len(), 10 + 10 + 5 + 5);
+        compare(name, &points, &expected(&steps, "step", name));
+    }
+
+    let recipe: String =
+        place.read("run/recipe.toml").lines().map(|line| format!("    {line}\n")).collect();
+    assert_eq!(read["texts"]["recipe"], serde_json::json!([[0, recipe]]));
+    let decisions = read["texts"]["decisions/batch_size"].as_array().unwrap();
+    assert_eq!((decisions.len(), &decisions[0][0]), (1, &3.into()));
+    assert!(decisions[0][1].as_str().unwrap().starts_with("Increasing batch size from 25 to 50"));
+}
