@@ -78,6 +78,13 @@ pub struct Train {
     /// Write a line into steps.csv for every update
     #[arg(long)]
     pub log_steps: bool,
+    /// Print nothing but the outcome, and errors
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print JSON: an object on a line for each step, epoch, evaluation and whatever else happens;
+    /// its `event` says what
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
 }
 
 #[derive(Args)]

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::report::{Console, Log, Observers, TensorBoard};
+use crescendo::report::{Console, Json, Log, Observers, Quiet, TensorBoard};
+use crescendo::training::events::Observer;
 use crescendo::training::{Error, Recipe, Run, Start};
 
 use super::{Found, Location, engine_keys};
@@ -17,8 +18,12 @@ pub fn run(args: &Train) -> Result<(), Error> {
         None => create(args)?,
     };
     let (mut log, mut board) = (Log::default(), TensorBoard::default());
-    let mut console = Console::default();
-    run.train(&data.set, &mut Observers(vec![&mut log, &mut board, &mut console]), &stop)?;
+    let mut shown: Box<dyn Observer> = match args {
+        Train { json: true, .. } => Box::new(Json),
+        Train { quiet: true, .. } => Box::new(Quiet),
+        _ => Box::new(Console::default()),
+    };
+    run.train(&data.set, &mut Observers(vec![&mut log, &mut board, &mut *shown]), &stop)?;
     Ok(())
 }
 

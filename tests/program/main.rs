@@ -7,6 +7,7 @@ mod evaluate;
 mod full_disk;
 mod help;
 mod policies;
+mod output;
 mod pytorch;
 mod resume;
 mod tensorboard;

@@ -1,5 +1,5 @@
 //! What a person sees of a run: its tables, log and curves in the run's folder, lines and progress
-//! bars on a terminal.
+//! bars on a terminal; and what a program does.
 //!
 //! Everything here is an [`Observer`] or formats numbers that
 //! others worked out; nothing here decides anything.
@@ -28,14 +28,18 @@
 mod console;
 mod evaluation;
 mod grown;
+mod json;
 mod lines;
 mod log;
+mod quiet;
 mod record;
 mod tensorboard;
 
 pub use console::{Console, bar};
 pub use evaluation::Table;
+pub use json::Json;
 pub use log::Log;
+pub use quiet::Quiet;
 pub use tensorboard::TensorBoard;
 
 use crescendo_training::Error;

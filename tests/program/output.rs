@@ -1,0 +1,85 @@
+//! What training prints for programs, and for those who want to hear nothing.
+
+use std::process::Stdio;
+
+use super::{Place, SMALL, column, text};
+use serde_json::Value;
+
+#[test]
+fn json_has_an_event_on_every_line() {
+    let place = Place::new();
+    let settings = "--epochs 4 --set data.validation=50 --set train.checkpoint_every=2 --set \
+                    train.evaluate_every=0";
+    let arguments = format!("train {SMALL} {settings} --json --out run");
+    let output = place.command(&arguments).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    let lines = text(&output.stdout);
+    let events: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let named = |name: &str| -> Vec<&Value> {
+        events.iter().filter(|event| event["event"] == name).collect()
+    };
+    assert_eq!(events[0]["event"], "started");
+    assert_eq!(events[0]["resumed_at"], Value::Null);
+    let last = &events[events.len() - 1];
+    assert_eq!((&last["event"], &last["folder"]), (&"finished".into(), &"run".into()));
+
+    let updates: Vec<u64> =
+        named("step").iter().map(|step| step["update"].as_u64().unwrap()).collect();
+    assert_eq!(updates, (1..=30).collect::<Vec<_>>());
+    let table = place.read("run/epochs.csv");
+    for (name, column) in
+        ["updates", "batch_size", "learning_rate"].map(|name| (name, column(&table, name)))
+    {
+        let cells: Vec<String> =
+            named("epoch").iter().map(|epoch| epoch[name].to_string()).collect();
+        assert_eq!(cells, column, "{name}");
+    }
+    let [decision] = named("decision")[..] else { panic!("{lines}") };
+    let values = ["epoch", "updates", "what", "from", "to"].map(|key| decision[key].to_string());
+    assert_eq!(values, ["3", "20", "\"batch_size\"", "25", "50"]);
+    let checkpoints = named("checkpoint");
+    assert_eq!(checkpoints.len(), 2);
+    assert_eq!(checkpoints[1]["file"], "run/weights/epoch-0004.safetensors");
+
+    let [validated, tested] = named("evaluated")[..] else { panic!("{lines}") };
+    assert_eq!((&validated["split"], &tested["split"]), (&"validation".into(), &"test".into()));
+    for (evaluated, images) in [(validated, 50), (tested, 100)] {
+        let confusion: Vec<Vec<u64>> =
+            serde_json::from_value(evaluated["confusion"].clone()).unwrap();
+        assert_eq!(confusion.iter().flatten().sum::<u64>(), images);
+        assert_eq!(evaluated["classes"].as_array().unwrap().len(), confusion.len());
+        assert!(evaluated["loss"].is_f64());
+    }
+    assert_eq!(tested["accuracy"], last["test_accuracy"]);
+}
+
+#[test]
+fn quiet_prints_the_outcome_only() {
+    let place = Place::new();
+    let arguments = format!("train {SMALL} --epochs 1 --quiet --out run");
+    let output = place.command(&arguments).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("Test accuracy: 0."), "{printed}");
+    assert_eq!(lines[1], "Run: run");
+    assert!(place.read("run/log.txt").contains("Epoch 1 Loss "), "the log is as always");
+    let complaint = place.refuse(1, "train --resume nowhere --quiet");
+    assert!(complaint.contains("nowhere"), "{complaint}");
+    place.refuse(2, "train --quiet --json");
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let place = Place::new();
+    for (format, run) in [("--json", "json"), ("--quiet", "quiet"), ("", "lines")] {
+        let arguments = format!("train {SMALL} --epochs 1 {format} --out {run}");
+        let mut command = place.command(&arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{format}: {}", text(&output.stderr));
+        assert!(place.read(&format!("{run}/log.txt")).contains("Run: "));
+    }
+}
