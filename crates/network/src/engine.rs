@@ -32,7 +32,7 @@ pub trait Engine {
 
     /// The same, one half of the images after the other on the way back (forward, all of them share
     /// BatchNorm's statistics). Also returns the squared norm of each half's mean gradient, of this
-    /// process alone. Takes one backward more than [`backward`](Self::backward).
+    /// process alone. Takes twice as long as [`backward`](Self::backward).
     ///
     /// # Panics
     /// If there are fewer than two images.

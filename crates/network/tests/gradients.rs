@@ -276,6 +276,39 @@ fn import_takes_what_export_gave_and_refuses_anything_else() {
     assert_eq!(unknown, "this network has no tensor of the name extra");
 }
 
+#[test]
+fn halves_of_a_batch_add_up_to_its_gradient() {
+    let network = small(ActivationKind::LeakyRelu, 5).network().unwrap();
+    let (images, labels) = (images(7), [0, 3, 9, 1, 1, 4, 2]);
+    let batch = Batch { images: &images, labels: &labels };
+    let (mut whole, mut halves) = (engine(&network, 1), engine(&network, 1));
+    let once = whole.backward(batch, 0.5, &Alone);
+    let (twice, squares) = halves.backward_in_halves(batch, 0.5, &Alone);
+    assert_eq!(once, twice);
+    // Running statistics learn of the batch once, parameters not at all.
+    assert_eq!(whole.export(Section::Model), halves.export(Section::Model));
+    let flat = |engine: &CpuEngine| -> Vec<f64> {
+        let all = engine.export(Section::Gradients);
+        all.iter().flat_map(|tensor| values(tensor).to_vec()).map(f64::from).collect()
+    };
+    let norm = |numbers: &[f64]| numbers.iter().map(|number| number * number).sum::<f64>();
+    let (gradient, sum) = (flat(&whole), flat(&halves));
+    let difference: Vec<f64> = gradient.iter().zip(&sum).map(|(a, b)| a - b).collect();
+    assert!(norm(&difference) < 1e-11 * norm(&gradient), "{}", norm(&difference));
+    assert!((halves.gradient_square() / norm(&sum) - 1.0).abs() < 1e-12);
+    // The halves' mean gradients, weighted by their images, make the batch's: so their squares bound it.
+    let bound = (3.0 * squares[0].sqrt() + 4.0 * squares[1].sqrt()) / 7.0;
+    assert!(bound >= norm(&gradient).sqrt() / 0.5 && squares.iter().all(|&square| square > 0.0));
+    // What was measured does not disturb the next measurement.
+    let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+    for engine in [&mut whole, &mut halves] {
+        engine.update(&Rule::Sgd { sgd, decay: Decay::All });
+        engine.backward(batch, 1.0, &Alone);
+    }
+    let (change, square) = (halves.gradient_change(), halves.gradient_square());
+    assert!((change / square - 1.0).abs() < 1e-12, "{change} {square}");
+}
+
 /// Inference keeps what it made of the weights and statistics until one of them changes.
 #[test]
 fn logits_follow_every_change_of_the_state() {

@@ -18,6 +18,7 @@ use crate::console::print;
 ///
 /// - `started`: `folder`, `description`, `resumed_at` (updates done before; `null` in a new run).
 /// - `changed`, on resume: `key` of the recipe, `from`, `to` (its values as text).
+/// - `note`: `text`, something about the recipe that a reader should know.
 /// - `decision`: `epoch` (the first that it holds for), `updates` done before, `what` (`batch_size` or
 ///   `learning_rate`), `from`, `to`, `reason` (can be empty), `metric` (what a plateau watched: `name`,
 ///   `value`, `best`, and `epochs` since the best; or `null`), `noise_scale`.
@@ -57,6 +58,7 @@ fn object(event: &Event) -> Option<Value> {
             "description": description,
             "resumed_at": resumed_at,
         }),
+        Event::Note(note) => json!({ "event": "note", "text": note }),
         Event::Changed { key, from, to } => {
             json!({ "event": "changed", "key": key, "from": from, "to": to })
         }

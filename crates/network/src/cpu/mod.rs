@@ -253,11 +253,14 @@ impl Engine for CpuEngine {
         let count = batch.labels.len();
         assert!(count > 1, "a batch of one image has no halves");
         self.gradient_change();
-        self.training_pass(batch.images, count, communicator, None).forward();
         let mut squares = [0.0; 2];
         let mut outcome = None;
-        for (part, square) in [0..count / 2, count / 2..count].into_iter().zip(&mut squares) {
-            let mut pass = self.training_pass(batch.images, count, communicator, None);
+        // Backward overwrites what forward made, so forward is computed twice; the running statistics
+        // learn of it once.
+        let halves = [(0..count / 2, Some(0.0)), (count / 2..count, None)];
+        for ((part, new_weight), square) in halves.into_iter().zip(&mut squares) {
+            let mut pass = self.training_pass(batch.images, count, communicator, new_weight);
+            pass.forward();
             outcome = Some(pass.lose(batch.labels, weight, part.clone()));
             pass.backward();
             let to_mean = count as f64 / (part.len() as f64 * weight);

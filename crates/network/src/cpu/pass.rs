@@ -247,8 +247,9 @@ impl Pass<'_> {
     fn finish_statistics(&mut self, norm: usize, maps: Maps) {
         let range = self.plan.statistics[norm].range.clone();
         let (step, eps, mut new_weight) = self.norm_step(norm);
-        if let Mode::Training(_, Some(weight)) = self.mode {
-            new_weight = weight;
+        match self.mode {
+            Mode::Training(_, Some(weight)) => new_weight = weight,
+            _ => self.state.batches_tracked[norm] += 1,
         }
         // The sums of all channels, and how many numbers each is over.
         let mut totals = std::mem::take(&mut self.buffers.totals);
@@ -275,7 +276,6 @@ impl Pass<'_> {
             self.set_affine(norm, step, channel, moments, eps);
         }
         self.buffers.totals = totals;
-        self.state.batches_tracked[norm] += 1;
         self.state.norms[norm].count = count;
     }
 
