@@ -28,6 +28,8 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Classify images
     Predict(Predict),
+    /// Draw runs as a page: curves, decisions, mistakes
+    Report(Report),
     /// Show what a recipe will do: layers, parameters, arithmetic, memory
     Plan(Plan),
     /// Train several recipes with the same seeds, and say what the differences are worth
@@ -167,6 +169,19 @@ pub struct Predict {
     pub data: Option<String>,
     #[command(flatten)]
     pub processor: Processor,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: two runs over each other, on one page
+  crescendo report runs/report-1 runs/original-1 --out both.html")]
+pub struct Report {
+    /// Runs' folders; the page of one is drawn again in its folder
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page's file; only a page that is there is replaced [default: RUN/report.html]
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         cli::Command::Train(args) => commands::train::run(&args),
         cli::Command::Evaluate(args) => commands::evaluate::run(&args),
         cli::Command::Predict(args) => commands::predict::run(&args),
+        cli::Command::Report(args) => commands::report::run(&args),
         cli::Command::Plan(args) => commands::plan::run(&args),
         cli::Command::Compare(args) => commands::compare::run(&args),
         cli::Command::Bench(args) => commands::bench::run(&args),

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod plan;
 pub mod predict;
 pub mod recipes;
+pub mod report;
 pub mod train;
 
 use std::io::{ErrorKind, Write, stdout};

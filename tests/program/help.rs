@@ -5,10 +5,11 @@ use std::fs;
 use super::{Place, contents};
 use serde_json::Value;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "train",
     "evaluate",
     "predict",
+    "report",
     "plan",
     "bench",
     "recipes",
@@ -52,6 +53,8 @@ fn exit_codes_tell_success_failure_and_wrong_usage_apart() {
         (2, "train --nonsense"),
         (2, "train nonsense"),
         (2, "train --set train.nonsense=1"),
+        (1, "report nowhere"),
+        (2, "report one two"),
         (2, "plan quick --set train.epochs=-1"),
     ] {
         let output = place.command(arguments).output().unwrap();

@@ -103,7 +103,7 @@ pub fn bar(total: u64) -> ProgressBar {
 }
 
 /// Seconds as people say them.
-fn time(seconds: f64) -> String {
+pub(crate) fn time(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),

@@ -1,4 +1,4 @@
-//! What a person sees of a run: its tables, log and curves in the run's folder, lines and progress
+//! What a person sees of a run: its tables, log, curves and page in the run's folder, lines and progress
 //! bars on a terminal; and what a program does.
 //!
 //! Everything here is an [`Observer`] or formats numbers that
@@ -31,6 +31,7 @@ mod grown;
 mod json;
 mod lines;
 mod log;
+pub mod page;
 mod quiet;
 mod record;
 mod tensorboard;
@@ -39,6 +40,7 @@ pub use console::{Console, bar};
 pub use evaluation::Table;
 pub use json::Json;
 pub use log::Log;
+pub use page::Page;
 pub use quiet::Quiet;
 pub use tensorboard::TensorBoard;
 

@@ -1,0 +1,36 @@
+//! `crescendo report`.
+
+use std::path::{Path, PathBuf};
+
+use crescendo::report::page::{self, RunData};
+use crescendo::training::Error;
+
+use super::say;
+use crate::cli::Report;
+
+pub fn run(args: &Report) -> Result<(), Error> {
+    let out = match (&args.out, &args.runs[..]) {
+        (Some(out), _) => out.clone(),
+        (None, [run]) => run.join(page::NAME),
+        (None, _) => {
+            let problem = "several runs are drawn on a page of their own: name it with --out";
+            return Err(Error::Recipe(problem.to_owned()));
+        }
+    };
+    let mut runs = Vec::new();
+    for (group, folder) in args.runs.iter().enumerate() {
+        let mut run = RunData::read(folder)?;
+        (run.label, run.group) = (label(folder, &args.runs), group);
+        runs.push(run);
+    }
+    page::write(&out, &page::render(&runs))?;
+    say!("{}", out.display())
+}
+
+/// What tells a run from the others: its folder's name, or all of its path where two have one name.
+fn label(folder: &Path, all: &[PathBuf]) -> String {
+    let name = folder.file_name();
+    let alone = all.iter().filter(|other| other.file_name() == name).count() == 1;
+    let label = if alone { name.map(Path::new) } else { None };
+    label.unwrap_or(folder).display().to_string()
+}
