@@ -54,8 +54,10 @@ impl Axis {
         let stride = ((to - from + 1.0) / (TICKS + 2.0)).ceil().max(1.0);
         let ticks = multiples(from, to, stride).into_iter().map(|power| first * power.exp2());
         // Half an image is none.
-        let ticks =
-            ticks.filter(|tick| *tick >= 1.0).map(|tick| (tick, number(tick, 1.0))).collect();
+        let ticks = ticks
+            .filter(|tick| tick.fract() == 0.0)
+            .map(|tick| (tick, number(tick, 1.0)))
+            .collect();
         Axis { scale: Scale::Logarithmic, low, high, ticks }
     }
 
@@ -75,6 +77,11 @@ impl Axis {
         };
         let ticks = all.map(tick).filter(|(tick, _)| (low..=high).contains(tick)).collect();
         Axis { scale: Scale::Logarithmic, low, high, ticks }
+    }
+
+    /// Whether equal lengths stand for equal factors.
+    pub fn is_logarithmic(&self) -> bool {
+        self.scale == Scale::Logarithmic
     }
 
     /// How far up a value lies: 0 at the low end, 1 at the high one; a little beyond where it is off.
@@ -120,10 +127,6 @@ fn number(value: f64, step: f64) -> String {
         return format!("{value:e}");
     }
     let digits = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
-    // Multiples of a batch size need not be whole.
-    if digits == 0 && value.fract() != 0.0 && value < 100.0 {
-        return format!("{value:.1}");
-    }
     format!("{value:.digits$}")
 }
 

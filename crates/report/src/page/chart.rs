@@ -75,6 +75,9 @@ impl Panel {
     pub fn html(&self, last: u32, marks: &[Mark]) -> String {
         let mut html = format!("<figure class=\"panel {}\">\n<figcaption>", self.class);
         let _ = write!(html, "<h3>{}</h3>", escape(self.title));
+        if self.axis.is_logarithmic() {
+            html += "<small>log scale</small>";
+        }
         if self.legend {
             html += &legend(self.series.iter().rev().map(|one| (&one.class[..], &one.name[..])));
         }

@@ -11,7 +11,7 @@ type Column = fn(&Epoch) -> Option<f64>;
 /// Colours of the style sheet.
 const COLOURS: usize = 8;
 /// The class of the report's own numbers.
-const PUBLISHED: &str = "published";
+pub const PUBLISHED: &str = "published";
 
 /// The class of a group's colour.
 pub fn colour(group: usize) -> String {
@@ -171,12 +171,16 @@ const LOSS: Quantity = Quantity {
     title: "Loss",
     class: "tall",
     axis: |series| {
-        // A network that evaluates badly for an epoch must not flatten all that is trained: the losses
-        // of the series on top set the scale.
-        let top = |series: &Series| series.points.iter().map(|point| point.1).fold(0.0, f64::max);
-        let most = series.iter().rev().map(top).find(|top| *top > 0.0).unwrap_or(1.0);
-        let all = series.iter().map(top).fold(0.0, f64::max);
-        Axis::linear(0.0, 1.05 * all.min(1.5 * most))
+        let mut losses = values(series);
+        losses.sort_by(f64::total_cmp);
+        let (least, most) = (losses[0], losses[losses.len() - 1]);
+        // What gets so small would lie flat on the ground.
+        if least > 0.0 && most / least > 20.0 {
+            return Axis::decades(&losses);
+        }
+        // A network that evaluates badly for an epoch must not flatten everything else.
+        let usual = losses[losses.len() * 95 / 100];
+        Axis::linear(0.0, 1.05 * most.min(1.5 * usual))
     },
     format: |loss| format!("{loss:.4}"),
 };

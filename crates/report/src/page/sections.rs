@@ -113,7 +113,9 @@ fn curves(runs: &[RunData]) -> String {
         );
     }
     if marks.iter().any(|mark| mark.epoch <= last) {
-        notes.push("Dashed vertical lines: what was decided, each with its reason as a tooltip.");
+        notes.push(
+            "Dashed vertical lines: where a batch size or learning rate was decided; they say why.",
+        );
     }
     if !notes.is_empty() {
         let _ = writeln!(html, "<p class=\"note\">{}</p>", notes.join(" "));
@@ -125,6 +127,9 @@ fn curves(runs: &[RunData]) -> String {
             if !entries.contains(&entry) {
                 entries.push(entry);
             }
+        }
+        if runs.iter().any(panels::is_compared) {
+            entries.push((panels::PUBLISHED.to_owned(), "published"));
         }
         html += &chart::legend(entries.iter().map(|(class, name)| (&class[..], *name)));
     }
