@@ -9,6 +9,7 @@ mod help;
 mod output;
 mod policies;
 mod pytorch;
+mod report;
 mod resume;
 mod tensorboard;
 mod train;

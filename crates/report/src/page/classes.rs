@@ -23,7 +23,8 @@ pub fn section(name: &str, entry: &Entry) -> String {
     );
     html += &if entry.classes.len() <= MOST_CLASSES { matrix(entry) } else { confused(entry) };
     if !entry.mistakes.is_empty() {
-        html += "<h3>Most confidently wrong</h3>\n<div class=\"mistakes\">\n";
+        html += "<h3>Most confidently wrong</h3>\n<p class=\"note\">Above what an image is; below it the \
+                 answer, and how sure it was.</p>\n<div class=\"mistakes\">\n";
         entry.mistakes.iter().for_each(|wrong| html += &mistake(entry, wrong));
         html += "</div>\n";
     }

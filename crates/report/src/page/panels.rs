@@ -173,14 +173,15 @@ const LOSS: Quantity = Quantity {
     axis: |series| {
         let mut losses = values(series);
         losses.sort_by(f64::total_cmp);
-        let (least, most) = (losses[0], losses[losses.len() - 1]);
-        // What gets so small would lie flat on the ground.
-        if least > 0.0 && most / least > 20.0 {
-            return Axis::decades(&losses);
-        }
         // A network that evaluates badly for an epoch must not flatten everything else.
+        let (least, most) = (losses[0], losses[losses.len() - 1]);
         let usual = losses[losses.len() * 95 / 100];
-        Axis::linear(0.0, 1.05 * most.min(1.5 * usual))
+        // What gets so small would lie flat on the ground.
+        if least > 0.0 && usual / least > 20.0 {
+            Axis::decades(&losses)
+        } else {
+            Axis::linear(0.0, 1.05 * most.min(1.5 * usual))
+        }
     },
     format: |loss| format!("{loss:.4}"),
 };

@@ -114,6 +114,7 @@ fn a_page_shows_everything_that_a_run_left() {
         "Held-out images after epoch 3",
         "87.50% of 8 images are right, loss 0.5120",
         "75.0%",
+        "<b>cat</b><span>&lt;script&gt;",
         "98.7%",
         "src=\"data:image/bmp;base64,",
         "widths = [",

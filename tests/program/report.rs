@@ -1,0 +1,116 @@
+//! Pages: those that training keeps, and those that `report` draws.
+
+use std::fs;
+use std::process::Command;
+
+use super::{Place, SMALL, column, rows};
+
+const EVALUATED: &str = "--set train.evaluate_every=1 --set data.validation=40";
+
+/// Two small runs, `run` and `other`, the first of which has decided something.
+fn two_runs() -> Place {
+    let grown = "--set batch.steps=[[1,25],[2,50]] --epochs 2";
+    let place = Place::with_run(&format!("{grown} {EVALUATED}"));
+    place.run(&format!("train {SMALL} --epochs 1 --seed 1 --out other"));
+    place
+}
+
+#[test]
+fn training_leaves_a_page() {
+    let place = two_runs();
+    let page = place.read("run/report.html");
+    for part in [
+        "quick on shapes",
+        "<dd>2 of 2</dd>",
+        "<h3>Loss</h3>",
+        "<h3>Accuracy</h3>",
+        "<h3>Batch size, images</h3>",
+        "<h3>Learning rate</h3>",
+        "<h3>Throughput, images/s</h3>",
+        "From epoch 2: batch size 25 to 50",
+        "25 → 50",
+        "Test set after epoch 2",
+        "Held-out images after epoch 2",
+        "src=\"data:image/bmp;base64,",
+        "widths = [",
+        "crescendo train --resume run",
+    ] {
+        assert!(page.contains(part), "no {part}");
+    }
+    for nothing in ["http", "<script", "@import", "url("] {
+        assert!(!page.contains(nothing), "{nothing}");
+    }
+    let decisions = place.read("run/decisions.csv");
+    assert_eq!(rows(&decisions).len(), 2, "{decisions}");
+    assert_eq!(column(&decisions, "epoch"), ["2"]);
+    let evaluation: serde_json::Value =
+        serde_json::from_str(&place.read("run/evaluation.json")).unwrap();
+    for split in ["test", "validation"] {
+        assert_eq!(evaluation[split]["epoch"], 2);
+        assert_eq!(evaluation[split]["confusion"].as_array().unwrap().len(), 10);
+    }
+    let mistakes = evaluation["test"]["mistakes"].as_array().unwrap();
+    let sure = |mistake: &serde_json::Value| mistake["probability"].as_f64().unwrap();
+    assert!(!mistakes.is_empty() && mistakes.is_sorted_by(|a, b| sure(a) >= sure(b)));
+
+    // From the folder alone, it is the same page again.
+    fs::remove_file(place.path("run/report.html")).unwrap();
+    assert_eq!(place.run("report run"), "run/report.html\n");
+    assert_eq!(place.read("run/report.html"), page);
+}
+
+#[test]
+fn several_runs_are_drawn_over_each_other() {
+    let place = two_runs();
+    assert_eq!(place.run("report run other --out both.html"), "both.html\n");
+    let page = place.read("both.html");
+    for part in ["<h1>2 runs</h1>", "run</span>", "other</span>", "line c0", "line c1"] {
+        assert!(page.contains(part), "no {part}");
+    }
+    place.refuse_saying(2, "report run other", &["--out"]);
+    // A page is replaced, and nothing else is.
+    place.run("report other run --out both.html");
+    assert_ne!(place.read("both.html"), page);
+    for file in ["run/log.txt", "run/recipe.toml"] {
+        let before = place.read(file);
+        place.refuse_saying(1, &format!("report run other --out {file}"), &[file, "--out"]);
+        assert_eq!(place.read(file), before);
+    }
+    place.refuse_saying(1, "report run --out nowhere/page.html", &["nowhere/page.html"]);
+}
+
+#[test]
+fn what_cannot_be_drawn_is_named() {
+    let place = two_runs();
+    place.refuse_saying(1, "report nowhere", &["nowhere", "no run's folder"]);
+    fs::write(place.path("other/epochs.csv"), "epoch,train_loss\n1,2.5\n2,x\n").unwrap();
+    let parts = ["other/epochs.csv: line 3", "\"x\" as train_loss"];
+    place.refuse_saying(1, "report run other --out both.html", &parts);
+    assert!(!place.path("both.html").exists());
+    fs::write(place.path("run/evaluation.json"), "{\"test\": 1}").unwrap();
+    place.refuse_saying(1, "report run", &["run/evaluation.json: is damaged"]);
+    // A run that nobody trained yet has a page too.
+    place.run(&format!("train {SMALL} --epochs 0 --out empty"));
+    place.run("report empty");
+    assert!(place.read("empty/report.html").contains("No epoch is finished yet"));
+}
+
+/// Looks at pages in a browser, as `tests/browser/check.py` says:
+///
+/// ```text
+/// cargo test --release --test program -- --ignored browser
+/// ```
+#[test]
+#[ignore = "needs Python's playwright and Chromium"]
+fn pages_look_right_in_a_browser() {
+    let place = two_runs();
+    place.run("report run other --out both.html");
+    for (page, figures) in [("run/report.html", "5"), ("both.html", "6")] {
+        let mut command = Command::new("python3");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/check.py"));
+        command.args([page, "--figures", figures]).current_dir(place.folder());
+        let output = command.output().unwrap();
+        let (said, complaint) = (super::text(&output.stdout), super::text(&output.stderr));
+        assert!(output.status.success(), "{said}{complaint}");
+    }
+}
