@@ -54,10 +54,11 @@ impl Axis {
         let stride = ((to - from + 1.0) / (TICKS + 2.0)).ceil().max(1.0);
         let ticks = multiples(from, to, stride).into_iter().map(|power| first * power.exp2());
         // Half an image is none.
-        let ticks = ticks
-            .filter(|tick| tick.fract() == 0.0)
-            .map(|tick| (tick, number(tick, 1.0)))
-            .collect();
+        let ticks = ticks.filter(|tick| tick.fract() == 0.0);
+        let mut ticks: Vec<_> = ticks.map(|tick| (tick, number(tick, 1.0))).collect();
+        if ticks.len() < 2 && high / low > 3.0 {
+            ticks = decimal_ticks(low, high);
+        }
         Axis { scale: Scale::Logarithmic, low, high, ticks }
     }
 
@@ -66,16 +67,7 @@ impl Axis {
     pub fn decades(values: &[f64]) -> Self {
         let (low, high) = positive_range(values);
         let (low, high) = (low / 1.6, high * 1.6);
-        let (from, to) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-        let digits: &[u32] = if to - from <= 3 { &[1, 2, 5] } else { &[1] };
-        let all = (from..=to).flat_map(|power| digits.iter().map(move |digit| (*digit, power)));
-        // What is read from a text is the number that is meant, without an error in its last digit.
-        let tick = |(digit, power): (u32, i32)| {
-            let text = format!("{digit}e{power}");
-            let value: f64 = text.parse().unwrap_or(0.0);
-            (value, if (-4..6).contains(&power) { value.to_string() } else { text })
-        };
-        let ticks = all.map(tick).filter(|(tick, _)| (low..=high).contains(tick)).collect();
+        let ticks = decimal_ticks(low, high);
         Axis { scale: Scale::Logarithmic, low, high, ticks }
     }
 
@@ -93,6 +85,20 @@ impl Axis {
         };
         share.clamp(-0.5, 1.5)
     }
+}
+
+/// Powers of ten between two numbers and, where they are few, twice and five times those.
+fn decimal_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
+    let (from, to) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let digits: &[u32] = if to - from <= 3 { &[1, 2, 5] } else { &[1] };
+    let all = (from..=to).flat_map(|power| digits.iter().map(move |digit| (*digit, power)));
+    // What is read from a text is the number that is meant, without an error in its last digit.
+    let tick = |(digit, power): (u32, i32)| {
+        let text = format!("{digit}e{power}");
+        let value: f64 = text.parse().unwrap_or(0.0);
+        (value, if (-4..6).contains(&power) { value.to_string() } else { text })
+    };
+    all.map(tick).filter(|(tick, _)| (low..=high).contains(tick)).collect()
 }
 
 /// Marks on the axis of epochs from 1 to `last`, about `count` of them.
@@ -163,6 +169,8 @@ mod tests {
         let sizes = [125.0, 250.0, 500.0, 1000.0];
         assert_eq!(labels(&Axis::doubling(125.0, &sizes)), ["125", "250", "500", "1000"]);
         assert_eq!(labels(&Axis::doubling(32.0, &[32.0])), ["32"]);
+        let with_noise = Axis::doubling(125.0, &[125.0, 125.0, 31.5]);
+        assert_eq!(labels(&with_noise), ["50", "100"]);
         assert_eq!(labels(&Axis::decades(&[0.1])), ["0.1"]);
         assert_eq!(labels(&Axis::decades(&[0.1, 0.01])), ["0.01", "0.02", "0.05", "0.1"]);
         assert_eq!(

@@ -88,6 +88,13 @@ impl RunData {
         })
     }
 
+    /// What is trained on what.
+    pub(super) fn title(&self) -> String {
+        let recipe = Path::new(&self.about.recipe);
+        let name = recipe.file_name().unwrap_or(recipe.as_os_str()).to_string_lossy();
+        format!("{name} on {}", self.about.data_name)
+    }
+
     /// Whether all is done that the recipe asks for.
     pub(super) fn finished(&self) -> bool {
         let (epochs, updates) = self.planned;

@@ -13,9 +13,11 @@ const COLOURS: usize = 8;
 /// The class of the report's own numbers.
 pub const PUBLISHED: &str = "published";
 
-/// The class of a group's colour.
+/// The classes of a group's lines.
 pub fn colour(group: usize) -> String {
-    format!("c{}", group % COLOURS)
+    // There are no more colours that can be told apart: the next groups have dashed lines.
+    let again = if group / COLOURS % 2 == 1 { " again" } else { "" };
+    format!("c{}{again}", group % COLOURS)
 }
 
 /// The panels of these runs: those for which there are numbers.

@@ -10,7 +10,7 @@ use crate::console::time;
 
 /// The page of one run.
 pub fn one(run: &RunData) -> String {
-    let title = format!("{} on {}", run.about.recipe, run.about.data_name);
+    let title = run.title();
     let mut body = heading(&title, run);
     body += &curves(std::slice::from_ref(run));
     body += &decisions(&run.decisions);
@@ -189,7 +189,7 @@ fn overview(runs: &[RunData]) -> String {
                 panels::colour(run.group),
                 escape(&run.label)
             ),
-            format!("{} on {}", escape(&run.about.recipe), escape(&run.about.data_name)),
+            escape(&run.title()).into_owned(),
             match run.finished() {
                 true => last.map_or(0, |row| row.epoch).to_string(),
                 false => state(run).replace("epoch ", ""),
