@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use crescendo::report::{Log, Observers};
+use crescendo::report::page::{self, RunData};
+use crescendo::report::{Log, Observers, Page};
 use crescendo::training::comparison::{
     Arm, BUILT_IN, Comparison, Difference, Measure, Results, Row, Spread, Verdict,
 };
@@ -60,9 +61,9 @@ pub fn run(args: &Compare) -> Result<(), Error> {
             say!("  test accuracy {:.4}, with precise statistics {:.4}", row.running, row.precise)?;
         }
         results.add(row)?;
-        write_table(&folder, &comparison, &results, &data)?;
+        write_report(&folder, &comparison, &results, &data)?;
     }
-    write_table(&folder, &comparison, &results, &data)?;
+    write_report(&folder, &comparison, &results, &data)?;
     if args.json {
         say!("{}", to_json(&comparison, &results))
     } else {
@@ -128,8 +129,9 @@ impl Trial {
             };
             Run::create(&folder, &start)?
         };
-        let mut log = Log::default();
-        if run.train(&data.set, &mut Observers(vec![&mut log]), stop)? == Outcome::Interrupted {
+        let (mut log, mut page) = (Log::default(), Page::default());
+        let observers = &mut Observers(vec![&mut log, &mut page]);
+        if run.train(&data.set, observers, stop)? == Outcome::Interrupted {
             return Ok(None);
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
@@ -165,8 +167,8 @@ impl Trial {
     }
 }
 
-/// `table.md` in the comparison's folder.
-fn write_table(
+/// `table.md` in the comparison's folder, and a page with the curves of its runs.
+fn write_report(
     folder: &Path,
     comparison: &Comparison,
     results: &Results,
@@ -180,7 +182,24 @@ fn write_table(
         data.set.name,
         table(comparison, results)
     );
-    write_atomically(&path, |file| file.write_all(text.as_bytes()))
+    write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+
+    let mut runs = Vec::new();
+    for (group, arm) in comparison.arms.iter().enumerate() {
+        for row in results.of(comparison, arm) {
+            let run = folder.join(&arm.name).join(format!("seed-{}", row.seed));
+            // Of a finished arm only the table may be left.
+            if run.exists() {
+                let mut run = RunData::read(&run)?;
+                (run.label, run.group) = (arm.name.clone(), group);
+                runs.push(run);
+            }
+        }
+    }
+    if runs.is_empty() {
+        return Ok(());
+    }
+    page::write(&folder.join(page::NAME), &page::render(&runs))
 }
 
 fn seeds(comparison: &Comparison) -> String {

@@ -24,7 +24,11 @@ pub fn run(args: &Train) -> Result<(), Error> {
         Train { quiet: true, .. } => Box::new(Quiet),
         _ => Box::new(Console::default()),
     };
-    run.train(&data.set, &mut Observers(vec![&mut log, &mut board, &mut page, &mut *shown]), &stop)?;
+    run.train(
+        &data.set,
+        &mut Observers(vec![&mut log, &mut board, &mut page, &mut *shown]),
+        &stop,
+    )?;
     Ok(())
 }
 

@@ -34,6 +34,8 @@ fn every_arm_is_trained_with_every_seed_once() {
     assert_eq!(column(&table, "arm"), ["fixed", "grown", "fixed", "grown"]);
     assert_eq!(column(&table, "seed"), ["0", "0", "1", "1"]);
     assert_eq!(column(&table, "updates"), ["24", "18", "24", "18"]);
+    assert!(place.read("runs/arms/report.html").contains("grown"));
+    assert!(place.read("runs/arms/table.md").contains("| grown "));
     // What `evaluate` says of the same checkpoint.
     let both = place.run("evaluate runs/arms/grown/seed-1 --bn both --bn-images 100");
     for name in ["test_accuracy", "precise_test_accuracy"] {

@@ -1,7 +1,7 @@
 //! The files of a run that grow line by line: `log.txt`, `epochs.csv`, `decisions.csv` and
 //! `steps.csv`; and `evaluation.json`, which has the latest evaluations.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crescendo_training::Error;
 use crescendo_training::events::{Decided, Decision, Epoch, Event, Marks, Observer, Step};
