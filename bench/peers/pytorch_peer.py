@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "pytorch"))
 from model import IMAGE_CHANNELS, IMAGE_SIDE, Network, check_report_size  # noqa: E402
 
-WARM_UP = 3
+WARM_UP = 375  # images, in one step at least
 CLASSES = 10
 
 
@@ -111,7 +111,7 @@ def main():
     torch.set_flush_denormal(True)
     check_report_size()
     peer = Peer(options)
-    peer.train(WARM_UP)
+    peer.train(max(1, WARM_UP // options.batch))
     config = vars(options) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
     say({"ready": True, "version": torch.__version__, "config": config})
 
