@@ -32,7 +32,7 @@ fn main() -> Result<(), Error> {
     let of = |batch: &Batch| (batch.images.clone(), batch.labels.clone());
     for epoch in 1..=epochs {
         each(epoch as u64, 125, &mut |batch| {
-            let batch = crescendo::network::Batch { images: &batch.images, labels: &batch.labels };
+            let batch = crescendo::network::Batch::new(&batch.images, &batch.labels);
             engine.backward(batch, 1.0, &Alone);
             engine.update(&recipe.optimizer.rule(recipe.optimizer.learning_rate));
         });
@@ -51,7 +51,7 @@ fn main() -> Result<(), Error> {
     let (mut whole, mut halves) = (0.0, 0.0);
     for (images, labels) in &batches {
         engine.import(Section::Gradients, &zeros).expect("the engine's own gradients");
-        let batch = crescendo::network::Batch { images, labels };
+        let batch = crescendo::network::Batch::new(images, labels);
         let (_, squares) = engine.backward_in_halves(batch, 1.0, &Alone);
         halves += (squares[0] + squares[1]) / 2.0 / count as f64;
         let gradient: Vec<f64> =

@@ -138,6 +138,13 @@ def layers():
         mode = "training" if training else "evaluation"
         cases.add(case, run, inputs, running, kind="batchnorm", mode=mode, **settings)
 
+    def activation(case, function):
+        inputs = normal(rng, 2, 3, 5, 7)
+        # The kink, where PyTorch's choice of gradient counts, and a careless exp's overflow.
+        inputs.view(-1)[:4] = torch.tensor([0.0, -0.0, 100.0, -100.0])
+        settings = getattr(function, "keywords", {})
+        cases.add(case, function, {"input": inputs}, kind=case, **settings)
+
     functions = {
         "leaky_relu": partial(F.leaky_relu, negative_slope=0.01),
         "relu": F.relu,
@@ -145,11 +152,7 @@ def layers():
         "sigmoid": torch.sigmoid,
     }
     for case, function in functions.items():
-        inputs = normal(rng, 2, 3, 5, 7)
-        # The kink, where PyTorch's choice of gradient counts, and a careless exp's overflow.
-        inputs.view(-1)[:4] = torch.tensor([0.0, -0.0, 100.0, -100.0])
-        settings = getattr(function, "keywords", {})
-        cases.add(case, function, {"input": inputs}, kind=case, **settings)
+        activation(case, function)
 
     pool = partial(F.avg_pool2d, kernel_size=2)
     cases.add("avgpool2x2", pool, {"input": normal(rng, 2, 3, 8, 6)}, kind="avgpool", size=2)
@@ -162,6 +165,15 @@ def layers():
         inputs = {"input": normal(rng, 8, 10, scale=2.0, offset=offset)}
         target = {"target": torch.from_numpy(rng.integers(0, 10, 8))}
         cases.add(case, F.cross_entropy, inputs, target, kind="cross_entropy", reduction="mean")
+
+    # Last, so that what was there before stays as it was.
+    activation("gelu", F.gelu)
+    activation("silu", F.silu)
+    inputs = {"input": normal(rng, 8, 10, scale=2.0)}
+    target = {"target": torch.from_numpy(rng.integers(0, 10, 8))}
+    run = partial(F.cross_entropy, label_smoothing=0.2)
+    kind = {"kind": "cross_entropy", "reduction": "mean", "label_smoothing": 0.2}
+    cases.add("cross_entropy_smoothed", run, inputs, target, **kind)
 
     return cases.tensors, cases.metadata
 

@@ -41,6 +41,10 @@ def activation(name, slope):
             return nn.ReLU()
         case "elu":
             return nn.ELU()
+        case "gelu":
+            return nn.GELU()
+        case "silu":
+            return nn.SiLU()
         case "sigmoid":
             return nn.Sigmoid()
     raise ValueError(f"unknown activation {name!r}")

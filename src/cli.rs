@@ -127,6 +127,9 @@ pub struct Evaluate {
     /// BatchNorm's statistics: those that training left, or recomputed over training images
     #[arg(long, value_name = "WHICH", default_value = "running")]
     pub bn: Statistics,
+    /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
+    #[arg(long, value_name = "BOOL")]
+    pub flip: Option<bool>,
     /// Training images that they are recomputed over
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -164,6 +167,9 @@ pub struct Predict {
     /// What network a file from elsewhere holds
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
+    /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
+    #[arg(long, value_name = "BOOL")]
+    pub flip: Option<bool>,
     /// What a file from elsewhere was trained on: the classes' names are taken from it
     #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
     pub data: Option<String>,

@@ -58,7 +58,7 @@ fn measure(args: &Bench, recipe: &Recipe) -> Result<Measured, Error> {
 
     let mut peak = peak::flops(engine.processor());
     let rule = recipe.optimizer.rule(recipe.optimizer.learning_rate);
-    let batch_images = Batch { images: &images[..batch * image], labels: &labels };
+    let batch_images = Batch::new(&images[..batch * image], &labels);
     let mut optimizer = 0.0;
     let mut updates = repeat(
         args.seconds,

@@ -26,6 +26,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         };
         let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
         let mut model = Model::open(file, elsewhere, machine)?;
+        args.flip.into_iter().for_each(|flip| model.set_flip(flip));
         if model.classes != data.set.classes {
             let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
             let name = &data.set.name;

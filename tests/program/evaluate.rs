@@ -256,3 +256,26 @@ fn training_from_a_checkpoint_begins_with_what_evaluation_saw() {
     let accuracy = |run: &str| json(&place, run)["results"][0]["confusion"].clone();
     assert_eq!(accuracy("next"), accuracy("run"));
 }
+
+#[test]
+fn with_flip_an_image_and_its_mirror_image_get_one_answer() {
+    let place = trained();
+    let image = picture(test_images().image(5));
+    image.save(place.path("image.png")).unwrap();
+    imageops::flip_horizontal(&image).save(place.path("mirror.png")).unwrap();
+    let answers = |flip: bool| -> Vec<String> {
+        let output = place.run(&format!("predict {CHECKPOINT} image.png mirror.png --flip {flip}"));
+        output.lines().map(|line| line.split_once(": ").unwrap().1.to_owned()).collect()
+    };
+    let (with, without) = (answers(true), answers(false));
+    assert_eq!(with[0], with[1]);
+    assert_ne!(without[0], without[1]);
+    // What the recipe says holds where nobody says otherwise, and in training.
+    place.run(&format!("train {SMALL} --epochs 4 --set data.test_flip=true --out flipped"));
+    let plain = json(&place, "run --flip true");
+    let flipped = json(&place, "flipped");
+    assert_eq!(plain["results"][0]["confusion"], flipped["results"][0]["confusion"]);
+    let table = place.read("flipped/epochs.csv");
+    let accuracy: f64 = column(&table, "test_accuracy")[3].parse().unwrap();
+    assert_eq!(flipped["results"][0]["accuracy"].as_f64(), Some(accuracy));
+}

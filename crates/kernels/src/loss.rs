@@ -1,11 +1,18 @@
 //! Softmax and its cross-entropy.
 
 /// The mean cross-entropy of the softmax of `logits` `[N, classes]`; writes
-/// `weight * d(loss)/d(logits)` into `dlogits`.
+/// `weight * d(loss)/d(logits)` into `dlogits`. `smoothing` is the share of each label that is spread
+/// evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567), as PyTorch's `label_smoothing`.
 ///
 /// # Panics
 /// If a label is not below the number of classes.
-pub fn cross_entropy(logits: &[f32], labels: &[u16], weight: f64, dlogits: &mut [f32]) -> f64 {
+pub fn cross_entropy(
+    logits: &[f32],
+    labels: &[u16],
+    smoothing: f64,
+    weight: f64,
+    dlogits: &mut [f32],
+) -> f64 {
     let classes = logits.len() / labels.len();
     let count = labels.len() as f64;
     let mut total = 0.0;
@@ -13,10 +20,13 @@ pub fn cross_entropy(logits: &[f32], labels: &[u16], weight: f64, dlogits: &mut 
     for ((logits, dlogits), &label) in rows.zip(labels) {
         let label = usize::from(label);
         let (max, sum) = max_and_sum(logits);
-        total += sum.ln() + max - f64::from(logits[label]);
+        let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / classes as f64;
+        let target = (1.0 - smoothing) * f64::from(logits[label]) + smoothing * mean;
+        total += sum.ln() + max - target;
         for (class, (&logit, dlogit)) in logits.iter().zip(dlogits).enumerate() {
             let probability = (f64::from(logit) - max).exp() / sum;
-            let target = if class == label { 1.0 } else { 0.0 };
+            let target = if class == label { 1.0 - smoothing } else { 0.0 };
+            let target = target + smoothing / classes as f64;
             *dlogit = (weight * (probability - target) / count) as f32;
         }
     }
@@ -60,8 +70,8 @@ mod tests {
     #[test]
     fn huge_logits_do_not_overflow_and_nan_is_not_hidden() {
         let mut gradient = [0.0; 2];
-        let loss = cross_entropy(&[1e30, -1e30], &[0], 1.0, &mut gradient);
+        let loss = cross_entropy(&[1e30, -1e30], &[0], 0.0, 1.0, &mut gradient);
         assert_eq!((loss, gradient), (0.0, [0.0, 0.0]));
-        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 1.0, &mut gradient).is_nan());
+        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 0.0, 1.0, &mut gradient).is_nan());
     }
 }

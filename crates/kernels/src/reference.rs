@@ -108,11 +108,14 @@ pub fn linear(inputs: usize, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64
 }
 
 /// See [`crate::loss::cross_entropy`].
-pub fn cross_entropy(logits: &[f64], labels: &[u16]) -> f64 {
+pub fn cross_entropy(logits: &[f64], labels: &[u16], smoothing: f64) -> f64 {
     let classes = logits.len() / labels.len();
     let losses = logits.chunks(classes).zip(labels).map(|(logits, &label)| {
-        let sum: f64 = logits.iter().map(|x| (x - logits[usize::from(label)]).exp()).sum();
-        sum.ln()
+        let loss = |class: usize| -> f64 {
+            logits.iter().map(|x| (x - logits[class]).exp()).sum::<f64>().ln()
+        };
+        let all = (0..classes).map(loss).sum::<f64>() / classes as f64;
+        (1.0 - smoothing) * loss(label.into()) + smoothing * all
     });
     losses.sum::<f64>() / labels.len() as f64
 }

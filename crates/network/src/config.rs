@@ -45,6 +45,10 @@ pub enum ActivationKind {
     Relu,
     /// `x` where positive, `exp(x) - 1` elsewhere.
     Elu,
+    /// `x * Phi(x)`, with the normal distribution's `Phi` (not its approximation by tanh).
+    Gelu,
+    /// `x / (1 + exp(-x))`.
+    Silu,
 }
 
 /// BatchNorm, `[network.norm]`.
@@ -140,6 +144,8 @@ impl Config {
             ActivationKind::LeakyRelu => Activation::LeakyRelu { slope: self.leaky_slope as f32 },
             ActivationKind::Relu => Activation::Relu,
             ActivationKind::Elu => Activation::Elu,
+            ActivationKind::Gelu => Activation::Gelu,
+            ActivationKind::Silu => Activation::Silu,
         }
     }
 

@@ -15,6 +15,15 @@ pub struct Batch<'a> {
     pub images: &'a [f32],
     /// The class of each.
     pub labels: &'a [u16],
+    /// The share of each label that is spread evenly over all classes.
+    pub label_smoothing: f64,
+}
+
+impl<'a> Batch<'a> {
+    /// With plain labels.
+    pub fn new(images: &'a [f32], labels: &'a [u16]) -> Self {
+        Batch { images, labels, label_smoothing: 0.0 }
+    }
 }
 
 /// Computes a network: owns its parameters, gradients, BatchNorm statistics and the optimizer's

@@ -23,7 +23,7 @@
 //! engine.import(Section::Model, &initial)?;
 //!
 //! let images = vec![0.5; 4 * 3 * 32 * 32];
-//! let batch = Batch { images: &images, labels: &[1, 2, 3, 4] };
+//! let batch = Batch::new(&images, &[1, 2, 3, 4]);
 //! let sgd = Sgd { learning_rate: 0.1, ..Sgd::default() };
 //! let rule = Rule::Sgd { sgd, decay: Decay::All };
 //! let first = engine.backward(batch, 1.0, &Alone).loss;

@@ -40,7 +40,7 @@ fn updates_allocate_nothing_once_the_batch_size_is_known() {
         engine.import(Section::Model, &initial).unwrap();
         let (images, labels) = (vec![0.5; 6 * 3072], [0, 1, 2, 3, 4, 5]);
         let mut update = |count: usize| {
-            let batch = Batch { images: &images[..count * 3072], labels: &labels[..count] };
+            let batch = Batch::new(&images[..count * 3072], &labels[..count]);
             engine.backward(batch, 1.0, &Alone);
             engine.update(&Rule::Sgd { sgd: Sgd::default(), decay: Decay::All });
         };

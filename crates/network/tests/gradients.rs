@@ -72,7 +72,7 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
         };
         values.push(y);
     }
-    reference::cross_entropy(&values[plan.steps.len()], labels)
+    reference::cross_entropy(&values[plan.steps.len()], labels, 0.0)
 }
 
 #[test]
@@ -81,12 +81,14 @@ fn gradients_of_whole_networks_match_finite_differences() {
         (ActivationKind::LeakyRelu, 5, HeadActivation::Sigmoid),
         (ActivationKind::Elu, 0, HeadActivation::Sigmoid),
         (ActivationKind::Elu, 5, HeadActivation::Same),
+        (ActivationKind::Gelu, 5, HeadActivation::Same),
+        (ActivationKind::Silu, 5, HeadActivation::Same),
     ] {
         let mut config = small(activation, hidden);
         config.head.activation = head;
         let mut engine = engine(&config.network().unwrap(), 2);
         let (images, labels) = (images(2), [3, 7]);
-        let loss = engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone).loss;
+        let loss = engine.backward(Batch::new(&images, &labels), 1.0, &Alone).loss;
 
         let plan = engine.plan().clone();
         let model = engine.export(Section::Model);
@@ -130,7 +132,7 @@ fn train(threads: usize, batch: usize) -> Vec<(String, Vec<f32>)> {
     let labels: Vec<u16> = (0..batch as u16).map(|i| i % 10).collect();
     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 1e-3 };
     for _ in 0..2 {
-        engine.backward(Batch { images: &images, labels: &labels }, 1.0, &Alone);
+        engine.backward(Batch::new(&images, &labels), 1.0, &Alone);
         engine.update(&Rule::Sgd { sgd, decay: Decay::All });
     }
     let tensors = engine.export(Section::Model).into_iter().chain(engine.export(Section::Momentum));
@@ -163,8 +165,7 @@ fn weighted_gradients_of_parts_add_up() {
     let gradients = |parts: &[(usize, usize)]| {
         let mut engine = engine(&network, 2);
         for &(start, end) in parts {
-            let batch =
-                Batch { images: &images[start * 3072..end * 3072], labels: &labels[start..end] };
+            let batch = Batch::new(&images[start * 3072..end * 3072], &labels[start..end]);
             engine.backward(batch, (end - start) as f64 / 6.0, &Alone);
         }
         engine
@@ -213,10 +214,7 @@ fn two_processes_compute_what_one_does() {
     let network = small(ActivationKind::Elu, 5).network().unwrap();
     let (images, labels) = (images(6), [0, 1, 2, 3, 4, 5]);
     let step = |engine: &mut CpuEngine, part: std::ops::Range<usize>, by: &dyn Communicator| {
-        let batch = Batch {
-            images: &images[part.start * 3072..part.end * 3072],
-            labels: &labels[part.clone()],
-        };
+        let batch = Batch::new(&images[part.start * 3072..part.end * 3072], &labels[part.clone()]);
         let loss = engine.backward(batch, part.len() as f64 / 6.0, by).loss;
         engine.reduce(by);
         let gradients: Vec<Vec<f32>> =
@@ -280,7 +278,7 @@ fn import_takes_what_export_gave_and_refuses_anything_else() {
 fn halves_of_a_batch_add_up_to_its_gradient() {
     let network = small(ActivationKind::LeakyRelu, 5).network().unwrap();
     let (images, labels) = (images(7), [0, 3, 9, 1, 1, 4, 2]);
-    let batch = Batch { images: &images, labels: &labels };
+    let batch = Batch::new(&images, &labels);
     let (mut whole, mut halves) = (engine(&network, 1), engine(&network, 1));
     let once = whole.backward(batch, 0.5, &Alone);
     let (twice, squares) = halves.backward_in_halves(batch, 0.5, &Alone);
@@ -314,7 +312,7 @@ fn halves_of_a_batch_add_up_to_its_gradient() {
 fn logits_follow_every_change_of_the_state() {
     let network = small(ActivationKind::Relu, 0).network().unwrap();
     let images = images(3);
-    let batch = Batch { images: &images, labels: &[1, 4, 9] };
+    let batch = Batch::new(&images, &[1, 4, 9]);
     let mut kept = engine(&network, 1);
     let mut before = kept.logits(&images);
     let mut check = |kept: &mut CpuEngine, change: &str| {

@@ -215,6 +215,8 @@ fn activations_pooling_and_linear() {
         ("relu", Activation::Relu),
         ("elu", Activation::Elu),
         ("sigmoid", Activation::Sigmoid),
+        ("gelu", Activation::Gelu),
+        ("silu", Activation::Silu),
     ];
     for (case, f) in kinds {
         let x = fixture.get(&format!("{case}.input"));
@@ -266,12 +268,14 @@ fn activations_pooling_and_linear() {
 #[test]
 fn cross_entropy() {
     let fixture = Fixture::open("layers");
-    for case in ["cross_entropy", "cross_entropy_large"] {
+    for (case, smoothing) in
+        [("cross_entropy", 0.0), ("cross_entropy_large", 0.0), ("cross_entropy_smoothed", 0.2)]
+    {
         let logits = fixture.get(&format!("{case}.input"));
         let labels: Vec<u16> =
             fixture.wide(&format!("{case}.target")).iter().map(|&x| x as u16).collect();
         let mut gradient = vec![0.0; logits.len()];
-        let value = loss::cross_entropy(&logits, &labels, 1.0, &mut gradient);
+        let value = loss::cross_entropy(&logits, &labels, smoothing, 1.0, &mut gradient);
         assert!((value - fixture.wide(&format!("{case}.output"))[0]).abs() < 1e-9);
         assert_close(case, &gradient, &fixture.wide(&format!("{case}.grad_input")));
     }
@@ -311,7 +315,7 @@ fn whole_updates() {
 
     let images = fixture.get("images");
     let labels: Vec<u16> = fixture.wide("labels").iter().map(|&x| x as u16).collect();
-    let batch = Batch { images: &images, labels: &labels };
+    let batch = Batch::new(&images, &labels);
     let sgd = Sgd {
         learning_rate: fixture.metadata("learning_rate") as f32,
         momentum: fixture.metadata("momentum") as f32,

@@ -3,17 +3,17 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, Split};
+use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, SIDE, Split};
 use crescendo_kernels::loss::{self, softmax};
 use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
 use crate::{Error, Machine, Recipe, run};
 
-/// A network with its weights, and the images' normalisation that it was trained with.
+/// A network with its weights, and how images are put before it.
 pub struct Model {
     engine: Box<dyn Engine>,
-    normalization: Normalization,
+    input: Input,
     /// The classes' names; logits are in their order.
     pub classes: Vec<String>,
     /// The epoch after which the weights were saved, if the file says so.
@@ -29,6 +29,14 @@ pub struct Elsewhere<'a> {
     pub recipe: &'a Recipe,
     /// What it was trained on: classes' names, and statistics where the normalisation needs them.
     pub data: &'a DataSet,
+}
+
+/// How images are put before the network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    pub normalization: Normalization,
+    /// See [`crate::recipe::Data`].
+    pub flip: bool,
 }
 
 /// Images that are normalised and computed at once.
@@ -76,7 +84,14 @@ impl Model {
             return Err(Error::bad(path, problem));
         }
         let (epoch, loss) = (checkpoint.epoch(), checkpoint.loss());
-        Ok(Model { engine, normalization, classes, epoch, loss })
+        let input = Input { normalization, flip: recipe.data.test_flip };
+        Ok(Model { engine, input, classes, epoch, loss })
+    }
+
+    /// Whether answers are the mean of those to an image and to its mirror image; the recipe says it
+    /// otherwise.
+    pub fn set_flip(&mut self, flip: bool) {
+        self.input.flip = flip;
     }
 
     /// The probabilities `[N, classes]` of `images`: `N` times [`IMAGE_BYTES`] bytes.
@@ -84,7 +99,7 @@ impl Model {
         let classes = self.classes.len();
         let mut probabilities = Vec::new();
         for images in images.chunks(IMAGES * IMAGE_BYTES) {
-            let logits = logits(&mut *self.engine, &self.normalization, images);
+            let logits = logits(&mut *self.engine, &self.input, images);
             probabilities.extend(logits.chunks_exact(classes).flat_map(softmax));
         }
         probabilities
@@ -100,7 +115,7 @@ impl Model {
         for indices in indices.chunks(IMAGES) {
             let mut numbers = vec![0.0; indices.len() * IMAGE_BYTES];
             for (&index, out) in indices.iter().zip(numbers.chunks_exact_mut(IMAGE_BYTES)) {
-                self.normalization.apply(train.image(index), out);
+                self.input.normalization.apply(train.image(index), out);
             }
             done += indices.len();
             // So that each image weighs the same in the end.
@@ -110,7 +125,7 @@ impl Model {
 
     /// How well it does on `split`; `progress` hears how many images are done.
     pub fn evaluate(&mut self, split: &Split, mut progress: impl FnMut(usize)) -> Evaluation {
-        let outcome = evaluate(&mut *self.engine, &self.normalization, split, |done| {
+        let outcome = evaluate(&mut *self.engine, &self.input, split, |done| {
             progress(done);
             Ok::<(), Infallible>(())
         });
@@ -194,7 +209,7 @@ impl Evaluation {
 /// How well an engine does on `split`; stops early when `progress` gives an error.
 pub(crate) fn evaluate<E>(
     engine: &mut dyn Engine,
-    normalization: &Normalization,
+    input: &Input,
     split: &Split,
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Evaluation, E> {
@@ -203,7 +218,7 @@ pub(crate) fn evaluate<E>(
         Evaluation { confusion: vec![vec![0; classes]; classes], ..Evaluation::default() };
     let mut done = 0;
     for images in split.pixels.chunks(IMAGES * IMAGE_BYTES) {
-        let logits = logits(engine, normalization, images);
+        let logits = logits(engine, input, images);
         for (logits, image) in logits.chunks_exact(classes).zip(images.chunks_exact(IMAGE_BYTES)) {
             let label = usize::from(split.labels[done]);
             evaluation.count(done, label, image, logits);
@@ -215,11 +230,19 @@ pub(crate) fn evaluate<E>(
     Ok(evaluation)
 }
 
-fn logits(engine: &mut dyn Engine, normalization: &Normalization, images: &[u8]) -> Vec<f32> {
+/// The logits of images, or the means of an image's and its mirror image's.
+fn logits(engine: &mut dyn Engine, input: &Input, images: &[u8]) -> Vec<f32> {
     let mut numbers = vec![0.0; images.len()];
     let pairs = images.chunks_exact(IMAGE_BYTES).zip(numbers.chunks_exact_mut(IMAGE_BYTES));
-    pairs.for_each(|(image, out)| normalization.apply(image, out));
-    engine.logits(&numbers)
+    pairs.for_each(|(image, out)| input.normalization.apply(image, out));
+    let mut logits = engine.logits(&numbers);
+    if input.flip {
+        numbers.chunks_exact_mut(SIDE).for_each(<[f32]>::reverse);
+        for (logit, flipped) in logits.iter_mut().zip(engine.logits(&numbers)) {
+            *logit = (*logit + flipped) / 2.0;
+        }
+    }
+    logits
 }
 
 #[cfg(test)]

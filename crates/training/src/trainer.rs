@@ -288,6 +288,7 @@ impl Trainer<'_> {
             engine: &mut *self.engine,
             communicator: self.communicator,
             rule: recipe.optimizer.rule(learning_rate),
+            label_smoothing: recipe.train.label_smoothing,
             part: self.part,
             measures: every > 0 && (progress.updates + 1).is_multiple_of(every),
         };
@@ -397,7 +398,11 @@ impl Trainer<'_> {
     fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<Evaluation, Halt> {
         let total = split.len();
         let (observer, stop) = (&mut *self.observer, self.stop);
-        let evaluation = model::evaluate(self.engine, &self.normalization, split, |done| {
+        let input = model::Input {
+            normalization: self.normalization,
+            flip: self.run.record.recipe.data.test_flip,
+        };
+        let evaluation = model::evaluate(self.engine, &input, split, |done| {
             if stop.load(Ordering::Relaxed) {
                 return Err(Halt::Interrupted);
             }

@@ -10,6 +10,8 @@ pub(crate) struct Update<'a> {
     pub engine: &'a mut dyn Engine,
     pub communicator: &'a dyn Communicator,
     pub rule: Rule,
+    /// See [`crescendo_network::Batch`].
+    pub label_smoothing: f64,
     /// Images that are computed at a time.
     pub part: usize,
     /// Whether the gradients of the parts, or of two halves where there is one part, are measured.
@@ -25,7 +27,7 @@ pub(crate) struct Updated {
 impl Update<'_> {
     /// Trains on a batch. Where the loss is no number, the parameters stay.
     pub fn run(self, batch: &Batch) -> Updated {
-        let Update { engine, communicator, ref rule, part, measures } = self;
+        let Update { engine, communicator, ref rule, label_smoothing, part, measures } = self;
         let count = batch.labels.len();
         let image = batch.images.len() / count;
         let one_part = part >= count;
@@ -34,7 +36,7 @@ impl Update<'_> {
         let mut squares = Vec::new();
         for (images, labels) in batch.images.chunks(part * image).zip(batch.labels.chunks(part)) {
             let weight = labels.len() as f64 / count as f64;
-            let batch = crescendo_network::Batch { images, labels };
+            let batch = crescendo_network::Batch { images, labels, label_smoothing };
             let of_part = if measures && one_part && count > 1 {
                 let (outcome, halves) = engine.backward_in_halves(batch, weight, communicator);
                 let half = count as f64 / 2.0;

@@ -142,10 +142,13 @@ fn cross_entropy_matches_the_reference_and_finite_differences() {
     let labels = [3, 0, 9, 4];
     let logits: Vec<f32> = noise(17, 40).iter().map(|x| 5.0 * x).collect();
     let mut dlogits = vec![0.0; 40];
-    let value = loss::cross_entropy(&logits, &labels, 0.5, &mut dlogits);
-    assert!((value - reference::cross_entropy(&wide(&logits), &labels)).abs() < 1e-12);
-    let expected = differences(&logits, |x| 0.5 * reference::cross_entropy(x, &labels));
-    assert_close("dlogits", &dlogits, &expected, 1e-7);
+    for smoothing in [0.0, 0.2] {
+        let value = loss::cross_entropy(&logits, &labels, smoothing, 0.5, &mut dlogits);
+        let plain = |x: &[f64]| reference::cross_entropy(x, &labels, smoothing);
+        assert!((value - plain(&wide(&logits))).abs() < 1e-12);
+        let expected = differences(&logits, |x| 0.5 * plain(x));
+        assert_close("dlogits", &dlogits, &expected, 1e-7);
+    }
     let probabilities: Vec<f64> = loss::softmax(&logits[..10]).collect();
     assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
 }

@@ -239,7 +239,7 @@ impl Engine for CpuEngine {
         let count = batch.labels.len();
         let mut pass = self.training_pass(batch.images, count, communicator, None);
         pass.forward();
-        let outcome = pass.lose(batch.labels, weight, 0..count);
+        let outcome = pass.lose(batch, weight, 0..count);
         pass.backward();
         outcome
     }
@@ -261,7 +261,7 @@ impl Engine for CpuEngine {
         for ((part, new_weight), square) in halves.into_iter().zip(&mut squares) {
             let mut pass = self.training_pass(batch.images, count, communicator, new_weight);
             pass.forward();
-            outcome = Some(pass.lose(batch.labels, weight, part.clone()));
+            outcome = Some(pass.lose(batch, weight, part.clone()));
             pass.backward();
             let to_mean = count as f64 / (part.len() as f64 * weight);
             *square = self.gradient_change() * to_mean * to_mean;

@@ -18,7 +18,7 @@ use super::{Folded, State};
 use crate::fusion::{Delivery, FusedStep, Normed, Reading, TensorId, Work};
 use crate::placement::{Placement, numbers};
 use crate::plan::{Plan, Storage};
-use crate::{Communicator, Operation, Outcome};
+use crate::{Batch, Communicator, Operation, Outcome};
 
 /// What computing one batch needs.
 pub(super) struct Pass<'a> {
@@ -70,15 +70,15 @@ impl Pass<'_> {
 
     /// Begins the way back: `weight` times the gradient of the mean loss, but only what the images in
     /// `part` add to it.
-    pub fn lose(&mut self, labels: &[u16], weight: f64, part: Range<usize>) -> Outcome {
+    pub fn lose(&mut self, batch: Batch, weight: f64, part: Range<usize>) -> Outcome {
         let logits = TensorId(self.plan.fused.tensors.len() - 1);
         let written = self.gradient_range(self.plan.fused.gradients.len() - 1);
         let mut arena = std::mem::take(&mut self.buffers.arena);
         let (rest, [out, _]) = Rest::split(arena.as_mut_slice(), [Some(written), None]);
         let out = out.expect("it is written");
         let (logits, classes) = (self.vector(&rest, logits), self.plan.classes());
-        let loss = loss::cross_entropy(logits, labels, weight, out);
-        let correct = loss::correct(logits, labels);
+        let loss = loss::cross_entropy(logits, batch.labels, batch.label_smoothing, weight, out);
+        let correct = loss::correct(logits, batch.labels);
         out[..part.start * classes].fill(0.0);
         out[part.end * classes..].fill(0.0);
         self.buffers.arena = arena;

@@ -59,6 +59,8 @@ pub struct Data {
     pub last_batch: LastBatch,
     /// Training images held out to validate on.
     pub validation: usize,
+    /// Whether an answer is the mean of those to an image and to its mirror image.
+    pub test_flip: bool,
 }
 
 /// Data sets that the program finds, or makes, by itself.
@@ -150,6 +152,8 @@ pub struct Train {
     pub max_steps: u64,
     /// Decides initial weights, order and augmentation.
     pub seed: u64,
+    /// The share of each label that the loss spreads evenly over all classes.
+    pub label_smoothing: f64,
     /// Epochs between evaluations; 0 for none but the final one.
     pub evaluate_every: u32,
     /// Whether the test set is evaluated at the end.
@@ -221,6 +225,10 @@ impl Recipe {
             (
                 !optimizer.nesterov || optimizer.momentum > 0.0,
                 "optimizer.nesterov needs optimizer.momentum above 0".into(),
+            ),
+            (
+                (0.0..1.0).contains(&self.train.label_smoothing),
+                "train.label_smoothing must be from 0 to below 1".into(),
             ),
             (
                 self.train.epochs <= MOST_EPOCHS,

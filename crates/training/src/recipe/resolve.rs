@@ -290,7 +290,7 @@ mod tests {
             ("train.epochs", "write section.key=value"),
             ("train.epochs=many", "epochs"),
             ("train.epochs=-1", "epochs"),
-            ("network.activation=gelu", "gelu"),
+            ("network.activation=swish", "gelu"),
             ("optimizer.momentum=1", "optimizer.momentum must be from 0 to below 1"),
             ("network.blocks=[6, 6]", "network.widths has 3 entries but network.blocks has 2"),
             ("batch.steps=[[2, 125]]", "batch.steps"),
