@@ -11,7 +11,8 @@ fn main() -> Result<(), Error> {
     (0..400).for_each(|i| train.push(&image(i), (i % 2) as u16));
     (0..100).for_each(|i| test.push(&image(i + 7), ((i + 7) % 2) as u16));
     let classes = vec!["dark".to_owned(), "light".to_owned()];
-    let data = DataSet { name: "shades".into(), format: "made here".into(), classes, train, test };
+    let (name, format, warnings) = ("shades".into(), "made here".into(), Vec::new());
+    let data = DataSet { name, format, classes, train, test, warnings };
 
     let changes = ["network.classes=2", "train.epochs=2", "data.normalize=dataset"];
     let recipe = Recipe::load("quick", &changes)?;

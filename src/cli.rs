@@ -49,7 +49,9 @@ pub enum Command {
 Example: the report's recipe on CIFAR-10, stopped and resumed at will
   crescendo data fetch
   crescendo train report --out runs/report
-  crescendo train --resume runs/report")]
+  crescendo train --resume runs/report
+On images of your own, in the folders flowers/rose, flowers/tulip, ...
+  crescendo train quick --data flowers")]
 pub struct Train {
     /// A built-in recipe, or the path of a TOML file
     #[arg(default_value = "quick", conflicts_with = "resume")]
@@ -101,11 +103,21 @@ pub struct Processor {
 
 #[derive(Args)]
 pub struct DataPath {
-    /// A data set's folder or archive, or `shapes` for the generated set
+    /// CIFAR-10's or CIFAR-100's folder or archive, a folder of PNG or JPEG images (in one folder for
+    /// each class, or in `train` and `test` with one for each class), or `shapes` for the generated set
     /// [default: what the recipe says; CIFAR-10 is looked for in $CRESCENDO_DATA, then where
     /// `data fetch` puts it]
     #[arg(long = "data", value_name = "PATH|shapes")]
     pub path: Option<String>,
+    /// The share of each class to test on, where a folder of images has no `test` [default: 0.2]
+    #[arg(long, value_name = "SHARE", requires = "path", value_parser = share)]
+    pub test_split: Option<f64>,
+}
+
+/// A number between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| "give a number between 0 and 1, such as 0.2".to_owned())
 }
 
 #[derive(Args)]
@@ -301,9 +313,12 @@ Example: from a mirror, into a folder of your own
 Example:
   crescendo data info shapes")]
     Info {
-        /// A data set's folder or archive, or `shapes`
+        /// A data set's folder or archive, a folder of images, or `shapes`
         #[arg(value_name = "PATH|shapes")]
         path: String,
+        /// The share of each class to test on, where a folder of images has no `test` [default: 0.2]
+        #[arg(long, value_name = "SHARE", value_parser = share)]
+        test_split: Option<f64>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -313,11 +328,14 @@ Example:
 Example: the generated set, for another program
   crescendo data export shapes data/shapes-bin")]
     Export {
-        /// A data set's folder or archive, or `shapes`
+        /// A data set's folder or archive, a folder of images, or `shapes`
         #[arg(value_name = "PATH|shapes")]
         path: String,
         /// The new folder
         dir: PathBuf,
+        /// The share of each class to test on, where a folder of images has no `test` [default: 0.2]
+        #[arg(long, value_name = "SHARE", value_parser = share)]
+        test_split: Option<f64>,
     },
 }
 

@@ -27,7 +27,7 @@ pub fn run(args: &Compare) -> Result<(), Error> {
     }
     let machine = machine(&args.processor)?;
     let source = comparison.arms[0].recipe.data.source;
-    let data = Location::new(args.data.path.as_deref(), source).load()?;
+    let data = Location::new(args.data.named()?.as_deref(), source).load()?;
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
     let mut results = Results::open(&folder.join("results.csv"))?;

@@ -6,14 +6,14 @@ use crescendo::data::{Archive, Fetched, default_folder, export, fetch, info};
 use crescendo::report::bar;
 use crescendo::training::Error;
 
-use super::{Location, say};
+use super::{Location, named, say};
 use crate::cli::{Data, DataCommand};
 
 pub fn run(args: &Data) -> Result<(), Error> {
     match &args.command {
         DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
-        DataCommand::Info { path, json } => {
-            let info = info(&Location::load_named(path)?.set);
+        DataCommand::Info { path, test_split, json } => {
+            let info = info(&Location::load_named(&named(path, *test_split)?)?.set);
             if *json {
                 say!("{}", serde_json::to_string(&info).expect("names and finite numbers"))?;
             } else {
@@ -21,8 +21,8 @@ pub fn run(args: &Data) -> Result<(), Error> {
             }
             Ok(())
         }
-        DataCommand::Export { path, dir } => {
-            export(&Location::load_named(path)?.set, dir)?;
+        DataCommand::Export { path, dir, test_split } => {
+            export(&Location::load_named(&named(path, *test_split)?)?.set, dir)?;
             say!("{} is now in {}", path, dir.display())?;
             Ok(())
         }

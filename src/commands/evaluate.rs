@@ -22,7 +22,11 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         let location = location(args, recipe.as_ref(), file)?;
         let (location, data) = match found.take().filter(|(at, _)| *at == location) {
             Some(found) => found,
-            None => (location.clone(), location.load()?),
+            None => {
+                let data = location.load()?;
+                data.set.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                (location, data)
+            }
         };
         let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
         let mut model = Model::open(file, elsewhere, machine)?;
@@ -133,8 +137,8 @@ fn files(args: &Evaluate) -> Result<Vec<PathBuf>, Error> {
 
 /// Where the data is that is named, or that the run was trained on, or that the recipe is for.
 fn location(args: &Evaluate, recipe: Option<&Recipe>, file: &Path) -> Result<Location, Error> {
-    if let Some(location) = &args.data.path {
-        return Ok(Location::Named(location.clone()));
+    if let Some(location) = args.data.named()? {
+        return Ok(Location::Named(location));
     }
     let run = file.parent().and_then(Path::parent).map(read_record);
     Ok(match (run, recipe) {

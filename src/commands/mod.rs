@@ -14,11 +14,11 @@ pub mod train;
 use std::io::{ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{DataSet, find, open, shapes};
+use crescendo::data::{DataSet, ImageFolder, find, open, shapes};
 use crescendo::training::recipe::{DataSource, MOST_THREADS};
 use crescendo::training::{Error, Machine, Recipe};
 
-use crate::cli::Processor;
+use crate::cli::{DataPath, Processor};
 
 /// Prints a line as `println!` does, but a full disk is an error and no panic.
 macro_rules! say {
@@ -40,7 +40,7 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
 /// Where a data set is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Location {
-    /// At this path, or `shapes` with or without sizes.
+    /// At this path, or `shapes` with or without sizes, or `images` with a share and a folder.
     Named(String),
     /// Wherever the program finds it by itself.
     Source(DataSource),
@@ -70,15 +70,43 @@ impl Location {
 
     /// Reads, or makes, what is called so.
     pub fn load_named(name: &str) -> Result<Found, Error> {
-        match shapes::parse(name) {
-            Some(set) => Ok(Found { set: set?, location: name.to_owned() }),
-            None => Self::open(find(Some(Path::new(name)))?),
+        if let Some(set) = shapes::parse(name) {
+            return Ok(Found { set: set?, location: name.to_owned() });
         }
+        if let Some(images) = ImageFolder::parse(name) {
+            let images = images?;
+            let folder = absolute(find(Some(images.folder()))?);
+            let images = ImageFolder::new(&folder, images.test_split())?;
+            return Ok(Found { set: images.open()?, location: images.to_string() });
+        }
+        Self::open(find(Some(Path::new(name)))?)
     }
 
     fn open(path: PathBuf) -> Result<Found, Error> {
-        let absolute = std::path::absolute(&path).unwrap_or(path);
-        Ok(Found { set: open(&absolute)?, location: absolute.display().to_string() })
+        let path = absolute(path);
+        Ok(Found { set: open(&path)?, location: path.display().to_string() })
+    }
+}
+
+/// The same path, from any folder.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The name of the data set at `path`, of which a share may be asked to be the test set.
+pub fn named(path: &str, test_split: Option<f64>) -> Result<String, Error> {
+    let Some(test_split) = test_split else { return Ok(path.to_owned()) };
+    let folder = match ImageFolder::parse(path) {
+        Some(images) => images?.folder().to_owned(),
+        None => path.into(),
+    };
+    Ok(ImageFolder::new(&folder, test_split)?.to_string())
+}
+
+impl DataPath {
+    /// The name of the data set, if one is given.
+    pub fn named(&self) -> Result<Option<String>, Error> {
+        self.path.as_deref().map(|path| named(path, self.test_split)).transpose()
     }
 }
 

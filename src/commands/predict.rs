@@ -4,17 +4,12 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{CHANNELS, IMAGE_BYTES, SIDE};
+use crescendo::data::{IMAGE_BYTES, SIDE, read_image};
 use crescendo::training::{Elsewhere, Error, Model, Recipe, write_atomically};
-use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader};
 
 use super::{Location, machine, say};
 use crate::cli::Predict;
 use crate::npy;
-
-/// An image that says it has more pixels than this is not worth its memory.
-const MOST_PIXELS: u64 = 50_000_000;
 
 pub fn run(args: &Predict) -> Result<(), Error> {
     let machine = machine(&args.processor)?;
@@ -71,36 +66,15 @@ fn read(path: &Path, pixels: &mut Vec<u8>, names: &mut Vec<String>) -> Result<()
         names.extend((0..count).map(|index| format!("{}[{index}]", path.display())));
         pixels.extend(images);
     } else {
-        pixels.extend(read_image(path)?);
+        let image = read_image(path)?;
+        if image.is_resized() {
+            let (width, height) = (image.width, image.height);
+            eprintln!("{}: resized from {width}x{height} to {SIDE}x{SIDE}", path.display());
+        }
+        pixels.extend(image.pixels);
         names.push(path.display().to_string());
     }
     Ok(())
-}
-
-fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
-    let bad = |error: ImageError| {
-        let error = error.to_string().lines().collect::<Vec<_>>().join(" ");
-        Error::bad(path, format!("cannot be read as an image ({error}): give a PNG or JPEG file"))
-    };
-    let io = |error| Error::io("read", path, error);
-    let reader = ImageReader::open(path).map_err(io)?.with_guessed_format().map_err(io)?;
-    let decoder = reader.into_decoder().map_err(bad)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        let most = MOST_PIXELS / 1_000_000;
-        let problem =
-            format!("has {width}x{height} pixels: give an image of at most {most} million");
-        return Err(Error::bad(path, problem));
-    }
-    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?.into_rgb8();
-    let side = SIDE as u32;
-    if image.dimensions() != (side, side) {
-        let (width, height) = image.dimensions();
-        eprintln!("{}: resized from {width}x{height} to {side}x{side}", path.display());
-        image = image::imageops::resize(&image, side, side, FilterType::Triangle);
-    }
-    let channel = |channel: usize| image.pixels().map(move |pixel| pixel.0[channel]);
-    Ok((0..CHANNELS).flat_map(channel).collect())
 }
 
 fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {

@@ -38,8 +38,9 @@ fn create(args: &Train) -> Result<(Run, Found), Error> {
     if let Some(seed) = args.seed {
         changes.push(format!("train.seed={seed}"));
     }
-    let recipe = Recipe::load(&args.recipe, &changes)?;
-    let data = Location::new(args.data.path.as_deref(), recipe.data.source).load()?;
+    let mut recipe = Recipe::load(&args.recipe, &changes)?;
+    let data = Location::new(args.data.named()?.as_deref(), recipe.data.source).load()?;
+    let note = follow_data(&mut recipe, args, &changes, &data)?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
         None => next_folder(&args.recipe),
@@ -51,7 +52,28 @@ fn create(args: &Train) -> Result<(Run, Found), Error> {
         data_location: &data.location,
         init: args.init.as_deref(),
     };
-    Ok((Run::create(&folder, &start)?, data))
+    let mut run = Run::create(&folder, &start)?;
+    note.into_iter().for_each(|note| run.note(note));
+    Ok((run, data))
+}
+
+/// Makes the network tell as many classes apart as the data has, unless the user says how many. What a
+/// reader should know of that.
+fn follow_data(
+    recipe: &mut Recipe,
+    args: &Train,
+    changes: &[String],
+    data: &Found,
+) -> Result<Option<String>, Error> {
+    let (before, classes) = (recipe.network.classes, data.set.classes.len());
+    if before == classes || Recipe::names(&args.recipe, changes, "network.classes")? {
+        return Ok(None);
+    }
+    *recipe = recipe.with(&format!("network.classes={classes}"))?;
+    Ok(Some(format!(
+        "network.classes is {classes}, not {before}: {} has {classes} classes",
+        data.set.name
+    )))
 }
 
 fn resume(folder: &Path, args: &Train) -> Result<(Run, Found), Error> {
@@ -59,8 +81,8 @@ fn resume(folder: &Path, args: &Train) -> Result<(Run, Found), Error> {
     for change in args.changes.iter().cloned().chain(flags(args)) {
         run.change(&change)?;
     }
-    let location = args.data.path.as_ref().unwrap_or(&run.record().run.data);
-    let data = Location::load_named(location)?;
+    let location = args.data.named()?.unwrap_or_else(|| run.record().run.data.clone());
+    let data = Location::load_named(&location)?;
     Ok((run, data))
 }
 

@@ -7,6 +7,7 @@ mod evaluate;
 mod full_disk;
 mod help;
 mod output;
+mod own_data;
 mod policies;
 mod pytorch;
 mod report;

@@ -94,7 +94,7 @@ fn count(split: &Split, classes: &[String]) -> Vec<usize> {
 }
 
 fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
-    let mut problems = Vec::new();
+    let mut problems = set.warnings.clone();
 
     let mut seen = HashSet::new();
     let mut report = |count: usize, what: &str| {
@@ -205,6 +205,7 @@ mod tests {
             classes: vec!["cat".into(), "dog".into()],
             train: split(train),
             test: split(test),
+            warnings: Vec::new(),
         }
     }
 

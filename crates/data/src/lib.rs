@@ -1,7 +1,7 @@
 //! Data sets of 32x32 colour images: readers, a generated set, augmentation and batches.
 //!
-//! [`open`] reads CIFAR-10 in every form it is published in, [`fetch()`] downloads it, and
-//! [`shapes`] draws a set that needs no download. A [`Sampling`] turns the images into batches;
+//! [`open`] reads CIFAR-10 and CIFAR-100 in every form they are published in, and folders of PNG and
+//! JPEG images; [`fetch()`] downloads CIFAR-10, and [`shapes`] draws a set that needs no download. A [`Sampling`] turns the images into batches;
 //! what an image looks like in an epoch is a function of the seed, the epoch and the image's index,
 //! whatever order or thread it is made in.
 //!
@@ -36,6 +36,7 @@ mod export;
 mod fetch;
 mod find;
 mod info;
+mod picture;
 mod random;
 mod readers;
 mod set;
@@ -48,5 +49,6 @@ pub use export::export;
 pub use fetch::{Archive, Fetched, fetch};
 pub use find::{default_folder, find};
 pub use info::{ClassCount, Info, channel_statistics, info};
-pub use readers::open;
+pub use picture::{Picture, read_image};
+pub use readers::{ImageFolder, open};
 pub use set::{CHANNELS, DataSet, IMAGE_BYTES, SIDE, Split};

@@ -61,6 +61,8 @@ pub struct DataSet {
     pub train: Split,
     /// The images to test on.
     pub test: Split,
+    /// What is worth a word about the files it was read from, in sentences.
+    pub warnings: Vec<String>,
 }
 
 impl DataSet {

@@ -43,6 +43,7 @@ pub fn generate(seed: u64, train: usize, test: usize) -> DataSet {
         classes: Figure::ALL.iter().map(|figure| figure.name().into()).collect(),
         train: split(seed, TRAIN, train),
         test: split(seed, TEST, test),
+        warnings: Vec::new(),
     }
 }
 

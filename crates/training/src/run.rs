@@ -7,7 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{DataSet, Normalization, hold_out};
-use crescendo_network::{CpuEngine, Engine, Plan, Section};
+use crescendo_network::{CpuEngine, Engine, Plan, Section, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -98,6 +98,8 @@ pub struct Run {
     pub(crate) progress: Progress,
     pub(crate) marks: Marks,
     pub(crate) changes: Vec<Change>,
+    /// What a reader should know, for the log.
+    pub(crate) notes: Vec<String>,
     _lock: File,
 }
 
@@ -160,9 +162,18 @@ impl Run {
                 normalization,
             },
         };
+        let mut notes = Vec::new();
         let initial = match start.init {
             Some(path) => {
-                let model = Checkpoint::open(path)?.model()?;
+                let mut model = Checkpoint::open(path)?.model()?;
+                if let Some(classes) = renew_head(&plan, recipe.train.seed, &mut model) {
+                    notes.push(format!(
+                        "The checkpoint tells {classes} classes apart and {} has {}: the last layer \
+                         starts anew.",
+                        data.name,
+                        data.classes.len()
+                    ));
+                }
                 // An engine is asked whether they are the right tensors.
                 let fit = engine(plan, recipe.machine()?).import(Section::Model, &model);
                 fit.map_err(|error| {
@@ -208,7 +219,7 @@ impl Run {
             let _ = fs::remove_dir_all(&temporary);
             return Err(error);
         }
-        Self::open(folder)
+        Ok(Run { notes, ..Self::open(folder)? })
     }
 
     /// Opens a run that is there, to go on with it.
@@ -244,7 +255,15 @@ impl Run {
         };
         let (progress, marks) = state().map_err(|error: Error| error.advise(LOST))?;
         let folder = folder.to_owned();
-        Ok(Run { folder, record, progress, marks, changes: Vec::new(), _lock: lock })
+        Ok(Run {
+            folder,
+            record,
+            progress,
+            marks,
+            changes: Vec::new(),
+            notes: Vec::new(),
+            _lock: lock,
+        })
     }
 
     /// Its folder.
@@ -260,6 +279,11 @@ impl Run {
     /// How far it is.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Adds a line to the log, for when training begins.
+    pub fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     /// Changes what may change when a run goes on: `train.epochs`, `optimizer.learning_rate`,
@@ -407,6 +431,29 @@ fn taken(folder: &Path) -> Error {
 fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
     let text = toml::to_string(record).expect("a record has only strings for keys");
     write_atomically(&record_path(folder), |file| file.write_all(text.as_bytes()))
+}
+
+/// Gives a model that tells another number of classes apart the last layer with which training begins
+/// from nothing, and says how many they were. A model that differs in more stays as it is.
+fn renew_head(plan: &Plan, seed: u64, model: &mut [Tensor<'static>]) -> Option<usize> {
+    let head = &plan.steps.last()?.node.name;
+    let [weight, bias] = ["weight", "bias"].map(|part| format!("{head}.{part}"));
+    let find = |tensors: &[Tensor<'static>], name: &str| {
+        tensors.iter().position(|tensor| tensor.name == *name)
+    };
+    let (at_weight, at_bias) = (find(model, &weight)?, find(model, &bias)?);
+    let &[classes, inputs] = &model[at_weight].shape[..] else { return None };
+    if model[at_bias].shape != [classes] || classes == plan.classes() {
+        return None;
+    }
+    let mut new = plan.initial(seed);
+    let new_weight = new.swap_remove(find(&new, &weight)?);
+    let new_bias = new.swap_remove(find(&new, &bias)?);
+    if new_weight.shape != [plan.classes(), inputs] {
+        return None;
+    }
+    (model[at_weight], model[at_bias]) = (new_weight, new_bias);
+    Some(classes)
 }
 
 /// What computes.

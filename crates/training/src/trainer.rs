@@ -54,7 +54,8 @@ impl Run {
             )));
         }
         observer.event(&self.started(engine.plan(), data))?;
-        if let Some(note) = self.note() {
+        let notes = std::mem::take(&mut self.notes);
+        for note in data.warnings.iter().cloned().chain(notes).chain(self.ignored()) {
             observer.event(&Event::Note(note))?;
         }
         if self.progress.ended {
@@ -104,10 +105,11 @@ impl Run {
         let recipe = &self.record.recipe;
         if data.fingerprint() != self.record.run.data_fingerprint {
             return Err(Error::Refused(format!(
-                "this is not the data that the run in {} was trained on ({}, fingerprint {:.12}…): \
-                 give that one with --data",
+                "this is not the data that the run in {} was trained on ({}, found at {}, fingerprint \
+                 {:.12}…): give that one with --data",
                 self.folder.display(),
                 self.record.run.data_name,
+                self.record.run.data,
                 self.record.run.data_fingerprint
             )));
         }
@@ -140,7 +142,7 @@ impl Run {
     }
 
     /// What a reader of the recipe might misunderstand.
-    fn note(&self) -> Option<String> {
+    fn ignored(&self) -> Option<String> {
         let policy = self.record.recipe.batch.policy;
         let ignored = match policy {
             PolicyKind::Fixed | PolicyKind::Steps => return None,

@@ -17,7 +17,7 @@ pub(super) fn open(path: &Path) -> Result<DataSet, Error> {
     })?;
     let parts = found.ok_or_else(|| {
         let folders = LAYOUTS.map(|layout| layout.folder).join(" or ");
-        Error::bad(path, format!("holds no files of {folders}: it is no archive of CIFAR-10"))
+        Error::bad(path, format!("holds no files of {folders}: it is no archive of a known set"))
     })?;
     parts.finish("archive")
 }
@@ -40,7 +40,7 @@ pub(crate) fn each_file(
         return Err(Error::bad(
             path,
             "is neither a folder nor a .tar.gz archive: give the folder or the archive that \
-             CIFAR-10 is in",
+             the data set is in",
         ));
     }
     let mut unpacked = Limited { inner: GzDecoder::new(archive), left: LARGEST };

@@ -1,13 +1,14 @@
-//! The binary version: records of a label byte and the image's bytes.
+//! The binary version: records of label bytes and the image's bytes.
 
-use super::{Layout, MOST_CLASSES};
+use super::{CIFAR10, Layout, MOST_CLASSES};
 use crate::{IMAGE_BYTES, Split};
 
 pub(crate) const LAYOUT: Layout = Layout {
+    set: &CIFAR10,
     version: "binary",
     folder: "cifar-10-batches-bin",
     archive: "cifar-10-binary.tar.gz",
-    batches: [
+    batches: &[
         "data_batch_1.bin",
         "data_batch_2.bin",
         "data_batch_3.bin",
@@ -16,34 +17,34 @@ pub(crate) const LAYOUT: Layout = Layout {
         "test_batch.bin",
     ],
     names: "batches.meta.txt",
-    batch,
+    batch: |bytes| batch(bytes, 1),
     classes,
 };
 
-const RECORD: usize = 1 + IMAGE_BYTES;
-
-fn batch(bytes: &[u8]) -> Result<Split, String> {
+/// The images of a file in which each has so many label bytes before it; the last one counts.
+pub(super) fn batch(bytes: &[u8], labels: usize) -> Result<Split, String> {
+    let record = labels + IMAGE_BYTES;
     if bytes.is_empty() {
         return Err("is empty: download it again".into());
     }
-    if !bytes.len().is_multiple_of(RECORD) {
+    if !bytes.len().is_multiple_of(record) {
         return Err(format!(
-            "is {} bytes, not a multiple of {RECORD}: truncated? download it again",
+            "is {} bytes, not a multiple of {record}: truncated? download it again",
             bytes.len()
         ));
     }
-    let images = bytes.len() / RECORD;
+    let images = bytes.len() / record;
     let mut split = Split {
         pixels: Vec::with_capacity(images * IMAGE_BYTES),
         labels: Vec::with_capacity(images),
     };
-    for record in bytes.chunks_exact(RECORD) {
-        split.push(&record[1..], record[0].into());
+    for record in bytes.chunks_exact(record) {
+        split.push(&record[labels..], record[labels - 1].into());
     }
     Ok(split)
 }
 
-fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
+pub(super) fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
     let text = str::from_utf8(bytes).map_err(|_| "is not text: download it again")?;
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
     let names: Vec<String> = names.take(MOST_CLASSES + 1).map(String::from).collect();
@@ -61,22 +62,27 @@ fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
 mod tests {
     use super::*;
 
+    const RECORD: usize = 1 + IMAGE_BYTES;
+
     #[test]
     fn records_become_images() {
         let mut bytes = vec![7; RECORD];
         bytes.extend([3; RECORD]);
         bytes[1] = 200;
-        let split = batch(&bytes).unwrap();
+        let split = batch(&bytes, 1).unwrap();
         assert_eq!(split.labels, [7, 3]);
         assert_eq!(split.image(0)[..2], [200, 7]);
         assert_eq!(split.image(1), [3; IMAGE_BYTES]);
+        // Of a coarse and a fine label, the fine one.
+        let split = batch(&[&[1, 99][..], &[5; IMAGE_BYTES]].concat(), 2).unwrap();
+        assert_eq!((&split.labels[..], split.image(0)), (&[99][..], &[5; IMAGE_BYTES][..]));
     }
 
     #[test]
     fn a_part_of_a_record_is_refused() {
-        let problem = batch(&vec![0; 10 * RECORD - 1]).unwrap_err();
+        let problem = batch(&vec![0; 10 * RECORD - 1], 1).unwrap_err();
         assert!(problem.starts_with("is 30729 bytes, not a multiple of 3073"), "{problem}");
-        assert!(batch(&[]).unwrap_err().starts_with("is empty"));
+        assert!(batch(&[], 1).unwrap_err().starts_with("is empty"));
     }
 
     #[test]

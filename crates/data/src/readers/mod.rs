@@ -1,9 +1,15 @@
-//! Reads CIFAR-10 in each of the ways it is published.
+//! Reads data sets: CIFAR-10 and CIFAR-100 in each of the ways they are published, and folders of
+//! images.
 
 pub(crate) mod archive;
 pub(crate) mod binary;
+mod cifar100;
+mod folder;
+mod listing;
 mod pickle;
 mod python;
+
+pub use folder::ImageFolder;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -18,18 +24,47 @@ const LARGEST: u64 = 512 << 20;
 /// As many classes as a label of one byte can tell apart.
 const MOST_CLASSES: usize = 256;
 
-const NAME: &str = "CIFAR-10";
-/// The official images' [`DataSet::fingerprint`].
-const FINGERPRINT: &str = "a848c57c546881ecba9e25f435fa94706b5686f891cbb5995964989b72017714";
-/// What other images are called, so that nobody takes a result on them for one on CIFAR-10.
-const OTHER_NAME: &str = "other images in the layout of CIFAR-10";
+/// A published set.
+pub(crate) struct Published {
+    name: &'static str,
+    /// The classes, for a set that does not come with their names.
+    classes: &'static [&'static str],
+    /// Whether images in its layout are its own; others are called otherwise, so that nobody takes a
+    /// result on them for one on it.
+    own: fn(&DataSet) -> bool,
+}
 
-/// The classes of a set that does not come with their names.
-const CLASSES: [&str; 10] =
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+const CIFAR10: Published = Published {
+    name: "CIFAR-10",
+    classes: &[
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ],
+    own: |set| {
+        const OFFICIAL: &str = "a848c57c546881ecba9e25f435fa94706b5686f891cbb5995964989b72017714";
+        set.fingerprint() == OFFICIAL
+    },
+};
 
-/// One published version: how its files are called and read.
+const CIFAR100: Published = Published {
+    name: "CIFAR-100",
+    classes: &cifar100::CLASSES,
+    own: |set| {
+        (set.train.len(), set.test.len()) == (50_000, 10_000) && set.classes == cifar100::CLASSES
+    },
+};
+
+/// One version of a published set: how its files are called and read.
 pub(crate) struct Layout {
+    set: &'static Published,
     /// What the version is called.
     version: &'static str,
     /// The folder its files are in.
@@ -37,7 +72,7 @@ pub(crate) struct Layout {
     /// The archive it is published as.
     pub(crate) archive: &'static str,
     /// The files of training images and, last, the file of test images.
-    batches: [&'static str; 6],
+    batches: &'static [&'static str],
     /// The file of class names.
     names: &'static str,
     /// Reads a file of images, or says what is wrong with it.
@@ -46,17 +81,21 @@ pub(crate) struct Layout {
     classes: fn(&[u8]) -> Result<Vec<String>, String>,
 }
 
-const LAYOUTS: [&Layout; 2] = [&binary::LAYOUT, &python::LAYOUT];
+const LAYOUTS: [&Layout; 4] =
+    [&binary::LAYOUT, &python::LAYOUT, &cifar100::BINARY, &cifar100::PYTHON];
 
 impl Layout {
     /// The files that are read.
     fn files(&self) -> impl Iterator<Item = &'static str> {
-        self.batches.into_iter().chain([self.names])
+        self.batches.iter().copied().chain([self.names])
     }
 }
 
-/// Reads CIFAR-10 from `path`: the folder of its binary or its Python version, either archive as
-/// it was downloaded, or a folder that holds one of these under its official name.
+/// Reads the data set at `path`: CIFAR-10 or CIFAR-100, as the folder of its binary or its Python
+/// version, as either archive as it was downloaded, or in a folder that holds one of these under its
+/// official name; or else a folder of images. It has a folder for each class, or the folders `train` and
+/// `test` (or `val`) with one for each class in them; without `test`, a fifth of the images of each class
+/// is tested on, as an [`ImageFolder`] of another share would have it.
 ///
 /// # Errors
 /// If there is no such set, or if anything about it is not as it should be.
@@ -81,11 +120,14 @@ pub fn open(path: &Path) -> Result<DataSet, Error> {
             return archive::open(&archive);
         }
     }
-    Err(Error::NotFound(format!(
-        "{}: there is no CIFAR-10 in this folder: none of {}",
-        path.display(),
-        LAYOUTS.map(|layout| format!("{}, {}", layout.folder, layout.archive)).join(", ")
-    )))
+    folder::open(path)?.ok_or_else(|| {
+        Error::NotFound(format!(
+            "{}: there is no data set in this folder: no folders of PNG or JPEG images, one for each \
+             class, and none of {}",
+            path.display(),
+            LAYOUTS.map(|layout| format!("{}, {}", layout.folder, layout.archive)).join(", ")
+        ))
+    })
 }
 
 fn open_folder(folder: &Path, layout: &'static Layout) -> Result<DataSet, Error> {
@@ -108,7 +150,7 @@ fn open_folder(folder: &Path, layout: &'static Layout) -> Result<DataSet, Error>
 }
 
 fn too_large() -> String {
-    format!("is larger than {} MB, too large for CIFAR-10", LARGEST >> 20)
+    format!("is larger than {} MB, too large for a file of this set", LARGEST >> 20)
 }
 
 /// The files of a set as they are read, in whatever order.
@@ -116,13 +158,13 @@ struct Parts {
     layout: &'static Layout,
     /// The folder the files are in, to name them in errors.
     root: PathBuf,
-    batches: [Option<Split>; 6],
+    batches: Vec<Option<Split>>,
     classes: Option<Vec<String>>,
 }
 
 impl Parts {
     fn new(layout: &'static Layout, root: PathBuf) -> Self {
-        Parts { layout, root, batches: Default::default(), classes: None }
+        Parts { layout, root, batches: vec![None; layout.batches.len()], classes: None }
     }
 
     /// Adds the file called `name`, if it is one of this version's.
@@ -139,7 +181,8 @@ impl Parts {
     /// The data set, if every file was there and every label is a class.
     fn finish(self, kind: &str) -> Result<DataSet, Error> {
         let Parts { layout, root, batches, classes } = self;
-        let classes = classes.unwrap_or_else(|| CLASSES.map(String::from).to_vec());
+        let classes = classes
+            .unwrap_or_else(|| layout.set.classes.iter().map(|name| name.to_string()).collect());
         let mut splits = Vec::with_capacity(batches.len());
         for (name, batch) in layout.batches.iter().zip(batches) {
             let wrong = |problem| Error::bad(&root.join(name), problem);
@@ -166,10 +209,17 @@ impl Parts {
             train.pixels.append(&mut split.pixels);
             train.labels.append(&mut split.labels);
         }
-        let format = format!("{NAME} {} {kind}", layout.version);
-        let mut set = DataSet { name: NAME.into(), format, classes, train, test };
-        if set.fingerprint() != FINGERPRINT {
-            set.name = OTHER_NAME.into();
+        let Published { name, own, .. } = layout.set;
+        let mut set = DataSet {
+            name: (*name).into(),
+            format: format!("{name} {} {kind}", layout.version),
+            classes,
+            train,
+            test,
+            warnings: Vec::new(),
+        };
+        if !own(&set) {
+            set.name = format!("other images in the layout of {name}");
         }
         Ok(set)
     }

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// A batch of 10,000 images takes at most 100,000 steps.
+/// The largest file of a set, of 50,000 images, takes at most 400,000 steps.
 const MOST_STEPS: usize = 1 << 20;
 
 /// Which of a pickle's values.
@@ -57,7 +57,7 @@ impl<'a> Pickle<'a> {
             Err(problem) => {
                 let position = bytes.len() - machine.rest.len();
                 Err(format!(
-                    "is not a Python pickle that CIFAR-10 can be in (byte {position}: {problem}): \
+                    "is not a Python pickle that such a set can be in (byte {position}: {problem}): \
                      download it again"
                 ))
             }

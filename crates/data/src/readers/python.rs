@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 
 use super::pickle::{Id, Pickle, Value};
-use super::{Layout, MOST_CLASSES};
+use super::{CIFAR10, Layout, MOST_CLASSES};
 use crate::{IMAGE_BYTES, Split};
 
 pub(super) const LAYOUT: Layout = Layout {
+    set: &CIFAR10,
     version: "Python",
     folder: "cifar-10-batches-py",
     archive: "cifar-10-python.tar.gz",
-    batches: [
+    batches: &[
         "data_batch_1",
         "data_batch_2",
         "data_batch_3",
@@ -19,17 +20,19 @@ pub(super) const LAYOUT: Layout = Layout {
         "test_batch",
     ],
     names: "batches.meta",
-    batch,
-    classes,
+    batch: |bytes| batch(bytes, "labels"),
+    classes: |bytes| classes(bytes, "label_names"),
 };
 
 /// A pickle can have one string many times over: were it long, the copies would be too much.
 const LONGEST_NAME: usize = 100;
 
-fn batch(bytes: &[u8]) -> Result<Split, String> {
+/// The images of a file that has their classes under `labels_key`.
+pub(super) fn batch(bytes: &[u8], labels_key: &str) -> Result<Split, String> {
     let pickle = Pickle::read(bytes)?;
-    let get =
-        |key| pickle.get(key).ok_or_else(|| format!("has no {key:?}: it is no CIFAR-10 batch"));
+    let get = |key| {
+        pickle.get(key).ok_or_else(|| format!("has no {key:?}: it is no file of the set's images"))
+    };
     let pixels = pixels(&pickle, get("data")?).ok_or_else(|| {
         format!(
             "its \"data\" is not a numpy array of bytes, {IMAGE_BYTES} for each image, row by row"
@@ -38,8 +41,9 @@ fn batch(bytes: &[u8]) -> Result<Split, String> {
     if pixels.is_empty() {
         return Err("has no images: download it again".into());
     }
-    let labels = labels(&pickle, get("labels")?)
-        .ok_or("its \"labels\" are not a list of class numbers: download it again")?;
+    let labels = labels(&pickle, get(labels_key)?).ok_or_else(|| {
+        format!("its {labels_key:?} are not a list of class numbers: download it again")
+    })?;
     if labels.len() * IMAGE_BYTES != pixels.len() {
         return Err(format!(
             "has {} labels for {} images: download it again",
@@ -50,21 +54,23 @@ fn batch(bytes: &[u8]) -> Result<Split, String> {
     Ok(Split { pixels: pixels.into_owned(), labels })
 }
 
-fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
+/// The names that a file has under `names_key`.
+pub(super) fn classes(bytes: &[u8], names_key: &str) -> Result<Vec<String>, String> {
     let pickle = Pickle::read(bytes)?;
     let names = || {
         let name = |id: &Id| {
             let name = pickle.text(*id).filter(|name| name.len() <= LONGEST_NAME)?;
             str::from_utf8(name).ok().map(String::from)
         };
-        let names = pickle.list(pickle.get("label_names")?)?;
+        let names = pickle.list(pickle.get(names_key)?)?;
         let names: Option<Vec<String>> = names.iter().take(MOST_CLASSES + 1).map(name).collect();
         names.filter(|names| (1..=MOST_CLASSES).contains(&names.len()))
     };
     names().ok_or_else(|| {
-        "its \"label_names\" are not a list of class names: download it again, or remove it for \
-         the usual names"
-            .into()
+        format!(
+            "its {names_key:?} are not a list of class names: download it again, or remove it for \
+             the usual names"
+        )
     })
 }
 

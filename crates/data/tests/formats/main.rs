@@ -1,5 +1,6 @@
 //! Every published format of a set is read, and is the same set.
 
+mod cifar100;
 #[path = "../common/mod.rs"]
 mod common;
 mod hostile;

@@ -33,23 +33,33 @@ pub fn meta() -> Vec<u8> {
 pub fn batch(split: &Split, title: &str) -> Vec<u8> {
     let mut pickle = Pickle::new();
     pickle.string("batch_label").string(title);
-    pickle.string("labels").raw(b"]").put().raw(b"(");
-    for label in &split.labels {
-        pickle.raw(&[b'K', *label as u8]);
+    pickle.labels("labels", &split.labels);
+    pickle.data(split);
+    pickle.filenames(split.len());
+    pickle.end()
+}
+
+/// A file of CIFAR-100's images, with as many coarse labels that are of no use.
+pub fn batch_100(split: &Split, title: &str) -> Vec<u8> {
+    let mut pickle = Pickle::new();
+    pickle.filenames(split.len());
+    pickle.string("batch_label").string(title);
+    pickle.labels("fine_labels", &split.labels);
+    pickle.labels("coarse_labels", &vec![19; split.len()]);
+    pickle.data(split);
+    pickle.end()
+}
+
+/// A file of CIFAR-100's class names.
+pub fn meta_100(fine: &[&str], coarse: &[&str]) -> Vec<u8> {
+    let mut pickle = Pickle::new();
+    for (key, names) in [("fine_label_names", fine), ("coarse_label_names", coarse)] {
+        pickle.string(key).raw(b"]").put().raw(b"(");
+        for name in names {
+            pickle.string(name);
+        }
+        pickle.raw(b"e");
     }
-    pickle.raw(b"e").string("data");
-    pickle.raw(b"cnumpy.core.multiarray\n_reconstruct\n").put();
-    pickle.raw(b"cnumpy\nndarray\n").put().raw(b"K\x00\x85U\x01b\x87R").put();
-    pickle.raw(b"(K\x01M").raw(&(split.len() as u16).to_le_bytes());
-    pickle.raw(b"M").raw(&(IMAGE_BYTES as u16).to_le_bytes()).raw(b"\x86");
-    pickle.raw(b"cnumpy\ndtype\n").put().raw(b"U\x02u1K\x00K\x01\x87R").put();
-    pickle.raw(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89");
-    pickle.raw(b"T").raw(&(split.pixels.len() as u32).to_le_bytes()).raw(&split.pixels);
-    pickle.raw(b"tb").string("filenames").raw(b"]").put().raw(b"(");
-    for index in 0..split.len() {
-        pickle.string(&format!("image_s_{index:06}.png"));
-    }
-    pickle.raw(b"e");
     pickle.end()
 }
 
@@ -64,6 +74,34 @@ impl Pickle {
         let mut pickle = Pickle { bytes: b"\x80\x02}".to_vec(), memo: 0 };
         pickle.put().raw(b"(");
         pickle
+    }
+
+    fn labels(&mut self, key: &str, labels: &[u16]) {
+        self.string(key).raw(b"]").put().raw(b"(");
+        for label in labels {
+            self.raw(&[b'K', *label as u8]);
+        }
+        self.raw(b"e");
+    }
+
+    fn filenames(&mut self, count: usize) {
+        self.string("filenames").raw(b"]").put().raw(b"(");
+        for index in 0..count {
+            self.string(&format!("image_s_{index:06}.png"));
+        }
+        self.raw(b"e");
+    }
+
+    fn data(&mut self, split: &Split) {
+        self.string("data");
+        self.raw(b"cnumpy.core.multiarray\n_reconstruct\n").put();
+        self.raw(b"cnumpy\nndarray\n").put().raw(b"K\x00\x85U\x01b\x87R").put();
+        self.raw(b"(K\x01M").raw(&(split.len() as u16).to_le_bytes());
+        self.raw(b"M").raw(&(IMAGE_BYTES as u16).to_le_bytes()).raw(b"\x86");
+        self.raw(b"cnumpy\ndtype\n").put().raw(b"U\x02u1K\x00K\x01\x87R").put();
+        self.raw(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89");
+        self.raw(b"T").raw(&(split.pixels.len() as u32).to_le_bytes()).raw(&split.pixels);
+        self.raw(b"tb");
     }
 
     fn raw(&mut self, bytes: &[u8]) -> &mut Self {

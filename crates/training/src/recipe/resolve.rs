@@ -49,6 +49,38 @@ impl Recipe {
         Self::from_table(table)
     }
 
+    /// Whether `key`, such as `network.classes`, is in the user's own words: in one of the `changes`, or
+    /// in the recipe of this name or path, or a base of it, unless that is built in.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn names<S: AsRef<str>>(
+        name_or_path: &str,
+        changes: &[S],
+        key: &str,
+    ) -> Result<bool, Error> {
+        for change in changes {
+            if has(&parse_change(change.as_ref())?, key) {
+                return Ok(true);
+            }
+        }
+        let mut recipe = name_or_path.to_owned();
+        for _ in 0..=MOST_BASES {
+            if BUILT_IN.iter().any(|built_in| built_in.name == recipe) {
+                break;
+            }
+            let own = parse(&recipe, &read(&recipe)?)?;
+            if has(&own, key) {
+                return Ok(true);
+            }
+            match own.get("base") {
+                Some(Value::String(base)) => recipe = base_path(&recipe, base),
+                _ => break,
+            }
+        }
+        Ok(false)
+    }
+
     /// This recipe with one more `section.key=value`.
     ///
     /// # Errors
@@ -106,9 +138,12 @@ impl Recipe {
     }
 }
 
+/// Recipes between a user's and a built-in one.
+const MOST_BASES: usize = 10;
+
 /// A recipe's table on top of its base's.
 fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
-    if depth > 10 {
+    if depth > MOST_BASES {
         return Err(Error::Recipe(format!("{name_or_path}: its bases go in a circle")));
     }
     let built_in = BUILT_IN.iter().find(|recipe| recipe.name == name_or_path);
@@ -116,18 +151,13 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
         Some(recipe) => recipe.text.to_owned(),
         None => read(name_or_path)?,
     };
-    let mut own: Table = text.parse().map_err(|error| {
-        Error::Recipe(format!("{name_or_path} is no valid TOML: {}", place(&text, &error)))
-    })?;
+    let mut own = parse(name_or_path, &text)?;
     // What a run wrote about itself beside its recipe is not part of the recipe.
     own.remove("run");
     let base = match own.remove("base") {
         None if name_or_path == BUILT_IN[0].name => return Ok(own),
         None => BUILT_IN[0].name.to_owned(),
-        Some(Value::String(base)) if built_in.is_none() && base.ends_with(".toml") => {
-            let folder = Path::new(name_or_path).parent().unwrap_or(Path::new(""));
-            folder.join(base).to_string_lossy().into_owned()
-        }
+        Some(Value::String(base)) if built_in.is_none() => base_path(name_or_path, &base),
         Some(Value::String(base)) => base,
         Some(_) => {
             return Err(Error::Recipe(format!("{name_or_path}: base must be a recipe's name")));
@@ -137,6 +167,32 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
     lay_over(&mut whole, own, &every_key(), "")
         .map_err(|problem| Error::Recipe(format!("{name_or_path}: {problem}")))?;
     Ok(whole)
+}
+
+/// A recipe's file.
+fn parse(name_or_path: &str, text: &str) -> Result<Table, Error> {
+    text.parse().map_err(|error| {
+        Error::Recipe(format!("{name_or_path} is no valid TOML: {}", place(text, &error)))
+    })
+}
+
+/// The name, or the path, of what a user's recipe calls its base: files are beside it.
+fn base_path(recipe: &str, base: &str) -> String {
+    if !base.ends_with(".toml") {
+        return base.to_owned();
+    }
+    let folder = Path::new(recipe).parent().unwrap_or(Path::new(""));
+    folder.join(base).to_string_lossy().into_owned()
+}
+
+/// Whether a table has this key, such as `network.classes`.
+fn has(table: &Table, key: &str) -> bool {
+    match key.split_once('.') {
+        None => table.contains_key(key),
+        Some((section, key)) => {
+            table.get(section).and_then(Value::as_table).is_some_and(|table| has(table, key))
+        }
+    }
 }
 
 /// An error in a text, as one line that says where.
@@ -183,6 +239,11 @@ fn every_key() -> Table {
 }
 
 fn set(table: &mut Table, change: &str) -> Result<(), Error> {
+    lay_over(table, parse_change(change)?, &every_key(), "").map_err(Error::Recipe)
+}
+
+/// A table with nothing but what a change says.
+fn parse_change(change: &str) -> Result<Table, Error> {
     let parts = change.split_once('=').filter(|(key, _)| !key.trim().is_empty());
     let Some((key, value)) = parts else {
         let problem = format!("{change} is no change of a recipe: write section.key=value");
@@ -199,7 +260,7 @@ fn set(table: &mut Table, change: &str) -> Result<(), Error> {
         own = Value::Table(Table::from_iter([(part.to_owned(), own)]));
     }
     let Value::Table(own) = own else { unreachable!("a key has at least one part") };
-    lay_over(table, own, &every_key(), "").map_err(Error::Recipe)
+    Ok(own)
 }
 
 /// The whole name of the first key in a section, or of a key itself.
