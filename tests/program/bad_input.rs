@@ -584,7 +584,7 @@ fn data_that_is_not_there_is_said_how_to_get() {
         "train --data shapes:0,5",
         &["shapes:0,5", "for example shapes:500,100"],
     );
-    place.refuse_saying(1, "train --data .", &["there is no CIFAR-10 in this folder"]);
+    place.refuse_saying(1, "train --data .", &["there is no data set in this folder"]);
     let output = place.command("train report").env("CRESCENDO_DATA", "gone").output().unwrap();
     let complaint = check_refusal(&output, 1, "train report");
     check_line(&complaint, &["gone (from CRESCENDO_DATA): there is no such file or folder"]);

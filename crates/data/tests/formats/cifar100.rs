@@ -136,11 +136,11 @@ fn what_is_wrong_is_named() {
     for (files, names) in
         [(binary(&splits), ["train.bin", "test.bin"]), (python(&splits), ["train", "test"])]
     {
-        for missing in 0..2 {
+        for (missing, name) in names.into_iter().enumerate() {
             let mut rest = files.clone();
             rest.remove(missing);
             let problem = problem(&rest);
-            assert!(problem.starts_with(&format!("/{}: is missing", names[missing])), "{problem}");
+            assert!(problem.starts_with(&format!("/{name}: is missing")), "{problem}");
         }
     }
     let mut files = binary(&splits);
