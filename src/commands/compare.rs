@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use crescendo::report::Folder;
 use crescendo::report::page::{self, RunData};
-use crescendo::report::{Log, Observers, Page};
 use crescendo::training::comparison::{
     Arm, BUILT_IN, Comparison, Difference, Measure, Results, Row, Spread, Verdict,
 };
@@ -129,14 +129,16 @@ impl Trial {
             };
             Run::create(&folder, &start)?
         };
-        let (mut log, mut page) = (Log::default(), Page::default());
-        let observers = &mut Observers(vec![&mut log, &mut page]);
-        if run.train(&data.set, observers, stop)? == Outcome::Interrupted {
+        if run.train(&data.set, &mut Folder::default(), stop)? == Outcome::Interrupted {
             return Ok(None);
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
         let mut model = Model::open(&checkpoint::path(&folder, last), None, machine)?;
-        let running = model.evaluate(&data.set.test, |_| ()).accuracy();
+        // Training ended with this evaluation, unless the recipe leaves it out.
+        let running = match run.progress().test_accuracy {
+            Some(accuracy) => accuracy,
+            None => model.evaluate(&data.set.test, |_| ()).accuracy(),
+        };
         model.recompute_statistics(&data.set.train, comparison.bn_images);
         let precise = model.evaluate(&data.set.test, |_| ()).accuracy();
         Ok(Some(Row {

@@ -43,11 +43,12 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         if !args.json {
             say!("{}", restored(file, &model))?;
         }
-        for precise in [false, true] {
-            let other = if precise { Statistics::Running } else { Statistics::Precise };
-            if args.bn == other {
-                continue;
-            }
+        let ways = match args.bn {
+            Statistics::Running => &[false][..],
+            Statistics::Precise => &[true],
+            Statistics::Both => &[false, true],
+        };
+        for &precise in ways {
             if precise {
                 model.recompute_statistics(&data.set.train, args.bn_images as usize);
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::report::{Console, Json, Log, Observers, Page, Quiet, TensorBoard};
+use crescendo::report::{Console, Folder, Json, Observers, Quiet};
 use crescendo::training::events::Observer;
 use crescendo::training::{Error, Recipe, Run, Start};
 
@@ -17,18 +17,13 @@ pub fn run(args: &Train) -> Result<(), Error> {
         Some(folder) => resume(folder, args)?,
         None => create(args)?,
     };
-    let (mut log, mut page) = (Log::default(), Page::default());
-    let mut board = TensorBoard::default();
+    let mut folder = Folder::default();
     let mut shown: Box<dyn Observer> = match args {
         Train { json: true, .. } => Box::new(Json),
         Train { quiet: true, .. } => Box::new(Quiet),
         _ => Box::new(Console::default()),
     };
-    run.train(
-        &data.set,
-        &mut Observers(vec![&mut log, &mut board, &mut page, &mut *shown]),
-        &stop,
-    )?;
+    run.train(&data.set, &mut Observers(vec![&mut folder, &mut *shown]), &stop)?;
     Ok(())
 }
 

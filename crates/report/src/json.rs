@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use crescendo_training::Error;
-use crescendo_training::events::{
-    Decided, Decision, Epoch, EvaluatedSplit, Event, Observer, Step, Watched,
-};
+use crescendo_training::events::{Decided, Decision, Epoch, Event, Observer, Step, Watched};
 use serde_json::{Value, json};
 
 use crate::console::print;
@@ -71,10 +69,7 @@ fn object(event: &Event) -> Option<Value> {
         Event::Evaluating { .. } => return None,
         Event::Evaluated { split, epoch, evaluation, classes } => json!({
             "event": "evaluated",
-            "split": match split {
-                EvaluatedSplit::Validation => "validation",
-                EvaluatedSplit::Test => "test",
-            },
+            "split": split.name(),
             "epoch": epoch,
             "accuracy": evaluation.accuracy(),
             "loss": evaluation.loss,
@@ -94,19 +89,17 @@ fn object(event: &Event) -> Option<Value> {
 
 fn decided(decision: &Decision) -> Value {
     let metric = |Watched { name, value, best, epochs }: &Watched| json!({ "name": name, "value": value, "best": best, "epochs": epochs });
-    let (what, from, to) = match decision.what {
-        Decided::BatchSize => {
-            ("batch_size", json!(decision.from as u64), json!(decision.to as u64))
-        }
-        Decided::LearningRate => ("learning_rate", json!(decision.from), json!(decision.to)),
+    let number = |value: f64| match decision.what {
+        Decided::BatchSize => json!(value as u64),
+        Decided::LearningRate => json!(value),
     };
     json!({
         "event": "decision",
         "epoch": decision.epoch,
         "updates": decision.updates,
-        "what": what,
-        "from": from,
-        "to": to,
+        "what": decision.what.name(),
+        "from": number(decision.from),
+        "to": number(decision.to),
         "reason": decision.reason,
         "metric": decision.metric.as_ref().map(metric),
         "noise_scale": decision.noise_scale,
@@ -155,6 +148,7 @@ fn text(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crescendo_training::events::EvaluatedSplit;
     use crescendo_training::{Evaluation, Mistake};
 
     use super::*;

@@ -47,6 +47,31 @@ pub use tensorboard::TensorBoard;
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};
 
+/// Everything that is written into a run's folder.
+#[derive(Default)]
+pub struct Folder {
+    log: Log,
+    board: TensorBoard,
+    page: Page,
+}
+
+impl Folder {
+    /// The page behind the log, whose tables it shows.
+    fn observers(&mut self) -> Observers<'_> {
+        Observers(vec![&mut self.log, &mut self.board, &mut self.page])
+    }
+}
+
+impl Observer for Folder {
+    fn event(&mut self, event: &Event) -> Result<(), Error> {
+        self.observers().event(event)
+    }
+
+    fn marks(&mut self) -> Result<Marks, Error> {
+        self.observers().marks()
+    }
+}
+
 /// Several observers as one.
 pub struct Observers<'a>(pub Vec<&'a mut dyn Observer>);
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crescendo_training::Error;
-use crescendo_training::events::{Decided, Decision, Epoch, Event, Marks, Observer, Step};
+use crescendo_training::events::{Decision, Epoch, Event, Marks, Observer, Step};
 
 use crate::grown::Grown;
 use crate::lines::line;
@@ -97,10 +97,7 @@ fn epoch_row(epoch: &Epoch) -> String {
 
 fn decision_row(decision: &Decision) -> String {
     let Decision { epoch, updates, from, to, metric, noise_scale, .. } = decision;
-    let what = match decision.what {
-        Decided::BatchSize => "batch_size",
-        Decided::LearningRate => "learning_rate",
-    };
+    let what = decision.what.name();
     let reason = quote(&decision.reason);
     let watched = match metric {
         Some(watched) => format!(
@@ -131,7 +128,7 @@ fn step_row(step: &Step) -> String {
 mod tests {
     use super::*;
     use crescendo_training::Evaluation;
-    use crescendo_training::events::{EvaluatedSplit, Watched};
+    use crescendo_training::events::{Decided, EvaluatedSplit, Watched};
 
     fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
         Event::Epoch(Epoch {

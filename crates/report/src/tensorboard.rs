@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crescendo_training::Error;
-use crescendo_training::events::{Decided, Epoch, Event, Marks, Observer, Step};
+use crescendo_training::events::{Epoch, Event, Marks, Observer, Step};
 
 use crate::grown::Grown;
 use crate::lines::line;
@@ -45,11 +45,8 @@ impl Events {
             Event::Epoch(epoch) => self.file.write(epoch_record(epoch)),
             Event::Step(step) if self.steps => self.file.write(step_record(step)),
             Event::Decision(decision) => {
-                let tag = match decision.what {
-                    Decided::BatchSize => "decisions/batch_size",
-                    Decided::LearningRate => "decisions/learning_rate",
-                };
-                self.text(decision.epoch.into(), tag, event)
+                let tag = format!("decisions/{}", decision.what.name());
+                self.text(decision.epoch.into(), &tag, event)
             }
             Event::Changed { key, .. } => self.text(self.updates, &format!("changes/{key}"), event),
             _ => Ok(()),

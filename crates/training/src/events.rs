@@ -96,6 +96,16 @@ pub enum EvaluatedSplit {
     Test,
 }
 
+impl EvaluatedSplit {
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            EvaluatedSplit::Validation => "validation",
+            EvaluatedSplit::Test => "test",
+        }
+    }
+}
+
 /// A policy's choice, from the epoch that begins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
@@ -125,6 +135,16 @@ pub enum Decided {
     BatchSize,
     /// The step's length, or the factor that the schedule's is multiplied by.
     LearningRate,
+}
+
+impl Decided {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Decided::BatchSize => "batch_size",
+            Decided::LearningRate => "learning_rate",
+        }
+    }
 }
 
 /// A metric as a plateau saw it.

@@ -26,7 +26,8 @@ pub fn part_size(recipe: &Recipe, plan: &Plan, batch_size: usize) -> usize {
         return ghost.min(batch_size);
     }
     // Results must not depend on the number of threads, so nor must this.
-    let fits = |part: &usize| (memory(plan, batch_size, *part, 1) as f64) <= bytes(limit(recipe));
+    let limit = bytes(limit(recipe));
+    let fits = |part: &usize| (memory(plan, batch_size, *part, 1) as f64) <= limit;
     let most = largest(batch_size, fits);
     match most {
         0 => 0,

@@ -192,6 +192,14 @@ struct Epoch {
     later_images: u64,
 }
 
+impl Epoch {
+    /// Where in the run, in epochs, a batch of this epoch is trained on. The middle of its update, so that
+    /// a schedule from or to zero never is zero.
+    fn position(&self, epoch: u32, batch: usize) -> f64 {
+        f64::from(epoch - 1) + (batch as f64 + 0.5) / self.batches as f64
+    }
+}
+
 /// Why an epoch stops before its last batch.
 enum Halt {
     Interrupted,
@@ -281,9 +289,7 @@ impl Trainer<'_> {
         let progress = &mut self.run.progress;
         let begin = Instant::now();
         let images = batch.labels.len();
-        // The middle of the update: a schedule from or to zero never is zero.
-        let done = (progress.batch as f64 + 0.5) / epoch.batches as f64;
-        let done = f64::from(progress.epoch - 1) + done;
+        let done = epoch.position(progress.epoch, progress.batch);
         let learning_rate = progress.chosen.learning_rate(recipe, done);
         let every = recipe.batch.noise_every;
         let update = Update {
@@ -364,13 +370,12 @@ impl Trainer<'_> {
             validation_loss: validation.as_ref().map(|evaluation| evaluation.loss),
             validation_accuracy: validation.as_ref().map(Evaluation::accuracy),
         };
-        let last_update = (progress.batch as f64 - 0.5) / of.batches as f64;
-        let done = f64::from(epoch - 1) + last_update;
+        let last_update = of.position(epoch, progress.batch.saturating_sub(1));
         self.observer.event(&Event::Epoch(events::Epoch {
             epoch,
             updates: progress.updates,
             batch_size: of.batch_size,
-            learning_rate: progress.chosen.learning_rate(recipe, done),
+            learning_rate: progress.chosen.learning_rate(recipe, last_update),
             train_loss,
             train_accuracy: progress.correct as f64 / images,
             validation_loss: metrics.validation_loss,

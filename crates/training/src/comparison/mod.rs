@@ -10,18 +10,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::{Error, Recipe, recipe};
+use crate::recipe::{self, BuiltIn};
+use crate::{Error, Recipe};
 
 pub use results::{Measure, Results, Row};
 pub use statistics::{Difference, Spread, Verdict};
-
-/// A comparison that is built into the program.
-pub struct BuiltIn {
-    /// What it is called.
-    pub name: &'static str,
-    /// Its file.
-    pub text: &'static str,
-}
 
 macro_rules! built_in {
     ($($name:literal),*) => {
@@ -33,13 +26,6 @@ macro_rules! built_in {
     };
 }
 built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth");
-
-impl BuiltIn {
-    /// What it is, from the comment that opens its file.
-    pub fn summary(&self) -> String {
-        recipe::opening_comment(self.text)
-    }
-}
 
 /// A comparison.
 #[derive(Clone, Debug, PartialEq)]

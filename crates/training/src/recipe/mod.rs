@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{Batch, Schedule};
 use crate::{Error, IsaChoice, Machine};
 
+pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
-pub(crate) use resolve::{opening_comment, place};
 
 /// The most channels of a layer, or features.
 const MOST_CHANNELS: usize = 65_536;

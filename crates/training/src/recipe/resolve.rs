@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::Recipe;
 use crate::Error;
 
-/// A recipe that is built into the program.
+/// A recipe, or a comparison of some, that is built into the program.
 pub struct BuiltIn {
     /// What it is called.
     pub name: &'static str,
@@ -25,14 +25,9 @@ pub const BUILT_IN: [BuiltIn; 3] = [
 impl BuiltIn {
     /// What it is, from the comment that opens its file.
     pub fn summary(&self) -> String {
-        opening_comment(self.text)
+        let lines = self.text.lines().map_while(|line| line.strip_prefix('#'));
+        lines.map(str::trim).collect::<Vec<_>>().join(" ")
     }
-}
-
-/// The comment that opens a file, as one line.
-pub(crate) fn opening_comment(text: &str) -> String {
-    let lines = text.lines().map_while(|line| line.strip_prefix('#'));
-    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 impl Recipe {
