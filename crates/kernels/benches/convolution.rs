@@ -116,7 +116,7 @@ fn layer(processor: &Processor, method: Method, layer: Convolution, maps: Maps) 
             &source,
             &weight,
             &gradient,
-            &mut dweight,
+            Some(&mut dweight),
             Some(&sink),
         );
         times[1].push(begin.elapsed().as_secs_f64());

@@ -22,6 +22,11 @@ pub enum Activation {
     Silu,
     /// `x * Phi(x)` with the normal distribution's `Phi` (arXiv 1606.08415), not its tanh form.
     Gelu,
+    /// `factor * x`: logits that are scaled before the softmax.
+    Scale {
+        /// Any number.
+        factor: f32,
+    },
 }
 
 impl Activation {
@@ -48,6 +53,7 @@ impl Activation {
             Activation::Sigmoid => sigmoid(s, x),
             Activation::Silu => s.mul(x, sigmoid(s, x)),
             Activation::Gelu => s.mul(x, normal(s, x).0),
+            Activation::Scale { factor } => s.mul(x, s.splat(factor)),
         }
     }
 
@@ -79,6 +85,7 @@ impl Activation {
             Activation::LeakyRelu { slope } => s.positive(y, one, s.splat(slope)),
             Activation::Elu => s.positive(y, one, s.add(y, one)),
             Activation::Sigmoid => s.mul(y, s.sub(one, y)),
+            Activation::Scale { factor } => s.splat(factor),
             Activation::Silu | Activation::Gelu => unreachable!("not from the value"),
         }
     }

@@ -161,7 +161,7 @@ pub fn forward(
 }
 
 /// The gradients for `gradient`, that of the output: adds to `dweight`, and delivers that of the input
-/// to `sink` where it is wanted. `source` is what forward read.
+/// to `sink`, each where it is wanted. `source` is what forward read; it is read for `dweight` alone.
 ///
 /// The gradient of a bias is [`crate::norm::bias_gradient`]; before a BatchNorm it is zero.
 ///
@@ -176,17 +176,20 @@ pub fn backward(
     source: &Source,
     weight: &[f32],
     gradient: &GradientSource,
-    dweight: &mut [f32],
+    dweight: Option<&mut [f32]>,
     sink: Option<&GradientSink>,
 ) {
     layer.check(method, source.maps, gradient.maps);
-    let lengths = [weight.len(), dweight.len()];
+    let lengths = [weight.len(), dweight.as_ref().map_or(weight.len(), |dweight| dweight.len())];
     assert_eq!(lengths, [layer.weights(); 2], "wrong number of weights");
     source.check();
     gradient.check();
     if let Some(sink) = sink {
         assert_eq!(sink.maps, source.maps, "the input's gradient has another shape");
         sink.check();
+    }
+    if dweight.is_none() && sink.is_none() {
+        return;
     }
     if method == Method::Direct {
         direct::backward(processor, workspace, layer, source, weight, gradient, dweight, sink);

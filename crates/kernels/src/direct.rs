@@ -177,7 +177,7 @@ pub(crate) fn backward(
     source: &Source,
     weight: &[f32],
     gradient: &GradientSource,
-    dweight: &mut [f32],
+    dweight: Option<&mut [f32]>,
     sink: Option<&GradientSink>,
 ) {
     let geometry = &Geometry::new(layer, source.maps);
@@ -189,7 +189,7 @@ pub(crate) fn backward(
     }
     let packed = &*packed;
     let (count, len) = (geometry.parts(), geometry.part());
-    let parts = &mut shared[..count * len];
+    let (parts, wanted) = (&mut shared[..count * len], dweight.is_some());
     {
         let parts = Shared::new(parts);
         processor.pool.run(count, |index, worker| {
@@ -205,14 +205,16 @@ pub(crate) fn backward(
                 packed,
                 images: geometry.images_of(index),
                 // SAFETY: one part a task.
-                part: unsafe { parts.part(index * len, len) }.as_mut_ptr(),
+                part: wanted.then(|| unsafe { parts.part(index * len, len) }.as_mut_ptr()),
                 staged,
                 staged_gradient: rest,
                 dx: rest.wrapping_add(geometry.staged_gradient()),
             });
         });
     }
-    add_parts(processor, geometry, parts, dweight);
+    if let Some(dweight) = dweight {
+        add_parts(processor, geometry, parts, dweight);
+    }
 }
 
 /// Adds partial sums `[tap][input channel][output channel]` to the gradient of the weights.
@@ -421,7 +423,8 @@ struct Backward<'a> {
     sink: Option<&'a GradientSink<'a>>,
     packed: &'a [f32],
     images: Range<usize>,
-    part: *mut f32,
+    /// The partial sum of the weights' gradient, where that is wanted.
+    part: Option<*mut f32>,
     staged: *mut f32,
     staged_gradient: *mut f32,
     dx: *mut f32,
@@ -437,7 +440,9 @@ impl Kernel for Backward<'_> {
             // SAFETY: sources and sink were checked; the worker's memory has room for both images
             // laid out and for the gradient.
             unsafe {
-                stage(s, geometry, self.source, image, self.staged);
+                if self.part.is_some() {
+                    stage(s, geometry, self.source, image, self.staged);
+                }
                 self.staged_gradient.write_bytes(0, geometry.staged_gradient());
                 for block in 0..output.blocks() {
                     for y in 0..output.height {
@@ -449,13 +454,17 @@ impl Kernel for Backward<'_> {
                 if image + 1 < self.images.end {
                     let [input, output] = geometry.rows(image + 1);
                     self.gradient.ask(&mut ahead, &output);
-                    self.source.ask(&mut ahead, &input);
+                    if self.part.is_some() {
+                        self.source.ask(&mut ahead, &input);
+                    }
                 }
                 if let Some(sink) = self.sink {
                     sink.ask(&mut ahead, &geometry.rows(image)[0]);
                 }
                 let ahead = ahead.over(2 * geometry.steps());
-                self.weights(s, index > 0, &ahead);
+                if let Some(part) = self.part {
+                    self.weights(s, part, index > 0, &ahead);
+                }
                 if let Some(sink) = self.sink {
                     self.input(s, sink, image, &ahead);
                 }
@@ -466,12 +475,12 @@ impl Kernel for Backward<'_> {
 }
 
 impl Backward<'_> {
-    /// Adds the image's part to the weights' gradient.
+    /// Adds the image's part to the partial sum of the weights' gradient.
     ///
     /// # Safety
-    /// The image is laid out.
+    /// The image and the output's gradient are laid out, and `part` is this task's.
     #[inline(always)]
-    unsafe fn weights<S: Simd>(&self, s: S, accumulate: bool, ahead: &Ahead) {
+    unsafe fn weights<S: Simd>(&self, s: S, part: *mut f32, accumulate: bool, ahead: &Ahead) {
         let geometry = self.geometry;
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
         let Geometry { out_rows, out_columns, margin, .. } = *geometry;
@@ -503,7 +512,7 @@ impl Backward<'_> {
                         b_step: LANES,
                         b_line: out_columns * LANES,
                         b_vector: out_rows * out_columns * LANES,
-                        c: self.part.add(row * columns + vector * LANES),
+                        c: part.add(row * columns + vector * LANES),
                         c_row: columns,
                         accumulate: accumulate || first > 0,
                         ahead,

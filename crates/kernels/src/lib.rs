@@ -14,8 +14,8 @@
 //!   loaded, and when it is delivered. BatchNorm, activations and residual additions live there.
 //! - [`convolution`] is the entry to the convolutions, `winograd` and `direct`; `product` holds the
 //!   register tiles that do all their arithmetic.
-//! - [`pooling`], [`linear`], [`activation`], [`loss`], [`optimizer`] are what their names say, and
-//!   [`norm`] turns BatchNorm's sums into factors.
+//! - [`pooling`], [`max_pool`], [`linear`], [`activation`], [`loss`], [`optimizer`], [`muon`] are what
+//!   their names say, and [`norm`] turns BatchNorm's sums into factors. `matrix` multiplies for some.
 //! - `simd` compiles every kernel for each instruction set; [`Isa`] is the choice.
 //! - [`mod@reference`] says every operation once more, plainly and in f64, for tests.
 //!
@@ -56,7 +56,10 @@ pub mod elementwise;
 pub mod linear;
 pub mod loss;
 mod maps;
+mod matrix;
+pub mod max_pool;
 mod memory;
+pub mod muon;
 pub mod norm;
 pub mod optimizer;
 pub mod peak;

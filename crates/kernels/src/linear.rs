@@ -1,19 +1,15 @@
 //! Linear layers on vectors: `y = x * weight^T + bias`, weights `[outputs, inputs]` as in PyTorch.
 //!
-//! A task takes 64 columns of a result. It packs what it needs of one factor, 128 rows at a time
-//! (32 KiB: the first-level cache), and multiplies the other factor's rows with it, where they lie.
-
-use std::ops::Range;
+//! Forward and the input's gradient are products of `matrix`; the weights' gradient is cut up
+//! in the same way.
 
 use crate::Processor;
 use crate::ahead::Ahead;
-use crate::product::{Correlate, Multiply, PANEL, Segment};
+use crate::matrix::{self, DEPTH, Factor, ask, rows_times_factor};
+use crate::product::{Correlate, PANEL};
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workspace::{Need, Workspace};
-
-/// `k` that are packed and multiplied in one go.
-const DEPTH: usize = 128;
 
 /// A linear layer's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,26 +23,28 @@ pub struct Linear {
 impl Linear {
     /// The working memory that it needs for a batch.
     pub fn need(&self, images: usize) -> Need {
-        Need { worker: DEPTH * PANEL + images.max(LANES) * PANEL, shared: 0 }
+        matrix::need(images.max(LANES))
     }
 }
 
-/// `x` is `[N, inputs]`, `y` is `[N, outputs]`, `bias` is `[outputs]`.
+/// `x` is `[N, inputs]`, `y` is `[N, outputs]`, `bias` is `[outputs]`, or zero where there is none.
 pub fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
     layer: &Linear,
     x: &[f32],
     weight: &[f32],
-    bias: &[f32],
+    bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
     let Linear { inputs, outputs } = *layer;
     let images = y.len() / outputs;
     assert!(x.len() == images * inputs && y.len() == images * outputs, "wrong lengths");
-    assert!(weight.len() == inputs * outputs && bias.len() == outputs, "wrong parameters");
-    let factor = Factor { weight, inputs, transposed: true };
-    rows_times_factor(processor, workspace, images, x, factor, y);
+    assert_eq!(weight.len(), inputs * outputs, "wrong number of weights");
+    assert!(bias.is_none_or(|bias| bias.len() == outputs), "wrong number of biases");
+    let factor = Factor { matrix: weight, width: inputs, transposed: true };
+    rows_times_factor(processor, &workspace.split().0, images, x, factor, y);
+    let Some(bias) = bias else { return };
     for y in y.chunks_exact_mut(outputs) {
         for (y, bias) in y.iter_mut().zip(bias) {
             *y += bias;
@@ -54,8 +52,8 @@ pub fn forward(
     }
 }
 
-/// The gradients for `dy` `[N, outputs]`: adds to `dweight` and `dbias`, overwrites `dx`
-/// where it is wanted.
+/// The gradients for `dy` `[N, outputs]`: adds to `dweight` and `dbias` where they are wanted, and
+/// overwrites `dx` where that is.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     processor: &Processor,
@@ -64,28 +62,31 @@ pub fn backward(
     x: &[f32],
     weight: &[f32],
     dy: &[f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
+    dweight: Option<&mut [f32]>,
+    dbias: Option<&mut [f32]>,
     dx: Option<&mut [f32]>,
 ) {
     let Linear { inputs, outputs } = *layer;
     let images = dy.len() / outputs;
     assert!(x.len() == images * inputs && dy.len() == images * outputs, "wrong lengths");
-    assert!(weight.len() == inputs * outputs && dweight.len() == weight.len(), "wrong parameters");
-    assert_eq!(dbias.len(), outputs, "wrong number of biases");
-    processor.pool.chunks(dbias, PANEL, |panel, dbias| {
-        let mut sums = [0.0f64; PANEL];
-        for dy in dy.chunks_exact(outputs) {
-            for (sum, &dy) in sums.iter_mut().zip(&dy[panel * PANEL..]) {
-                *sum += f64::from(dy);
+    assert_eq!(weight.len(), inputs * outputs, "wrong number of weights");
+    if let Some(dbias) = dbias {
+        assert_eq!(dbias.len(), outputs, "wrong number of biases");
+        processor.pool.chunks(dbias, PANEL, |panel, dbias| {
+            let mut sums = [0.0f64; PANEL];
+            for dy in dy.chunks_exact(outputs) {
+                for (sum, &dy) in sums.iter_mut().zip(&dy[panel * PANEL..]) {
+                    *sum += f64::from(dy);
+                }
             }
-        }
-        for (dbias, sum) in dbias.iter_mut().zip(sums) {
-            *dbias += sum as f32;
-        }
-    });
-    {
-        let (workers, _) = workspace.split();
+            for (dbias, sum) in dbias.iter_mut().zip(sums) {
+                *dbias += sum as f32;
+            }
+        });
+    }
+    let (workers, _) = workspace.split();
+    if let Some(dweight) = dweight {
+        assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
         let dweight = &Shared::new(dweight);
         processor.pool.run(inputs.div_ceil(PANEL), |panel, worker| {
             // SAFETY: a worker's memory is its own.
@@ -96,146 +97,8 @@ pub fn backward(
     }
     let Some(dx) = dx else { return };
     assert_eq!(dx.len(), x.len(), "dx has the wrong length");
-    let factor = Factor { weight, inputs, transposed: false };
-    rows_times_factor(processor, workspace, images, dy, factor, dx);
-}
-
-/// The second factor `[depth, columns]` of a product: weights `[outputs, inputs]`, or transposed.
-#[derive(Clone, Copy)]
-struct Factor<'a> {
-    weight: &'a [f32],
-    inputs: usize,
-    transposed: bool,
-}
-
-impl Factor<'_> {
-    /// Rows and columns.
-    fn sides(&self) -> (usize, usize) {
-        let outputs = self.weight.len() / self.inputs;
-        if self.transposed { (self.inputs, outputs) } else { (outputs, self.inputs) }
-    }
-
-    /// Fills `packed` with rows of `width` columns from `first` on, with zeros beyond the last. What
-    /// comes after these rows is asked for: runs so short are over before the processor foresees them.
-    #[inline(always)]
-    fn pack<S: Simd>(
-        &self,
-        s: S,
-        depth: Range<usize>,
-        first: usize,
-        width: usize,
-        packed: &mut [f32],
-    ) {
-        let (rows, columns) = self.sides();
-        packed.fill(0.0);
-        let filled = width.min(columns - first);
-        if self.transposed {
-            for (column, row) in self.weight.chunks_exact(rows).skip(first).take(filled).enumerate()
-            {
-                ask(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
-                for (packed, &value) in packed.chunks_exact_mut(width).zip(&row[depth.clone()]) {
-                    packed[column] = value;
-                }
-            }
-        } else {
-            for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
-                if k + DEPTH < rows {
-                    ask(s, &self.weight[(k + DEPTH) * columns + first..][..filled]);
-                }
-                packed[..filled].copy_from_slice(&self.weight[k * columns + first..][..filled]);
-            }
-        }
-    }
-}
-
-/// Asks for the cache lines of `numbers`.
-#[inline(always)]
-fn ask<S: Simd>(s: S, numbers: &[f32]) {
-    for line in numbers.chunks(LANES) {
-        s.prefetch(line.as_ptr());
-    }
-}
-
-/// `c = a * factor` with `a` `[rows, depth]` and `c` `[rows, columns]`.
-fn rows_times_factor(
-    processor: &Processor,
-    workspace: &mut Workspace,
-    rows: usize,
-    a: &[f32],
-    factor: Factor,
-    c: &mut [f32],
-) {
-    let (depth, columns) = factor.sides();
-    let (workers, _) = workspace.split();
-    let c = &Shared::new(c);
-    processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
-        let first = panel * PANEL;
-        let width = PANEL.min(columns - first);
-        let vectors = width.div_ceil(LANES);
-        // SAFETY: a worker's memory is its own.
-        let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, rows * PANEL) };
-        for start in (0..depth).step_by(DEPTH) {
-            let depth = DEPTH.min(depth - start);
-            // SAFETY: the part was asked for with this length.
-            let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
-            processor.isa.run(Rows { a, factor, start, rows, first, packed: slice, out });
-        }
-        for row in 0..rows {
-            // SAFETY: each task writes its own columns; the results lie one row after another.
-            unsafe {
-                let to = c.part(row * columns + first, width);
-                let from = out.add(row * vectors * LANES);
-                to.copy_from_slice(std::slice::from_raw_parts(from, width));
-            }
-        }
-    });
-}
-
-/// Numbers of the rows of `a` from `start` on times as many rows of the factor, its columns from `first`
-/// on: as many of both as fill `packed`. Added to `out`, unless they are the first.
-struct Rows<'a> {
-    a: &'a [f32],
-    factor: Factor<'a>,
-    start: usize,
-    rows: usize,
-    first: usize,
-    packed: &'a mut [f32],
-    out: *mut f32,
-}
-
-impl Kernel for Rows<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Rows { a, factor, start, rows, first, packed, out } = self;
-        let (stride, columns) = factor.sides();
-        let vectors = PANEL.min(columns - first).div_ceil(LANES);
-        let depth = packed.len() / (vectors * LANES);
-        factor.pack(s, start..start + depth, first, vectors * LANES, packed);
-        let mut segments = [Segment { offset: 0, len: 0 }; DEPTH / LANES];
-        let count = depth.div_ceil(LANES);
-        for (i, segment) in segments.iter_mut().enumerate().take(count) {
-            *segment = Segment { offset: i * LANES, len: LANES.min(depth - i * LANES) };
-        }
-        // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
-        // packed rows and results were made for this shape.
-        unsafe {
-            let product = Multiply {
-                rows,
-                vectors,
-                a: a.as_ptr().add(start),
-                a_row: stride,
-                segments: &segments[..count],
-                b: packed.as_ptr(),
-                c: out,
-                c_row: vectors * LANES,
-                c_vector: LANES,
-                accumulate: start > 0,
-                ahead: &Ahead::nothing(),
-            };
-            product.run(s);
-        }
-    }
+    let factor = Factor { matrix: weight, width: inputs, transposed: false };
+    rows_times_factor(processor, &workers, images, dy, factor, dx);
 }
 
 /// 64 columns of the weights' gradient, `dy^T x`.

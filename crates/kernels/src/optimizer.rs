@@ -2,6 +2,7 @@
 
 use crate::Processor;
 use crate::elementwise::PIECE;
+use crate::pool::share;
 use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -116,16 +117,20 @@ pub fn squared_norm(processor: &Processor, values: &[f32]) -> f64 {
     })
 }
 
+/// Pieces that a sum is cut into, at most: so many terms are kept on the stack.
+const TERMS: usize = 64;
+
 /// The sum of what `term` gives for each piece of `values`, which it is told the start of.
 fn sum_of_pieces(
     processor: &Processor,
     values: &[f32],
     term: impl Fn(usize, &[f32]) -> f64 + Sync,
 ) -> f64 {
-    let mut terms = vec![0.0f64; values.len().div_ceil(PIECE)];
-    processor.pool.chunks(&mut terms, 1, |piece, out| {
-        let start = piece * PIECE;
-        out[0] = term(start, &values[start..values.len().min(start + PIECE)]);
+    let mut terms = [0.0f64; TERMS];
+    let pieces = values.len().div_ceil(PIECE).min(TERMS);
+    processor.pool.chunks(&mut terms[..pieces], 1, |piece, out| {
+        let piece = share(values.len(), pieces, piece);
+        out[0] = term(piece.start, &values[piece]);
     });
     terms.iter().sum()
 }
@@ -137,7 +142,8 @@ mod tests {
 
     #[test]
     fn the_change_since_the_last_time() {
-        let values: Vec<f32> = (0..20_000).map(|i| (i % 7) as f32).collect();
+        // More than there are terms of one piece each.
+        let values: Vec<f32> = (0..600_001).map(|i| (i % 7) as f32).collect();
         let mut bits = Vec::new();
         for threads in [1, 3] {
             let processor = Processor { pool: Pool::new(threads), isa: Isa::best() };

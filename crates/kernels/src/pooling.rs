@@ -1,4 +1,4 @@
-//! Pooling, the step from maps to vectors, and maps written down as they are read.
+//! Average pooling, the step from maps to vectors, and maps written down as they are read.
 //!
 //! Each works on rows, as convolutions do: what is read is described by a [`Source`], what is
 //! delivered by a [`Sink`], and the same backward.
@@ -12,9 +12,9 @@ use crate::source::{GradientSource, Source};
 use crate::{Maps, Processor};
 
 /// A row on the stack.
-type RowBuffer = MaybeUninit<[f32; MAX_WIDTH * LANES]>;
+pub(crate) type RowBuffer = MaybeUninit<[f32; MAX_WIDTH * LANES]>;
 
-fn pointer(buffer: &mut RowBuffer) -> *mut f32 {
+pub(crate) fn pointer(buffer: &mut RowBuffer) -> *mut f32 {
     buffer.as_mut_ptr().cast()
 }
 
@@ -25,7 +25,7 @@ pub fn output(size: usize, input: Maps) -> Maps {
 }
 
 /// Calls `isa.run(kernel(image, block))` for every block of every image, on all threads.
-fn each_block<K: Kernel<Output = ()>>(
+pub(crate) fn each_block<K: Kernel<Output = ()>>(
     processor: &Processor,
     maps: Maps,
     kernel: impl Fn(usize, usize) -> K + Sync,

@@ -1,6 +1,7 @@
 //! Every operation once more, in f64 and as plainly as its formula: what the kernels, and networks
 //! made of them, are tested against. Maps are planes `[images, channels, height, width]`.
 
+use crate::muon::Muon;
 use crate::{Activation, Convolution, Maps};
 
 /// See [`crate::convolution::forward`].
@@ -67,6 +68,7 @@ pub fn activation(f: Activation, x: &[f64]) -> Vec<f64> {
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Gelu => x * 0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::Scale { factor } => f64::from(factor) * x,
     };
     x.iter().copied().map(f).collect()
 }
@@ -96,6 +98,20 @@ pub fn average_pool(size: usize, maps: Maps, x: &[f64]) -> Vec<f64> {
     y
 }
 
+/// See [`crate::max_pool::forward`].
+pub fn max_pool(size: usize, maps: Maps, x: &[f64]) -> Vec<f64> {
+    let out = crate::pooling::output(size, maps);
+    let mut y = Vec::new();
+    for x in x.chunks(maps.pixels()) {
+        for (row, column) in pairs(out.height, out.width) {
+            let square = pairs(size, size);
+            let values = square.map(|(r, c)| x[(row * size + r) * maps.width + column * size + c]);
+            y.push(values.fold(f64::NEG_INFINITY, f64::max));
+        }
+    }
+    y
+}
+
 /// See [`crate::linear::forward`].
 pub fn linear(inputs: usize, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let mut y = Vec::new();
@@ -118,4 +134,53 @@ pub fn cross_entropy(logits: &[f64], labels: &[u16], smoothing: f64) -> f64 {
         (1.0 - smoothing) * loss(label.into()) + smoothing * all
     });
     losses.sum::<f64>() / labels.len() as f64
+}
+
+/// See [`crate::muon::update`].
+pub fn muon(rule: Muon, rows: usize, weight: &mut [f64], gradient: &[f64], velocity: &mut [f64]) {
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let columns = weight.len() / rows;
+    let (momentum, rate) = (f64::from(rule.momentum), f64::from(rule.learning_rate));
+    let mut x = Vec::new();
+    for (v, g) in velocity.iter_mut().zip(gradient) {
+        *v = momentum * *v + g;
+        x.push(if rule.nesterov { g + momentum * *v } else { *v });
+    }
+    let length = norm(&x) + 1e-7;
+    x.iter_mut().for_each(|x| *x /= length);
+    let tall = rows > columns;
+    if tall {
+        x = transpose(columns, &x);
+    }
+    let (side, width) = (rows.min(columns), rows.max(columns));
+    for _ in 0..rule.steps {
+        let a = product(width, &x, &transpose(width, &x));
+        let square = product(side, &a, &a);
+        let b: Vec<f64> = a.iter().zip(square).map(|(a, s)| -4.7750 * a + 2.0315 * s).collect();
+        let more = product(side, &b, &x);
+        x.iter_mut().zip(more).for_each(|(x, more)| *x = 3.4445 * *x + more);
+    }
+    if tall {
+        x = transpose(width, &x);
+    }
+    let length = norm(weight);
+    let scale = if length > 0.0 { (rows as f64).sqrt() / length } else { 1.0 };
+    weight.iter_mut().zip(x).for_each(|(w, x)| *w = scale * *w - rate * x);
+}
+
+/// Of a matrix of rows of `width` numbers.
+fn transpose(width: usize, x: &[f64]) -> Vec<f64> {
+    (0..width).flat_map(|column| x.iter().skip(column).step_by(width).copied()).collect()
+}
+
+/// `a * b` with `a` `[rows, depth]`.
+fn product(depth: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
+    let columns = b.len() / depth;
+    let mut c = vec![0.0; a.len() / depth * columns];
+    for (a, c) in a.chunks(depth).zip(c.chunks_mut(columns)) {
+        for (a, b) in a.iter().zip(b.chunks(columns)) {
+            c.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
+        }
+    }
+    c
 }

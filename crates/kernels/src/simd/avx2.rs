@@ -69,6 +69,15 @@ unsafe impl Simd for Avx2 {
         intrinsic!((_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)))
     }
     #[inline(always)]
+    fn maximum(self, a: Self::V, b: Self::V) -> Self::V {
+        let larger = self.max(a, b);
+        intrinsic!({
+            let low = _mm256_cmp_ps::<_CMP_UNORD_Q>(a.0, a.0);
+            let high = _mm256_cmp_ps::<_CMP_UNORD_Q>(a.1, a.1);
+            (_mm256_blendv_ps(larger.0, a.0, low), _mm256_blendv_ps(larger.1, a.1, high))
+        })
+    }
+    #[inline(always)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         intrinsic!((_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)))
     }

@@ -74,6 +74,13 @@ unsafe impl Simd for Avx512 {
         intrinsic!(_mm512_max_ps(a, b))
     }
     #[inline(always)]
+    fn maximum(self, a: __m512, b: __m512) -> __m512 {
+        intrinsic!({
+            let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(a, a);
+            _mm512_mask_max_ps(a, number, a, b)
+        })
+    }
+    #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         intrinsic!(_mm512_min_ps(a, b))
     }

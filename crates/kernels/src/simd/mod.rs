@@ -51,6 +51,8 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger one; `b` where one is no number.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger one; no number where one is no number.
+    fn maximum(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller one; `b` where one is no number.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `yes` where `x > 0`, `no` elsewhere and where `x` is no number.
@@ -192,6 +194,14 @@ mod tests {
             check("max", s.max(va, vb), &|i| a[i].max(b[i]));
             check("min", s.min(va, vb), &|i| a[i].min(b[i]));
             check("positive", s.positive(va, vb, vc), &|i| if a[i] > 0.0 { b[i] } else { c[i] });
+            check("maximum", s.maximum(va, vb), &|i| a[i].max(b[i]));
+            let nan = s.splat(f32::NAN);
+            for larger in [s.maximum(nan, va), s.maximum(va, nan), s.maximum(nan, nan)] {
+                let mut out = [0.0; LANES];
+                // SAFETY: an array of sixteen numbers.
+                unsafe { s.store(out.as_mut_ptr(), larger) };
+                assert!(out.iter().all(|x| x.is_nan()), "maximum with no number");
+            }
             let nan = s.positive(s.splat(f32::NAN), vb, vc);
             check("positive of no number", nan, &|i| c[i]);
             let whole: [f32; LANES] = std::array::from_fn(|i| (i * 16) as f32 - 126.0);

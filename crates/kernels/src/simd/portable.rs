@@ -66,6 +66,10 @@ unsafe impl Simd for Portable {
         map(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn maximum(self, a: V, b: V) -> V {
+        map(|i| if a[i] > b[i] || a[i].is_nan() { a[i] } else { b[i] })
+    }
+    #[inline(always)]
     fn min(self, a: V, b: V) -> V {
         map(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }

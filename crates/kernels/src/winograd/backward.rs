@@ -33,7 +33,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         processor: &Processor,
         workspace: &mut Workspace,
         weight: &[f32],
-        dweight: &mut [f32],
+        dweight: Option<&mut [f32]>,
     ) {
         let Geometry { input, output, .. } = self.geometry;
         let (inputs, outputs, direction) = (input.channels, output.channels, Direction::Backward);
@@ -46,7 +46,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         if self.sink.is_some() {
             transform_filters(processor, filters, u, self.tile);
         }
-        let filters = &*u;
+        let (filters, wanted) = (&*u, dweight.is_some());
         {
             let sums = Shared::new(parts);
             processor.pool.run(schedule.parts, |index, worker| {
@@ -62,7 +62,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     let start = start.wrapping_add(T::PRODUCTS * product[0]);
                     let dm = Domain { start, product: product[1], tiles };
                     // SAFETY: one part a task.
-                    let du = unsafe { sums.part(index * len, len) }.as_mut_ptr();
+                    let du = wanted.then(|| unsafe { sums.part(index * len, len) }.as_mut_ptr());
                     let accumulate = count > 0;
                     let pass = self;
                     processor.isa.run(Task {
@@ -79,6 +79,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 }
             });
         }
+        let Some(dweight) = dweight else { return };
         let (parts, dweight) = (&*parts, &Shared::new(dweight));
         let tasks = inputs.div_ceil(4);
         processor.pool.run(tasks, |task, _| {
@@ -105,8 +106,9 @@ struct Task<'a, T> {
     filters: &'a [f32],
     v: Domain,
     dm: Domain,
-    /// The partial sum: `[product][input channel][output channel]`.
-    du: *mut f32,
+    /// The partial sum, where the weights' gradient is wanted:
+    /// `[product][input channel][output channel]`.
+    du: Option<*mut f32>,
     /// Whether groups before this one have begun it.
     accumulate: bool,
     scratch: *mut f32,
@@ -124,7 +126,9 @@ impl<T: Tile> Task<'_, T> {
         let mut ahead = Ahead::nothing();
         if let Some(next) = &self.next {
             gradient.ask(&mut ahead, &next.output_rows(geometry));
-            source.ask(&mut ahead, &next.input_rows(geometry));
+            if self.du.is_some() {
+                source.ask(&mut ahead, &next.input_rows(geometry));
+            }
         }
         if let Some(sink) = sink {
             sink.ask(&mut ahead, &self.group.input_rows(geometry));
@@ -137,25 +141,30 @@ impl<T: Tile> Task<'_, T> {
     fn product<S: Simd>(&self, s: S, product: usize, panel: usize, ahead: &Ahead) {
         let Geometry { input, output, .. } = self.pass.geometry;
         let len = spread(input.channels * output.padded_channels());
-        let du = self.du.wrapping_add(product * len);
+        let du = self.du.map(|du| du.wrapping_add(product * len));
         let len = spread(output.channels * input.padded_channels());
         let filters = self.filters.as_ptr().wrapping_add(product * len);
-        s.call(CorrelatePanel {
-            v: self.v,
-            dm: self.dm,
-            input,
-            output,
-            du,
-            product,
-            panel,
-            accumulate: self.accumulate,
-            ahead,
-            next: filters.wrapping_add(panel * LANES * output.channels),
-        });
+        if let Some(du) = du {
+            s.call(CorrelatePanel {
+                v: self.v,
+                dm: self.dm,
+                input,
+                output,
+                du,
+                product,
+                panel,
+                accumulate: self.accumulate,
+                ahead,
+                next: filters.wrapping_add(panel * LANES * output.channels),
+            });
+        }
         if self.pass.sink.is_some() {
-            // The sums of the next panel, or behind the last one of the next product.
-            let next = (panel + PANEL / LANES).min(input.blocks());
-            let next = du.wrapping_add(next * LANES * output.padded_channels()).cast_const();
+            // The sums, or the filters, of the next panel, or behind the last one of the next product.
+            let next = (panel + PANEL / LANES).min(input.blocks()) * LANES;
+            let next = match du {
+                Some(du) => du.wrapping_add(next * output.padded_channels()).cast_const(),
+                None => filters.wrapping_add(next * output.channels),
+            };
             s.call(MultiplyPanel {
                 a: self.dm,
                 a_maps: output,
@@ -180,7 +189,9 @@ impl<T: Tile> Kernel for Task<'_, T> {
         for (index, image) in self.group.images.clone().enumerate() {
             let place = self.place(image, self.dm, index * each);
             s.call(transform::OutputAdjoint { place, source: gradient });
-            s.call(transform::Input { place: self.place(image, self.v, index * each), source });
+            if self.du.is_some() {
+                s.call(transform::Input { place: self.place(image, self.v, index * each), source });
+            }
         }
         let ahead = self.ahead();
         for product in 0..T::PRODUCTS {

@@ -226,7 +226,7 @@ pub(crate) fn backward(
     source: &Source,
     weight: &[f32],
     gradient: &GradientSource,
-    dweight: &mut [f32],
+    dweight: Option<&mut [f32]>,
     sink: Option<&GradientSink>,
 ) {
     let geometry = Geometry::new(size, layer, source.maps);

@@ -65,17 +65,27 @@ impl Case {
         let mut dx = vec![f32::NAN; x.len()];
         let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
         let sink = GradientSink::plain(maps, Shared::new(&mut dx));
-        convolution::backward(
-            processor,
-            &mut workspace,
-            method,
-            layer,
-            &source,
-            weight,
-            &gradient,
-            &mut dweight,
-            Some(&sink),
-        );
+        let mut backward = |dweight: Option<&mut [f32]>, sink: Option<&GradientSink>| {
+            convolution::backward(
+                processor,
+                &mut workspace,
+                method,
+                layer,
+                &source,
+                weight,
+                &gradient,
+                dweight,
+                sink,
+            );
+        };
+        backward(Some(&mut dweight), Some(&sink));
+        // Each gradient on its own is the same.
+        let (mut alone, mut dx_alone) = (vec![0.0; weight.len()], vec![f32::NAN; x.len()]);
+        backward(Some(&mut alone), None);
+        backward(None, Some(&GradientSink::plain(maps, Shared::new(&mut dx_alone))));
+        backward(None, None);
+        assert!(alone == dweight, "dweight alone differs: {layer:?} {method:?}");
+        assert_eq!(to_planes(maps, &dx_alone), to_planes(maps, &dx), "dx alone differs");
         norm::bias_gradient(processor, &gradient, &mut dbias);
         [to_planes(out, &y), dweight, dbias, to_planes(maps, &dx)]
     }

@@ -15,13 +15,14 @@ use crate::common::{assert_close, channels, differences, dot, noise, processor, 
 const MAPS: Maps = Maps { images: 3, channels: 18, height: 4, width: 5 };
 const EPS: f64 = 1e-5;
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 7] = [
     Activation::Relu,
     Activation::LeakyRelu { slope: 0.01 },
     Activation::Elu,
     Activation::Sigmoid,
     Activation::Silu,
     Activation::Gelu,
+    Activation::Scale { factor: -0.125 },
 ];
 
 fn planes(seed: u64) -> Vec<f32> {

@@ -3,4 +3,6 @@
 mod common;
 mod convolution;
 mod fusion;
+mod max_pool;
+mod muon;
 mod others;

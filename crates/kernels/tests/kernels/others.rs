@@ -21,6 +21,7 @@ fn activations_match_the_reference_and_finite_differences() {
         Activation::Sigmoid,
         Activation::Silu,
         Activation::Gelu,
+        Activation::Scale { factor: -0.125 },
     ];
     for (f, isa) in kinds.into_iter().flat_map(|f| Isa::available().map(move |isa| (f, isa))) {
         let processor = processor(isa, 2);
@@ -105,21 +106,29 @@ fn linear_matches_the_reference_and_finite_differences() {
             let processor = processor(isa, 2);
             let mut workspace = Workspace::new(2, layer.need(images));
             let mut y = vec![0.0; dy.len()];
-            linear::forward(&processor, &mut workspace, &layer, &x, &weight, &bias, &mut y);
-            assert_close("y", &y, &reference::linear(inputs, &x64, &w64, &b64), 1e-6);
+            for (bias, bias64) in [(None, &vec![0.0; outputs]), (Some(&bias[..]), &b64)] {
+                linear::forward(&processor, &mut workspace, &layer, &x, &weight, bias, &mut y);
+                assert_close("y", &y, &reference::linear(inputs, &x64, &w64, bias64), 1e-6);
+            }
             let (mut dweight, mut dbias) = (vec![1.0; weight.len()], vec![0.0; outputs]);
             let mut dx = vec![f32::NAN; x.len()];
-            linear::backward(
-                &processor,
-                &mut workspace,
-                &layer,
-                &x,
-                &weight,
-                &dy,
-                &mut dweight,
-                &mut dbias,
-                Some(&mut dx),
-            );
+            let mut backward = |dweight: &mut [f32], dbias: Option<&mut [f32]>, dx| {
+                linear::backward(
+                    &processor,
+                    &mut workspace,
+                    &layer,
+                    &x,
+                    &weight,
+                    &dy,
+                    Some(dweight),
+                    dbias,
+                    dx,
+                );
+            };
+            backward(&mut dweight, Some(&mut dbias), Some(&mut dx));
+            let mut alone = vec![1.0; weight.len()];
+            backward(&mut alone, None, None);
+            assert!(alone == dweight, "dweight alone differs");
             // y is linear in everything: each gradient is a sum of products.
             let mut expected = (vec![1.0; weight.len()], vec![0.0; outputs], vec![0.0; x.len()]);
             for (n, o) in (0..images).flat_map(|n| (0..outputs).map(move |o| (n, o))) {

@@ -1,0 +1,160 @@
+//! Products of matrices that lie in rows, one after another.
+//!
+//! A task takes 64 columns of the result. It packs what it needs of the second factor, 128 rows at a
+//! time (32 KiB: the first-level cache), and multiplies the first factor's rows with it, where they lie.
+
+use std::ops::Range;
+
+use crate::Processor;
+use crate::ahead::Ahead;
+use crate::product::{Multiply, PANEL, Segment};
+use crate::shared::Shared;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::workspace::{Need, Workers};
+
+/// `k` that are packed and multiplied in one go.
+pub(crate) const DEPTH: usize = 128;
+
+/// The working memory of products with so many rows.
+pub(crate) fn need(rows: usize) -> Need {
+    Need { worker: DEPTH * PANEL + rows * PANEL, shared: 0 }
+}
+
+/// The second factor `[depth, columns]` of a product: a matrix of rows of `width` numbers, or its
+/// transpose.
+#[derive(Clone, Copy)]
+pub(crate) struct Factor<'a> {
+    pub matrix: &'a [f32],
+    pub width: usize,
+    pub transposed: bool,
+}
+
+impl Factor<'_> {
+    /// Rows and columns.
+    fn sides(&self) -> (usize, usize) {
+        let height = self.matrix.len() / self.width;
+        if self.transposed { (self.width, height) } else { (height, self.width) }
+    }
+
+    /// Fills `packed` with rows of `width` columns from `first` on, with zeros beyond the last. What
+    /// comes after these rows is asked for: runs so short are over before the processor foresees them.
+    #[inline(always)]
+    fn pack<S: Simd>(
+        &self,
+        s: S,
+        depth: Range<usize>,
+        first: usize,
+        width: usize,
+        packed: &mut [f32],
+    ) {
+        let (rows, columns) = self.sides();
+        packed.fill(0.0);
+        let filled = width.min(columns - first);
+        if self.transposed {
+            for (column, row) in self.matrix.chunks_exact(rows).skip(first).take(filled).enumerate()
+            {
+                ask(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
+                for (packed, &value) in packed.chunks_exact_mut(width).zip(&row[depth.clone()]) {
+                    packed[column] = value;
+                }
+            }
+        } else {
+            for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
+                if k + DEPTH < rows {
+                    ask(s, &self.matrix[(k + DEPTH) * columns + first..][..filled]);
+                }
+                packed[..filled].copy_from_slice(&self.matrix[k * columns + first..][..filled]);
+            }
+        }
+    }
+}
+
+/// Asks for the cache lines of `numbers`.
+#[inline(always)]
+pub(crate) fn ask<S: Simd>(s: S, numbers: &[f32]) {
+    for line in numbers.chunks(LANES) {
+        s.prefetch(line.as_ptr());
+    }
+}
+
+/// `c = a * factor` with `a` `[rows, depth]` and `c` `[rows, columns]`: see [`need`].
+pub(crate) fn rows_times_factor(
+    processor: &Processor,
+    workers: &Workers,
+    rows: usize,
+    a: &[f32],
+    factor: Factor,
+    c: &mut [f32],
+) {
+    let (depth, columns) = factor.sides();
+    assert!(a.len() == rows * depth && c.len() == rows * columns, "wrong lengths");
+    let c = &Shared::new(c);
+    processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
+        let first = panel * PANEL;
+        let width = PANEL.min(columns - first);
+        let vectors = width.div_ceil(LANES);
+        // SAFETY: a worker's memory is its own.
+        let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, rows * PANEL) };
+        for start in (0..depth).step_by(DEPTH) {
+            let depth = DEPTH.min(depth - start);
+            // SAFETY: the part was asked for with this length.
+            let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
+            processor.isa.run(Rows { a, factor, start, rows, first, packed: slice, out });
+        }
+        for row in 0..rows {
+            // SAFETY: each task writes its own columns; the results lie one row after another.
+            unsafe {
+                let to = c.part(row * columns + first, width);
+                let from = out.add(row * vectors * LANES);
+                to.copy_from_slice(std::slice::from_raw_parts(from, width));
+            }
+        }
+    });
+}
+
+/// Numbers of the rows of `a` from `start` on times as many rows of the factor, its columns from `first`
+/// on: as many of both as fill `packed`. Added to `out`, unless they are the first.
+struct Rows<'a> {
+    a: &'a [f32],
+    factor: Factor<'a>,
+    start: usize,
+    rows: usize,
+    first: usize,
+    packed: &'a mut [f32],
+    out: *mut f32,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Rows { a, factor, start, rows, first, packed, out } = self;
+        let (stride, columns) = factor.sides();
+        let vectors = PANEL.min(columns - first).div_ceil(LANES);
+        let depth = packed.len() / (vectors * LANES);
+        factor.pack(s, start..start + depth, first, vectors * LANES, packed);
+        let mut segments = [Segment { offset: 0, len: 0 }; DEPTH / LANES];
+        let count = depth.div_ceil(LANES);
+        for (i, segment) in segments.iter_mut().enumerate().take(count) {
+            *segment = Segment { offset: i * LANES, len: LANES.min(depth - i * LANES) };
+        }
+        // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
+        // packed rows and results were made for this shape.
+        unsafe {
+            let product = Multiply {
+                rows,
+                vectors,
+                a: a.as_ptr().add(start),
+                a_row: stride,
+                segments: &segments[..count],
+                b: packed.as_ptr(),
+                c: out,
+                c_row: vectors * LANES,
+                c_vector: LANES,
+                accumulate: start > 0,
+                ahead: &Ahead::nothing(),
+            };
+            product.run(s);
+        }
+    }
+}
