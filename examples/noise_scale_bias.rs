@@ -30,11 +30,12 @@ fn main() -> Result<(), Error> {
         all.expect("nothing gives an error");
     };
     let of = |batch: &Batch| (batch.images.clone(), batch.labels.clone());
+    let rules = recipe.optimizer.first_rules(engine.plan(), 125);
     for epoch in 1..=epochs {
         each(epoch as u64, 125, &mut |batch| {
             let batch = crescendo::network::Batch::new(&batch.images, &batch.labels);
             engine.backward(batch, 1.0, &Alone);
-            engine.update(&recipe.optimizer.rule(recipe.optimizer.learning_rate));
+            engine.update(&rules);
         });
     }
 

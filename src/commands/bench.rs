@@ -57,7 +57,7 @@ fn measure(args: &Bench, recipe: &Recipe) -> Result<Measured, Error> {
     let labels: Vec<u16> = (0..batch).map(|i| (i % classes) as u16).collect();
 
     let mut peak = peak::flops(engine.processor());
-    let rule = recipe.optimizer.rule(recipe.optimizer.learning_rate);
+    let rules = recipe.optimizer.first_rules(engine.plan(), batch);
     let batch_images = Batch::new(&images[..batch * image], &labels);
     let mut optimizer = 0.0;
     let mut updates = repeat(
@@ -65,7 +65,7 @@ fn measure(args: &Bench, recipe: &Recipe) -> Result<Measured, Error> {
         |engine: &mut CpuEngine| {
             engine.backward(batch_images, 1.0, &Alone);
             let begin = Instant::now();
-            engine.update(&rule);
+            engine.update(&rules);
             optimizer += begin.elapsed().as_secs_f64();
         },
         &mut engine,

@@ -67,12 +67,8 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         "MACs"
     )?;
     for step in &plan.steps {
-        let parameters: usize = step
-            .parameters
-            .into_iter()
-            .flatten()
-            .map(|index| plan.parameters[index].range.len())
-            .sum();
+        let parameters: usize =
+            step.parameters().map(|index| plan.parameters[index].range.len()).sum();
         say!(
             "{:<34} {:<12} {:<12} {:>12} {:>14}",
             step.node.name,

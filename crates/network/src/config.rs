@@ -3,7 +3,8 @@
 use crescendo_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Network};
+use crate::resnet::SIDE;
+use crate::{Error, Init, Network, Operation};
 
 /// The section `[network]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,7 +12,7 @@ use crate::{Error, Network};
 pub struct Config {
     /// The kind of network.
     pub family: Family,
-    /// Residual blocks in each stack.
+    /// In each stack: residual blocks (`resnet`), or convolutions (`airbench`).
     pub blocks: Vec<usize>,
     /// Channels of each stack.
     pub widths: Vec<usize>,
@@ -21,6 +22,12 @@ pub struct Config {
     pub activation: ActivationKind,
     /// The slope of `leaky_relu` below zero.
     pub leaky_slope: f64,
+    /// Rows and columns of the whitening filters of `airbench`; 0 for `resnet`, which has none.
+    pub whitening: usize,
+    /// Whether convolutions and the last layer have biases.
+    pub bias: bool,
+    /// What the filters of convolutions are before training.
+    pub init: Init,
     /// BatchNorm.
     pub norm: Norm,
     /// What follows the last stack.
@@ -33,6 +40,9 @@ pub struct Config {
 pub enum Family {
     /// The report's: a start layer, stacks of standard residual blocks, a head.
     Resnet,
+    /// Keller Jordan's fast networks (arXiv 2404.00498): whitening, stacks of convolutions, each begun by
+    /// max-pooling.
+    Airbench,
 }
 
 /// Activations between convolutions.
@@ -61,6 +71,8 @@ pub struct Norm {
     pub momentum: f64,
     /// What `momentum` multiplies.
     pub momentum_convention: MomentumConvention,
+    /// Whether there is a weight that is trained; else it stays 1.
+    pub scale: bool,
     /// Images that share statistics in training; 0 for all of a batch.
     pub ghost: usize,
 }
@@ -85,16 +97,21 @@ impl Norm {
     }
 }
 
-/// The head, `[network.head]`: average pooling, flattening, one or two linear layers.
+/// The head, `[network.head]`: pooling, flattening, one or two linear layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// Rows and columns of the squares that are averaged.
+    /// Rows and columns of the squares that are averaged (`resnet`), or of which the largest number is
+    /// taken (`airbench`).
     pub pool: usize,
     /// Features of the hidden linear layer; 0 for none.
     pub hidden: usize,
     /// The activation after the hidden layer.
     pub activation: HeadActivation,
+    /// What the last layer's weight is before training.
+    pub init: Init,
+    /// What the logits are multiplied by.
+    pub scale: f64,
 }
 
 /// Activations of the head's hidden layer.
@@ -117,13 +134,23 @@ impl Config {
             classes: 10,
             activation: ActivationKind::LeakyRelu,
             leaky_slope: 0.01,
+            whitening: 0,
+            bias: true,
+            init: Init::Uniform,
             norm: Norm {
                 eps: 1e-5,
                 momentum: 0.997,
                 momentum_convention: MomentumConvention::Pytorch,
+                scale: true,
                 ghost: 0,
             },
-            head: Head { pool: 2, hidden: 2048, activation: HeadActivation::Sigmoid },
+            head: Head {
+                pool: 2,
+                hidden: 2048,
+                activation: HeadActivation::Sigmoid,
+                init: Init::Uniform,
+                scale: 1.0,
+            },
         }
     }
 
@@ -135,6 +162,7 @@ impl Config {
         self.check()?;
         Ok(match self.family {
             Family::Resnet => crate::resnet::network(self),
+            Family::Airbench => crate::airbench::network(self),
         })
     }
 
@@ -147,6 +175,26 @@ impl Config {
             ActivationKind::Gelu => Activation::Gelu,
             ActivationKind::Silu => Activation::Silu,
         }
+    }
+
+    /// BatchNorm as the list of operations has it.
+    pub(crate) fn batch_norm(&self) -> Operation {
+        let Norm { eps, scale, .. } = self.norm;
+        Operation::BatchNorm { eps, scale, new_weight: self.norm.new_weight() }
+    }
+
+    /// A convolution that keeps the maps' size, or divides it by `stride`.
+    pub(crate) fn convolution(&self, outputs: usize, kernel: usize, stride: usize) -> Operation {
+        let Config { bias, init, .. } = *self;
+        Operation::Convolution { outputs, kernel, stride, padding: kernel / 2, bias, init }
+    }
+
+    /// The last layer, and what the logits are multiplied by, if by anything.
+    pub(crate) fn classifier(&self) -> (Operation, Option<Operation>) {
+        let Head { init, scale, .. } = self.head;
+        let factor = scale as f32;
+        let scaled = (factor != 1.0).then_some(Operation::Activation(Activation::Scale { factor }));
+        (Operation::Linear { outputs: self.classes, bias: self.bias, init }, scaled)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -176,7 +224,43 @@ impl Config {
         if !(0.0..=1.0).contains(&self.norm.momentum) {
             return refuse("norm.momentum", format!("is {}: from 0 to 1", self.norm.momentum));
         }
-        let side = self.blocks[1..].iter().fold(crate::resnet::SIDE, |side, _| side.div_ceil(2));
+        if !(self.head.scale > 0.0 && self.head.scale <= 1e6) {
+            let problem = format!("is {}: above 0 and at most 1e6", self.head.scale);
+            return refuse("head.scale", problem);
+        }
+        let side = match self.family {
+            Family::Resnet => {
+                if self.whitening != 0 {
+                    return refuse(
+                        "whitening",
+                        "belongs to the family airbench: set it to 0".into(),
+                    );
+                }
+                self.blocks[1..].iter().fold(SIDE, |side, _| side.div_ceil(2))
+            }
+            Family::Airbench => {
+                if !(1..=4).contains(&self.whitening) {
+                    let problem = format!("is {}: from 1 to 4 for airbench", self.whitening);
+                    return refuse("whitening", problem);
+                }
+                if self.blocks.iter().any(|blocks| !(2..=3).contains(blocks)) {
+                    let problem = "has 2 or 3 convolutions in each stack for airbench";
+                    return refuse("blocks", problem.into());
+                }
+                if self.head.hidden != 0 {
+                    return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
+                }
+                let whitened = SIDE + 1 - self.whitening;
+                let side = self.blocks.iter().fold(whitened, |side, _| side / 2);
+                if side == 0 {
+                    let stacks = self.blocks.len();
+                    let problem =
+                        format!("has {stacks} stacks: each halves the maps, so at most 4");
+                    return refuse("blocks", problem);
+                }
+                side
+            }
+        };
         if !(1..=side).contains(&self.head.pool) {
             let problem =
                 format!("is {}: the last stack's maps have {side}x{side} pixels", self.head.pool);

@@ -1,6 +1,7 @@
 //! What a network is: a list of operations, each on values that earlier ones made.
 
 use crescendo_kernels::{Activation, Maps};
+use serde::{Deserialize, Serialize};
 
 /// The shape of one image's value; a batch has as many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl std::fmt::Display for Shape {
 /// What an operation computes. Sizes of its input are not repeated here: they follow from the list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operation {
-    /// A convolution with square filters and a bias.
+    /// A convolution with square filters.
     Convolution {
         /// Channels that come out.
         outputs: usize,
@@ -68,11 +69,17 @@ pub enum Operation {
         stride: usize,
         /// Zeros around the input.
         padding: usize,
+        /// Whether a bias is added.
+        bias: bool,
+        /// What the filters are before training.
+        init: Init,
     },
     /// BatchNorm with weight and bias.
     BatchNorm {
         /// Added to the variance.
         eps: f64,
+        /// Whether the weight is trained; else it stays 1.
+        scale: bool,
         /// The weight of the new batch in the running statistics:
         /// `running = (1 - new_weight) * running + new_weight * batch`.
         new_weight: f64,
@@ -86,13 +93,39 @@ pub enum Operation {
         /// Rows and columns of a square; also the distance between them.
         size: usize,
     },
+    /// The largest number of squares of pixels.
+    MaxPool {
+        /// Rows and columns of a square; also the distance between them.
+        size: usize,
+    },
     /// From maps to a vector, channel by channel.
     Flatten,
-    /// A linear layer with a bias.
+    /// A linear layer.
     Linear {
         /// Features that come out.
         outputs: usize,
+        /// Whether a bias is added.
+        bias: bool,
+        /// What the weight is before training.
+        init: Init,
     },
+}
+
+/// What a weight is before training. Biases always are uniform within `1 / sqrt(fan_in)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Uniform within `1 / sqrt(fan_in)`: PyTorch's own (`kaiming_uniform` with `a = sqrt(5)`).
+    Uniform,
+    /// The first filters pass their channel of the input on, as PyTorch's `dirac`; those beyond the
+    /// input's channels are uniform.
+    Dirac,
+    /// Uniform, then brought to a standard deviation of 1.
+    Unit,
+    /// Filters that whiten the images' patches, which stay as they are: see
+    /// [`Plan::whiten`](crate::Plan::whiten). Uniform until they are computed.
+    #[serde(skip)]
+    Whitening,
 }
 
 /// A value: the images that go in, or what an operation makes. `Value(0)` is the images, and

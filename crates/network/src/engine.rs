@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{Error, Plan};
 
+pub use crescendo_kernels::muon::Muon;
 pub use crescendo_kernels::optimizer::Sgd;
 
 /// Images and what they show.
@@ -66,8 +65,18 @@ pub trait Engine {
     /// Sums the gradients over all processes.
     fn reduce(&mut self, communicator: &dyn Communicator);
 
-    /// Applies the gradients to the parameters, and clears them.
-    fn update(&mut self, rule: &Rule);
+    /// Applies the gradients to the parameters, each by its rule, and clears them.
+    ///
+    /// # Panics
+    /// If there is not one rule for each of [`Plan::parameters`].
+    fn update(&mut self, rules: &[Rule]);
+
+    /// Says which of [`Plan::parameters`] are trained from now on; before, all are that the plan says. The
+    /// gradients of the others stay zero, and nothing is computed for them alone.
+    ///
+    /// # Panics
+    /// If there is not one answer for each.
+    fn set_trained(&mut self, trained: &[bool]);
 
     /// The logits `[N, classes]` of `images` `[N, C, H, W]`, with the running statistics.
     fn logits(&mut self, images: &[f32]) -> Vec<f32>;
@@ -107,26 +116,15 @@ impl Communicator for Alone {
     fn sum_f32(&self, _: &mut [f32]) {}
 }
 
-/// How parameters follow from gradients.
+/// How a parameter follows from its gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// Stochastic gradient descent with momentum.
-    Sgd {
-        /// Its numbers.
-        sgd: Sgd,
-        /// What the weight decay applies to.
-        decay: Decay,
-    },
-}
-
-/// What weight decay applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decay {
-    /// All parameters.
-    All,
-    /// Weights of convolutions and linear layers: not biases, not BatchNorm.
-    Weights,
+    Sgd(Sgd),
+    /// Momentum, and steps that are orthogonal matrices: for weights of convolutions and linear layers.
+    Muon(Muon),
+    /// It stays as it is.
+    Fixed,
 }
 
 /// What can be exported and imported.

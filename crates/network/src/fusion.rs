@@ -76,6 +76,8 @@ pub enum Work {
     Convolution(Convolution, Method),
     /// Average pooling of squares.
     AveragePool(usize),
+    /// Max-pooling of squares.
+    MaxPool(usize),
     /// The value as it is read, written down.
     Write,
     /// From maps to a vector.
@@ -209,6 +211,7 @@ impl Fusion<'_> {
                 Ok(self.push(index, Work::Convolution(layer, method), input))
             }
             Operation::AveragePool { size } => Ok(self.push(index, Work::AveragePool(size), input)),
+            Operation::MaxPool { size } => Ok(self.push(index, Work::MaxPool(size), input)),
             Operation::Flatten => Ok(self.push(index, Work::Flatten, input)),
             Operation::Linear { .. } => {
                 let layer = step.linear().expect("the plan checked its input");
@@ -398,6 +401,7 @@ impl Plan {
                     format!("conv {kernel}x{kernel}/{stride} {method}")
                 }
                 Work::AveragePool(size) => format!("average {size}x{size}"),
+                Work::MaxPool(size) => format!("max {size}x{size}"),
                 Work::Write => "write".into(),
                 Work::Flatten => "flatten".into(),
                 Work::Linear(_) => "linear".into(),

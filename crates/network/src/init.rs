@@ -1,14 +1,14 @@
-//! PyTorch's default initialisation, from a seed.
+//! The state before training, from a seed.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::plan::{Parameter, Plan, Role, Source};
-use crate::{Tensor, Values};
+use crate::{Init, Tensor, Values};
 
 impl Plan {
-    /// The state in which training begins, as PyTorch's layers begin by default: for
-    /// [`Engine::import`](crate::Engine::import).
+    /// The state in which training begins: for [`Engine::import`](crate::Engine::import). Filters that
+    /// whiten are still to be computed from images: see [`Plan::whiten`].
     pub fn initial(&self, seed: u64) -> Vec<Tensor<'static>> {
         let tensors = self.state().into_iter().map(|tensor| {
             let len = tensor.shape.iter().product();
@@ -31,13 +31,14 @@ impl Plan {
 /// Fills `values`, which are `parameter`'s, the `index`-th of its network.
 ///
 /// Weights and biases of convolutions and linear layers are uniform within `1 / sqrt(fan_in)`
-/// (PyTorch's `kaiming_uniform` with `a = sqrt(5)`), BatchNorm's are 1 and 0. The numbers are a
-/// function of the seed and the index alone, the same on every machine.
+/// (PyTorch's `kaiming_uniform` with `a = sqrt(5)`), and then what their [`Init`] says; BatchNorm's are
+/// 1 and 0. The numbers are a function of the seed and the index alone, the same on every machine.
 fn fill(seed: u64, index: usize, parameter: &Parameter, values: &mut [f32]) {
-    let fan_in = match parameter.role {
+    let (fan_in, init) = match parameter.role {
         Role::NormWeight => return values.fill(1.0),
         Role::NormBias => return values.fill(0.0),
-        Role::Weight { fan_in } | Role::Bias { fan_in } => fan_in,
+        Role::Weight { fan_in, init } => (fan_in, init),
+        Role::Bias { fan_in } => (fan_in, Init::Uniform),
     };
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -45,8 +46,69 @@ fn fill(seed: u64, index: usize, parameter: &Parameter, values: &mut [f32]) {
     let mut random = ChaCha8Rng::from_seed(key);
     random.set_stream(index as u64);
     let bound = 1.0 / (fan_in as f64).sqrt();
-    for value in values {
+    for value in values.iter_mut() {
         let unit = f64::from(random.next_u32() >> 8) / f64::from(1 << 24);
         *value = ((2.0 * unit - 1.0) * bound) as f32;
+    }
+    match init {
+        Init::Uniform | Init::Whitening => {}
+        Init::Dirac => dirac(&parameter.shape, values),
+        Init::Unit => {
+            let numbers = values.len() as f64;
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / numbers;
+            let squares = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>();
+            let deviation = (squares / (numbers - 1.0)).sqrt();
+            values.iter_mut().for_each(|v| *v = (f64::from(*v) / deviation) as f32);
+        }
+    }
+}
+
+/// Filters `[outputs, inputs, kernel, kernel]` of which the `i`-th is 1 in the middle of channel `i`.
+fn dirac(shape: &[usize], values: &mut [f32]) {
+    let &[_, inputs, kernel, _] = shape else { return };
+    let pixels = kernel * kernel;
+    for (filter, values) in values.chunks_exact_mut(inputs * pixels).take(inputs).enumerate() {
+        values.fill(0.0);
+        values[filter * pixels + pixels / 2] = 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compute, Config};
+
+    fn weight(config: &Config, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let plan = Plan::new(&config.network().unwrap(), Compute::default()).unwrap();
+        let tensor = plan.initial(3).into_iter().find(|tensor| tensor.name == name).unwrap();
+        let Values::F32(values) = tensor.values else { panic!("{name} is a count") };
+        (tensor.shape, values.into_owned())
+    }
+
+    #[test]
+    fn dirac_filters_pass_their_channel_on_and_the_others_are_uniform() {
+        let report = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
+        let config = Config { init: Init::Dirac, ..report.clone() };
+        let name = "stack_layers.1.blocks.0.conv1.weight";
+        let (shape, values) = weight(&config, name);
+        assert_eq!(shape, [8, 4, 3, 3]);
+        for filter in 0..4 {
+            let ones: Vec<usize> = (0..36).filter(|i| values[filter * 36 + i] != 0.0).collect();
+            assert_eq!((&ones[..], values[filter * 36 + ones[0]]), (&[filter * 9 + 4][..], 1.0));
+        }
+        assert_eq!(values[4 * 36..], weight(&report, name).1[4 * 36..]);
+    }
+
+    #[test]
+    fn a_unit_head_has_a_deviation_of_one() {
+        let mut config = Config { blocks: vec![1], widths: vec![4], ..Config::report() };
+        config.head.init = Init::Unit;
+        config.head.hidden = 0;
+        let (_, values) = weight(&config, "output_layer.fc.weight");
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let variance =
+            values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        assert!((variance - 1.0).abs() < 1e-6, "{variance}");
     }
 }

@@ -1,7 +1,7 @@
 //! Networks: from a description to losses, gradients and logits.
 //!
 //! A [`Network`] is a list of operations with the names under which their parameters are saved;
-//! [`resnet`](Config::network) writes the report's family into that list. A [`Plan`] works out
+//! [`Config::network`] writes one from the keys of a recipe. A [`Plan`] works out
 //! from the list what any engine needs: shapes, parameters, counts of multiplications, and which
 //! tensor lies in which buffer. An [`Engine`] computes: [`CpuEngine`] here, others behind the same
 //! trait.
@@ -13,7 +13,7 @@
 //!
 //! ```
 //! use crescendo_network::{
-//!     Alone, Batch, Compute, Config, CpuEngine, Decay, Engine, Isa, Plan, Rule, Section, Sgd,
+//!     Alone, Batch, Compute, Config, CpuEngine, Engine, Isa, Plan, Rule, Section, Sgd,
 //! };
 //!
 //! let config = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
@@ -25,14 +25,15 @@
 //! let images = vec![0.5; 4 * 3 * 32 * 32];
 //! let batch = Batch::new(&images, &[1, 2, 3, 4]);
 //! let sgd = Sgd { learning_rate: 0.1, ..Sgd::default() };
-//! let rule = Rule::Sgd { sgd, decay: Decay::All };
+//! let rules = vec![Rule::Sgd(sgd); engine.plan().parameters.len()];
 //! let first = engine.backward(batch, 1.0, &Alone).loss;
-//! engine.update(&rule);
+//! engine.update(&rules);
 //! let second = engine.backward(batch, 1.0, &Alone).loss;
 //! assert!(second < first);
 //! # Ok::<(), crescendo_network::Error>(())
 //! ```
 
+mod airbench;
 mod config;
 mod cpu;
 mod description;
@@ -43,14 +44,15 @@ mod memory;
 mod placement;
 mod plan;
 mod resnet;
+mod whitening;
 
 pub use crescendo_kernels::Isa;
 
 pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
 pub use cpu::CpuEngine;
-pub use description::{Builder, Network, Node, Operation, Shape, Value};
+pub use description::{Builder, Init, Network, Node, Operation, Shape, Value};
 pub use engine::{
-    Alone, Batch, Communicator, Decay, Engine, Outcome, Rule, Section, Sgd, Tensor, Values,
+    Alone, Batch, Communicator, Engine, Muon, Outcome, Rule, Section, Sgd, Tensor, Values,
 };
 pub use fusion::{
     Delivery, Fused, FusedStep, GradientInfo, Normed, Reading, TensorId, TensorInfo, Work,

@@ -147,7 +147,7 @@ fn kept_for_backward(
     if step.norm.is_some() {
         keep(step.output);
     }
-    if matches!(step.work, Work::Convolution(..) | Work::Linear(_) | Work::Activation(_)) {
+    if !matches!(step.work, Work::AveragePool(_) | Work::Write | Work::Flatten) {
         step.input_again().terms().for_each(|term| keep(term.tensor));
     }
     let Some(delivery) = step.delivery.as_ref().filter(|delivery| delivery.last) else { return };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fusion::Fused;
 use crate::placement::Placement;
-use crate::{Error, Network, Node, Operation, Shape, Value};
+use crate::{Error, Init, Network, Node, Operation, Shape, Value};
 
 /// What a parameter is for; it decides how it is initialised and whether it decays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Role {
     Weight {
         /// Products in a sum.
         fan_in: usize,
+        /// What it is before training.
+        init: Init,
     },
     /// The bias beside such a weight.
     Bias {
@@ -40,6 +42,8 @@ pub struct Parameter {
     pub range: Range<usize>,
     /// What it is for.
     pub role: Role,
+    /// Whether it is trained; else it stays what it was at first.
+    pub trained: bool,
 }
 
 /// The running statistics of one BatchNorm: a view of the flat buffers of means and variances.
@@ -84,8 +88,10 @@ pub struct Step {
     pub input: Shape,
     /// The shape of what it makes.
     pub output: Shape,
-    /// Its weight and bias, as indices of [`Plan::parameters`], where it has any.
-    pub parameters: Option<[usize; 2]>,
+    /// Its weight, as an index of [`Plan::parameters`], where it has one.
+    pub weight: Option<usize>,
+    /// Its bias, which follows the weight, where it has one.
+    pub bias: Option<usize>,
     /// Its statistics, as an index of [`Plan::statistics`], where it has any.
     pub statistics: Option<usize>,
     /// Multiplications with parameters in the forward pass of one image.
@@ -232,7 +238,7 @@ impl Plan {
     pub fn state(&self) -> Vec<StateTensor> {
         let mut state = Vec::new();
         for step in &self.steps {
-            for index in step.parameters.into_iter().flatten() {
+            for index in step.parameters() {
                 let Parameter { name, shape, .. } = self.parameters[index].clone();
                 state.push(StateTensor { name, shape, source: Source::Parameter(index) });
             }
@@ -265,12 +271,13 @@ impl Plan {
             node: node.clone(),
             input,
             output: input,
-            parameters: None,
+            weight: None,
+            bias: None,
             statistics: None,
             macs: 0,
         };
         match node.operation {
-            Operation::Convolution { outputs, kernel, stride, padding } => {
+            Operation::Convolution { outputs, kernel, stride, padding, bias, init } => {
                 let (channels, height, width) = maps(input)?;
                 if kernel == 0 || stride == 0 || kernel > height.min(width) + 2 * padding {
                     return Err(refuse(format!("filters of {kernel} do not fit {input}")));
@@ -281,15 +288,16 @@ impl Plan {
                     Shape::Maps { channels: outputs, height: out.height, width: out.width };
                 let fan_in = channels * kernel * kernel;
                 let shape = vec![outputs, channels, kernel, kernel];
-                step.parameters = Some(self.weight_and_bias(&node.name, shape, fan_in));
+                self.weight_and_bias(&mut step, shape, fan_in, bias, init);
                 step.macs = (layer.weights() * out.pixels()) as u64;
             }
-            Operation::BatchNorm { .. } => {
+            Operation::BatchNorm { scale, .. } => {
                 let (channels, ..) = maps(input)?;
-                step.parameters = Some([
-                    self.parameter(&node.name, "weight", vec![channels], Role::NormWeight),
-                    self.parameter(&node.name, "bias", vec![channels], Role::NormBias),
-                ]);
+                let name = &node.name;
+                let shape = vec![channels];
+                step.weight =
+                    Some(self.parameter(name, "weight", shape.clone(), Role::NormWeight, scale));
+                step.bias = Some(self.parameter(name, "bias", shape, Role::NormBias, true));
                 let start = self.statistic_count();
                 step.statistics = Some(self.statistics.len());
                 self.statistics
@@ -302,7 +310,7 @@ impl Plan {
                     return Err(refuse(format!("cannot add {input} and {other}")));
                 }
             }
-            Operation::AveragePool { size } => {
+            Operation::AveragePool { size } | Operation::MaxPool { size } => {
                 let (channels, height, width) = maps(input)?;
                 if size == 0 || size > height.min(width) {
                     return Err(refuse(format!("squares of {size} do not fit {input}")));
@@ -314,13 +322,13 @@ impl Plan {
                 maps(input)?;
                 step.output = Shape::Vector { features: input.len() };
             }
-            Operation::Linear { outputs } => {
+            Operation::Linear { outputs, bias, init } => {
                 let Shape::Vector { features } = input else {
                     return Err(refuse("needs a vector, not maps: flatten them first".into()));
                 };
                 step.output = Shape::Vector { features: outputs };
                 let shape = vec![outputs, features];
-                step.parameters = Some(self.weight_and_bias(&node.name, shape, features));
+                self.weight_and_bias(&mut step, shape, features, bias, init);
                 step.macs = (outputs * features) as u64;
             }
         }
@@ -328,28 +336,48 @@ impl Plan {
         Ok(())
     }
 
-    fn weight_and_bias(&mut self, name: &str, shape: Vec<usize>, fan_in: usize) -> [usize; 2] {
-        let bias = vec![shape[0]];
-        [
-            self.parameter(name, "weight", shape, Role::Weight { fan_in }),
-            self.parameter(name, "bias", bias, Role::Bias { fan_in }),
-        ]
+    fn weight_and_bias(
+        &mut self,
+        step: &mut Step,
+        shape: Vec<usize>,
+        fan_in: usize,
+        bias: bool,
+        init: Init,
+    ) {
+        let (name, outputs) = (&step.node.name, vec![shape[0]]);
+        let (role, trained) = (Role::Weight { fan_in, init }, init != Init::Whitening);
+        step.weight = Some(self.parameter(name, "weight", shape, role, trained));
+        step.bias =
+            bias.then(|| self.parameter(name, "bias", outputs, Role::Bias { fan_in }, true));
     }
 
-    fn parameter(&mut self, layer: &str, name: &str, shape: Vec<usize>, role: Role) -> usize {
+    fn parameter(
+        &mut self,
+        layer: &str,
+        name: &str,
+        shape: Vec<usize>,
+        role: Role,
+        trained: bool,
+    ) -> usize {
         let start = self.parameter_count();
         let range = start..start + shape.iter().product::<usize>();
-        self.parameters.push(Parameter { name: format!("{layer}.{name}"), shape, range, role });
+        let name = format!("{layer}.{name}");
+        self.parameters.push(Parameter { name, shape, range, role, trained });
         self.parameters.len() - 1
     }
 }
 
 impl Step {
+    /// Its weight and bias, as indices of [`Plan::parameters`].
+    pub fn parameters(&self) -> impl Iterator<Item = usize> + use<> {
+        [self.weight, self.bias].into_iter().flatten()
+    }
+
     /// The convolution's shape, if it is one.
     pub fn convolution(&self) -> Option<Convolution> {
         match (self.node.operation, self.input) {
             (
-                Operation::Convolution { outputs, kernel, stride, padding },
+                Operation::Convolution { outputs, kernel, stride, padding, .. },
                 Shape::Maps { channels: inputs, .. },
             ) => Some(Convolution { inputs, outputs, kernel, stride, padding }),
             _ => None,
@@ -365,7 +393,7 @@ impl Step {
     /// The linear layer's shape, if it is one.
     pub(crate) fn linear(&self) -> Option<Linear> {
         match self.node.operation {
-            Operation::Linear { outputs } => Some(Linear { inputs: self.input.len(), outputs }),
+            Operation::Linear { outputs, .. } => Some(Linear { inputs: self.input.len(), outputs }),
             _ => None,
         }
     }

@@ -4,7 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crescendo_network::{
-    Alone, Batch, Compute, Config, CpuEngine, Decay, Engine, Isa, Plan, Rule, Section, Sgd, Storage,
+    Alone, Batch, Compute, Config, CpuEngine, Engine, Isa, Muon, Parameter, Plan, Role, Rule,
+    Section, Sgd, Storage,
 };
 
 /// Counts what is asked of the system's allocator.
@@ -39,10 +40,16 @@ fn updates_allocate_nothing_once_the_batch_size_is_known() {
         let mut engine = CpuEngine::new(plan, 2, Isa::best());
         engine.import(Section::Model, &initial).unwrap();
         let (images, labels) = (vec![0.5; 6 * 3072], [0, 1, 2, 3, 4, 5]);
+        let muon = Muon { learning_rate: 0.1, momentum: 0.9, nesterov: true, steps: 3 };
+        let rule = |parameter: &Parameter| match parameter.role {
+            Role::Weight { .. } => Rule::Muon(muon),
+            _ => Rule::Sgd(Sgd::default()),
+        };
+        let rules: Vec<Rule> = engine.plan().parameters.iter().map(rule).collect();
         let mut update = |count: usize| {
             let batch = Batch::new(&images[..count * 3072], &labels[..count]);
             engine.backward(batch, 1.0, &Alone);
-            engine.update(&Rule::Sgd { sgd: Sgd::default(), decay: Decay::All });
+            engine.update(&rules);
         };
         update(6);
         let before = COUNT.load(Ordering::Relaxed);

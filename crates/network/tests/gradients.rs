@@ -5,8 +5,8 @@ use std::sync::{Barrier, Mutex};
 
 use crescendo_kernels::{Convolution, Maps, reference};
 use crescendo_network::{
-    ActivationKind, Alone, Batch, Communicator, Compute, Config, CpuEngine, Decay, Engine,
-    HeadActivation, Isa, Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
+    ActivationKind, Alone, Batch, Communicator, Compute, Config, CpuEngine, Engine, Family,
+    HeadActivation, Init, Isa, Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
 };
 
 fn small(activation: ActivationKind, hidden: usize) -> Config {
@@ -47,19 +47,23 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
     let mut values: Vec<Vec<f64>> = vec![images.iter().map(|&x| f64::from(x)).collect()];
     for step in &plan.steps {
         let x = &values[step.node.inputs[0].0];
-        let both = step.parameters.map(|[w, b]| (&parameters[w], &parameters[b]));
-        let y = match (step.node.operation, both) {
-            (Operation::Convolution { outputs, kernel, stride, padding }, Some((w, b))) => {
+        let own = |index: Option<usize>| index.map(|index| &parameters[index]);
+        let outputs = match step.output {
+            Shape::Maps { channels, .. } => channels,
+            Shape::Vector { features } => features,
+        };
+        let none = vec![0.0; outputs];
+        let b = own(step.bias).unwrap_or(&none);
+        let y = match (step.node.operation, own(step.weight)) {
+            (Operation::Convolution { kernel, stride, padding, .. }, Some(w)) => {
                 let inputs = w.len() / (outputs * kernel * kernel);
                 let layer = Convolution { inputs, outputs, kernel, stride, padding };
                 reference::convolution(&layer, maps(step.input), x, w, b)
             }
-            (Operation::BatchNorm { eps, .. }, Some((w, b))) => {
+            (Operation::BatchNorm { eps, .. }, Some(w)) => {
                 reference::batch_norm(maps(step.input), x, w, b, eps)
             }
-            (Operation::Linear { .. }, Some((w, b))) => {
-                reference::linear(step.input.len(), x, w, b)
-            }
+            (Operation::Linear { .. }, Some(w)) => reference::linear(step.input.len(), x, w, b),
             (Operation::Activation(f), _) => reference::activation(f, x),
             (Operation::Add, _) => {
                 x.iter().zip(&values[step.node.inputs[1].0]).map(|(a, b)| a + b).collect()
@@ -67,6 +71,7 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
             (Operation::AveragePool { size }, _) => {
                 reference::average_pool(size, maps(step.input), x)
             }
+            (Operation::MaxPool { size }, _) => reference::max_pool(size, maps(step.input), x),
             (Operation::Flatten, _) => x.clone(),
             (operation, _) => panic!("no parameters for {operation:?}"),
         };
@@ -86,41 +91,97 @@ fn gradients_of_whole_networks_match_finite_differences() {
     ] {
         let mut config = small(activation, hidden);
         config.head.activation = head;
-        let mut engine = engine(&config.network().unwrap(), 2);
-        let (images, labels) = (images(2), [3, 7]);
-        let loss = engine.backward(Batch::new(&images, &labels), 1.0, &Alone).loss;
+        check_gradients(&config);
+    }
+}
 
-        let plan = engine.plan().clone();
-        let model = engine.export(Section::Model);
-        let mut parameters: Vec<Vec<f64>> = plan
-            .parameters
-            .iter()
-            .map(|p| model.iter().find(|t| t.name == p.name).unwrap())
-            .map(|tensor| values(tensor).iter().map(|&x| f64::from(x)).collect())
-            .collect();
-        let reference = reference_loss(&plan, &parameters, &images, &labels);
-        assert!((loss - reference).abs() < 1e-6, "{loss} {reference}");
+/// Max-pooling, filters and weights that are not trained, no biases, scaled logits; stacks of two
+/// convolutions, and of three with a residual.
+fn airbench() -> Config {
+    let mut config = small(ActivationKind::Gelu, 0);
+    (config.family, config.whitening) = (Family::Airbench, 2);
+    (config.blocks, config.widths) = (vec![2, 3], vec![4, 6]);
+    (config.bias, config.init) = (false, Init::Dirac);
+    (config.norm.scale, config.norm.eps) = (false, 1e-12);
+    (config.head.pool, config.head.scale, config.head.init) = (3, 0.05, Init::Unit);
+    config
+}
 
-        let step = 1e-6;
-        for (index, gradient) in engine.export(Section::Gradients).iter().enumerate() {
-            let (mut difference, mut size) = (0.0, 1e-12);
-            // A few numbers of each parameter, first and last among them.
-            let len = parameters[index].len();
-            for i in (0..len).step_by(len.div_ceil(7)).chain([len - 1]) {
-                let here = parameters[index][i];
-                parameters[index][i] = here + step;
-                let above = reference_loss(&plan, &parameters, &images, &labels);
-                parameters[index][i] = here - step;
-                let below = reference_loss(&plan, &parameters, &images, &labels);
-                parameters[index][i] = here;
-                let expected = (above - below) / (2.0 * step);
-                difference += (f64::from(values(gradient)[i]) - expected).powi(2);
-                size += expected.powi(2);
+#[test]
+fn gradients_of_an_airbench_network_match_finite_differences() {
+    check_gradients(&airbench());
+}
+
+fn check_gradients(config: &Config) {
+    let mut engine = engine(&config.network().unwrap(), 2);
+    let (images, labels) = (images(2), [3, 7]);
+    let loss = engine.backward(Batch::new(&images, &labels), 1.0, &Alone).loss;
+
+    let plan = engine.plan().clone();
+    let model = engine.export(Section::Model);
+    let mut parameters: Vec<Vec<f64>> = plan
+        .parameters
+        .iter()
+        .map(|p| model.iter().find(|t| t.name == p.name).unwrap())
+        .map(|tensor| values(tensor).iter().map(|&x| f64::from(x)).collect())
+        .collect();
+    let reference = reference_loss(&plan, &parameters, &images, &labels);
+    assert!((loss - reference).abs() < 1e-6, "{loss} {reference}");
+
+    let step = 1e-6;
+    for (index, gradient) in engine.export(Section::Gradients).iter().enumerate() {
+        let name = &gradient.name;
+        if !plan.parameters[index].trained {
+            assert!(values(gradient).iter().all(|&g| g == 0.0), "{name} is not trained");
+            continue;
+        }
+        let (mut difference, mut size) = (0.0, 1e-12);
+        // A few numbers of each parameter, first and last among them.
+        let len = parameters[index].len();
+        for i in (0..len).step_by(len.div_ceil(7)).chain([len - 1]) {
+            let here = parameters[index][i];
+            parameters[index][i] = here + step;
+            let above = reference_loss(&plan, &parameters, &images, &labels);
+            parameters[index][i] = here - step;
+            let below = reference_loss(&plan, &parameters, &images, &labels);
+            parameters[index][i] = here;
+            let expected = (above - below) / (2.0 * step);
+            difference += (f64::from(values(gradient)[i]) - expected).powi(2);
+            size += expected.powi(2);
+        }
+        // A bias before BatchNorm has no effect: its gradient is nothing but rounding.
+        let (difference, size) = (difference.sqrt(), size.sqrt());
+        assert!(difference < 1e-4 * size + 1e-6, "{name}: off by {difference:e} of {size:e}");
+    }
+}
+
+#[test]
+fn what_is_not_trained_gets_no_gradient_and_changes_nobody_elses() {
+    for config in [small(ActivationKind::LeakyRelu, 5), airbench()] {
+        let network = config.network().unwrap();
+        let (images, labels) = (images(3), [3, 7, 1]);
+        let gradients = |trained: &dyn Fn(usize) -> bool| -> Vec<Vec<f32>> {
+            let mut engine = engine(&network, 2);
+            let parameters = &engine.plan().parameters;
+            let all: Vec<bool> =
+                parameters.iter().enumerate().map(|(i, p)| p.trained && trained(i)).collect();
+            engine.set_trained(&all);
+            engine.backward(Batch::new(&images, &labels), 1.0, &Alone);
+            engine.export(Section::Gradients).iter().map(|t| values(t).to_vec()).collect()
+        };
+        let whole = gradients(&|_| true);
+        // The first layers, the last ones, every second parameter, all of them.
+        let (half, all) = (whole.len() / 2, whole.len());
+        let choices: [&dyn Fn(usize) -> bool; 4] =
+            [&|i| i >= half, &|i| i < half, &|i| i % 2 == 0, &|i| i >= all];
+        for trained in choices {
+            for (i, (part, whole)) in gradients(trained).iter().zip(&whole).enumerate() {
+                if trained(i) {
+                    assert!(part == whole, "parameter {i} has another gradient");
+                } else {
+                    assert!(part.iter().all(|&g| g == 0.0), "parameter {i} is not trained");
+                }
             }
-            // A bias before BatchNorm has no effect: its gradient is nothing but rounding.
-            let (difference, size) = (difference.sqrt(), size.sqrt());
-            let name = &gradient.name;
-            assert!(difference < 1e-4 * size + 1e-6, "{name}: off by {difference:e} of {size:e}");
         }
     }
 }
@@ -133,7 +194,7 @@ fn train(threads: usize, batch: usize) -> Vec<(String, Vec<f32>)> {
     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 1e-3 };
     for _ in 0..2 {
         engine.backward(Batch::new(&images, &labels), 1.0, &Alone);
-        engine.update(&Rule::Sgd { sgd, decay: Decay::All });
+        engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
     }
     let tensors = engine.export(Section::Model).into_iter().chain(engine.export(Section::Momentum));
     tensors
@@ -156,10 +217,11 @@ fn weighted_gradients_of_parts_add_up() {
     let mut builder =
         crescendo_network::Builder::new(Shape::Maps { channels: 3, height: 32, width: 32 });
     let images_in = builder.images();
-    let conv = Operation::Convolution { outputs: 4, kernel: 3, stride: 2, padding: 1 };
+    let (bias, init) = (true, Init::Uniform);
+    let conv = Operation::Convolution { outputs: 4, kernel: 3, stride: 2, padding: 1, bias, init };
     let mut x = builder.add("conv", conv, [images_in]);
     x = builder.add("flatten", Operation::Flatten, [x]);
-    builder.add("linear", Operation::Linear { outputs: 10 }, [x]);
+    builder.add("linear", Operation::Linear { outputs: 10, bias, init }, [x]);
     let network = builder.finish();
     let (images, labels) = (images(6), [0, 1, 2, 3, 4, 5]);
     let gradients = |parts: &[(usize, usize)]| {
@@ -300,7 +362,7 @@ fn halves_of_a_batch_add_up_to_its_gradient() {
     // What was measured does not disturb the next measurement.
     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
     for engine in [&mut whole, &mut halves] {
-        engine.update(&Rule::Sgd { sgd, decay: Decay::All });
+        engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
         engine.backward(batch, 1.0, &Alone);
     }
     let (change, square) = (halves.gradient_change(), halves.gradient_square());
@@ -327,7 +389,7 @@ fn logits_follow_every_change_of_the_state() {
     kept.backward(batch, 1.0, &Alone);
     check(&mut kept, "a batch");
     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
-    kept.update(&Rule::Sgd { sgd, decay: Decay::All });
+    kept.update(&vec![Rule::Sgd(sgd); kept.plan().parameters.len()]);
     check(&mut kept, "an update");
     let other = kept.plan().initial(2);
     kept.import(Section::Model, &other).unwrap();
@@ -350,7 +412,8 @@ fn lists_that_make_no_network_are_refused() {
         write(&mut builder);
         Plan::new(&builder.finish(), Compute::default()).unwrap_err().to_string()
     };
-    let linear = Operation::Linear { outputs: 10 };
+    let (bias, init) = (true, Init::Uniform);
+    let linear = Operation::Linear { outputs: 10, bias, init };
     let flat = |builder: &mut crescendo_network::Builder| {
         let images = builder.images();
         builder.add("flatten", Operation::Flatten, [images])
@@ -371,7 +434,7 @@ fn lists_that_make_no_network_are_refused() {
         builder.add("fc", linear, [x]);
     });
     assert_eq!(twice, "fc: two operations have this name");
-    let conv = Operation::Convolution { outputs: 1, kernel: 9, stride: 1, padding: 0 };
+    let conv = Operation::Convolution { outputs: 1, kernel: 9, stride: 1, padding: 0, bias, init };
     let large = complaint(&|builder| {
         builder.add("conv", conv, [builder.images()]);
     });

@@ -8,8 +8,7 @@ use crescendo_kernels::{
     convolution, linear, loss, pooling, to_blocks, to_planes,
 };
 use crescendo_network::{
-    Alone, Batch, Compute, Config, CpuEngine, Decay, Engine, Isa, Plan, Rule, Section, Sgd, Tensor,
-    Values,
+    Alone, Batch, Compute, Config, CpuEngine, Engine, Isa, Plan, Rule, Section, Sgd, Tensor, Values,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -139,7 +138,7 @@ fn convolutions() {
                 &source,
                 &w,
                 &gradient,
-                &mut dw,
+                Some(&mut dw),
                 Some(&sink),
             );
             norm::bias_gradient(&processor, &gradient, &mut db);
@@ -246,7 +245,7 @@ fn activations_pooling_and_linear() {
     let (x, w, b, dy) = (get("input"), get("weight"), get("bias"), get("grad_output"));
     let mut workspace = Workspace::new(2, layer.need(dy.len() / shape[0]));
     let mut y = vec![0.0; dy.len()];
-    linear::forward(&processor, &mut workspace, &layer, &x, &w, &b, &mut y);
+    linear::forward(&processor, &mut workspace, &layer, &x, &w, Some(&b), &mut y);
     assert_close("linear", &y, &fixture.wide("linear.output"));
     let (mut dw, mut db, mut dx) = (vec![0.0; w.len()], vec![0.0; b.len()], vec![0.0; x.len()]);
     linear::backward(
@@ -256,8 +255,8 @@ fn activations_pooling_and_linear() {
         &x,
         &w,
         &dy,
-        &mut dw,
-        &mut db,
+        Some(&mut dw),
+        Some(&mut db),
         Some(&mut dx),
     );
     assert_close("linear", &dw, &fixture.wide("linear.grad_weight"));
@@ -322,7 +321,6 @@ fn whole_updates() {
         nesterov: false,
         weight_decay: fixture.metadata("weight_decay") as f32,
     };
-    let rule = Rule::Sgd { sgd, decay: Decay::All };
     let compare = |engine: &CpuEngine, section: Section, prefix: &str| {
         for tensor in engine.export(section) {
             let expected = fixture.wide(&format!("{prefix}/{}", tensor.name));
@@ -338,13 +336,13 @@ fn whole_updates() {
     let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss")[0]).abs() < 1e-6);
     compare(&engine, Section::Gradients, "grad");
-    engine.update(&rule);
+    engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
     compare(&engine, Section::Model, "after");
     compare(&engine, Section::Momentum, "momentum");
 
     let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss2")[0]).abs() < 1e-6);
-    engine.update(&rule);
+    engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
     compare(&engine, Section::Model, "after2");
     assert_close("eval_logits", &engine.logits(&images), &fixture.wide("eval_logits"));
 }

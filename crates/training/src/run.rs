@@ -6,7 +6,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, Normalization, hold_out};
+use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, Split, hold_out};
 use crescendo_network::{CpuEngine, Engine, Plan, Section, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +142,15 @@ impl Run {
         // Results depend on it: a run goes on with what it began with.
         recipe.engine.isa = recipe.engine.isa.resolved()?;
         recipe.batch.memory_limit = memory::limit(&recipe);
+        let mut notes = Vec::new();
+        let images = data.train.len().saturating_sub(recipe.data.validation);
+        if recipe.batch.fit(images) {
+            notes.push(format!(
+                "{images} training images: batches have at most {}, for batch.least_updates = {}.",
+                images / recipe.batch.least_updates,
+                recipe.batch.least_updates
+            ));
+        }
         let recipe = &recipe;
         check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
         let normalization = match recipe.data.validation {
@@ -162,7 +171,6 @@ impl Run {
                 normalization,
             },
         };
-        let mut notes = Vec::new();
         let initial = match start.init {
             Some(path) => {
                 let mut model = Checkpoint::open(path)?.model()?;
@@ -182,7 +190,11 @@ impl Run {
                 })?;
                 model
             }
-            None => plan.initial(recipe.train.seed),
+            None => {
+                let mut state = plan.initial(recipe.train.seed);
+                plan.whiten(&mut state, || first_images(&data.train, &normalization));
+                state
+            }
         };
 
         let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
@@ -436,25 +448,40 @@ fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
 /// Gives a model that tells another number of classes apart the last layer with which training begins
 /// from nothing, and says how many they were. A model that differs in more stays as it is.
 fn renew_head(plan: &Plan, seed: u64, model: &mut [Tensor<'static>]) -> Option<usize> {
-    let head = &plan.steps.last()?.node.name;
-    let [weight, bias] = ["weight", "bias"].map(|part| format!("{head}.{part}"));
-    let find = |tensors: &[Tensor<'static>], name: &str| {
-        tensors.iter().position(|tensor| tensor.name == *name)
-    };
-    let (at_weight, at_bias) = (find(model, &weight)?, find(model, &bias)?);
-    let &[classes, inputs] = &model[at_weight].shape[..] else { return None };
-    if model[at_bias].shape != [classes] || classes == plan.classes() {
-        return None;
-    }
+    let head = plan.steps.iter().rfind(|step| step.weight.is_some())?;
     let mut new = plan.initial(seed);
-    let new_weight = new.swap_remove(find(&new, &weight)?);
-    let new_bias = new.swap_remove(find(&new, &bias)?);
-    if new_weight.shape != [plan.classes(), inputs] {
+    let mut places = Vec::new();
+    for index in head.parameters() {
+        let name = &plan.parameters[index].name;
+        let find = |tensors: &[Tensor<'static>]| tensors.iter().position(|t| t.name == *name);
+        places.push((find(model)?, find(&new)?));
+    }
+    let classes = *model[places[0].0].shape.first()?;
+    // But for the classes, they are the same.
+    let alike = places.iter().all(|&(old, new_at)| {
+        let (old, new) = (&model[old].shape, &new[new_at].shape);
+        old.first() == Some(&classes) && old[1..] == new[1..]
+    });
+    if !alike || classes == plan.classes() {
         return None;
     }
-    (model[at_weight], model[at_bias]) = (new_weight, new_bias);
+    for (old, new_at) in places {
+        std::mem::swap(&mut model[old], &mut new[new_at]);
+    }
     Some(classes)
 }
+
+/// The images that filters which whiten are computed from: the first ones, as the network sees them.
+fn first_images(train: &Split, normalization: &Normalization) -> Vec<f32> {
+    let mut images = vec![0.0; train.len().min(WHITENED_IMAGES) * IMAGE_BYTES];
+    for (index, out) in images.chunks_exact_mut(IMAGE_BYTES).enumerate() {
+        normalization.apply(train.image(index), out);
+    }
+    images
+}
+
+/// As many as airbench takes.
+const WHITENED_IMAGES: usize = 5_000;
 
 /// What computes.
 pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
 use crescendo_network::{
-    Alone, Communicator, Engine, Outcome as BatchOutcome, Plan, Section, Tensor, Values,
+    Alone, Communicator, Engine, Outcome as BatchOutcome, Plan, Rule, Section, Tensor, Values,
 };
 
 use crate::events::{self, EvaluatedSplit, Event, Observer};
 use crate::policy::{Metrics, PolicyKind};
+use crate::recipe::At;
 use crate::run::{self, Change, Progress, Run};
 use crate::update::{Update, Updated};
 use crate::{Error, Evaluation, checkpoint, machine, memory, model};
@@ -291,11 +292,17 @@ impl Trainer<'_> {
         let images = batch.labels.len();
         let done = epoch.position(progress.epoch, progress.batch);
         let learning_rate = progress.chosen.learning_rate(recipe, done);
+        let epochs = recipe.train.epochs;
+        let factor = |epochs| progress.chosen.factor(recipe, done, epochs);
+        let at = At { done, epochs, batch_size: images };
+        let rules = recipe.optimizer.rules(self.engine.plan(), at, factor);
+        let trained: Vec<bool> = rules.iter().map(|rule| *rule != Rule::Fixed).collect();
+        self.engine.set_trained(&trained);
         let every = recipe.batch.noise_every;
         let update = Update {
             engine: &mut *self.engine,
             communicator: self.communicator,
-            rule: recipe.optimizer.rule(learning_rate),
+            rules,
             label_smoothing: recipe.train.label_smoothing,
             part: self.part,
             measures: every > 0 && (progress.updates + 1).is_multiple_of(every),

@@ -9,7 +9,8 @@ use crate::policy::Measured;
 pub(crate) struct Update<'a> {
     pub engine: &'a mut dyn Engine,
     pub communicator: &'a dyn Communicator,
-    pub rule: Rule,
+    /// One for each parameter.
+    pub rules: Vec<Rule>,
     /// See [`crescendo_network::Batch`].
     pub label_smoothing: f64,
     /// Images that are computed at a time.
@@ -27,7 +28,7 @@ pub(crate) struct Updated {
 impl Update<'_> {
     /// Trains on a batch. Where the loss is no number, the parameters stay.
     pub fn run(self, batch: &Batch) -> Updated {
-        let Update { engine, communicator, ref rule, label_smoothing, part, measures } = self;
+        let Update { engine, communicator, ref rules, label_smoothing, part, measures } = self;
         let count = batch.labels.len();
         let image = batch.images.len() / count;
         let one_part = part >= count;
@@ -64,7 +65,7 @@ impl Update<'_> {
             }
         });
         if outcome.loss.is_finite() {
-            engine.update(rule);
+            engine.update(rules);
         }
         Updated { outcome, measured }
     }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crescendo_kernels::{Buffer, LANES, Maps, Need, Workspace};
+use crescendo_kernels::{Buffer, LANES, Maps, Need, Workspace, muon};
 
 use crate::fusion::Work;
 use crate::placement::Placement;
-use crate::plan::Plan;
+use crate::plan::{Plan, Role};
 
 /// How many numbers of each kind passes need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,18 @@ fn need(plan: &Plan, images: usize, trains: bool) -> Need {
         Work::Linear(layer) => layer.need(images),
         _ => Need::default(),
     });
-    needs.fold(Need::default(), Need::max)
+    let forward_and_back = needs.fold(Need::default(), Need::max);
+    if !trains {
+        return forward_and_back;
+    }
+    // Whichever rule a weight follows.
+    let matrices = plan.parameters.iter().filter_map(|parameter| match parameter.role {
+        Role::Weight { .. } => {
+            Some(muon::need(parameter.shape[0], parameter.shape[1..].iter().product()))
+        }
+        _ => None,
+    });
+    matrices.fold(forward_and_back, Need::max)
 }
 
 /// Numbers of the filters of each fused step.

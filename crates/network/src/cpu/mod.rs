@@ -1,19 +1,21 @@
 //! The engine on this machine's processor.
 
 mod buffers;
+mod needs;
 mod pass;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use crescendo_kernels::norm::Moments;
-use crescendo_kernels::{Buffer, Isa, Pool, Processor, optimizer};
+use crescendo_kernels::{Buffer, Isa, Pool, Processor, muon, optimizer};
 
+use crate::Error;
 use crate::engine::{Alone, Batch, Communicator, Engine, Outcome, Rule, Section, Tensor, Values};
-use crate::plan::{Plan, Role, Source, StateTensor, Step};
-use crate::{Decay, Error, Sgd};
+use crate::plan::{Plan, Source, StateTensor, Step};
 
 use buffers::{Buffers, Sizes, filters};
+use needs::Needs;
 use pass::{Mode, Pass};
 
 /// Computes on the processor, on a pool of threads of its own.
@@ -42,6 +44,9 @@ struct State {
     norms: Vec<NormState>,
     /// Another number after every change of what inference computes with.
     version: u64,
+    /// Which of the plan's parameters are trained, and what follows for each fused step.
+    trained: Vec<bool>,
+    needs: Vec<Needs>,
     /// Seconds spent in each fused step, forward and backward, since they were last taken.
     seconds: Vec<[f64; 2]>,
 }
@@ -80,6 +85,7 @@ impl State {
                 shift_near_mean: zeros,
             })
         };
+        let trained: Vec<bool> = plan.parameters.iter().map(|p| p.trained).collect();
         State {
             parameters: Buffer::new(parameters),
             gradients: Buffer::new(parameters),
@@ -91,6 +97,8 @@ impl State {
             batches_tracked: vec![0; plan.statistics.len()],
             norms: plan.steps.iter().enumerate().filter_map(norm).collect(),
             version: 0,
+            needs: Needs::new(plan, &trained),
+            trained,
             seconds: vec![[0.0; 2]; plan.fused.steps.len()],
         }
     }
@@ -98,13 +106,14 @@ impl State {
     /// Where the weight and the bias of a step of the network lie in the flat buffers: one after the
     /// other.
     fn range(&self, plan: &Plan, step: usize) -> Range<usize> {
-        let [weight, bias] = plan.steps[step].parameters.expect("it has parameters");
-        plan.parameters[weight].range.start..plan.parameters[bias].range.end
+        let weight = plan.steps[step].weight.expect("it has a weight");
+        let last = plan.steps[step].bias.unwrap_or(weight);
+        plan.parameters[weight].range.start..plan.parameters[last].range.end
     }
 
-    /// The weight and the bias of a step of the network.
+    /// The weight and the bias of a step of the network; no numbers where it has no bias.
     fn parameters(&self, plan: &Plan, step: usize) -> (&[f32], &[f32]) {
-        let [weight, _] = plan.steps[step].parameters.expect("it has parameters");
+        let weight = plan.steps[step].weight.expect("it has a weight");
         let range = self.range(plan, step);
         self.parameters.as_slice()[range].split_at(plan.parameters[weight].range.len())
     }
@@ -291,7 +300,7 @@ impl Engine for CpuEngine {
         communicator.sum_f32(self.state.gradients.as_mut_slice());
     }
 
-    fn update(&mut self, rule: &Rule) {
+    fn update(&mut self, rules: &[Rule]) {
         self.state.version += 1;
         let State { parameters, gradients, velocity, measured, was_measured, .. } = &mut self.state;
         // The gradients become zeros.
@@ -300,21 +309,44 @@ impl Engine for CpuEngine {
         }
         let (parameters, gradients) = (parameters.as_mut_slice(), gradients.as_mut_slice());
         let velocity = velocity.as_mut_slice();
-        let Rule::Sgd { sgd, decay } = *rule;
-        if decay == Decay::All {
-            return optimizer::sgd(&self.processor, sgd, parameters, gradients, velocity);
+        assert_eq!(rules.len(), self.plan.parameters.len(), "one rule for each parameter");
+        let mut first = 0;
+        while let Some(&rule) = rules.get(first) {
+            // Neighbours with one rule are one piece of memory; Muon's are matrices of their own.
+            let same = rules[first..].iter().take_while(|&&other| other == rule).count();
+            let count = if matches!(rule, Rule::Muon(_)) { 1 } else { same };
+            let of = &self.plan.parameters[first..first + count];
+            let range = || of[0].range.start..of[count - 1].range.end;
+            let (parameters, gradients) = (&mut parameters[range()], &mut gradients[range()]);
+            let velocity = &mut velocity[range()];
+            match rule {
+                Rule::Sgd(sgd) => {
+                    optimizer::sgd(&self.processor, sgd, parameters, gradients, velocity);
+                }
+                Rule::Muon(rule) => {
+                    let rows = of[0].shape[0];
+                    let workspace = &mut self.buffers.workspace;
+                    muon::update(
+                        &self.processor,
+                        workspace,
+                        rule,
+                        rows,
+                        parameters,
+                        gradients,
+                        velocity,
+                    );
+                }
+                Rule::Fixed => gradients.fill(0.0),
+            }
+            first += count;
         }
-        for parameter in &self.plan.parameters {
-            let decays = matches!(parameter.role, Role::Weight { .. });
-            let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
-            let range = || parameter.range.clone();
-            optimizer::sgd(
-                &self.processor,
-                Sgd { weight_decay, ..sgd },
-                &mut parameters[range()],
-                &mut gradients[range()],
-                &mut velocity[range()],
-            );
+    }
+
+    fn set_trained(&mut self, trained: &[bool]) {
+        let State { trained: before, needs, .. } = &mut self.state;
+        if trained != before {
+            *needs = Needs::new(&self.plan, trained);
+            before.copy_from_slice(trained);
         }
     }
 

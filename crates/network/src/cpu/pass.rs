@@ -10,10 +10,11 @@ use crescendo_kernels::sink::{
 use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
 use crescendo_kernels::{
     Convolution, Maps, Method, Processor, Shared, activation, as_halves, as_mut_halves,
-    convolution, elementwise, linear, loss, pooling,
+    convolution, elementwise, linear, loss, max_pool, pooling,
 };
 
 use super::buffers::{Buffers, Rest, sums_len};
+use super::needs::Needs;
 use super::{Folded, State};
 use crate::fusion::{Delivery, FusedStep, Normed, Reading, TensorId, Work};
 use crate::placement::{Placement, numbers};
@@ -48,12 +49,10 @@ impl Pass<'_> {
         for (index, step) in self.plan.fused.steps.iter().enumerate() {
             let begin = Instant::now();
             match step.work {
-                Work::Convolution(..) | Work::AveragePool(_) | Work::Write => {
-                    self.maps_forward(index, step);
-                }
                 Work::Flatten | Work::Linear(_) | Work::Activation(_) => {
                     self.vector_forward(step);
                 }
+                _ => self.maps_forward(index, step),
             }
             self.state.seconds[index][0] += begin.elapsed().as_secs_f64();
         }
@@ -88,12 +87,14 @@ impl Pass<'_> {
     /// Adds the gradients of what [`Self::lose`] began.
     pub fn backward(&mut self) {
         for (index, step) in self.plan.fused.steps.iter().enumerate().rev() {
+            let needs = self.state.needs[index];
+            if !needs.any() {
+                continue;
+            }
             let begin = Instant::now();
             match step.work {
-                Work::Convolution(..) | Work::AveragePool(_) | Work::Write | Work::Flatten => {
-                    self.maps_backward(step);
-                }
-                Work::Linear(_) | Work::Activation(_) => self.vector_backward(step),
+                Work::Linear(_) | Work::Activation(_) => self.vector_backward(step, needs),
+                _ => self.maps_backward(step, needs),
             }
             self.state.seconds[index][1] += begin.elapsed().as_secs_f64();
         }
@@ -159,6 +160,7 @@ impl Pass<'_> {
                     );
                 }
                 Work::AveragePool(size) => pooling::average(self.processor, size, &source, &sink),
+                Work::MaxPool(size) => max_pool::forward(self.processor, size, &source, &sink),
                 _ => pooling::write(self.processor, &source, &sink),
             }
         }
@@ -176,6 +178,10 @@ impl Pass<'_> {
             return false;
         }
         let (_, bias) = self.state.parameters(self.plan, step.step);
+        let folds = folded && step.norm.is_some();
+        if bias.is_empty() && !folds {
+            return false;
+        }
         self.buffers.bias.fill(0.0);
         self.buffers.bias[..bias.len()].copy_from_slice(bias);
         if let (true, Some(norm)) = (folded, step.norm) {
@@ -238,7 +244,7 @@ impl Pass<'_> {
     fn norm_step(&self, norm: usize) -> (usize, f64, f64) {
         let step = self.state.norms[norm].step;
         match self.plan.steps[step].node.operation {
-            Operation::BatchNorm { eps, new_weight } => (step, eps, new_weight),
+            Operation::BatchNorm { eps, new_weight, .. } => (step, eps, new_weight),
             _ => unreachable!("statistics belong to a BatchNorm"),
         }
     }
@@ -293,6 +299,7 @@ impl Pass<'_> {
             Work::Linear(layer) => {
                 let (weight, bias) = self.state.parameters(self.plan, step.step);
                 let x = self.vector(&rest, input);
+                let bias = (!bias.is_empty()).then_some(bias);
                 linear::forward(self.processor, &mut workspace, &layer, x, weight, bias, out);
             }
             Work::Activation(f) => {
@@ -304,11 +311,12 @@ impl Pass<'_> {
         self.buffers.arena = arena;
     }
 
-    fn vector_backward(&mut self, step: &FusedStep) {
+    fn vector_backward(&mut self, step: &FusedStep, needs: Needs) {
         let mut arena = std::mem::take(&mut self.buffers.arena);
         let mut workspace = std::mem::take(&mut self.buffers.workspace);
         let mut gradients = std::mem::take(&mut self.state.gradients);
-        let written = step.delivery.as_ref().map(|delivery| self.gradient_range(delivery.gradient));
+        let delivery = step.delivery.as_ref().filter(|_| needs.input);
+        let written = delivery.map(|delivery| self.gradient_range(delivery.gradient));
         let (rest, [dx, _]) = Rest::split(arena.as_mut_slice(), [written, None]);
         let x = self.vector(&rest, step.input.main.tensor);
         let dy = rest.get(self.gradient_range(step.gradient));
@@ -317,6 +325,8 @@ impl Pass<'_> {
                 let (weight, _) = self.state.parameters(self.plan, step.step);
                 let range = self.state.range(self.plan, step.step);
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
+                let (dweight, dbias) =
+                    (needs.weight.then_some(dweight), needs.bias.then_some(dbias));
                 linear::backward(
                     self.processor,
                     &mut workspace,
@@ -340,12 +350,12 @@ impl Pass<'_> {
         self.state.gradients = gradients;
     }
 
-    fn maps_backward(&mut self, step: &FusedStep) {
+    fn maps_backward(&mut self, step: &FusedStep, needs: Needs) {
         let mut arena = std::mem::take(&mut self.buffers.arena);
         let mut workspace = std::mem::take(&mut self.buffers.workspace);
         let mut sums = std::mem::take(&mut self.buffers.sums);
         let mut gradients = std::mem::take(&mut self.state.gradients);
-        let delivery = step.delivery.as_ref();
+        let delivery = step.delivery.as_ref().filter(|_| needs.input);
         {
             let written = delivery.map(|delivery| self.gradient_range(delivery.gradient));
             let (rest, [dx, _]) = Rest::split(arena.as_mut_slice(), [written, None]);
@@ -360,6 +370,7 @@ impl Pass<'_> {
                     let range = self.state.range(self.plan, step.step);
                     let (dweight, dbias) =
                         gradients.as_mut_slice()[range].split_at_mut(layer.weights());
+                    let dweight = needs.weight.then_some(dweight);
                     convolution::backward(
                         self.processor,
                         &mut workspace,
@@ -371,12 +382,19 @@ impl Pass<'_> {
                         dweight,
                         sink.as_ref(),
                     );
-                    norm::bias_gradient(self.processor, &gradient, dbias);
+                    if needs.bias {
+                        norm::bias_gradient(self.processor, &gradient, dbias);
+                    }
                 }
                 (_, None) => {}
                 (Work::AveragePool(size), Some(sink)) => {
                     let gradient = self.gradient(&rest, step);
                     pooling::average_backward(self.processor, size, &gradient, sink);
+                }
+                (Work::MaxPool(size), Some(sink)) => {
+                    let source = self.source(&rest, &step.input_again(), None);
+                    let gradient = self.gradient(&rest, step);
+                    max_pool::backward(self.processor, size, &source, &gradient, sink);
                 }
                 (Work::Write, Some(sink)) => {
                     pooling::write_backward(self.processor, &self.gradient(&rest, step), sink);
@@ -460,13 +478,20 @@ impl Pass<'_> {
         norm::total(maps, &self.buffers.sums[which][..sums_len(maps)], sums);
         // Each process adds its own part here; `Engine::reduce` sums them.
         let range = self.state.range(self.plan, step);
+        let layer = &self.plan.steps[step];
+        let trained = |parameter: Option<usize>| parameter.is_some_and(|p| self.state.trained[p]);
+        let (scales, shifts) = (trained(layer.weight), trained(layer.bias));
         let gradients = &mut self.state.gradients.as_mut_slice()[range];
         for (channel, sums) in sums.chunks_exact(2).enumerate() {
             let moments = self.state.norms[norm].moments[channel];
             let backward = norm::Backward::new(sums[0], sums[1], moments, eps);
             let (dweight, dbias) = gradients.split_at_mut(maps.channels);
-            dweight[channel] += backward.dweight as f32;
-            dbias[channel] += backward.dbias as f32;
+            if scales {
+                dweight[channel] += backward.dweight as f32;
+            }
+            if shifts {
+                dbias[channel] += backward.dbias as f32;
+            }
         }
         if let Some(communicator) = self.communicator() {
             communicator.sum_f64(sums);

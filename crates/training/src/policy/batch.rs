@@ -16,6 +16,8 @@ pub struct Batch {
     pub size: usize,
     /// The table of the policy `steps`: from which epoch on, which size.
     pub steps: Vec<(u32, usize)>,
+    /// Updates that an epoch has at least: sizes are smaller where the data is. 0 for sizes as they are.
+    pub least_updates: usize,
     /// The first size of `plateau`, `noise_scale` and `from_lr`.
     pub initial: usize,
     /// Their largest size.
@@ -113,6 +115,22 @@ impl Batch {
             smoothing: self.smoothing,
             cooldown: self.cooldown,
         }
+    }
+
+    /// Makes sizes small enough for [`Self::least_updates`] with so many training images; whether that
+    /// changed any.
+    pub(crate) fn fit(&mut self, images: usize) -> bool {
+        if self.least_updates == 0 {
+            return false;
+        }
+        let most = (images / self.least_updates).max(1);
+        let mut changed = false;
+        let steps = self.steps.iter_mut().map(|step| &mut step.1);
+        for size in steps.chain([&mut self.size, &mut self.initial, &mut self.max]) {
+            changed |= *size > most;
+            *size = most.min(*size);
+        }
+        changed
     }
 
     /// The size by the table of the policy `steps`.

@@ -56,8 +56,12 @@ impl Chosen {
 
     /// The learning rate after so many epochs (with fractions).
     pub(crate) fn learning_rate(&self, recipe: &Recipe, done: f64) -> f64 {
+        recipe.optimizer.learning_rate * self.factor(recipe, done, recipe.train.epochs)
+    }
+
+    /// The factor of learning rates whose schedule has so many epochs.
+    pub(crate) fn factor(&self, recipe: &Recipe, done: f64, epochs: u32) -> f64 {
         let (schedule, batch) = (&recipe.schedule, &recipe.batch);
-        let epochs = recipe.train.epochs;
         let mut factor = schedule.factor_at(done, epochs) * self.rate_factor;
         if batch.policy == PolicyKind::FromLr && schedule.is_past_peak(done, epochs) {
             // The batch has taken its share of the fall; what is left, and only that, is the rate's.
@@ -66,7 +70,7 @@ impl Chosen {
             }
             factor *= self.batch_size as f64 / batch.initial as f64;
         }
-        recipe.optimizer.learning_rate * factor
+        factor
     }
 
     /// Chooses for `epoch`, which begins after `updates` updates; `last` are the metrics of the epoch

@@ -1,14 +1,17 @@
 //! A recipe: everything that decides what a run does. See `recipes/report.toml` for every key.
 
+mod optimizer;
 mod resolve;
 
 use crescendo_data::{Augmentation, LastBatch, Normalization, Sampling, Shuffle, Split};
-use crescendo_network::{Compute, Config, ConvolutionChoice, Decay, Rule, Sgd, Storage};
+use crescendo_network::{Compute, Config, ConvolutionChoice, Storage};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Batch, Schedule};
 use crate::{Error, IsaChoice, Machine};
 
+pub(crate) use optimizer::At;
+pub use optimizer::{Decay, Group, Optimizer, OptimizerKind, Per};
 pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
 
@@ -116,32 +119,6 @@ pub enum Normalize {
     None,
 }
 
-/// The section `[optimizer]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Optimizer {
-    /// The method.
-    pub kind: OptimizerKind,
-    /// The step's length.
-    pub learning_rate: f64,
-    /// How much of the last velocity stays.
-    pub momentum: f64,
-    /// Whether the step looks ahead along the velocity.
-    pub nesterov: bool,
-    /// The pull towards zero, as L2 in the gradient.
-    pub weight_decay: f64,
-    /// What the pull applies to.
-    pub decay: Decay,
-}
-
-/// Optimizers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimizerKind {
-    /// Stochastic gradient descent with momentum.
-    Sgd,
-}
-
 /// The section `[train]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,7 +172,7 @@ impl Recipe {
     /// # Errors
     /// Names the key and what it may be.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let (network, optimizer) = (&self.network, &self.optimizer);
+        let network = &self.network;
         let blocks =
             network.blocks.iter().fold(0, |sum: usize, &blocks| sum.saturating_add(blocks));
         let mut layers = network.widths.iter().chain([&network.head.hidden]);
@@ -209,22 +186,6 @@ impl Recipe {
             (
                 layers.all(|&channels| channels <= MOST_CHANNELS),
                 format!("network.widths and network.head.hidden must be at most {MOST_CHANNELS}"),
-            ),
-            (
-                finite(optimizer.learning_rate),
-                "optimizer.learning_rate must be a number from 0 to 3e38".into(),
-            ),
-            (
-                (0.0..1.0).contains(&optimizer.momentum),
-                "optimizer.momentum must be from 0 to below 1".into(),
-            ),
-            (
-                finite(optimizer.weight_decay),
-                "optimizer.weight_decay must be a number from 0 to 3e38".into(),
-            ),
-            (
-                !optimizer.nesterov || optimizer.momentum > 0.0,
-                "optimizer.nesterov needs optimizer.momentum above 0".into(),
             ),
             (
                 (0.0..1.0).contains(&self.train.label_smoothing),
@@ -250,7 +211,7 @@ impl Recipe {
         if let Some((_, problem)) = checks.into_iter().find(|(fine, _)| !fine) {
             return Err(Error::Recipe(problem));
         }
-        network.network().map_err(|error| Error::Recipe(error.to_string()))?;
+        self.optimizer.check(&crate::run::plan(self)?)?;
         crate::policy::check(self)
     }
 
@@ -300,18 +261,5 @@ impl Data {
             Normalize::Dataset => Normalization::dataset(train),
             Normalize::None => Normalization::None,
         }
-    }
-}
-
-impl Optimizer {
-    /// The rule of an update with this learning rate.
-    pub fn rule(&self, learning_rate: f64) -> Rule {
-        let sgd = Sgd {
-            learning_rate: learning_rate as f32,
-            momentum: self.momentum as f32,
-            nesterov: self.nesterov,
-            weight_decay: self.weight_decay as f32,
-        };
-        Rule::Sgd { sgd, decay: self.decay }
     }
 }

@@ -1,0 +1,70 @@
+//! Keller Jordan's fast networks (arXiv 2404.00498): fixed whitening filters, stacks of convolutions, of
+//! which the first is max-pooled, and one linear layer. Names are those of his program's state.
+
+use crate::resnet::SIDE;
+use crate::{Builder, Config, Init, Network, Operation, Shape, Value};
+
+/// Channels of an image.
+const COLOURS: usize = 3;
+
+/// The list of operations for checked keys.
+pub(crate) fn network(config: &Config) -> Network {
+    let activation = Operation::Activation(config.activation());
+    let image = Shape::Maps { channels: COLOURS, height: SIDE, width: SIDE };
+    let mut builder = Builder::new(image);
+
+    let kernel = config.whitening;
+    let whiten = Operation::Convolution {
+        // Each direction of a patch, and its opposite.
+        outputs: 2 * COLOURS * kernel * kernel,
+        kernel,
+        stride: 1,
+        padding: 0,
+        bias: true,
+        init: Init::Whitening,
+    };
+    let images = builder.images();
+    let mut x = builder.add("whiten", whiten, [images]);
+    x = builder.add("layers.0", activation, [x]);
+    for (stack, (&convolutions, &width)) in config.blocks.iter().zip(&config.widths).enumerate() {
+        let name = format!("layers.{}", stack + 1);
+        x = group(&mut builder, config, &name, convolutions, width, x);
+    }
+    let pool = Operation::MaxPool { size: config.head.pool };
+    x = builder.add(format!("layers.{}", config.blocks.len() + 1), pool, [x]);
+    x = builder.add("flatten", Operation::Flatten, [x]);
+    let (classes, scale) = config.classifier();
+    x = builder.add("head", classes, [x]);
+    if let Some(scale) = scale {
+        builder.add("scale", scale, [x]);
+    }
+    builder.finish()
+}
+
+/// Two convolutions, or three with a residual around the second and third.
+fn group(
+    builder: &mut Builder,
+    config: &Config,
+    name: &str,
+    convolutions: usize,
+    width: usize,
+    input: Value,
+) -> Value {
+    let (norm, activation) = (config.batch_norm(), Operation::Activation(config.activation()));
+    let (mut x, mut pooled) = (input, input);
+    for index in 1..=convolutions {
+        x = builder.add(format!("{name}.conv{index}"), config.convolution(width, 3, 1), [x]);
+        if index == 1 {
+            x = builder.add(format!("{name}.pool"), Operation::MaxPool { size: 2 }, [x]);
+        }
+        x = builder.add(format!("{name}.norm{index}"), norm, [x]);
+        if index == 3 {
+            x = builder.add(format!("{name}.add"), Operation::Add, [x, pooled]);
+        }
+        x = builder.add(format!("{name}.activ{index}"), activation, [x]);
+        if index == 1 {
+            pooled = x;
+        }
+    }
+    x
+}

@@ -1,0 +1,314 @@
+//! The section `[optimizer]`: which rule each parameter follows.
+
+use crescendo_network::{Muon, Parameter, Plan, Role, Rule, Sgd};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The section `[optimizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// The method.
+    pub kind: OptimizerKind,
+    /// The step's length.
+    pub learning_rate: f64,
+    /// What that is for.
+    pub per: Per,
+    /// How much of the last velocity stays.
+    pub momentum: f64,
+    /// Whether the step looks ahead along the velocity.
+    pub nesterov: bool,
+    /// The pull towards zero, as L2 in the gradient. Muon has none.
+    pub weight_decay: f64,
+    /// What the pull applies to.
+    pub decay: Decay,
+    /// Rules of their own for some parameters: each follows the first group that fits it.
+    pub groups: Vec<Group>,
+}
+
+/// Optimizers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Steps that are orthogonal matrices: see [`Muon`].
+    Muon,
+    /// None: parameters stay as they are.
+    Fixed,
+}
+
+/// What a learning rate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// A batch of any size: the gradient is that of the mean loss.
+    Batch,
+    /// An image: it is multiplied by the batch size, as if losses were summed. Muon's steps do not
+    /// depend on that.
+    Image,
+}
+
+/// What weight decay applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// All parameters.
+    All,
+    /// Weights of convolutions and linear layers: not biases, not BatchNorm.
+    Weights,
+}
+
+/// A rule of their own for some parameters; what it does not say, the section says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Fits a parameter's name; `*` stands for anything.
+    pub parameters: String,
+    /// The method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<OptimizerKind>,
+    /// The step's length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// How much of the last velocity stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// Whether the step looks ahead along the velocity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nesterov: Option<bool>,
+    /// The pull towards zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Epochs in which they are trained: the schedule of their learning rate ends with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u32>,
+}
+
+/// A moment of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    /// Epochs so far, with fractions.
+    pub done: f64,
+    /// Those of the whole run.
+    pub epochs: u32,
+    /// Images of the batch.
+    pub batch_size: usize,
+}
+
+/// Newton-Schulz iterations of Muon.
+const MUON_STEPS: usize = 3;
+
+impl Optimizer {
+    /// The rule of each of the plan's parameters for a batch at this moment of a run. `factor` is that of
+    /// learning rates whose schedule has so many epochs.
+    pub(crate) fn rules(&self, plan: &Plan, at: At, factor: impl Fn(u32) -> f64) -> Vec<Rule> {
+        let rule = |parameter: &Parameter| {
+            if !parameter.trained {
+                return Rule::Fixed;
+            }
+            let group = self.group(&parameter.name);
+            let epochs = group.and_then(|group| group.epochs).unwrap_or(at.epochs);
+            if at.done >= f64::from(epochs) {
+                return Rule::Fixed;
+            }
+            let rule = self.with(group);
+            let learning_rate = (rule.learning_rate * factor(epochs)) as f32;
+            let (momentum, nesterov) = (rule.momentum as f32, rule.nesterov);
+            match rule.kind {
+                OptimizerKind::Sgd => {
+                    let decays = rule.decay == Decay::All
+                        || matches!(parameter.role, Role::Weight { .. })
+                        || group.is_some_and(|group| group.weight_decay.is_some());
+                    let weight_decay = if decays { rule.weight_decay as f32 } else { 0.0 };
+                    let learning_rate = match rule.per {
+                        Per::Batch => learning_rate,
+                        Per::Image => learning_rate * at.batch_size as f32,
+                    };
+                    Rule::Sgd(Sgd { learning_rate, momentum, nesterov, weight_decay })
+                }
+                OptimizerKind::Muon => {
+                    Rule::Muon(Muon { learning_rate, momentum, nesterov, steps: MUON_STEPS })
+                }
+                OptimizerKind::Fixed => Rule::Fixed,
+            }
+        };
+        plan.parameters.iter().map(rule).collect()
+    }
+
+    /// The rules with which a run begins, learning rates at their full length.
+    pub fn first_rules(&self, plan: &Plan, batch_size: usize) -> Vec<Rule> {
+        self.rules(plan, At { done: 0.0, epochs: u32::MAX, batch_size }, |_| 1.0)
+    }
+
+    fn group(&self, name: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| fits(&group.parameters, name))
+    }
+
+    /// The section with what a group says instead.
+    fn with(&self, group: Option<&Group>) -> Optimizer {
+        let mut rule = Optimizer { groups: Vec::new(), ..*self };
+        if let Some(group) = group {
+            rule.kind = group.kind.unwrap_or(rule.kind);
+            rule.learning_rate = group.learning_rate.unwrap_or(rule.learning_rate);
+            rule.momentum = group.momentum.unwrap_or(rule.momentum);
+            rule.nesterov = group.nesterov.unwrap_or(rule.nesterov);
+            rule.weight_decay = group.weight_decay.unwrap_or(rule.weight_decay);
+        }
+        rule
+    }
+
+    /// Whether all values make sense, for the network of this plan.
+    pub(super) fn check(&self, plan: &Plan) -> Result<(), Error> {
+        self.check_values("optimizer")?;
+        for group in &self.groups {
+            let name = &group.parameters;
+            if !plan.parameters.iter().any(|parameter| fits(name, &parameter.name)) {
+                return Err(Error::Recipe(format!(
+                    "optimizer.groups: no parameter of this network is called {name}: a checkpoint \
+                     lists them (`crescendo train` with train.epochs=0 writes one)"
+                )));
+            }
+            self.with(Some(group)).check_values(&format!("optimizer.groups, of {name}:"))?;
+        }
+        for parameter in plan.parameters.iter().filter(|parameter| parameter.trained) {
+            let kind = self.with(self.group(&parameter.name)).kind;
+            if kind == OptimizerKind::Muon && !matches!(parameter.role, Role::Weight { .. }) {
+                return Err(Error::Recipe(format!(
+                    "optimizer.kind is muon for {}, which is no matrix: give it another kind in \
+                     optimizer.groups, such as {{ parameters = \"*.bias\", kind = \"sgd\" }}",
+                    parameter.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_values(&self, section: &str) -> Result<(), Error> {
+        // The engine computes with 32 bits.
+        let finite = |value: f64| (value as f32).is_finite() && value >= 0.0;
+        let checks = [
+            (finite(self.learning_rate), "learning_rate must be a number from 0 to 3e38"),
+            ((0.0..1.0).contains(&self.momentum), "momentum must be from 0 to below 1"),
+            (finite(self.weight_decay), "weight_decay must be a number from 0 to 3e38"),
+            (!self.nesterov || self.momentum > 0.0, "nesterov needs a momentum above 0"),
+        ];
+        match checks.into_iter().find(|(fine, _)| !fine) {
+            Some((_, problem)) if section.ends_with(':') => {
+                Err(Error::Recipe(format!("{section} {problem}")))
+            }
+            Some((_, problem)) => Err(Error::Recipe(format!("{section}.{problem}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a pattern, in which `*` stands for anything, fits all of a name.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => name.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len())
+                .any(|skipped| rest.get(skipped..).is_some_and(|rest| fits(after, rest)))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Recipe;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, expected) in [
+            ("head.weight", "head.weight", true),
+            ("head", "head.weight", false),
+            ("*.bias", "layers.1.norm1.bias", true),
+            ("*norm*.bias", "layers.1.norm1.bias", true),
+            ("layers.*.weight", "layers.1.norm1.bias", false),
+            ("*", "anything", true),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    fn rules(changes: &[&str], done: f64) -> Vec<(String, Rule)> {
+        let recipe = Recipe::load("quick", changes).unwrap();
+        let plan = crate::run::plan(&recipe).unwrap();
+        let factor = |epochs: u32| 1.0 - done / f64::from(epochs);
+        let rules = recipe.optimizer.rules(&plan, At { done, epochs: 8, batch_size: 50 }, factor);
+        plan.parameters.iter().map(|p| p.name.clone()).zip(rules).collect()
+    }
+
+    #[test]
+    fn each_parameter_follows_the_first_group_that_fits() {
+        let groups = r#"optimizer.groups=[
+            { parameters = "start_layer.0.bias", epochs = 4, learning_rate = 8.0 },
+            { parameters = "*.bias", kind = "fixed" },
+            { parameters = "*conv*", kind = "muon", learning_rate = 0.5 },
+        ]"#;
+        let rate = |rules: &[(String, Rule)], name: &str| match rules
+            .iter()
+            .find(|rule| rule.0 == name)
+            .unwrap()
+            .1
+        {
+            Rule::Sgd(Sgd { learning_rate, .. }) => ("sgd", learning_rate),
+            Rule::Muon(Muon { learning_rate, .. }) => ("muon", learning_rate),
+            Rule::Fixed => ("fixed", 0.0),
+        };
+        let first = rules(&[groups], 2.0);
+        assert_eq!(rate(&first, "start_layer.0.bias"), ("sgd", 4.0));
+        assert_eq!(rate(&first, "start_layer.1.bias"), ("fixed", 0.0));
+        assert_eq!(rate(&first, "stack_layers.0.blocks.0.conv1.weight"), ("muon", 0.375));
+        assert_eq!(rate(&first, "start_layer.0.weight"), ("sgd", 0.075));
+        let later = rules(&[groups], 4.0);
+        assert_eq!(rate(&later, "start_layer.0.bias"), ("fixed", 0.0));
+        assert_eq!(rate(&later, "start_layer.0.weight"), ("sgd", 0.05));
+    }
+
+    #[test]
+    fn decay_of_weights_alone_spares_biases_unless_a_group_says_otherwise() {
+        let groups = r#"optimizer.groups=[{ parameters = "start_layer.0.*", weight_decay = 0.5 }]"#;
+        let rules = rules(&["optimizer.decay=weights", groups], 0.0);
+        let decay = |name: &str| match rules.iter().find(|rule| rule.0 == name).unwrap().1 {
+            Rule::Sgd(sgd) => sgd.weight_decay,
+            _ => panic!("not SGD"),
+        };
+        assert_eq!(decay("start_layer.0.bias"), 0.5);
+        assert_eq!(decay("start_layer.1.bias"), 0.0);
+        assert_eq!(decay("output_layer.fc.weight"), 2e-4);
+    }
+
+    #[test]
+    fn rates_for_an_image_are_times_the_batch_but_not_muons() {
+        let groups = r#"optimizer.groups=[{ parameters = "*conv*.weight", kind = "muon" }]"#;
+        let per_image = rules(&["optimizer.per=image", groups], 0.0);
+        let per_batch = rules(&["optimizer.learning_rate=5", groups], 0.0);
+        for (one, other) in per_image.iter().zip(&per_batch) {
+            match (one.1, other.1) {
+                (Rule::Muon(one), Rule::Muon(other)) => {
+                    assert_eq!((one.learning_rate, other.learning_rate), (0.1, 5.0));
+                }
+                (one, other) => assert_eq!(one, other),
+            }
+        }
+    }
+
+    #[test]
+    fn groups_that_make_no_sense_are_refused_by_name() {
+        for (groups, complaint) in [
+            (r#"[{ parameters = "nobody" }]"#, "no parameter of this network is called nobody"),
+            (r#"[{ parameters = "*", kind = "muon" }]"#, "is muon for start_layer.0.bias"),
+            (r#"[{ parameters = "*", momentum = 1.0 }]"#, "of *: momentum must be"),
+            (r#"[{ parameters = "*", rate = 1.0 }]"#, "unknown field"),
+        ] {
+            let change = format!("optimizer.groups={groups}");
+            let error = Recipe::load("quick", &[change]).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+}
