@@ -1,49 +1,126 @@
 //! From the bytes of an image to the numbers that a network sees: augmentation, normalisation.
 
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::random::below;
+use crate::random::{below, source};
 use crate::{CHANNELS, IMAGE_BYTES, SIDE, Split, channel_statistics};
 
-/// Random changes to training images, on their bytes: a border all around, a random crop back to
-/// 32x32, a horizontal flip.
+/// Random changes to training images: a border all around, a random crop back to 32x32, a horizontal
+/// flip, a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Augmentation {
-    /// Pixels of border on each side.
+    /// Pixels of border on each side: at most 32, and at most 31 where the border reflects.
     pub padding: usize,
-    /// The border's colour: red, green, blue.
-    pub border: [u8; 3],
-    /// Whether every second image, at random, is flipped.
-    pub flip: bool,
+    /// What the border shows.
+    pub border: Border,
+    /// Which images are flipped.
+    pub flip: Flip,
+    /// The side of the square that becomes zeros after normalisation, in pixels: at most 32, 0 for none.
+    pub cutout: usize,
+}
+
+/// What lies beyond an image's edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "data.border is a number from 0 to 255, [red, green, blue], or \"reflect\""
+)]
+pub enum Border {
+    /// The image mirrored at its edge, whose pixels are not repeated.
+    Reflect,
+    /// A grey.
+    #[serde(untagged)]
+    Grey(u8),
+    /// Red, green, blue.
+    #[serde(untagged)]
+    Colour([u8; CHANNELS]),
+}
+
+/// Which images an epoch flips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flip {
+    /// Every second image at random in the first epoch, and in each later one those that the epoch
+    /// before did not: an image is seen from both sides equally often.
+    Alternate,
+    /// Every second image, at random, in every epoch; or none.
+    #[serde(untagged)]
+    Random(bool),
 }
 
 impl Augmentation {
-    /// Writes a random change of `image` into `out`; both have [`IMAGE_BYTES`].
-    pub(crate) fn apply(&self, random: &mut ChaCha8Rng, image: &[u8], out: &mut [u8]) {
-        let offsets = 2 * self.padding as u32 + 1;
-        let [top, left] = [(); 2].map(|()| below(random, offsets) as usize);
-        let flip = self.flip && below(random, 2) == 1;
-        let channels = image.chunks_exact(SIDE * SIDE).zip(out.chunks_exact_mut(SIDE * SIDE));
-        for ((image, out), border) in channels.zip(self.border) {
-            for (row, out) in out.chunks_exact_mut(SIDE).enumerate() {
-                // The crop's row and column in the image: outside of it lies the border.
-                match (row + top).checked_sub(self.padding).filter(|&row| row < SIDE) {
-                    None => out.fill(border),
-                    Some(row) => {
-                        for (column, out) in out.iter_mut().enumerate() {
-                            let column = (column + left).checked_sub(self.padding);
-                            let pixel = column.filter(|&column| column < SIDE);
-                            *out = pixel.map_or(border, |column| image[row * SIDE + column]);
-                        }
-                    }
-                }
-                if flip {
-                    out.reverse();
-                }
+    /// Writes into `out` how the image of this index is cropped and flipped in this epoch, of which the
+    /// first is 1; both have [`IMAGE_BYTES`].
+    pub(crate) fn crop_and_flip(
+        &self,
+        [seed, epoch, index]: [u64; 3],
+        image: &[u8],
+        out: &mut [u8],
+    ) {
+        let mut random = source(b"augment-", seed, epoch, index);
+        let from = [(); 2].map(|()| {
+            let offset = below(&mut random, 2 * self.padding as u32 + 1);
+            offset as isize - self.padding as isize
+        });
+        let border = match self.border {
+            Border::Reflect => None,
+            Border::Grey(grey) => Some([grey; CHANNELS]),
+            Border::Colour(colour) => Some(colour),
+        };
+        crop(image, from, border, out);
+        let flip = match self.flip {
+            Flip::Random(flip) => flip && below(&mut random, 2) == 1,
+            Flip::Alternate => {
+                let first = below(&mut source(b"flip----", seed, 0, index), 2) == 1;
+                first == (epoch % 2 == 1)
+            }
+        };
+        if flip {
+            out.chunks_exact_mut(SIDE).for_each(<[u8]>::reverse);
+        }
+    }
+
+    /// Sets a random square of the normalised image to zero. Its random numbers are its own, so that the
+    /// crop and the flip are the same with it and without.
+    pub(crate) fn cut_out(&self, [seed, epoch, index]: [u64; 3], image: &mut [f32]) {
+        let mut random = source(b"cutout--", seed, epoch, index);
+        let places = (SIDE - self.cutout + 1) as u32;
+        let [top, left] = [(); 2].map(|()| below(&mut random, places) as usize);
+        for channel in image.chunks_exact_mut(SIDE * SIDE) {
+            for row in channel.chunks_exact_mut(SIDE).skip(top).take(self.cutout) {
+                row[left..left + self.cutout].fill(0.0);
             }
         }
     }
+}
+
+/// Writes the 32x32 pixels into `out` that begin at this row and column of `image`, of which some may
+/// lie beyond its edges: in a border of this colour, or in the image mirrored.
+fn crop<T: Copy>(
+    image: &[T],
+    [top, left]: [isize; 2],
+    border: Option<[T; CHANNELS]>,
+    out: &mut [T],
+) {
+    let channels = image.chunks_exact(SIDE * SIDE).zip(out.chunks_exact_mut(SIDE * SIDE));
+    for (channel, (image, out)) in channels.enumerate() {
+        let border = border.map(|colour| colour[channel]);
+        for (y, out) in (top..).zip(out.chunks_exact_mut(SIDE)) {
+            for (x, out) in (left..).zip(out) {
+                let inside = [mirrored(y), mirrored(x)];
+                *out = match border {
+                    Some(colour) if inside != [y, x] => colour,
+                    _ => image[inside[0] as usize * SIDE + inside[1] as usize],
+                };
+            }
+        }
+    }
+}
+
+/// The row or column that one beyond the edge mirrors; those of the image are their own.
+fn mirrored(at: isize) -> isize {
+    let last = SIDE as isize - 1;
+    last - (last - at.abs()).abs()
 }
 
 /// How bytes become numbers of about the same size.
@@ -105,7 +182,6 @@ impl Normalization {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::source;
 
     fn gradient() -> Vec<u8> {
         (0..IMAGE_BYTES).map(|i| (i % 251) as u8).collect()
@@ -114,7 +190,12 @@ mod tests {
     #[test]
     fn every_crop_and_flip_comes_from_the_bordered_image() {
         let (image, border) = (gradient(), [255, 0, 7]);
-        let change = Augmentation { padding: 4, border, flip: true };
+        let change = Augmentation {
+            padding: 4,
+            border: Border::Colour(border),
+            flip: Flip::Random(true),
+            cutout: 0,
+        };
         let bordered = |channel: usize, row: usize, column: usize| {
             let inside = (4..4 + SIDE).contains(&row) && (4..4 + SIDE).contains(&column);
             if inside {
@@ -136,15 +217,89 @@ mod tests {
             .flat_map(|top| (0..9).flat_map(move |left| [(top, left, false), (top, left, true)]))
             .map(|(top, left, flip)| crop(top, left, flip))
             .collect();
+        let mut out = vec![0; IMAGE_BYTES];
+        let crops: Vec<usize> = (0..3000)
+            .map(|index| {
+                change.crop_and_flip([1, 2, index], &image, &mut out);
+                all.iter().position(|crop| *crop == out).expect("one of the 162 crops")
+            })
+            .collect();
+        // In every version of the program.
+        assert_eq!(crops[..8], [154, 145, 134, 119, 115, 59, 139, 10]);
         let mut seen = vec![0; all.len()];
-        for index in 0..3000 {
-            let mut out = vec![0; IMAGE_BYTES];
-            change.apply(&mut source(b"augment-", 1, 2, index), &image, &mut out);
-            seen[all.iter().position(|crop| *crop == out).expect("one of the 162 crops")] += 1;
-        }
+        crops.iter().for_each(|&crop| seen[crop] += 1);
         assert!(seen.iter().all(|&count| count > 0), "all 9 x 9 offsets and both flips occur");
         let flipped: i32 = seen.iter().skip(1).step_by(2).sum();
         assert!((1350..1650).contains(&flipped), "half are flipped, not {flipped} of 3000");
+    }
+
+    #[test]
+    fn an_image_is_flipped_in_every_second_epoch_when_flips_alternate() {
+        let image = gradient();
+        let crop = |flip: Flip, epoch: u64, index: u64| {
+            let mut out = vec![0; IMAGE_BYTES];
+            let change = Augmentation { padding: 4, border: Border::Reflect, flip, cutout: 0 };
+            change.crop_and_flip([7, epoch, index], &image, &mut out);
+            out
+        };
+        let flipped = |epoch: u64, index: u64| {
+            let (never, alternate) =
+                (crop(Flip::Random(false), epoch, index), crop(Flip::Alternate, epoch, index));
+            let mut mirror = never.clone();
+            mirror.chunks_exact_mut(SIDE).for_each(<[u8]>::reverse);
+            assert!(alternate == never || alternate == mirror, "another crop");
+            alternate == mirror
+        };
+        let mut first = 0;
+        for index in 0..1000 {
+            let begin = flipped(1, index);
+            first += i32::from(begin);
+            assert_eq!(
+                [2, 3, 4, 5].map(|epoch| flipped(epoch, index)),
+                [!begin, begin, !begin, begin]
+            );
+        }
+        assert!((430..570).contains(&first), "half are flipped at first, not {first} of 1000");
+    }
+
+    #[test]
+    fn a_reflected_border_does_not_repeat_the_edge() {
+        let row: Vec<isize> = (-31..63).map(mirrored).collect();
+        let expected = (0..32).rev().chain(1..32).chain((0..31).rev());
+        assert_eq!(row, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_square_anywhere_inside_is_cut_out() {
+        let cut = |cutout: usize, index: u64| {
+            let change = Augmentation {
+                padding: 0,
+                border: Border::Reflect,
+                flip: Flip::Random(false),
+                cutout,
+            };
+            let mut image = vec![1.0; IMAGE_BYTES];
+            change.cut_out([3, 1, index], &mut image);
+            image
+        };
+        let places = (0..3).flat_map(|top| (0..3).map(move |left| (top, left))).map(
+            |(top, left)| -> Vec<f32> {
+                let inside = |at: usize, from: usize| (from..from + 30).contains(&at);
+                (0..IMAGE_BYTES)
+                    .map(|at| !(inside(at / 32 % 32, top) && inside(at % 32, left)) as u8 as f32)
+                    .collect()
+            },
+        );
+        let mut seen = [0; 9];
+        let places: Vec<_> = places.collect();
+        for index in 0..300 {
+            let image = cut(30, index);
+            seen[places.iter().position(|place| *place == image).expect("one of the 9 places")] +=
+                1;
+        }
+        assert!(seen.iter().all(|&count| count > 0), "not everywhere: {seen:?}");
+        assert!(cut(32, 0).iter().all(|&x| x == 0.0));
+        assert!(cut(0, 0).iter().all(|&x| x == 1.0));
     }
 
     #[test]

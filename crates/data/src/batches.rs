@@ -77,13 +77,15 @@ impl Sampling {
         batch.images.resize(indices.len() * IMAGE_BYTES, 0.0);
         let mut changed = [0; IMAGE_BYTES];
         for (&index, out) in indices.iter().zip(batch.images.chunks_exact_mut(IMAGE_BYTES)) {
-            let mut image = split.image(index as usize);
+            let image = split.image(index as usize);
             if let Some(augmentation) = &self.augmentation {
-                let mut random = source(b"augment-", self.seed, epoch, index.into());
-                augmentation.apply(&mut random, image, &mut changed);
-                image = &changed;
+                let key = [self.seed, epoch, index.into()];
+                augmentation.crop_and_flip(key, image, &mut changed);
+                self.normalization.apply(&changed, out);
+                augmentation.cut_out(key, out);
+            } else {
+                self.normalization.apply(image, out);
             }
-            self.normalization.apply(image, out);
             batch.labels.push(split.labels[index as usize]);
         }
     }
@@ -160,6 +162,7 @@ pub fn hold_out(split: &Split, count: usize) -> (Split, Split) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Border, Flip};
 
     fn split(images: usize) -> Split {
         let mut split = Split::default();
@@ -175,7 +178,12 @@ mod tests {
             seed: 5,
             shuffle,
             last_batch,
-            augmentation: Some(Augmentation { padding: 4, border: [255; 3], flip: true }),
+            augmentation: Some(Augmentation {
+                padding: 4,
+                border: Border::Grey(255),
+                flip: Flip::Random(true),
+                cutout: 0,
+            }),
             normalization: Normalization::PerImage,
         }
     }
@@ -215,6 +223,22 @@ mod tests {
         assert_eq!(whole[2..], collect(&sampling, 3, 5, 2));
         assert_ne!(whole, collect(&sampling, 4, 5, 0), "another epoch, other crops");
         assert_ne!(whole, collect(&Sampling { seed: 6, ..sampling }, 3, 5, 0));
+    }
+
+    #[test]
+    fn a_hole_changes_nothing_around_it_and_is_zero_after_normalisation() {
+        let whole = sampling(Shuffle::FileOrder, LastBatch::Keep);
+        let augmentation = whole.augmentation.map(|change| Augmentation { cutout: 12, ..change });
+        let cut = Sampling { augmentation, ..whole };
+        for (whole, cut) in collect(&whole, 2, 1, 0).iter().zip(collect(&cut, 2, 1, 0)) {
+            let differ = |(whole, cut): (&f32, f32)| {
+                assert!(cut == *whole || cut == 0.0);
+                cut != *whole
+            };
+            let pixels = whole.images.iter().zip(cut.images);
+            let holes = pixels.filter(|&(whole, _)| *whole != 0.0).map(differ);
+            assert_eq!(holes.filter(|&hole| hole).count(), 3 * 12 * 12);
+        }
     }
 
     #[test]

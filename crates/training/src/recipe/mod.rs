@@ -3,7 +3,9 @@
 mod optimizer;
 mod resolve;
 
-use crescendo_data::{Augmentation, LastBatch, Normalization, Sampling, Shuffle, Split};
+use crescendo_data::{
+    Augmentation, Border, Flip, LastBatch, Normalization, SIDE, Sampling, Shuffle, Split,
+};
 use crescendo_network::{Compute, Config, ConvolutionChoice, Storage};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,8 @@ const MOST_CHANNELS: usize = 65_536;
 const MOST_BLOCKS: usize = 1_000;
 /// The most epochs of a run.
 const MOST_EPOCHS: u32 = 1_000_000;
+/// The most pixels of a reflected border: all of an image's but those of its edge.
+pub const MOST_SHIFT: usize = SIDE - 1;
 /// The most threads: more than any machine has processors.
 pub const MOST_THREADS: usize = 1_024;
 
@@ -52,7 +56,7 @@ pub struct Data {
     pub source: DataSource,
     /// Random changes to training images.
     pub augment: Augment,
-    /// The colour of the border that augmentation puts around an image.
+    /// The border that augmentation puts around an image.
     pub border: Border,
     /// From bytes to numbers.
     pub normalize: Normalize,
@@ -79,7 +83,11 @@ pub enum DataSource {
 
 /// Whether and how training images are changed: a bool, or a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "data.augment is true, false, or { padding = N, flip = true|false }")]
+#[serde(
+    untagged,
+    expecting = "data.augment is true, false, or { padding = N, flip = true|false|\"alternate\", \
+                 cutout = N }"
+)]
 pub enum Augment {
     /// All or nothing: 4 pixels of padding, and flips.
     Switch(bool),
@@ -93,18 +101,16 @@ pub enum Augment {
 pub struct AugmentTable {
     /// Pixels of border on each side, from which a random crop is taken.
     pub padding: usize,
-    /// Whether every second image is flipped.
-    pub flip: bool,
+    /// Which images are flipped.
+    pub flip: Flip,
+    /// The side of the square that is cut out. Without one it is not written, so that a recipe has the
+    /// text, and a comparison the fingerprint, that they had before there was one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cutout: usize,
 }
 
-/// A colour: one number for all channels, or three.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "data.border is a number from 0 to 255, or [red, green, blue]")]
-pub enum Border {
-    /// A grey.
-    Grey(u8),
-    /// Red, green, blue.
-    Colour([u8; 3]),
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// See [`Normalization`].
@@ -176,6 +182,8 @@ impl Recipe {
         let blocks =
             network.blocks.iter().fold(0, |sum: usize, &blocks| sum.saturating_add(blocks));
         let mut layers = network.widths.iter().chain([&network.head.hidden]);
+        let augmentation = self.data.augmentation();
+        let padding = augmentation.map_or(0, |augmentation| augmentation.padding);
         // The engine computes with 32 bits.
         let finite = |value: f64| (value as f32).is_finite() && value >= 0.0;
         let checks = [
@@ -199,9 +207,16 @@ impl Recipe {
                 finite(self.train.save_every_minutes),
                 "train.save_every_minutes must be a number from 0 to 3e38".into(),
             ),
+            (padding <= SIDE, format!("data.augment.padding must be at most {SIDE}")),
             (
-                self.data.augmentation().is_none_or(|augmentation| augmentation.padding <= 32),
-                "data.augment.padding must be at most 32".into(),
+                padding <= MOST_SHIFT || self.data.border != Border::Reflect,
+                format!(
+                    "data.augment.padding must be at most {MOST_SHIFT} where data.border reflects"
+                ),
+            ),
+            (
+                augmentation.is_none_or(|augmentation| augmentation.cutout <= SIDE),
+                format!("data.augment.cutout must be at most {SIDE}"),
             ),
             (
                 self.engine.threads <= MOST_THREADS,
@@ -242,16 +257,14 @@ impl Recipe {
 
 impl Data {
     fn augmentation(&self) -> Option<Augmentation> {
-        let AugmentTable { padding, flip } = match self.augment {
+        let AugmentTable { padding, flip, cutout } = match self.augment {
             Augment::Switch(false) => return None,
-            Augment::Switch(true) => AugmentTable { padding: 4, flip: true },
+            Augment::Switch(true) => {
+                AugmentTable { padding: 4, flip: Flip::Random(true), cutout: 0 }
+            }
             Augment::Table(table) => table,
         };
-        let border = match self.border {
-            Border::Grey(grey) => [grey; 3],
-            Border::Colour(colour) => colour,
-        };
-        Some(Augmentation { padding, border, flip })
+        Some(Augmentation { padding, border: self.border, flip, cutout })
     }
 
     /// The normalisation, with the statistics of `train` where it needs them.

@@ -304,6 +304,7 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crescendo_data::{Augmentation, Border, Flip};
 
     fn complaint(name: &str, changes: &[&str]) -> String {
         Recipe::load(name, changes).unwrap_err().to_string()
@@ -333,7 +334,16 @@ mod tests {
         assert_eq!(recipe.network.widths, [16, 32, 64]);
         assert_eq!(recipe.batch.steps, [(1, 10), (2, 20)]);
         let augmentation = recipe.data.augmentation().unwrap();
-        assert_eq!((augmentation.padding, augmentation.border), (2, [1, 2, 3]));
+        assert_eq!((augmentation.padding, augmentation.border), (2, Border::Colour([1, 2, 3])));
+        let changes = [
+            "data.augment={ padding = 2, flip = \"alternate\", cutout = 12 }",
+            "data.border=reflect",
+        ];
+        let recipe = Recipe::load("report", &changes).unwrap();
+        let augmentation =
+            Augmentation { padding: 2, border: Border::Reflect, flip: Flip::Alternate, cutout: 12 };
+        assert_eq!(recipe.data.augmentation(), Some(augmentation));
+        assert_eq!(Recipe::saved(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
     }
 
     #[test]
@@ -352,11 +362,19 @@ mod tests {
             ("network.blocks=[6, 6]", "network.widths has 3 entries but network.blocks has 2"),
             ("batch.steps=[[2, 125]]", "batch.steps"),
             ("data.augment=7", "data.augment is true, false, or"),
+            ("data.augment={padding=4,flip=\"never\"}", "data.augment is true, false, or"),
+            (
+                "data.augment={padding=4,flip=true,cutout=33}",
+                "data.augment.cutout must be at most 32",
+            ),
             ("data.border=256", "data.border is a number from 0 to 255"),
+            ("data.border=mirror", "data.border is a number from 0 to 255"),
         ] {
             let complaint = complaint("report", &[change]);
             assert!(complaint.contains(part), "{change}: {complaint}");
         }
+        let changes = ["data.augment={padding=32,flip=true}", "data.border=reflect"];
+        assert!(complaint("report", &changes).contains("data.augment.padding must be at most 31"));
         let complaint = complaint("reprot", &[]);
         assert!(complaint.contains("is it report?") && complaint.contains("quick"), "{complaint}");
     }
@@ -382,6 +400,10 @@ mod tests {
         let differences = |name: &str| Recipe::load::<&str>(name, &[]).unwrap().differences();
         assert!(differences("report").is_empty());
         assert_eq!(differences("original"), ["data.shuffle=\"file_order\""]);
+        // Nor does it say that nothing is cut out.
+        let table = "data.augment={ flip = true, padding = 2 }";
+        let differences = Recipe::load("report", &[table]).unwrap().differences();
+        assert_eq!(differences, [table]);
     }
 
     #[test]
