@@ -142,6 +142,10 @@ pub struct Evaluate {
     /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
     #[arg(long, value_name = "BOOL")]
     pub flip: Option<bool>,
+    /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
+    /// and left, and down and right; 0 for the image alone [default: what the recipe says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=31))]
+    pub shift: Option<u32>,
     /// Training images that they are recomputed over
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -182,6 +186,10 @@ pub struct Predict {
     /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
     #[arg(long, value_name = "BOOL")]
     pub flip: Option<bool>,
+    /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
+    /// and left, and down and right; 0 for the image alone [default: what the recipe says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=31))]
+    pub shift: Option<u32>,
     /// What a file from elsewhere was trained on: the classes' names are taken from it
     #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
     pub data: Option<String>,

@@ -535,6 +535,7 @@ fn values_that_make_no_sense_are_named() {
         "data.augment=7",
         "data.border=256",
         "data.border=mirror",
+        "data.test_shift=32",
         "data.normalize=max",
         "data.validation=-1",
         "engine.threads=9223372036854775807",

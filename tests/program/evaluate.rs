@@ -279,3 +279,60 @@ fn with_flip_an_image_and_its_mirror_image_get_one_answer() {
     let accuracy: f64 = column(&table, "test_accuracy")[3].parse().unwrap();
     assert_eq!(flipped["results"][0]["accuracy"].as_f64(), Some(accuracy));
 }
+
+/// An image whose edges are mirrored, moved by so many pixels down and to the right.
+fn shifted(image: &[u8], by: isize) -> Vec<u8> {
+    let mirrored = |at: isize| match at {
+        ..0 => -at as usize,
+        32.. => (62 - at) as usize,
+        _ => at as usize,
+    };
+    let pixel = |at: usize| {
+        let (y, x) = (at as isize / 32 % 32 - by, at as isize % 32 - by);
+        image[at / 1024 * 1024 + mirrored(y) * 32 + mirrored(x)]
+    };
+    (0..IMAGE_BYTES).map(pixel).collect()
+}
+
+#[test]
+fn with_shift_and_flip_six_views_of_an_image_are_weighed() {
+    // Bytes / 255: what is shifted before normalisation is the same as after.
+    let place = Place::with_run("--epochs 4 --set data.normalize=none");
+    let test = test_images();
+    let images: Vec<&[u8]> = (0..20).map(|index| test.image(index)).collect();
+    let answers = |by: isize, options: &str| -> Vec<Vec<f64>> {
+        let pixels: Vec<u8> = images.iter().flat_map(|image| shifted(image, by)).collect();
+        fs::write(place.path("x.npy"), array(&pixels)).unwrap();
+        place.run(&format!("predict {CHECKPOINT} x.npy {options} --out p.npy"));
+        probabilities(&place.path("p.npy"))
+    };
+    for (flip, shift) in [(true, 1), (false, 2)] {
+        let flip = format!("--flip {flip}");
+        let views = [(0.5, 0), (0.25, -shift), (0.25, shift)];
+        let views = views.map(|(weight, by)| (weight, answers(by, &flip)));
+        let both = answers(0, &format!("{flip} --shift {shift}"));
+        assert_ne!(both, views[0].1);
+        for (image, row) in both.iter().enumerate() {
+            // Up to a constant, logits are the logarithms of probabilities.
+            let logit = |class: usize| -> f64 {
+                views.iter().map(|(weight, answers)| weight * answers[image][class].ln()).sum()
+            };
+            let weights: Vec<f64> = (0..10).map(|class| logit(class).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for (weight, probability) in weights.iter().zip(row) {
+                assert!((weight / sum - probability).abs() < 1e-5, "{weight} {sum} {probability}");
+            }
+        }
+    }
+    // What the recipe says holds where nobody says otherwise, and in training.
+    let options = "--epochs 4 --set data.normalize=none --set data.test_shift=1";
+    place.run(&format!("train {SMALL} {options} --set data.test_flip=true --out views"));
+    let (plain, views) = (json(&place, "run --flip true --shift 1"), json(&place, "views"));
+    assert_eq!(plain["results"][0]["test_loss"], views["results"][0]["test_loss"]);
+    let table = place.read("views/epochs.csv");
+    let accuracy: f64 = column(&table, "test_accuracy")[3].parse().unwrap();
+    assert_eq!(views["results"][0]["accuracy"].as_f64(), Some(accuracy));
+    let (without, plain) = (json(&place, "views --flip false --shift 0"), json(&place, "run"));
+    assert_eq!(without["results"][0]["test_loss"], plain["results"][0]["test_loss"]);
+    place.refuse(2, "evaluate run --shift 32");
+}

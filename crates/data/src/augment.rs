@@ -94,6 +94,17 @@ impl Augmentation {
     }
 }
 
+/// Writes into `out` the normalised `image` (both `[3, 32, 32]`) moved by so many pixels down and to the
+/// right, up and to the left where negative; what comes in is the image mirrored at its edge.
+///
+/// # Panics
+/// If it moves by 32 pixels or more, or the lengths differ from [`IMAGE_BYTES`].
+pub fn shift(image: &[f32], by: isize, out: &mut [f32]) {
+    assert!(image.len() == IMAGE_BYTES && out.len() == IMAGE_BYTES, "not one image");
+    assert!(by.unsigned_abs() < SIDE, "nothing of the image would be left");
+    crop(image, [-by; 2], None, out);
+}
+
 /// Writes the 32x32 pixels into `out` that begin at this row and column of `image`, of which some may
 /// lie beyond its edges: in a border of this colour, or in the image mirrored.
 fn crop<T: Copy>(
@@ -267,6 +278,16 @@ mod tests {
         let row: Vec<isize> = (-31..63).map(mirrored).collect();
         let expected = (0..32).rev().chain(1..32).chain((0..31).rev());
         assert_eq!(row, expected.collect::<Vec<_>>());
+        let image: Vec<f32> = (0..IMAGE_BYTES).map(|i| i as f32).collect();
+        let mut out = vec![0.0; IMAGE_BYTES];
+        for by in [-31, -1, 0, 1, 31] {
+            shift(&image, by, &mut out);
+            for (at, &pixel) in out.iter().enumerate() {
+                let (channel, y, x) = (at / 1024, at as isize / 32 % 32, at as isize % 32);
+                let [y, x] = [y, x].map(|at| row[(31 + at - by) as usize] as usize);
+                assert_eq!(pixel, image[channel * 1024 + y * 32 + x]);
+            }
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod readers;
 mod set;
 pub mod shapes;
 
-pub use augment::{Augmentation, Border, Flip, Normalization};
+pub use augment::{Augmentation, Border, Flip, Normalization, shift};
 pub use batches::{Batch, LastBatch, Sampling, Shuffle, hold_out};
 pub use error::Error;
 pub use export::export;

@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, SIDE, Split};
+use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, SIDE, Split, shift};
 use crescendo_kernels::loss::{self, softmax};
 use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
+use crate::recipe::{Data, MOST_SHIFT};
 use crate::{Error, Machine, Recipe, run};
 
 /// A network with its weights, and how images are put before it.
@@ -34,9 +35,17 @@ pub struct Elsewhere<'a> {
 /// How images are put before the network.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input {
-    pub normalization: Normalization,
-    /// See [`crate::recipe::Data`].
-    pub flip: bool,
+    normalization: Normalization,
+    /// [`Data::test_flip`].
+    flip: bool,
+    /// [`Data::test_shift`].
+    shift: usize,
+}
+
+impl Input {
+    pub(crate) fn new(data: &Data, normalization: Normalization) -> Self {
+        Input { normalization, flip: data.test_flip, shift: data.test_shift }
+    }
 }
 
 /// Images that are normalised and computed at once.
@@ -84,7 +93,7 @@ impl Model {
             return Err(Error::bad(path, problem));
         }
         let (epoch, loss) = (checkpoint.epoch(), checkpoint.loss());
-        let input = Input { normalization, flip: recipe.data.test_flip };
+        let input = Input::new(&recipe.data, normalization);
         Ok(Model { engine, input, classes, epoch, loss })
     }
 
@@ -92,6 +101,16 @@ impl Model {
     /// otherwise.
     pub fn set_flip(&mut self, flip: bool) {
         self.input.flip = flip;
+    }
+
+    /// By how many pixels images are shifted for answers to them that count for half, 0 for none; the
+    /// recipe says it otherwise. See [`Data::test_shift`].
+    ///
+    /// # Panics
+    /// If they are more than [`MOST_SHIFT`].
+    pub fn set_shift(&mut self, shift: usize) {
+        assert!(shift <= MOST_SHIFT, "nothing of an image would be left");
+        self.input.shift = shift;
     }
 
     /// The probabilities `[N, classes]` of `images`: `N` times [`IMAGE_BYTES`] bytes.
@@ -230,13 +249,34 @@ pub(crate) fn evaluate<E>(
     Ok(evaluation)
 }
 
-/// The logits of images, or the means of an image's and its mirror image's.
+/// The logits of images; with a shift, half of them and a quarter of those of each shifted image.
 fn logits(engine: &mut dyn Engine, input: &Input, images: &[u8]) -> Vec<f32> {
     let mut numbers = vec![0.0; images.len()];
     let pairs = images.chunks_exact(IMAGE_BYTES).zip(numbers.chunks_exact_mut(IMAGE_BYTES));
     pairs.for_each(|(image, out)| input.normalization.apply(image, out));
+    let by = input.shift as isize;
+    let shifted = (by > 0).then(|| {
+        [-by, by].map(|by| {
+            let mut shifted = vec![0.0; numbers.len()];
+            let pairs = numbers.chunks_exact(IMAGE_BYTES);
+            let pairs = pairs.zip(shifted.chunks_exact_mut(IMAGE_BYTES));
+            pairs.for_each(|(image, out)| shift(image, by, out));
+            answers(engine, input.flip, shifted)
+        })
+    });
+    let mut logits = answers(engine, input.flip, numbers);
+    if let Some([up, down]) = shifted {
+        for (logit, (up, down)) in logits.iter_mut().zip(up.iter().zip(&down)) {
+            *logit = (*logit + (up + down) / 2.0) / 2.0;
+        }
+    }
+    logits
+}
+
+/// The logits of normalised images, or the means of an image's and its mirror image's.
+fn answers(engine: &mut dyn Engine, flip: bool, mut numbers: Vec<f32>) -> Vec<f32> {
     let mut logits = engine.logits(&numbers);
-    if input.flip {
+    if flip {
         numbers.chunks_exact_mut(SIDE).for_each(<[f32]>::reverse);
         for (logit, flipped) in logits.iter_mut().zip(engine.logits(&numbers)) {
             *logit = (*logit + flipped) / 2.0;

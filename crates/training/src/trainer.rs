@@ -412,10 +412,7 @@ impl Trainer<'_> {
     fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<Evaluation, Halt> {
         let total = split.len();
         let (observer, stop) = (&mut *self.observer, self.stop);
-        let input = model::Input {
-            normalization: self.normalization,
-            flip: self.run.record.recipe.data.test_flip,
-        };
+        let input = model::Input::new(&self.run.record.recipe.data, self.normalization);
         let evaluation = model::evaluate(self.engine, &input, split, |done| {
             if stop.load(Ordering::Relaxed) {
                 return Err(Halt::Interrupted);

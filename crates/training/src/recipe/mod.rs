@@ -68,6 +68,9 @@ pub struct Data {
     pub validation: usize,
     /// Whether an answer is the mean of those to an image and to its mirror image.
     pub test_flip: bool,
+    /// Pixels; 0 for none. Half of an answer is then that to the image, and half the mean of those to it
+    /// shifted up and left, and down and right, with its edges mirrored.
+    pub test_shift: usize,
 }
 
 /// Data sets that the program finds, or makes, by itself.
@@ -217,6 +220,10 @@ impl Recipe {
             (
                 augmentation.is_none_or(|augmentation| augmentation.cutout <= SIDE),
                 format!("data.augment.cutout must be at most {SIDE}"),
+            ),
+            (
+                self.data.test_shift <= MOST_SHIFT,
+                format!("data.test_shift must be at most {MOST_SHIFT}"),
             ),
             (
                 self.engine.threads <= MOST_THREADS,

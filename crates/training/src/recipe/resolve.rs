@@ -338,11 +338,13 @@ mod tests {
         let changes = [
             "data.augment={ padding = 2, flip = \"alternate\", cutout = 12 }",
             "data.border=reflect",
+            "data.test_shift=1",
         ];
         let recipe = Recipe::load("report", &changes).unwrap();
         let augmentation =
             Augmentation { padding: 2, border: Border::Reflect, flip: Flip::Alternate, cutout: 12 };
         assert_eq!(recipe.data.augmentation(), Some(augmentation));
+        assert_eq!(recipe.data.test_shift, 1);
         assert_eq!(Recipe::saved(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
     }
 
@@ -369,6 +371,7 @@ mod tests {
             ),
             ("data.border=256", "data.border is a number from 0 to 255"),
             ("data.border=mirror", "data.border is a number from 0 to 255"),
+            ("data.test_shift=32", "data.test_shift must be at most 31"),
         ] {
             let complaint = complaint("report", &[change]);
             assert!(complaint.contains(part), "{change}: {complaint}");
@@ -413,8 +416,11 @@ mod tests {
             let text = toml::to_string(&recipe).unwrap();
             assert_eq!(Recipe::saved(&text).unwrap(), recipe);
             // An older program's text lacks keys.
-            let older = text.replace("keep = 0\n", "");
-            assert_ne!(older, text);
+            let mut older = text;
+            for line in ["keep = 0\n", "test_shift = 0\n"] {
+                assert!(older.contains(line));
+                older = older.replace(line, "");
+            }
             assert_eq!(Recipe::saved(&older).unwrap(), recipe);
         }
     }
