@@ -1,4 +1,4 @@
-"""Writes PyTorch's answers for the tests of crates/network: layers.safetensors, step.safetensors.
+"""Writes PyTorch's answers for the tests of crates/network: the files of `main`, below.
 
 What goes in is float32, so that a float32 program reads exactly the same numbers; everything
 computed from it is computed and stored in float64.
@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import nn
 
-from model import Config, Network, check_report_size
+import airbench
+from model import IMAGE_CHANNELS, IMAGE_SIDE, Config, Network, check_report_size
 
-# Chosen among a hundred for its distance from the kinks, see KINK_MARGIN.
+# Both chosen among many for their distance from the kinks, see KINK_MARGIN.
 SEED = 20
+AIRBENCH_SEED = 33
 LEARNING_RATE = 0.1
 MOMENTUM = 0.9
 WEIGHT_DECAY = 2e-4
@@ -29,8 +31,15 @@ STEP_BATCH = 6
 # Every input of a LeakyReLU in step() is at least this far from 0. Where float32 and float64
 # disagree about a sign, that one gradient is a hundred times too large or too small; it
 # would be no fault of the program under test, and would be out of any useful tolerance.
+# So far apart, too, are the two largest of every square that airbench_step() takes the largest of.
 KINK_MARGIN = 1e-5
 STEP_CONFIG = Config(blocks=(1, 1, 1), widths=(4, 8, 16), hidden=24)
+AIRBENCH_CONFIG = airbench.Config(blocks=(2, 3), widths=(4, 6), scale=0.5)
+# Every rate and decay unlike the others, and small enough for a batch of six.
+AIRBENCH_RULE = airbench.Rule(
+    muon_lr=0.05, bias_lr=0.2, bias_decay=0.02, head_lr=0.1, head_decay=0.03
+)
+WHITEN_IMAGES = 8
 
 
 def write(path, tensors, metadata):
@@ -175,16 +184,24 @@ def layers():
     kind = {"kind": "cross_entropy", "reduction": "mean", "label_smoothing": 0.2}
     cases.add("cross_entropy_smoothed", run, inputs, target, **kind)
 
+    rng = cases.rng = np.random.default_rng(SEED + 2)
+    conv("conv2x2_valid", (2, 3, 7, 5), 6, kernel=2, stride=1, padding=0)
+
+    def max_pool(case, size, *shape):
+        # Few values, so that most squares have several largest.
+        inputs = {"input": torch.from_numpy((rng.integers(-2, 3, shape) / 2).astype(np.float32))}
+        cases.add(case, partial(F.max_pool2d, kernel_size=size), inputs, kind="maxpool", size=size)
+
+    max_pool("max_pool2", 2, 2, 4, 7, 6)
+    max_pool("max_pool3", 3, 2, 16, 9, 9)
+
     return cases.tensors, cases.metadata
 
 
-def initial_network(rng):
-    """A float32 network with PyTorch's initial weights but unlike batch normalisations.
-
-    Weights of one and biases and running means of zero would hide mistakes.
+def vary_norms(rng, net):
+    """Makes batch normalisations unlike: weights of one and biases and running means of zero
+    would hide mistakes.
     """
-    torch.manual_seed(SEED)
-    net = Network(STEP_CONFIG)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             count = module.num_features
@@ -192,20 +209,21 @@ def initial_network(rng):
             module.bias.data = uniform(rng, -0.3, 0.3, count)
             module.running_mean = uniform(rng, -0.5, 0.5, count)
             module.running_var = uniform(rng, 0.5, 1.5, count)
-    return net
+
+
+def keep(tensors, prefix, named):
+    """Adds copies of named tensors as `<prefix>/<name>`."""
+    tensors |= {f"{prefix}/{name}": tensor.detach().clone() for name, tensor in named}
 
 
 def step():
     """Two steps of training of a small network, then its evaluation: tensors and metadata."""
     rng = np.random.default_rng(SEED + 1)
-    net = initial_network(rng)
+    torch.manual_seed(SEED)
+    net = Network(STEP_CONFIG)
+    vary_norms(rng, net)
     tensors = {}
-
-    def keep(prefix, named):
-        for name, tensor in named:
-            tensors[f"{prefix}/{name}"] = tensor.detach().clone()
-
-    keep("before", net.state_dict().items())
+    keep(tensors, "before", net.state_dict().items())
     images = normal(rng, STEP_BATCH, 3, 32, 32)
     labels = torch.from_numpy(rng.integers(0, STEP_CONFIG.classes, STEP_BATCH))
     tensors |= {"images": images, "labels": labels}
@@ -233,12 +251,12 @@ def step():
     parameters = list(net.named_parameters())
     tensors["logits"], tensors["loss"] = train()
     # `sgd` has only read the gradients: these are without the weight decay.
-    keep("grad", ((name, p.grad) for name, p in parameters))
-    keep("after", net.state_dict().items())
-    keep("momentum", ((name, sgd.state[p]["momentum_buffer"]) for name, p in parameters))
+    keep(tensors, "grad", ((name, p.grad) for name, p in parameters))
+    keep(tensors, "after", net.state_dict().items())
+    keep(tensors, "momentum", ((name, sgd.state[p]["momentum_buffer"]) for name, p in parameters))
 
     _, tensors["loss2"] = train()
-    keep("after2", net.state_dict().items())
+    keep(tensors, "after2", net.state_dict().items())
 
     net.eval()
     with torch.no_grad():
@@ -251,9 +269,98 @@ def step():
         "weight_decay": WEIGHT_DECAY,
         "kink_margin": KINK_MARGIN,
     }
-    for name in ("blocks", "widths"):
-        settings[name] = ",".join(map(str, settings[name]))
-    return tensors, {name: str(value) for name, value in settings.items()}
+    return tensors, as_text(settings)
+
+
+def as_text(settings):
+    """Settings as metadata; blocks and widths are separated by commas."""
+
+    def text(value):
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return {name: text(value) for name, value in settings.items()}
+
+
+def coloured(rng, count):
+    """Images whose neighbouring pixels and whose channels are alike, as in photographs.
+
+    Whitening such images is well determined: no two eigenvalues are close.
+    """
+    fine = rng.standard_normal((count, IMAGE_CHANNELS, IMAGE_SIDE, IMAGE_SIDE))
+    coarse = rng.standard_normal((count, 1, IMAGE_SIDE // 4, IMAGE_SIDE // 4))
+    coarse = coarse.repeat(4, axis=2).repeat(4, axis=3)
+    gains = np.array([0.2, 0.3, 0.4]).reshape(-1, 1, 1)
+    return torch.from_numpy((coarse + gains * fine).astype(np.float32))
+
+
+def check_no_ties(module, inputs, _):
+    """A hook of maximum pooling, for KINK_MARGIN."""
+    planes = inputs[0].flatten(0, 1).unsqueeze(1)
+    squares = F.unfold(planes, module.kernel_size, stride=module.stride)
+    first, second = squares.topk(2, dim=1).values.unbind(1)
+    assert (first - second).min() > KINK_MARGIN, "too near a tie: change AIRBENCH_SEED"
+
+
+def airbench_step():
+    """Two updates of a small airbench network, then its evaluation: tensors and metadata."""
+    rng = np.random.default_rng(AIRBENCH_SEED)
+    torch.manual_seed(AIRBENCH_SEED)
+    net = airbench.Network(AIRBENCH_CONFIG)
+    patches = coloured(rng, WHITEN_IMAGES)
+    # The filters stay PyTorch's: those that only pass their input on would hide mistakes.
+    net.whiten.weight.data = airbench.whitening(patches, AIRBENCH_CONFIG.whiten).float()
+    vary_norms(rng, net)
+    images = coloured(rng, STEP_BATCH)
+    labels = torch.from_numpy(rng.integers(0, AIRBENCH_CONFIG.classes, STEP_BATCH))
+    tensors = {
+        "whiten/images": patches,
+        "whiten/weight": airbench.whitening(patches, AIRBENCH_CONFIG.whiten),
+        "images": images,
+        "labels": labels,
+    }
+    keep(tensors, "before", net.state_dict().items())
+    for shape, size in {"wide": (5, 12), "tall": (12, 5)}.items():
+        matrix = normal(rng, *size)
+        tensors[f"orthogonalise/{shape}"] = matrix
+        tensors[f"orthogonalised/{shape}"] = airbench.orthogonalise(
+            matrix.double(), AIRBENCH_RULE.muon_steps
+        )
+
+    hooks = [
+        module.register_forward_hook(check_no_ties)
+        for module in net.modules()
+        if isinstance(module, nn.MaxPool2d)
+    ]
+    net.double()
+    images = images.double()
+    trainer = airbench.Trainer(net, AIRBENCH_RULE)
+    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+
+    tensors["loss"], tensors["logits"] = trainer.step(images, labels)
+    # The optimisers have only read the gradients: these are without the weight decay.
+    keep(tensors, "grad", ((name, p.grad) for name, p in trained))
+    keep(tensors, "after", net.state_dict().items())
+    keep(tensors, "momentum", ((name, trainer.momentum(p)) for name, p in trained))
+
+    tensors["loss2"], _ = trainer.step(images, labels)
+    keep(tensors, "after2", net.state_dict().items())
+
+    for hook in hooks:
+        hook.remove()
+    net.eval()
+    with torch.no_grad():
+        tensors["eval_logits"] = net(images)
+
+    settings = dataclasses.asdict(AIRBENCH_CONFIG) | dataclasses.asdict(AIRBENCH_RULE)
+    settings |= {
+        "seed": AIRBENCH_SEED,
+        "nesterov": True,
+        "whiten_eps": airbench.WHITEN_EPS,
+        "newton_schulz": airbench.NEWTON_SCHULZ,
+        "newton_schulz_eps": airbench.NEWTON_SCHULZ_EPS,
+        "kink_margin": KINK_MARGIN,
+    }
+    return tensors, as_text(settings)
 
 
 def main():
@@ -265,7 +372,7 @@ def main():
     torch.use_deterministic_algorithms(True)
     check_report_size()
     out_dir.mkdir(parents=True, exist_ok=True)
-    for name, make in [("layers", layers), ("step", step)]:
+    for name, make in [("layers", layers), ("step", step), ("airbench", airbench_step)]:
         path = out_dir / f"{name}.safetensors"
         write(path, *make())
         print(f"{path}: {path.stat().st_size} bytes")

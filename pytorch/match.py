@@ -5,7 +5,6 @@ must get from the same weights and images. The defaults are the report's network
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -13,20 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
-from model import IMAGE_CHANNELS, IMAGE_SIDE, Config, Network
+from common import DTYPES, FORMATS, add_fields, fields_of, load_weights, read_records, split
+from model import Config, Network
 
-IMAGE_BYTES = IMAGE_CHANNELS * IMAGE_SIDE**2
 MOMENTUM = 0.9
 WEIGHT_DECAY = 2e-4
-DTYPES = {"f32": torch.float32, "f64": torch.float64}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-def numbers(text):
-    """Whole numbers separated by commas."""
-    return tuple(map(int, text.split(",")))
 
 
 def parse_arguments():
@@ -43,37 +34,8 @@ def parse_arguments():
     parser.add_argument("--memory-format", choices=FORMATS, default="contiguous")
     parser.add_argument("--threads", type=int, help="by default PyTorch's own choice")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    for field in dataclasses.fields(Config):
-        kind = numbers if isinstance(field.default, tuple) else type(field.default)
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"), type=kind, default=field.default, help="network"
-        )
+    add_fields(parser, Config, "network")
     return parser.parse_args()
-
-
-def load_weights(net, path):
-    """Loads a state that must have exactly the names, shapes and kinds of number of `net`'s."""
-    weights = load_file(path)
-    # load_state_dict alone forgives a missing num_batches_tracked and converts any numbers.
-    expected = net.state_dict()
-    if weights.keys() != expected.keys():
-        raise SystemExit(f"{path}: names that differ: {sorted(weights.keys() ^ expected.keys())}")
-    for name, tensor in expected.items():
-        floating = tensor.is_floating_point()
-        dtypes = (torch.float32, torch.float64) if floating else (torch.int64,)
-        found = weights[name]
-        if found.shape != tensor.shape or found.dtype not in dtypes:
-            raise SystemExit(f"{path}: {name} is {found.dtype} {list(found.shape)}")
-    net.load_state_dict(weights, strict=True)
-
-
-def read_records(folder, count):
-    """The first `count` records of a CIFAR-10 binary folder: a label and an image's bytes each."""
-    files = [(folder / f"data_batch_{number}.bin").read_bytes() for number in range(1, 6)]
-    data = b"".join(files)[: count * (1 + IMAGE_BYTES)]
-    if len(data) < count * (1 + IMAGE_BYTES):
-        raise SystemExit(f"{folder}: fewer than {count} images")
-    return np.frombuffer(data, np.uint8).reshape(count, 1 + IMAGE_BYTES)
 
 
 def standardise(pixels):
@@ -93,8 +55,7 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
-    names = [field.name for field in dataclasses.fields(Config)]
-    config = Config(**{name: getattr(arguments, name) for name in names})
+    config = fields_of(arguments, Config)
     dtype = DTYPES[arguments.dtype]
     memory_format = FORMATS[arguments.memory_format]
 
@@ -108,10 +69,8 @@ def main():
 
     losses = []
     for step in range(arguments.steps):
-        batch = records[step * arguments.batch :][: arguments.batch]
-        images = standardise(batch[:, 1:].reshape(-1, IMAGE_CHANNELS, IMAGE_SIDE, IMAGE_SIDE))
-        images = images.to(dtype).contiguous(memory_format=memory_format)
-        labels = torch.from_numpy(batch[:, 0].astype(np.int64))
+        images, labels = split(records[step * arguments.batch :][: arguments.batch])
+        images = standardise(images).to(dtype).contiguous(memory_format=memory_format)
         sgd.zero_grad()
         loss = F.cross_entropy(net(images), labels)
         loss.backward()
