@@ -5,10 +5,11 @@ use crescendo_kernels::sink::{GradientSink, NormSums, OutputSums, Sink, StoredMu
 use crescendo_kernels::source::{GradientSource, NormGradient, Source, Stored};
 use crescendo_kernels::{
     Activation, Convolution, Maps, Method, Pool, Processor, Shared, Workspace, activation,
-    convolution, linear, loss, pooling, to_blocks, to_planes,
+    convolution, linear, loss, max_pool, pooling, to_blocks, to_planes,
 };
 use crescendo_network::{
-    Alone, Batch, Compute, Config, CpuEngine, Engine, Isa, Plan, Rule, Section, Sgd, Tensor, Values,
+    ActivationKind, Alone, Batch, Compute, Config, CpuEngine, Engine, Family, Init, Isa, Muon,
+    Parameter, Plan, Rule, Section, Sgd, Tensor, Values,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -87,6 +88,7 @@ fn convolutions() {
         "conv3x3_stride2_odd",
         "conv1x1_stride2",
         "conv1x1_stride2_odd",
+        "conv2x2_valid",
     ] {
         let get = |name: &str| fixture.get(&format!("{case}.{name}"));
         let wide = |name: &str| fixture.wide(&format!("{case}.{name}"));
@@ -226,18 +228,29 @@ fn activations_pooling_and_linear() {
         assert_close(case, &dx, &fixture.wide(&format!("{case}.grad_input")));
     }
 
-    let maps = maps(&fixture.shape("avgpool2x2.input"));
-    let out = pooling::output(2, maps);
-    let get = |name: &str| fixture.get(&format!("avgpool2x2.{name}"));
-    let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(out, &get("grad_output")));
-    let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
-    let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
-    pooling::average(&processor, 2, &Source::plain(maps, Stored::F32(&x)), &sink);
-    let sink = GradientSink::plain(maps, Shared::new(&mut dx));
-    let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
-    pooling::average_backward(&processor, 2, &gradient, &sink);
-    assert_close("avgpool", &to_planes(out, &y), &fixture.wide("avgpool2x2.output"));
-    assert_close("avgpool", &to_planes(maps, &dx), &fixture.wide("avgpool2x2.grad_input"));
+    for (case, size, takes_largest) in
+        [("avgpool2x2", 2, false), ("max_pool2", 2, true), ("max_pool3", 3, true)]
+    {
+        let maps = maps(&fixture.shape(&format!("{case}.input")));
+        let out = pooling::output(size, maps);
+        let get = |name: &str| fixture.get(&format!("{case}.{name}"));
+        let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(out, &get("grad_output")));
+        let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+        let source = Source::plain(maps, Stored::F32(&x));
+        let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
+        let back = GradientSink::plain(maps, Shared::new(&mut dx));
+        let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
+        if takes_largest {
+            max_pool::forward(&processor, size, &source, &sink);
+            max_pool::backward(&processor, size, &source, &gradient, &back);
+        } else {
+            pooling::average(&processor, size, &source, &sink);
+            pooling::average_backward(&processor, size, &gradient, &back);
+        }
+        let wide = |name: &str| fixture.wide(&format!("{case}.{name}"));
+        assert_close(case, &to_planes(out, &y), &wide("output"));
+        assert_close(case, &to_planes(maps, &dx), &wide("grad_input"));
+    }
 
     let shape = fixture.shape("linear.weight");
     let layer = linear::Linear { inputs: shape[1], outputs: shape[0] };
@@ -280,8 +293,7 @@ fn cross_entropy() {
     }
 }
 
-/// Two whole updates: loss, logits, gradients, weights, momentum, running statistics, and the
-/// logits of evaluation after them.
+/// Two whole updates of the report's family.
 #[test]
 fn whole_updates() {
     let fixture = Fixture::open("step");
@@ -289,7 +301,85 @@ fn whole_updates() {
     config.blocks = vec![1, 1, 1];
     config.widths = vec![4, 8, 16];
     config.head.hidden = fixture.metadata("hidden") as usize;
+    let sgd = Sgd {
+        learning_rate: fixture.metadata("learning_rate") as f32,
+        momentum: fixture.metadata("momentum") as f32,
+        nesterov: false,
+        weight_decay: fixture.metadata("weight_decay") as f32,
+    };
+    check_updates(&fixture, &config, 0.0, |_| Rule::Sgd(sgd));
+}
+
+/// Two whole updates of an airbench network: filters that are not trained, max-pooling, scaled logits,
+/// smoothed labels, Muon beside Nesterov's momentum.
+#[test]
+fn whole_updates_of_airbench() {
+    let fixture = Fixture::open("airbench");
+    let number = |key: &str| fixture.metadata(key) as f32;
+    let mut config = airbench();
+    config.head.scale = fixture.metadata("scale");
+    let sgd = |learning_rate: &str, decay: &str| {
+        Rule::Sgd(Sgd {
+            learning_rate: number(learning_rate),
+            momentum: number("momentum"),
+            nesterov: true,
+            weight_decay: number(decay),
+        })
+    };
+    let muon = Muon {
+        learning_rate: number("muon_lr"),
+        momentum: number("muon_momentum"),
+        nesterov: true,
+        steps: number("muon_steps") as usize,
+    };
+    check_updates(&fixture, &config, fixture.metadata("label_smoothing"), |parameter| {
+        match (parameter.trained, parameter.name.as_str()) {
+            (false, _) => Rule::Fixed,
+            (_, "head.weight") => sgd("head_lr", "head_decay"),
+            (_, name) if name.ends_with(".bias") => sgd("bias_lr", "bias_decay"),
+            _ => Rule::Muon(muon),
+        }
+    });
+}
+
+fn airbench() -> Config {
+    let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
+    config.activation = ActivationKind::Gelu;
+    (config.blocks, config.widths) = (vec![2, 3], vec![4, 6]);
+    (config.bias, config.init) = (false, Init::Dirac);
+    (config.norm.eps, config.norm.momentum, config.norm.scale) = (1e-12, 0.4, false);
+    (config.head.pool, config.head.hidden, config.head.init) = (3, 0, Init::Unit);
+    config
+}
+
+#[test]
+fn whitening_filters() {
+    let fixture = Fixture::open("airbench");
+    let plan = Plan::new(&airbench().network().unwrap(), Compute::default()).unwrap();
+    let mut state = plan.initial(0);
+    plan.whiten(&mut state, || fixture.get("whiten/images"));
+    let Values::F32(filters) = &state[0].values else { panic!("it has numbers") };
+    let expected = fixture.wide("whiten/weight");
+    // An eigenvector's sign is anybody's choice; the opposites follow in the same order.
+    for (index, (filter, expected)) in filters.chunks(12).zip(expected.chunks(12)).enumerate() {
+        let dot: f64 = filter.iter().zip(expected).map(|(&a, b)| f64::from(a) * b).sum();
+        let turned: Vec<f64> = expected.iter().map(|x| x * dot.signum()).collect();
+        assert_close(&format!("filter {index}"), filter, &turned);
+    }
+}
+
+/// Two whole updates by these rules: loss, gradients, weights, momentum, running statistics, and the
+/// logits of evaluation after them.
+fn check_updates(
+    fixture: &Fixture,
+    config: &Config,
+    label_smoothing: f64,
+    rule: impl Fn(&Parameter) -> Rule,
+) {
     let plan = Plan::new(&config.network().unwrap(), Compute::default()).unwrap();
+    let trained: Vec<String> =
+        plan.parameters.iter().filter(|p| p.trained).map(|p| p.name.clone()).collect();
+    let rules: Vec<Rule> = plan.parameters.iter().map(rule).collect();
     let mut engine = CpuEngine::new(plan, 2, Isa::best());
 
     let model: Vec<(String, Vec<usize>)> = engine
@@ -314,15 +404,13 @@ fn whole_updates() {
 
     let images = fixture.get("images");
     let labels: Vec<u16> = fixture.wide("labels").iter().map(|&x| x as u16).collect();
-    let batch = Batch::new(&images, &labels);
-    let sgd = Sgd {
-        learning_rate: fixture.metadata("learning_rate") as f32,
-        momentum: fixture.metadata("momentum") as f32,
-        nesterov: false,
-        weight_decay: fixture.metadata("weight_decay") as f32,
-    };
+    let batch = Batch { label_smoothing, ..Batch::new(&images, &labels) };
     let compare = |engine: &CpuEngine, section: Section, prefix: &str| {
         for tensor in engine.export(section) {
+            // PyTorch has neither gradient nor momentum for what is not trained.
+            if section != Section::Model && !trained.iter().any(|name| *name == tensor.name) {
+                continue;
+            }
             let expected = fixture.wide(&format!("{prefix}/{}", tensor.name));
             match &tensor.values {
                 Values::F32(values) => {
@@ -336,13 +424,13 @@ fn whole_updates() {
     let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss")[0]).abs() < 1e-6);
     compare(&engine, Section::Gradients, "grad");
-    engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
+    engine.update(&rules);
     compare(&engine, Section::Model, "after");
     compare(&engine, Section::Momentum, "momentum");
 
     let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss2")[0]).abs() < 1e-6);
-    engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
+    engine.update(&rules);
     compare(&engine, Section::Model, "after2");
     assert_close("eval_logits", &engine.logits(&images), &fixture.wide("eval_logits"));
 }
