@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the speed of Crescendo and of its peers with the report's network.
+"""Compares the speed of Crescendo and of its peers with the report's network, or fast94's.
 
 Everything is measured in one run and in turns: in each round one slice of Crescendo and one of
 each peer, never two at once, so that a machine whose speed drifts is equally unkind to all.
@@ -28,15 +28,19 @@ REQUIREMENTS = ROOT / "pytorch" / "requirements.txt"
 PYTORCH_PEER = ROOT / "bench" / "peers" / "pytorch_peer.py"
 BURN_PEER = ROOT / "bench" / "peers" / "burn"
 RESULTS = ROOT / "bench" / "results"
+# What is measured where the command line does not say: images a training step, seconds of
+# training in a slice, peers.
+RECIPES = {
+    "report": {"batch": 125, "seconds": 6.0, "peers": ["pytorch", "burn"]},
+    "fast94": {"batch": 2000, "seconds": 20.0, "peers": ["pytorch"]},
+}
 PEERS = ["pytorch", "burn"]
 TITLES = {"pytorch": "PyTorch", "burn": "Burn"}
 INFER_BATCH = 250
 
 START_SECONDS = 1800  # a compiling PyTorch may take long until its first answer
 ANSWER_SECONDS = 900
-TRIAL_SECONDS = 6.0  # of training, for each configuration of PyTorch
-TRAIN_SECONDS = 6.0  # of a peer's slice
-INFER_SECONDS = 3.0
+INFER_SECONDS = 3.0  # of a peer's slice
 BUSY = 0.3  # processors in use by others before the start, above which the run is not fair
 
 # What decides the speed of these kernels, of all the flags a processor reports.
@@ -202,7 +206,7 @@ def pytorch_configurations(words):
 
 def start_pytorch(python, options, configuration):
     command = [python, "-B", PYTORCH_PEER, "--batch", options.batch, "--threads", options.threads]
-    command += ["--infer-batch", INFER_BATCH]
+    command += ["--infer-batch", INFER_BATCH, "--recipe", options.recipe]
     for key, value in configuration.items():
         command += [f"--{key}", value]
     environment = {}
@@ -226,8 +230,8 @@ def best_pytorch(python, options):
             with contextlib.closing(start_pytorch(python, options, configuration)) as peer:
                 speed = peer.ask("train", 1)["images_per_second"]
                 # A step that takes as long as a trial is one.
-                if options.batch / speed < TRIAL_SECONDS:
-                    steps = steps_for(TRIAL_SECONDS, speed, options.batch)
+                if options.batch / speed < options.seconds:
+                    steps = steps_for(options.seconds, speed, options.batch)
                     speed = peer.ask("train", steps)["images_per_second"]
                 trial["images_per_second"] = speed
         except Failure as failure:
@@ -245,8 +249,8 @@ def best_pytorch(python, options):
 
 
 def slice_of_ours(program, options):
-    command = [program, "bench", "report", "--batch", options.batch]
-    command += ["--threads", options.threads, "--json"]
+    command = [program, "bench", options.recipe, "--batch", options.batch]
+    command += ["--threads", options.threads, "--seconds", options.seconds, "--json"]
     if options.isa:
         command += ["--isa", options.isa]
     command = [str(word) for word in command]
@@ -271,11 +275,12 @@ def slice_of_ours(program, options):
         raise Failure(f"Crescendo: `bench report --json` does not say {error}") from error
 
 
-def slice_of_peer(peer, speeds, batch):
+def slice_of_peer(peer, speeds, options):
     """Some seconds of training and of inference. `speeds` is what the slice before gave."""
     if "train" not in speeds:  # a first slice has to find out how many steps take as long
         speeds["train"] = peer.ask("train", 1)["images_per_second"]
-    trained = peer.ask("train", steps_for(TRAIN_SECONDS, speeds["train"], batch))
+    steps = steps_for(options.seconds, speeds["train"], options.batch)
+    trained = peer.ask("train", steps)
     if "infer" not in speeds:
         speeds["infer"] = peer.ask("infer", 1)["images_per_second"]
     inferred = peer.ask("infer", steps_for(INFER_SECONDS, speeds["infer"], INFER_BATCH))
@@ -394,7 +399,8 @@ def report(result):
     peers = list(result["peers"])
     rounds, medians = result["rounds"], result["median"]
     parts = []
-    titles = {"train": f"training, batch {result['batch']}", "infer": "inference"}
+    titles = {"train": f"{result['recipe']}: training, batch {result['batch']}"}
+    titles["infer"] = f"{result['recipe']}: inference"
     for key, title in titles.items():
         heading = ["round", "Crescendo"]
         for peer in peers:
@@ -433,6 +439,8 @@ def report(result):
 
 def save(result):
     what = f"batch{result['batch']}-threads{result['threads']}"
+    if result["recipe"] != "report":
+        what = f"{result['recipe']}-{what}"
     if result["isa"]:
         what += f"-{result['isa']}"
     stem = f"{datetime.date.today().isoformat()}-{what}"
@@ -473,7 +481,7 @@ def measure(options):
         for number in range(1, options.rounds + 1):
             figures = {"ours": slice_of_ours(ours, options)}
             for name, peer in peers.items():
-                figures[name] = slice_of_peer(peer, speeds[name], options.batch)
+                figures[name] = slice_of_peer(peer, speeds[name], options)
             rounds.append(figures)
             told = ", ".join(f"{n} {f['train']:.1f}/{f['infer']:.1f}" for n, f in figures.items())
             note(f"round {number} of {options.rounds}, images/s trained/inferred: {told}")
@@ -482,7 +490,9 @@ def measure(options):
         result = {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "commit": version_of(["git", "describe", "--always", "--dirty", "--exclude=*"]),
+            "recipe": options.recipe,
             "batch": options.batch,
+            "seconds": options.seconds,
             "infer_batch": INFER_BATCH,
             "threads": options.threads,
             "isa": options.isa,
@@ -505,6 +515,13 @@ def positive(text):
     return value
 
 
+def seconds(text):
+    value = float(text)
+    if not 0 < value < ANSWER_SECONDS / 2:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {ANSWER_SECONDS // 2}")
+    return value
+
+
 def peer_list(text):
     names = [name for name in text.split(",") if name]
     for name in names:
@@ -515,11 +532,19 @@ def peer_list(text):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--batch", type=positive, default=125, help="images a training step (125)")
+    parser.add_argument("--recipe", choices=RECIPES, default="report", help="what to train")
+    parser.add_argument(
+        "--batch", type=positive, help="images a training step (report 125, fast94 2000)"
+    )
+    parser.add_argument(
+        "--seconds", type=seconds, help="of training in a slice (report 6, fast94 20)"
+    )
     parser.add_argument("--rounds", type=positive, default=7, help="slices of each program (7)")
     parser.add_argument("--threads", type=positive, default=cores(), help="one on every processor")
     parser.add_argument("--isa", choices=["avx2"], help="let nobody use wider instructions")
-    parser.add_argument("--peers", type=peer_list, default=PEERS, help="pytorch,burn (both)")
+    parser.add_argument(
+        "--peers", type=peer_list, help="pytorch,burn (both; fast94 has pytorch alone)"
+    )
     parser.add_argument(
         "--only",
         type=lambda text: text.split(","),
@@ -533,6 +558,12 @@ def parse():
         "--ours", type=Path, metavar="PROGRAM", help="measure this crescendo; build none"
     )
     options = parser.parse_args()
+    for name, value in RECIPES[options.recipe].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    for name in options.peers:
+        if name not in RECIPES[options.recipe]["peers"]:
+            parser.error(f"{TITLES[name]} has no program of {options.recipe}; use --peers")
     if options.ours:
         options.ours = options.ours.resolve()
     return options

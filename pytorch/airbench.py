@@ -136,7 +136,6 @@ def initialise(net, images):
     The convolutions of the groups begin by passing their input on.
     """
     net.whiten.weight.copy_(whitening(images, net.whiten.kernel_size[0]))
-    net.whiten.bias.zero_()
     for weight in filters_of(net):
         nn.init.dirac_(weight[: weight.size(1)])
     net.head.weight.div_(net.head.weight.std())
@@ -218,7 +217,7 @@ class Trainer:
         self.net = net
         self.rule = rule
         self.whiten_steps = whiten_steps
-        self.forward = forward or net
+        self.forward = net if forward is None else forward
         self.autocast = autocast
         self.steps_done = 0
         norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -450,7 +449,8 @@ def main():
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     dtype, memory_format = DTYPES[arguments.dtype], FORMATS[arguments.memory_format]
-    pixels, labels = split(read_records(arguments.data_dir))
+    records = read_records(arguments.data_dir)
+    pixels, labels = split(records)
     epoch_steps = len(labels) // arguments.batch
     if epoch_steps == 0:
         raise SystemExit(f"{len(labels)} images do not fill a batch: give a smaller --batch")
@@ -476,7 +476,7 @@ def main():
     if arguments.json:
         settings = {k: v for k, v in vars(arguments).items() if k not in ("json", "data_dir")}
         settings |= {
-            "images": hashlib.sha256(pixels).hexdigest(),
+            "records": hashlib.sha256(records).hexdigest(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }

@@ -1,4 +1,4 @@
-"""Trains and runs the report's network in PyTorch with random data, for bench/run.py.
+"""Trains and runs the report's network, or fast94's, in PyTorch with random data, for run.py.
 
 It is driven by lines on standard input: `train K` does K whole training steps, `infer K` K forward
 passes in evaluation mode, `quit` ends it. Each is answered with one line of JSON.
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "pytorch"))
+import airbench  # noqa: E402
 from model import IMAGE_CHANNELS, IMAGE_SIDE, Network, check_report_size  # noqa: E402
 
 WARM_UP = 375  # images, in one step at least
@@ -45,14 +46,26 @@ class Peer:
         self.format = (
             torch.channels_last if options.layout == "channels_last" else torch.contiguous_format
         )
-        self.network = Network().to(memory_format=self.format)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4
-        )
-        self.loss = torch.nn.CrossEntropyLoss()
-        self.forward = torch.compile(self.network) if options.mode == "compile" else self.network
         self.images = self.random_images(options.batch)
         self.labels = torch.randint(CLASSES, (options.batch,))
+        self.network = Network() if options.recipe == "report" else airbench.Network()
+        self.network.to(memory_format=self.format)
+        self.forward = torch.compile(self.network) if options.mode == "compile" else self.network
+        if options.recipe == "report":
+            self.optimizer = torch.optim.SGD(
+                self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4
+            )
+            self.loss = torch.nn.CrossEntropyLoss()
+            self.step = self.report_step
+        else:
+            airbench.initialise(self.network, self.images)
+            # No schedule: the whitening's bias is trained, as in the recipe's first epochs.
+            self.step = airbench.Trainer(
+                self.network,
+                airbench.Rule(),
+                forward=self.forward,
+                autocast=options.dtype == "bf16",
+            ).step
         self.infer_images = None  # made when first asked for: training alone shall not pay for it
 
     def random_images(self, count):
@@ -62,17 +75,22 @@ class Peer:
     def autocast(self):
         return torch.autocast("cpu", torch.bfloat16, enabled=self.options.dtype == "bf16")
 
+    def report_step(self, images, labels):
+        with self.autocast():
+            logits = self.forward(images)
+            loss = self.loss(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, logits
+
     def train(self, steps):
         """`steps` whole updates; the loss of the last, whose value is read in every step, as a
         training program does."""
         self.network.train()
         last = None
         for _ in range(steps):
-            with self.autocast():
-                loss = self.loss(self.forward(self.images), self.labels)
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            loss, _ = self.step(self.images, self.labels)
             last = loss.item()
         return last
 
@@ -96,6 +114,7 @@ def positive(text):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", choices=["report", "fast94"], default="report")
     parser.add_argument("--batch", type=positive, default=125)
     parser.add_argument("--infer-batch", type=positive, default=250)
     parser.add_argument("--threads", type=positive, required=True)
@@ -109,7 +128,8 @@ def main():
     options = parse()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    check_report_size()
+    if options.recipe == "report":
+        check_report_size()
     peer = Peer(options)
     peer.train(max(1, WARM_UP // options.batch))
     config = vars(options) | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
