@@ -14,23 +14,29 @@ fn losses(case: &Value, kind: &str) -> Vec<f64> {
     case[kind].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
 }
 
-/// Our losses with the settings of a case, and convolutions by a method.
-fn ours(case: &Value, conv: &str) -> Vec<f64> {
+/// Our losses with a recipe, the settings that all cases have, and these changes.
+fn train(case: &Value, recipe: &str, changes: &str) -> Vec<f64> {
     let place = Place::new();
     let setting = |name: &str| case["settings"][name].to_string();
     place.run(&format!(
-        "train report --data shapes:640,10 --out run --log-steps --set data.augment=false --set \
+        "train {recipe} --data shapes:640,10 --out run --log-steps --set data.augment=false --set \
          data.shuffle=file_order --set train.final_evaluation=false --set batch.policy=fixed \
          --set network.blocks={} --set network.widths={} --set batch.size={} --set \
-         train.max_steps={} --set optimizer.learning_rate={} --set engine.conv={conv}",
+         train.max_steps={} {changes}",
         setting("blocks"),
         setting("widths"),
         setting("batch"),
         setting("steps"),
-        setting("learning_rate"),
     ));
     let steps = place.read("run/steps.csv");
     column(&steps, "loss").iter().map(|loss| loss.parse().unwrap()).collect()
+}
+
+/// Those of the report's family, with convolutions by a method.
+fn ours(case: &Value, conv: &str) -> Vec<f64> {
+    let rate = &case["settings"]["learning_rate"];
+    let changes = format!("--set optimizer.learning_rate={rate} --set engine.conv={conv}");
+    train(case, "report", &changes)
 }
 
 fn farthest(a: &[f64], b: &[f64]) -> f64 {
@@ -70,4 +76,36 @@ fn a_small_network_stays_as_close_to_pytorch_in_f64_as_pytorch_in_f32_for_twenty
         let ours = farthest(&ours(&case, conv), &exact);
         assert!(ours < times * theirs, "{name}, {conv}: {ours:e} against PyTorch's {theirs:e}");
     }
+}
+
+/// The whole recipe but for its augmentation: whitening, Muon, groups with their own schedules.
+#[test]
+fn a_small_airbench_network_stays_as_close_to_pytorch_in_f64_as_pytorch_in_f32() {
+    let case = fixture("airbench");
+    let setting = |name: &str| case["settings"][name].as_f64().unwrap();
+    let per_image = |name: &str| setting(name) / setting("batch");
+    let group = |names: &str, rate: &str, decay: &str| {
+        format!(
+            "parameters=\"{names}\",kind=\"sgd\",momentum=0.85,learning_rate={},weight_decay={}",
+            per_image(rate),
+            setting(decay)
+        )
+    };
+    let biases = |names: &str| group(names, "bias_lr", "bias_decay");
+    let changes = format!(
+        "--set network.head.scale={} --set optimizer.learning_rate={} --set \
+         optimizer.groups=[{{{},epochs=3}},{{{}}},{{{}}}] --epochs {} --set batch.least_updates=0",
+        setting("scale"),
+        setting("muon_lr"),
+        biases("whiten.bias"),
+        biases("*.bias"),
+        group("head.weight", "head_lr", "head_decay"),
+        setting("epochs"),
+    );
+    let exact = losses(&case, "f64");
+    let formats = ["f32", "f32_channels_last"];
+    let theirs = formats.map(|kind| farthest(&losses(&case, kind), &exact));
+    let theirs = theirs[0].max(theirs[1]);
+    let ours = farthest(&train(&case, "fast94", &changes), &exact);
+    assert!(ours < 3.0 * theirs, "{ours:e} against PyTorch's {theirs:e}");
 }

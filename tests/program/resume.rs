@@ -30,32 +30,40 @@ pub fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
 #[test]
 fn killed_again_and_again() {
     // The moments fall into the first epoch, its end, the growth of the batch, and the end.
-    kill("", [1, 7, 12, 19, 24, 25, 31, 36]);
+    kill(SMALL, [1, 7, 12, 19, 24, 25, 31, 36]);
+}
+
+#[test]
+fn killed_while_muon_trains_and_groups_end() {
+    // 25 updates an epoch; the whitening's bias is trained for the first three.
+    let fast94 = "fast94 --data shapes:300,100 --set network.widths=[4,8,8]";
+    kill(fast94, [1, 12, 25, 30, 60, 74, 75, 90]);
+    for average in ["ema", "lookahead"] {
+        let average = format!("--set optimizer.average={average} --set train.checkpoint_every=1");
+        kill(&format!("{fast94} {average}"), [1, 4, 5, 24, 25, 49, 74, 90]);
+    }
 }
 
 #[test]
 fn killed_while_policies_decide() {
     // 260 images to train on, ten updates and fewer with each growth.
-    kill(
-        "--set batch.policy=plateau --set batch.initial=26 --set batch.max=104 --set \
-         batch.patience=0 --set batch.threshold=0.9 --set batch.metric=validation_loss --set \
-         batch.coupling=sqrt --set data.validation=40 --set train.evaluate_every=1 --set \
-         batch.noise_every=3",
-        [1, 3, 9, 10, 11, 20, 21, 25],
-    );
-    kill(
-        "--set batch.policy=noise_scale --set batch.initial=20 --set batch.max=160 --set \
-         batch.noise_every=2 --set batch.noise_multiple=9.0 --set network.norm.ghost=10 --set \
-         schedule.policy=one_cycle",
-        [1, 5, 14, 15, 16, 20, 24, 28],
-    );
+    let plateau = "--set batch.policy=plateau --set batch.initial=26 --set batch.max=104 --set \
+                   batch.patience=0 --set batch.threshold=0.9 --set batch.metric=validation_loss \
+                   --set batch.coupling=sqrt --set data.validation=40 --set \
+                   train.evaluate_every=1 --set batch.noise_every=3";
+    kill(&format!("{SMALL} {plateau}"), [1, 3, 9, 10, 11, 20, 21, 25]);
+    let noise_scale = "--set batch.policy=noise_scale --set batch.initial=20 --set batch.max=160 \
+                       --set batch.noise_every=2 --set batch.noise_multiple=9.0 --set \
+                       network.norm.ghost=10 --set schedule.policy=one_cycle";
+    kill(&format!("{SMALL} {noise_scale}"), [1, 5, 14, 15, 16, 20, 24, 28]);
 }
 
-fn kill(changes: &str, moments: [usize; 8]) {
+/// `recipe` is its name and whatever is changed in it.
+fn kill(recipe: &str, moments: [usize; 8]) {
     let place = Place::new();
-    place.run(&format!("train {SMALL} {OFTEN} {changes} --out whole"));
+    place.run(&format!("train {recipe} {OFTEN} --out whole"));
 
-    let mut child = start(&place, &format!("train {SMALL} {OFTEN} {changes} --out killed"));
+    let mut child = start(&place, &format!("train {recipe} {OFTEN} --out killed"));
     let run = place.path("killed");
     let mut kills = 0;
     for updates in moments {

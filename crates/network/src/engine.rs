@@ -71,6 +71,13 @@ pub trait Engine {
     /// If there is not one rule for each of [`Plan::parameters`].
     fn update(&mut self, rules: &[Rule]);
 
+    /// Moves the average of models (parameters and running statistics) towards the model as it is now,
+    /// which weighs `share` in it. The first time, it becomes the model.
+    fn average(&mut self, share: f64);
+
+    /// Exchanges the model and the average of models, where there is one.
+    fn swap_average(&mut self);
+
     /// Says which of [`Plan::parameters`] are trained from now on; before, all are that the plan says. The
     /// gradients of the others stay zero, and nothing is computed for them alone.
     ///
@@ -136,6 +143,8 @@ pub enum Section {
     Gradients,
     /// The optimizer's velocities, under their parameters' names.
     Momentum,
+    /// The average of models, under the model's names, without counts; nothing before there is one.
+    Average,
 }
 
 /// Named numbers.

@@ -186,6 +186,51 @@ fn what_is_not_trained_gets_no_gradient_and_changes_nobody_elses() {
     }
 }
 
+#[test]
+fn the_average_follows_the_model_and_trades_places_with_it() {
+    let mut engine = engine(&small(ActivationKind::Relu, 0).network().unwrap(), 2);
+    let model = |engine: &CpuEngine, section| -> Vec<Vec<f32>> {
+        let tensors = engine.export(section);
+        let numbers = tensors.iter().filter(|t| matches!(t.values, Values::F32(_)));
+        numbers.map(|tensor| values(tensor).to_vec()).collect()
+    };
+    assert!(engine.export(Section::Average).is_empty());
+    engine.swap_average();
+    let first = model(&engine, Section::Model);
+    engine.average(0.25);
+    assert_eq!(model(&engine, Section::Average), first);
+
+    let (images, labels) = (images(4), [0, 1, 2, 3]);
+    let sgd = Sgd { learning_rate: 0.1, ..Sgd::default() };
+    let before = engine.logits(&images);
+    engine.backward(Batch::new(&images, &labels), 1.0, &Alone);
+    engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
+    let second = model(&engine, Section::Model);
+    engine.swap_average();
+    assert_eq!((model(&engine, Section::Model), engine.logits(&images)), (first.clone(), before));
+    engine.swap_average();
+    engine.average(0.25);
+    let average = model(&engine, Section::Average);
+    for ((first, second), average) in first.iter().zip(&second).zip(&average) {
+        for ((&first, &second), &average) in first.iter().zip(second).zip(average) {
+            assert!(
+                (average - (0.75 * first + 0.25 * second)).abs() <= 1e-6 * first.abs().max(1.0)
+            );
+        }
+    }
+    // It can be saved and put back.
+    let saved: Vec<Tensor> = engine.export(Section::Average).into_iter().map(owned).collect();
+    engine.average(1.0);
+    assert_eq!(model(&engine, Section::Average), second);
+    engine.import(Section::Average, &saved).unwrap();
+    assert_eq!(model(&engine, Section::Average), average);
+}
+
+fn owned(tensor: Tensor) -> Tensor<'static> {
+    let values = Values::F32(values(&tensor).to_vec().into());
+    Tensor { name: tensor.name.to_string().into(), shape: tensor.shape, values }
+}
+
 /// Everything an engine holds after two updates.
 fn train(threads: usize, batch: usize) -> Vec<(String, Vec<f32>)> {
     let mut engine = engine(&small(ActivationKind::LeakyRelu, 5).network().unwrap(), threads);

@@ -347,7 +347,9 @@ impl Run {
     /// Saves how far the run is, with all that going on needs.
     pub(crate) fn save(&mut self, engine: &dyn Engine, marks: Marks) -> Result<(), Error> {
         let mut tensors = Vec::new();
-        for (prefix, section) in [(MODEL, Section::Model), (MOMENTUM, Section::Momentum)] {
+        let sections =
+            [(MODEL, Section::Model), (MOMENTUM, Section::Momentum), (AVERAGE, Section::Average)];
+        for (prefix, section) in sections {
             for mut tensor in engine.export(section) {
                 tensor.name = format!("{prefix}{}", tensor.name).into();
                 tensors.push(tensor);
@@ -373,6 +375,10 @@ impl Run {
         if !momentum.is_empty() {
             engine.import(Section::Momentum, &momentum).map_err(bad)?;
         }
+        let average = file.tensors(AVERAGE)?;
+        if !average.is_empty() {
+            engine.import(Section::Average, &average).map_err(bad)?;
+        }
         Ok(())
     }
 
@@ -391,6 +397,7 @@ const LOST: &str = "this run cannot go on, but its checkpoints are not lost: sta
 /// Prefixes of the state's tensors.
 const MODEL: &str = "model/";
 const MOMENTUM: &str = "momentum/";
+const AVERAGE: &str = "average/";
 
 fn metadata(progress: &Progress, marks: &Marks) -> Metadata {
     let json = |text: serde_json::Result<String>| text.expect("only strings and finite numbers");

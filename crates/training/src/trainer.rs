@@ -10,7 +10,7 @@ use crescendo_network::{
 
 use crate::events::{self, EvaluatedSplit, Event, Observer};
 use crate::policy::{Metrics, PolicyKind};
-use crate::recipe::At;
+use crate::recipe::{At, Average};
 use crate::run::{self, Change, Progress, Run};
 use crate::update::{Update, Updated};
 use crate::{Error, Evaluation, checkpoint, machine, memory, model};
@@ -320,6 +320,14 @@ impl Trainer<'_> {
         }
         progress.updates += 1;
         progress.batch += 1;
+        let whole = done / f64::from(epochs);
+        if let Some(share) = recipe.optimizer.average_share(progress.updates, whole) {
+            self.engine.average(share);
+            if recipe.optimizer.average == Average::Lookahead {
+                self.engine.swap_average();
+                self.engine.average(1.0);
+            }
+        }
         progress.images += images;
         progress.correct += correct;
         progress.loss_sum += loss * images as f64;
@@ -413,12 +421,16 @@ impl Trainer<'_> {
         let total = split.len();
         let (observer, stop) = (&mut *self.observer, self.stop);
         let input = model::Input::new(&self.run.record.recipe.data, self.normalization);
+        self.engine.swap_average();
         let evaluation = model::evaluate(self.engine, &input, split, |done| {
             if stop.load(Ordering::Relaxed) {
                 return Err(Halt::Interrupted);
             }
             Ok(observer.event(&Event::Evaluating { split: which, done, total })?)
-        })?;
+        });
+        // Back before anything can go wrong: the state that is saved has both in their places.
+        self.engine.swap_average();
+        let evaluation = evaluation?;
         self.observer.event(&Event::Evaluated {
             split: which,
             epoch: self.run.progress.epoch,
@@ -431,7 +443,10 @@ impl Trainer<'_> {
     fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {
         self.check_finite()?;
         let (run, updates) = (&*self.run, self.run.progress.updates);
-        let path = checkpoint::write(&run.folder, &run.record, self.engine, epoch, updates, loss)?;
+        self.engine.swap_average();
+        let path = checkpoint::write(&run.folder, &run.record, self.engine, epoch, updates, loss);
+        self.engine.swap_average();
+        let path = path?;
         self.observer.event(&Event::Checkpoint(path))?;
         let keep = self.run.record.recipe.train.keep;
         if keep > 0 {
@@ -460,7 +475,7 @@ impl Trainer<'_> {
             Values::F32(values) => values.iter().all(|value| value.is_finite()),
             Values::I64(_) => true,
         };
-        let sections = [Section::Model, Section::Momentum];
+        let sections = [Section::Model, Section::Momentum, Section::Average];
         if sections.iter().all(|&section| self.engine.export(section).iter().all(finite)) {
             return Ok(());
         }

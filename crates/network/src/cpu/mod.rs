@@ -27,19 +27,56 @@ pub struct CpuEngine {
     folded: Folded,
 }
 
+/// The numbers of a model.
+struct Model {
+    /// See [`crate::Parameter::range`].
+    parameters: Buffer,
+    /// Running statistics: see [`crate::Statistics::range`].
+    means: Vec<f32>,
+    variances: Vec<f32>,
+}
+
+impl Model {
+    fn new(plan: &Plan) -> Model {
+        let channels = plan.statistic_count();
+        Model {
+            parameters: Buffer::new(plan.parameter_count()),
+            means: vec![0.0; channels],
+            variances: vec![1.0; channels],
+        }
+    }
+
+    /// All its numbers.
+    fn parts(&mut self) -> [&mut [f32]; 3] {
+        [self.parameters.as_mut_slice(), &mut self.means, &mut self.variances]
+    }
+
+    /// Those of one tensor of the state; a count is none of them.
+    fn part(&mut self, plan: &Plan, source: Source) -> Option<&mut [f32]> {
+        let channels = |index: usize| plan.statistics[index].range.clone();
+        match source {
+            Source::Parameter(index) => {
+                Some(&mut self.parameters.as_mut_slice()[plan.parameters[index].range.clone()])
+            }
+            Source::RunningMean(index) => Some(&mut self.means[channels(index)]),
+            Source::RunningVariance(index) => Some(&mut self.variances[channels(index)]),
+            Source::BatchesTracked(_) => None,
+        }
+    }
+}
+
 /// What a network has learned, and what it learns with.
 struct State {
-    /// All parameters, their gradients and velocities: see [`crate::Parameter::range`].
-    parameters: Buffer,
+    model: Model,
+    /// The average of models, once there is one.
+    average: Option<Model>,
+    /// All gradients and velocities, as parameters lie.
     gradients: Buffer,
     velocity: Buffer,
     /// The gradients when they were last measured; empty until then.
     measured: Buffer,
     /// Whether that was since the last update.
     was_measured: bool,
-    /// Running statistics: see [`crate::Statistics::range`].
-    means: Vec<f32>,
-    variances: Vec<f32>,
     batches_tracked: Vec<i64>,
     norms: Vec<NormState>,
     /// Another number after every change of what inference computes with.
@@ -70,7 +107,7 @@ struct NormState {
 
 impl State {
     fn new(plan: &Plan) -> State {
-        let (parameters, channels) = (plan.parameter_count(), plan.statistic_count());
+        let parameters = plan.parameter_count();
         let norm = |(step, layer): (usize, &Step)| {
             let range = &plan.statistics[layer.statistics?].range;
             let zeros = vec![0.0; range.len().next_multiple_of(crescendo_kernels::LANES)];
@@ -87,13 +124,12 @@ impl State {
         };
         let trained: Vec<bool> = plan.parameters.iter().map(|p| p.trained).collect();
         State {
-            parameters: Buffer::new(parameters),
+            model: Model::new(plan),
+            average: None,
             gradients: Buffer::new(parameters),
             velocity: Buffer::new(parameters),
             measured: Buffer::default(),
             was_measured: false,
-            means: vec![0.0; channels],
-            variances: vec![1.0; channels],
             batches_tracked: vec![0; plan.statistics.len()],
             norms: plan.steps.iter().enumerate().filter_map(norm).collect(),
             version: 0,
@@ -115,9 +151,12 @@ impl State {
     fn parameters(&self, plan: &Plan, step: usize) -> (&[f32], &[f32]) {
         let weight = plan.steps[step].weight.expect("it has a weight");
         let range = self.range(plan, step);
-        self.parameters.as_slice()[range].split_at(plan.parameters[weight].range.len())
+        self.model.parameters.as_slice()[range].split_at(plan.parameters[weight].range.len())
     }
 }
+
+/// Numbers that a thread averages at a time.
+const AVERAGED: usize = 65_536;
 
 /// How many images inference takes at once, at most: enough for the kernels to be efficient.
 const INFERENCE_IMAGES: usize = 64;
@@ -178,7 +217,7 @@ impl CpuEngine {
         let threads = self.processor.pool.threads();
         self.buffers.reserve(threads, Sizes::new(&self.plan, &self.plan.training, count));
         for (norm, statistics) in self.state.norms.iter_mut().zip(&self.plan.statistics) {
-            let means = &self.state.means[statistics.range.clone()];
+            let means = &self.state.model.means[statistics.range.clone()];
             norm.shift_near_mean[..means.len()].copy_from_slice(means);
         }
         self.state.version += 1;
@@ -212,9 +251,9 @@ impl CpuEngine {
         }
     }
 
-    /// One tensor of the state.
-    fn view(&self, tensor: StateTensor) -> Tensor<'_> {
-        let State { parameters, means, variances, batches_tracked, .. } = &self.state;
+    /// One tensor of the state, with a model's numbers.
+    fn view<'a>(&self, model: &'a Model, tensor: StateTensor) -> Tensor<'a> {
+        let Model { parameters, means, variances } = model;
         let channels = |index: usize| self.plan.statistics[index].range.clone();
         let values = match tensor.source {
             Source::Parameter(index) => {
@@ -223,7 +262,7 @@ impl CpuEngine {
             Source::RunningMean(index) => &means[channels(index)],
             Source::RunningVariance(index) => &variances[channels(index)],
             Source::BatchesTracked(index) => {
-                let values = Values::I64(batches_tracked[index]);
+                let values = Values::I64(self.state.batches_tracked[index]);
                 return Tensor { name: tensor.name.into(), shape: tensor.shape, values };
             }
         };
@@ -302,12 +341,12 @@ impl Engine for CpuEngine {
 
     fn update(&mut self, rules: &[Rule]) {
         self.state.version += 1;
-        let State { parameters, gradients, velocity, measured, was_measured, .. } = &mut self.state;
+        let State { model, gradients, velocity, measured, was_measured, .. } = &mut self.state;
         // The gradients become zeros.
         if std::mem::take(was_measured) {
             measured.as_mut_slice().fill(0.0);
         }
-        let (parameters, gradients) = (parameters.as_mut_slice(), gradients.as_mut_slice());
+        let (parameters, gradients) = (model.parameters.as_mut_slice(), gradients.as_mut_slice());
         let velocity = velocity.as_mut_slice();
         assert_eq!(rules.len(), self.plan.parameters.len(), "one rule for each parameter");
         let mut first = 0;
@@ -342,6 +381,28 @@ impl Engine for CpuEngine {
         }
     }
 
+    fn average(&mut self, share: f64) {
+        let State { model, average, .. } = &mut self.state;
+        // The first average is the model.
+        let share = if average.is_some() { share as f32 } else { 1.0 };
+        let average = average.get_or_insert_with(|| Model::new(&self.plan));
+        for (average, model) in average.parts().into_iter().zip(model.parts()) {
+            self.processor.pool.chunks(average, AVERAGED, |piece, average| {
+                for (average, &model) in average.iter_mut().zip(&model[piece * AVERAGED..]) {
+                    // Exact where the share is 1.
+                    *average = share.mul_add(model, (1.0 - share) * *average);
+                }
+            });
+        }
+    }
+
+    fn swap_average(&mut self) {
+        self.state.version += 1;
+        if let Some(average) = &mut self.state.average {
+            std::mem::swap(&mut self.state.model, average);
+        }
+    }
+
     fn set_trained(&mut self, trained: &[bool]) {
         let State { trained: before, needs, .. } = &mut self.state;
         if trained != before {
@@ -364,7 +425,19 @@ impl Engine for CpuEngine {
     fn export(&self, section: Section) -> Vec<Tensor<'_>> {
         match section {
             Section::Model => {
-                self.plan.state().into_iter().map(|tensor| self.view(tensor)).collect()
+                let model = &self.state.model;
+                self.plan.state().into_iter().map(|tensor| self.view(model, tensor)).collect()
+            }
+            Section::Average => {
+                let numbers =
+                    |tensor: &StateTensor| !matches!(tensor.source, Source::BatchesTracked(_));
+                let average = self.state.average.iter();
+                average
+                    .flat_map(|model| {
+                        let tensors = self.plan.state().into_iter().filter(numbers);
+                        tensors.map(|tensor| self.view(model, tensor))
+                    })
+                    .collect()
             }
             Section::Gradients => self.views(self.state.gradients.as_slice()).collect(),
             Section::Momentum => self.views(self.state.velocity.as_slice()).collect(),
@@ -372,6 +445,9 @@ impl Engine for CpuEngine {
     }
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error> {
+        if section == Section::Average && self.state.average.is_none() {
+            self.state.average = Some(Model::new(&self.plan));
+        }
         crate::engine::check(&self.export(section), tensors)?;
         let named: HashMap<&str, &Values> =
             tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.values)).collect();
@@ -381,32 +457,26 @@ impl Engine for CpuEngine {
             }
         };
         self.state.version += 1;
-        let State { parameters, gradients, velocity, means, variances, batches_tracked, .. } =
-            &mut self.state;
-        if section != Section::Model {
-            let flat = if section == Section::Gradients { gradients } else { velocity };
-            let flat = flat.as_mut_slice();
-            for parameter in &self.plan.parameters {
-                fill(&mut flat[parameter.range.clone()], &parameter.name);
+        let State { model, average, gradients, velocity, batches_tracked, .. } = &mut self.state;
+        let model = match (section, average) {
+            (Section::Gradients, _) | (Section::Momentum, _) => {
+                let flat = if section == Section::Gradients { gradients } else { velocity };
+                let flat = flat.as_mut_slice();
+                for parameter in &self.plan.parameters {
+                    fill(&mut flat[parameter.range.clone()], &parameter.name);
+                }
+                return Ok(());
             }
-            return Ok(());
-        }
-        let channels = |index: usize| self.plan.statistics[index].range.clone();
+            (Section::Average, Some(average)) => average,
+            _ => model,
+        };
         for StateTensor { name, source, .. } in self.plan.state() {
-            match source {
-                Source::Parameter(index) => {
-                    fill(
-                        &mut parameters.as_mut_slice()[self.plan.parameters[index].range.clone()],
-                        &name,
-                    );
-                }
-                Source::RunningMean(index) => fill(&mut means[channels(index)], &name),
-                Source::RunningVariance(index) => fill(&mut variances[channels(index)], &name),
-                Source::BatchesTracked(index) => {
-                    if let Some(Values::I64(count)) = named.get(name.as_str()) {
-                        batches_tracked[index] = *count;
-                    }
-                }
+            if let Some(part) = model.part(&self.plan, source) {
+                fill(part, &name);
+            } else if let (Source::BatchesTracked(index), Some(Values::I64(count))) =
+                (source, named.get(name.as_str()))
+            {
+                batches_tracked[index] = *count;
             }
         }
         Ok(())

@@ -225,8 +225,8 @@ impl Pass<'_> {
         let (step, eps, _) = self.norm_step(norm);
         for (channel, at) in range.enumerate() {
             let moments = Moments {
-                mean: self.state.means[at].into(),
-                variance: self.state.variances[at].into(),
+                mean: self.state.model.means[at].into(),
+                variance: self.state.model.variances[at].into(),
             };
             self.set_affine(norm, step, channel, moments, eps);
         }
@@ -275,8 +275,9 @@ impl Pass<'_> {
                 ((1.0 - new_weight) * f64::from(old) + new_weight * new) as f32
             };
             let state = &mut *self.state;
-            state.means[at] = blend(state.means[at], moments.mean);
-            state.variances[at] = blend(state.variances[at], moments.variance * unbiased);
+            state.model.means[at] = blend(state.model.means[at], moments.mean);
+            state.model.variances[at] =
+                blend(state.model.variances[at], moments.variance * unbiased);
             state.norms[norm].moments[channel] = moments;
             state.norms[norm].mean[channel] = moments.mean as f32;
             self.set_affine(norm, step, channel, moments, eps);

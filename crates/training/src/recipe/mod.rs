@@ -13,7 +13,7 @@ use crate::policy::{Batch, Schedule};
 use crate::{Error, IsaChoice, Machine};
 
 pub(crate) use optimizer::At;
-pub use optimizer::{Decay, Group, Optimizer, OptimizerKind, Per};
+pub use optimizer::{Average, Decay, Group, Optimizer, OptimizerKind, Per};
 pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
 
