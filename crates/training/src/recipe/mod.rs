@@ -233,7 +233,8 @@ impl Recipe {
         if let Some((_, problem)) = checks.into_iter().find(|(fine, _)| !fine) {
             return Err(Error::Recipe(problem));
         }
-        self.optimizer.check(&crate::run::plan(self)?)?;
+        network.network().map_err(|error| Error::Recipe(error.to_string()))?;
+        self.optimizer.check(|| crate::run::plan(self))?;
         crate::policy::check(self)
     }
 

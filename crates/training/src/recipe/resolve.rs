@@ -419,7 +419,7 @@ mod tests {
             assert_eq!(Recipe::saved(&text).unwrap(), recipe);
             // An older program's text lacks keys.
             let mut older = text;
-            for line in ["keep = 0\n", "test_shift = 0\n"] {
+            for line in ["keep = 0\n", "average_every = 5\n"] {
                 assert!(older.contains(line));
                 older = older.replace(line, "");
             }
