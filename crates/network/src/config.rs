@@ -269,3 +269,38 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_do_not_go_with_a_family_are_refused_by_name() {
+        let airbench = || {
+            let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
+            (config.blocks, config.head.hidden, config.head.pool) = (vec![2, 3, 2], 0, 3);
+            config
+        };
+        airbench().network().unwrap();
+        let changes: [(&str, fn(&mut Config)); 6] = [
+            ("network.whitening is 0: from 1 to 4", |config| config.whitening = 0),
+            ("network.blocks has 2 or 3 convolutions", |config| config.blocks[1] = 4),
+            ("network.head.hidden is 0 for airbench", |config| config.head.hidden = 9),
+            ("network.head.pool is 4: the last stack's maps have 3x3", |config| {
+                config.head.pool = 4
+            }),
+            ("network.head.scale is 0", |config| config.head.scale = 0.0),
+            ("network.blocks has 5 stacks", |config| {
+                (config.blocks, config.widths) = (vec![2; 5], vec![4; 5]);
+            }),
+        ];
+        for (complaint, change) in changes {
+            let mut config = airbench();
+            change(&mut config);
+            let error = config.network().unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+        let error = Config { whitening: 2, ..Config::report() }.network().unwrap_err().to_string();
+        assert!(error.contains("network.whitening belongs to the family airbench"), "{error}");
+    }
+}

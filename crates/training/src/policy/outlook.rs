@@ -29,6 +29,9 @@ pub struct Share {
 /// What a run over `images` training images comes to, until its epochs or its updates end. Where
 /// measurements decide, all sizes that it can come to.
 pub fn outlook(recipe: &Recipe, images: usize) -> Vec<Phase> {
+    let mut recipe = recipe.clone();
+    recipe.batch.fit(images);
+    let recipe = &recipe;
     if matches!(recipe.batch.policy, PolicyKind::Plateau | PolicyKind::NoiseScale) {
         let sizes = recipe.batch.reachable();
         return sizes.into_iter().map(|batch_size| Phase { batch_size, share: None }).collect();

@@ -50,6 +50,16 @@ fn updates_can_end_a_schedule() {
 }
 
 #[test]
+fn sizes_shrink_until_an_epoch_has_its_least_updates() {
+    let recipe = Recipe::load("report", &["batch.least_updates=25"]).unwrap();
+    let sizes =
+        |images| outlook(&recipe, images).iter().map(|phase| phase.batch_size).collect::<Vec<_>>();
+    assert_eq!(sizes(50_000), [125, 250, 500, 1000]);
+    assert_eq!(sizes(10_000), [125, 250, 400]);
+    assert_eq!(sizes(7), [1]);
+}
+
+#[test]
 fn a_plateau_grows_the_batch_and_then_lowers_the_rate() {
     let changes = [
         "batch.policy=plateau",
