@@ -282,7 +282,8 @@ mod tests {
             config
         };
         airbench().network().unwrap();
-        let changes: [(&str, fn(&mut Config)); 6] = [
+        type Change = fn(&mut Config);
+        let changes: [(&str, Change); 6] = [
             ("network.whitening is 0: from 1 to 4", |config| config.whitening = 0),
             ("network.blocks has 2 or 3 convolutions", |config| config.blocks[1] = 4),
             ("network.head.hidden is 0 for airbench", |config| config.head.hidden = 9),
