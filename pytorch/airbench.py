@@ -368,7 +368,7 @@ def parse_arguments():
     )
     parser.add_argument("data_dir", type=Path, help="folder of data_batch_1.bin and so on")
     parser.add_argument("--init", type=Path, help="initial state, a safetensors file")
-    parser.add_argument("--epochs", type=int, default=8, help="that the schedule is made for")
+    parser.add_argument("--epochs", type=int, default=9, help="that the schedule is made for")
     parser.add_argument("--whiten-epochs", type=int, default=3, help="train whiten.bias so long")
     parser.add_argument("--max-steps", type=int, help="end after so many steps")
     parser.add_argument(

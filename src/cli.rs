@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use crescendo::training::recipe::MOST_SHIFT;
 
 /// Trains CIFAR-size image classifiers on the machine you have, growing the batch instead of
 /// decaying the learning rate.
@@ -139,13 +140,8 @@ pub struct Evaluate {
     /// BatchNorm's statistics: those that training left, or recomputed over training images
     #[arg(long, value_name = "WHICH", default_value = "running")]
     pub bn: Statistics,
-    /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
-    #[arg(long, value_name = "BOOL")]
-    pub flip: Option<bool>,
-    /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
-    /// and left, and down and right; 0 for the image alone [default: what the recipe says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=31))]
-    pub shift: Option<u32>,
+    #[command(flatten)]
+    pub views: Views,
     /// Training images that they are recomputed over
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -155,6 +151,18 @@ pub struct Evaluate {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Views of an image that an answer is the mean of.
+#[derive(Args)]
+pub struct Views {
+    /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
+    #[arg(long, value_name = "BOOL")]
+    pub flip: Option<bool>,
+    /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
+    /// and left, and down and right; 0 for the image alone [default: what the recipe says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_SHIFT as i64))]
+    pub shift: Option<u32>,
 }
 
 /// Statistics of BatchNorm.
@@ -183,13 +191,8 @@ pub struct Predict {
     /// What network a file from elsewhere holds
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
-    #[arg(long, value_name = "BOOL")]
-    pub flip: Option<bool>,
-    /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
-    /// and left, and down and right; 0 for the image alone [default: what the recipe says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=31))]
-    pub shift: Option<u32>,
+    #[command(flatten)]
+    pub views: Views,
     /// What a file from elsewhere was trained on: the classes' names are taken from it
     #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
     pub data: Option<String>,

@@ -30,8 +30,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         };
         let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
         let mut model = Model::open(file, elsewhere, machine)?;
-        args.flip.into_iter().for_each(|flip| model.set_flip(flip));
-        args.shift.into_iter().for_each(|shift| model.set_shift(shift as usize));
+        args.views.apply(&mut model);
         if model.classes != data.set.classes {
             let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
             let name = &data.set.name;

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, ImageFolder, find, open, shapes};
 use crescendo::training::recipe::{DataSource, MOST_THREADS};
-use crescendo::training::{Error, Machine, Recipe};
+use crescendo::training::{Error, Machine, Model, Recipe};
 
-use crate::cli::{DataPath, Processor};
+use crate::cli::{DataPath, Processor, Views};
 
 /// Prints a line as `println!` does, but a full disk is an error and no panic.
 macro_rules! say {
@@ -101,6 +101,14 @@ pub fn named(path: &str, test_split: Option<f64>) -> Result<String, Error> {
         None => path.into(),
     };
     Ok(ImageFolder::new(&folder, test_split)?.to_string())
+}
+
+impl Views {
+    /// Has a model answer by them.
+    pub fn apply(&self, model: &mut Model) {
+        self.flip.into_iter().for_each(|flip| model.set_flip(flip));
+        self.shift.into_iter().for_each(|shift| model.set_shift(shift as usize));
+    }
 }
 
 impl DataPath {

@@ -25,8 +25,7 @@ pub fn run(args: &Predict) -> Result<(), Error> {
     let elsewhere = recipe.as_ref().zip(data.as_ref());
     let elsewhere = elsewhere.map(|(recipe, data)| Elsewhere { recipe, data: &data.set });
     let mut model = Model::open(&args.file, elsewhere, machine)?;
-    args.flip.into_iter().for_each(|flip| model.set_flip(flip));
-    args.shift.into_iter().for_each(|shift| model.set_shift(shift as usize));
+    args.views.apply(&mut model);
 
     let mut pixels = Vec::new();
     let mut names = Vec::new();

@@ -1,17 +1,37 @@
 //! Keller Jordan's fast networks (arXiv 2404.00498): fixed whitening filters, stacks of convolutions, of
 //! which the first is max-pooled, and one linear layer. Names are those of his program's state.
 
-use crate::resnet::SIDE;
-use crate::{Builder, Config, Init, Network, Operation, Shape, Value};
+use crate::config::{COLOURS, IMAGE, SIDE, refuse};
+use crate::{Builder, Config, Error, Init, Network, Operation, Value};
 
-/// Channels of an image.
-const COLOURS: usize = 3;
+/// Rows and columns of the last stack's maps.
+///
+/// # Errors
+/// Names a key that does not go with this family.
+pub(crate) fn last_side(config: &Config) -> Result<usize, Error> {
+    if !(1..=4).contains(&config.whitening) {
+        return refuse("whitening", format!("is {}: from 1 to 4 for airbench", config.whitening));
+    }
+    if config.blocks.iter().any(|blocks| !(2..=3).contains(blocks)) {
+        return refuse("blocks", "has 2 or 3 convolutions in each stack for airbench".into());
+    }
+    if config.head.hidden != 0 {
+        return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
+    }
+    let whitened = SIDE + 1 - config.whitening;
+    let side = config.blocks.iter().fold(whitened, |side, _| side / 2);
+    if side == 0 {
+        let stacks = config.blocks.len();
+        let problem = format!("has {stacks} stacks: each halves the maps, so at most 4");
+        return refuse("blocks", problem);
+    }
+    Ok(side)
+}
 
 /// The list of operations for checked keys.
 pub(crate) fn network(config: &Config) -> Network {
     let activation = Operation::Activation(config.activation());
-    let image = Shape::Maps { channels: COLOURS, height: SIDE, width: SIDE };
-    let mut builder = Builder::new(image);
+    let mut builder = Builder::new(IMAGE);
 
     let kernel = config.whitening;
     let whiten = Operation::Convolution {
@@ -33,11 +53,7 @@ pub(crate) fn network(config: &Config) -> Network {
     let pool = Operation::MaxPool { size: config.head.pool };
     x = builder.add(format!("layers.{}", config.blocks.len() + 1), pool, [x]);
     x = builder.add("flatten", Operation::Flatten, [x]);
-    let (classes, scale) = config.classifier();
-    x = builder.add("head", classes, [x]);
-    if let Some(scale) = scale {
-        builder.add("scale", scale, [x]);
-    }
+    config.add_classifier(&mut builder, ["head", "scale"], x);
     builder.finish()
 }
 

@@ -3,8 +3,14 @@
 use crescendo_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::resnet::SIDE;
-use crate::{Error, Init, Network, Operation};
+use crate::{Builder, Error, Init, Network, Operation, Shape, Value, airbench, resnet};
+
+/// Pixels along each side of an image.
+pub(crate) const SIDE: usize = 32;
+/// Channels of an image.
+pub(crate) const COLOURS: usize = 3;
+/// An image.
+pub(crate) const IMAGE: Shape = Shape::Maps { channels: COLOURS, height: SIDE, width: SIDE };
 
 /// The section `[network]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -161,8 +167,8 @@ impl Config {
     pub fn network(&self) -> Result<Network, Error> {
         self.check()?;
         Ok(match self.family {
-            Family::Resnet => crate::resnet::network(self),
-            Family::Airbench => crate::airbench::network(self),
+            Family::Resnet => resnet::network(self),
+            Family::Airbench => airbench::network(self),
         })
     }
 
@@ -189,16 +195,23 @@ impl Config {
         Operation::Convolution { outputs, kernel, stride, padding: kernel / 2, bias, init }
     }
 
-    /// The last layer, and what the logits are multiplied by, if by anything.
-    pub(crate) fn classifier(&self) -> (Operation, Option<Operation>) {
+    /// Adds the last layer, and the factor of the logits if it is not 1, under these names.
+    pub(crate) fn add_classifier(
+        &self,
+        builder: &mut Builder,
+        [layer, scaled]: [&str; 2],
+        features: Value,
+    ) {
         let Head { init, scale, .. } = self.head;
+        let linear = Operation::Linear { outputs: self.classes, bias: self.bias, init };
+        let logits = builder.add(layer, linear, [features]);
         let factor = scale as f32;
-        let scaled = (factor != 1.0).then_some(Operation::Activation(Activation::Scale { factor }));
-        (Operation::Linear { outputs: self.classes, bias: self.bias, init }, scaled)
+        if factor != 1.0 {
+            builder.add(scaled, Operation::Activation(Activation::Scale { factor }), [logits]);
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
-        let refuse = |key: &str, problem: String| Err(Error(format!("network.{key} {problem}")));
         if self.blocks.is_empty() || self.blocks.contains(&0) {
             return refuse("blocks", "needs at least one block in every stack".into());
         }
@@ -228,38 +241,13 @@ impl Config {
             let problem = format!("is {}: above 0 and at most 1e6", self.head.scale);
             return refuse("head.scale", problem);
         }
+        if self.head.init == Init::Dirac {
+            let problem = "is dirac, which is for convolutions: uniform or unit";
+            return refuse("head.init", problem.into());
+        }
         let side = match self.family {
-            Family::Resnet => {
-                if self.whitening != 0 {
-                    return refuse(
-                        "whitening",
-                        "belongs to the family airbench: set it to 0".into(),
-                    );
-                }
-                self.blocks[1..].iter().fold(SIDE, |side, _| side.div_ceil(2))
-            }
-            Family::Airbench => {
-                if !(1..=4).contains(&self.whitening) {
-                    let problem = format!("is {}: from 1 to 4 for airbench", self.whitening);
-                    return refuse("whitening", problem);
-                }
-                if self.blocks.iter().any(|blocks| !(2..=3).contains(blocks)) {
-                    let problem = "has 2 or 3 convolutions in each stack for airbench";
-                    return refuse("blocks", problem.into());
-                }
-                if self.head.hidden != 0 {
-                    return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
-                }
-                let whitened = SIDE + 1 - self.whitening;
-                let side = self.blocks.iter().fold(whitened, |side, _| side / 2);
-                if side == 0 {
-                    let stacks = self.blocks.len();
-                    let problem =
-                        format!("has {stacks} stacks: each halves the maps, so at most 4");
-                    return refuse("blocks", problem);
-                }
-                side
-            }
+            Family::Resnet => resnet::last_side(self)?,
+            Family::Airbench => airbench::last_side(self)?,
         };
         if !(1..=side).contains(&self.head.pool) {
             let problem =
@@ -268,6 +256,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Says what is wrong with a key of the section.
+pub(crate) fn refuse<T>(key: &str, problem: String) -> Result<T, Error> {
+    Err(Error(format!("network.{key} {problem}")))
 }
 
 #[cfg(test)]
@@ -283,7 +276,7 @@ mod tests {
         };
         airbench().network().unwrap();
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
             ("network.whitening is 0: from 1 to 4", |config| config.whitening = 0),
             ("network.blocks has 2 or 3 convolutions", |config| config.blocks[1] = 4),
             ("network.head.hidden is 0 for airbench", |config| config.head.hidden = 9),
@@ -291,6 +284,7 @@ mod tests {
                 config.head.pool = 4
             }),
             ("network.head.scale is 0", |config| config.head.scale = 0.0),
+            ("network.head.init is dirac", |config| config.head.init = Init::Dirac),
             ("network.blocks has 5 stacks", |config| {
                 (config.blocks, config.widths) = (vec![2; 5], vec![4; 5]);
             }),

@@ -3,16 +3,25 @@
 
 use crescendo_kernels::Activation;
 
-use crate::{Builder, Config, HeadActivation, Init, Network, Operation, Shape, Value};
+use crate::config::{IMAGE, SIDE, refuse};
+use crate::{Builder, Config, Error, HeadActivation, Init, Network, Operation, Value};
 
-/// Pixels along each side of an image.
-pub(crate) const SIDE: usize = 32;
+/// Rows and columns of the last stack's maps.
+///
+/// # Errors
+/// Names a key that does not go with this family.
+pub(crate) fn last_side(config: &Config) -> Result<usize, Error> {
+    if config.whitening != 0 {
+        return refuse("whitening", "belongs to the family airbench: set it to 0".into());
+    }
+    Ok(config.blocks[1..].iter().fold(SIDE, |side, _| side.div_ceil(2)))
+}
 
 /// The list of operations for checked keys.
 pub(crate) fn network(config: &Config) -> Network {
     let activation = Operation::Activation(config.activation());
     let norm = config.batch_norm();
-    let mut builder = Builder::new(Shape::Maps { channels: 3, height: SIDE, width: SIDE });
+    let mut builder = Builder::new(IMAGE);
 
     let images = builder.images();
     let mut x = builder.add("start_layer.0", config.convolution(config.widths[0], 3, 1), [images]);
@@ -31,9 +40,8 @@ pub(crate) fn network(config: &Config) -> Network {
     let head = &config.head;
     x = builder.add("output_layer.pool", Operation::AveragePool { size: head.pool }, [x]);
     x = builder.add("output_layer.flatten", Operation::Flatten, [x]);
-    let (classes, scale) = config.classifier();
-    if head.hidden == 0 {
-        x = builder.add("output_layer.fc", classes, [x]);
+    let name = if head.hidden == 0 {
+        "output_layer.fc"
     } else {
         let activation = match head.activation {
             HeadActivation::Sigmoid => Operation::Activation(Activation::Sigmoid),
@@ -42,11 +50,9 @@ pub(crate) fn network(config: &Config) -> Network {
         let hidden = Operation::Linear { outputs: head.hidden, bias: true, init: Init::Uniform };
         x = builder.add("output_layer.fc1", hidden, [x]);
         x = builder.add("output_layer.activation", activation, [x]);
-        x = builder.add("output_layer.fc2", classes, [x]);
-    }
-    if let Some(scale) = scale {
-        builder.add("output_layer.scale", scale, [x]);
-    }
+        "output_layer.fc2"
+    };
+    config.add_classifier(&mut builder, [name, "output_layer.scale"], x);
     builder.finish()
 }
 

@@ -144,10 +144,9 @@ impl Run {
         recipe.batch.memory_limit = memory::limit(&recipe);
         let mut notes = Vec::new();
         let images = data.train.len().saturating_sub(recipe.data.validation);
-        if recipe.batch.fit(images) {
+        if let Some(most) = recipe.batch.fit(images) {
             notes.push(format!(
-                "{images} training images: batches have at most {}, for batch.least_updates = {}.",
-                images / recipe.batch.least_updates,
+                "{images} training images: batches have at most {most}, for batch.least_updates = {}.",
                 recipe.batch.least_updates
             ));
         }

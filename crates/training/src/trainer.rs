@@ -324,6 +324,7 @@ impl Trainer<'_> {
         if let Some(share) = recipe.optimizer.average_share(progress.updates, whole) {
             self.engine.average(share);
             if recipe.optimizer.average == Average::Lookahead {
+                // Both are the average from here on.
                 self.engine.swap_average();
                 self.engine.average(1.0);
             }

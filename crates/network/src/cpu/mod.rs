@@ -3,20 +3,20 @@
 mod buffers;
 mod needs;
 mod pass;
+mod state;
 
 use std::collections::HashMap;
-use std::ops::Range;
 
-use crescendo_kernels::norm::Moments;
 use crescendo_kernels::{Buffer, Isa, Pool, Processor, muon, optimizer};
 
 use crate::Error;
 use crate::engine::{Alone, Batch, Communicator, Engine, Outcome, Rule, Section, Tensor, Values};
-use crate::plan::{Plan, Source, StateTensor, Step};
+use crate::plan::{Plan, Source, StateTensor};
 
 use buffers::{Buffers, Sizes, filters};
 use needs::Needs;
 use pass::{Mode, Pass};
+use state::{Model, State};
 
 /// Computes on the processor, on a pool of threads of its own.
 pub struct CpuEngine {
@@ -25,134 +25,6 @@ pub struct CpuEngine {
     state: State,
     buffers: Buffers,
     folded: Folded,
-}
-
-/// The numbers of a model.
-struct Model {
-    /// See [`crate::Parameter::range`].
-    parameters: Buffer,
-    /// Running statistics: see [`crate::Statistics::range`].
-    means: Vec<f32>,
-    variances: Vec<f32>,
-}
-
-impl Model {
-    fn new(plan: &Plan) -> Model {
-        let channels = plan.statistic_count();
-        Model {
-            parameters: Buffer::new(plan.parameter_count()),
-            means: vec![0.0; channels],
-            variances: vec![1.0; channels],
-        }
-    }
-
-    /// All its numbers.
-    fn parts(&mut self) -> [&mut [f32]; 3] {
-        [self.parameters.as_mut_slice(), &mut self.means, &mut self.variances]
-    }
-
-    /// Those of one tensor of the state; a count is none of them.
-    fn part(&mut self, plan: &Plan, source: Source) -> Option<&mut [f32]> {
-        let channels = |index: usize| plan.statistics[index].range.clone();
-        match source {
-            Source::Parameter(index) => {
-                Some(&mut self.parameters.as_mut_slice()[plan.parameters[index].range.clone()])
-            }
-            Source::RunningMean(index) => Some(&mut self.means[channels(index)]),
-            Source::RunningVariance(index) => Some(&mut self.variances[channels(index)]),
-            Source::BatchesTracked(_) => None,
-        }
-    }
-}
-
-/// What a network has learned, and what it learns with.
-struct State {
-    model: Model,
-    /// The average of models, once there is one.
-    average: Option<Model>,
-    /// All gradients and velocities, as parameters lie.
-    gradients: Buffer,
-    velocity: Buffer,
-    /// The gradients when they were last measured; empty until then.
-    measured: Buffer,
-    /// Whether that was since the last update.
-    was_measured: bool,
-    batches_tracked: Vec<i64>,
-    norms: Vec<NormState>,
-    /// Another number after every change of what inference computes with.
-    version: u64,
-    /// Which of the plan's parameters are trained, and what follows for each fused step.
-    trained: Vec<bool>,
-    needs: Vec<Needs>,
-    /// Seconds spent in each fused step, forward and backward, since they were last taken.
-    seconds: Vec<[f64; 2]>,
-}
-
-/// What the last batch said of each channel of one BatchNorm. The `f32`s are filled up to whole
-/// blocks of channels with zeros, as kernels want them.
-struct NormState {
-    /// The BatchNorm, as an index of [`Plan::steps`].
-    step: usize,
-    moments: Vec<Moments>,
-    /// How many numbers a channel, of all processes, those are over.
-    count: f64,
-    mean: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    /// See [`crescendo_kernels::source::NormGradient`].
-    abc: [Vec<f32>; 3],
-    /// The running mean before the batch: what sums are taken around.
-    shift_near_mean: Vec<f32>,
-}
-
-impl State {
-    fn new(plan: &Plan) -> State {
-        let parameters = plan.parameter_count();
-        let norm = |(step, layer): (usize, &Step)| {
-            let range = &plan.statistics[layer.statistics?].range;
-            let zeros = vec![0.0; range.len().next_multiple_of(crescendo_kernels::LANES)];
-            Some(NormState {
-                step,
-                moments: vec![Moments::default(); range.len()],
-                count: 0.0,
-                mean: zeros.clone(),
-                scale: zeros.clone(),
-                shift: zeros.clone(),
-                abc: [zeros.clone(), zeros.clone(), zeros.clone()],
-                shift_near_mean: zeros,
-            })
-        };
-        let trained: Vec<bool> = plan.parameters.iter().map(|p| p.trained).collect();
-        State {
-            model: Model::new(plan),
-            average: None,
-            gradients: Buffer::new(parameters),
-            velocity: Buffer::new(parameters),
-            measured: Buffer::default(),
-            was_measured: false,
-            batches_tracked: vec![0; plan.statistics.len()],
-            norms: plan.steps.iter().enumerate().filter_map(norm).collect(),
-            version: 0,
-            needs: Needs::new(plan, &trained),
-            trained,
-            seconds: vec![[0.0; 2]; plan.fused.steps.len()],
-        }
-    }
-
-    /// Where the weight and the bias of a step of the network lie in the flat buffers: one after the
-    /// other.
-    fn range(&self, plan: &Plan, step: usize) -> Range<usize> {
-        let weight = plan.steps[step].weight.expect("it has a weight");
-        let last = plan.steps[step].bias.unwrap_or(weight);
-        plan.parameters[weight].range.start..plan.parameters[last].range.end
-    }
-
-    /// The weight and the bias of a step of the network; no numbers where it has no bias.
-    fn parameters(&self, plan: &Plan, step: usize) -> (&[f32], &[f32]) {
-        let weight = plan.steps[step].weight.expect("it has a weight");
-        let range = self.range(plan, step);
-        self.model.parameters.as_slice()[range].split_at(plan.parameters[weight].range.len())
-    }
 }
 
 /// Numbers that a thread averages at a time.
@@ -252,21 +124,24 @@ impl CpuEngine {
     }
 
     /// One tensor of the state, with a model's numbers.
-    fn view<'a>(&self, model: &'a Model, tensor: StateTensor) -> Tensor<'a> {
-        let Model { parameters, means, variances } = model;
-        let channels = |index: usize| self.plan.statistics[index].range.clone();
-        let values = match tensor.source {
-            Source::Parameter(index) => {
-                &parameters.as_slice()[self.plan.parameters[index].range.clone()]
-            }
-            Source::RunningMean(index) => &means[channels(index)],
-            Source::RunningVariance(index) => &variances[channels(index)],
-            Source::BatchesTracked(index) => {
-                let values = Values::I64(self.state.batches_tracked[index]);
-                return Tensor { name: tensor.name.into(), shape: tensor.shape, values };
-            }
+    fn view<'a>(
+        &self,
+        model: &'a Model,
+        StateTensor { name, shape, source }: StateTensor,
+    ) -> Tensor<'a> {
+        let values = match (source, model.part(&self.plan, source)) {
+            (_, Some(part)) => Values::F32(part.into()),
+            (Source::BatchesTracked(index), None) => Values::I64(self.state.batches_tracked[index]),
+            _ => unreachable!("all but a count is a part of a model"),
         };
-        Tensor::f32(tensor.name, tensor.shape, values)
+        Tensor { name: name.into(), shape, values }
+    }
+
+    /// A model's numbers, without counts.
+    fn numbers<'a>(&self, model: &'a Model) -> Vec<Tensor<'a>> {
+        let counts = |tensor: &StateTensor| matches!(tensor.source, Source::BatchesTracked(_));
+        let tensors = self.plan.state().into_iter().filter(|tensor| !counts(tensor));
+        tensors.map(|tensor| self.view(model, tensor)).collect()
     }
 
     /// One flat buffer as named tensors.
@@ -429,15 +304,7 @@ impl Engine for CpuEngine {
                 self.plan.state().into_iter().map(|tensor| self.view(model, tensor)).collect()
             }
             Section::Average => {
-                let numbers =
-                    |tensor: &StateTensor| !matches!(tensor.source, Source::BatchesTracked(_));
-                let average = self.state.average.iter();
-                average
-                    .flat_map(|model| {
-                        let tensors = self.plan.state().into_iter().filter(numbers);
-                        tensors.map(|tensor| self.view(model, tensor))
-                    })
-                    .collect()
+                self.state.average.as_ref().map_or(Vec::new(), |average| self.numbers(average))
             }
             Section::Gradients => self.views(self.state.gradients.as_slice()).collect(),
             Section::Momentum => self.views(self.state.velocity.as_slice()).collect(),
@@ -445,10 +312,12 @@ impl Engine for CpuEngine {
     }
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error> {
-        if section == Section::Average && self.state.average.is_none() {
-            self.state.average = Some(Model::new(&self.plan));
-        }
-        crate::engine::check(&self.export(section), tensors)?;
+        let expected = match section {
+            // There need not be one yet.
+            Section::Average => self.numbers(&self.state.model),
+            _ => self.export(section),
+        };
+        crate::engine::check(&expected, tensors)?;
         let named: HashMap<&str, &Values> =
             tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.values)).collect();
         let fill = |flat: &mut [f32], name: &str| {
@@ -458,8 +327,8 @@ impl Engine for CpuEngine {
         };
         self.state.version += 1;
         let State { model, average, gradients, velocity, batches_tracked, .. } = &mut self.state;
-        let model = match (section, average) {
-            (Section::Gradients, _) | (Section::Momentum, _) => {
+        let model = match section {
+            Section::Gradients | Section::Momentum => {
                 let flat = if section == Section::Gradients { gradients } else { velocity };
                 let flat = flat.as_mut_slice();
                 for parameter in &self.plan.parameters {
@@ -467,11 +336,11 @@ impl Engine for CpuEngine {
                 }
                 return Ok(());
             }
-            (Section::Average, Some(average)) => average,
-            _ => model,
+            Section::Average => average.get_or_insert_with(|| Model::new(&self.plan)),
+            Section::Model => model,
         };
         for StateTensor { name, source, .. } in self.plan.state() {
-            if let Some(part) = model.part(&self.plan, source) {
+            if let Some(part) = model.part_mut(&self.plan, source) {
                 fill(part, &name);
             } else if let (Source::BatchesTracked(index), Some(Values::I64(count))) =
                 (source, named.get(name.as_str()))

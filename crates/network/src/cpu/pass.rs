@@ -13,9 +13,10 @@ use crescendo_kernels::{
     convolution, elementwise, linear, loss, max_pool, pooling,
 };
 
+use super::Folded;
 use super::buffers::{Buffers, Rest, sums_len};
 use super::needs::Needs;
-use super::{Folded, State};
+use super::state::State;
 use crate::fusion::{Delivery, FusedStep, Normed, Reading, TensorId, Work};
 use crate::placement::{Placement, numbers};
 use crate::plan::{Plan, Storage};

@@ -117,20 +117,17 @@ impl Batch {
         }
     }
 
-    /// Makes sizes small enough for [`Self::least_updates`] with so many training images; whether that
-    /// changed any.
-    pub(crate) fn fit(&mut self, images: usize) -> bool {
-        if self.least_updates == 0 {
-            return false;
-        }
-        let most = (images / self.least_updates).max(1);
+    /// Makes sizes small enough for [`Self::least_updates`] with so many training images; the largest
+    /// that they can be, where that changed any.
+    pub(crate) fn fit(&mut self, images: usize) -> Option<usize> {
+        let most = images.checked_div(self.least_updates)?.max(1);
         let mut changed = false;
         let steps = self.steps.iter_mut().map(|step| &mut step.1);
         for size in steps.chain([&mut self.size, &mut self.initial, &mut self.max]) {
             changed |= *size > most;
             *size = most.min(*size);
         }
-        changed
+        changed.then_some(most)
     }
 
     /// The size by the table of the policy `steps`.

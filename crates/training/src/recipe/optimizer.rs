@@ -192,7 +192,7 @@ impl Optimizer {
     /// Whether all values make sense, for the network of this plan, which is only asked for where names
     /// of parameters matter.
     pub(super) fn check(&self, plan: impl Fn() -> Result<Plan, Error>) -> Result<(), Error> {
-        self.check_values("optimizer")?;
+        self.check_values("optimizer.")?;
         if self.groups.is_empty() && self.kind != OptimizerKind::Muon {
             return Ok(());
         }
@@ -205,7 +205,7 @@ impl Optimizer {
                      lists them (`crescendo train` with train.epochs=0 writes one)"
                 )));
             }
-            self.with(Some(group)).check_values(&format!("optimizer.groups, of {name}:"))?;
+            self.with(Some(group)).check_values(&format!("optimizer.groups, of {name}: "))?;
         }
         for parameter in plan.parameters.iter().filter(|parameter| parameter.trained) {
             let kind = self.with(self.group(&parameter.name)).kind;
@@ -220,7 +220,8 @@ impl Optimizer {
         Ok(())
     }
 
-    fn check_values(&self, section: &str) -> Result<(), Error> {
+    /// `place` is what goes before a key in a complaint.
+    fn check_values(&self, place: &str) -> Result<(), Error> {
         // The engine computes with 32 bits.
         let finite = |value: f64| (value as f32).is_finite() && value >= 0.0;
         let checks = [
@@ -232,10 +233,7 @@ impl Optimizer {
             ((0.0..1.0).contains(&self.average_decay), "average_decay must be from 0 to below 1"),
         ];
         match checks.into_iter().find(|(fine, _)| !fine) {
-            Some((_, problem)) if section.ends_with(':') => {
-                Err(Error::Recipe(format!("{section} {problem}")))
-            }
-            Some((_, problem)) => Err(Error::Recipe(format!("{section}.{problem}"))),
+            Some((_, problem)) => Err(Error::Recipe(format!("{place}{problem}"))),
             None => Ok(()),
         }
     }
