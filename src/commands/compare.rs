@@ -1,15 +1,16 @@
 //! `crescendo compare`.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crescendo::report::Folder;
 use crescendo::report::page::{self, RunData};
 use crescendo::training::comparison::{
-    Arm, BUILT_IN, Comparison, Difference, Measure, Results, Row, Spread, Verdict,
+    Arm, BUILT_IN, Comparison, Difference, Measure, Results, Row, Spread, Verdict, epochs_alike,
 };
 use crescendo::training::{
-    Error, Machine, Model, Outcome, Recipe, Run, Start, check, checkpoint, write_atomically,
+    Error, Machine, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint,
+    write_atomically,
 };
 use serde_json::{Value, json};
 
@@ -53,7 +54,8 @@ pub fn run(args: &Compare) -> Result<(), Error> {
                 trial.recipe.train.seed
             )?;
         }
-        let Some(row) = trial.run(&folder, &comparison, &data, machine, &stop)? else {
+        let branches = branches(&trials, index);
+        let Some(row) = trial.run(&folder, &comparison, &data, machine, &branches, &stop)? else {
             say!("Stopped, and everything is saved. Go on with the same command.")?;
             return Ok(());
         };
@@ -105,18 +107,42 @@ fn missing(comparison: &Comparison, results: &Results, data: &Found) -> Result<V
     Ok(trials)
 }
 
+/// The trials that begin as `trials[of]` does, each with the epoch after which it goes its own way, in
+/// rising order. A trial is a branch of the one before it that it is like for longest.
+fn branches(trials: &[Trial], of: usize) -> Vec<(u32, &Trial)> {
+    let alike = |one: &Trial, other: &Trial| epochs_alike(&one.recipe, &other.recipe);
+    let is_trunk = |index: usize, epochs: u32| {
+        let others = trials[..index].iter().enumerate();
+        let mut others = others.map(|(at, other)| (alike(other, &trials[index]), at));
+        others.all(|(like, at)| like < epochs || like == epochs && at >= of)
+    };
+    let mut branches: Vec<_> = (of + 1..trials.len())
+        .map(|index| (alike(&trials[of], &trials[index]), index))
+        .filter(|&(epochs, index)| epochs > 0 && is_trunk(index, epochs))
+        .map(|(epochs, index)| (epochs, &trials[index]))
+        .collect();
+    branches.sort_by_key(|branch| branch.0);
+    branches
+}
+
 impl Trial {
-    /// Trains to the end, from wherever an earlier call came to; `None` if it was asked to stop.
+    /// Its run's folder.
+    fn folder(&self, comparison: &Path) -> PathBuf {
+        comparison.join(&self.arm).join(format!("seed-{}", self.recipe.train.seed))
+    }
+
+    /// Trains to the end, from wherever an earlier call came to, and on the way makes the runs that begin
+    /// as this one does; `None` if it was asked to stop.
     fn run(
         &self,
         folder: &Path,
         comparison: &Comparison,
         data: &Found,
         machine: Machine,
+        branches: &[(u32, &Trial)],
         stop: &AtomicBool,
     ) -> Result<Option<Row>, Error> {
-        let seed = self.recipe.train.seed;
-        let folder = folder.join(&self.arm).join(format!("seed-{seed}"));
+        let (all, folder) = (folder, self.folder(folder));
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
         } else {
@@ -129,6 +155,26 @@ impl Trial {
             };
             Run::create(&folder, &start)?
         };
+        for &(epochs, branch) in branches {
+            let to = branch.folder(all);
+            // One that has begun already goes on by itself.
+            if to.exists() {
+                continue;
+            }
+            if run.progress().epoch <= epochs {
+                run.train_until(epochs, &data.set, &mut Folder::default(), stop)?;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let Progress { epoch, batch, ended, .. } = *run.progress();
+            if (epoch, batch, ended) == (epochs + 1, 0, false) {
+                let parent = to.parent().unwrap_or(all);
+                std::fs::create_dir_all(parent)
+                    .map_err(|error| Error::io("create", parent, error))?;
+                run.branch(&to, &branch.recipe, &branch.arm)?;
+            }
+        }
         if run.train(&data.set, &mut Folder::default(), stop)? == Outcome::Interrupted {
             return Ok(None);
         }
@@ -143,7 +189,7 @@ impl Trial {
         let precise = model.evaluate(&data.set.test, |_| ()).accuracy();
         Ok(Some(Row {
             arm: self.arm.clone(),
-            seed,
+            seed: self.recipe.train.seed,
             fingerprint: self.fingerprint.clone(),
             running,
             precise,

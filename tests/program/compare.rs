@@ -54,6 +54,25 @@ fn every_arm_is_trained_with_every_seed_once() {
 }
 
 #[test]
+fn what_arms_begin_with_alike_is_trained_once_and_is_the_same() {
+    let place = place();
+    place.run(COMPARE);
+    // Its first epoch is the base's, and is in its tables too.
+    let record = place.read("runs/arms/grown/seed-1/recipe.toml");
+    assert!(record.contains("fixed/seed-1, after epoch 1"), "{record}");
+    let epochs =
+        |run: &str| column(&place.read(&format!("{run}/epochs.csv")), "train_loss").join(" ");
+    place.run(
+        "train quick --data shapes:300,100 --seed 1 --out alone --set network.widths=[4,4,4] \
+         --set train.epochs=2 --set batch.steps=[[1,25],[2,50]]",
+    );
+    assert_eq!(epochs("alone"), epochs("runs/arms/grown/seed-1"));
+    let weights =
+        |run: &str| fs::read(place.path(&format!("{run}/weights/epoch-0002.safetensors")));
+    assert_eq!(weights("alone").unwrap(), weights("runs/arms/grown/seed-1").unwrap());
+}
+
+#[test]
 fn a_comparison_that_is_killed_goes_on() {
     let (whole, killed) = (place(), place());
     whole.run(COMPARE);

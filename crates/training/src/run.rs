@@ -46,6 +46,9 @@ pub struct About {
     /// With which weights it began, if not with random ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
+    /// Of which run it is a branch, and after which epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch_of: Option<String>,
     /// How the images are normalised.
     pub normalization: Normalization,
 }
@@ -167,6 +170,7 @@ impl Run {
                 data_fingerprint: data.fingerprint(),
                 classes: data.classes.clone(),
                 init: start.init.map(|path| path.display().to_string()),
+                branch_of: None,
                 normalization,
             },
         };
@@ -196,18 +200,12 @@ impl Run {
             }
         };
 
-        let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        let io = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |error| Error::io(doing, &path, error)
-        };
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
-        let made = (|| {
-            fs::create_dir_all(temporary.join("weights")).map_err(io("create", folder))?;
-            fs::create_dir_all(temporary.join("state")).map_err(io("create", folder))?;
-            write_record(&temporary, &record)?;
+        make(folder, |temporary| {
+            for part in ["weights", "state"] {
+                let io = |error| Error::io("create", folder, error);
+                fs::create_dir_all(temporary.join(part)).map_err(io)?;
+            }
+            write_record(temporary, &record)?;
             let chosen = Chosen::new(recipe);
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             let metadata = metadata(&progress, &Marks::new());
@@ -218,19 +216,34 @@ impl Run {
                     ..tensor
                 })
                 .collect();
-            crate::tensors::write(&state_path(&temporary), &tensors, &metadata)?;
-            sync_folder(&temporary).map_err(io("write", &temporary))?;
-            fs::rename(&temporary, folder).map_err(|error| {
-                if folder.exists() { taken(folder) } else { Error::io("create", folder, error) }
-            })?;
-            sync_folder(parent).map_err(io("write", parent))
-        })();
-        if let Err(error) = made {
-            // It is nobody's yet.
-            let _ = fs::remove_dir_all(&temporary);
-            return Err(error);
-        }
+            crate::tensors::write(&state_path(temporary), &tensors, &metadata)
+        })?;
         Ok(Run { notes, ..Self::open(folder)? })
+    }
+
+    /// Makes a run in the new folder `folder` that goes on from this one's saved state with another
+    /// recipe, under the name `recipe_name`. What has been written down so far is in both.
+    ///
+    /// # Errors
+    /// If an epoch is half done, there is something at `folder`, or the system refuses.
+    pub fn branch(&self, folder: &Path, recipe: &Recipe, recipe_name: &str) -> Result<(), Error> {
+        let Progress { epoch, batch, .. } = self.progress;
+        if batch > 0 || folder.exists() {
+            let half = format!("{} is in the middle of epoch {epoch}", self.folder.display());
+            return Err(if batch > 0 { Error::Refused(half) } else { taken(folder) });
+        }
+        let mut record = self.record.clone();
+        let own = &self.record.recipe;
+        record.recipe = recipe.clone();
+        record.recipe.engine = own.engine.clone();
+        record.recipe.batch.memory_limit = own.batch.memory_limit;
+        record.run.recipe = recipe_name.into();
+        let of = self.folder.display();
+        record.run.branch_of = Some(format!("{of}, after epoch {}", epoch - 1));
+        make(folder, |temporary| {
+            copy(&self.folder, temporary)?;
+            write_record(temporary, &record)
+        })
     }
 
     /// Opens a run that is there, to go on with it.
@@ -385,6 +398,44 @@ impl Run {
     pub(crate) fn write_record(&self) -> Result<(), Error> {
         write_record(&self.folder, &self.record)
     }
+}
+
+/// Makes a folder that is there as `fill` leaves it, or not at all.
+fn make(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
+    let made = (|| {
+        fs::create_dir_all(&temporary).map_err(|error| Error::io("create", folder, error))?;
+        fill(&temporary)?;
+        sync_folder(&temporary).map_err(|error| Error::io("write", &temporary, error))?;
+        fs::rename(&temporary, folder).map_err(|error| {
+            if folder.exists() { taken(folder) } else { Error::io("create", folder, error) }
+        })?;
+        sync_folder(parent).map_err(|error| Error::io("write", parent, error))
+    })();
+    if made.is_err() {
+        // It is nobody's yet.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    made
+}
+
+/// Copies what is in a folder, and in those inside it, into one that is there.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let io = |error| Error::io("copy", from, error);
+    for entry in fs::read_dir(from).map_err(io)? {
+        let (path, target) =
+            entry.map(|entry| (entry.path(), to.join(entry.file_name()))).map_err(io)?;
+        if path.is_dir() {
+            fs::create_dir_all(&target).map_err(io)?;
+            copy(&path, &target)?;
+        } else {
+            fs::copy(&path, &target).and_then(|_| File::open(&target)?.sync_all()).map_err(io)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is said of a folder that `train` did not make.

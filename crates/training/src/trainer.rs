@@ -40,6 +40,21 @@ impl Run {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, Error> {
+        self.train_until(u32::MAX, data, observer, stop)
+    }
+
+    /// The same, but no further than to the end of `epoch`; a run that is not done then counts as
+    /// interrupted.
+    ///
+    /// # Errors
+    /// See [`Run::train`].
+    pub fn train_until(
+        &mut self,
+        epoch: u32,
+        data: &DataSet,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, Error> {
         // Before anything is written: where training cannot go on, the folder stays as it is.
         let mut engine = self.engine(data)?;
         let recipe = &self.record.recipe;
@@ -56,7 +71,10 @@ impl Run {
         }
         observer.event(&self.started(engine.plan(), data))?;
         let notes = std::mem::take(&mut self.notes);
-        for note in data.warnings.iter().cloned().chain(notes).chain(self.ignored()) {
+        let branch = self.record.run.branch_of.as_ref().filter(|_| !self.progress.ended);
+        let branch = branch.map(|of| format!("This run is a branch of {of}."));
+        let notes = data.warnings.iter().cloned().chain(notes).chain(branch).chain(self.ignored());
+        for note in notes {
             observer.event(&Event::Note(note))?;
         }
         if self.progress.ended {
@@ -98,7 +116,7 @@ impl Run {
             saved: self.progress.updates,
             run: self,
         };
-        trainer.train()
+        trainer.train(epoch)
     }
 
     /// An engine with the saved state, if it can train on this data.
@@ -214,7 +232,7 @@ impl From<Error> for Halt {
 }
 
 impl Trainer<'_> {
-    fn train(mut self) -> Result<Outcome, Error> {
+    fn train(mut self, until: u32) -> Result<Outcome, Error> {
         let epochs = self.run.record.recipe.train.epochs;
         if epochs == 0 {
             self.checkpoint(0, None)?;
@@ -222,6 +240,9 @@ impl Trainer<'_> {
             self.save()?;
         }
         while !self.run.progress.ended {
+            if self.run.progress.epoch > until {
+                return Ok(Outcome::Interrupted);
+            }
             match self.epoch() {
                 Ok(()) => {}
                 Err(Halt::Error(error)) => return Err(error),

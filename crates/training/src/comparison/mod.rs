@@ -3,6 +3,7 @@
 //! Seeds decide initial weights, order and augmentation, so arms are compared in pairs: what a seed
 //! happens to be good for is the same in both.
 
+mod alike;
 mod results;
 mod statistics;
 
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use crate::recipe::{self, BuiltIn};
 use crate::{Error, Recipe};
 
+pub use alike::epochs_alike;
 pub use results::{Measure, Results, Row};
 pub use statistics::{Difference, Spread, Verdict};
 

@@ -207,6 +207,13 @@ impl Chosen {
     }
 }
 
+/// The batch size and the learning rate's factor of an epoch by tables alone.
+pub(crate) fn planned_epoch(recipe: &Recipe, epoch: u32) -> (Option<usize>, f64) {
+    let chosen = Chosen::new(recipe);
+    let factor = recipe.schedule.factor_at(f64::from(epoch - 1), recipe.train.epochs);
+    (chosen.planned(recipe, epoch), factor)
+}
+
 fn plateau_reason(seen: &Watched) -> String {
     let Watched { name, value, best, epochs } = seen;
     format!("{name} {value:.4}, best {best:.4}: no improvement in {epochs} epochs")
