@@ -251,6 +251,9 @@ pub struct Compare {
     #[arg(long, value_name = "SEEDS", value_delimiter = ',',
           value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seeds: Vec<u64>,
+    /// The arm that the others are compared with [default: what the comparison says]
+    #[arg(long, value_name = "ARM")]
+    pub base: Option<String>,
     #[command(flatten)]
     pub processor: Processor,
     /// Change a key of every arm's recipe; may be given many times

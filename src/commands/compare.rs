@@ -26,6 +26,9 @@ pub fn run(args: &Compare) -> Result<(), Error> {
     if !args.seeds.is_empty() {
         comparison.seeds.clone_from(&args.seeds);
     }
+    if let Some(base) = &args.base {
+        comparison.set_base(base).map_err(Error::Recipe)?;
+    }
     let machine = machine(&args.processor)?;
     let source = comparison.arms[0].recipe.data.source;
     let data = Location::new(args.data.named()?.as_deref(), source).load()?;
@@ -131,6 +134,16 @@ impl Trial {
         comparison.join(&self.arm).join(format!("seed-{}", self.recipe.train.seed))
     }
 
+    fn start<'a>(&'a self, data: &'a Found) -> Start<'a> {
+        Start {
+            recipe: &self.recipe,
+            recipe_name: &self.arm,
+            data: &data.set,
+            data_location: &data.location,
+            init: None,
+        }
+    }
+
     /// Trains to the end, from wherever an earlier call came to, and on the way makes the runs that begin
     /// as this one does; `None` if it was asked to stop.
     fn run(
@@ -146,14 +159,7 @@ impl Trial {
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
         } else {
-            let start = Start {
-                recipe: &self.recipe,
-                recipe_name: &self.arm,
-                data: &data.set,
-                data_location: &data.location,
-                init: None,
-            };
-            Run::create(&folder, &start)?
+            Run::create(&folder, &self.start(data))?
         };
         for &(epochs, branch) in branches {
             let to = branch.folder(all);
@@ -172,7 +178,7 @@ impl Trial {
                 let parent = to.parent().unwrap_or(all);
                 std::fs::create_dir_all(parent)
                     .map_err(|error| Error::io("create", parent, error))?;
-                run.branch(&to, &branch.recipe, &branch.arm)?;
+                run.branch(&to, &branch.start(data))?;
             }
         }
         if run.train(&data.set, &mut Folder::default(), stop)? == Outcome::Interrupted {

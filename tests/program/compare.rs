@@ -47,6 +47,9 @@ fn every_arm_is_trained_with_every_seed_once() {
     let again = place.run(COMPARE);
     assert!(!again.contains(" of 4: ") && again.contains("| grown "), "{again}");
     assert!(!place.path("runs/arms/fixed").exists());
+    let other = place.run(&format!("{COMPARE} --base grown"));
+    assert!(other.contains("against grown") && !other.contains(" of 4: "), "{other}");
+    place.refuse_saying(2, &format!("{COMPARE} --base shrunk"), &["base = \"shrunk\"", "fixed"]);
     let json: serde_json::Value =
         serde_json::from_str(&place.run(&format!("{COMPARE} --json"))).unwrap();
     assert_eq!(json["arms"][1]["arm"], "grown");

@@ -106,7 +106,7 @@ impl Comparison {
             wrong(format!("is no comparison: {}", recipe::place(&text, &error)))
         })?;
         check(&text).map_err(wrong)?;
-        let mut arms = Vec::new();
+        let mut arms = Vec::with_capacity(text.arm.len());
         for arm in text.arm {
             let all: Vec<&str> = [&text.set, &arm.set]
                 .into_iter()
@@ -116,10 +116,25 @@ impl Comparison {
                 .collect();
             let recipe = Recipe::load(&text.recipe, &all)
                 .map_err(|error| wrong(format!("arm {}: {error}", arm.name)))?;
-            let place = if arm.name == text.base { 0 } else { arms.len() };
-            arms.insert(place, Arm { name: arm.name, recipe });
+            arms.push(Arm { name: arm.name, recipe });
         }
-        Ok(Comparison { name, arms, seeds: text.seeds, bn_images: text.bn_images })
+        let mut comparison =
+            Comparison { name, arms, seeds: text.seeds, bn_images: text.bn_images };
+        comparison.set_base(&text.base).map_err(wrong)?;
+        Ok(comparison)
+    }
+
+    /// Compares with another arm: it comes first then.
+    ///
+    /// # Errors
+    /// If there is no such arm.
+    pub fn set_base(&mut self, base: &str) -> Result<(), String> {
+        let Some(place) = self.arms.iter().position(|arm| arm.name == base) else {
+            let names: Vec<&str> = self.arms.iter().map(|arm| arm.name.as_str()).collect();
+            return Err(format!("base = {base:?} is none of the arms {}", names.join(", ")));
+        };
+        self.arms[..=place].rotate_right(1);
+        Ok(())
     }
 }
 
@@ -135,9 +150,6 @@ fn check(text: &Text) -> Result<(), String> {
                 "the arm's name {name:?} must be letters, digits, -, _ and dots: it names a folder"
             ));
         }
-    }
-    if !names.contains(&text.base.as_str()) {
-        return Err(format!("base = {:?} is none of the arms {}", text.base, names.join(", ")));
     }
     let twice = |(index, seed): (usize, &u64)| text.seeds[..index].contains(seed);
     if text.seeds.is_empty() || text.seeds.iter().enumerate().any(twice) {

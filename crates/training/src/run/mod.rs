@@ -3,55 +3,27 @@
 //! `recipe.toml` says what the run is; `state/` holds everything that going on needs. The folder is
 //! made under a temporary name and renamed, so it is there with a state in it or not at all.
 
+mod fit;
+mod folder;
+mod initial;
+mod record;
+
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, Split, hold_out};
-use crescendo_network::{CpuEngine, Engine, Plan, Section, Tensor};
+use crescendo_data::{DataSet, hold_out};
+use crescendo_network::{Engine, Section};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Checkpoint;
 use crate::events::Marks;
-use crate::files::{sync_folder, write_atomically};
 use crate::policy::{Chosen, Metrics};
 use crate::tensors::{Metadata, TensorFile};
-use crate::{Error, Machine, Recipe, machine, memory};
+use crate::{Error, Recipe, machine, memory};
 
-/// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
-/// `[run]` about the data and the program.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Record {
-    /// The recipe.
-    #[serde(flatten)]
-    pub recipe: Recipe,
-    /// The section `[run]`.
-    pub run: About,
-}
-
-/// What a run trains on, and which program does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
-    /// The recipe's name, or its file.
-    pub recipe: String,
-    /// The program's version.
-    pub version: String,
-    /// Where the data was found: a path, or `shapes`.
-    pub data: String,
-    /// What the data is called.
-    pub data_name: String,
-    /// See [`DataSet::fingerprint`].
-    pub data_fingerprint: String,
-    /// The classes' names.
-    pub classes: Vec<String>,
-    /// With which weights it began, if not with random ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<String>,
-    /// Of which run it is a branch, and after which epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch_of: Option<String>,
-    /// How the images are normalised.
-    pub normalization: Normalization,
-}
+pub use fit::{check, plan};
+pub(crate) use fit::{check_fit, engine};
+pub(crate) use record::NO_RUN;
+pub use record::{About, Record, read_record};
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -138,21 +110,11 @@ impl Run {
     pub fn create(folder: &Path, start: &Start) -> Result<Self, Error> {
         let Start { recipe, data, .. } = start;
         if folder.exists() {
-            return Err(taken(folder));
+            return Err(folder::taken(folder));
         }
         let plan = plan(recipe)?;
-        let mut recipe = (*recipe).clone();
-        // Results depend on it: a run goes on with what it began with.
-        recipe.engine.isa = recipe.engine.isa.resolved()?;
-        recipe.batch.memory_limit = memory::limit(&recipe);
-        let mut notes = Vec::new();
-        let images = data.train.len().saturating_sub(recipe.data.validation);
-        if let Some(most) = recipe.batch.fit(images) {
-            notes.push(format!(
-                "{images} training images: batches have at most {most}, for batch.least_updates = {}.",
-                recipe.batch.least_updates
-            ));
-        }
+        let (recipe, note) = resolved(recipe, data)?;
+        let mut notes = Vec::from_iter(note);
         let recipe = &recipe;
         check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
         let normalization = match recipe.data.validation {
@@ -174,38 +136,14 @@ impl Run {
                 normalization,
             },
         };
-        let initial = match start.init {
-            Some(path) => {
-                let mut model = Checkpoint::open(path)?.model()?;
-                if let Some(classes) = renew_head(&plan, recipe.train.seed, &mut model) {
-                    notes.push(format!(
-                        "The checkpoint tells {classes} classes apart and {} has {}: the last layer \
-                         starts anew.",
-                        data.name,
-                        data.classes.len()
-                    ));
-                }
-                // An engine is asked whether they are the right tensors.
-                let fit = engine(plan, recipe.machine()?).import(Section::Model, &model);
-                fit.map_err(|error| {
-                    Error::bad(path, format!("{error}: it holds another network"))
-                        .advise("use a checkpoint of the network that the recipe describes")
-                })?;
-                model
-            }
-            None => {
-                let mut state = plan.initial(recipe.train.seed);
-                plan.whiten(&mut state, || first_images(&data.train, &normalization));
-                state
-            }
-        };
-
-        make(folder, |temporary| {
+        let (initial, renewed) = initial::state(plan, &record.recipe, start, &normalization)?;
+        notes.extend(renewed);
+        folder::make(folder, |temporary| {
             for part in ["weights", "state"] {
                 let io = |error| Error::io("create", folder, error);
                 fs::create_dir_all(temporary.join(part)).map_err(io)?;
             }
-            write_record(temporary, &record)?;
+            record::write(temporary, &record)?;
             let chosen = Chosen::new(recipe);
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             let metadata = metadata(&progress, &Marks::new());
@@ -222,27 +160,28 @@ impl Run {
     }
 
     /// Makes a run in the new folder `folder` that goes on from this one's saved state with another
-    /// recipe, under the name `recipe_name`. What has been written down so far is in both.
+    /// recipe. What has been written down so far is in both.
     ///
     /// # Errors
     /// If an epoch is half done, there is something at `folder`, or the system refuses.
-    pub fn branch(&self, folder: &Path, recipe: &Recipe, recipe_name: &str) -> Result<(), Error> {
+    pub fn branch(&self, folder: &Path, start: &Start) -> Result<(), Error> {
+        let Start { recipe, data, recipe_name, .. } = start;
         let Progress { epoch, batch, .. } = self.progress;
         if batch > 0 || folder.exists() {
             let half = format!("{} is in the middle of epoch {epoch}", self.folder.display());
-            return Err(if batch > 0 { Error::Refused(half) } else { taken(folder) });
+            return Err(if batch > 0 { Error::Refused(half) } else { folder::taken(folder) });
         }
         let mut record = self.record.clone();
+        record.recipe = resolved(recipe, data)?.0;
         let own = &self.record.recipe;
-        record.recipe = recipe.clone();
         record.recipe.engine = own.engine.clone();
         record.recipe.batch.memory_limit = own.batch.memory_limit;
-        record.run.recipe = recipe_name.into();
+        record.run.recipe = (*recipe_name).into();
         let of = self.folder.display();
         record.run.branch_of = Some(format!("{of}, after epoch {}", epoch - 1));
-        make(folder, |temporary| {
-            copy(&self.folder, temporary)?;
-            write_record(temporary, &record)
+        folder::make(folder, |temporary| {
+            folder::copy(&self.folder, temporary)?;
+            record::write(temporary, &record)
         })
     }
 
@@ -396,50 +335,26 @@ impl Run {
 
     /// Writes `recipe.toml` again, after a change.
     pub(crate) fn write_record(&self) -> Result<(), Error> {
-        write_record(&self.folder, &self.record)
+        record::write(&self.folder, &self.record)
     }
 }
 
-/// Makes a folder that is there as `fill` leaves it, or not at all.
-fn make(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
-    let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
-    let made = (|| {
-        fs::create_dir_all(&temporary).map_err(|error| Error::io("create", folder, error))?;
-        fill(&temporary)?;
-        sync_folder(&temporary).map_err(|error| Error::io("write", &temporary, error))?;
-        fs::rename(&temporary, folder).map_err(|error| {
-            if folder.exists() { taken(folder) } else { Error::io("create", folder, error) }
-        })?;
-        sync_folder(parent).map_err(|error| Error::io("write", parent, error))
-    })();
-    if made.is_err() {
-        // It is nobody's yet.
-        let _ = fs::remove_dir_all(&temporary);
-    }
-    made
+/// A recipe as a run of it keeps it, and what a reader should know of that.
+fn resolved(recipe: &Recipe, data: &DataSet) -> Result<(Recipe, Option<String>), Error> {
+    let mut recipe = recipe.clone();
+    // Results depend on it: a run goes on with what it began with.
+    recipe.engine.isa = recipe.engine.isa.resolved()?;
+    recipe.batch.memory_limit = memory::limit(&recipe);
+    let images = data.train.len().saturating_sub(recipe.data.validation);
+    let note = recipe.batch.fit(images).map(|most| {
+        format!(
+            "{images} training images: batches have at most {most}, for batch.least_updates = {}.",
+            recipe.batch.least_updates
+        )
+    });
+    Ok((recipe, note))
 }
 
-/// Copies what is in a folder, and in those inside it, into one that is there.
-fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let io = |error| Error::io("copy", from, error);
-    for entry in fs::read_dir(from).map_err(io)? {
-        let (path, target) =
-            entry.map(|entry| (entry.path(), to.join(entry.file_name()))).map_err(io)?;
-        if path.is_dir() {
-            fs::create_dir_all(&target).map_err(io)?;
-            copy(&path, &target)?;
-        } else {
-            fs::copy(&path, &target).and_then(|_| File::open(&target)?.sync_all()).map_err(io)?;
-        }
-    }
-    Ok(())
-}
-
-/// What is said of a folder that `train` did not make.
-pub(crate) const NO_RUN: &str = "is no run's folder: name one that `train` made";
 /// What to do about a state that cannot be read.
 const LOST: &str = "this run cannot go on, but its checkpoints are not lost: start a new run, with \
                     --init to begin with one of them";
@@ -459,151 +374,4 @@ fn metadata(progress: &Progress, marks: &Marks) -> Metadata {
 
 fn state_path(folder: &Path) -> PathBuf {
     folder.join("state").join("state.safetensors")
-}
-
-fn record_path(folder: &Path) -> PathBuf {
-    folder.join("recipe.toml")
-}
-
-/// What the run in `folder` is.
-///
-/// # Errors
-/// If there is no run, or its `recipe.toml` is damaged.
-pub fn read_record(folder: &Path) -> Result<Record, Error> {
-    let path = record_path(folder);
-    if !path.exists() {
-        return Err(Error::bad(folder, NO_RUN));
-    }
-    let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
-    let damaged = |problem: String| {
-        let problem = format!("is damaged ({problem}): put it back as `train` wrote it");
-        Error::bad(&path, problem)
-    };
-    #[derive(Deserialize)]
-    struct Rest {
-        run: About,
-    }
-    let rest: Rest =
-        toml::from_str(&text).map_err(|error| damaged(crate::recipe::place(&text, &error)))?;
-    let recipe = Recipe::saved(&text).map_err(|error| damaged(error.to_string()))?;
-    Ok(Record { recipe, run: rest.run })
-}
-
-fn taken(folder: &Path) -> Error {
-    Error::Refused(format!(
-        "{} exists already, and nothing is overwritten: choose another folder with --out, or go on \
-         with --resume {0}",
-        folder.display()
-    ))
-}
-
-fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
-    let text = toml::to_string(record).expect("a record has only strings for keys");
-    write_atomically(&record_path(folder), |file| file.write_all(text.as_bytes()))
-}
-
-/// Gives a model that tells another number of classes apart the last layer with which training begins
-/// from nothing, and says how many they were. A model that differs in more stays as it is.
-fn renew_head(plan: &Plan, seed: u64, model: &mut [Tensor<'static>]) -> Option<usize> {
-    let head = plan.steps.iter().rfind(|step| step.weight.is_some())?;
-    let mut new = plan.initial(seed);
-    let mut places = Vec::new();
-    for index in head.parameters() {
-        let name = &plan.parameters[index].name;
-        let find = |tensors: &[Tensor<'static>]| tensors.iter().position(|t| t.name == *name);
-        places.push((find(model)?, find(&new)?));
-    }
-    let classes = *model[places[0].0].shape.first()?;
-    // But for the classes, they are the same.
-    let alike = places.iter().all(|&(old, new_at)| {
-        let (old, new) = (&model[old].shape, &new[new_at].shape);
-        old.first() == Some(&classes) && old[1..] == new[1..]
-    });
-    if !alike || classes == plan.classes() {
-        return None;
-    }
-    for (old, new_at) in places {
-        std::mem::swap(&mut model[old], &mut new[new_at]);
-    }
-    Some(classes)
-}
-
-/// The images that filters which whiten are computed from: the first ones, as the network sees them.
-fn first_images(train: &Split, normalization: &Normalization) -> Vec<f32> {
-    let mut images = vec![0.0; train.len().min(WHITENED_IMAGES) * IMAGE_BYTES];
-    for (index, out) in images.chunks_exact_mut(IMAGE_BYTES).enumerate() {
-        normalization.apply(train.image(index), out);
-    }
-    images
-}
-
-/// As many as airbench takes.
-const WHITENED_IMAGES: usize = 5_000;
-
-/// What computes.
-pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
-}
-
-/// The plan of a recipe's network.
-///
-/// # Errors
-/// If the section `[network]` makes no sense.
-pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
-    let network = recipe.network.network();
-    let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
-    plan.map_err(|error| Error::Recipe(error.to_string()))
-}
-
-/// Whether this recipe can train on this data.
-///
-/// # Errors
-/// Says what does not fit.
-pub fn check(recipe: &Recipe, data: &DataSet) -> Result<(), Error> {
-    check_fit(recipe, data, &plan(recipe)?, None)
-}
-
-/// Whether this recipe can train on this data in so many bytes of memory, if that is known.
-pub(crate) fn check_fit(
-    recipe: &Recipe,
-    data: &DataSet,
-    plan: &Plan,
-    available: Option<u64>,
-) -> Result<(), Error> {
-    let refuse = |problem: String| Err(Error::Refused(problem));
-    if data.test.is_empty() && recipe.train.final_evaluation {
-        let name = &data.name;
-        return refuse(format!("{name} has no test images: set train.final_evaluation=false"));
-    }
-    let classes = data.classes.len();
-    let mut labels = data.train.labels.iter().chain(&data.test.labels);
-    if let Some(label) = labels.find(|&&label| usize::from(label) >= classes) {
-        let name = &data.name;
-        return refuse(format!("{name} has an image of class {label}, but only {classes} classes"));
-    }
-    if data.classes.len() != recipe.network.classes {
-        let (classes, outputs) = (data.classes.len(), recipe.network.classes);
-        return refuse(format!(
-            "{} has {classes} classes, but network.classes is {outputs}: add --set \
-             network.classes={classes}",
-            data.name
-        ));
-    }
-    let validation = recipe.data.validation;
-    if validation >= data.train.len() {
-        let images = data.train.len();
-        return refuse(format!(
-            "data.validation = {validation} leaves nothing to train on: there are {images} \
-             training images"
-        ));
-    }
-    let images = data.train.len() - validation;
-    let Some(largest) = memory::largest_batch(recipe, images) else { return Ok(()) };
-    if largest > images {
-        return refuse(format!(
-            "a batch of {largest} is larger than the {images} images to train on: lower it with \
-             --set batch.steps=…, batch.size=… or batch.max=…"
-        ));
-    }
-    memory::check(recipe, data, plan, largest, available)
 }

@@ -1,0 +1,74 @@
+//! What computes a recipe, and whether the recipe fits the data and the machine.
+
+use crescendo_data::DataSet;
+use crescendo_network::{CpuEngine, Engine, Plan};
+
+use crate::{Error, Machine, Recipe, memory};
+
+/// What computes.
+pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
+    Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
+}
+
+/// The plan of a recipe's network.
+///
+/// # Errors
+/// If the section `[network]` makes no sense.
+pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
+    let network = recipe.network.network();
+    let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
+    plan.map_err(|error| Error::Recipe(error.to_string()))
+}
+
+/// Whether this recipe can train on this data.
+///
+/// # Errors
+/// Says what does not fit.
+pub fn check(recipe: &Recipe, data: &DataSet) -> Result<(), Error> {
+    check_fit(recipe, data, &plan(recipe)?, None)
+}
+
+/// Whether this recipe can train on this data in so many bytes of memory, if that is known.
+pub(crate) fn check_fit(
+    recipe: &Recipe,
+    data: &DataSet,
+    plan: &Plan,
+    available: Option<u64>,
+) -> Result<(), Error> {
+    let refuse = |problem: String| Err(Error::Refused(problem));
+    if data.test.is_empty() && recipe.train.final_evaluation {
+        let name = &data.name;
+        return refuse(format!("{name} has no test images: set train.final_evaluation=false"));
+    }
+    let classes = data.classes.len();
+    let mut labels = data.train.labels.iter().chain(&data.test.labels);
+    if let Some(label) = labels.find(|&&label| usize::from(label) >= classes) {
+        let name = &data.name;
+        return refuse(format!("{name} has an image of class {label}, but only {classes} classes"));
+    }
+    if data.classes.len() != recipe.network.classes {
+        let (classes, outputs) = (data.classes.len(), recipe.network.classes);
+        return refuse(format!(
+            "{} has {classes} classes, but network.classes is {outputs}: add --set \
+             network.classes={classes}",
+            data.name
+        ));
+    }
+    let validation = recipe.data.validation;
+    if validation >= data.train.len() {
+        let images = data.train.len();
+        return refuse(format!(
+            "data.validation = {validation} leaves nothing to train on: there are {images} \
+             training images"
+        ));
+    }
+    let images = data.train.len() - validation;
+    let Some(largest) = memory::largest_batch(recipe, images) else { return Ok(()) };
+    if largest > images {
+        return refuse(format!(
+            "a batch of {largest} is larger than the {images} images to train on: lower it with \
+             --set batch.steps=…, batch.size=… or batch.max=…"
+        ));
+    }
+    memory::check(recipe, data, plan, largest, available)
+}

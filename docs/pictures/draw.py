@@ -1,0 +1,131 @@
+"""Draws the pictures of this folder from the tables in docs/comparisons and docs/runs.
+
+    python3 docs/pictures/draw.py
+"""
+
+import csv
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent
+COMPARISONS = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"]
+# Recipe, table of the run, where its label goes: before or after the curve's last point.
+RUNS = [("fast94", "fast94/curve.csv"), ("fast95", "fast95/curve.csv")]
+
+STYLE = """<style>
+  svg { background: #fff; font: 13px system-ui, sans-serif; }
+  text { fill: #1f2328; } .quiet { fill: #59636e; }
+  .grid { stroke: #d1d9e0; } .axis { stroke: #59636e; }
+  .a { stroke: #0969da; fill: #0969da; } .b { stroke: #bc4c00; fill: #bc4c00; }
+  .line { fill: none; stroke-width: 2; }
+  @media (prefers-color-scheme: dark) {
+    svg { background: #0d1117; }
+    text { fill: #f0f6fc; } .quiet { fill: #9198a1; }
+    .grid { stroke: #3d444d; } .axis { stroke: #9198a1; }
+    .a { stroke: #4493f8; fill: #4493f8; } .b { stroke: #f0883e; fill: #f0883e; }
+  }
+</style>"""
+
+
+def svg(name, width, height, title, parts):
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img"><title>{title}</title>'
+    )
+    path = DOCS / "pictures" / f"{name}.svg"
+    path.write_text("\n".join([head, STYLE, *parts, "</svg>"]) + "\n")
+
+
+def text(x, y, words, anchor="start", kind=""):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{words}</text>'
+
+
+def line(x1, y1, x2, y2, kind):
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def differences(name):
+    """The arms of a table, each with its differences to the base: (mean, margin) in points."""
+    lines = (DOCS / "comparisons" / name / "table.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in lines if row.startswith("|")]
+    pattern = re.compile(r"([+-][\d.]+) ± ([\d.]+)")
+    arms = [
+        (row[0], [tuple(map(float, pattern.match(row[column]).groups())) for column in (3, 5)])
+        for row in rows[3:]
+    ]
+    return rows[2][0], arms
+
+
+def comparisons():
+    """Every arm's difference to its base, with its 95 % confidence interval."""
+    tables = [(name, *differences(name)) for name in COMPARISONS]
+    ends = [mean + sign * margin for _, _, arms in tables for _, pair in arms for mean, margin in pair
+            for sign in (-1, 1)]
+    low, high = int(min(ends)) - 1, int(max(ends)) + 1
+    left, width = 190, 760
+    at = lambda value: left + (value - low) / (high - low) * (width - left - 20)
+    parts = [
+        text(left, 22, "● running", kind="a"), text(left + 90, 22, "■ precise BatchNorm statistics", kind="b"),
+        text(width - 20, 22, "points of test accuracy against the base", "end", "quiet"),
+    ]
+    y = 46
+    for name, base, arms in tables:
+        parts.append(text(10, y, f"{name} (base: {base})"))
+        y += 12
+        bottom = y + 26 * len(arms)
+        for tick in range(low, high + 1):
+            parts.append(line(at(tick), y, at(tick), bottom, "axis" if tick == 0 else "grid"))
+        for arm, pair in arms:
+            y += 26
+            parts.append(text(left - 10, y - 8, arm, "end", "quiet"))
+            for kind, (mean, margin), middle in zip("ab", pair, (y - 17, y - 8)):
+                parts.append(line(at(mean - margin), middle, at(mean + margin), middle, kind))
+                x = at(mean)
+                parts.append(
+                    f'<circle cx="{x:.1f}" cy="{middle}" r="3.5" class="{kind}"/>' if kind == "a"
+                    else f'<rect x="{x - 3:.1f}" y="{middle - 3}" width="6" height="6" class="{kind}"/>'
+                )
+        y += 28
+    step = 1 if high - low <= 12 else 2
+    parts += [text(at(tick), y - 8, f"{tick:+d}" if tick else "0", "middle", "quiet")
+              for tick in range(low, high + 1) if tick % step == 0]
+    svg("comparisons", width, y + 6, "Differences of test accuracy with their 95 % intervals", parts)
+
+
+def curve(path):
+    """(minutes of training, test accuracy in percent) after each epoch that was evaluated."""
+    points, seconds = [], 0.0
+    with open(path) as file:
+        for row in csv.DictReader(file):
+            seconds += float(row["seconds"])
+            if row["test_accuracy"]:
+                points.append((seconds / 60, 100 * float(row["test_accuracy"])))
+    return points
+
+
+def time_to_accuracy():
+    """Test accuracy over minutes of training."""
+    curves = [(name, curve(DOCS / "runs" / table)) for name, table in RUNS
+              if (DOCS / "runs" / table).exists()]
+    left, right, top, bottom, width = 50, 80, 40, 360, 760
+    longest = max(points[-1][0] for _, points in curves)
+    x = lambda minutes: left + minutes / longest * (width - left - right)
+    low, high = 60, 98
+    y = lambda accuracy: bottom - (accuracy - low) / (high - low) * (bottom - top)
+    parts = [text(10, 22, "test accuracy, %"), text(width - right, bottom + 36, "minutes of training on two cores", "end")]
+    for tick in [60, 70, 80, 90, 94, 95]:
+        parts += [line(left, y(tick), width - right, y(tick), "grid"),
+                  text(left - 6, y(tick) + 4, tick, "end", "quiet")]
+    step = 1 if longest < 12 else 5
+    parts += [text(x(tick), bottom + 18, tick, "middle", "quiet") for tick in range(0, int(longest) + 1, step)]
+    for kind, (name, points) in zip("ab", curves):
+        path = " ".join(f"{x(minutes):.1f},{y(max(low, accuracy)):.1f}" for minutes, accuracy in points)
+        parts.append(f'<polyline points="{path}" class="{kind} line"/>')
+        minutes, accuracy = points[-1]
+        parts.append(text(x(minutes) + 6, y(accuracy) + 4, name, kind=kind))
+    svg("time-to-accuracy", width, bottom + 50, "Test accuracy over minutes of training", parts)
+
+
+if __name__ == "__main__":
+    comparisons()
+    time_to_accuracy()
