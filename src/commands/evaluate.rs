@@ -48,6 +48,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             Statistics::Precise => &[true],
             Statistics::Both => &[false, true],
         };
+        let mut evaluations = Vec::new();
         for &precise in ways {
             if precise {
                 model.recompute_statistics(&data.set.train, args.bn_images as usize);
@@ -61,8 +62,18 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             }
             let with = if precise { " with precise BatchNorm statistics" } else { "" };
             say!("Test accuracy{with}: {:.4}", evaluation.accuracy())?;
-            say!("on {} images of {} ({})\n", evaluation.images(), data.set.name, data.set.format)?;
-            say!("{}", Table(&evaluation, &model.classes))?;
+            evaluations.push((precise, evaluation));
+        }
+        // The accuracies stand together; what they are made of comes after.
+        for (index, (precise, evaluation)) in evaluations.iter().enumerate() {
+            if index == 0 {
+                let DataSet { name, format, .. } = &data.set;
+                say!("on {} images of {name} ({format})\n", evaluation.images())?;
+            }
+            if evaluations.len() > 1 {
+                say!("{} statistics", if *precise { "precise" } else { "running" })?;
+            }
+            say!("{}", Table(evaluation, &model.classes))?;
         }
         found = Some((location, data));
     }

@@ -29,13 +29,20 @@ pub fn run(args: &Plan) -> Result<(), Error> {
     let phases = policy::outlook(&recipe, images.saturating_sub(recipe.data.validation));
     let rows = phases.into_iter().map(|phase| Row::new(&recipe, &plan, phase, images));
     let rows: Vec<Row> = rows.collect();
+    if let Some(row) = rows.iter().find(|row| row.part == 0) {
+        return Err(Error::Recipe(format!(
+            "a batch of {} does not fit in batch.memory_limit, not even one image (or \
+             network.norm.ghost of them) at a time: allow more, or choose a smaller network",
+            row.phase.batch_size
+        )));
+    }
     if args.json { print_json(&recipe, &plan, &rows) } else { print(&recipe, &plan, &rows) }
 }
 
 /// A phase of the run.
 struct Row {
     phase: Phase,
-    /// Images that are computed at a time; 0 if not even one fits into the memory limit.
+    /// Images that are computed at a time; 0 if not even these fit into the memory limit.
     part: usize,
     /// Bytes that training takes, the images included.
     bytes: u64,
@@ -44,12 +51,12 @@ struct Row {
 impl Row {
     fn new(recipe: &Recipe, plan: &NetworkPlan, phase: Phase, images: usize) -> Self {
         let part = part_size(recipe, plan, phase.batch_size);
-        let bytes = memory(plan, phase.batch_size, part.max(1), recipe.threads());
+        let bytes = memory(recipe, plan, phase.batch_size, part, recipe.threads());
         Row { phase, part, bytes: bytes + (images * IMAGE_BYTES) as u64 }
     }
 
     fn parts(&self) -> usize {
-        self.phase.batch_size.div_ceil(self.part.max(1))
+        self.phase.batch_size.div_ceil(self.part)
     }
 }
 

@@ -121,3 +121,69 @@ fn results_of_changed_arms_are_refused_not_mixed() {
     assert!(check_refusal(&output, 1, &arguments).contains("a batch of 500 is larger"));
     place.refuse_saying(2, "compare grow-or-decy", &["grow-or-decay"]);
 }
+
+#[test]
+fn every_built_in_comparison_can_be_run() {
+    let place = Place::new();
+    for name in ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"] {
+        let output = place.run(&format!(
+            "compare {name} --data shapes:60,20 --seeds 0 --set train.epochs=1 --set \
+             network.widths=[4,4,4] --set batch.policy=fixed --set batch.size=30"
+        ));
+        let table = place.read(&format!("runs/{name}/results.csv"));
+        let rows = column(&table, "arm").len();
+        assert!(rows > 1 && output.contains(&format!("{rows} of {rows}: ")), "{output}");
+    }
+}
+
+#[test]
+fn batches_that_are_made_to_fit_are_no_other_recipe() {
+    let place = place();
+    // 300 images: at most 15 at once, so both arms are the same, and one is a branch of the other.
+    let compare = format!("{COMPARE} --set batch.least_updates=20");
+    place.run(&compare);
+    let table = place.read("runs/arms/results.csv");
+    assert_eq!(column(&table, "updates"), ["40"; 4]);
+    let accuracies = column(&table, "test_accuracy");
+    assert_eq!(accuracies[0], accuracies[1]);
+    assert!(!place.run(&compare).contains(" of 4: "));
+}
+
+#[test]
+fn with_images_held_out_arms_are_judged_on_these() {
+    let place = place();
+    let output = place.run(&format!("{COMPARE} --set data.validation=50"));
+    assert!(output.contains("  validation accuracy 0."), "{output}");
+    let table = place.read("runs/arms/results.csv");
+    let last = |run: &str| {
+        column(&place.read(&format!("{run}/epochs.csv")), "validation_accuracy")[1].to_owned()
+    };
+    assert_eq!(column(&table, "validation_accuracy")[3], last("runs/arms/grown/seed-1"));
+    assert!(place.read("runs/arms/table.md").contains("validation images"));
+    place.refuse_saying(1, COMPARE, &["results.csv", "--out"]);
+    place.refuse_saying(2, &format!("{COMPARE} --seeds 1,1"), &["--seeds", "once"]);
+}
+
+#[test]
+fn arms_can_have_recipes_of_their_own_beside_the_file() {
+    let place = Place::new();
+    fs::create_dir(place.path("mine")).unwrap();
+    fs::write(place.path("mine/tiny.toml"), "base = \"quick\"\n[network]\nwidths = [4, 4, 4]\n")
+        .unwrap();
+    let arms = "recipe = \"tiny.toml\"\nbase = \"a\"\nseeds = [0]\n[[arm]]\nname = \"a\"\n\
+                [[arm]]\nname = \"b\"\nrecipe = \"quick\"\nset = [\"network.widths=[8,8,8]\"]\n";
+    fs::write(place.path("mine/arms.toml"), arms).unwrap();
+    place.run("compare mine/arms.toml --data shapes:300,100 --set train.epochs=1");
+    let width = |arm: &str| place.read(&format!("runs/arms/{arm}/seed-0/recipe.toml"));
+    assert!(
+        width("a").contains("widths = [4, 4, 4]") && width("b").contains("widths = [8, 8, 8]"),
+        "{}",
+        width("a")
+    );
+    fs::write(
+        place.path("mine/arms.toml"),
+        arms.replace("network.widths=[8,8,8]", "data.validation=9"),
+    )
+    .unwrap();
+    place.refuse_saying(2, "compare mine/arms.toml", &["arms a and b", "data.validation"]);
+}

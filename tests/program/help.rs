@@ -5,10 +5,11 @@ use std::fs;
 use super::{Place, contents};
 use serde_json::Value;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "train",
     "evaluate",
     "predict",
+    "compare",
     "report",
     "plan",
     "bench",

@@ -47,6 +47,18 @@ fn what_does_not_fit_is_computed_in_parts() {
                           batch.size=3000 --set batch.memory_limit=0.3 --images 6000",
     );
     assert!(plan.contains(" parts of ") && plan.contains("norm.ghost"), "{plan}");
+    // Where memory is short; said once for each size that is cut, and kept for when it goes on.
+    let short = "quick --data shapes:3000,50 --set network.widths=[4,8,8] --set \
+                 batch.steps=[[1,1500],[2,3000]] --set batch.memory_limit=0.15";
+    let cut = place.run(&format!("train {short} --epochs 2 --out short"));
+    for batch in ["1500", "3000"] {
+        let said = format!("Batches of {batch} are computed in parts of ");
+        assert_eq!(cut.matches(&said).count(), 1, "{cut}");
+    }
+    assert!(cut.contains("do not fit in batch.memory_limit"), "{cut}");
+    assert!(place.read("short/recipe.toml").contains("memory_limit = 0.15"));
+    let refused = place.refuse(1, &format!("train {short} --set network.norm.ghost=1500"));
+    assert!(refused.contains("network.norm.ghost = 1500"), "{refused}");
     // Two parts of 75: BatchNorm's statistics, and so the losses, are others from the first update on.
     let parts =
         place.run(&format!("train {train} --log-steps --set network.norm.ghost=75 --out parts"));

@@ -1,6 +1,7 @@
 //! The batches of an epoch: which images, in which order, changed how. Prepared by a thread of its
 //! own, ahead of whoever trains on them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -157,6 +158,14 @@ pub fn hold_out(split: &Split, count: usize) -> (Split, Split) {
         to.push(split.image(index), split.labels[index]);
     }
     (rest, held_out)
+}
+
+/// What of a split is trained on where `count` images are held out.
+pub fn without_held_out(split: &Split, count: usize) -> Cow<'_, Split> {
+    match count {
+        0 => Cow::Borrowed(split),
+        count => Cow::Owned(hold_out(split, count).0),
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ mod set;
 pub mod shapes;
 
 pub use augment::{Augmentation, Border, Flip, Normalization, shift};
-pub use batches::{Batch, LastBatch, Sampling, Shuffle, hold_out};
+pub use batches::{Batch, LastBatch, Sampling, Shuffle, hold_out, without_held_out};
 pub use error::Error;
 pub use export::export;
 pub use fetch::{Archive, Fetched, fetch};

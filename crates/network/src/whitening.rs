@@ -6,6 +6,10 @@ use crate::{Init, Plan, Role, Shape, Tensor, Values};
 /// Added to the variances, so that directions in which patches hardly differ are not blown up.
 const EPS: f64 = 5e-4;
 
+/// The share of the largest variance below which patches do not differ in a direction at all, as those of
+/// grey images in colour: the filter is zero then, or BatchNorm would blow up what rounding leaves.
+const NONE: f64 = 1e-9;
+
 impl Plan {
     /// Replaces the filters of [`Init::Whitening`] in a state by those of `images` `[N, C, H, W]`: the
     /// eigenvectors of their patches' covariance, each over the root of its eigenvalue, the smallest
@@ -19,10 +23,16 @@ impl Plan {
             let side = channels * kernel * kernel;
             let mut directions = eigen(covariance, side);
             directions.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let largest = directions.last().map_or(0.0, |direction| direction.0);
+            let factor = |variance: f64| match variance > NONE * largest {
+                true => 1.0 / (variance + EPS).sqrt(),
+                false => 0.0,
+            };
             let filters: Vec<f32> = directions
                 .iter()
-                .flat_map(|(value, vector)| vector.iter().map(move |x| x / (value + EPS).sqrt()))
-                .map(|x| x as f32)
+                .flat_map(|(variance, vector)| {
+                    vector.iter().map(|x| (x * factor(*variance)) as f32)
+                })
                 .collect();
             let opposites = filters.iter().map(|x| -x);
             let all: Vec<f32> = filters.iter().copied().chain(opposites).collect();
@@ -134,6 +144,14 @@ mod tests {
         let Values::F32(filters) = &state[0].values else { panic!("it has numbers") };
         let covariance = covariance(&images, [3, 32, 32], 2);
         let filter = |i: usize| filters[i * 12..][..12].iter().map(|&x| f64::from(x));
+        // Grey images are the same in all channels: in the other eight directions there is nothing.
+        let grey = images[..32 * 32].repeat(3);
+        let mut of_grey = plan.initial(0);
+        plan.whiten(&mut of_grey, || grey.clone());
+        let Values::F32(of_grey) = &of_grey[0].values else { panic!("it has numbers") };
+        let zero = of_grey.chunks_exact(12).map(|filter| filter.iter().all(|&x| x == 0.0));
+        let twelve = [[true; 8].as_slice(), &[false; 4]].concat();
+        assert_eq!(zero.collect::<Vec<_>>(), twelve.repeat(2));
         for i in 0..12 {
             assert!(filter(i).eq(filter(i + 12).map(|x| -x)));
             for j in 0..12 {

@@ -67,11 +67,11 @@ fn decided(decision: &Decision) -> String {
         (Decided::LearningRate, false) => ("Lowering", "learning rate"),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-    format!("{verb} {what} from {} to {}{reason}", short(*from), short(*to))
+    format!("{verb} {what} from {} to {}{reason}", rounded(*from), rounded(*to))
 }
 
 /// Without the last digits, which only say that 0.1 * 0.1 is no binary number.
-fn short(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     format!("{value:.8e}").parse().unwrap_or(value)
 }
 

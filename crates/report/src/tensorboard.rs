@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crescendo_training::Error;
 use crescendo_training::events::{Epoch, Event, Marks, Observer, Step};
+use crescendo_training::{Error, read_record};
 
 use crate::grown::Grown;
 use crate::lines::line;
@@ -36,8 +36,14 @@ impl Events {
         // Indented, Markdown takes it for code.
         let recipe: String = recipe.lines().map(|line| format!("    {line}\n")).collect();
         let header =
-            [record::version(), record::summary(0, [("recipe", Value::Text(recipe))])].concat();
-        Ok(Events { file: Grown::open(folder, FILE, header, marks)?, steps, updates })
+            [record::version(), record::summary(0, [("recipe", Value::Text(recipe.clone()))])]
+                .concat();
+        let mut file = Grown::open(folder, FILE, header, marks)?;
+        // A branch begins with the file, and the recipe, of another run.
+        if updates > 0 && read_record(folder)?.run.branch_of.is_some() {
+            file.write(record::summary(updates, [("recipe", Value::Text(recipe))]))?;
+        }
+        Ok(Events { file, steps, updates })
     }
 
     fn event(&mut self, event: &Event) -> Result<(), Error> {

@@ -4,30 +4,37 @@ use crescendo_data::DataSet;
 use crescendo_network::{CpuEngine, Plan};
 
 use crate::policy::outlook;
+use crate::recipe::Average;
 use crate::{Error, Recipe, machine};
 
 /// The share of the machine's memory that a run may take where the recipe does not say.
 const SHARE: f64 = 0.8;
 
-/// Bytes of memory that training takes, beside the data set, with batches of `batch_size` images that
-/// are computed `part` images at a time.
-pub fn memory(plan: &Plan, batch_size: usize, part: usize, threads: usize) -> u64 {
+/// Bytes of memory that training by a recipe takes, beside the data set, with batches of `batch_size`
+/// images that are computed `part` images at a time.
+pub fn memory(recipe: &Recipe, plan: &Plan, batch_size: usize, part: usize, threads: usize) -> u64 {
     // The batch at hand, and the one that is prepared meanwhile.
     let batches = 2 * 4 * plan.input.len() * batch_size;
-    (CpuEngine::memory(plan, part, threads) + batches) as u64
+    let average = match recipe.optimizer.average {
+        Average::None => 0,
+        Average::Ema | Average::Lookahead => {
+            4 * (plan.parameter_count() + 2 * plan.statistic_count())
+        }
+    };
+    (CpuEngine::memory(plan, part, threads) + batches + average) as u64
 }
 
 /// How many images of a batch are computed at a time: what BatchNorm takes its statistics over. All of
 /// them where memory allows, else as few parts as are needed; or what `network.norm.ghost` says. 0 where
-/// not even one image fits.
+/// not even that, or one image, fits.
 pub fn part_size(recipe: &Recipe, plan: &Plan, batch_size: usize) -> usize {
-    let ghost = recipe.network.norm.ghost;
-    if ghost > 0 {
-        return ghost.min(batch_size);
-    }
     // Results must not depend on the number of threads, so nor must this.
     let limit = bytes(limit(recipe));
-    let fits = |part: &usize| (memory(plan, batch_size, *part, 1) as f64) <= limit;
+    let fits = |part: &usize| (memory(recipe, plan, batch_size, *part, 1) as f64) <= limit;
+    let ghost = recipe.network.norm.ghost.min(batch_size);
+    if ghost > 0 {
+        return if fits(&ghost) { ghost } else { 0 };
+    }
     let most = largest(batch_size, fits);
     match most {
         0 => 0,
@@ -68,23 +75,28 @@ pub(crate) fn check(
     let copies = if recipe.data.validation > 0 { data.train.pixels.len() as u64 } else { 0 };
     let part = part_size(recipe, plan, batch_size);
     if part == 0 {
+        let at_a_time = match recipe.network.norm.ghost {
+            0 => "one image".to_owned(),
+            ghost => format!("network.norm.ghost = {ghost}"),
+        };
         return refuse(format!(
             "a batch of {batch_size} needs more than {:.2} GiB of memory (batch.memory_limit), even \
-             one image at a time: choose a smaller network or smaller batches, or allow more",
+             {at_a_time} at a time: choose a smaller network or smaller batches, or allow more",
             limit(recipe)
         ));
     }
     let Some(available) = available else { return Ok(()) };
     let threads = recipe.threads();
-    let needed = |batch: usize, part: usize| memory(plan, batch, part, threads) + copies;
+    let needed = |batch: usize, part: usize| memory(recipe, plan, batch, part, threads) + copies;
     if needed(batch_size, part) <= available {
         return Ok(());
     }
     let advice = match largest(batch_size, |&batch| needed(batch, batch) <= available) {
         0 => "not even a batch of one image fits: choose a smaller network".to_owned(),
+        _ if recipe.network.norm.ghost > 0 => "lower network.norm.ghost".to_owned(),
         fits => format!(
-            "the largest batch that fits is {fits}: lower batch.size or batch.steps, or set batch.memory_limit={:.1} \
-             to compute it in parts",
+            "the largest batch that fits is {fits}: lower batch.size, batch.steps or batch.max, or \
+             set batch.memory_limit={:.1} to compute it in parts",
             gib(available) * 0.9
         ),
     };
@@ -120,7 +132,8 @@ mod tests {
     #[test]
     fn batches_are_cut_into_as_few_parts_as_fit() {
         let part = |change: &str| {
-            let recipe = Recipe::load("quick", &["batch.memory_limit=0.1", change]).unwrap();
+            let changes = ["batch.memory_limit=0.1", "batch.steps=[[1, 1000]]", change];
+            let recipe = Recipe::load("quick", &changes).unwrap();
             part_size(&recipe, &plan(&recipe).unwrap(), 1000)
         };
         assert_eq!(part("batch.memory_limit=8.0"), 1000);
@@ -128,6 +141,7 @@ mod tests {
         assert!((100..1000).contains(&cut), "{cut}");
         assert_eq!(1000usize.div_ceil(1000usize.div_ceil(cut)), cut, "no smaller than need be");
         assert_eq!(part("network.norm.ghost=8"), 8);
+        assert_eq!(part("network.norm.ghost=1000"), 0);
         assert_eq!(part("network.widths=[4096, 4096, 4096]"), 0);
     }
 }

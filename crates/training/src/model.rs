@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, SIDE, Split, shift};
+use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, SIDE, Split, shift, without_held_out};
 use crescendo_kernels::loss::{self, softmax};
 use crescendo_network::{Engine, Plan, Section};
 
@@ -15,6 +15,8 @@ use crate::{Error, Machine, Recipe, run};
 pub struct Model {
     engine: Box<dyn Engine>,
     input: Input,
+    /// Training images that are held out.
+    held_out: usize,
     /// The classes' names; logits are in their order.
     pub classes: Vec<String>,
     /// The epoch after which the weights were saved, if the file says so.
@@ -94,7 +96,7 @@ impl Model {
         }
         let (epoch, loss) = (checkpoint.epoch(), checkpoint.loss());
         let input = Input::new(&recipe.data, normalization);
-        Ok(Model { engine, input, classes, epoch, loss })
+        Ok(Model { engine, input, held_out: recipe.data.validation, classes, epoch, loss })
     }
 
     /// Whether answers are the mean of those to an image and to its mirror image; the recipe says it
@@ -124,12 +126,14 @@ impl Model {
         probabilities
     }
 
-    /// Replaces BatchNorm's running statistics by those of about `images` training images, as evaluation
-    /// sees them, with the weights as they are now.
+    /// Replaces BatchNorm's running statistics by those of `images` training images (or of all, where
+    /// there are fewer) as evaluation sees them, with the weights as they are now. Images that the recipe
+    /// holds out are none of them.
     pub fn recompute_statistics(&mut self, train: &Split, images: usize) {
+        let train = without_held_out(train, self.held_out);
         // Evenly spread, in case the images are sorted.
-        let step = train.len().div_ceil(images.max(1)).max(1);
-        let indices: Vec<usize> = (0..train.len()).step_by(step).collect();
+        let images = images.min(train.len());
+        let indices: Vec<usize> = (0..images).map(|at| at * train.len() / images).collect();
         let mut done = 0;
         for indices in indices.chunks(IMAGES) {
             let mut numbers = vec![0.0; indices.len() * IMAGE_BYTES];

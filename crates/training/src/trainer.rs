@@ -111,7 +111,7 @@ impl Run {
             communicator: &Alone,
             observer,
             stop,
-            part: 0,
+            size: (0, 0),
             last_save: Instant::now(),
             saved: self.progress.updates,
             run: self,
@@ -195,8 +195,8 @@ struct Trainer<'a> {
     test: &'a Split,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
-    /// Images that are computed at a time; 0 before the first epoch.
-    part: usize,
+    /// Images of a batch, and those of them that are computed at a time; 0 before the first epoch.
+    size: (usize, usize),
     last_save: Instant,
     /// Updates at that moment.
     saved: u64,
@@ -277,11 +277,13 @@ impl Trainer<'_> {
         let batches = sampling.batches(train.len(), batch_size);
         let epoch_images = train.len().min(batches * batch_size);
         let left = match recipe.train.max_steps {
-            0 => batches - first,
-            limit => limit.saturating_sub(self.run.progress.updates) as usize,
+            0 => u64::MAX,
+            limit => limit.saturating_sub(self.run.progress.updates),
         };
-        let later_images = u64::from(recipe.train.epochs - epoch) * train.len() as u64;
-        let wanted = first..batches.min(first + left);
+        let wanted = first..batches.min(first.saturating_add(left as usize));
+        let later_updates = left.saturating_sub(wanted.len() as u64);
+        let later_images = (u64::from(recipe.train.epochs - epoch) * train.len() as u64)
+            .min(later_updates.saturating_mul(batch_size as u64));
         let epoch_of = Epoch { batch_size, batches, images: epoch_images, later_images };
         sampling
             .epoch(train, epoch.into(), batch_size, wanted, |batch| self.step(batch, &epoch_of))?;
@@ -292,11 +294,11 @@ impl Trainer<'_> {
     fn choose_part(&mut self, batch_size: usize) -> Result<(), Error> {
         let recipe = &self.run.record.recipe;
         let part = memory::part_size(recipe, self.engine.plan(), batch_size);
-        if part < batch_size && part != self.part {
+        if part < batch_size && (batch_size, part) != self.size {
             let ghost = recipe.network.norm.ghost > 0;
             self.observer.event(&Event::InParts { batch_size, part, ghost })?;
         }
-        self.part = part;
+        self.size = (batch_size, part);
         Ok(())
     }
 
@@ -325,7 +327,7 @@ impl Trainer<'_> {
             communicator: self.communicator,
             rules,
             label_smoothing: recipe.train.label_smoothing,
-            part: self.part,
+            part: self.size.1,
             measures: every > 0 && (progress.updates + 1).is_multiple_of(every),
         };
         let Updated { outcome, measured } = update.run(batch);

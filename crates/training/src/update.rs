@@ -33,15 +33,15 @@ impl Update<'_> {
         let image = batch.images.len() / count;
         let one_part = part >= count;
         let mut outcome = Outcome { loss: 0.0, correct: 0 };
-        // Squares of the parts' mean gradients, and how many images each has.
+        // How many images each part has, and the square of its mean gradient.
         let mut squares = Vec::new();
         for (images, labels) in batch.images.chunks(part * image).zip(batch.labels.chunks(part)) {
             let weight = labels.len() as f64 / count as f64;
             let batch = crescendo_network::Batch { images, labels, label_smoothing };
             let of_part = if measures && one_part && count > 1 {
                 let (outcome, halves) = engine.backward_in_halves(batch, weight, communicator);
-                let half = count as f64 / 2.0;
-                squares.extend(halves.map(|square| (half, square)));
+                let sizes = [count / 2, count.div_ceil(2)].map(|size| size as f64);
+                squares.extend(sizes.into_iter().zip(halves));
                 outcome
             } else {
                 let outcome = engine.backward(batch, weight, communicator);
@@ -55,15 +55,8 @@ impl Update<'_> {
             outcome.correct += of_part.correct;
         }
         engine.reduce(communicator);
-        let measured = (squares.len() > 1).then(|| {
-            let parts = squares.len() as f64;
-            Measured {
-                part: squares.iter().map(|part| part.0).sum::<f64>() / parts,
-                part_square: squares.iter().map(|part| part.1).sum::<f64>() / parts,
-                whole: count as f64,
-                whole_square: engine.gradient_square(),
-            }
-        });
+        let measured = (squares.len() > 1)
+            .then(|| Measured::of(&squares, count as f64, engine.gradient_square()));
         if outcome.loss.is_finite() {
             engine.update(rules);
         }

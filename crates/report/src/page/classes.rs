@@ -47,10 +47,7 @@ fn matrix(entry: &Entry) -> String {
     for (row, class) in entry.classes.iter().enumerate() {
         let counts = &entry.confusion[row];
         let total: u64 = counts.iter().sum();
-        let accuracy = match total {
-            0 => "–".to_owned(),
-            _ => format!("{:.1}%", 100.0 * counts[row] as f64 / total as f64),
-        };
+        let accuracy = accuracy(entry, row);
         let _ = write!(html, "<tr><th scope=\"row\">{}</th><td>{accuracy}</td>", escape(class));
         for (column, (count, share)) in counts.iter().zip(shares(entry, row, true)).enumerate() {
             // Few answers are wrong in a good network; the worst have the full colour all the same.
@@ -69,6 +66,15 @@ fn matrix(entry: &Entry) -> String {
     html + "</tbody>\n</table>\n</div>\n"
 }
 
+/// A class's accuracy.
+fn accuracy(entry: &Entry, class: usize) -> String {
+    let counts = &entry.confusion[class];
+    match counts.iter().sum::<u64>() {
+        0 => "–".to_owned(),
+        total => format!("{:.1}%", 100.0 * counts[class] as f64 / total as f64),
+    }
+}
+
 /// The answers' shares of a class's images, with the right answer or 0 in its place.
 fn shares(entry: &Entry, row: usize, with_right: bool) -> impl Iterator<Item = f64> {
     let counts = &entry.confusion[row];
@@ -79,7 +85,7 @@ fn shares(entry: &Entry, row: usize, with_right: bool) -> impl Iterator<Item = f
     counts.iter().enumerate().map(share)
 }
 
-/// What is most often taken for what, for many classes.
+/// Each class's accuracy, and what is most often taken for what, for many classes.
 fn confused(entry: &Entry) -> String {
     let mut pairs = Vec::new();
     for (label, answers) in entry.confusion.iter().enumerate() {
@@ -92,7 +98,13 @@ fn confused(entry: &Entry) -> String {
         let name = |class: usize| escape(&entry.classes[class]).into_owned();
         vec![count.to_string(), name(label), name(answer)]
     });
-    table("plain", &["images", "of class", "got the answer"], rows)
+    let confusions = table("plain", &["images", "of class", "got the answer"], rows);
+    let rows = entry.classes.iter().enumerate();
+    let rows = rows.map(|(row, class)| vec![escape(class).into_owned(), accuracy(entry, row)]);
+    let classes = table("plain", &["class", "accuracy"], rows);
+    format!(
+        "{confusions}<details>\n<summary>Accuracy of each class</summary>\n{classes}</details>\n"
+    )
 }
 
 fn mistake(entry: &Entry, wrong: &Wrong) -> String {

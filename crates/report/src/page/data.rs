@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crescendo_training::{About, Error, read_record};
+use crescendo_training::{About, Error, Recipe, Record, read_record};
 
 use super::csv::{Row, Table};
 use super::evaluations::Evaluations;
+use super::published;
 
 /// A run, as far as its folder tells.
 #[derive(Debug)]
@@ -19,11 +20,21 @@ pub struct RunData {
     pub(super) about: About,
     /// Epochs and updates that the recipe asks for; 0 updates for no end by them.
     pub(super) planned: (u32, u64),
+    /// Whether it trains what the report did on what the report did, so that the report's numbers lie below.
+    pub(super) is_published: bool,
     /// The text of `recipe.toml`.
     pub(super) recipe: String,
     pub(super) epochs: Vec<Epoch>,
     pub(super) decisions: Vec<Decision>,
     pub(super) evaluations: Evaluations,
+}
+
+pub(super) fn is_published(record: &Record) -> bool {
+    let Record { recipe, run } = record;
+    let Ok(report) = Recipe::load::<&str>("report", &[]) else { return false };
+    published::RECIPES.contains(&&run.recipe[..])
+        && run.data_name == published::DATA
+        && recipe.network == report.network
 }
 
 /// A row of `epochs.csv`; runs of older programs have fewer numbers.
@@ -80,6 +91,7 @@ impl RunData {
             group: 0,
             folder: folder.to_owned(),
             planned: (record.recipe.train.epochs, record.recipe.train.max_steps),
+            is_published: is_published(&record),
             about: record.run,
             recipe,
             epochs,

@@ -4,6 +4,7 @@ use super::axis::Axis;
 use super::chart::{Join, Mark, Panel, Series};
 use super::data::{Decision, Epoch, RunData};
 use super::published;
+use crate::lines::rounded;
 
 /// A column of `epochs.csv`.
 type Column = fn(&Epoch) -> Option<f64>;
@@ -61,7 +62,7 @@ pub fn marks(runs: &[RunData]) -> Vec<Mark> {
 impl Decision {
     /// What is another one now.
     pub fn summary(&self) -> String {
-        format!("{} {} to {}", self.name(), self.from, self.to)
+        format!("{} {} to {}", self.name(), rounded(self.from), rounded(self.to))
     }
 
     /// What was decided, as people call it.
@@ -71,7 +72,7 @@ impl Decision {
 }
 
 fn of_one(run: &RunData) -> Vec<Panel> {
-    let compared = is_compared(run);
+    let compared = run.is_published;
     let ours = |name: &str, class: &str, join, column: Column| Series {
         name: name.to_owned(),
         class: class.to_owned(),
@@ -116,7 +117,7 @@ fn of_one(run: &RunData) -> Vec<Panel> {
 
 fn of_many(runs: &[RunData]) -> Vec<Panel> {
     let last = last_epoch(runs);
-    let compared = runs.iter().any(is_compared);
+    let compared = runs.iter().any(|run| run.is_published);
     let panel = |quantity: &Quantity, title, join, column: Column, theirs: &[(u32, f64)]| {
         let published_join = if join == Join::Steps { join } else { Join::Dots };
         let mut series = vec![Series {
@@ -154,11 +155,6 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
         panel(&SPEED, SPEED.title, lines, |row| row.images_per_second, none),
     ];
     panels.into_iter().flatten().collect()
-}
-
-/// Whether a run trains as the report did, so that the report's numbers lie below.
-pub fn is_compared(run: &RunData) -> bool {
-    published::RECIPES.contains(&&run.about.recipe[..])
 }
 
 /// What a panel shows.

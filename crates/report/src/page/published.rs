@@ -1,5 +1,8 @@
 //! The report's own numbers, which its recipe is held against.
 
+/// What the report trained on, as the data set is called.
+pub const DATA: &str = "CIFAR-10";
+
 /// The recipes that train as the report did.
 pub const RECIPES: [&str; 2] = ["report", "original"];
 

@@ -7,6 +7,7 @@ use super::data::{Decision, RunData};
 use super::html::{document, escape, table};
 use super::{chart, classes, panels};
 use crate::console::time;
+use crate::lines::rounded;
 
 /// The page of one run.
 pub fn one(run: &RunData) -> String {
@@ -107,7 +108,7 @@ fn curves(runs: &[RunData]) -> String {
     }
     let (last, marks) = (panels::last_epoch(runs), panels::marks(runs));
     let mut notes = Vec::new();
-    if runs.iter().any(panels::is_compared) {
+    if runs.iter().any(|run| run.is_published) {
         notes.push(
             "Grey, dotted: the published numbers; dots are known, lines between them are not.",
         );
@@ -128,7 +129,7 @@ fn curves(runs: &[RunData]) -> String {
                 entries.push(entry);
             }
         }
-        if runs.iter().any(panels::is_compared) {
+        if runs.iter().any(|run| run.is_published) {
             entries.push((panels::PUBLISHED.to_owned(), "published"));
         }
         html += &chart::legend(entries.iter().map(|(class, name)| (&class[..], *name)));
@@ -150,7 +151,7 @@ fn decisions(decisions: &[Decision]) -> String {
             decision.epoch.to_string(),
             whole(decision.updates),
             escape(&decision.name()).into_owned(),
-            format!("{} → {}", decision.from, decision.to),
+            format!("{} → {}", rounded(decision.from), rounded(decision.to)),
             why(decision),
         ]
     });

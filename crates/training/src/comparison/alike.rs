@@ -49,6 +49,11 @@ mod tests {
         let steps = ["schedule.policy=step", "schedule.steps=[[7, 0.5]]"];
         assert_eq!(alike(&[], &steps), 6);
         assert_eq!(alike(&steps, &["schedule.policy=step", "schedule.steps=[[6, 0.5]]"]), 5);
+        // A warm-up hides a table only as long as it lasts.
+        for (warmup, epochs) in [("schedule.warmup=2.5", 2), ("schedule.warmup=3.0", 3)] {
+            let steps = ["schedule.policy=step", "schedule.steps=[[3, 0.5]]", warmup];
+            assert_eq!(alike(&[warmup], &steps), epochs);
+        }
         // The same until the end: all but the last epoch.
         assert_eq!(alike(&[], &["batch.steps=[[1, 32], [5, 64], [9, 128]]"]), 7);
     }

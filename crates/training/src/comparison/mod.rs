@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::events::EvaluatedSplit;
 use crate::recipe::{self, BuiltIn};
 use crate::{Error, Recipe};
 
@@ -69,6 +70,8 @@ struct Text {
 #[serde(deny_unknown_fields)]
 struct ArmText {
     name: String,
+    /// Another recipe than the comparison's.
+    recipe: Option<String>,
     #[serde(default)]
     set: Vec<String>,
 }
@@ -114,14 +117,63 @@ impl Comparison {
                 .map(String::as_str)
                 .chain(changes.iter().map(AsRef::as_ref))
                 .collect();
-            let recipe = Recipe::load(&text.recipe, &all)
+            let recipe = beside(path, arm.recipe.as_ref().unwrap_or(&text.recipe));
+            let recipe = Recipe::load(&recipe, &all)
                 .map_err(|error| wrong(format!("arm {}: {error}", arm.name)))?;
             arms.push(Arm { name: arm.name, recipe });
         }
+        let data = |arm: &Arm| (arm.recipe.data.source, arm.recipe.data.validation);
+        if let Some(other) = arms.iter().find(|arm| data(arm) != data(&arms[0])) {
+            return Err(wrong(format!(
+                "arms {} and {} have another data.source or data.validation: all arms need the same",
+                arms[0].name, other.name
+            )));
+        }
         let mut comparison =
-            Comparison { name, arms, seeds: text.seeds, bn_images: text.bn_images };
-        comparison.set_base(&text.base).map_err(wrong)?;
+            Comparison { name, arms, seeds: Vec::new(), bn_images: text.bn_images };
+        comparison
+            .set_base(&text.base)
+            .and_then(|()| comparison.set_seeds(text.seeds))
+            .map_err(wrong)?;
         Ok(comparison)
+    }
+
+    /// On which images arms are judged: held-out ones where there are any, so that nothing is tuned on the
+    /// test set.
+    pub fn judged_on(&self) -> EvaluatedSplit {
+        match self.arms[0].recipe.data.validation {
+            0 => EvaluatedSplit::Test,
+            _ => EvaluatedSplit::Validation,
+        }
+    }
+
+    /// Makes all networks tell so many classes apart.
+    ///
+    /// # Errors
+    /// If they cannot.
+    pub fn set_classes(&mut self, classes: usize) -> Result<(), Error> {
+        for arm in &mut self.arms {
+            if arm.recipe.network.classes != classes {
+                arm.recipe = arm.recipe.with(&format!("network.classes={classes}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains with these seeds.
+    ///
+    /// # Errors
+    /// If there is none, or one of them is there twice or too large.
+    pub fn set_seeds(&mut self, seeds: Vec<u64>) -> Result<(), String> {
+        let twice = |(index, seed): (usize, &u64)| seeds[..index].contains(seed);
+        if seeds.is_empty() || seeds.iter().enumerate().any(twice) {
+            return Err("seeds must name each seed once, and at least one".into());
+        }
+        if seeds.iter().any(|&seed| i64::try_from(seed).is_err()) {
+            return Err(format!("seeds must be at most {}", i64::MAX));
+        }
+        self.seeds = seeds;
+        Ok(())
     }
 
     /// Compares with another arm: it comes first then.
@@ -138,6 +190,12 @@ impl Comparison {
     }
 }
 
+/// A recipe's file is named from where the comparison's is, as a recipe's `base` is.
+fn beside(comparison: &Path, recipe: &str) -> String {
+    let path = comparison.with_file_name(recipe);
+    if path.is_file() { path.display().to_string() } else { recipe.to_owned() }
+}
+
 fn check(text: &Text) -> Result<(), String> {
     let names: Vec<&str> = text.arm.iter().map(|arm| arm.name.as_str()).collect();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -150,13 +208,6 @@ fn check(text: &Text) -> Result<(), String> {
                 "the arm's name {name:?} must be letters, digits, -, _ and dots: it names a folder"
             ));
         }
-    }
-    let twice = |(index, seed): (usize, &u64)| text.seeds[..index].contains(seed);
-    if text.seeds.is_empty() || text.seeds.iter().enumerate().any(twice) {
-        return Err("seeds must name each seed once, and at least one".into());
-    }
-    if text.seeds.iter().any(|&seed| i64::try_from(seed).is_err()) {
-        return Err(format!("seeds must be at most {}", i64::MAX));
     }
     if text.bn_images == 0 {
         return Err("bn_images must be above 0".into());

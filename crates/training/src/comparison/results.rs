@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{Arm, Comparison, Difference, Spread};
+use crate::events::EvaluatedSplit;
 use crate::files::write_atomically;
 use crate::{Error, IsaChoice, Recipe};
 
@@ -18,7 +19,7 @@ pub struct Row {
     pub seed: u64,
     /// What was trained on what: see [`Results::fingerprint`].
     pub fingerprint: String,
-    /// The share of right answers on the test set, with the running BatchNorm statistics.
+    /// The share of right answers on the images that it is judged on, with the running BatchNorm statistics.
     pub running: f64,
     /// The same with precise statistics.
     pub precise: f64,
@@ -52,26 +53,34 @@ impl Row {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Results {
     path: PathBuf,
+    header: String,
     rows: Vec<Row>,
 }
 
-const HEADER: &str =
-    "arm,seed,fingerprint,test_accuracy,precise_test_accuracy,train_loss,updates,seconds";
+/// The first line of a table of accuracies on the test set, or on held-out images.
+fn header(judged_on: EvaluatedSplit) -> String {
+    let name = judged_on.name();
+    format!(
+        "arm,seed,fingerprint,{name}_accuracy,precise_{name}_accuracy,train_loss,updates,seconds"
+    )
+}
 
 impl Results {
     /// The table in a file; an empty one where there is no file.
     ///
     /// # Errors
     /// If the file cannot be read or is damaged.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut results = Results { path: path.to_owned(), rows: Vec::new() };
+    pub fn open(path: &Path, judged_on: EvaluatedSplit) -> Result<Self, Error> {
+        let header = header(judged_on);
+        let mut results = Results { path: path.to_owned(), header, rows: Vec::new() };
         if !path.exists() {
             return Ok(results);
         }
         let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
         let mut lines = text.lines().enumerate();
-        if lines.next().map(|line| line.1) != Some(HEADER) {
-            let problem = "is no table of a comparison's results: choose another folder with --out";
+        if lines.next().map(|line| line.1) != Some(&results.header) {
+            let problem = "is no table of a comparison's results on these images: choose another folder \
+                           with --out";
             return Err(Error::bad(path, problem));
         }
         for (index, line) in lines {
@@ -79,6 +88,11 @@ impl Results {
                 let problem = format!("line {} is damaged: put it right or take it out", index + 1);
                 Error::bad(path, problem)
             })?;
+            if results.rows.iter().any(|other| (&other.arm, other.seed) == (&row.arm, row.seed)) {
+                let (line, Row { arm, seed, .. }) = (index + 1, row);
+                let problem = format!("line {line} has arm {arm}, seed {seed} again: take one out");
+                return Err(Error::bad(path, problem));
+            }
             results.rows.push(row);
         }
         Ok(results)
@@ -121,7 +135,7 @@ impl Results {
     /// If it cannot be written.
     pub fn add(&mut self, row: Row) -> Result<(), Error> {
         self.rows.push(row);
-        let mut text = format!("{HEADER}\n");
+        let mut text = format!("{}\n", self.header);
         for row in &self.rows {
             let Row { arm, seed, fingerprint, running, precise, train_loss, updates, seconds } =
                 row;
@@ -204,20 +218,36 @@ mod tests {
     fn the_table_survives_its_file_and_refuses_changed_arms() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.csv");
-        let mut results = Results::open(&path).unwrap();
+        let mut results = Results::open(&path, EvaluatedSplit::Test).unwrap();
         results.add(row("a", 0, 0.5)).unwrap();
         results.add(row("b", 0, 0.75)).unwrap();
-        assert_eq!(Results::open(&path).unwrap(), results);
+        assert_eq!(Results::open(&path, EvaluatedSplit::Test).unwrap(), results);
         assert_eq!(results.find("b", 0, "00ff").unwrap(), Some(&row("b", 0, 0.75)));
         assert_eq!(results.find("b", 1, "00ff").unwrap(), None);
         let problem = results.find("b", 0, "00fe").unwrap_err().to_string();
         assert!(problem.contains("arm b, seed 0") && problem.contains("results.csv"), "{problem}");
 
         let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("b,0", "a,0")).unwrap();
+        assert!(
+            Results::open(&path, EvaluatedSplit::Test)
+                .unwrap_err()
+                .to_string()
+                .contains("line 3 has arm a, seed 0")
+        );
         fs::write(&path, text.replace("0.7500", "nan")).unwrap();
-        assert!(Results::open(&path).unwrap_err().to_string().contains("line 3 is damaged"));
+        assert!(
+            Results::open(&path, EvaluatedSplit::Test)
+                .unwrap_err()
+                .to_string()
+                .contains("line 3 is damaged")
+        );
+        fs::write(&path, &text).unwrap();
+        assert!(Results::open(&path, EvaluatedSplit::Validation).is_err());
         fs::write(&path, "something else").unwrap();
-        assert!(Results::open(&path).unwrap_err().to_string().contains("--out"));
+        assert!(
+            Results::open(&path, EvaluatedSplit::Test).unwrap_err().to_string().contains("--out")
+        );
     }
 
     #[test]
@@ -233,7 +263,7 @@ mod tests {
             // Of no seed of the comparison.
             row(&a.name, 7, 0.1),
         ];
-        let results = Results { path: PathBuf::new(), rows };
+        let results = Results { path: PathBuf::new(), header: header(EvaluatedSplit::Test), rows };
         let difference = results.difference(&comparison, &b, Measure::Running).unwrap();
         assert!((difference.mean - 0.1).abs() < 1e-12 && difference.margin.is_none());
         let spread = results.spread(&comparison, &b, Measure::Precise).unwrap();

@@ -13,6 +13,7 @@ mod schedule;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Decided, Decision, Watched};
+use crate::recipe::Per;
 use crate::{Error, Recipe};
 
 pub use batch::{AfterMax, Batch, Coupling, PolicyKind};
@@ -104,7 +105,10 @@ impl Chosen {
         let (mut reason, mut metric) = (String::new(), None);
         match batch.policy {
             PolicyKind::Fixed => {}
-            PolicyKind::Steps => self.batch_size = batch.by_table(epoch),
+            PolicyKind::Steps => {
+                self.batch_size = batch.by_table(epoch);
+                reason = "by batch.steps".into();
+            }
             PolicyKind::FromLr => {
                 self.batch_size = self.planned(recipe, epoch).expect("it is planned");
                 let factor = recipe.schedule.factor_at(f64::from(epoch - 1), recipe.train.epochs);
@@ -112,7 +116,7 @@ impl Chosen {
             }
             PolicyKind::Plateau => {
                 if let Some(seen) = self.batch_plateau.observe(&batch.watch(), last) {
-                    reason = plateau_reason(&seen);
+                    reason = plateau_reason(recipe, &seen);
                     metric = Some(seen);
                     self.grow(batch);
                 }
@@ -130,7 +134,7 @@ impl Chosen {
             if batch.policy != PolicyKind::FromLr {
                 self.rate_factor *= batch.coupling.factor(to / from);
             }
-        } else if self.rate_factor < before.rate_factor {
+        } else if self.rate_factor != before.rate_factor {
             reason += ", and batch.max is reached";
         }
 
@@ -138,23 +142,24 @@ impl Chosen {
         if schedule.policy == ScheduleKind::Plateau
             && let Some(seen) = self.rate_plateau.observe(&schedule.watch(), last)
         {
-            self.rate_factor = (self.rate_factor / schedule.factor).max(schedule.least);
-            reason = plateau_reason(&seen);
+            let least = schedule.least.min(self.rate_factor);
+            self.rate_factor = (self.rate_factor / schedule.factor).max(least);
+            reason = plateau_reason(recipe, &seen);
             metric = Some(seen);
         }
-        let at = |chosen: &Chosen, epoch: u32| {
-            let stepped = match schedule.policy {
-                ScheduleKind::Step => schedule.factor_at(f64::from(epoch - 1), recipe.train.epochs),
-                _ => 1.0,
-            };
-            recipe.optimizer.learning_rate * stepped * chosen.rate_factor
-        };
-        let (from, to) = (at(&before, epoch - 1), at(self, epoch));
-        if from != to && batch.policy != PolicyKind::FromLr {
-            if self.rate_factor == before.rate_factor {
-                reason = "by schedule.steps".into();
+        // Smooth schedules change the rate all the time; what is written down is what is decided.
+        let table = schedule.policy == ScheduleKind::Step;
+        if self.rate_factor != before.rate_factor || table {
+            let now = f64::from(epoch - 1);
+            let past = if table { now - 1.0 } else { now };
+            let [past, now] = [past, now].map(|done| done.max(schedule.warmup));
+            let (from, to) = (before.learning_rate(recipe, past), self.learning_rate(recipe, now));
+            if (from - to).abs() > 1e-9 * from {
+                if self.rate_factor == before.rate_factor {
+                    reason = "by schedule.steps".into();
+                }
+                decisions.push(decision(Decided::LearningRate, from, to, reason, metric));
             }
-            decisions.push(decision(Decided::LearningRate, from, to, reason, metric));
         }
         decisions
     }
@@ -190,18 +195,29 @@ impl Chosen {
     fn follow(&mut self, batch: &Batch) {
         self.cooldown = self.cooldown.saturating_sub(1);
         let Some(scale) = self.noise.value().filter(|_| self.cooldown == 0) else { return };
-        let (target, before) = (batch.noise_multiple * scale, self.batch_size);
-        if batch.max == before && target >= batch.hysteresis * before as f64 {
-            self.grow(batch);
+        let before = self.clone();
+        let target = batch.noise_multiple * scale;
+        let too_small = |size: f64| target >= batch.hysteresis * size;
+        let too_large = |size: f64| target * batch.hysteresis <= size;
+        // At the largest size a lower rate is as a larger batch.
+        let undecayed = batch.coupling.factor(self.batch_size as f64 / batch.initial as f64);
+        let as_large = self.batch_size as f64 * undecayed / self.rate_factor;
+        if self.batch_size == batch.max && batch.after_max == AfterMax::Decay {
+            if too_small(as_large) {
+                self.rate_factor /= batch.factor;
+            } else if self.rate_factor < undecayed && too_large(as_large) {
+                self.rate_factor = (self.rate_factor * batch.factor).min(undecayed);
+            }
         }
-        while self.batch_size < batch.max && target >= batch.hysteresis * self.batch_size as f64 {
-            self.batch_size = batch.larger(self.batch_size);
+        if self.rate_factor == before.rate_factor {
+            while self.batch_size < batch.max && too_small(self.batch_size as f64) {
+                self.batch_size = batch.larger(self.batch_size);
+            }
+            while self.batch_size > batch.initial && too_large(self.batch_size as f64) {
+                self.batch_size = batch.smaller(self.batch_size);
+            }
         }
-        while self.batch_size > batch.initial && target * batch.hysteresis <= self.batch_size as f64
-        {
-            self.batch_size = batch.smaller(self.batch_size);
-        }
-        if self.batch_size != before {
+        if self != &before {
             self.cooldown = batch.cooldown + 1;
         }
     }
@@ -210,19 +226,31 @@ impl Chosen {
 /// The batch size and the learning rate's factor of an epoch by tables alone.
 pub(crate) fn planned_epoch(recipe: &Recipe, epoch: u32) -> (Option<usize>, f64) {
     let chosen = Chosen::new(recipe);
-    let factor = recipe.schedule.factor_at(f64::from(epoch - 1), recipe.train.epochs);
-    (chosen.planned(recipe, epoch), factor)
+    // At its end, where a warm-up that ends in it is over.
+    let end = f64::from(epoch).next_down();
+    (chosen.planned(recipe, epoch), recipe.schedule.factor_at(end, recipe.train.epochs))
 }
 
-fn plateau_reason(seen: &Watched) -> String {
+fn plateau_reason(recipe: &Recipe, seen: &Watched) -> String {
     let Watched { name, value, best, epochs } = seen;
-    format!("{name} {value:.4}, best {best:.4}: no improvement in {epochs} epochs")
+    let every_epoch = *name == Metric::TrainLoss.name() || recipe.train.evaluate_every == 1;
+    let counted = if every_epoch { "epochs" } else { "evaluations" };
+    format!("{name} {value:.4}, best {best:.4}: no improvement in {epochs} {counted}")
 }
 
 /// Whether the keys of both policies make sense, together and with the rest of the recipe.
 pub(crate) fn check(recipe: &Recipe) -> Result<(), Error> {
     batch::check(recipe)?;
     recipe.schedule.check()?;
+    let batch = &recipe.batch;
+    let coupled = batch.policy == PolicyKind::FromLr || batch.coupling != Coupling::Constant;
+    if recipe.optimizer.per == Per::Image && coupled {
+        return Err(Error::Recipe(
+            "optimizer.per = image lets learning rates grow with the batch already: leave \
+             batch.coupling = constant, and choose another batch.policy than from_lr"
+                .into(),
+        ));
+    }
     let watched = [
         (recipe.batch.policy == PolicyKind::Plateau, "batch.metric", recipe.batch.metric),
         (

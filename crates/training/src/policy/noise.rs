@@ -13,7 +13,7 @@ const SMOOTHING: f64 = 0.9;
 /// Squared norms of gradients, from parts of a batch and from all of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Measured {
-    /// Images of each part.
+    /// Images of each part; their harmonic mean.
     pub part: f64,
     /// The mean over the parts of the squared norm of a part's mean gradient.
     pub part_square: f64,
@@ -21,6 +21,20 @@ pub(crate) struct Measured {
     pub whole: f64,
     /// The squared norm of the batch's mean gradient.
     pub whole_square: f64,
+}
+
+impl Measured {
+    /// From each part's images and its squared norm.
+    pub fn of(parts: &[(f64, f64)], whole: f64, whole_square: f64) -> Self {
+        let count = parts.len() as f64;
+        Measured {
+            // A part's square is expected to grow with the inverse of its images.
+            part: count / parts.iter().map(|part| 1.0 / part.0).sum::<f64>(),
+            part_square: parts.iter().map(|part| part.1).sum::<f64>() / count,
+            whole,
+            whole_square,
+        }
+    }
 }
 
 /// Both quantities, each smoothed before one is divided by the other.
@@ -68,6 +82,9 @@ mod tests {
             let (part_square, whole_square) = (expected(part), expected(whole));
             noise.observe(&Measured { part, part_square, whole, whole_square });
         }
+        // Parts need not be of one size.
+        let parts = [32.0, 32.0, 1.0].map(|images| (images, expected(images)));
+        noise.observe(&Measured::of(&parts, 65.0, expected(65.0)));
         assert!((noise.value().unwrap() - 25.0).abs() < 1e-9);
     }
 

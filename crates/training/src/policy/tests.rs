@@ -188,3 +188,63 @@ fn keys_that_make_no_sense_are_named() {
         assert!(problem.contains(key), "{changes:?}: {problem}");
     }
 }
+
+#[test]
+fn where_the_batch_cannot_follow_the_noise_the_rate_does() {
+    let changes = [
+        "batch.policy=noise_scale",
+        "batch.initial=100",
+        "batch.max=200",
+        "batch.after_max=decay",
+        "batch.cooldown=1",
+    ];
+    let recipe = Recipe::load("report", &changes).unwrap();
+    let mut chosen = Chosen::new(&recipe);
+    let mut at = |scale: f64| {
+        let expected = |images: f64| (images, 1.0 + scale / images);
+        chosen.noise = NoiseScale::default();
+        chosen.noise.observe(&Measured::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
+        let epoch = chosen.epoch + 1;
+        chosen.enter(&recipe, epoch, 0, &Metrics::default());
+        (chosen.batch_size, chosen.rate_factor)
+    };
+    // 400 images are as 200 at half the rate: no further, however long it lasts, and not at once.
+    let expected = [(200, 1.0), (200, 1.0), (200, 0.5), (200, 0.5), (200, 0.5)];
+    assert_eq!([400.0; 5].map(&mut at), expected);
+    // And back: the rate first, then the batch.
+    assert_eq!([100.0; 5].map(&mut at).last(), Some(&(100, 1.0)));
+}
+
+#[test]
+fn what_is_written_down_is_what_changes_and_why() {
+    let decisions = |changes: &[&str]| {
+        let recipe = Recipe::load("report", changes).unwrap();
+        let mut chosen = Chosen::new(&recipe);
+        let enter = |epoch| chosen.enter(&recipe, epoch, 0, &Metrics::default());
+        let all = (2..=8).flat_map(enter);
+        all.map(|one| (one.epoch, one.what, one.from, one.to, one.reason)).collect::<Vec<_>>()
+    };
+    let by = |table: &str| format!("by {table}.steps");
+    assert_eq!(
+        decisions(&["batch.steps=[[1, 10], [3, 40]]", "batch.coupling=sqrt"]),
+        [
+            (3, Decided::BatchSize, 10.0, 40.0, by("batch")),
+            (3, Decided::LearningRate, 0.1, 0.2, by("batch"))
+        ]
+    );
+    // A warm-up is no decision, nor is what is hidden in it.
+    let steps = ["schedule.policy=step", "schedule.steps=[[2, 0.5], [6, 0.25]]"];
+    assert_eq!(
+        decisions(&[&steps[..], &["schedule.warmup=3.0"]].concat()),
+        [(6, Decided::LearningRate, 0.05, 0.025, by("schedule"))]
+    );
+    // The batch takes what it can of a falling rate; the rest is the rate's.
+    let from_lr = ["batch.policy=from_lr", "batch.initial=10", "batch.max=20"];
+    let all = decisions(&[&steps[..], &from_lr, &["batch.after_max=decay"]].concat());
+    let numbers: Vec<_> = all.iter().map(|one| (one.0, one.1, one.2, one.3)).collect();
+    assert_eq!(
+        numbers,
+        [(2, Decided::BatchSize, 10.0, 20.0), (6, Decided::LearningRate, 0.1, 0.05)]
+    );
+    assert!(decisions(&[&steps[..], &from_lr].concat()).len() == 1, "it is held");
+}

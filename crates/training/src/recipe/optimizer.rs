@@ -199,10 +199,23 @@ impl Optimizer {
         let plan = plan()?;
         for group in &self.groups {
             let name = &group.parameters;
-            if !plan.parameters.iter().any(|parameter| fits(name, &parameter.name)) {
+            let mut trained = plan.parameters.iter().filter(|parameter| parameter.trained);
+            if !trained.clone().any(|parameter| fits(name, &parameter.name)) {
                 return Err(Error::Recipe(format!(
-                    "optimizer.groups: no parameter of this network is called {name}: a checkpoint \
-                     lists them (`crescendo train` with train.epochs=0 writes one)"
+                    "optimizer.groups: no trained parameter of this network is called {name}: a \
+                     checkpoint lists them (`crescendo train` with train.epochs=0 writes one)"
+                )));
+            }
+            let first = |parameter: &Parameter| self.group(&parameter.name) == Some(group);
+            if !trained.any(first) {
+                return Err(Error::Recipe(format!(
+                    "optimizer.groups: all that {name} fits is in groups before it: put it before them"
+                )));
+            }
+            if group.weight_decay.is_some() && self.with(Some(group)).kind == OptimizerKind::Muon {
+                return Err(Error::Recipe(format!(
+                    "optimizer.groups: {name} has a weight_decay, but the kind muon knows none: its \
+                     weights have a fixed norm"
                 )));
             }
             self.with(Some(group)).check_values(&format!("optimizer.groups, of {name}: "))?;
@@ -336,7 +349,15 @@ mod tests {
     #[test]
     fn groups_that_make_no_sense_are_refused_by_name() {
         for (groups, complaint) in [
-            (r#"[{ parameters = "nobody" }]"#, "no parameter of this network is called nobody"),
+            (
+                r#"[{ parameters = "nobody" }]"#,
+                "no trained parameter of this network is called nobody",
+            ),
+            (r#"[{ parameters = "*" }, { parameters = "*.bias" }]"#, "all that *.bias fits"),
+            (
+                r#"[{ parameters = "*conv*", kind = "muon", weight_decay = 0.1 }]"#,
+                "*conv* has a weight_decay",
+            ),
             (r#"[{ parameters = "*", kind = "muon" }]"#, "is muon for start_layer.0.bias"),
             (r#"[{ parameters = "*", momentum = 1.0 }]"#, "of *: momentum must be"),
             (r#"[{ parameters = "*", rate = 1.0 }]"#, "unknown field"),

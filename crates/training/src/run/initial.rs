@@ -12,20 +12,26 @@ pub(super) fn state(
     plan: Plan,
     recipe: &Recipe,
     start: &Start,
+    train: &Split,
     normalization: &Normalization,
 ) -> Result<(Vec<Tensor<'static>>, Option<String>), Error> {
     let (data, seed) = (start.data, recipe.train.seed);
     let Some(path) = start.init else {
         let mut model = plan.initial(seed);
-        plan.whiten(&mut model, || first_images(&data.train, normalization));
+        plan.whiten(&mut model, || first_images(train, normalization));
         return Ok((model, None));
     };
-    let mut model = Checkpoint::open(path)?.model()?;
-    let renewed = renew_head(&plan, seed, &mut model).map(|classes| {
+    let checkpoint = Checkpoint::open(path)?;
+    let mut model = checkpoint.model()?;
+    // Another program's file does not say what its classes are called.
+    let known = checkpoint.description().ok().map(|description| description.2);
+    let others = known.is_some_and(|classes| classes != data.classes);
+    let renewed = renew_head(&plan, seed, &mut model, others).map(|classes| {
+        let (name, ours) = (&data.name, data.classes.len());
         format!(
-            "The checkpoint tells {classes} classes apart and {} has {}: the last layer starts anew.",
-            data.name,
-            data.classes.len()
+            "The checkpoint tells {classes} classes apart and {name} has {ours}{}: the last layer starts \
+             anew.",
+            if classes == ours { " others" } else { "" }
         )
     });
     // An engine is asked whether they are the right tensors.
@@ -36,9 +42,14 @@ pub(super) fn state(
     Ok((model, renewed))
 }
 
-/// Gives a model that tells another number of classes apart the last layer with which training begins
-/// from nothing, and says how many they were. A model that differs in more stays as it is.
-fn renew_head(plan: &Plan, seed: u64, model: &mut [Tensor<'static>]) -> Option<usize> {
+/// Gives a model that tells `others`, or another number of classes, apart the last layer with which
+/// training begins from nothing, and says how many they were. A model that differs in more stays as it is.
+fn renew_head(
+    plan: &Plan,
+    seed: u64,
+    model: &mut [Tensor<'static>],
+    others: bool,
+) -> Option<usize> {
     let head = plan.steps.iter().rfind(|step| step.weight.is_some())?;
     let mut new = plan.initial(seed);
     let mut places = Vec::new();
@@ -53,7 +64,7 @@ fn renew_head(plan: &Plan, seed: u64, model: &mut [Tensor<'static>]) -> Option<u
         let (old, new) = (&model[old].shape, &new[new_at].shape);
         old.first() == Some(&classes) && old[1..] == new[1..]
     });
-    if !alike || classes == plan.classes() {
+    if !alike || classes == plan.classes() && !others {
         return None;
     }
     for (old, new_at) in places {

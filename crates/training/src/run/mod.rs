@@ -11,7 +11,7 @@ mod record;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, hold_out};
+use crescendo_data::{DataSet, without_held_out};
 use crescendo_network::{Engine, Section};
 use serde::{Deserialize, Serialize};
 
@@ -117,11 +117,9 @@ impl Run {
         let mut notes = Vec::from_iter(note);
         let recipe = &recipe;
         check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
-        let normalization = match recipe.data.validation {
-            0 => recipe.data.normalization(&data.train),
-            // What is validated on has no say in the statistics.
-            count => recipe.data.normalization(&hold_out(&data.train, count).0),
-        };
+        // What is validated on has no say in statistics.
+        let train = without_held_out(&data.train, recipe.data.validation);
+        let normalization = recipe.data.normalization(&train);
         let record = Record {
             recipe: recipe.clone(),
             run: About {
@@ -136,7 +134,8 @@ impl Run {
                 normalization,
             },
         };
-        let (initial, renewed) = initial::state(plan, &record.recipe, start, &normalization)?;
+        let (initial, renewed) =
+            initial::state(plan, &record.recipe, start, &train, &normalization)?;
         notes.extend(renewed);
         folder::make(folder, |temporary| {
             for part in ["weights", "state"] {
@@ -339,8 +338,11 @@ impl Run {
     }
 }
 
-/// A recipe as a run of it keeps it, and what a reader should know of that.
-fn resolved(recipe: &Recipe, data: &DataSet) -> Result<(Recipe, Option<String>), Error> {
+/// A recipe as a run of it on this data keeps it, and what a reader should know of that.
+///
+/// # Errors
+/// If batches that are made to fit the data make no sense with the rest.
+pub fn resolved(recipe: &Recipe, data: &DataSet) -> Result<(Recipe, Option<String>), Error> {
     let mut recipe = recipe.clone();
     // Results depend on it: a run goes on with what it began with.
     recipe.engine.isa = recipe.engine.isa.resolved()?;
@@ -352,6 +354,7 @@ fn resolved(recipe: &Recipe, data: &DataSet) -> Result<(Recipe, Option<String>),
             recipe.batch.least_updates
         )
     });
+    recipe.check()?;
     Ok((recipe, note))
 }
 
@@ -375,3 +378,6 @@ fn metadata(progress: &Progress, marks: &Marks) -> Metadata {
 fn state_path(folder: &Path) -> PathBuf {
     folder.join("state").join("state.safetensors")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Whole runs, looked at from inside.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use crescendo_network::Values;
+
+use super::*;
+use crate::checkpoint;
+
+/// The parameters and statistics of a run's last checkpoint.
+fn train(folder: &Path, changes: &[&str]) -> Vec<f32> {
+    let data = crescendo_data::shapes::generate(0, 120, 10);
+    let base = [
+        "network.widths=[4, 4, 4]",
+        "train.epochs=1",
+        "batch.policy=fixed",
+        "batch.size=30",
+        "train.final_evaluation=false",
+    ];
+    let recipe = Recipe::load("quick", &[&base, changes].concat()).unwrap();
+    let start = Start {
+        recipe: &recipe,
+        recipe_name: "quick",
+        data: &data,
+        data_location: "shapes:120,10",
+        init: None,
+    };
+    let folder = folder.join(changes.join(","));
+    let mut run = Run::create(&folder, &start).unwrap();
+    run.train(&data, &mut (), &AtomicBool::new(false)).unwrap();
+    let last = checkpoint::list(&folder).unwrap().pop().unwrap();
+    let file = TensorFile::open(&checkpoint::path(&folder, last)).unwrap();
+    let numbers = |values: Values| match values {
+        Values::F32(values) => values.to_vec(),
+        Values::I64(_) => Vec::new(),
+    };
+    let mut tensors = file.tensors("").unwrap();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    tensors.into_iter().flat_map(|tensor| numbers(tensor.values)).collect()
+}
+
+#[test]
+fn a_checkpoint_holds_the_average_of_the_weights_along_the_way() {
+    let place = tempfile::tempdir().unwrap();
+    let plain = |updates: u32| train(place.path(), &[&format!("train.max_steps={updates}")]);
+    let along: Vec<Vec<f32>> = (1..=4).map(plain).collect();
+    // The first of them, and then half of the past and half of what is new.
+    let mut expected = along[0].clone();
+    for weights in &along[1..] {
+        expected.iter_mut().zip(weights).for_each(|(mean, new)| *mean = 0.5 * (*mean + new));
+    }
+    let average = ["optimizer.average_every=1", "optimizer.average_decay=0.5"];
+    let ema = train(place.path(), &[&average[..], &["optimizer.average=ema"]].concat());
+    let distance = |other: &[f32]| {
+        let squares = ema.iter().zip(other).map(|(a, b)| f64::from(a - b).powi(2));
+        squares.sum::<f64>().sqrt()
+    };
+    assert!(distance(&expected) < 1e-4 * distance(&along[3]), "{}", distance(&expected));
+    // Lookahead goes on from its average, so its weights are others than plain training's from then on.
+    let lookahead = train(place.path(), &[&average[..], &["optimizer.average=lookahead"]].concat());
+    assert!(distance(&lookahead) > 1e-3 && lookahead != along[3]);
+}
+
+#[test]
+fn precise_statistics_are_those_of_the_images() {
+    let place = tempfile::tempdir().unwrap();
+    // One update at no rate, over all images as they are: the running statistics are these images'.
+    let changes = [
+        "network.norm.momentum=1.0",
+        "optimizer.learning_rate=0.0",
+        "batch.size=120",
+        "data.augment=false",
+    ];
+    train(place.path(), &changes);
+    let data = crescendo_data::shapes::generate(0, 120, 10);
+    let folder = place.path().join(changes.join(","));
+    let recipe = read_record(&folder).unwrap().recipe;
+    let open = |path: &Path| crate::Model::open(path, None, recipe.machine().unwrap()).unwrap();
+    let path = checkpoint::path(&folder, 1);
+    let running = open(&path).evaluate(&data.test, |_| ()).loss;
+    let loss_with = |images: usize| {
+        let mut model = open(&path);
+        model.recompute_statistics(&data.train, images);
+        model.evaluate(&data.test, |_| ()).loss
+    };
+    // Up to the variance's n - 1.
+    assert!((loss_with(120) / running - 1.0).abs() < 0.01, "{} {running}", loss_with(120));
+    assert_eq!(loss_with(120), loss_with(500), "there are no more");
+    assert_ne!(loss_with(20), loss_with(120));
+}
