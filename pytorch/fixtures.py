@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import nn
+from torch.optim import swa_utils
 
 import airbench
 from model import IMAGE_CHANNELS, IMAGE_SIDE, Config, Network, check_report_size
@@ -40,6 +41,7 @@ AIRBENCH_RULE = airbench.Rule(
     muon_lr=0.05, bias_lr=0.2, bias_decay=0.02, head_lr=0.1, head_decay=0.03
 )
 WHITEN_IMAGES = 8
+EMA_DECAY = 0.7
 
 
 def write(path, tensors, metadata):
@@ -350,6 +352,10 @@ def airbench_step():
     net.eval()
     with torch.no_grad():
         tensors["eval_logits"] = net(images)
+        tensors["views/logits"] = airbench.six_views(net, images)
+
+    keep(tensors, "ema", moving_average(net, tensors))
+    keep(tensors, "init", initialised(np.random.default_rng(AIRBENCH_SEED + 1)))
 
     settings = dataclasses.asdict(AIRBENCH_CONFIG) | dataclasses.asdict(AIRBENCH_RULE)
     settings |= {
@@ -359,8 +365,32 @@ def airbench_step():
         "newton_schulz": airbench.NEWTON_SCHULZ,
         "newton_schulz_eps": airbench.NEWTON_SCHULZ_EPS,
         "kink_margin": KINK_MARGIN,
+        "ema_decay": EMA_DECAY,
     }
     return tensors, as_text(settings)
+
+
+def moving_average(net, tensors):
+    """The moving average of the model before the steps and after each of them."""
+    update = swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    average = swa_utils.AveragedModel(net, multi_avg_fn=update, use_buffers=True)
+    for moment in ["before", "after", "after2"]:
+        state = {name: tensors[f"{moment}/{name}"] for name in net.state_dict()}
+        net.load_state_dict(state)
+        average.update_parameters(net)
+    return average.module.state_dict().items()
+
+
+def initialised(rng):
+    """Weights, and what the initialisations `dirac` and `unit` make of them."""
+    for outputs, inputs in [(6, 4), (4, 6)]:
+        name = f"dirac/{outputs}x{inputs}"
+        weight = normal(rng, outputs, inputs, 3, 3)
+        yield f"{name}/before", weight
+        yield f"{name}/after", nn.init.dirac_(weight.double()[:inputs])
+    weight = normal(rng, 10, 6, offset=0.3)
+    yield "unit/before", weight
+    yield "unit/after", weight.double() / weight.double().std()
 
 
 def main():

@@ -50,9 +50,14 @@ fn fill(seed: u64, index: usize, parameter: &Parameter, values: &mut [f32]) {
         let unit = f64::from(random.next_u32() >> 8) / f64::from(1 << 24);
         *value = ((2.0 * unit - 1.0) * bound) as f32;
     }
+    finish(init, &parameter.shape, values);
+}
+
+/// Makes of uniform values what an [`Init`] says.
+fn finish(init: Init, shape: &[usize], values: &mut [f32]) {
     match init {
         Init::Uniform | Init::Whitening => {}
-        Init::Dirac => dirac(&parameter.shape, values),
+        Init::Dirac => dirac(shape, values),
         Init::Unit => {
             let numbers = values.len() as f64;
             let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / numbers;
@@ -97,6 +102,29 @@ mod tests {
             assert_eq!((&ones[..], values[filter * 36 + ones[0]]), (&[filter * 9 + 4][..], 1.0));
         }
         assert_eq!(values[4 * 36..], weight(&report, name).1[4 * 36..]);
+    }
+
+    #[test]
+    fn initialisations_are_pytorchs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/airbench.safetensors");
+        let bytes = std::fs::read(path).unwrap();
+        let fixture = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (name, init) in
+            [("dirac/6x4", Init::Dirac), ("dirac/4x6", Init::Dirac), ("unit", Init::Unit)]
+        {
+            let view = |what: &str| fixture.tensor(&format!("init/{name}/{what}")).unwrap();
+            let before = view("before");
+            let numbers = before.data().chunks_exact(4);
+            let mut values: Vec<f32> =
+                numbers.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+            finish(init, before.shape(), &mut values);
+            // Of filters there are as many as there are inputs: the others stay as they are.
+            let after = view("after");
+            for (value, bytes) in values.iter().zip(after.data().chunks_exact(8)) {
+                let expected = f64::from_le_bytes(bytes.try_into().unwrap());
+                assert!((f64::from(*value) - expected).abs() < 1e-6, "{name}: {value} {expected}");
+            }
+        }
     }
 
     #[test]

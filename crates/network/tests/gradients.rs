@@ -187,6 +187,25 @@ fn what_is_not_trained_gets_no_gradient_and_changes_nobody_elses() {
 }
 
 #[test]
+fn the_way_back_ends_where_nothing_before_is_trained() {
+    let (images, labels) = (images(3), [3, 7, 1]);
+    let mut engine = engine(&airbench().network().unwrap(), 2);
+    // Which fused steps have a way back.
+    let mut steps = |first: usize| -> Vec<bool> {
+        let parameters = engine.plan().parameters.iter().enumerate();
+        let trained: Vec<bool> = parameters.map(|(i, p)| p.trained && i >= first).collect();
+        engine.set_trained(&trained);
+        engine.take_seconds();
+        engine.backward(Batch::new(&images, &labels), 1.0, &Alone);
+        engine.take_seconds().iter().map(|seconds| seconds[1] > 0.0).collect()
+    };
+    let (all, half, none) = (steps(0), steps(4), steps(usize::MAX));
+    assert!(all.iter().all(|&way_back| way_back), "{all:?}");
+    assert!(!half[0] && half[half.len() - 1] && half.is_sorted(), "{half:?}");
+    assert!(none.iter().all(|&way_back| !way_back), "{none:?}");
+}
+
+#[test]
 fn the_average_follows_the_model_and_trades_places_with_it() {
     let mut engine = engine(&small(ActivationKind::Relu, 0).network().unwrap(), 2);
     let model = |engine: &CpuEngine, section| -> Vec<Vec<f32>> {

@@ -352,6 +352,36 @@ fn airbench() -> Config {
     config
 }
 
+/// The state that the fixture has under this prefix.
+fn state(fixture: &Fixture, engine: &CpuEngine, prefix: &str) -> Vec<Tensor<'static>> {
+    let tensors = engine.export(Section::Model).into_iter().map(|tensor| {
+        let from = format!("{prefix}/{}", tensor.name);
+        let values = match tensor.values {
+            Values::I64(_) => Values::I64(fixture.wide(&from)[0] as i64),
+            Values::F32(_) => Values::F32(fixture.get(&from).into()),
+        };
+        Tensor { name: tensor.name.into_owned().into(), shape: fixture.shape(&from), values }
+    });
+    tensors.collect()
+}
+
+#[test]
+fn a_moving_average_of_models() {
+    let fixture = Fixture::open("airbench");
+    let plan = Plan::new(&airbench().network().unwrap(), Compute::default()).unwrap();
+    let mut engine = CpuEngine::new(plan, 2, Isa::best());
+    for moment in ["before", "after", "after2"] {
+        let model = state(&fixture, &engine, moment);
+        engine.import(Section::Model, &model).unwrap();
+        engine.average(1.0 - fixture.metadata("ema_decay"));
+    }
+    for tensor in engine.export(Section::Average) {
+        if let Values::F32(values) = &tensor.values {
+            assert_close(&tensor.name, values, &fixture.wide(&format!("ema/{}", tensor.name)));
+        }
+    }
+}
+
 #[test]
 fn whitening_filters() {
     let fixture = Fixture::open("airbench");
@@ -382,24 +412,7 @@ fn check_updates(
     let rules: Vec<Rule> = plan.parameters.iter().map(rule).collect();
     let mut engine = CpuEngine::new(plan, 2, Isa::best());
 
-    let model: Vec<(String, Vec<usize>)> = engine
-        .export(Section::Model)
-        .iter()
-        .map(|tensor| (tensor.name.to_string(), tensor.shape.clone()))
-        .collect();
-    let before: Vec<Tensor> = model
-        .iter()
-        .map(|(name, _)| {
-            let from = format!("before/{name}");
-            let shape = fixture.shape(&from);
-            if name.ends_with("num_batches_tracked") {
-                let values = Values::I64(fixture.wide(&from)[0] as i64);
-                Tensor { name: name.into(), shape, values }
-            } else {
-                Tensor::f32(name, shape, fixture.get(&from))
-            }
-        })
-        .collect();
+    let before = state(fixture, &engine, "before");
     engine.import(Section::Model, &before).unwrap();
 
     let images = fixture.get("images");

@@ -13,6 +13,7 @@ use crate::lines::line;
 /// Shows a run on the standard output.
 #[derive(Default)]
 pub struct Console {
+    bar_only: bool,
     bar: Option<(Shown, ProgressBar)>,
 }
 
@@ -24,6 +25,11 @@ enum Shown {
 }
 
 impl Console {
+    /// Shows the bar, and no lines.
+    pub fn bar_only() -> Self {
+        Console { bar_only: true, bar: None }
+    }
+
     fn step(&mut self, step: &Step) {
         let bar = self.bar(Shown::Epoch(step.epoch), step.epoch_images);
         bar.set_prefix(format!("Epoch {}/{}", step.epoch, step.epochs));
@@ -63,7 +69,9 @@ impl Observer for Console {
         }
         if let Some(line) = line(event) {
             self.clear();
-            print(&line);
+            if !self.bar_only {
+                print(&line);
+            }
         }
         Ok(())
     }

@@ -253,11 +253,17 @@ pub(crate) fn evaluate<E>(
     Ok(evaluation)
 }
 
-/// The logits of images; with a shift, half of them and a quarter of those of each shifted image.
+/// The logits of images as bytes.
 fn logits(engine: &mut dyn Engine, input: &Input, images: &[u8]) -> Vec<f32> {
     let mut numbers = vec![0.0; images.len()];
     let pairs = images.chunks_exact(IMAGE_BYTES).zip(numbers.chunks_exact_mut(IMAGE_BYTES));
     pairs.for_each(|(image, out)| input.normalization.apply(image, out));
+    views(engine, input, numbers)
+}
+
+/// The logits of normalised images; with a shift, half of them and a quarter of those of each shifted
+/// image.
+fn views(engine: &mut dyn Engine, input: &Input, numbers: Vec<f32>) -> Vec<f32> {
     let by = input.shift as isize;
     let shifted = (by > 0).then(|| {
         [-by, by].map(|by| {
@@ -291,7 +297,60 @@ fn answers(engine: &mut dyn Engine, flip: bool, mut numbers: Vec<f32>) -> Vec<f3
 
 #[cfg(test)]
 mod tests {
+    use crescendo_network::{Tensor, Values};
+
     use super::*;
+
+    /// The numbers of a tensor of PyTorch's.
+    fn numbers(file: &safetensors::SafeTensors, name: &str) -> Vec<f32> {
+        let view = file.tensor(name).unwrap();
+        let bytes = view.data();
+        match view.dtype() {
+            safetensors::Dtype::F64 => bytes
+                .chunks_exact(8)
+                .map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap()) as f32)
+                .collect(),
+            safetensors::Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+                .collect(),
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn six_views_are_pytorchs() {
+        let path =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../network/tests/fixtures/airbench.safetensors");
+        let bytes = std::fs::read(path).unwrap();
+        let fixture = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let recipe = ["blocks=[2, 3]", "widths=[4, 6]", "head.scale=0.5"];
+        let recipe = recipe.map(|change| format!("network.{change}"));
+        let recipe = Recipe::load("fast94", &recipe).unwrap();
+        let mut engine = run::engine(run::plan(&recipe).unwrap(), recipe.machine().unwrap());
+        let model: Vec<Tensor> = engine
+            .export(Section::Model)
+            .iter()
+            .map(|tensor| {
+                let values = match tensor.values {
+                    Values::I64(count) => Values::I64(count),
+                    Values::F32(_) => {
+                        Values::F32(numbers(&fixture, &format!("after2/{}", tensor.name)).into())
+                    }
+                };
+                let name = tensor.name.to_string().into();
+                Tensor { name, shape: tensor.shape.clone(), values }
+            })
+            .collect();
+        engine.import(Section::Model, &model).unwrap();
+        let input = Input::new(&recipe.data, Normalization::None);
+        let logits = views(&mut *engine, &input, numbers(&fixture, "images"));
+        let expected = numbers(&fixture, "views/logits");
+        let square = |x: f32| f64::from(x).powi(2);
+        let distance: f64 = logits.iter().zip(&expected).map(|(a, b)| square(a - b)).sum();
+        let norm: f64 = expected.iter().copied().map(square).sum();
+        assert!(distance.sqrt() < 3e-6 * norm.sqrt(), "{} of {}", distance.sqrt(), norm.sqrt());
+    }
 
     #[test]
     fn the_most_confident_mistakes_are_kept() {

@@ -11,7 +11,7 @@ use crescendo::training::{Error, write_atomically};
 use serde_json::json;
 
 use self::table::{table, to_json};
-use self::trial::{branches, missing};
+use self::trial::{Setting, branches, missing};
 use super::train::stop_on_signals;
 use super::{Found, Location, engine_keys, machine, say};
 use crate::cli::Compare;
@@ -53,6 +53,14 @@ pub fn run(args: &Compare) -> Result<(), Error> {
             all / comparison.arms.len()
         )?;
     }
+    let setting = Setting {
+        folder: &folder,
+        comparison: &comparison,
+        data: &data,
+        machine,
+        bar: !args.json,
+        stop: &stop,
+    };
     for (index, trial) in trials.iter().enumerate() {
         if !args.json {
             say!(
@@ -63,7 +71,7 @@ pub fn run(args: &Compare) -> Result<(), Error> {
             )?;
         }
         let branches = branches(&trials, index);
-        let Some(row) = trial.run(&folder, &comparison, &data, machine, &branches, &stop)? else {
+        let Some(row) = trial.run(&branches, &setting)? else {
             if args.json {
                 return say!("{}", json!({ "comparison": comparison.name, "stopped": true }));
             }

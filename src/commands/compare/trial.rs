@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crescendo::data::hold_out;
-use crescendo::report::Folder;
+use crescendo::report::{Console, Folder, Observers};
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, epochs_alike};
+use crescendo::training::events::Observer;
 use crescendo::training::{
     Error, Machine, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, resolved,
 };
@@ -17,6 +18,29 @@ pub struct Trial {
     pub arm: String,
     pub recipe: Recipe,
     fingerprint: String,
+}
+
+/// What all trials of a comparison have in common.
+pub struct Setting<'a> {
+    /// The comparison's folder.
+    pub folder: &'a Path,
+    pub comparison: &'a Comparison,
+    pub data: &'a Found,
+    pub machine: Machine,
+    /// Whether a bar shows how far a run is.
+    pub bar: bool,
+    pub stop: &'a AtomicBool,
+}
+
+impl Setting<'_> {
+    fn train(&self, run: &mut Run, until: u32) -> Result<Outcome, Error> {
+        let (mut folder, mut bar) = (Folder::default(), Console::bar_only());
+        let mut observers: Vec<&mut dyn Observer> = vec![&mut folder];
+        if self.bar {
+            observers.push(&mut bar);
+        }
+        run.train_until(until, &self.data.set, &mut Observers(observers), self.stop)
+    }
 }
 
 /// What there is no result of yet, seed after seed, so that an early end leaves whole pairs.
@@ -80,42 +104,35 @@ impl Trial {
 
     /// Trains to the end, from wherever an earlier call came to, and on the way makes the runs that begin
     /// as this one does; `None` if it was asked to stop.
-    pub fn run(
-        &self,
-        folder: &Path,
-        comparison: &Comparison,
-        data: &Found,
-        machine: Machine,
-        branches: &[(u32, &Trial)],
-        stop: &AtomicBool,
-    ) -> Result<Option<Row>, Error> {
-        let (all, folder) = (folder, self.folder(folder));
+    pub fn run(&self, branches: &[(u32, &Trial)], setting: &Setting) -> Result<Option<Row>, Error> {
+        let Setting { comparison, data, machine, .. } = *setting;
+        let folder = self.folder(setting.folder);
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
         } else {
             Run::create(&folder, &self.start(data))?
         };
         for &(epochs, branch) in branches {
-            let to = branch.folder(all);
+            let to = branch.folder(setting.folder);
             // One that has begun already goes on by itself.
             if to.exists() {
                 continue;
             }
             if run.progress().epoch <= epochs {
-                run.train_until(epochs, &data.set, &mut Folder::default(), stop)?;
+                setting.train(&mut run, epochs)?;
             }
-            if stop.load(Ordering::Relaxed) {
+            if setting.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let Progress { epoch, batch, ended, .. } = *run.progress();
             if (epoch, batch, ended) == (epochs + 1, 0, false) {
-                let parent = to.parent().unwrap_or(all);
+                let parent = to.parent().unwrap_or(setting.folder);
                 std::fs::create_dir_all(parent)
                     .map_err(|error| Error::io("create", parent, error))?;
                 run.branch(&to, &branch.start(data))?;
             }
         }
-        if run.train(&data.set, &mut Folder::default(), stop)? == Outcome::Interrupted {
+        if setting.train(&mut run, u32::MAX)? == Outcome::Interrupted {
             return Ok(None);
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
