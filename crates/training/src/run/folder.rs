@@ -31,7 +31,7 @@ pub(super) fn make(
     made
 }
 
-/// Copies what is in a folder, and in those inside it, into one that is there.
+/// Copies what is in a folder, and in those inside it, into one that is there, durably.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let io = |error| Error::io("copy", from, error);
     for entry in fs::read_dir(from).map_err(io)? {
@@ -44,7 +44,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
             fs::copy(&path, &target).and_then(|_| File::open(&target)?.sync_all()).map_err(io)?;
         }
     }
-    Ok(())
+    sync_folder(to).map_err(io)
 }
 
 /// Why there cannot be a new run here.

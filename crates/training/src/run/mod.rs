@@ -159,16 +159,24 @@ impl Run {
     }
 
     /// Makes a run in the new folder `folder` that goes on from this one's saved state with another
-    /// recipe. What has been written down so far is in both.
+    /// recipe, on the same data; `start.init` means nothing here. What has been written down so far is in
+    /// both.
     ///
     /// # Errors
-    /// If an epoch is half done, there is something at `folder`, or the system refuses.
+    /// If an epoch is half done or the run has ended, the data is another, there is something at `folder`,
+    /// or the system refuses.
     pub fn branch(&self, folder: &Path, start: &Start) -> Result<(), Error> {
         let Start { recipe, data, recipe_name, .. } = start;
-        let Progress { epoch, batch, .. } = self.progress;
-        if batch > 0 || folder.exists() {
-            let half = format!("{} is in the middle of epoch {epoch}", self.folder.display());
-            return Err(if batch > 0 { Error::Refused(half) } else { folder::taken(folder) });
+        let Progress { epoch, batch, ended, .. } = self.progress;
+        if folder.exists() {
+            return Err(folder::taken(folder));
+        }
+        if batch > 0 || ended || data.fingerprint() != self.record.run.data_fingerprint {
+            return Err(Error::Refused(format!(
+                "the run in {} is no beginning of another one: it has ended, is in the middle of epoch \
+                 {epoch}, or trains on other data",
+                self.folder.display()
+            )));
         }
         let mut record = self.record.clone();
         record.recipe = resolved(recipe, data)?.0;
