@@ -1,23 +1,19 @@
-"""Draws the pictures of this folder from the tables in docs/comparisons and docs/runs.
+"""Draws the picture of this folder from the tables in docs/comparisons.
 
     python3 docs/pictures/draw.py
 """
 
-import csv
 import re
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent
 COMPARISONS = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"]
-# Recipe, table of the run, where its label goes: before or after the curve's last point.
-RUNS = [("fast94", "fast94/curve.csv"), ("fast95", "fast95/curve.csv")]
 
 STYLE = """<style>
   svg { background: #fff; font: 13px system-ui, sans-serif; }
   text { fill: #1f2328; } .quiet { fill: #59636e; }
   .grid { stroke: #d1d9e0; } .axis { stroke: #59636e; }
   .a { stroke: #0969da; fill: #0969da; } .b { stroke: #bc4c00; fill: #bc4c00; }
-  .line { fill: none; stroke-width: 2; }
   @media (prefers-color-scheme: dark) {
     svg { background: #0d1117; }
     text { fill: #f0f6fc; } .quiet { fill: #9198a1; }
@@ -92,40 +88,5 @@ def comparisons():
     svg("comparisons", width, y + 6, "Differences of test accuracy with their 95 % intervals", parts)
 
 
-def curve(path):
-    """(minutes of training, test accuracy in percent) after each epoch that was evaluated."""
-    points, seconds = [], 0.0
-    with open(path) as file:
-        for row in csv.DictReader(file):
-            seconds += float(row["seconds"])
-            if row["test_accuracy"]:
-                points.append((seconds / 60, 100 * float(row["test_accuracy"])))
-    return points
-
-
-def time_to_accuracy():
-    """Test accuracy over minutes of training."""
-    curves = [(name, curve(DOCS / "runs" / table)) for name, table in RUNS
-              if (DOCS / "runs" / table).exists()]
-    left, right, top, bottom, width = 50, 80, 40, 360, 760
-    longest = max(points[-1][0] for _, points in curves)
-    x = lambda minutes: left + minutes / longest * (width - left - right)
-    low, high = 60, 98
-    y = lambda accuracy: bottom - (accuracy - low) / (high - low) * (bottom - top)
-    parts = [text(10, 22, "test accuracy, %"), text(width - right, bottom + 36, "minutes of training on two cores", "end")]
-    for tick in [60, 70, 80, 90, 94, 95]:
-        parts += [line(left, y(tick), width - right, y(tick), "grid"),
-                  text(left - 6, y(tick) + 4, tick, "end", "quiet")]
-    step = 1 if longest < 12 else 5
-    parts += [text(x(tick), bottom + 18, tick, "middle", "quiet") for tick in range(0, int(longest) + 1, step)]
-    for kind, (name, points) in zip("ab", curves):
-        path = " ".join(f"{x(minutes):.1f},{y(max(low, accuracy)):.1f}" for minutes, accuracy in points)
-        parts.append(f'<polyline points="{path}" class="{kind} line"/>')
-        minutes, accuracy = points[-1]
-        parts.append(text(x(minutes) + 6, y(accuracy) + 4, name, kind=kind))
-    svg("time-to-accuracy", width, bottom + 50, "Test accuracy over minutes of training", parts)
-
-
 if __name__ == "__main__":
     comparisons()
-    time_to_accuracy()
