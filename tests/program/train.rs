@@ -14,7 +14,7 @@ fn a_run_leaves_tables_checkpoints_and_its_recipe() {
     let lines: Vec<&str> = output.lines().collect();
     assert!(lines[1].starts_with("Epoch 1 Loss "), "{output}");
     assert!(lines[1].contains(" Duration ") && lines[1].ends_with(" seconds."), "{output}");
-    assert_eq!(output.matches("Increasing batch size from 25 to 50\n").count(), 1);
+    assert_eq!(output.matches("Increasing batch size from 25 to 50 (by batch.steps)\n").count(), 1);
     assert_eq!(output.matches("Checkpoint has been created.\n").count(), 2);
     let last = &lines[lines.len() - 2..];
     assert!(last[0].starts_with("Test accuracy: 0."), "{output}");
