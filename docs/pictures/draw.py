@@ -11,7 +11,7 @@ COMPARISONS = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "
 
 STYLE = """<style>
   svg { background: #fff; font: 13px system-ui, sans-serif; }
-  text { fill: #1f2328; } .quiet { fill: #59636e; }
+  text { fill: #1f2328; stroke: none; } .quiet { fill: #59636e; }
   .grid { stroke: #d1d9e0; } .axis { stroke: #59636e; }
   .a { stroke: #0969da; fill: #0969da; } .b { stroke: #bc4c00; fill: #bc4c00; }
   @media (prefers-color-scheme: dark) {
