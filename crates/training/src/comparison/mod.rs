@@ -109,7 +109,7 @@ impl Comparison {
             wrong(format!("is no comparison: {}", recipe::place(&text, &error)))
         })?;
         check(&text).map_err(wrong)?;
-        let mut arms = Vec::with_capacity(text.arm.len());
+        let mut arms = Vec::new();
         for arm in text.arm {
             let all: Vec<&str> = [&text.set, &arm.set]
                 .into_iter()
