@@ -45,6 +45,11 @@ fn killed_while_muon_trains_and_groups_end() {
 }
 
 #[test]
+fn killed_while_images_grow() {
+    kill(&format!("{SMALL} --set data.sides=[[1,16],[2,32]]"), [1, 7, 12, 19, 24, 25, 31, 36]);
+}
+
+#[test]
 fn killed_while_policies_decide() {
     // 260 images to train on, ten updates and fewer with each growth.
     let plateau = "--set batch.policy=plateau --set batch.initial=26 --set batch.max=104 --set \

@@ -105,6 +105,29 @@ pub fn shift(image: &[f32], by: isize, out: &mut [f32]) {
     crop(image, [-by; 2], None, out);
 }
 
+/// Writes into `out` (`[3, side, side]`) the normalised `image` (`[3, 32, 32]`) shrunk: each pixel is the mean
+/// of the area that it covers.
+pub(crate) fn shrink(image: &[f32], side: usize, out: &mut [f32]) {
+    // An image's side has SIDE * side parts: a pixel of the image covers `side` of them, one of `out` SIDE.
+    let covered = |at: usize| {
+        let (from, to) = (at * SIDE, (at + 1) * SIDE);
+        (from / side..to.div_ceil(side)).map(move |pixel| {
+            let parts = to.min((pixel + 1) * side) - from.max(pixel * side);
+            (pixel, parts as f32 / SIDE as f32)
+        })
+    };
+    for (image, out) in image.chunks_exact(SIDE * SIDE).zip(out.chunks_exact_mut(side * side)) {
+        for (y, out) in out.chunks_exact_mut(side).enumerate() {
+            for (x, out) in out.iter_mut().enumerate() {
+                let row = |row: usize| -> f32 {
+                    covered(x).map(|(column, weight)| weight * image[row * SIDE + column]).sum()
+                };
+                *out = covered(y).map(|(at, weight)| weight * row(at)).sum();
+            }
+        }
+    }
+}
+
 /// Writes the 32x32 pixels into `out` that begin at this row and column of `image`, of which some may
 /// lie beyond its edges: in a border of this colour, or in the image mirrored.
 fn crop<T: Copy>(
@@ -286,6 +309,41 @@ mod tests {
                 let (channel, y, x) = (at / 1024, at as isize / 32 % 32, at as isize % 32);
                 let [y, x] = [y, x].map(|at| row[(31 + at - by) as usize] as usize);
                 assert_eq!(pixel, image[channel * 1024 + y * 32 + x]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shrunk_image_has_the_means_of_areas() {
+        let image: Vec<f32> = gradient().into_iter().map(f32::from).collect();
+        let shrunk = |side: usize| {
+            let mut out = vec![f32::NAN; CHANNELS * side * side];
+            shrink(&image, side, &mut out);
+            out
+        };
+        assert_eq!(shrunk(SIDE), image);
+        for (at, &mean) in shrunk(16).iter().enumerate() {
+            let first = at / 256 * 1024 + at % 256 / 16 * 64 + at % 16 * 2;
+            let sum: f32 = [0, 1, 32, 33].iter().map(|offset| image[first + offset]).sum();
+            assert!((mean - sum / 4.0).abs() < 1e-3, "{at}: {mean}");
+        }
+        // Three pixels of 24 cover four of 32: the second has two thirds of the second, and of the third.
+        let thirds = |at: usize| [[(0, 0.75), (1, 0.25)], [(1, 0.5), (2, 0.5)]][at];
+        let small = shrunk(24);
+        for (y, x) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let of = |row: (usize, f32), column: (usize, f32)| {
+                row.1 * column.1 * image[row.0 * SIDE + column.0]
+            };
+            let mean: f32 =
+                thirds(y).iter().flat_map(|&row| thirds(x).map(|column| of(row, column))).sum();
+            assert!((small[y * 24 + x] - mean).abs() < 1e-3);
+        }
+        for side in 1..=SIDE {
+            let (small, n) = (shrunk(side), (side * side) as f32);
+            for (small, full) in small.chunks(side * side).zip(image.chunks(SIDE * SIDE)) {
+                let (small, full) =
+                    (small.iter().sum::<f32>() / n, full.iter().sum::<f32>() / 1024.0);
+                assert!((small - full).abs() < 0.01, "side {side}: {small} {full}");
             }
         }
     }

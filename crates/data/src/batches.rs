@@ -7,14 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use serde::{Deserialize, Serialize};
 
-use crate::augment::{Augmentation, Normalization};
+use crate::augment::{Augmentation, Normalization, shrink};
 use crate::random::{permutation, source};
-use crate::{IMAGE_BYTES, Split};
+use crate::{CHANNELS, IMAGE_BYTES, SIDE, Split};
 
 /// Normalised images and their labels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// `[N, 3, 32, 32]`.
+    /// `[N, 3, side, side]`.
     pub images: Vec<f32>,
     /// The class of each.
     pub labels: Vec<u16>,
@@ -53,6 +53,8 @@ pub struct Sampling {
     pub augmentation: Option<Augmentation>,
     /// From bytes to numbers.
     pub normalization: Normalization,
+    /// Pixels along each side, to which the normalised images are shrunk: from 1 to 32.
+    pub side: usize,
 }
 
 impl Sampling {
@@ -75,10 +77,12 @@ impl Sampling {
     /// Fills `batch` with the images of these `indices`, as `epoch` sees them.
     pub fn fill(&self, split: &Split, epoch: u64, indices: &[u32], batch: &mut Batch) {
         batch.labels.clear();
-        batch.images.resize(indices.len() * IMAGE_BYTES, 0.0);
-        let mut changed = [0; IMAGE_BYTES];
-        for (&index, out) in indices.iter().zip(batch.images.chunks_exact_mut(IMAGE_BYTES)) {
+        let numbers = CHANNELS * self.side * self.side;
+        batch.images.resize(indices.len() * numbers, 0.0);
+        let (mut changed, mut full) = ([0; IMAGE_BYTES], [0.0; IMAGE_BYTES]);
+        for (&index, small) in indices.iter().zip(batch.images.chunks_exact_mut(numbers)) {
             let image = split.image(index as usize);
+            let out = if self.side == SIDE { &mut *small } else { &mut full };
             if let Some(augmentation) = &self.augmentation {
                 let key = [self.seed, epoch, index.into()];
                 augmentation.crop_and_flip(key, image, &mut changed);
@@ -86,6 +90,9 @@ impl Sampling {
                 augmentation.cut_out(key, out);
             } else {
                 self.normalization.apply(image, out);
+            }
+            if self.side != SIDE {
+                shrink(&full, self.side, small);
             }
             batch.labels.push(split.labels[index as usize]);
         }
@@ -194,6 +201,7 @@ mod tests {
                 cutout: 0,
             }),
             normalization: Normalization::PerImage,
+            side: SIDE,
         }
     }
 
@@ -232,6 +240,21 @@ mod tests {
         assert_eq!(whole[2..], collect(&sampling, 3, 5, 2));
         assert_ne!(whole, collect(&sampling, 4, 5, 0), "another epoch, other crops");
         assert_ne!(whole, collect(&Sampling { seed: 6, ..sampling }, 3, 5, 0));
+    }
+
+    #[test]
+    fn shrunk_images_are_those_of_the_same_crops() {
+        let full = sampling(Shuffle::Epoch, LastBatch::Keep);
+        let small = Sampling { side: 16, ..full };
+        for (full, small) in collect(&full, 2, 5, 0).iter().zip(collect(&small, 2, 5, 0)) {
+            assert_eq!(full.labels, small.labels);
+            let mut shrunk = vec![0.0; CHANNELS * 16 * 16];
+            let images = full.images.chunks(IMAGE_BYTES).zip(small.images.chunks(shrunk.len()));
+            for (full, small) in images {
+                shrink(full, 16, &mut shrunk);
+                assert_eq!(shrunk, small);
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //!     last_batch: LastBatch::Keep,
 //!     augmentation: None,
 //!     normalization: Normalization::PerImage,
+//!     side: 32,
 //! };
 //! let mut sizes = Vec::new();
 //! sampling.epoch(&set.train, 1, 20, 0..3, |batch| {

@@ -1,14 +1,14 @@
 //! Keller Jordan's fast networks (arXiv 2404.00498): fixed whitening filters, stacks of convolutions, of
 //! which the first is max-pooled, and one linear layer. Names are those of his program's state.
 
-use crate::config::{COLOURS, IMAGE, SIDE, refuse};
-use crate::{Builder, Config, Error, Init, Network, Operation, Value};
+use crate::config::{COLOURS, refuse};
+use crate::{Builder, Config, Error, Init, Operation, Value};
 
-/// Rows and columns of the last stack's maps.
+/// Rows and columns of the last stack's maps, for images with `side`.
 ///
 /// # Errors
 /// Names a key that does not go with this family.
-pub(crate) fn last_side(config: &Config) -> Result<usize, Error> {
+pub(crate) fn last_side(config: &Config, side: usize) -> Result<usize, Error> {
     if !(1..=4).contains(&config.whitening) {
         return refuse("whitening", format!("is {}: from 1 to 4 for airbench", config.whitening));
     }
@@ -18,7 +18,7 @@ pub(crate) fn last_side(config: &Config) -> Result<usize, Error> {
     if config.head.hidden != 0 {
         return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
     }
-    let whitened = SIDE + 1 - config.whitening;
+    let whitened = (side + 1).saturating_sub(config.whitening);
     let side = config.blocks.iter().fold(whitened, |side, _| side / 2);
     if side == 0 {
         let stacks = config.blocks.len();
@@ -28,10 +28,9 @@ pub(crate) fn last_side(config: &Config) -> Result<usize, Error> {
     Ok(side)
 }
 
-/// The list of operations for checked keys.
-pub(crate) fn network(config: &Config) -> Network {
+/// Writes the list of operations for checked keys, with squares of `pool` pixels in the head.
+pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
     let activation = Operation::Activation(config.activation());
-    let mut builder = Builder::new(IMAGE);
 
     let kernel = config.whitening;
     let whiten = Operation::Convolution {
@@ -48,13 +47,12 @@ pub(crate) fn network(config: &Config) -> Network {
     x = builder.add("layers.0", activation, [x]);
     for (stack, (&convolutions, &width)) in config.blocks.iter().zip(&config.widths).enumerate() {
         let name = format!("layers.{}", stack + 1);
-        x = group(&mut builder, config, &name, convolutions, width, x);
+        x = group(builder, config, &name, convolutions, width, x);
     }
-    let pool = Operation::MaxPool { size: config.head.pool };
+    let pool = Operation::MaxPool { size: pool };
     x = builder.add(format!("layers.{}", config.blocks.len() + 1), pool, [x]);
     x = builder.add("flatten", Operation::Flatten, [x]);
-    config.add_classifier(&mut builder, ["head", "scale"], x);
-    builder.finish()
+    config.add_classifier(builder, ["head", "scale"], x);
 }
 
 /// Two convolutions, or three with a residual around the second and third.

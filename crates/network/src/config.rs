@@ -6,12 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Builder, Error, Init, Network, Operation, Shape, Value, airbench, resnet};
 
 /// Pixels along each side of an image.
-pub(crate) const SIDE: usize = 32;
+pub const SIDE: usize = 32;
 /// Channels of an image.
 pub(crate) const COLOURS: usize = 3;
-/// An image.
-pub(crate) const IMAGE: Shape = Shape::Maps { channels: COLOURS, height: SIDE, width: SIDE };
-
 /// The section `[network]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,11 +162,40 @@ impl Config {
     /// # Errors
     /// If a key's value makes no sense; the sentence names the key.
     pub fn network(&self) -> Result<Network, Error> {
+        self.network_for(SIDE)
+    }
+
+    /// The same network, with the same parameters, for images with `side` pixels along each side: the head
+    /// pools over smaller squares, to as many features.
+    ///
+    /// # Errors
+    /// If a key's value makes no sense, or there are no such squares.
+    pub fn network_for(&self, side: usize) -> Result<Network, Error> {
         self.check()?;
-        Ok(match self.family {
-            Family::Resnet => resnet::network(self),
-            Family::Airbench => airbench::network(self),
-        })
+        let (full, last) = (self.last_side(SIDE)?, self.last_side(side)?);
+        let features = full / self.head.pool;
+        let pool = if side == SIDE { self.head.pool } else { last / features };
+        if pool == 0 || last / pool != features {
+            return Err(Error(format!(
+                "images of {side}x{side} pixels do not go with this network: their last maps have \
+                 {last}x{last}, and the head needs {features}x{features} squares of them"
+            )));
+        }
+        let mut builder =
+            Builder::new(Shape::Maps { channels: COLOURS, height: side, width: side });
+        match self.family {
+            Family::Resnet => resnet::network(self, pool, &mut builder),
+            Family::Airbench => airbench::network(self, pool, &mut builder),
+        }
+        Ok(builder.finish())
+    }
+
+    /// Rows and columns of the last stack's maps, for images with `side`.
+    fn last_side(&self, side: usize) -> Result<usize, Error> {
+        match self.family {
+            Family::Resnet => resnet::last_side(self, side),
+            Family::Airbench => airbench::last_side(self, side),
+        }
     }
 
     /// The activation as the kernels know it.
@@ -245,10 +271,7 @@ impl Config {
             let problem = "is dirac, which is for convolutions: uniform or unit";
             return refuse("head.init", problem.into());
         }
-        let side = match self.family {
-            Family::Resnet => resnet::last_side(self)?,
-            Family::Airbench => airbench::last_side(self)?,
-        };
+        let side = self.last_side(SIDE)?;
         if !(1..=side).contains(&self.head.pool) {
             let problem =
                 format!("is {}: the last stack's maps have {side}x{side} pixels", self.head.pool);
@@ -266,14 +289,40 @@ pub(crate) fn refuse<T>(key: &str, problem: String) -> Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Compute, Plan};
+
+    fn airbench() -> Config {
+        let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
+        (config.blocks, config.head.hidden, config.head.pool) = (vec![2, 3, 2], 0, 3);
+        config
+    }
+
+    #[test]
+    fn the_same_parameters_serve_smaller_images_where_the_head_can_pool_to_as_many_features() {
+        let parameters = |config: &Config, side: usize| {
+            let network = config.network_for(side)?;
+            Ok::<_, Error>(Plan::new(&network, Compute::default())?.parameters)
+        };
+        let small = |pool: usize| {
+            let mut config = Config { widths: vec![4, 8, 8], ..Config::report() };
+            (config.blocks, config.head.hidden, config.head.pool) = (vec![1; 3], 16, pool);
+            config
+        };
+        for config in [small(2), airbench()] {
+            assert_eq!(parameters(&config, SIDE).unwrap(), parameters(&config, 16).unwrap());
+        }
+        assert_eq!(small(3).network_for(SIDE).unwrap(), small(3).network().unwrap());
+        assert_eq!(parameters(&airbench(), 24).unwrap(), parameters(&airbench(), SIDE).unwrap());
+        let error = small(2).network_for(24).unwrap_err().to_string();
+        assert!(error.contains("have 6x6, and the head needs 4x4 squares"), "{error}");
+        for side in 0..8 {
+            assert!(airbench().network_for(side).is_err());
+            assert!(small(2).network_for(side).is_err());
+        }
+    }
 
     #[test]
     fn keys_that_do_not_go_with_a_family_are_refused_by_name() {
-        let airbench = || {
-            let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
-            (config.blocks, config.head.hidden, config.head.pool) = (vec![2, 3, 2], 0, 3);
-            config
-        };
         airbench().network().unwrap();
         type Change = fn(&mut Config);
         let changes: [(&str, Change); 7] = [

@@ -34,6 +34,12 @@ pub trait Engine {
     /// The plan of the network it computes.
     fn plan(&self) -> &Plan;
 
+    /// Computes this plan from now on: the same network for images of another size.
+    ///
+    /// # Panics
+    /// If its parameters or statistics are others.
+    fn set_plan(&mut self, plan: Plan);
+
     /// Adds `weight` times the gradient of the batch's mean cross-entropy to the gradients, and
     /// updates the running statistics. BatchNorm's sums go through the communicator.
     fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> Outcome;

@@ -3,25 +3,24 @@
 
 use crescendo_kernels::Activation;
 
-use crate::config::{IMAGE, SIDE, refuse};
-use crate::{Builder, Config, Error, HeadActivation, Init, Network, Operation, Value};
+use crate::config::refuse;
+use crate::{Builder, Config, Error, HeadActivation, Init, Operation, Value};
 
-/// Rows and columns of the last stack's maps.
+/// Rows and columns of the last stack's maps, for images with `side`.
 ///
 /// # Errors
 /// Names a key that does not go with this family.
-pub(crate) fn last_side(config: &Config) -> Result<usize, Error> {
+pub(crate) fn last_side(config: &Config, side: usize) -> Result<usize, Error> {
     if config.whitening != 0 {
         return refuse("whitening", "belongs to the family airbench: set it to 0".into());
     }
-    Ok(config.blocks[1..].iter().fold(SIDE, |side, _| side.div_ceil(2)))
+    Ok(config.blocks[1..].iter().fold(side, |side, _| side.div_ceil(2)))
 }
 
-/// The list of operations for checked keys.
-pub(crate) fn network(config: &Config) -> Network {
+/// Writes the list of operations for checked keys, with squares of `pool` pixels in the head.
+pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
     let activation = Operation::Activation(config.activation());
     let norm = config.batch_norm();
-    let mut builder = Builder::new(IMAGE);
 
     let images = builder.images();
     let mut x = builder.add("start_layer.0", config.convolution(config.widths[0], 3, 1), [images]);
@@ -33,12 +32,12 @@ pub(crate) fn network(config: &Config) -> Network {
             let name = format!("stack_layers.{stack}.blocks.{block}");
             // The first block of every later stack halves the maps.
             let halve = stack > 0 && block == 0;
-            x = standard_block(&mut builder, config, &name, width, halve, x);
+            x = standard_block(builder, config, &name, width, halve, x);
         }
     }
 
     let head = &config.head;
-    x = builder.add("output_layer.pool", Operation::AveragePool { size: head.pool }, [x]);
+    x = builder.add("output_layer.pool", Operation::AveragePool { size: pool }, [x]);
     x = builder.add("output_layer.flatten", Operation::Flatten, [x]);
     let name = if head.hidden == 0 {
         "output_layer.fc"
@@ -52,8 +51,7 @@ pub(crate) fn network(config: &Config) -> Network {
         x = builder.add("output_layer.activation", activation, [x]);
         "output_layer.fc2"
     };
-    config.add_classifier(&mut builder, [name, "output_layer.scale"], x);
-    builder.finish()
+    config.add_classifier(builder, [name, "output_layer.scale"], x);
 }
 
 fn standard_block(

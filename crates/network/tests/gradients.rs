@@ -27,8 +27,13 @@ fn engine(network: &Network, threads: usize) -> CpuEngine {
 
 /// Images with large and small structure, the same in every run.
 fn images(count: usize) -> Vec<f32> {
+    images_of(32, count)
+}
+
+/// The same with other sides.
+fn images_of(side: usize, count: usize) -> Vec<f32> {
     let pixel = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) + (i as f32 * 0.01).sin();
-    (0..count * 3 * 32 * 32).map(pixel).collect()
+    (0..count * 3 * side * side).map(pixel).collect()
 }
 
 fn values<'a>(tensor: &'a Tensor) -> &'a [f32] {
@@ -91,7 +96,7 @@ fn gradients_of_whole_networks_match_finite_differences() {
     ] {
         let mut config = small(activation, hidden);
         config.head.activation = head;
-        check_gradients(&config);
+        check_gradients(&config, 32);
     }
 }
 
@@ -109,12 +114,18 @@ fn airbench() -> Config {
 
 #[test]
 fn gradients_of_an_airbench_network_match_finite_differences() {
-    check_gradients(&airbench());
+    check_gradients(&airbench(), 32);
 }
 
-fn check_gradients(config: &Config) {
-    let mut engine = engine(&config.network().unwrap(), 2);
-    let (images, labels) = (images(2), [3, 7]);
+#[test]
+fn gradients_of_smaller_images_match_finite_differences() {
+    check_gradients(&small(ActivationKind::Relu, 5), 16);
+    check_gradients(&airbench(), 28);
+}
+
+fn check_gradients(config: &Config, side: usize) {
+    let mut engine = engine(&config.network_for(side).unwrap(), 2);
+    let (images, labels) = (images_of(side, 2), [3, 7]);
     let loss = engine.backward(Batch::new(&images, &labels), 1.0, &Alone).loss;
 
     let plan = engine.plan().clone();
@@ -152,6 +163,37 @@ fn check_gradients(config: &Config) {
         // A bias before BatchNorm has no effect: its gradient is nothing but rounding.
         let (difference, size) = (difference.sqrt(), size.sqrt());
         assert!(difference < 1e-4 * size + 1e-6, "{name}: off by {difference:e} of {size:e}");
+    }
+}
+
+#[test]
+fn an_engine_goes_from_one_size_of_images_to_another_and_back() {
+    for (config, smaller) in [(small(ActivationKind::LeakyRelu, 5), 16), (airbench(), 24)] {
+        let plan = |side: usize| {
+            Plan::new(&config.network_for(side).unwrap(), Compute::default()).unwrap()
+        };
+        let labels = [3, 7, 1];
+        let mut one = engine(&config.network().unwrap(), 2);
+        let mut fresh = |side: usize, images: &[f32]| {
+            // An engine of its own for each size, to which everything is carried over.
+            let mut next = CpuEngine::new(plan(side), 2, Isa::best());
+            for section in [Section::Model, Section::Momentum] {
+                next.import(section, &one.export(section)).unwrap();
+            }
+            one.set_plan(plan(side));
+            for engine in [&mut one, &mut next] {
+                engine.backward(Batch::new(images, &labels), 1.0, &Alone);
+                let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, ..Sgd::default() };
+                engine.update(&vec![Rule::Sgd(sgd); engine.plan().parameters.len()]);
+            }
+            for section in [Section::Model, Section::Momentum] {
+                assert_eq!(one.export(section), next.export(section), "{side}");
+            }
+            assert_eq!(one.logits(images), next.logits(images));
+        };
+        for side in [32, smaller, 32] {
+            fresh(side, &images_of(side, 3));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
+use crescendo_data::{Batch, DataSet, Normalization, SIDE, Sampling, Split, hold_out};
 use crescendo_network::{
     Alone, Communicator, Engine, Outcome as BatchOutcome, Plan, Rule, Section, Tensor, Values,
 };
@@ -262,7 +262,7 @@ impl Trainer<'_> {
     fn epoch(&mut self) -> Result<(), Halt> {
         // Asked here too, so that the line about the batch size is not in a log that is cut after it.
         self.check_stop()?;
-        let (train, sampling) = (self.train, self.sampling);
+        let train = self.train;
         let (epoch, first) = (self.run.progress.epoch, self.run.progress.batch);
         if first == 0 {
             let recipe = &self.run.record.recipe;
@@ -271,6 +271,8 @@ impl Trainer<'_> {
                 self.observer.event(&Event::Decision(decision))?;
             }
         }
+        let side = self.choose_side(epoch, first == 0)?;
+        let sampling = Sampling { side, ..self.sampling };
         let batch_size = self.run.progress.chosen.batch_size;
         self.choose_part(batch_size)?;
         let recipe = &self.run.record.recipe;
@@ -288,6 +290,19 @@ impl Trainer<'_> {
         sampling
             .epoch(train, epoch.into(), batch_size, wanted, |batch| self.step(batch, &epoch_of))?;
         self.end_epoch(&epoch_of)
+    }
+
+    /// Makes the engine ready for images of the epoch's size.
+    fn choose_side(&mut self, epoch: u32, begins: bool) -> Result<usize, Error> {
+        let recipe = &self.run.record.recipe;
+        let side = recipe.data.side(epoch);
+        self.engine.set_plan(run::plan_for(recipe, side)?);
+        let before = if epoch == 1 { SIDE } else { recipe.data.side(epoch - 1) };
+        if begins && side != before {
+            let note = format!("Images of {side}x{side} pixels from epoch {epoch} on");
+            self.observer.event(&Event::Note(note))?;
+        }
+        Ok(side)
     }
 
     /// How many images of a batch are computed at a time.
@@ -444,7 +459,9 @@ impl Trainer<'_> {
     fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<Evaluation, Halt> {
         let total = split.len();
         let (observer, stop) = (&mut *self.observer, self.stop);
-        let input = model::Input::new(&self.run.record.recipe.data, self.normalization);
+        let recipe = &self.run.record.recipe;
+        self.engine.set_plan(run::plan(recipe)?);
+        let input = model::Input::new(&recipe.data, self.normalization);
         self.engine.swap_average();
         let evaluation = model::evaluate(self.engine, &input, split, |done| {
             if stop.load(Ordering::Relaxed) {

@@ -158,6 +158,16 @@ impl Engine for CpuEngine {
         &self.plan
     }
 
+    fn set_plan(&mut self, plan: Plan) {
+        let same = |of: &Plan| (of.parameters.clone(), of.statistics.clone());
+        assert!(same(&plan) == same(&self.plan), "a plan of another network");
+        self.state.needs = Needs::new(&plan, &self.state.trained);
+        self.state.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
+        // Other sizes may take other methods, whose filters are packed otherwise.
+        self.folded = Folded::default();
+        self.plan = plan;
+    }
+
     fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> Outcome {
         let count = batch.labels.len();
         let mut pass = self.training_pass(batch.images, count, communicator, None);

@@ -64,6 +64,9 @@ pub struct Data {
     pub shuffle: Shuffle,
     /// What becomes of the images that do not fill a last batch.
     pub last_batch: LastBatch,
+    /// From which epoch on training images are shrunk to how many pixels along each side; evaluations are
+    /// of whole images.
+    pub sides: Vec<(u32, usize)>,
     /// Training images held out to validate on.
     pub validation: usize,
     /// Whether an answer is the mean of those to an image and to its mirror image.
@@ -234,6 +237,7 @@ impl Recipe {
             return Err(Error::Recipe(problem));
         }
         network.network().map_err(|error| Error::Recipe(error.to_string()))?;
+        self.data.check_sides(network)?;
         self.optimizer.check(|| crate::run::plan(self))?;
         crate::policy::check(self)
     }
@@ -251,9 +255,10 @@ impl Recipe {
         Ok(Machine { threads: self.threads(), isa: self.engine.isa.isa()? })
     }
 
-    /// How training images become batches.
+    /// How training images become batches, of whole images.
     pub fn sampling(&self, normalization: Normalization) -> Sampling {
         Sampling {
+            side: SIDE,
             seed: self.train.seed,
             shuffle: self.data.shuffle,
             last_batch: self.data.last_batch,
@@ -264,6 +269,28 @@ impl Recipe {
 }
 
 impl Data {
+    /// Pixels along each side of the images that an epoch trains on.
+    pub(crate) fn side(&self, epoch: u32) -> usize {
+        let reached = self.sides.iter().take_while(|side| side.0 <= epoch);
+        reached.last().expect("the recipe was checked: its sides begin with epoch 1").1
+    }
+
+    fn check_sides(&self, network: &Config) -> Result<(), Error> {
+        let table = self.sides.first().is_some_and(|first| first.0 == 1)
+            && self.sides.is_sorted_by(|a, b| a.0 < b.0)
+            && self.sides.iter().all(|side| side.1 <= SIDE);
+        if !table {
+            return Err(Error::Recipe(format!(
+                "data.sides must begin with epoch 1, name epochs in rising order, and sides of at most \
+                 {SIDE} pixels, as in [[1, 16], [5, 32]]"
+            )));
+        }
+        self.sides.iter().try_for_each(|&(_, side)| match network.network_for(side) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Recipe(format!("data.sides: {error}"))),
+        })
+    }
+
     fn augmentation(&self) -> Option<Augmentation> {
         let AugmentTable { padding, flip, cutout } = match self.augment {
             Augment::Switch(false) => return None,

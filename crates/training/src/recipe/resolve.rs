@@ -374,6 +374,11 @@ mod tests {
             ("data.border=256", "data.border is a number from 0 to 255"),
             ("data.border=mirror", "data.border is a number from 0 to 255"),
             ("data.test_shift=32", "data.test_shift must be at most 31"),
+            ("data.sides=[]", "data.sides must begin with epoch 1"),
+            ("data.sides=[[2, 16]]", "data.sides must begin with epoch 1"),
+            ("data.sides=[[1, 16], [1, 32]]", "data.sides must begin with epoch 1"),
+            ("data.sides=[[1, 33]]", "sides of at most 32 pixels"),
+            ("data.sides=[[1, 24]]", "data.sides: images of 24x24 pixels do not go with"),
         ] {
             let complaint = complaint("report", &[change]);
             assert!(complaint.contains(part), "{change}: {complaint}");

@@ -1,6 +1,6 @@
 //! What computes a recipe, and whether the recipe fits the data and the machine.
 
-use crescendo_data::DataSet;
+use crescendo_data::{DataSet, SIDE};
 use crescendo_network::{CpuEngine, Engine, Plan};
 
 use crate::{Error, Machine, Recipe, memory};
@@ -15,7 +15,12 @@ pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
 /// # Errors
 /// If the section `[network]` makes no sense.
 pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
-    let network = recipe.network.network();
+    plan_for(recipe, SIDE)
+}
+
+/// The same for images of this side.
+pub(crate) fn plan_for(recipe: &Recipe, side: usize) -> Result<Plan, Error> {
+    let network = recipe.network.network_for(side);
     let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
     plan.map_err(|error| Error::Recipe(error.to_string()))
 }

@@ -21,7 +21,7 @@ use crate::tensors::{Metadata, TensorFile};
 use crate::{Error, Recipe, machine, memory};
 
 pub use fit::{check, plan};
-pub(crate) use fit::{check_fit, engine};
+pub(crate) use fit::{check_fit, engine, plan_for};
 pub(crate) use record::NO_RUN;
 pub use record::{About, Record, read_record};
 
