@@ -1,10 +1,10 @@
 //! `crescendo plan`.
 
-use crescendo::data::{IMAGE_BYTES, shapes};
+use crescendo::data::{IMAGE_BYTES, SIDE, shapes};
 use crescendo::network::Plan as NetworkPlan;
 use crescendo::training::policy::{self, Phase, Share};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Error, Recipe, memory, part_size, plan};
+use crescendo::training::{Error, Recipe, memory, part_size, plan, plan_for};
 use serde_json::json;
 
 use super::{print as print_text, say};
@@ -27,8 +27,8 @@ pub fn run(args: &Plan) -> Result<(), Error> {
         return Err(Error::Recipe(format!("--images must be at most {MOST_IMAGES}")));
     }
     let phases = policy::outlook(&recipe, images.saturating_sub(recipe.data.validation));
-    let rows = phases.into_iter().map(|phase| Row::new(&recipe, &plan, phase, images));
-    let rows: Vec<Row> = rows.collect();
+    let rows = phases.into_iter().map(|phase| Row::new(&recipe, phase, images));
+    let rows = rows.collect::<Result<Vec<Row>, Error>>()?;
     if let Some(row) = rows.iter().find(|row| row.part == 0) {
         return Err(Error::Recipe(format!(
             "a batch of {} does not fit in batch.memory_limit, not even one image (or \
@@ -46,13 +46,22 @@ struct Row {
     part: usize,
     /// Bytes that training takes, the images included.
     bytes: u64,
+    /// Arithmetic of training on an image.
+    flops: u64,
 }
 
 impl Row {
-    fn new(recipe: &Recipe, plan: &NetworkPlan, phase: Phase, images: usize) -> Self {
-        let part = part_size(recipe, plan, phase.batch_size);
-        let bytes = memory(recipe, plan, phase.batch_size, part, recipe.threads());
-        Row { phase, part, bytes: bytes + (images * IMAGE_BYTES) as u64 }
+    fn new(recipe: &Recipe, phase: Phase, images: usize) -> Result<Self, Error> {
+        let plan = plan_for(recipe, phase.side)?;
+        let part = part_size(recipe, &plan, phase.batch_size);
+        let bytes = memory(recipe, &plan, phase.batch_size, part, recipe.threads());
+        let bytes = bytes + (images * IMAGE_BYTES) as u64;
+        Ok(Row { phase, part, bytes, flops: plan.training_flops() })
+    }
+
+    /// Arithmetic of the phase, where its length is known.
+    fn all_flops(&self) -> Option<u64> {
+        Some(self.phase.share?.images.saturating_mul(self.flops))
     }
 
     fn parts(&self) -> usize {
@@ -96,24 +105,29 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         "PFLOP",
         "memory"
     )?;
-    let pflop = |share: &Share| share.images as f64 * plan.training_flops() as f64 / 1e15;
-    let mut total = Share::default();
+    let pflop = |flops: u64| flops as f64 / 1e15;
+    let (mut total, mut total_flops) = (Share::default(), 0);
     for row in rows {
         let (batch_size, gib) = (row.phase.batch_size, row.bytes as f64 / f64::from(1 << 30));
         let parts = match row.parts() {
             1 => String::new(),
             parts => format!("  in {parts} parts of {}", row.part),
         };
-        match &row.phase.share {
-            Some(share) => {
+        let side = match row.phase.side {
+            SIDE => String::new(),
+            side => format!("  images of {side}x{side}"),
+        };
+        match row.phase.share.zip(row.all_flops()) {
+            Some((share, flops)) => {
+                total_flops = flops.saturating_add(total_flops);
                 total.epochs += share.epochs;
                 total.updates += share.updates;
                 total.images += share.images;
                 say!(
-                    "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{parts}",
+                    "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{side}{parts}",
                     share.epochs,
                     share.updates,
-                    pflop(share)
+                    pflop(flops)
                 )?;
             }
             None => {
@@ -122,7 +136,13 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         }
     }
     if rows.iter().all(|row| row.phase.share.is_some()) {
-        say!("{:>10} {:>8} {:>10} {:>10.2}", "total", total.epochs, total.updates, pflop(&total))?;
+        say!(
+            "{:>10} {:>8} {:>10} {:>10.2}",
+            "total",
+            total.epochs,
+            total.updates,
+            pflop(total_flops)
+        )?;
     } else {
         say!(
             "how long each batch size lasts, measurements decide; {} epochs",
@@ -149,6 +169,7 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), E
         let share = row.phase.share;
         json!({
             "batch_size": row.phase.batch_size,
+            "side": row.phase.side,
             "epochs": share.map(|share| share.epochs),
             "updates": share.map(|share| share.updates),
             "part_size": row.part,
@@ -158,14 +179,14 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), E
     let sum = |of: fn(&Share) -> u64| -> Option<u64> {
         rows.iter().map(|row| row.phase.share.as_ref().map(of)).sum()
     };
-    let images = sum(|share| share.images);
+    let flops = rows.iter().try_fold(0u64, |sum, row| Some(sum.saturating_add(row.all_flops()?)));
     say!(
         "{}",
         json!({
             "parameters": plan.parameter_count(),
             "forward_macs": plan.forward_macs(),
             "training_flops_per_image": plan.training_flops(),
-            "training_flops": images.map(|images| images.saturating_mul(plan.training_flops())),
+            "training_flops": flops,
             "epochs": recipe.train.epochs,
             "updates": sum(|share| share.updates),
             "schedule": phases.collect::<Vec<_>>(),

@@ -54,5 +54,5 @@ pub use machine::{IsaChoice, Machine, peak_memory, threads};
 pub use memory::{memory, part_size};
 pub use model::{Elsewhere, Evaluation, Mistake, Model};
 pub use recipe::Recipe;
-pub use run::{About, Progress, Record, Run, Start, check, plan, read_record, resolved};
+pub use run::{About, Progress, Record, Run, Start, check, plan, plan_for, read_record, resolved};
 pub use trainer::Outcome;

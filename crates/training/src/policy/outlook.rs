@@ -1,16 +1,18 @@
 //! What a run comes to, worked out beforehand.
 
-use crescendo_data::Normalization;
+use crescendo_data::{Normalization, SIDE};
 
 use super::{Chosen, PolicyKind};
 use crate::Recipe;
 use crate::events::Decided;
 
-/// Epochs that follow each other with one batch size.
+/// Epochs that follow each other with one batch size, and one size of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
     /// Images an update takes.
     pub batch_size: usize,
+    /// Pixels along each side of an image; the most there are, where measurements decide.
+    pub side: usize,
     /// How much of the run; `None` where measurements decide.
     pub share: Option<Share>,
 }
@@ -34,7 +36,9 @@ pub fn outlook(recipe: &Recipe, images: usize) -> Vec<Phase> {
     let recipe = &recipe;
     if matches!(recipe.batch.policy, PolicyKind::Plateau | PolicyKind::NoiseScale) {
         let sizes = recipe.batch.reachable();
-        return sizes.into_iter().map(|batch_size| Phase { batch_size, share: None }).collect();
+        let side = recipe.data.sides.iter().map(|side| side.1).max().unwrap_or(SIDE);
+        let phase = |batch_size| Phase { batch_size, side, share: None };
+        return sizes.into_iter().map(phase).collect();
     }
     let sampling = recipe.sampling(Normalization::None);
     let limit = if recipe.train.max_steps == 0 { u64::MAX } else { recipe.train.max_steps };
@@ -50,8 +54,11 @@ pub fn outlook(recipe: &Recipe, images: usize) -> Vec<Phase> {
         let updates = left.min(sampling.batches(images, batch_size) as u64);
         left -= updates;
         let trained = (images as u64).min(updates * batch_size as u64);
-        if phases.is_empty() || decisions.iter().any(|one| one.what == Decided::BatchSize) {
-            phases.push(Phase { batch_size, share: Some(Share::default()) });
+        let side = recipe.data.side(epoch);
+        if phases.last().is_none_or(|last| last.side != side)
+            || decisions.iter().any(|one| one.what == Decided::BatchSize)
+        {
+            phases.push(Phase { batch_size, side, share: Some(Share::default()) });
         }
         let share = phases.last_mut().and_then(|phase| phase.share.as_mut()).expect("just made");
         share.epochs += 1;

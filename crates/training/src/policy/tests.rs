@@ -22,6 +22,7 @@ fn the_reports_schedule() {
     let recipe = Recipe::load::<&str>("report", &[]).unwrap();
     let phase = |batch_size, epochs, updates| Phase {
         batch_size,
+        side: 32,
         share: Some(Share { epochs, updates, images: 50_000 * u64::from(epochs) }),
     };
     let expected = [
@@ -35,6 +36,18 @@ fn the_reports_schedule() {
     let said = chosen.enter(&recipe, 61, 24_000, &Metrics::default());
     assert_eq!((said.len(), said[0].what, said[0].to), (1, Decided::BatchSize, 250.0));
     assert!(chosen.enter(&recipe, 61, 24_000, &Metrics::default()).is_empty(), "asked again");
+}
+
+#[test]
+fn a_size_of_images_is_a_phase_of_its_own() {
+    let changes =
+        ["data.sides=[[1, 16], [3, 32]]", "batch.steps=[[1, 30], [4, 50]]", "train.epochs=5"];
+    let phases = outlook(&Recipe::load("report", &changes).unwrap(), 100);
+    let sizes: Vec<_> = phases
+        .iter()
+        .map(|phase| (phase.batch_size, phase.side, phase.share.unwrap().epochs))
+        .collect();
+    assert_eq!(sizes, [(30, 16, 2), (30, 32, 1), (50, 32, 2)]);
 }
 
 #[test]

@@ -18,8 +18,11 @@ pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
     plan_for(recipe, SIDE)
 }
 
-/// The same for images of this side.
-pub(crate) fn plan_for(recipe: &Recipe, side: usize) -> Result<Plan, Error> {
+/// The same for images with `side` pixels along each side.
+///
+/// # Errors
+/// If the section `[network]` makes no sense, or does not go with such images.
+pub fn plan_for(recipe: &Recipe, side: usize) -> Result<Plan, Error> {
     let network = recipe.network.network_for(side);
     let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
     plan.map_err(|error| Error::Recipe(error.to_string()))

@@ -20,8 +20,8 @@ use crate::policy::{Chosen, Metrics};
 use crate::tensors::{Metadata, TensorFile};
 use crate::{Error, Recipe, machine, memory};
 
-pub use fit::{check, plan};
-pub(crate) use fit::{check_fit, engine, plan_for};
+pub use fit::{check, plan, plan_for};
+pub(crate) use fit::{check_fit, engine};
 pub(crate) use record::NO_RUN;
 pub use record::{About, Record, read_record};
 
