@@ -1,5 +1,6 @@
 //! What the processor could do at most: the measure of everything else.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::Processor;
@@ -11,40 +12,40 @@ pub fn flops(processor: &Processor) -> f64 {
     const STEPS: usize = 2_000_000;
     let threads = processor.pool.threads();
     let once = || {
-        let begin = Instant::now();
+        let (begin, done) = (Instant::now(), AtomicUsize::new(0));
         // As many tasks as threads: each takes one, since none ends before all have begun.
-        processor.pool.run(threads, |_, _| processor.isa.run(Chains { steps: STEPS }));
-        (threads * STEPS * Chains::FLOPS) as f64 / begin.elapsed().as_secs_f64()
+        processor.pool.run(threads, |_, _| {
+            done.fetch_add(processor.isa.run(Chains { steps: STEPS }), Ordering::Relaxed);
+        });
+        done.into_inner() as f64 / begin.elapsed().as_secs_f64()
     };
     (0..5).map(|_| once()).fold(0.0, f64::max)
 }
 
-/// Twelve chains of multiplications and additions that do not wait for each other.
+/// Chains of multiplications and additions that do not wait for each other: as many as there are registers
+/// for. Says how many operations those were.
 struct Chains {
     steps: usize,
 }
 
-impl Chains {
-    const CHAINS: usize = 12;
-    const FLOPS: usize = 2 * crate::LANES * Self::CHAINS;
-}
-
 impl Kernel for Chains {
-    type Output = ();
+    type Output = usize;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(self, s: S) -> usize {
         let (factor, term) = (s.splat(0.999), s.splat(0.001));
-        let mut chains = [s.zero(); Self::CHAINS];
+        let mut chains = [s.zero(); 12];
+        let chains = &mut chains[..S::ROWS[0]];
         for _ in 0..self.steps {
-            for chain in &mut chains {
+            for chain in &mut *chains {
                 *chain = s.fma(*chain, factor, term);
             }
         }
         let mut out = [0.0; crate::LANES];
-        for chain in chains {
+        for chain in &*chains {
             // SAFETY: sixteen numbers.
-            unsafe { s.store(out.as_mut_ptr(), chain) };
+            unsafe { s.store(out.as_mut_ptr(), *chain) };
             std::hint::black_box(&out);
         }
+        2 * crate::LANES * self.steps * chains.len()
     }
 }
