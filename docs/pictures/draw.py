@@ -1,12 +1,14 @@
-"""Draws the picture of this folder from the tables in docs/comparisons.
+"""Draws the pictures of this folder from the tables in docs/comparisons and docs/runs.
 
     python3 docs/pictures/draw.py
 """
 
+import csv
 import re
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent
+CURVES = ["fast95"]
 COMPARISONS = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"]
 
 STYLE = """<style>
@@ -14,11 +16,13 @@ STYLE = """<style>
   text { fill: #1f2328; stroke: none; } .quiet { fill: #59636e; }
   .grid { stroke: #d1d9e0; } .axis { stroke: #59636e; }
   .a { stroke: #0969da; fill: #0969da; } .b { stroke: #bc4c00; fill: #bc4c00; }
+  .c { stroke: #1a7f37; fill: #1a7f37; } polyline { stroke-width: 2; fill: none !important; }
   @media (prefers-color-scheme: dark) {
     svg { background: #0d1117; }
     text { fill: #f0f6fc; } .quiet { fill: #9198a1; }
     .grid { stroke: #3d444d; } .axis { stroke: #9198a1; }
     .a { stroke: #4493f8; fill: #4493f8; } .b { stroke: #f0883e; fill: #f0883e; }
+    .c { stroke: #3fb950; fill: #3fb950; }
   }
 </style>"""
 
@@ -88,5 +92,36 @@ def comparisons():
     svg("comparisons", width, y + 6, "Differences of test accuracy with their 95 % intervals", parts)
 
 
+def time_to_accuracy():
+    """Test accuracy after each epoch over minutes of training, from a run's curve.csv."""
+    runs = []
+    for name in CURVES:
+        with (DOCS / "runs" / name / "curve.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        points = [(float(row["seconds"]) / 60, 100 * float(row["test_accuracy"])) for row in rows]
+        runs.append((name, points))
+    width, height, left, right, top, bottom = 760, 380, 56, 90, 40, 336
+    low, high = 70, 96
+    longest = max(points[-1][0] for _, points in runs)
+    step = next(step for step in (1, 2, 5, 10, 20, 30, 60) if longest / step <= 10)
+    across = lambda minutes: left + minutes / longest * (width - left - right)
+    up = lambda accuracy: bottom - (max(accuracy, low) - low) / (high - low) * (bottom - top)
+    parts = [text(left, 22, "% of the test images right", kind="quiet")]
+    for tick in (*range(low, 91, 5), 92, 94, 95, 96):
+        parts.append(line(left, up(tick), width - right, up(tick), "axis" if tick == low else "grid"))
+        parts.append(text(left - 8, up(tick) + 4, f"{tick}", "end", "quiet"))
+    for tick in range(0, int(longest) + 1, step):
+        parts.append(text(across(tick), bottom + 20, f"{tick}", "middle", "quiet"))
+    parts.append(text((left + width - right) / 2, bottom + 38, "minutes of training on two cores", "middle", "quiet"))
+    for kind, (name, points) in zip("abc", runs):
+        shown = [(across(minutes), up(accuracy)) for minutes, accuracy in points if accuracy >= low]
+        parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in shown)}" class="{kind}"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="{kind}"/>' for x, y in shown]
+        x, y = shown[-1]
+        parts.append(text(x + 8, y + 4, f"{name} {points[-1][1]:.1f}", kind=kind))
+    svg("time-to-accuracy", width, height, "Test accuracy over minutes of training", parts)
+
+
 if __name__ == "__main__":
+    time_to_accuracy()
     comparisons()

@@ -122,7 +122,6 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
                 total_flops = flops.saturating_add(total_flops);
                 total.epochs += share.epochs;
                 total.updates += share.updates;
-                total.images += share.images;
                 say!(
                     "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{side}{parts}",
                     share.epochs,
@@ -131,7 +130,12 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
                 )?;
             }
             None => {
-                say!("{batch_size:>10} {:>8} {:>10} {:>10} {gib:>8.2} GiB{parts}", "?", "?", "?")?;
+                say!(
+                    "{batch_size:>10} {:>8} {:>10} {:>10} {gib:>8.2} GiB{side}{parts}",
+                    "?",
+                    "?",
+                    "?"
+                )?;
             }
         }
     }
@@ -170,6 +174,7 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), E
         json!({
             "batch_size": row.phase.batch_size,
             "side": row.phase.side,
+            "training_flops_per_image": row.flops,
             "epochs": share.map(|share| share.epochs),
             "updates": share.map(|share| share.updates),
             "part_size": row.part,

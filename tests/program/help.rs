@@ -96,6 +96,27 @@ fn recipes_are_listed_printed_and_usable_as_files() {
 }
 
 #[test]
+fn the_plan_says_what_smaller_images_save() {
+    let place = Place::new();
+    let small = "plan report --set data.sides=[[1,16],[61,32]]";
+    let (whole, plan) =
+        (json(&place, "plan report --json"), json(&place, &format!("{small} --json")));
+    let phase = |plan: &serde_json::Value, index: usize, key: &str| {
+        plan["schedule"][index][key].as_u64().unwrap()
+    };
+    assert_eq!([0, 1].map(|index| phase(&plan, index, "side")), [16, 32]);
+    let whole_flops = whole["training_flops_per_image"].as_u64().unwrap();
+    assert_eq!(phase(&plan, 1, "training_flops_per_image"), whole_flops);
+    // All but the linear layers costs a quarter.
+    let flops = phase(&plan, 0, "training_flops_per_image");
+    assert!((0.25..0.26).contains(&(flops as f64 / whole_flops as f64)), "{flops}");
+    assert_eq!(plan["training_flops"], 50_000 * (60 * flops + 30 * whole_flops));
+    assert!(phase(&plan, 0, "memory_bytes") < phase(&whole, 0, "memory_bytes"));
+    let text = place.run(small);
+    assert_eq!(text.matches("  images of 16x16\n").count(), 1, "{text}");
+}
+
+#[test]
 fn the_plan_of_the_report_has_its_numbers() {
     let place = Place::new();
     let plan = json(&place, "plan report --json");

@@ -32,6 +32,18 @@ fn flowers(place: &Place, folder: &str, count: u32) {
 }
 
 #[test]
+fn fast94_fits_its_batches_to_a_folder_of_images() {
+    let place = Place::new();
+    flowers(&place, "flowers", 50);
+    let train = "train fast94 --data flowers --set network.widths=[4,8,8] --epochs 2 --out run";
+    let output = place.run(train);
+    let note = "120 training images: batches have at most 4, for batch.least_updates = 25.";
+    assert!(output.contains(note), "{output}");
+    let output = place.run("evaluate run");
+    assert!(output.contains("on 30 images of the folder flowers"), "{output}");
+}
+
+#[test]
 fn a_folder_of_images_is_trained_on() {
     let place = Place::new();
     flowers(&place, "flowers", 15);

@@ -46,7 +46,8 @@ fn killed_while_muon_trains_and_groups_end() {
 
 #[test]
 fn killed_while_images_grow() {
-    kill(&format!("{SMALL} --set data.sides=[[1,16],[2,32]]"), [1, 7, 12, 19, 24, 25, 31, 36]);
+    let sides = "--set data.sides=[[1,16],[2,32],[3,16],[4,32]] --set train.evaluate_every=1";
+    kill(&format!("{SMALL} {sides}"), [1, 7, 12, 19, 24, 25, 31, 36]);
 }
 
 #[test]

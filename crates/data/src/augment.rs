@@ -105,8 +105,8 @@ pub fn shift(image: &[f32], by: isize, out: &mut [f32]) {
     crop(image, [-by; 2], None, out);
 }
 
-/// Writes into `out` (`[3, side, side]`) the normalised `image` (`[3, 32, 32]`) shrunk: each pixel is the mean
-/// of the area that it covers.
+/// Writes into `out` (`[3, side, side]`) the normalised `image` (`[3, 32, 32]`) shrunk: each pixel is the
+/// mean of the area that it covers.
 pub(crate) fn shrink(image: &[f32], side: usize, out: &mut [f32]) {
     // An image's side has SIDE * side parts: a pixel of the image covers `side` of them, one of `out` SIDE.
     let covered = |at: usize| {

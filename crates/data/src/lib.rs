@@ -1,9 +1,9 @@
 //! Data sets of 32x32 colour images: readers, a generated set, augmentation and batches.
 //!
 //! [`open`] reads CIFAR-10 and CIFAR-100 in every form they are published in, and folders of PNG and
-//! JPEG images; [`fetch()`] downloads CIFAR-10, and [`shapes`] draws a set that needs no download. A [`Sampling`] turns the images into batches;
-//! what an image looks like in an epoch is a function of the seed, the epoch and the image's index,
-//! whatever order or thread it is made in.
+//! JPEG images; [`fetch()`] downloads CIFAR-10, and [`shapes`] draws a set that needs no download. A
+//! [`Sampling`] turns the images into batches; what an image looks like in an epoch is a function of the
+//! seed, the epoch and the image's index, whatever order or thread it is made in.
 //!
 //! This crate knows nothing of networks, and prints nothing.
 //!

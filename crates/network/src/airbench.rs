@@ -1,14 +1,14 @@
 //! Keller Jordan's fast networks (arXiv 2404.00498): fixed whitening filters, stacks of convolutions, of
 //! which the first is max-pooled, and one linear layer. Names are those of his program's state.
 
-use crate::config::{COLOURS, refuse};
+use crate::config::{COLOURS, SIDE, refuse};
 use crate::{Builder, Config, Error, Init, Operation, Value};
 
-/// Rows and columns of the last stack's maps, for images with `side`.
+/// Whether the keys go with this family.
 ///
 /// # Errors
-/// Names a key that does not go with this family.
-pub(crate) fn last_side(config: &Config, side: usize) -> Result<usize, Error> {
+/// Names one that does not.
+pub(crate) fn check(config: &Config) -> Result<(), Error> {
     if !(1..=4).contains(&config.whitening) {
         return refuse("whitening", format!("is {}: from 1 to 4 for airbench", config.whitening));
     }
@@ -18,14 +18,18 @@ pub(crate) fn last_side(config: &Config, side: usize) -> Result<usize, Error> {
     if config.head.hidden != 0 {
         return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
     }
-    let whitened = (side + 1).saturating_sub(config.whitening);
-    let side = config.blocks.iter().fold(whitened, |side, _| side / 2);
-    if side == 0 {
+    if last_side(config, SIDE) == 0 {
         let stacks = config.blocks.len();
         let problem = format!("has {stacks} stacks: each halves the maps, so at most 4");
         return refuse("blocks", problem);
     }
-    Ok(side)
+    Ok(())
+}
+
+/// Rows and columns of the last stack's maps, for images with `side`; 0 where nothing is left.
+pub(crate) fn last_side(config: &Config, side: usize) -> usize {
+    let whitened = (side + 1).saturating_sub(config.whitening);
+    config.blocks.iter().fold(whitened, |side, _| side / 2)
 }
 
 /// Writes the list of operations for checked keys, with squares of `pool` pixels in the head.

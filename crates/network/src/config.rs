@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::{Builder, Error, Init, Network, Operation, Shape, Value, airbench, resnet};
 
 /// Pixels along each side of an image.
-pub const SIDE: usize = 32;
+pub(crate) const SIDE: usize = 32;
 /// Channels of an image.
 pub(crate) const COLOURS: usize = 3;
+
 /// The section `[network]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -172,8 +173,8 @@ impl Config {
     /// If a key's value makes no sense, or there are no such squares.
     pub fn network_for(&self, side: usize) -> Result<Network, Error> {
         self.check()?;
-        let (full, last) = (self.last_side(SIDE)?, self.last_side(side)?);
-        let features = full / self.head.pool;
+        let last = self.last_side(side);
+        let features = self.last_side(SIDE) / self.head.pool;
         let pool = if side == SIDE { self.head.pool } else { last / features };
         if pool == 0 || last / pool != features {
             return Err(Error(format!(
@@ -191,7 +192,7 @@ impl Config {
     }
 
     /// Rows and columns of the last stack's maps, for images with `side`.
-    fn last_side(&self, side: usize) -> Result<usize, Error> {
+    fn last_side(&self, side: usize) -> usize {
         match self.family {
             Family::Resnet => resnet::last_side(self, side),
             Family::Airbench => airbench::last_side(self, side),
@@ -271,7 +272,11 @@ impl Config {
             let problem = "is dirac, which is for convolutions: uniform or unit";
             return refuse("head.init", problem.into());
         }
-        let side = self.last_side(SIDE)?;
+        match self.family {
+            Family::Resnet => resnet::check(self)?,
+            Family::Airbench => airbench::check(self)?,
+        }
+        let side = self.last_side(SIDE);
         if !(1..=side).contains(&self.head.pool) {
             let problem =
                 format!("is {}: the last stack's maps have {side}x{side} pixels", self.head.pool);
@@ -316,8 +321,10 @@ mod tests {
         let error = small(2).network_for(24).unwrap_err().to_string();
         assert!(error.contains("have 6x6, and the head needs 4x4 squares"), "{error}");
         for side in 0..8 {
-            assert!(airbench().network_for(side).is_err());
-            assert!(small(2).network_for(side).is_err());
+            for config in [small(2), airbench()] {
+                let error = config.network_for(side).unwrap_err().to_string();
+                assert!(error.contains("do not go with this network"), "{error}");
+            }
         }
     }
 

@@ -34,7 +34,7 @@ pub trait Engine {
     /// The plan of the network it computes.
     fn plan(&self) -> &Plan;
 
-    /// Computes this plan from now on: the same network for images of another size.
+    /// Computes this plan from now on: the same network for images of this or another size.
     ///
     /// # Panics
     /// If its parameters or statistics are others.

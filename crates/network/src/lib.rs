@@ -48,9 +48,7 @@ mod whitening;
 
 pub use crescendo_kernels::Isa;
 
-pub use config::{
-    ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm, SIDE,
-};
+pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
 pub use cpu::CpuEngine;
 pub use description::{Builder, Init, Network, Node, Operation, Shape, Value};
 pub use engine::{

@@ -6,15 +6,20 @@ use crescendo_kernels::Activation;
 use crate::config::refuse;
 use crate::{Builder, Config, Error, HeadActivation, Init, Operation, Value};
 
-/// Rows and columns of the last stack's maps, for images with `side`.
+/// Whether the keys go with this family.
 ///
 /// # Errors
-/// Names a key that does not go with this family.
-pub(crate) fn last_side(config: &Config, side: usize) -> Result<usize, Error> {
+/// Names one that does not.
+pub(crate) fn check(config: &Config) -> Result<(), Error> {
     if config.whitening != 0 {
         return refuse("whitening", "belongs to the family airbench: set it to 0".into());
     }
-    Ok(config.blocks[1..].iter().fold(side, |side, _| side.div_ceil(2)))
+    Ok(())
+}
+
+/// Rows and columns of the last stack's maps, for images with `side`.
+pub(crate) fn last_side(config: &Config, side: usize) -> usize {
+    config.blocks[1..].iter().fold(side, |side, _| side.div_ceil(2))
 }
 
 /// Writes the list of operations for checked keys, with squares of `pool` pixels in the head.

@@ -24,7 +24,8 @@ use crate::console::print;
 ///   it).
 /// - `step`, after every update: `update`, `epoch`, `epochs` of the run, `batch_size`,
 ///   `learning_rate`, `loss` of the batch, `epoch_loss` and `epoch_accuracy` so far, `images` done of
-///   `epoch_images`, `later_images` (of later epochs), `seconds` of training in this epoch.
+///   `epoch_images`, `later_images` (of later epochs, as many of this one's size as have their pixels), `seconds` of
+///   training in this epoch.
 /// - `epoch`: `epoch`, `updates`, `batch_size`, `learning_rate`, `train_loss`, `train_accuracy`,
 ///   `validation_loss`, `validation_accuracy`, `test_accuracy`, `noise_scale`, `seconds`,
 ///   `images_per_second`.
@@ -90,7 +91,7 @@ fn object(event: &Event) -> Option<Value> {
 fn decided(decision: &Decision) -> Value {
     let metric = |Watched { name, value, best, epochs }: &Watched| json!({ "name": name, "value": value, "best": best, "epochs": epochs });
     let number = |value: f64| match decision.what {
-        Decided::BatchSize => json!(value as u64),
+        Decided::BatchSize | Decided::Side => json!(value as u64),
         Decided::LearningRate => json!(value),
     };
     json!({

@@ -65,6 +65,8 @@ fn decided(decision: &Decision) -> String {
         (Decided::BatchSize, false) => ("Decreasing", "batch size"),
         (Decided::LearningRate, true) => ("Raising", "learning rate"),
         (Decided::LearningRate, false) => ("Lowering", "learning rate"),
+        (Decided::Side, true) => ("Enlarging", "images' side"),
+        (Decided::Side, false) => ("Shrinking", "images' side"),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     format!("{verb} {what} from {} to {}{reason}", rounded(*from), rounded(*to))
@@ -96,6 +98,13 @@ mod tests {
                 125.0,
                 "why",
                 "Decreasing batch size from 1000000 to 125 (why)",
+            ),
+            (
+                Decided::Side,
+                16.0,
+                32.0,
+                "by data.sides",
+                "Enlarging images' side from 16 to 32 (by data.sides)",
             ),
             (Decided::LearningRate, 0.01, 0.1, "", "Raising learning rate from 0.01 to 0.1"),
             (

@@ -128,13 +128,15 @@ pub struct Decision {
     pub noise_scale: Option<f64>,
 }
 
-/// What a policy decides.
+/// What is decided when an epoch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
     /// Images an update takes.
     BatchSize,
     /// The step's length, or the factor that the schedule's is multiplied by.
     LearningRate,
+    /// Pixels along each side of training images.
+    Side,
 }
 
 impl Decided {
@@ -143,6 +145,7 @@ impl Decided {
         match self {
             Decided::BatchSize => "batch_size",
             Decided::LearningRate => "learning_rate",
+            Decided::Side => "side",
         }
     }
 }
@@ -183,7 +186,7 @@ pub struct Step {
     pub images: usize,
     /// Images of the epoch in all.
     pub epoch_images: usize,
-    /// Images of the run's later epochs.
+    /// Images of the run's later epochs: as many of this epoch's size as have their pixels.
     pub later_images: u64,
     /// Seconds of training in this epoch.
     pub seconds: f64,

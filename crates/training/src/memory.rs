@@ -3,7 +3,6 @@
 use crescendo_data::DataSet;
 use crescendo_network::{CpuEngine, Plan};
 
-use crate::policy::outlook;
 use crate::recipe::Average;
 use crate::{Error, Recipe, machine};
 
@@ -57,12 +56,7 @@ fn bytes(gib: f64) -> f64 {
     gib * f64::from(1 << 30)
 }
 
-/// The largest batch that the run comes to, if it comes to any.
-pub(crate) fn largest_batch(recipe: &Recipe, images: usize) -> Option<usize> {
-    outlook(recipe, images).iter().map(|phase| phase.batch_size).max()
-}
-
-/// Whether batches of `largest` images can be trained on in so many bytes, if that is known.
+/// Whether batches of `batch_size` images can be trained on in so many bytes, if that is known.
 pub(crate) fn check(
     recipe: &Recipe,
     data: &DataSet,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crescendo_data::{Batch, DataSet, Normalization, SIDE, Sampling, Split, hold_out};
+use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
 use crescendo_network::{
     Alone, Communicator, Engine, Outcome as BatchOutcome, Plan, Rule, Section, Tensor, Values,
 };
@@ -134,7 +134,7 @@ impl Run {
         }
         let plan = run::plan(recipe)?;
         let memory = machine::memory_for_run(recipe.threads(), true);
-        run::check_fit(recipe, data, &plan, memory)?;
+        run::check_fit(recipe, data, memory)?;
         let mut engine = run::engine(plan, recipe.machine()?);
         self.restore(&mut *engine)?;
         Ok(engine)
@@ -207,7 +207,7 @@ struct Epoch {
     batch_size: usize,
     batches: usize,
     images: usize,
-    /// Images of the run's later epochs.
+    /// See [`events::Step`].
     later_images: u64,
 }
 
@@ -271,7 +271,8 @@ impl Trainer<'_> {
                 self.observer.event(&Event::Decision(decision))?;
             }
         }
-        let side = self.choose_side(epoch, first == 0)?;
+        let side = self.run.record.recipe.data.side(epoch);
+        self.engine.set_plan(run::plan_for(&self.run.record.recipe, side)?);
         let sampling = Sampling { side, ..self.sampling };
         let batch_size = self.run.progress.chosen.batch_size;
         self.choose_part(batch_size)?;
@@ -284,25 +285,14 @@ impl Trainer<'_> {
         };
         let wanted = first..batches.min(first.saturating_add(left as usize));
         let later_updates = left.saturating_sub(wanted.len() as u64);
-        let later_images = (u64::from(recipe.train.epochs - epoch) * train.len() as u64)
+        let pixels = |epoch| recipe.data.side(epoch).pow(2) as f64 / side.pow(2) as f64;
+        let later_epochs: f64 = (epoch + 1..=recipe.train.epochs).map(pixels).sum();
+        let later_images = ((later_epochs * train.len() as f64) as u64)
             .min(later_updates.saturating_mul(batch_size as u64));
         let epoch_of = Epoch { batch_size, batches, images: epoch_images, later_images };
         sampling
             .epoch(train, epoch.into(), batch_size, wanted, |batch| self.step(batch, &epoch_of))?;
         self.end_epoch(&epoch_of)
-    }
-
-    /// Makes the engine ready for images of the epoch's size.
-    fn choose_side(&mut self, epoch: u32, begins: bool) -> Result<usize, Error> {
-        let recipe = &self.run.record.recipe;
-        let side = recipe.data.side(epoch);
-        self.engine.set_plan(run::plan_for(recipe, side)?);
-        let before = if epoch == 1 { SIDE } else { recipe.data.side(epoch - 1) };
-        if begins && side != before {
-            let note = format!("Images of {side}x{side} pixels from epoch {epoch} on");
-            self.observer.event(&Event::Note(note))?;
-        }
-        Ok(side)
     }
 
     /// How many images of a batch are computed at a time.

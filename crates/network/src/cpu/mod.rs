@@ -159,8 +159,12 @@ impl Engine for CpuEngine {
     }
 
     fn set_plan(&mut self, plan: Plan) {
-        let same = |of: &Plan| (of.parameters.clone(), of.statistics.clone());
-        assert!(same(&plan) == same(&self.plan), "a plan of another network");
+        if plan == self.plan {
+            return;
+        }
+        let same =
+            plan.parameters == self.plan.parameters && plan.statistics == self.plan.statistics;
+        assert!(same, "a plan of another network");
         self.state.needs = Needs::new(&plan, &self.state.trained);
         self.state.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
         // Other sizes may take other methods, whose filters are packed otherwise.

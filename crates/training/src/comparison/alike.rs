@@ -4,7 +4,7 @@ use crate::Recipe;
 use crate::policy::{PolicyKind, ScheduleKind, planned_epoch};
 
 /// The epochs at whose end runs of two recipes have the same state, to the bit: they differ in nothing
-/// but tables of batch sizes and learning rates, and in those only later. 0 where measurements decide, or
+/// but tables of batch sizes, learning rates and images' sides, and in those only later. 0 where measurements decide, or
 /// anything else is not the same.
 pub fn epochs_alike(a: &Recipe, b: &Recipe) -> u32 {
     let tables = |recipe: &Recipe| {
@@ -18,6 +18,7 @@ pub fn epochs_alike(a: &Recipe, b: &Recipe) -> u32 {
     rest.batch.steps.clone_from(&a.batch.steps);
     rest.schedule.policy = a.schedule.policy;
     rest.schedule.steps.clone_from(&a.schedule.steps);
+    rest.data.sides.clone_from(&a.data.sides);
     if rest != *a || !tables(a) || !tables(b) {
         return 0;
     }
@@ -54,6 +55,9 @@ mod tests {
             let steps = ["schedule.policy=step", "schedule.steps=[[3, 0.5]]", warmup];
             assert_eq!(alike(&[warmup], &steps), epochs);
         }
+        let sides = ["data.sides=[[1, 16], [3, 32]]"];
+        assert_eq!(alike(&sides, &["data.sides=[[1, 16], [6, 32]]"]), 2);
+        assert_eq!(alike(&sides, &[]), 0);
         // The same until the end: all but the last epoch.
         assert_eq!(alike(&[], &["batch.steps=[[1, 32], [5, 64], [9, 128]]"]), 7);
     }

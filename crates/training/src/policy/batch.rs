@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plateau::{Metric, ThresholdMode, Watch};
 use super::schedule::ScheduleKind;
+use crate::recipe::reached;
 use crate::{Error, Recipe};
 
 /// The section `[batch]`.
@@ -132,8 +133,7 @@ impl Batch {
 
     /// The size by the table of the policy `steps`.
     pub(super) fn by_table(&self, epoch: u32) -> usize {
-        let reached = self.steps.iter().take_while(|step| step.0 <= epoch);
-        reached.last().expect("a recipe's steps begin with epoch 1").1
+        reached(&self.steps, epoch).expect("a recipe's steps begin with epoch 1")
     }
 
     /// The next larger size.

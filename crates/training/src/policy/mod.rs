@@ -161,6 +161,13 @@ impl Chosen {
                 decisions.push(decision(Decided::LearningRate, from, to, reason, metric));
             }
         }
+        let [from, to] = [epoch - 1, epoch].map(|epoch| recipe.data.side(epoch) as f64);
+        if from != to {
+            decisions.push(decision(Decided::Side, from, to, "by data.sides".into(), None));
+            // What was measured on other images says nothing of these.
+            self.noise = NoiseScale::default();
+            (self.batch_plateau, self.rate_plateau) = Default::default();
+        }
         decisions
     }
 
@@ -223,12 +230,13 @@ impl Chosen {
     }
 }
 
-/// The batch size and the learning rate's factor of an epoch by tables alone.
-pub(crate) fn planned_epoch(recipe: &Recipe, epoch: u32) -> (Option<usize>, f64) {
+/// The batch size, the learning rate's factor and the images' side of an epoch by tables alone.
+pub(crate) fn planned_epoch(recipe: &Recipe, epoch: u32) -> (Option<usize>, f64, usize) {
     let chosen = Chosen::new(recipe);
     // At its end, where a warm-up that ends in it is over.
     let end = f64::from(epoch).next_down();
-    (chosen.planned(recipe, epoch), recipe.schedule.factor_at(end, recipe.train.epochs))
+    let factor = recipe.schedule.factor_at(end, recipe.train.epochs);
+    (chosen.planned(recipe, epoch), factor, recipe.data.side(epoch))
 }
 
 fn plateau_reason(recipe: &Recipe, seen: &Watched) -> String {

@@ -1,6 +1,8 @@
 //! What a run comes to, worked out beforehand.
 
-use crescendo_data::{Normalization, SIDE};
+use std::collections::BTreeSet;
+
+use crescendo_data::Normalization;
 
 use super::{Chosen, PolicyKind};
 use crate::Recipe;
@@ -11,7 +13,7 @@ use crate::events::Decided;
 pub struct Phase {
     /// Images an update takes.
     pub batch_size: usize,
-    /// Pixels along each side of an image; the most there are, where measurements decide.
+    /// Pixels along each side of an image.
     pub side: usize,
     /// How much of the run; `None` where measurements decide.
     pub share: Option<Share>,
@@ -29,16 +31,17 @@ pub struct Share {
 }
 
 /// What a run over `images` training images comes to, until its epochs or its updates end. Where
-/// measurements decide, all sizes that it can come to.
+/// measurements decide, all sizes that it can come to, with all sizes of images.
 pub fn outlook(recipe: &Recipe, images: usize) -> Vec<Phase> {
     let mut recipe = recipe.clone();
     recipe.batch.fit(images);
     let recipe = &recipe;
     if matches!(recipe.batch.policy, PolicyKind::Plateau | PolicyKind::NoiseScale) {
         let sizes = recipe.batch.reachable();
-        let side = recipe.data.sides.iter().map(|side| side.1).max().unwrap_or(SIDE);
-        let phase = |batch_size| Phase { batch_size, side, share: None };
-        return sizes.into_iter().map(phase).collect();
+        let sides = BTreeSet::from_iter(recipe.data.sides.iter().map(|side| side.1));
+        let of_size =
+            |batch_size| sides.iter().map(move |&side| Phase { batch_size, side, share: None });
+        return sizes.into_iter().flat_map(of_size).collect();
     }
     let sampling = recipe.sampling(Normalization::None);
     let limit = if recipe.train.max_steps == 0 { u64::MAX } else { recipe.train.max_steps };

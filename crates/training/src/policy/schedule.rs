@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plateau::{Metric, ThresholdMode, Watch};
 use crate::Error;
+use crate::recipe::reached;
 
 /// The section `[schedule]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,10 +82,7 @@ impl Schedule {
         let part = ((done - self.warmup) / (epochs - self.warmup)).clamp(0.0, 1.0);
         match self.policy {
             ScheduleKind::Constant | ScheduleKind::Plateau => 1.0,
-            ScheduleKind::Step => {
-                let reached = self.steps.iter().take_while(|step| f64::from(step.0 - 1) <= done);
-                reached.last().map_or(1.0, |step| step.1)
-            }
+            ScheduleKind::Step => reached(&self.steps, done as u32 + 1).unwrap_or(1.0),
             ScheduleKind::Cosine => self.last + (1.0 - self.last) * 0.5 * (1.0 + (PI * part).cos()),
             ScheduleKind::Linear => 1.0 + (self.last - 1.0) * part,
             ScheduleKind::OneCycle if part < self.peak => {

@@ -48,6 +48,33 @@ fn a_size_of_images_is_a_phase_of_its_own() {
         .map(|phase| (phase.batch_size, phase.side, phase.share.unwrap().epochs))
         .collect();
     assert_eq!(sizes, [(30, 16, 2), (30, 32, 1), (50, 32, 2)]);
+    let measured = ["batch.policy=noise_scale", "batch.initial=30", "batch.max=60"];
+    let changes = [&changes[..], &measured].concat();
+    let phases = outlook(&Recipe::load("report", &changes).unwrap(), 100);
+    let sizes: Vec<_> = phases.iter().map(|phase| (phase.batch_size, phase.side)).collect();
+    assert_eq!(sizes, [(30, 16), (30, 32), (60, 16), (60, 32)]);
+}
+
+#[test]
+fn what_plateaus_saw_of_smaller_images_is_forgotten() {
+    let changes = ["batch.policy=plateau", "batch.patience=0", "batch.max=500"];
+    // It is worse on larger images at first, and then gets better.
+    let seen = losses([1.0, 0.5, 0.9, 0.8, 0.8]);
+    let sizes = |changes: &[&str]| -> Vec<usize> {
+        run(changes, &seen).into_iter().map(|epoch| epoch.0).collect()
+    };
+    assert_eq!(sizes(&changes), [125, 125, 125, 250, 500, 500]);
+    let smaller = [&changes[..], &["data.sides=[[1, 16], [3, 32]]"]].concat();
+    assert_eq!(sizes(&smaller), [125, 125, 125, 125, 125, 250]);
+
+    let recipe = Recipe::load("report", &smaller).unwrap();
+    let mut chosen = Chosen::new(&recipe);
+    chosen.noise.observe(&Measured::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
+    assert!(chosen.enter(&recipe, 2, 10, &seen[0]).is_empty() && chosen.noise.value().is_some());
+    let said = chosen.enter(&recipe, 3, 20, &seen[1]);
+    assert_eq!(said.len(), 1);
+    assert_eq!((said[0].what, said[0].from, said[0].to), (Decided::Side, 16.0, 32.0));
+    assert_eq!(chosen.noise.value(), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod optimizer;
 mod resolve;
+mod table;
 
 use crescendo_data::{
     Augmentation, Border, Flip, LastBatch, Normalization, SIDE, Sampling, Shuffle, Split,
@@ -16,6 +17,7 @@ pub(crate) use optimizer::At;
 pub use optimizer::{Average, Decay, Group, Optimizer, OptimizerKind, Per};
 pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
+pub(crate) use table::reached;
 
 /// The most channels of a layer, or features.
 const MOST_CHANNELS: usize = 65_536;
@@ -271,24 +273,29 @@ impl Recipe {
 impl Data {
     /// Pixels along each side of the images that an epoch trains on.
     pub(crate) fn side(&self, epoch: u32) -> usize {
-        let reached = self.sides.iter().take_while(|side| side.0 <= epoch);
-        reached.last().expect("the recipe was checked: its sides begin with epoch 1").1
+        reached(&self.sides, epoch).expect("a recipe's sides begin with epoch 1")
     }
 
     fn check_sides(&self, network: &Config) -> Result<(), Error> {
-        let table = self.sides.first().is_some_and(|first| first.0 == 1)
-            && self.sides.is_sorted_by(|a, b| a.0 < b.0)
-            && self.sides.iter().all(|side| side.1 <= SIDE);
-        if !table {
-            return Err(Error::Recipe(format!(
-                "data.sides must begin with epoch 1, name epochs in rising order, and sides of at most \
-                 {SIDE} pixels, as in [[1, 16], [5, 32]]"
-            )));
+        let refuse = |problem: String| {
+            Err(Error::Recipe(format!("data.sides {problem}, as in [[1, 16], [5, 32]]")))
+        };
+        if self.sides.first().is_none_or(|side| side.0 != 1) {
+            return refuse("must begin with epoch 1".into());
         }
-        self.sides.iter().try_for_each(|&(_, side)| match network.network_for(side) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::Recipe(format!("data.sides: {error}"))),
-        })
+        if !self.sides.is_sorted_by(|a, b| a.0 < b.0) {
+            return refuse("must name its epochs in rising order".into());
+        }
+        if self.sides.last().is_none_or(|side| side.1 != SIDE) {
+            return refuse(format!("must end with {SIDE}, the side of what is evaluated"));
+        }
+        let goes = |side: &usize| network.network_for(*side).is_ok();
+        if let Some((_, side)) = self.sides.iter().find(|(_, side)| *side > SIDE || !goes(side)) {
+            let all: Vec<String> = (1..=SIDE).filter(goes).map(|side| side.to_string()).collect();
+            let all = all.join(", ");
+            return refuse(format!("has {side}, but this network's head can do with {all} pixels"));
+        }
+        Ok(())
     }
 
     fn augmentation(&self) -> Option<Augmentation> {

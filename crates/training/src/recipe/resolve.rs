@@ -376,9 +376,13 @@ mod tests {
             ("data.test_shift=32", "data.test_shift must be at most 31"),
             ("data.sides=[]", "data.sides must begin with epoch 1"),
             ("data.sides=[[2, 16]]", "data.sides must begin with epoch 1"),
-            ("data.sides=[[1, 16], [1, 32]]", "data.sides must begin with epoch 1"),
-            ("data.sides=[[1, 33]]", "sides of at most 32 pixels"),
-            ("data.sides=[[1, 24]]", "data.sides: images of 24x24 pixels do not go with"),
+            ("data.sides=[[1, 16], [1, 32]]", "data.sides must name its epochs in rising order"),
+            ("data.sides=[[1, 32], [5, 16]]", "data.sides must end with 32"),
+            ("data.sides=[[1, 48], [5, 32]]", "data.sides has 48, but this network's head can do"),
+            (
+                "data.sides=[[1, 24], [5, 32]]",
+                "has 24, but this network's head can do with 13, 14, 15, 16, 29, 30, 31, 32 pixels",
+            ),
         ] {
             let complaint = complaint("report", &[change]);
             assert!(complaint.contains(part), "{change}: {complaint}");

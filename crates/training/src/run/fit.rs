@@ -3,6 +3,7 @@
 use crescendo_data::{DataSet, SIDE};
 use crescendo_network::{CpuEngine, Engine, Plan};
 
+use crate::policy::outlook;
 use crate::{Error, Machine, Recipe, memory};
 
 /// What computes.
@@ -10,7 +11,7 @@ pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
     Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
 }
 
-/// The plan of a recipe's network.
+/// The plan of a recipe's network, for whole images.
 ///
 /// # Errors
 /// If the section `[network]` makes no sense.
@@ -33,14 +34,13 @@ pub fn plan_for(recipe: &Recipe, side: usize) -> Result<Plan, Error> {
 /// # Errors
 /// Says what does not fit.
 pub fn check(recipe: &Recipe, data: &DataSet) -> Result<(), Error> {
-    check_fit(recipe, data, &plan(recipe)?, None)
+    check_fit(recipe, data, None)
 }
 
 /// Whether this recipe can train on this data in so many bytes of memory, if that is known.
 pub(crate) fn check_fit(
     recipe: &Recipe,
     data: &DataSet,
-    plan: &Plan,
     available: Option<u64>,
 ) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::Refused(problem));
@@ -71,12 +71,16 @@ pub(crate) fn check_fit(
         ));
     }
     let images = data.train.len() - validation;
-    let Some(largest) = memory::largest_batch(recipe, images) else { return Ok(()) };
+    let phases = outlook(recipe, images);
+    let largest = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(0);
     if largest > images {
         return refuse(format!(
             "a batch of {largest} is larger than the {images} images to train on: lower it with \
              --set batch.steps=…, batch.size=… or batch.max=…"
         ));
     }
-    memory::check(recipe, data, plan, largest, available)
+    phases.iter().try_for_each(|phase| {
+        let plan = plan_for(recipe, phase.side)?;
+        memory::check(recipe, data, &plan, phase.batch_size, available)
+    })
 }

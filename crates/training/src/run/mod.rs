@@ -116,7 +116,7 @@ impl Run {
         let (recipe, note) = resolved(recipe, data)?;
         let mut notes = Vec::from_iter(note);
         let recipe = &recipe;
-        check_fit(recipe, data, &plan, machine::memory_for_run(recipe.threads(), false))?;
+        check_fit(recipe, data, machine::memory_for_run(recipe.threads(), false))?;
         // What is validated on has no say in statistics.
         let train = without_held_out(&data.train, recipe.data.validation);
         let normalization = recipe.data.normalization(&train);

@@ -52,14 +52,36 @@ fn a_checkpoint_holds_the_average_of_the_weights_along_the_way() {
     }
     let average = ["optimizer.average_every=1", "optimizer.average_decay=0.5"];
     let ema = train(place.path(), &[&average[..], &["optimizer.average=ema"]].concat());
-    let distance = |other: &[f32]| {
-        let squares = ema.iter().zip(other).map(|(a, b)| f64::from(a - b).powi(2));
-        squares.sum::<f64>().sqrt()
+    let off = distance(&ema, &expected);
+    assert!(off < 1e-4 * distance(&ema, &along[3]), "{off}");
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+#[test]
+fn lookahead_goes_on_from_its_average() {
+    let place = tempfile::tempdir().unwrap();
+    let updates = |updates: u32, kind: &str| {
+        let average = ["optimizer.average_every=1", "optimizer.average_decay=0.5"];
+        let kind = [format!("train.max_steps={updates}"), format!("optimizer.average={kind}")];
+        train(place.path(), &[&average[..], &kind.each_ref().map(String::as_str)].concat())
     };
-    assert!(distance(&expected) < 1e-4 * distance(&along[3]), "{}", distance(&expected));
-    // Lookahead goes on from its average, so its weights are others than plain training's from then on.
-    let lookahead = train(place.path(), &[&average[..], &["optimizer.average=lookahead"]].concat());
-    assert!(distance(&lookahead) > 1e-3 && lookahead != along[3]);
+    let [first, second, third] = [1, 2, 3].map(|count| updates(count, "none"));
+    // The past's share after an update, in the middle of one of four: the decay times the cube.
+    let past = |update: f64| (0.5 * ((update - 0.5) / 4.0).powi(3)) as f32;
+    let mean = |past: f32, old: &[f32], new: &[f32]| -> Vec<f32> {
+        old.iter().zip(new).map(|(old, new)| past * old + (1.0 - past) * new).collect()
+    };
+    let expected = mean(past(2.0), &first, &second);
+    let off = distance(&updates(2, "lookahead"), &expected);
+    assert!(off < 0.01 * distance(&second, &expected), "{off}");
+    // Had the third update begun where the second ended, it would come to this.
+    let beside = mean(past(3.0), &expected, &third);
+    let off = distance(&updates(3, "lookahead"), &beside);
+    assert!(off > 0.1 * distance(&third, &beside), "{off}");
 }
 
 #[test]
