@@ -106,7 +106,7 @@ def time_to_accuracy():
     step = next(step for step in (1, 2, 5, 10, 20, 30, 60) if longest / step <= 10)
     across = lambda minutes: left + minutes / longest * (width - left - right)
     up = lambda accuracy: bottom - (max(accuracy, low) - low) / (high - low) * (bottom - top)
-    parts = [text(left, 22, "% of the test images right", kind="quiet")]
+    parts = [text(left, 22, "% of the test images right, by one view of each", kind="quiet")]
     for tick in (*range(low, 91, 5), 92, 94, 95, 96):
         parts.append(line(left, up(tick), width - right, up(tick), "axis" if tick == low else "grid"))
         parts.append(text(left - 8, up(tick) + 4, f"{tick}", "end", "quiet"))
