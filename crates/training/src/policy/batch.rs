@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plateau::{Metric, ThresholdMode, Watch};
 use super::schedule::ScheduleKind;
-use crate::recipe::reached;
+use crate::recipe::{reached, wrong_epochs};
 use crate::{Error, Recipe};
 
 /// The section `[batch]`.
@@ -244,10 +244,8 @@ fn check_ghost(recipe: &Recipe, sizes: &[usize]) -> Result<(), Error> {
 }
 
 fn check_steps(batch: &Batch) -> Result<(), Error> {
-    let problem = if batch.steps.first().is_none_or(|step| step.0 != 1) {
-        "must begin with epoch 1"
-    } else if !batch.steps.is_sorted_by(|a, b| a.0 < b.0) {
-        "must name its epochs in rising order"
+    let problem = if let Some(problem) = wrong_epochs(&batch.steps) {
+        problem
     } else if batch.steps.iter().any(|step| step.1 == 0) {
         "has a batch of no images"
     } else if batch.steps.iter().any(|step| step.1 > MOST) {

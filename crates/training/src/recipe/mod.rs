@@ -17,7 +17,7 @@ pub(crate) use optimizer::At;
 pub use optimizer::{Average, Decay, Group, Optimizer, OptimizerKind, Per};
 pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
-pub(crate) use table::reached;
+pub(crate) use table::{reached, wrong_epochs};
 
 /// The most channels of a layer, or features.
 const MOST_CHANNELS: usize = 65_536;
@@ -280,11 +280,8 @@ impl Data {
         let refuse = |problem: String| {
             Err(Error::Recipe(format!("data.sides {problem}, as in [[1, 16], [5, 32]]")))
         };
-        if self.sides.first().is_none_or(|side| side.0 != 1) {
-            return refuse("must begin with epoch 1".into());
-        }
-        if !self.sides.is_sorted_by(|a, b| a.0 < b.0) {
-            return refuse("must name its epochs in rising order".into());
+        if let Some(problem) = wrong_epochs(&self.sides) {
+            return refuse(problem.into());
         }
         if self.sides.last().is_none_or(|side| side.1 != SIDE) {
             return refuse(format!("must end with {SIDE}, the side of what is evaluated"));
