@@ -5,10 +5,11 @@
 
 import csv
 import re
+from math import log2
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent
-CURVES = ["fast95"]
+CURVES = ["fast94", "fast95", "report-fast"]
 COMPARISONS = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"]
 
 STYLE = """<style>
@@ -100,17 +101,15 @@ def time_to_accuracy():
             rows = list(csv.DictReader(file))
         points = [(float(row["seconds"]) / 60, 100 * float(row["test_accuracy"])) for row in rows]
         runs.append((name, points))
-    width, height, left, right, top, bottom = 760, 380, 56, 90, 40, 336
-    low, high = 70, 96
-    longest = max(points[-1][0] for _, points in runs)
-    step = next(step for step in (1, 2, 5, 10, 20, 30, 60) if longest / step <= 10)
-    across = lambda minutes: left + minutes / longest * (width - left - right)
-    up = lambda accuracy: bottom - (max(accuracy, low) - low) / (high - low) * (bottom - top)
+    width, height, left, right, top, bottom = 760, 380, 56, 120, 40, 336
+    low, high, longest = 70, 96, 128
+    across = lambda minutes: left + log2(minutes) / log2(longest) * (width - left - right)
+    up = lambda accuracy: bottom - (accuracy - low) / (high - low) * (bottom - top)
     parts = [text(left, 22, "% of the test images right, by one view of each", kind="quiet")]
     for tick in (*range(low, 91, 5), 92, 94, 95, 96):
         parts.append(line(left, up(tick), width - right, up(tick), "axis" if tick == low else "grid"))
         parts.append(text(left - 8, up(tick) + 4, f"{tick}", "end", "quiet"))
-    for tick in range(0, int(longest) + 1, step):
+    for tick in (1, 2, 4, 8, 16, 32, 64, 128):
         parts.append(text(across(tick), bottom + 20, f"{tick}", "middle", "quiet"))
     parts.append(text((left + width - right) / 2, bottom + 38, "minutes of training on two cores", "middle", "quiet"))
     for kind, (name, points) in zip("abc", runs):

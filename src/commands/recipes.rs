@@ -10,7 +10,7 @@ pub fn run(args: &Recipes) -> Result<(), Error> {
     match &args.recipe {
         None => {
             for recipe in &BUILT_IN {
-                say!("{:<10} {}", recipe.name, recipe.summary())?;
+                say!("{:<12} {}", recipe.name, recipe.summary())?;
             }
         }
         Some(name) => {

@@ -82,7 +82,7 @@ fn recipes_are_listed_printed_and_usable_as_files() {
     let place = Place::new();
     let list = place.run("recipes");
     let names: Vec<&str> = list.lines().map(|line| line.split(' ').next().unwrap()).collect();
-    assert_eq!(names, ["report", "original", "quick", "fast94", "fast95", "fast96"]);
+    assert_eq!(names, ["report", "original", "quick", "report-fast", "fast94", "fast95", "fast96"]);
     for name in names {
         let text = place.run(&format!("recipes {name}"));
         text.parse::<toml::Table>().unwrap();
@@ -93,6 +93,15 @@ fn recipes_are_listed_printed_and_usable_as_files() {
     let report: toml::Table = place.run("recipes report").parse().unwrap();
     assert_eq!(report["optimizer"]["learning_rate"].as_float(), Some(0.1));
     assert_eq!(report["network"]["head"]["hidden"].as_integer(), Some(2048));
+}
+
+#[test]
+fn report_fast_trains_the_network_of_the_report() {
+    let place = Place::new();
+    let layers = |plan: &str| json(&place, plan)["layers"].clone();
+    // Only how BatchNorm averages what evaluation uses is different.
+    let fast = layers("plan report-fast --json --set network.norm.momentum=0.997");
+    assert_eq!(fast, layers("plan report --json"));
 }
 
 #[test]
