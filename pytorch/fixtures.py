@@ -1,12 +1,15 @@
-"""Writes PyTorch's answers for the tests of crates/network: the files of `main`, below.
+"""Writes PyTorch's answers for the tests of crates/network and crates/data: the files of `main`,
+below.
 
 What goes in is float32, so that a float32 program reads exactly the same numbers; everything
-computed from it is computed and stored in float64.
+computed from it is computed and stored in float64, but for images(), whose numbers are few steps
+from bytes.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +45,14 @@ AIRBENCH_RULE = airbench.Rule(
 )
 WHITEN_IMAGES = 8
 EMA_DECAY = 0.7
+# What is left of the average after each update. Of what it began as, nothing.
+LOOKAHEAD_DECAYS = (0.0, 0.4, 0.7)
+# Updates in which the whitening's bias is trained there.
+WHITEN_STEPS = 2
+# As small as the families can be; SiLU has no kink.
+SIDES_CONFIG = Config(blocks=(1, 1), widths=(2, 3), activation="silu", pool=8, hidden=5)
+SIDES_AIRBENCH_CONFIG = airbench.Config(blocks=(2, 3), widths=(3, 2), scale=0.5)
+BORDER = 4
 
 
 def write(path, tensors, metadata):
@@ -303,6 +314,12 @@ def check_no_ties(module, inputs, _):
     assert (first - second).min() > KINK_MARGIN, "too near a tie: change AIRBENCH_SEED"
 
 
+def check_ties(net):
+    """Has check_no_ties look at every batch; returns the hooks."""
+    poolings = (module for module in net.modules() if isinstance(module, nn.MaxPool2d))
+    return [module.register_forward_hook(check_no_ties) for module in poolings]
+
+
 def airbench_step():
     """Two updates of a small airbench network, then its evaluation: tensors and metadata."""
     rng = np.random.default_rng(AIRBENCH_SEED)
@@ -328,11 +345,7 @@ def airbench_step():
             matrix.double(), AIRBENCH_RULE.muon_steps
         )
 
-    hooks = [
-        module.register_forward_hook(check_no_ties)
-        for module in net.modules()
-        if isinstance(module, nn.MaxPool2d)
-    ]
+    hooks = check_ties(net)
     net.double()
     images = images.double()
     trainer = airbench.Trainer(net, AIRBENCH_RULE)
@@ -393,19 +406,130 @@ def initialised(rng):
     yield "unit/after", weight.double() / weight.double().std()
 
 
+def smaller_airbench():
+    """A network for images of 24x24 pixels: its head pools over smaller squares."""
+    net = airbench.Network(SIDES_AIRBENCH_CONFIG)
+    net.layers[-1] = nn.MaxPool2d(2)
+    check_ties(net)
+    return net
+
+
+def sides():
+    """Losses and gradients of networks for images of other sides than 32: tensors and metadata."""
+    rng = np.random.default_rng(SEED + 3)
+    torch.manual_seed(SEED + 3)
+    resnet = Network(SIDES_CONFIG)
+    resnet.output_layer.pool = nn.AvgPool2d(4)
+    tensors = {}
+    for family, net, side in [("resnet", resnet, 16), ("airbench", smaller_airbench(), 24)]:
+        vary_norms(rng, net)
+        keep(tensors, f"{family}/before", net.state_dict().items())
+        images = normal(rng, 3, IMAGE_CHANNELS, side, side)
+        labels = torch.from_numpy(rng.integers(0, 10, 3))
+        loss = F.cross_entropy(net.double()(images.double()), labels)
+        loss.backward()
+        tensors |= {f"{family}/images": images, f"{family}/labels": labels, f"{family}/loss": loss}
+        trained = ((name, p.grad) for name, p in net.named_parameters() if p.requires_grad)
+        keep(tensors, f"{family}/grad", trained)
+    return tensors, as_text({"seed": SEED, "scale": SIDES_AIRBENCH_CONFIG.scale})
+
+
+def lookahead():
+    """Three updates of the airbench network of sides(), after each of which it is set back to its
+    average; the whitening's bias is not trained in the third: tensors and metadata.
+    """
+    start, _ = sides()
+    net = smaller_airbench().double()
+    net.load_state_dict({name: start[f"airbench/before/{name}"] for name in net.state_dict()})
+    trainer = airbench.Trainer(net, AIRBENCH_RULE, whiten_steps=WHITEN_STEPS)
+    numbers = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+    average = [tensor.clone() for tensor in numbers]
+    tensors = {}
+    for decay in LOOKAHEAD_DECAYS:
+        batch = start["airbench/images"].double(), start["airbench/labels"]
+        tensors["loss"], _ = trainer.step(*batch)
+        for mean, tensor in zip(average, numbers):
+            mean.lerp_(tensor, 1 - decay)
+            tensor.copy_(mean)
+    keep(tensors, "after", net.state_dict().items())
+    settings = {"decays": LOOKAHEAD_DECAYS, "whiten_steps": WHITEN_STEPS}
+    return tensors, as_text(dataclasses.asdict(AIRBENCH_RULE) | settings)
+
+
+def shrunk(images, side):
+    """Images of `side` by `side` pixels, of which each is the mean of the area that it covers."""
+    # PyTorch's areas are of whole pixels: where `side` is no divisor, each must first be several.
+    several = F.interpolate(images, size=math.lcm(IMAGE_SIDE, side), mode="nearest")
+    return F.interpolate(several, size=side, mode="area")
+
+
+def images():
+    """What becomes of images before a network sees them: tensors and metadata."""
+    rng = np.random.default_rng(SEED + 4)
+    torch.manual_seed(SEED + 4)
+    # No mean or deviation of a channel is that of another, or of both images.
+    low = np.array([[0, 100, 20], [50, 0, 10]]).reshape(2, 3, 1, 1)
+    high = np.array([[256, 180, 60], [90, 130, 200]]).reshape(2, 3, 1, 1)
+    size = (2, IMAGE_CHANNELS, IMAGE_SIDE, IMAGE_SIDE)
+    pixels = torch.from_numpy(rng.integers(low, high, size, dtype=np.uint8))
+    tensors = {"pixels": pixels}
+    wide = pixels.double()
+    for name, border in {"reflect": {"mode": "reflect"}, "white": {"value": 255.0}}.items():
+        padded = F.pad(wide[:1], (BORDER,) * 4, **border)
+        tensors[f"padded/{name}"] = padded.byte()
+        tensors[f"flipped/{name}"] = padded.flip(3).byte()
+
+    for name, over in {"per_image": (2, 3), "dataset": (0, 2, 3)}.items():
+        deviation = wide.std(over, correction=0, keepdim=True)
+        normalised = (wide - wide.mean(over, keepdim=True)) / deviation
+        tensors[f"normalised/{name}"] = normalised[:1].float()
+    for side in (16, 24):
+        tensors[f"shrunk/{side}"] = shrunk(normalised[:1], side).float()
+    # A hole this large has few places.
+    holes = normalised[:1].repeat(4, 1, 1, 1)
+    for place, hole in enumerate(holes):
+        hole[:, place // 2 :, place % 2 :][:, :31, :31] = 0
+    tensors["cut_out/16"] = shrunk(holes, 16).float()
+
+    # Bright on the right: a crop shows which way it lies.
+    halves = np.zeros((16, *size[1:]), np.uint8)
+    halves[..., IMAGE_SIDE // 2 :] = 255
+    data = airbench.Augmentation(halves, torch.arange(len(halves)), len(halves))
+    flips = torch.zeros(len(halves), 4, dtype=torch.bool)
+    for epoch in range(flips.size(1)):
+        for crops, chosen in data.epoch(epoch):
+            flips[chosen, epoch] = crops[:, 0, 0, 0] == 255
+    tensors["flips"] = flips
+    return tensors, as_text({"seed": SEED, "border": BORDER})
+
+
+FILES = {
+    "network": {
+        "layers": layers,
+        "step": step,
+        "airbench": airbench_step,
+        "sides": sides,
+        "lookahead": lookahead,
+    },
+    "data": {"images": images},
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out_dir", type=Path)
-    out_dir = parser.parse_args().out_dir
+    parser.add_argument("crates_dir", type=Path)
+    crates_dir = parser.parse_args().crates_dir
     # One thread, so that sums are always added up in the same order.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     check_report_size()
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for name, make in [("layers", layers), ("step", step), ("airbench", airbench_step)]:
-        path = out_dir / f"{name}.safetensors"
-        write(path, *make())
-        print(f"{path}: {path.stat().st_size} bytes")
+    for crate, files in FILES.items():
+        folder = crates_dir / crate / "tests" / "fixtures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, make in files.items():
+            path = folder / f"{name}.safetensors"
+            write(path, *make())
+            print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

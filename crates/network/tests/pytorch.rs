@@ -2,10 +2,10 @@
 
 use crescendo_kernels::norm::{self, Moments};
 use crescendo_kernels::sink::{GradientSink, NormSums, OutputSums, Sink, StoredMut};
-use crescendo_kernels::source::{GradientSource, NormGradient, Source, Stored};
+use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Source, Stored};
 use crescendo_kernels::{
     Activation, Convolution, Maps, Method, Pool, Processor, Shared, Workspace, activation,
-    convolution, linear, loss, max_pool, pooling, to_blocks, to_planes,
+    convolution, linear, loss, max_pool, muon, pooling, to_blocks, to_planes,
 };
 use crescendo_network::{
     ActivationKind, Alone, Batch, Compute, Config, CpuEngine, Engine, Family, Init, Isa, Muon,
@@ -51,6 +51,10 @@ impl Fixture {
 
     fn get(&self, name: &str) -> Vec<f32> {
         self.wide(name).iter().map(|&x| x as f32).collect()
+    }
+
+    fn labels(&self, name: &str) -> Vec<u16> {
+        self.wide(name).iter().map(|&x| x as u16).collect()
     }
 
     fn metadata(&self, key: &str) -> f64 {
@@ -157,6 +161,25 @@ fn batch_norm() {
     let maps = maps(&fixture.shape("batchnorm_train.input"));
     let padded = maps.padded_channels();
     let eps = fixture.metadata("batchnorm_train.eps");
+    let output = |case: &str, moments: &[Moments]| {
+        let get = |name: &str| fixture.get(&format!("{case}.{name}"));
+        let (mut scale, mut shift) = (vec![0.0; padded], vec![0.0; padded]);
+        for (channel, (weight, bias)) in get("weight").into_iter().zip(get("bias")).enumerate() {
+            (scale[channel], shift[channel]) = moments[channel].affine(eps, weight, bias);
+        }
+        let x = to_blocks(maps, &get("input"));
+        let mut y = vec![0.0; x.len()];
+        let affine = Some(Affine { scale: &scale, shift: &shift });
+        let source = Source { affine, ..Source::plain(maps, Stored::F32(&x)) };
+        let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut y), sums: None };
+        pooling::write(&processor, &source, &sink);
+        assert_close(case, &to_planes(maps, &y), &fixture.wide(&format!("{case}.output")));
+    };
+    let running = |name: &str| fixture.wide(&format!("batchnorm_eval.running_{name}"));
+    let moments = running("mean").into_iter().zip(running("var"));
+    let moments = moments.map(|(mean, variance)| Moments { mean, variance });
+    output("batchnorm_eval", &moments.collect::<Vec<_>>());
+
     let get = |name: &str| fixture.get(&format!("batchnorm_train.{name}"));
     let wide = |name: &str| fixture.wide(&format!("batchnorm_train.{name}"));
     let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(maps, &get("grad_output")));
@@ -175,6 +198,7 @@ fn batch_norm() {
     norm::total(maps, &sums, &mut total);
     let moments: Vec<Moments> =
         total.chunks(2).map(|s| Moments::new(s[0], s[1], count, 0.0)).collect();
+    output("batchnorm_train", &moments);
     let mut mean: Vec<f32> = moments.iter().map(|moments| moments.mean as f32).collect();
     mean.resize(padded, 0.0);
 
@@ -284,8 +308,7 @@ fn cross_entropy() {
         [("cross_entropy", 0.0), ("cross_entropy_large", 0.0), ("cross_entropy_smoothed", 0.2)]
     {
         let logits = fixture.get(&format!("{case}.input"));
-        let labels: Vec<u16> =
-            fixture.wide(&format!("{case}.target")).iter().map(|&x| x as u16).collect();
+        let labels = fixture.labels(&format!("{case}.target"));
         let mut gradient = vec![0.0; logits.len()];
         let value = loss::cross_entropy(&logits, &labels, smoothing, 1.0, &mut gradient);
         assert!((value - fixture.wide(&format!("{case}.output"))[0]).abs() < 1e-9);
@@ -315,9 +338,14 @@ fn whole_updates() {
 #[test]
 fn whole_updates_of_airbench() {
     let fixture = Fixture::open("airbench");
+    let smoothing = fixture.metadata("label_smoothing");
+    check_updates(&fixture, &airbench(&fixture), smoothing, |parameter| {
+        airbench_rule(&fixture, parameter)
+    });
+}
+
+fn airbench_rule(fixture: &Fixture, parameter: &Parameter) -> Rule {
     let number = |key: &str| fixture.metadata(key) as f32;
-    let mut config = airbench();
-    config.head.scale = fixture.metadata("scale");
     let sgd = |learning_rate: &str, decay: &str| {
         Rule::Sgd(Sgd {
             learning_rate: number(learning_rate),
@@ -332,23 +360,22 @@ fn whole_updates_of_airbench() {
         nesterov: true,
         steps: number("muon_steps") as usize,
     };
-    check_updates(&fixture, &config, fixture.metadata("label_smoothing"), |parameter| {
-        match (parameter.trained, parameter.name.as_str()) {
-            (false, _) => Rule::Fixed,
-            (_, "head.weight") => sgd("head_lr", "head_decay"),
-            (_, name) if name.ends_with(".bias") => sgd("bias_lr", "bias_decay"),
-            _ => Rule::Muon(muon),
-        }
-    });
+    match (parameter.trained, parameter.name.as_str()) {
+        (false, _) => Rule::Fixed,
+        (_, "head.weight") => sgd("head_lr", "head_decay"),
+        (_, name) if name.ends_with(".bias") => sgd("bias_lr", "bias_decay"),
+        _ => Rule::Muon(muon),
+    }
 }
 
-fn airbench() -> Config {
+fn airbench(fixture: &Fixture) -> Config {
     let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
     config.activation = ActivationKind::Gelu;
     (config.blocks, config.widths) = (vec![2, 3], vec![4, 6]);
     (config.bias, config.init) = (false, Init::Dirac);
     (config.norm.eps, config.norm.momentum, config.norm.scale) = (1e-12, 0.4, false);
     (config.head.pool, config.head.hidden, config.head.init) = (3, 0, Init::Unit);
+    config.head.scale = fixture.metadata("scale");
     config
 }
 
@@ -365,10 +392,37 @@ fn state(fixture: &Fixture, engine: &CpuEngine, prefix: &str) -> Vec<Tensor<'sta
     tensors.collect()
 }
 
+/// An engine for images of this side, in the state that the fixture has under this prefix.
+fn engine(fixture: &Fixture, prefix: &str, config: &Config, side: usize) -> CpuEngine {
+    let plan = Plan::new(&config.network_for(side).unwrap(), Compute::default()).unwrap();
+    let mut engine = CpuEngine::new(plan, 2, Isa::best());
+    let model = state(fixture, &engine, prefix);
+    engine.import(Section::Model, &model).unwrap();
+    engine
+}
+
+/// Holds a section to what the fixture has under this prefix.
+#[track_caller]
+fn compare(engine: &CpuEngine, section: Section, fixture: &Fixture, prefix: &str) {
+    let trained = |name: &str| engine.plan().parameters.iter().any(|p| p.trained && p.name == name);
+    for tensor in engine.export(section) {
+        // PyTorch has neither gradient nor momentum for what is not trained.
+        if section != Section::Model && !trained(&tensor.name) {
+            continue;
+        }
+        let name = format!("{prefix}/{}", tensor.name);
+        let expected = fixture.wide(&name);
+        match &tensor.values {
+            Values::F32(values) => assert_close(&name, values, &expected),
+            Values::I64(count) => assert_eq!(*count as f64, expected[0]),
+        }
+    }
+}
+
 #[test]
 fn a_moving_average_of_models() {
     let fixture = Fixture::open("airbench");
-    let plan = Plan::new(&airbench().network().unwrap(), Compute::default()).unwrap();
+    let plan = Plan::new(&airbench(&fixture).network().unwrap(), Compute::default()).unwrap();
     let mut engine = CpuEngine::new(plan, 2, Isa::best());
     for moment in ["before", "after", "after2"] {
         let model = state(&fixture, &engine, moment);
@@ -385,7 +439,7 @@ fn a_moving_average_of_models() {
 #[test]
 fn whitening_filters() {
     let fixture = Fixture::open("airbench");
-    let plan = Plan::new(&airbench().network().unwrap(), Compute::default()).unwrap();
+    let plan = Plan::new(&airbench(&fixture).network().unwrap(), Compute::default()).unwrap();
     let mut state = plan.initial(0);
     plan.whiten(&mut state, || fixture.get("whiten/images"));
     let Values::F32(filters) = &state[0].values else { panic!("it has numbers") };
@@ -406,44 +460,101 @@ fn check_updates(
     label_smoothing: f64,
     rule: impl Fn(&Parameter) -> Rule,
 ) {
-    let plan = Plan::new(&config.network().unwrap(), Compute::default()).unwrap();
-    let trained: Vec<String> =
-        plan.parameters.iter().filter(|p| p.trained).map(|p| p.name.clone()).collect();
-    let rules: Vec<Rule> = plan.parameters.iter().map(rule).collect();
-    let mut engine = CpuEngine::new(plan, 2, Isa::best());
-
-    let before = state(fixture, &engine, "before");
-    engine.import(Section::Model, &before).unwrap();
-
-    let images = fixture.get("images");
-    let labels: Vec<u16> = fixture.wide("labels").iter().map(|&x| x as u16).collect();
+    let mut engine = engine(fixture, "before", config, 32);
+    let rules: Vec<Rule> = engine.plan().parameters.iter().map(rule).collect();
+    let (images, labels) = (fixture.get("images"), fixture.labels("labels"));
     let batch = Batch { label_smoothing, ..Batch::new(&images, &labels) };
-    let compare = |engine: &CpuEngine, section: Section, prefix: &str| {
-        for tensor in engine.export(section) {
-            // PyTorch has neither gradient nor momentum for what is not trained.
-            if section != Section::Model && !trained.iter().any(|name| *name == tensor.name) {
-                continue;
-            }
-            let expected = fixture.wide(&format!("{prefix}/{}", tensor.name));
-            match &tensor.values {
-                Values::F32(values) => {
-                    assert_close(&format!("{prefix} {}", tensor.name), values, &expected)
-                }
-                Values::I64(count) => assert_eq!(*count as f64, expected[0]),
-            }
-        }
-    };
 
     let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss")[0]).abs() < 1e-6);
-    compare(&engine, Section::Gradients, "grad");
+    compare(&engine, Section::Gradients, fixture, "grad");
     engine.update(&rules);
-    compare(&engine, Section::Model, "after");
-    compare(&engine, Section::Momentum, "momentum");
+    compare(&engine, Section::Model, fixture, "after");
+    compare(&engine, Section::Momentum, fixture, "momentum");
 
     let loss = engine.backward(batch, 1.0, &Alone).loss;
     assert!((loss - fixture.wide("loss2")[0]).abs() < 1e-6);
     engine.update(&rules);
-    compare(&engine, Section::Model, "after2");
+    compare(&engine, Section::Model, fixture, "after2");
     assert_close("eval_logits", &engine.logits(&images), &fixture.wide("eval_logits"));
+}
+
+/// Three updates, after each of which the model is set back to its average; before the third, the
+/// epochs of the whitening's bias end.
+#[test]
+fn lookahead_and_the_end_of_a_groups_epochs() {
+    let (start, fixture) = (Fixture::open("sides"), Fixture::open("lookahead"));
+    let mut engine = engine(&start, "airbench/before", &smaller_airbench(&start), 24);
+    let (images, labels) = (start.get("airbench/images"), start.labels("airbench/labels"));
+    let label_smoothing = fixture.metadata("label_smoothing");
+    let batch = Batch { label_smoothing, ..Batch::new(&images, &labels) };
+    let mut loss = f64::NAN;
+    for (update, decay) in [0.0, 0.4, 0.7].into_iter().enumerate() {
+        // Its learning rate falls to 0 in two updates.
+        let left = 1.0 - (update as f32 + 0.5) / 2.0;
+        let rule = |parameter: &Parameter| match airbench_rule(&fixture, parameter) {
+            Rule::Sgd(_) if parameter.name == "whiten.bias" && update == 2 => Rule::Fixed,
+            Rule::Sgd(sgd) if parameter.name == "whiten.bias" => {
+                Rule::Sgd(Sgd { learning_rate: left * sgd.learning_rate, ..sgd })
+            }
+            rule => rule,
+        };
+        let rules: Vec<Rule> = engine.plan().parameters.iter().map(rule).collect();
+        let trained: Vec<bool> = rules.iter().map(|rule| *rule != Rule::Fixed).collect();
+        engine.set_trained(&trained);
+        loss = engine.backward(batch, 1.0, &Alone).loss;
+        engine.update(&rules);
+        engine.average(1.0 - decay);
+        engine.swap_average();
+        engine.average(1.0);
+    }
+    assert!((loss - fixture.wide("loss")[0]).abs() < 1e-6);
+    compare(&engine, Section::Model, &fixture, "after");
+}
+
+fn smaller_airbench(fixture: &Fixture) -> Config {
+    Config { widths: vec![3, 2], ..airbench(fixture) }
+}
+
+/// Losses and gradients for images of other sides.
+#[test]
+fn smaller_images() {
+    let fixture = Fixture::open("sides");
+    let mut resnet = Config { activation: ActivationKind::Silu, ..Config::report() };
+    (resnet.blocks, resnet.widths) = (vec![1, 1], vec![2, 3]);
+    (resnet.head.pool, resnet.head.hidden) = (8, 5);
+    for (family, config) in [("resnet", resnet), ("airbench", smaller_airbench(&fixture))] {
+        let side = fixture.shape(&format!("{family}/images"))[2];
+        let mut engine = engine(&fixture, &format!("{family}/before"), &config, side);
+        let images = fixture.get(&format!("{family}/images"));
+        let labels = fixture.labels(&format!("{family}/labels"));
+        let loss = engine.backward(Batch::new(&images, &labels), 1.0, &Alone).loss;
+        assert!((loss - fixture.wide(&format!("{family}/loss"))[0]).abs() < 1e-6, "{family}");
+        compare(&engine, Section::Gradients, &fixture, &format!("{family}/grad"));
+    }
+}
+
+/// From a weight of zeros, a step of length -1 is all there is.
+#[test]
+fn steps_of_muon_are_orthogonalised() {
+    let (fixture, processor) = (Fixture::open("airbench"), processor());
+    let steps = fixture.metadata("muon_steps") as usize;
+    let rule = Muon { learning_rate: -1.0, momentum: 0.0, nesterov: false, steps };
+    for shape in ["wide", "tall"] {
+        let (before, after) = (format!("orthogonalise/{shape}"), format!("orthogonalised/{shape}"));
+        let [rows, columns] = fixture.shape(&before)[..] else { panic!("it is a matrix") };
+        let mut workspace = Workspace::new(2, muon::need(rows, columns));
+        let mut gradient = fixture.get(&before);
+        let (mut weight, mut velocity) = (vec![0.0; gradient.len()], vec![0.0; gradient.len()]);
+        muon::update(
+            &processor,
+            &mut workspace,
+            rule,
+            rows,
+            &mut weight,
+            &mut gradient,
+            &mut velocity,
+        );
+        assert_close(shape, &weight, &fixture.wide(&after));
+    }
 }
