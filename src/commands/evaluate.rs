@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::data::DataSet;
+use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
 use crescendo::report::{Table, bar};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Elsewhere, Error, Evaluation, Model, Recipe, checkpoint, read_record};
+use crescendo::training::{
+    Elsewhere, Error, Evaluation, Model, Recipe, Record, checkpoint, read_record,
+};
 use serde_json::{Value, json};
 
 use super::{Found, Location, machine, say};
@@ -19,12 +21,22 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
     let mut found: Option<(Location, Found)> = None;
     for file in &files {
         // Several files are mostly of one data set, which need not be read again.
-        let location = location(args, recipe.as_ref(), file)?;
+        let record = file.parent().and_then(Path::parent).and_then(|run| read_record(run).ok());
+        let location = location(args, recipe.as_ref(), record.as_ref(), file)?;
         let (location, data) = match found.take().filter(|(at, _)| *at == location) {
             Some(found) => found,
             None => {
                 let data = location.load()?;
                 data.set.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                let trained_on = record.map(|record| record.run.data_fingerprint);
+                if trained_on.is_some_and(|fingerprint| fingerprint != data.set.fingerprint()) {
+                    eprintln!(
+                        "warning: {} is not what {} was trained on, or not split as it was then: \
+                         some of the test images may have been trained on",
+                        data.set.name,
+                        file.display()
+                    );
+                }
                 (location, data)
             }
         };
@@ -68,7 +80,11 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
         for (index, (precise, evaluation)) in evaluations.iter().enumerate() {
             if index == 0 {
                 let DataSet { name, format, .. } = &data.set;
-                say!("on {} images of {name} ({format})\n", evaluation.images())?;
+                let views = match evaluation.views {
+                    1 => String::new(),
+                    views => format!(", by the mean of {views} views of each"),
+                };
+                say!("on {} images of {name} ({format}){views}\n", evaluation.images())?;
             }
             if evaluations.len() > 1 {
                 say!("{} statistics", if *precise { "precise" } else { "running" })?;
@@ -107,6 +123,7 @@ fn to_json(
         "bn": if precise { "precise" } else { "running" },
         "accuracy": evaluation.accuracy(),
         "test_loss": evaluation.loss,
+        "views": evaluation.views,
         "correct": evaluation.correct(),
         "images": evaluation.images(),
         "classes": model.classes,
@@ -148,17 +165,25 @@ fn files(args: &Evaluate) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Where the data is that is named, or that the run was trained on, or that the recipe is for.
-fn location(args: &Evaluate, recipe: Option<&Recipe>, file: &Path) -> Result<Location, Error> {
+fn location(
+    args: &Evaluate,
+    recipe: Option<&Recipe>,
+    record: Option<&Record>,
+    file: &Path,
+) -> Result<Location, Error> {
     if let Some(location) = args.data.named()? {
         return Ok(Location::Named(location));
     }
-    let run = file.parent().and_then(Path::parent).map(read_record);
-    Ok(match (run, recipe) {
-        (Some(Ok(record)), _) => Location::Named(record.run.data),
+    Ok(match (record, recipe) {
+        (Some(record), _) => Location::Named(record.run.data.clone()),
         (_, Some(recipe)) => Location::Source(recipe.data.source),
-        _ => match checkpoint::generated_data(file)? {
-            Some(location) => Location::Named(location),
-            None => Location::Source(DataSource::Cifar10),
+        _ => match checkpoint::data(file)? {
+            Some(data) if shapes::parse(&data).is_some() => Location::Named(data),
+            Some(data) if data != CIFAR10_NAME => {
+                let problem = format!("was trained on {data}: say where that is with --data");
+                return Err(Error::bad(file, problem));
+            }
+            _ => Location::Source(DataSource::Cifar10),
         },
     })
 }

@@ -43,7 +43,8 @@ pub fn run(args: &Predict) -> Result<(), Error> {
     }
     if let Some(out) = &args.out {
         write_npy(out, &probabilities, classes)?;
-        say!("Probabilities: {} ({}, {classes})", out.display(), names.len())?;
+        let columns = model.classes.join(", ");
+        say!("Probabilities: {} ({}, {classes}), of {columns}", out.display(), names.len())?;
     }
     Ok(())
 }

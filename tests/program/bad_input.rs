@@ -545,7 +545,11 @@ fn values_that_make_no_sense_are_named() {
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[key]);
     }
     for (change, part) in [
-        ("batch.size=301 --set batch.policy=fixed", "a batch of 301 is larger than the 300 images"),
+        (
+            "batch.size=301 --set batch.policy=fixed",
+            "a batch of 301 is larger than the 300 images to train on: have batches fit them with --set \
+             batch.least_updates=20, or lower batch.size",
+        ),
         ("batch.steps=[[1,25],[2,400]]", "a batch of 400 is larger than the 300 images"),
         ("data.validation=300", "data.validation = 300 leaves nothing to train on"),
         ("data.validation=280", "a batch of 50 is larger than the 20 images"),

@@ -126,7 +126,8 @@ fn an_image_is_judged_the_same_alone_and_in_any_company() {
     fs::write(place.path("one.npy"), array(test.image(57))).unwrap();
     fs::write(place.path("rest.npy"), array(&test.pixels[58 * IMAGE_BYTES..])).unwrap();
     let output = place.run(&format!("predict {CHECKPOINT} all.npy --out all-p.npy"));
-    assert!(output.ends_with("Probabilities: all-p.npy (100, 10)\n"), "{output}");
+    let columns = "Probabilities: all-p.npy (100, 10), of ";
+    assert!(output.lines().last().unwrap().starts_with(columns), "{output}");
     let all = probabilities(&place.path("all-p.npy"));
     let mut confusion = vec![vec![0; 10]; 10];
     for (row, label) in all.iter().zip(&test.labels) {
@@ -157,7 +158,7 @@ fn a_file_needs_nothing_but_itself() {
     place.run(&format!("train quick --data set {options}"));
     let file = "else/read.safetensors";
     fs::copy(place.path("read/weights/epoch-0001.safetensors"), place.path(file)).unwrap();
-    place.refuse_saying(1, &format!("evaluate {file}"), &["no CIFAR-10 found", "--data"]);
+    place.refuse_saying(1, &format!("evaluate {file}"), &["was trained on other images", "--data"]);
     let output = place.run(&format!("evaluate {file} --data set"));
     assert_eq!(lines(&output)[1], lines(&place.run("evaluate read --data set --checkpoints 1"))[1]);
 }
@@ -275,6 +276,10 @@ fn with_flip_an_image_and_its_mirror_image_get_one_answer() {
     let plain = json(&place, "run --flip true");
     let flipped = json(&place, "flipped");
     assert_eq!(plain["results"][0]["confusion"], flipped["results"][0]["confusion"]);
+    assert_eq!(
+        (&plain["results"][0]["views"], &flipped["results"][0]["views"]),
+        (&2.into(), &2.into())
+    );
     let table = place.read("flipped/epochs.csv");
     let accuracy: f64 = column(&table, "test_accuracy")[3].parse().unwrap();
     assert_eq!(flipped["results"][0]["accuracy"].as_f64(), Some(accuracy));

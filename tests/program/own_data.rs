@@ -44,6 +44,17 @@ fn fast94_fits_its_batches_to_a_folder_of_images() {
 }
 
 #[test]
+fn the_larger_fast_recipes_train_too() {
+    let place = Place::new();
+    let small = "--data shapes:300,100 --set network.widths=[4,8,8] --epochs 2";
+    place.run(&format!("train fast96 {small} --out fast96"));
+    assert!(place.run("evaluate fast96").contains("by the mean of 6 views of each"));
+    let sides = "--set network.head.hidden=16 --set data.sides=[[1,16],[2,32]]";
+    place.run(&format!("train report-fast {small} {sides} --out report-fast"));
+    assert!(place.run("evaluate report-fast").contains("by the mean of 2 views of each"));
+}
+
+#[test]
 fn a_folder_of_images_is_trained_on() {
     let place = Place::new();
     flowers(&place, "flowers", 15);
@@ -95,6 +106,13 @@ fn how_it_was_split_is_kept_with_the_run() {
     place.run("train --resume run --epochs 2");
     assert!(place.run("evaluate run").contains("on 12 images of the folder flowers"));
     assert!(place.run(&format!("data info {location} --json")).contains("\"test\":12"));
+    let output = place.command("evaluate run --data flowers").output().unwrap();
+    let warning = text(&output.stderr);
+    assert!(
+        warning.contains("not split as it was then") && warning.contains("trained on"),
+        "{warning}"
+    );
+    assert_eq!(text(&place.command("evaluate run").output().unwrap().stderr), "");
     let other = place.refuse(1, "train --resume run --epochs 3 --data flowers");
     check_line(&other, &["is not the data", "images:0.5,", "--data"]);
 

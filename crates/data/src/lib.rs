@@ -51,5 +51,5 @@ pub use fetch::{Archive, Fetched, fetch};
 pub use find::{default_folder, find};
 pub use info::{ClassCount, Info, channel_statistics, info};
 pub use picture::{Picture, read_image};
-pub use readers::{ImageFolder, open};
+pub use readers::{CIFAR10_NAME, ImageFolder, open};
 pub use set::{CHANNELS, DataSet, IMAGE_BYTES, SIDE, Split};

@@ -95,8 +95,10 @@ fn the_test_set_is_the_same_wherever_the_folder_is() {
 
 #[test]
 fn test_images_can_have_a_folder_of_their_own() {
-    for test in ["test", "val"] {
-        let root = set(&[("train/cat", 3), ("train/dog", 2)]);
+    for [train, test] in
+        [["train", "test"], ["train", "val"], ["Train", "Test"], ["training", "valid"]]
+    {
+        let root = set(&[(&*format!("{train}/cat"), 3), (&*format!("{train}/dog"), 2)]);
         paint(root.path(), &format!("{test}/dog/x.png"), [9, 9, 9], [32, 32]);
         paint(root.path(), "unsorted/y.png", [9, 9, 9], [32, 32]);
         let set = open(root.path()).unwrap();
@@ -109,9 +111,19 @@ fn test_images_can_have_a_folder_of_their_own() {
         paint(root.path(), &format!("{test}/cow/x.png"), [9, 9, 9], [32, 32]);
         refused(&root, &[&format!("/{test}/cow: "), "no such class to train on"]);
     }
-    // Without one, a share of those to train on.
+    // Without one, a share of those to train on; what has no classes is none.
     let root = set(&[("train/cat", 10), ("train/dog", 10)]);
     assert_eq!(open(root.path()).unwrap().test.len(), 4);
+    paint(root.path(), "test/1.png", [9, 9, 9], [32, 32]);
+    let set = open(root.path()).unwrap();
+    assert_eq!(set.test.len(), 4);
+    assert_eq!(set.warnings, ["1 folder is not read, being no class's: test"]);
+}
+
+#[test]
+fn a_folder_of_test_images_is_no_class() {
+    let root = set(&[("cat", 5), ("dog", 5), ("test/cat", 2), ("test/dog", 2)]);
+    refused(&root, &["/test: has folders of images to test on", "no folder `train`"]);
 }
 
 #[test]
@@ -238,6 +250,8 @@ fn a_class_needs_images() {
 fn one_class_is_none() {
     refused(&set(&[("cat", 5)]), &["has images of one class only (cat)"]);
     refused(&set(&[("train/cat", 5), ("test/cat", 5)]), &["has images of one class only (cat)"]);
+    let wrapped = set(&[("animals/cat", 5), ("animals/dog", 5)]);
+    refused(&wrapped, &["one class only (animals)", "its folders that are classes, /animals"]);
 }
 
 #[test]
@@ -258,6 +272,33 @@ fn damaged_images_are_counted_and_one_is_named() {
     fs::write(at("cat/2.png"), "<html>").unwrap();
     fs::write(at("cat/4.png"), "").unwrap();
     refused(&root, &["3 of 10 images cannot be read: repair or remove them", "/cat/2.png: cannot"]);
+}
+
+#[test]
+fn a_photo_that_was_cut_off_is_damaged() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("photo.jpg");
+    let pixel = |x: u32, y: u32| Rgb([(x * 5) as u8, (y * 7) as u8, (x * y) as u8]);
+    RgbImage::from_fn(100, 80, pixel).save(&path).unwrap();
+    let whole = fs::read(&path).unwrap();
+    // A camera's thumbnail ends before the image does.
+    let thumbnail = [&b"\xff\xe1"[..], &(whole.len() as u16 + 2).to_be_bytes(), &whole].concat();
+    let mut photo = whole.clone();
+    photo.splice(2..2, thumbnail);
+    for photo in [&whole, &photo] {
+        for left in [50, 80, 95, 99] {
+            let end = photo.len() - whole.len() * (100 - left) / 100;
+            fs::write(&path, &photo[..end]).unwrap();
+            let problem = read_image(&path).unwrap_err().to_string();
+            assert!(
+                problem.contains("photo.jpg: cannot be read as an image"),
+                "{left} %: {problem}"
+            );
+        }
+        // What comes after the end does not matter.
+        fs::write(&path, [&photo[..], b"more"].concat()).unwrap();
+        read_image(&path).unwrap();
+    }
 }
 
 /// A PNG that says it has this size, and has nearly no pixels.

@@ -74,6 +74,7 @@ fn object(event: &Event) -> Option<Value> {
             "epoch": epoch,
             "accuracy": evaluation.accuracy(),
             "loss": evaluation.loss,
+            "views": evaluation.views,
             "classes": classes,
             "confusion": evaluation.confusion,
         }),
@@ -220,6 +221,7 @@ mod tests {
         let evaluation = Evaluation {
             confusion: vec![vec![3, 1], vec![0, 4]],
             loss: 0.5,
+            views: 2,
             mistakes: vec![mistake],
         };
         let classes = vec!["cat".to_owned(), "mouse".to_owned()];
@@ -228,7 +230,8 @@ mod tests {
             read(&Event::Evaluated { split, epoch: 2, evaluation, classes }),
             json!({
                 "event": "evaluated", "split": "validation", "epoch": 2, "accuracy": 0.875,
-                "loss": 0.5, "classes": ["cat", "mouse"], "confusion": [[3, 1], [0, 4]],
+                "loss": 0.5, "views": 2, "classes": ["cat", "mouse"],
+                "confusion": [[3, 1], [0, 4]],
             })
         );
         let evaluating = Event::Evaluating { split, done: 1, total: 2 };

@@ -216,7 +216,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("evaluation.json"), "{").unwrap();
         let mut log = start(folder.path(), &Marks::new());
-        let evaluation = Evaluation { confusion: vec![vec![1]], loss: 0.5, mistakes: Vec::new() };
+        let evaluation =
+            Evaluation { confusion: vec![vec![1]], loss: 0.5, ..Evaluation::default() };
         let (split, classes) = (EvaluatedSplit::Test, vec!["all".to_owned()]);
         log.event(&Event::Evaluated { split, epoch: 3, evaluation, classes }).unwrap();
         assert_eq!(Evaluations::read(folder.path()).unwrap().test.unwrap().epoch, 3);

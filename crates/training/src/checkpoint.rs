@@ -43,15 +43,13 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
     Ok(epochs)
 }
 
-/// What the weights in a checkpoint's file were trained on, if that is something this program makes
-/// by itself.
+/// What the weights in a checkpoint's file were trained on: how the generated set was made, or what other
+/// data is called; `None` where the file does not say.
 ///
 /// # Errors
 /// If the file is missing or damaged.
-pub fn generated_data(path: &Path) -> Result<Option<String>, Error> {
-    let file = Checkpoint::open(path)?.0;
-    let data = file.metadata.get("data").filter(|data| shapes::parse(data).is_some());
-    Ok(data.cloned())
+pub fn data(path: &Path) -> Result<Option<String>, Error> {
+    Ok(Checkpoint::open(path)?.0.metadata.remove("data"))
 }
 
 /// Writes the engine's model as the checkpoint after `epoch`.

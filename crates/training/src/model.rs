@@ -163,6 +163,8 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<u64>>,
     /// The mean cross-entropy.
     pub loss: f64,
+    /// Of how many views of an image each answer is the mean: mirrored ones, shifted ones, both.
+    pub views: usize,
     /// The most confident wrong answers, the most confident first.
     pub mistakes: Vec<Mistake>,
 }
@@ -237,8 +239,11 @@ pub(crate) fn evaluate<E>(
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Evaluation, E> {
     let classes = engine.plan().classes();
-    let mut evaluation =
-        Evaluation { confusion: vec![vec![0; classes]; classes], ..Evaluation::default() };
+    let mut evaluation = Evaluation {
+        confusion: vec![vec![0; classes]; classes],
+        views: if input.flip { 2 } else { 1 } * if input.shift > 0 { 3 } else { 1 },
+        ..Evaluation::default()
+    };
     let mut done = 0;
     for images in split.pixels.chunks(IMAGES * IMAGE_BYTES) {
         let logits = logits(engine, input, images);

@@ -167,8 +167,15 @@ fn check(root: &Path, classes: &[Class]) -> Result<(), Error> {
         return Err(Error::bad(&empty.folder, problem));
     }
     if let [only] = classes {
+        let wraps = only.images.iter().all(|image| image.parent() != Some(&only.folder));
+        let wrapped = match wraps {
+            true => {
+                format!(", or, if it is its folders that are classes, {}", only.folder.display())
+            }
+            false => String::new(),
+        };
         let problem = format!(
-            "has images of one class only ({}): a folder for at least one other is needed",
+            "has images of one class only ({}): a folder for at least one other is needed{wrapped}",
             only.name
         );
         return Err(Error::bad(root, problem));

@@ -12,9 +12,10 @@ const MOST_CLASSES: usize = u16::MAX as usize;
 /// How deep folders may lie in a class's folder.
 const DEEPEST: usize = 16;
 
-const TRAIN: &str = "train";
-/// What a folder of test images may be called; the first that is there is read.
-const TEST: [&str; 2] = ["test", "val"];
+/// What a folder of images to train on may be called, in letters of either case.
+const TRAIN: &[&str] = &["train", "training"];
+/// The same of those to test on; the first that is there is read.
+const TEST: &[&str] = &["test", "testing", "val", "valid", "validation"];
 
 /// The images of a folder, by classes.
 pub(crate) struct Listing {
@@ -38,17 +39,23 @@ pub(crate) struct Class {
 /// Looks a folder over; `None` if there are no images in its folders.
 pub(crate) fn list(root: &Path) -> Result<Option<Listing>, Error> {
     let mut walk = Walk::default();
-    let train = root.join(TRAIN);
-    let test = TEST.map(|name| root.join(name)).into_iter().find(|folder| folder.is_dir());
-    let sorted = train.is_dir() && !folders(&train)?.is_empty();
-    if !sorted && train.is_dir() && test.is_some() {
+    let (train, test) = (called(root, TRAIN)?, called(root, TEST)?);
+    let has_folders = |folder: &&PathBuf| folders(folder).is_ok_and(|folders| !folders.is_empty());
+    // Test images without classes cannot be tested on, and are passed over.
+    let (sorted, sorted_test) = (train.iter().find(has_folders), test.iter().find(has_folders));
+    if let (None, Some(train), Some(_)) = (sorted, train.first(), test.first()) {
         let problem = "has no folder for each class: put its images into folders that have the \
                        classes' names";
-        return Err(Error::bad(&train, problem));
+        return Err(Error::bad(train, problem));
     }
-    let (classes, test) = if sorted {
-        walk.beside(root, &[Some(&train), test.as_ref()])?;
-        (walk.classes(&train)?, test.map(|test| walk.classes(&test)).transpose()?)
+    if let (None, Some(test)) = (sorted, sorted_test) {
+        let problem = "has folders of images to test on, but there is no folder `train` beside it: \
+                       put those to train on there, in one folder for each class";
+        return Err(Error::bad(test, problem));
+    }
+    let (classes, test) = if let Some(train) = sorted {
+        walk.beside(root, &[Some(train), sorted_test])?;
+        (walk.classes(train)?, sorted_test.map(|test| walk.classes(test)).transpose()?)
     } else {
         (walk.classes(root)?, None)
     };
@@ -179,6 +186,19 @@ impl Walk {
         });
         warnings.collect()
     }
+}
+
+/// The folders in `root` that have one of these names, in the order of the names.
+fn called(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
+    let mut called = Vec::new();
+    for folder in folders(root)? {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(at) = names.iter().position(|known| known.eq_ignore_ascii_case(name)) {
+            called.push((at, folder));
+        }
+    }
+    called.sort();
+    Ok(called.into_iter().map(|(_, folder)| folder).collect())
 }
 
 /// What is in a folder, but nothing hidden.

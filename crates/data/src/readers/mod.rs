@@ -34,8 +34,11 @@ pub(crate) struct Published {
     own: fn(&DataSet) -> bool,
 }
 
+/// What CIFAR-10 is called.
+pub const CIFAR10_NAME: &str = "CIFAR-10";
+
 const CIFAR10: Published = Published {
-    name: "CIFAR-10",
+    name: CIFAR10_NAME,
     classes: &[
         "airplane",
         "automobile",

@@ -15,8 +15,11 @@ const MOST_CONFUSED: usize = 20;
 pub fn section(name: &str, entry: &Entry) -> String {
     let images: u64 = entry.confusion.iter().flatten().sum();
     let loss = entry.loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
+    let views = entry.views.filter(|views| *views > 1);
+    let views =
+        views.map_or(String::new(), |views| format!(", by the mean of {views} views of each"));
     let mut html = format!(
-        "<section>\n<h2>{} after epoch {}</h2>\n<p>{:.2}% of {images} images are right{loss}.</p>\n",
+        "<section>\n<h2>{} after epoch {}</h2>\n<p>{:.2}% of {images} images are right{views}{loss}.</p>\n",
         escape(name),
         entry.epoch,
         100.0 * entry.accuracy

@@ -27,6 +27,9 @@ pub(crate) struct Entry {
     pub accuracy: f64,
     /// None if it is no finite number, which JSON cannot hold.
     pub loss: Option<f64>,
+    /// Views of each image that an answer is the mean of; older files do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<usize>,
     pub classes: Vec<String>,
     pub confusion: Vec<Vec<u64>>,
     pub mistakes: Vec<Wrong>,
@@ -107,6 +110,7 @@ impl Entry {
             epoch,
             accuracy: evaluation.accuracy(),
             loss: Some(evaluation.loss).filter(|loss| loss.is_finite()),
+            views: Some(evaluation.views),
             classes: classes.to_vec(),
             confusion: evaluation.confusion.clone(),
             mistakes: mistakes.map(wrong).collect(),
@@ -149,7 +153,8 @@ mod tests {
             probability: 0.75,
             image: vec![9; IMAGE_BYTES],
         };
-        Evaluation { confusion: vec![vec![3, 1], vec![0, 4]], loss: 0.5, mistakes: vec![mistake] }
+        let confusion = vec![vec![3, 1], vec![0, 4]];
+        Evaluation { confusion, loss: 0.5, views: 6, mistakes: vec![mistake] }
     }
 
     #[test]

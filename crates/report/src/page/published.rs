@@ -1,7 +1,7 @@
 //! The report's own numbers, which its recipe is held against.
 
 /// What the report trained on, as the data set is called.
-pub const DATA: &str = "CIFAR-10";
+pub const DATA: &str = crescendo_data::CIFAR10_NAME;
 
 /// The recipes that train as the report did.
 pub const RECIPES: [&str; 2] = ["report", "original"];

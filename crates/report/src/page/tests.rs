@@ -47,6 +47,7 @@ fn full_run(recipe_name: &str) -> TempDir {
     let evaluation = Evaluation {
         confusion: vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]],
         loss: 0.512,
+        views: 6,
         mistakes: vec![mistake],
     };
     let classes = ["cat", HOSTILE, "empty"].map(String::from);
@@ -112,7 +113,7 @@ fn a_page_shows_everything_that_a_run_left() {
         "0.1 → 0.05",
         "Test set after epoch 3",
         "Held-out images after epoch 3",
-        "87.50% of 8 images are right, loss 0.5120",
+        "87.50% of 8 images are right, by the mean of 6 views of each, loss 0.5120",
         "75.0%",
         "<b>cat</b><span>&lt;script&gt;",
         "98.7%",
@@ -209,7 +210,7 @@ fn many_classes_are_a_list_of_what_is_taken_for_what() {
     let classes: Vec<String> = (0..30).map(|class| format!("class {class}")).collect();
     let mut confusion = vec![vec![0; 30]; 30];
     (confusion[3][4], confusion[5][6]) = (7, 9);
-    let evaluation = Evaluation { confusion, loss: f64::NAN, mistakes: Vec::new() };
+    let evaluation = Evaluation { confusion, loss: f64::NAN, ..Evaluation::default() };
     let entry = Entry::new(2, &evaluation, &classes);
     Evaluations::default().keep(&folder, EvaluatedSplit::Test, entry).unwrap();
     let page = render(&[read(&place)]);

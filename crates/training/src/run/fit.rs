@@ -3,7 +3,7 @@
 use crescendo_data::{DataSet, SIDE};
 use crescendo_network::{CpuEngine, Engine, Plan};
 
-use crate::policy::outlook;
+use crate::policy::{PolicyKind, outlook};
 use crate::{Error, Machine, Recipe, memory};
 
 /// What computes.
@@ -74,9 +74,14 @@ pub(crate) fn check_fit(
     let phases = outlook(recipe, images);
     let largest = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(0);
     if largest > images {
+        let key = match recipe.batch.policy {
+            PolicyKind::Steps => "batch.steps",
+            PolicyKind::Fixed => "batch.size",
+            _ => "batch.max",
+        };
         return refuse(format!(
-            "a batch of {largest} is larger than the {images} images to train on: lower it with \
-             --set batch.steps=…, batch.size=… or batch.max=…"
+            "a batch of {largest} is larger than the {images} images to train on: have batches fit \
+             them with --set batch.least_updates=20, or lower {key}"
         ));
     }
     phases.iter().try_for_each(|phase| {
