@@ -105,6 +105,14 @@ pub struct Group {
     pub epochs: Option<u32>,
 }
 
+impl Group {
+    /// Whether it says how its parameters are trained.
+    fn says_how(&self) -> bool {
+        let numbers = [self.learning_rate, self.momentum, self.weight_decay];
+        numbers.iter().any(Option::is_some) || self.nesterov.is_some() || self.epochs.is_some()
+    }
+}
+
 /// A moment of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At {
@@ -128,7 +136,7 @@ impl Optimizer {
                 return Rule::Fixed;
             }
             let group = self.group(&parameter.name);
-            let epochs = group.and_then(|group| group.epochs).unwrap_or(at.epochs);
+            let epochs = group.and_then(|group| group.epochs).unwrap_or(at.epochs).min(at.epochs);
             if at.done >= f64::from(epochs) {
                 return Rule::Fixed;
             }
@@ -218,6 +226,12 @@ impl Optimizer {
                      weights have a fixed norm"
                 )));
             }
+            if group.says_how() && self.with(Some(group)).kind == OptimizerKind::Fixed {
+                return Err(Error::Recipe(format!(
+                    "optimizer.groups: {name} is fixed, so nothing else can be said of it: leave the \
+                     other keys out, or give it another kind"
+                )));
+            }
             self.with(Some(group)).check_values(&format!("optimizer.groups, of {name}: "))?;
         }
         for parameter in plan.parameters.iter().filter(|parameter| parameter.trained) {
@@ -295,6 +309,7 @@ mod tests {
     fn each_parameter_follows_the_first_group_that_fits() {
         let groups = r#"optimizer.groups=[
             { parameters = "start_layer.0.bias", epochs = 4, learning_rate = 8.0 },
+            { parameters = "output_layer.fc.bias", epochs = 16, learning_rate = 1.0 },
             { parameters = "*.bias", kind = "fixed" },
             { parameters = "*conv*", kind = "muon", learning_rate = 0.5 },
         ]"#;
@@ -310,6 +325,8 @@ mod tests {
         };
         let first = rules(&[groups], 2.0);
         assert_eq!(rate(&first, "start_layer.0.bias"), ("sgd", 4.0));
+        // No longer than the run's eight epochs.
+        assert_eq!(rate(&first, "output_layer.fc.bias"), ("sgd", 0.75));
         assert_eq!(rate(&first, "start_layer.1.bias"), ("fixed", 0.0));
         assert_eq!(rate(&first, "stack_layers.0.blocks.0.conv1.weight"), ("muon", 0.375));
         assert_eq!(rate(&first, "start_layer.0.weight"), ("sgd", 0.075));
@@ -358,6 +375,7 @@ mod tests {
                 r#"[{ parameters = "*conv*", kind = "muon", weight_decay = 0.1 }]"#,
                 "*conv* has a weight_decay",
             ),
+            (r#"[{ parameters = "*", kind = "fixed", epochs = 2 }]"#, "* is fixed, so nothing else"),
             (r#"[{ parameters = "*", kind = "muon" }]"#, "is muon for start_layer.0.bias"),
             (r#"[{ parameters = "*", momentum = 1.0 }]"#, "of *: momentum must be"),
             (r#"[{ parameters = "*", rate = 1.0 }]"#, "unknown field"),
