@@ -375,7 +375,10 @@ mod tests {
                 r#"[{ parameters = "*conv*", kind = "muon", weight_decay = 0.1 }]"#,
                 "*conv* has a weight_decay",
             ),
-            (r#"[{ parameters = "*", kind = "fixed", epochs = 2 }]"#, "* is fixed, so nothing else"),
+            (
+                r#"[{ parameters = "*", kind = "fixed", epochs = 2 }]"#,
+                "* is fixed, so nothing else",
+            ),
             (r#"[{ parameters = "*", kind = "muon" }]"#, "is muon for start_layer.0.bias"),
             (r#"[{ parameters = "*", momentum = 1.0 }]"#, "of *: momentum must be"),
             (r#"[{ parameters = "*", rate = 1.0 }]"#, "unknown field"),
