@@ -5,7 +5,7 @@
 
 import csv
 import re
-from math import log2
+from math import ceil, log2
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent
@@ -102,14 +102,15 @@ def time_to_accuracy():
         points = [(float(row["seconds"]) / 60, 100 * float(row["test_accuracy"])) for row in rows]
         runs.append((name, points))
     width, height, left, right, top, bottom = 760, 380, 56, 120, 40, 336
-    low, high, longest = 70, 96, 128
-    across = lambda minutes: left + log2(minutes) / log2(longest) * (width - left - right)
+    low, high = 70, 96
+    doublings = ceil(log2(max(points[-1][0] for _, points in runs)))
+    across = lambda minutes: left + log2(minutes) / doublings * (width - left - right)
     up = lambda accuracy: bottom - (accuracy - low) / (high - low) * (bottom - top)
     parts = [text(left, 22, "% of the test images right, by one view of each", kind="quiet")]
     for tick in (*range(low, 91, 5), 92, 94, 95, 96):
         parts.append(line(left, up(tick), width - right, up(tick), "axis" if tick == low else "grid"))
         parts.append(text(left - 8, up(tick) + 4, f"{tick}", "end", "quiet"))
-    for tick in (1, 2, 4, 8, 16, 32, 64, 128):
+    for tick in (2**doubling for doubling in range(doublings + 1)):
         parts.append(text(across(tick), bottom + 20, f"{tick}", "middle", "quiet"))
     parts.append(text((left + width - right) / 2, bottom + 38, "minutes of training on two cores", "middle", "quiet"))
     for kind, (name, points) in zip("abc", runs):

@@ -126,8 +126,10 @@ fn an_image_is_judged_the_same_alone_and_in_any_company() {
     fs::write(place.path("one.npy"), array(test.image(57))).unwrap();
     fs::write(place.path("rest.npy"), array(&test.pixels[58 * IMAGE_BYTES..])).unwrap();
     let output = place.run(&format!("predict {CHECKPOINT} all.npy --out all-p.npy"));
-    let columns = "Probabilities: all-p.npy (100, 10), of ";
-    assert!(output.lines().last().unwrap().starts_with(columns), "{output}");
+    let classes = whole["results"][0]["classes"].as_array().unwrap();
+    let classes: Vec<&str> = classes.iter().map(|class| class.as_str().unwrap()).collect();
+    let end = format!("Probabilities: all-p.npy (100, 10), of {}\n", classes.join(", "));
+    assert!(output.ends_with(&end), "{output}");
     let all = probabilities(&place.path("all-p.npy"));
     let mut confusion = vec![vec![0; 10]; 10];
     for (row, label) in all.iter().zip(&test.labels) {
