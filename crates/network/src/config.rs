@@ -1,26 +1,21 @@
 //! A network as a recipe describes it: the keys of the section `[network]`.
 
-use crescendo_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::{Builder, Error, Init, Network, Operation, Shape, Value, airbench, resnet};
+use crate::families::{airbench, resnet};
+use crate::{Activation, Error, Init, Network, NetworkBuilder, Operation, Shape, Value};
 
-/// Pixels along each side of an image.
-pub(crate) const SIDE: usize = 32;
-/// Channels of an image.
-pub(crate) const COLOURS: usize = 3;
-
-/// The section `[network]`.
+/// The section `[network]` of a recipe. Every key is described in `recipes/report.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The kind of network.
+pub struct NetworkConfig {
+    /// The network's family.
     pub family: Family,
-    /// In each stack: residual blocks (`resnet`), or convolutions (`airbench`).
+    /// In each stack: residual blocks (`resnet`) or convolutions (`airbench`).
     pub blocks: Vec<usize>,
     /// Channels of each stack.
     pub widths: Vec<usize>,
-    /// Classes to tell apart.
+    /// Classes: the length of the logits.
     pub classes: usize,
     /// The activation after every convolution and block.
     pub activation: ActivationKind,
@@ -30,22 +25,22 @@ pub struct Config {
     pub whitening: usize,
     /// Whether convolutions and the last layer have biases.
     pub bias: bool,
-    /// What the filters of convolutions are before training.
+    /// How the filters of convolutions are initialised.
     pub init: Init,
     /// BatchNorm.
     pub norm: Norm,
-    /// What follows the last stack.
+    /// The classification head.
     pub head: Head,
 }
 
-/// Kinds of networks.
+/// Families of networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
-    /// The report's: a start layer, stacks of standard residual blocks, a head.
+    /// The paper's: a start layer, stacks of standard residual blocks, a head.
     Resnet,
-    /// Keller Jordan's fast networks (arXiv 2404.00498): whitening, stacks of convolutions, each begun by
-    /// max-pooling.
+    /// Keller Jordan's airbench networks (arXiv 2404.00498): whitening filters, stacks of convolutions with
+    /// max-pooling, a linear layer.
     Airbench,
 }
 
@@ -59,7 +54,7 @@ pub enum ActivationKind {
     Relu,
     /// `x` where positive, `exp(x) - 1` elsewhere.
     Elu,
-    /// `x * Phi(x)`, with the normal distribution's `Phi` (not its approximation by tanh).
+    /// `x * Phi(x)`, with the normal distribution's `Phi` (not its tanh approximation).
     Gelu,
     /// `x / (1 + exp(-x))`.
     Silu,
@@ -71,17 +66,18 @@ pub enum ActivationKind {
 pub struct Norm {
     /// Added to the variance.
     pub eps: f64,
-    /// The momentum of the running statistics, in the convention named beside it.
+    /// The momentum of the running statistics, in the convention of `momentum_convention`.
     pub momentum: f64,
     /// What `momentum` multiplies.
     pub momentum_convention: MomentumConvention,
-    /// Whether there is a weight that is trained; else it stays 1.
+    /// Whether the weight is trained; otherwise it stays 1.
     pub scale: bool,
-    /// Images that share statistics in training; 0 for all of a batch.
+    /// Ghost BatchNorm (Hoffer et al. 2017, arXiv 1705.08741): how many images share statistics in
+    /// training; 0 for the whole batch.
     pub ghost: usize,
 }
 
-/// Libraries disagree on what the momentum of running statistics multiplies.
+/// What the momentum of running statistics multiplies: libraries disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MomentumConvention {
@@ -105,14 +101,13 @@ impl Norm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// Rows and columns of the squares that are averaged (`resnet`), or of which the largest number is
-    /// taken (`airbench`).
+    /// Rows and columns of the squares of average pooling (`resnet`) or max-pooling (`airbench`).
     pub pool: usize,
     /// Features of the hidden linear layer; 0 for none.
     pub hidden: usize,
     /// The activation after the hidden layer.
     pub activation: HeadActivation,
-    /// What the last layer's weight is before training.
+    /// How the last layer's weight is initialised.
     pub init: Init,
     /// What the logits are multiplied by.
     pub scale: f64,
@@ -124,14 +119,14 @@ pub struct Head {
 pub enum HeadActivation {
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
-    /// The network's own.
+    /// The network's `activation`.
     Same,
 }
 
-impl Config {
-    /// The report's network: 17,392,394 parameters.
+impl NetworkConfig {
+    /// The paper's network: 17,392,394 parameters for images of 3x32x32.
     pub fn report() -> Self {
-        Config {
+        NetworkConfig {
             family: Family::Resnet,
             blocks: vec![6, 6, 6],
             widths: vec![64, 128, 256],
@@ -158,40 +153,42 @@ impl Config {
         }
     }
 
-    /// The network that these keys describe.
+    /// The network that these keys describe, for images of the shape `input`.
     ///
     /// # Errors
-    /// If a key's value makes no sense; the sentence names the key.
-    pub fn network(&self) -> Result<Network, Error> {
-        self.network_for(SIDE)
+    /// If the value of a key is invalid, with the key's name; or if the images are not square.
+    pub fn network(&self, input: Shape) -> Result<Network, Error> {
+        let (_, side) = square(input)?;
+        self.network_resized(input, side)
     }
 
-    /// The same network, with the same parameters, for images with `side` pixels along each side: the head
-    /// pools over smaller squares, to as many features.
+    /// The same network, with the same parameters, for images that are resized to `side` x `side` pixels: the
+    /// head pools over smaller squares, to as many features as for images of the shape `input`.
     ///
     /// # Errors
-    /// If a key's value makes no sense, or there are no such squares.
-    pub fn network_for(&self, side: usize) -> Result<Network, Error> {
-        self.check()?;
+    /// As [`network`](Self::network), or if no pool size gives as many features.
+    pub fn network_resized(&self, input: Shape, side: usize) -> Result<Network, Error> {
+        let (channels, full) = square(input)?;
+        self.check(full)?;
         let last = self.last_side(side);
-        let features = self.last_side(SIDE) / self.head.pool;
-        let pool = if side == SIDE { self.head.pool } else { last / features };
+        let features = self.last_side(full) / self.head.pool;
+        let pool = if side == full { self.head.pool } else { last / features };
         if pool == 0 || last / pool != features {
             return Err(Error(format!(
-                "images of {side}x{side} pixels do not go with this network: their last maps have \
+                "images of {side}x{side} pixels do not fit this network: its last maps would be \
                  {last}x{last}, and the head needs {features}x{features} squares of them"
             )));
         }
         let mut builder =
-            Builder::new(Shape::Maps { channels: COLOURS, height: side, width: side });
+            NetworkBuilder::new(Shape::Maps { channels, height: side, width: side });
         match self.family {
             Family::Resnet => resnet::network(self, pool, &mut builder),
-            Family::Airbench => airbench::network(self, pool, &mut builder),
+            Family::Airbench => airbench::network(self, channels, pool, &mut builder),
         }
         Ok(builder.finish())
     }
 
-    /// Rows and columns of the last stack's maps, for images with `side`.
+    /// Rows and columns of the last stack's maps, for images of `side` x `side` pixels.
     fn last_side(&self, side: usize) -> usize {
         match self.family {
             Family::Resnet => resnet::last_side(self, side),
@@ -199,7 +196,7 @@ impl Config {
         }
     }
 
-    /// The activation as the kernels know it.
+    /// The activation as an operation.
     pub(crate) fn activation(&self) -> Activation {
         match self.activation {
             ActivationKind::LeakyRelu => Activation::LeakyRelu { slope: self.leaky_slope as f32 },
@@ -210,7 +207,7 @@ impl Config {
         }
     }
 
-    /// BatchNorm as the list of operations has it.
+    /// BatchNorm as an operation.
     pub(crate) fn batch_norm(&self) -> Operation {
         let Norm { eps, scale, .. } = self.norm;
         Operation::BatchNorm { eps, scale, new_weight: self.norm.new_weight() }
@@ -218,14 +215,14 @@ impl Config {
 
     /// A convolution that keeps the maps' size, or divides it by `stride`.
     pub(crate) fn convolution(&self, outputs: usize, kernel: usize, stride: usize) -> Operation {
-        let Config { bias, init, .. } = *self;
+        let NetworkConfig { bias, init, .. } = *self;
         Operation::Convolution { outputs, kernel, stride, padding: kernel / 2, bias, init }
     }
 
-    /// Adds the last layer, and the factor of the logits if it is not 1, under these names.
+    /// Adds the last layer, and the scaling of the logits if the factor is not 1, under these names.
     pub(crate) fn add_classifier(
         &self,
-        builder: &mut Builder,
+        builder: &mut NetworkBuilder,
         [layer, scaled]: [&str; 2],
         features: Value,
     ) {
@@ -238,7 +235,8 @@ impl Config {
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Checks the keys for images of `side` x `side` pixels.
+    fn check(&self, side: usize) -> Result<(), Error> {
         if self.blocks.is_empty() || self.blocks.contains(&0) {
             return refuse("blocks", "needs at least one block in every stack".into());
         }
@@ -274,9 +272,9 @@ impl Config {
         }
         match self.family {
             Family::Resnet => resnet::check(self)?,
-            Family::Airbench => airbench::check(self)?,
+            Family::Airbench => airbench::check(self, side)?,
         }
-        let side = self.last_side(SIDE);
+        let side = self.last_side(side);
         if !(1..=side).contains(&self.head.pool) {
             let problem =
                 format!("is {}: the last stack's maps have {side}x{side} pixels", self.head.pool);
@@ -286,7 +284,15 @@ impl Config {
     }
 }
 
-/// Says what is wrong with a key of the section.
+/// Channels, and rows or columns, of square images.
+fn square(input: Shape) -> Result<(usize, usize), Error> {
+    match input {
+        Shape::Maps { channels, height, width } if height == width => Ok((channels, height)),
+        other => Err(Error(format!("images of the shape {other} are not square"))),
+    }
+}
+
+/// An error about a key of the section.
 pub(crate) fn refuse<T>(key: &str, problem: String) -> Result<T, Error> {
     Err(Error(format!("network.{key} {problem}")))
 }
@@ -294,44 +300,47 @@ pub(crate) fn refuse<T>(key: &str, problem: String) -> Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Compute, Plan};
+    use crate::Graph;
 
-    fn airbench() -> Config {
-        let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
+    const SIDE: usize = 32;
+    const IMAGES: Shape = Shape::Maps { channels: 3, height: SIDE, width: SIDE };
+
+    fn airbench() -> NetworkConfig {
+        let mut config = NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
         (config.blocks, config.head.hidden, config.head.pool) = (vec![2, 3, 2], 0, 3);
         config
     }
 
     #[test]
     fn the_same_parameters_serve_smaller_images_where_the_head_can_pool_to_as_many_features() {
-        let parameters = |config: &Config, side: usize| {
-            let network = config.network_for(side)?;
-            Ok::<_, Error>(Plan::new(&network, Compute::default())?.parameters)
+        let parameters = |config: &NetworkConfig, side: usize| {
+            let network = config.network_resized(IMAGES, side)?;
+            Ok::<_, Error>(Graph::new(&network)?.parameters)
         };
         let small = |pool: usize| {
-            let mut config = Config { widths: vec![4, 8, 8], ..Config::report() };
+            let mut config = NetworkConfig { widths: vec![4, 8, 8], ..NetworkConfig::paper() };
             (config.blocks, config.head.hidden, config.head.pool) = (vec![1; 3], 16, pool);
             config
         };
         for config in [small(2), airbench()] {
             assert_eq!(parameters(&config, SIDE).unwrap(), parameters(&config, 16).unwrap());
         }
-        assert_eq!(small(3).network_for(SIDE).unwrap(), small(3).network().unwrap());
+        assert_eq!(small(3).network_resized(IMAGES, SIDE).unwrap(), small(3).network(IMAGES).unwrap());
         assert_eq!(parameters(&airbench(), 24).unwrap(), parameters(&airbench(), SIDE).unwrap());
-        let error = small(2).network_for(24).unwrap_err().to_string();
-        assert!(error.contains("have 6x6, and the head needs 4x4 squares"), "{error}");
+        let error = small(2).network_resized(IMAGES, 24).unwrap_err().to_string();
+        assert!(error.contains("would be 6x6, and the head needs 4x4 squares"), "{error}");
         for side in 0..8 {
             for config in [small(2), airbench()] {
-                let error = config.network_for(side).unwrap_err().to_string();
-                assert!(error.contains("do not go with this network"), "{error}");
+                let error = config.network_resized(IMAGES, side).unwrap_err().to_string();
+                assert!(error.contains("do not fit this network"), "{error}");
             }
         }
     }
 
     #[test]
     fn keys_that_do_not_go_with_a_family_are_refused_by_name() {
-        airbench().network().unwrap();
-        type Change = fn(&mut Config);
+        airbench().network(IMAGES).unwrap();
+        type Change = fn(&mut NetworkConfig);
         let changes: [(&str, Change); 7] = [
             ("network.whitening is 0: from 1 to 4", |config| config.whitening = 0),
             ("network.blocks has 2 or 3 convolutions", |config| config.blocks[1] = 4),
@@ -348,10 +357,10 @@ mod tests {
         for (complaint, change) in changes {
             let mut config = airbench();
             change(&mut config);
-            let error = config.network().unwrap_err().to_string();
+            let error = config.network(IMAGES).unwrap_err().to_string();
             assert!(error.contains(complaint), "{error}");
         }
-        let error = Config { whitening: 2, ..Config::report() }.network().unwrap_err().to_string();
+        let error = NetworkConfig { whitening: 2, ..NetworkConfig::paper() }.network(IMAGES).unwrap_err().to_string();
         assert!(error.contains("network.whitening belongs to the family airbench"), "{error}");
     }
 }

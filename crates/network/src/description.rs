@@ -1,9 +1,8 @@
-//! What a network is: a list of operations, each on values that earlier ones made.
+//! What a network is: a list of operations, each reading values that earlier ones produced.
 
-use crescendo_kernels::{Activation, Maps};
 use serde::{Deserialize, Serialize};
 
-/// The shape of one image's value; a batch has as many.
+/// The shape of a value for one image. A batch of `n` images has `n` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Feature maps.
@@ -23,7 +22,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// Numbers in it.
+    /// How many numbers it has.
     pub fn len(self) -> usize {
         match self {
             Shape::Maps { channels, height, width } => channels * height * width,
@@ -31,17 +30,15 @@ impl Shape {
         }
     }
 
-    /// Whether there are none.
+    /// Whether it has no numbers.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// A batch of it, as the kernels know maps; `None` for a vector.
-    pub fn maps(self, images: usize) -> Option<Maps> {
+    /// Channels, height and width; `None` for a vector.
+    pub fn maps(self) -> Option<[usize; 3]> {
         match self {
-            Shape::Maps { channels, height, width } => {
-                Some(Maps { images, channels, height, width })
-            }
+            Shape::Maps { channels, height, width } => Some([channels, height, width]),
             Shape::Vector { .. } => None,
         }
     }
@@ -56,97 +53,124 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// What an operation computes. Sizes of its input are not repeated here: they follow from the list.
+/// An element-wise function.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x` where positive, `slope * x` elsewhere.
+    LeakyRelu {
+        /// At least 0 and below 1.
+        slope: f32,
+    },
+    /// `x` where positive, `exp(x) - 1` elsewhere (arXiv 1511.07289).
+    Elu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `x / (1 + exp(-x))` (arXiv 1702.03118).
+    Silu,
+    /// `x * Phi(x)` with the normal distribution's `Phi` (arXiv 1606.08415), not its tanh approximation.
+    Gelu,
+    /// `factor * x`: scales the logits.
+    Scale {
+        /// Any finite number.
+        factor: f32,
+    },
+}
+
+/// What an operation computes. The sizes of its input are not repeated here: they follow from the
+/// operations before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operation {
-    /// A convolution with square filters.
+    /// A convolution with square filters (cross-correlation, as in PyTorch).
     Convolution {
-        /// Channels that come out.
+        /// Output channels.
         outputs: usize,
         /// Rows and columns of a filter.
         kernel: usize,
         /// Pixels between neighbouring outputs.
         stride: usize,
-        /// Zeros around the input.
+        /// Rows and columns of zeros around the input.
         padding: usize,
         /// Whether a bias is added.
         bias: bool,
-        /// What the filters are before training.
+        /// How the filters are initialised.
         init: Init,
     },
-    /// BatchNorm with weight and bias.
+    /// BatchNorm (arXiv 1502.03167) with weight and bias.
     BatchNorm {
         /// Added to the variance.
         eps: f64,
-        /// Whether the weight is trained; else it stays 1.
+        /// Whether the weight is trained; otherwise it stays 1.
         scale: bool,
         /// The weight of the new batch in the running statistics:
         /// `running = (1 - new_weight) * running + new_weight * batch`.
         new_weight: f64,
     },
-    /// A function of each number.
+    /// An element-wise function.
     Activation(Activation),
-    /// The sum of two values of one shape.
+    /// The sum of two values of the same shape.
     Add,
-    /// The mean over squares of pixels.
+    /// Average pooling over squares that do not overlap.
     AveragePool {
-        /// Rows and columns of a square; also the distance between them.
+        /// Rows and columns of a square, and the stride.
         size: usize,
     },
-    /// The largest number of squares of pixels.
+    /// Max-pooling over squares that do not overlap.
     MaxPool {
-        /// Rows and columns of a square; also the distance between them.
+        /// Rows and columns of a square, and the stride.
         size: usize,
     },
     /// From maps to a vector, channel by channel.
     Flatten,
     /// A linear layer.
     Linear {
-        /// Features that come out.
+        /// Output features.
         outputs: usize,
         /// Whether a bias is added.
         bias: bool,
-        /// What the weight is before training.
+        /// How the weight is initialised.
         init: Init,
     },
 }
 
-/// What a weight is before training. Biases always are uniform within `1 / sqrt(fan_in)`.
+/// How a weight is initialised. Biases are always uniform within `1 / sqrt(fan_in)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
-    /// Uniform within `1 / sqrt(fan_in)`: PyTorch's own (`kaiming_uniform` with `a = sqrt(5)`).
+    /// Uniform within `1 / sqrt(fan_in)`: PyTorch's default (`kaiming_uniform` with `a = sqrt(5)`).
     Uniform,
-    /// The first filters pass their channel of the input on, as PyTorch's `dirac`; those beyond the
-    /// input's channels are uniform.
+    /// Filter `i` is 1 at the centre of input channel `i`, as PyTorch's `dirac_`; filters beyond the
+    /// number of input channels are uniform.
     Dirac,
-    /// Uniform, then brought to a standard deviation of 1.
+    /// Uniform, then scaled to a standard deviation of 1.
     Unit,
-    /// Filters that whiten the images' patches, which stay as they are: see
-    /// [`Plan::whiten`](crate::Plan::whiten). Uniform until they are computed.
+    /// Frozen filters that whiten the patches of the training images: see
+    /// [`Graph::whiten`](crate::Graph::whiten). Uniform until they are computed.
     #[serde(skip)]
     Whitening,
 }
 
-/// A value: the images that go in, or what an operation makes. `Value(0)` is the images, and
-/// `Value(i + 1)` is made by operation `i` of the list.
+/// A value: the images, or the output of an operation. `Value(0)` is the images, and `Value(i + 1)` is the
+/// output of operation `i` of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value(pub usize);
 
 /// One operation of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// The name under which its parameters are saved, such as `start_layer.0`; for an operation
-    /// without parameters, a name for people.
+    /// The name under which its parameters are saved, such as `start_layer.0`; for an operation without
+    /// parameters, a name for display.
     pub name: String,
     /// What it computes.
     pub operation: Operation,
-    /// What it computes it from: two values for [`Operation::Add`], one for all others.
+    /// What it reads: two values for [`Operation::Add`], one for all others.
     pub inputs: Vec<Value>,
 }
 
-/// A network: the shape of an image, and the operations in the order of their computation. The
-/// last one makes the logits.
+/// The description of a network: the shape of an image, and the operations in the order in which they are
+/// computed. The last one produces the logits. [`Graph::new`](crate::Graph::new) checks it and works out
+/// shapes and parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     /// The shape of an image.
@@ -155,13 +179,30 @@ pub struct Network {
     pub nodes: Vec<Node>,
 }
 
-/// Writes a network's list, operation after operation.
-pub struct Builder(Network);
+/// Builds a [`Network`], one operation after another.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Activation, Graph, Init, NetworkBuilder, Operation, Shape};
+///
+/// let mut builder = NetworkBuilder::new(Shape::Maps { channels: 1, height: 28, width: 28 });
+/// let images = builder.images();
+/// let x = builder.add("flatten", Operation::Flatten, [images]);
+/// let linear = |outputs| Operation::Linear { outputs, bias: true, init: Init::Uniform };
+/// let x = builder.add("hidden", linear(64), [x]);
+/// let x = builder.add("relu", Operation::Activation(Activation::Relu), [x]);
+/// builder.add("logits", linear(10), [x]);
+/// let graph = Graph::new(&builder.finish())?;
+/// assert_eq!(graph.parameter_count(), 28 * 28 * 64 + 64 + 64 * 10 + 10);
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
+pub struct NetworkBuilder(Network);
 
-impl Builder {
-    /// The images' shape first.
+impl NetworkBuilder {
+    /// An empty network for images of this shape.
     pub fn new(input: Shape) -> Self {
-        Builder(Network { input, nodes: Vec::new() })
+        NetworkBuilder(Network { input, nodes: Vec::new() })
     }
 
     /// The images.
@@ -169,7 +210,7 @@ impl Builder {
         Value(0)
     }
 
-    /// Adds an operation, and returns the value it makes.
+    /// Adds an operation and returns its output.
     pub fn add(
         &mut self,
         name: impl Into<String>,
@@ -180,7 +221,7 @@ impl Builder {
         Value(self.0.nodes.len())
     }
 
-    /// The finished list.
+    /// The finished description.
     pub fn finish(self) -> Network {
         self.0
     }

@@ -1,213 +1,290 @@
-//! The seam between training and computing: what a training loop asks of whatever computes.
+//! The engine: what computes a network. This is the seam between the training loop and a device.
+//!
+//! A device may work by itself, so calls queue work and return early. Losses and counts are collected in
+//! the engine and read with [`Engine::next_result`], possibly a few updates late; everything else happens
+//! in the order of the calls.
 
-use std::borrow::Cow;
+use crate::{Communicator, EngineError, Graph, Rule, Tensor};
 
-use crate::{Error, Plan};
-
-pub use crescendo_kernels::muon::Muon;
-pub use crescendo_kernels::optimizer::Sgd;
-
-/// Images and what they show.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// `[N, C, H, W]`, normalised, one image after another.
-    pub images: &'a [f32],
-    /// The class of each.
-    pub labels: &'a [u16],
-    /// The share of each label that is spread evenly over all classes.
-    pub label_smoothing: f64,
-}
-
-impl<'a> Batch<'a> {
-    /// With plain labels.
-    pub fn new(images: &'a [f32], labels: &'a [u16]) -> Self {
-        Batch { images, labels, label_smoothing: 0.0 }
-    }
-}
-
-/// Computes a network: owns its parameters, gradients, BatchNorm statistics and the optimizer's
-/// state, and hands them out by name.
+/// Computes a network: owns its parameters, gradients, BatchNorm statistics and the optimizer's state.
 ///
-/// One update is any number of [`backward`](Self::backward) (gradients add up), then
-/// [`reduce`](Self::reduce), then [`update`](Self::update).
-pub trait Engine {
-    /// The plan of the network it computes.
-    fn plan(&self) -> &Plan;
+/// One update is any number of [`accumulate`](Self::accumulate), then one [`update`](Self::update), which
+/// gives one [`UpdateResult`]. The engine may apply an update whose loss is not finite: the trainer learns
+/// of it with the result, and goes back to the last saved state.
+pub trait Engine: Send {
+    /// The graph that it computes.
+    fn graph(&self) -> &Graph;
 
-    /// Computes this plan from now on: the same network for images of this or another size.
+    /// Computes this graph from now on: the same network for images of this or another size. What an engine
+    /// works out for an image size is kept, so that changing back is cheap.
     ///
-    /// # Panics
-    /// If its parameters or statistics are others.
-    fn set_plan(&mut self, plan: Plan);
+    /// # Errors
+    /// If the parameters or statistics differ, or the engine does not support the graph.
+    fn set_graph(&mut self, graph: &Graph) -> Result<(), EngineError>;
 
-    /// Adds `weight` times the gradient of the batch's mean cross-entropy to the gradients, and
-    /// updates the running statistics. BatchNorm's sums go through the communicator.
-    fn backward(&mut self, batch: Batch, weight: f64, communicator: &dyn Communicator) -> Outcome;
-
-    /// The same, one half of the images after the other on the way back (forward, all of them share
-    /// BatchNorm's statistics). Also returns the squared norm of each half's mean gradient, of this
-    /// process alone. Takes twice as long as [`backward`](Self::backward).
+    /// Sets the loss. Before, it is plain cross-entropy.
     ///
-    /// # Panics
-    /// If there are fewer than two images.
-    fn backward_in_halves(
-        &mut self,
-        batch: Batch,
-        weight: f64,
-        communicator: &dyn Communicator,
-    ) -> (Outcome, [f64; 2]);
+    /// # Errors
+    /// If there is not one class weight for each class.
+    fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError>;
 
-    /// The squared norm of what was added to the gradients since this was last asked, or since they
-    /// were cleared.
-    fn gradient_change(&mut self) -> f64;
+    /// Sums over processes go through this communicator from now on. Before, there is one process.
+    fn set_communicator(&mut self, communicator: Box<dyn Communicator>);
 
-    /// The squared norm of the gradients.
-    fn gradient_square(&self) -> f64;
-
-    /// Computes `images` `[N, C, H, W]` with their own statistics, as in training, and blends those
-    /// into the running ones, where they weigh `share`.
-    fn blend_statistics(&mut self, images: &[f32], share: f64);
-
-    /// Sums the gradients over all processes.
-    fn reduce(&mut self, communicator: &dyn Communicator);
-
-    /// Applies the gradients to the parameters, each by its rule, and clears them.
-    ///
-    /// # Panics
-    /// If there is not one rule for each of [`Plan::parameters`].
-    fn update(&mut self, rules: &[Rule]);
-
-    /// Moves the average of models (parameters and running statistics) towards the model as it is now,
-    /// which weighs `share` in it. The first time, it becomes the model.
-    fn average(&mut self, share: f64);
-
-    /// Exchanges the model and the average of models, where there is one.
-    fn swap_average(&mut self);
-
-    /// Says which of [`Plan::parameters`] are trained from now on; before, all are that the plan says. The
+    /// Sets which of [`Graph::parameters`] are trained from now on. Before, all are that can be. The
     /// gradients of the others stay zero, and nothing is computed for them alone.
     ///
     /// # Panics
-    /// If there is not one answer for each.
-    fn set_trained(&mut self, trained: &[bool]);
+    /// If there is not one answer for each parameter.
+    fn set_requires_grad(&mut self, requires_grad: &[bool]);
+
+    /// Gives the engine a data set to keep on its device, so that batches come as [`Images::Samples`].
+    /// Returns whether it does; an engine that does not takes images that are prepared ahead.
+    ///
+    /// # Errors
+    /// If the device has too little memory.
+    fn load_data(&mut self, _data: &DeviceData) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
+    /// Adds the gradient of a micro-batch to the gradients, and its loss and counts to the update's result.
+    /// Updates the running statistics.
+    ///
+    /// # Errors
+    /// If the device or the communicator fails.
+    fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError>;
+
+    /// Completes an update: sums the gradients over all processes, applies them to the parameters, each by
+    /// its rule, and clears them.
+    ///
+    /// # Errors
+    /// If the device or the communicator fails.
+    ///
+    /// # Panics
+    /// If there is not one rule for each of [`Graph::parameters`].
+    fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError>;
+
+    /// The result of the oldest update that has not been returned yet. `wait` says whether to wait for an
+    /// update that is still being computed; without, or if there is none, the answer is `None`.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn next_result(&mut self, wait: bool) -> Result<Option<UpdateResult>, EngineError>;
+
+    /// Blends the model (parameters and running statistics) into its average, where it gets the weight
+    /// `share`. The first time, the average becomes a copy of the model.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn update_average(&mut self, share: f64) -> Result<(), EngineError>;
+
+    /// Exchanges the model and its average, if there is one.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn swap_average(&mut self) -> Result<(), EngineError>;
+
+    /// Computes `images` `[N, C, H, W]` as in training, with their own BatchNorm statistics, and blends
+    /// those into the running ones, where they get the weight `share`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn blend_statistics(&mut self, images: &[f32], share: f64) -> Result<(), EngineError>;
 
     /// The logits `[N, classes]` of `images` `[N, C, H, W]`, with the running statistics.
-    fn logits(&mut self, images: &[f32]) -> Vec<f32>;
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError>;
 
     /// All tensors of a section, in a fixed order.
-    fn export(&self, section: Section) -> Vec<Tensor<'_>>;
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError>;
 
     /// Replaces all tensors of a section.
     ///
     /// # Errors
     /// If a tensor is missing, unknown, or has another shape; nothing is replaced then.
-    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), Error>;
+    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError>;
+
+    /// The model, momentum buffers and average after all updates so far.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn snapshot(&mut self) -> Result<Snapshot<'_>, EngineError>;
+
+    /// The time spent in each step since the last call, in the order of the forward pass.
+    fn take_step_times(&mut self) -> Vec<StepTime>;
+
+    /// Measures how many floating-point operations a second the device reaches at most.
+    fn measure_peak(&mut self) -> f64;
 }
 
-/// How a batch did before its update.
+/// A part of a batch that is computed at once, with BatchNorm statistics of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct MicroBatch<'a> {
+    /// The images.
+    pub images: Images<'a>,
+    /// The class of each image.
+    pub labels: &'a [u16],
+    /// The micro-batch's share of the loss of the whole batch: [`Loss::weight`] of its labels over that of
+    /// all labels of the batch, in all processes.
+    pub share: f64,
+    /// Whether it is the last of its batch, so that gradients are final as soon as they are computed.
+    pub last: bool,
+    /// Which squared gradient norms are measured: see [`GradientNorms`].
+    pub measure: Measure,
+}
+
+impl<'a> MicroBatch<'a> {
+    /// A whole batch of prepared images.
+    pub fn whole(images: &'a [f32], labels: &'a [u16]) -> Self {
+        let images = Images::Prepared(images);
+        MicroBatch { images, labels, share: 1.0, last: true, measure: Measure::Nothing }
+    }
+}
+
+/// The images of a micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Images<'a> {
+    /// Normalised, `[N, C, H, W]`.
+    Prepared(&'a [f32]),
+    /// Of the data set that [`Engine::load_data`] took.
+    Samples(&'a [Sample], &'a Preparation),
+}
+
+/// An image of the device's data set, and how it is augmented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Its index in the data set.
+    pub index: u32,
+    /// The row and column of the image at which the crop begins; negative ones lie in the border.
+    pub crop: [i16; 2],
+    /// Whether the crop is mirrored horizontally.
+    pub flip: bool,
+    /// The row and column at which the square of [`Preparation::cutout`] begins.
+    pub cutout: [u16; 2],
+}
+
+/// How samples become input of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
-    /// The mean cross-entropy.
+pub struct Preparation {
+    /// The colour of the border around an image; `None` if the image is mirrored at its edge.
+    pub border: Option<[u8; 3]>,
+    /// For each channel the mean and the standard deviation of bytes that normalise it; `None` if each
+    /// channel of each image is normalised by its own.
+    pub normalization: Option<[(f64, f64); 3]>,
+    /// Rows and columns of the square that is set to zero after normalisation; 0 for none.
+    pub cutout: usize,
+    /// Rows and columns that the image is resized to, by the mean of areas.
+    pub image_size: usize,
+}
+
+/// A data set for a device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceData<'a> {
+    /// `[N, C, H, W]` bytes.
+    pub pixels: &'a [u8],
+    /// The class of each image.
+    pub labels: &'a [u16],
+}
+
+/// Which gradient norms of a micro-batch are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// None.
+    #[default]
+    Nothing,
+    /// That of the micro-batch.
+    MicroBatch,
+    /// Those of its two halves. Both are normalised with the statistics of the whole micro-batch, and
+    /// backward is computed for one half after the other. It needs two images.
+    Halves,
+}
+
+/// What an update came to before its parameters changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpdateResult {
+    /// The loss of the batch (of this process's images).
     pub loss: f64,
     /// Images whose largest logit was their label's.
     pub correct: usize,
+    /// Images of the batch (in this process).
+    pub images: usize,
+    /// What was measured, if anything.
+    pub norms: Option<GradientNorms>,
 }
 
-/// Sums over processes, in place. All processes call the same functions in the same order.
-pub trait Communicator {
-    /// Replaces each number by its sum over all processes.
-    fn sum_f64(&self, values: &mut [f64]);
-    /// Replaces each number by its sum over all processes.
-    fn sum_f32(&self, values: &mut [f32]);
+/// Squared gradient norms, from which the gradient noise scale is estimated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GradientNorms {
+    /// For each micro-batch or half: its images, and the squared norm of the gradient of its mean loss.
+    pub parts: Vec<(usize, f64)>,
+    /// The squared norm of the gradient of the whole batch.
+    pub whole: f64,
 }
 
-/// The communicator of a single process: every sum is what it was.
-pub struct Alone;
-
-impl Communicator for Alone {
-    fn sum_f64(&self, _: &mut [f64]) {}
-    fn sum_f32(&self, _: &mut [f32]) {}
+/// Cross-entropy of the softmax, as PyTorch's `CrossEntropyLoss`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// The share of each label that is spread evenly over all classes (Szegedy et al. 2016, arXiv
+    /// 1512.00567).
+    pub label_smoothing: f64,
+    /// A weight for each class, as PyTorch's `weight`: the loss of an image is multiplied by its class's, and
+    /// the sum divided by the weights of all labels of the batch. `None` for equal weights.
+    pub class_weights: Option<Vec<f32>>,
 }
 
-/// How a parameter follows from its gradient.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rule {
-    /// Stochastic gradient descent with momentum.
-    Sgd(Sgd),
-    /// Momentum, and steps that are orthogonal matrices: for weights of convolutions and linear layers.
-    Muon(Muon),
-    /// It stays as it is.
-    Fixed,
+impl Loss {
+    /// The sum of the weights of these labels: their number if there are no class weights.
+    ///
+    /// # Panics
+    /// If a label has no weight.
+    pub fn weight(&self, labels: &[u16]) -> f64 {
+        match &self.class_weights {
+            None => labels.len() as f64,
+            Some(weights) => {
+                labels.iter().map(|&label| f64::from(weights[usize::from(label)])).sum()
+            }
+        }
+    }
 }
 
 /// What can be exported and imported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Section {
     /// Parameters and BatchNorm statistics: what a checkpoint holds.
     Model,
     /// The gradients, under their parameters' names.
     Gradients,
-    /// The optimizer's velocities, under their parameters' names.
+    /// The momentum buffers, under their parameters' names.
     Momentum,
-    /// The average of models, under the model's names, without counts; nothing before there is one.
+    /// The average of the model, under the model's names, without counts; nothing before there is one.
     Average,
 }
 
-/// Named numbers.
+/// The tensors of [`Section::Model`], [`Section::Momentum`] and [`Section::Average`].
+pub type State<'a> = Vec<(Section, Vec<Tensor<'a>>)>;
+
+/// The state of an engine at one moment.
+pub enum Snapshot<'a> {
+    /// The engine's own memory: the caller reads it before it goes on.
+    Borrowed(State<'a>),
+    /// A copy, which the device may still be making. Any thread can wait for it, while the engine trains on.
+    Copy(Box<dyn FnOnce() -> Result<State<'static>, EngineError> + Send>),
+}
+
+/// The time that was spent in a step of the network.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor<'a> {
-    /// Such as `start_layer.0.weight`.
-    pub name: Cow<'a, str>,
-    /// PyTorch's shape; empty for a single number.
-    pub shape: Vec<usize>,
-    /// The numbers, last dimension fastest.
-    pub values: Values<'a>,
-}
-
-/// A tensor's numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Values<'a> {
-    /// Real numbers.
-    F32(Cow<'a, [f32]>),
-    /// A count: `num_batches_tracked`.
-    I64(i64),
-}
-
-impl<'a> Tensor<'a> {
-    /// A tensor of real numbers.
-    pub fn f32(
-        name: impl Into<Cow<'a, str>>,
-        shape: Vec<usize>,
-        values: impl Into<Cow<'a, [f32]>>,
-    ) -> Self {
-        Tensor { name: name.into(), shape, values: Values::F32(values.into()) }
-    }
-}
-
-/// Whether `given` has exactly the tensors that are `expected`, in any order.
-///
-/// # Errors
-/// Names the first tensor that is missing, unknown, or of another shape or type.
-pub(crate) fn check(expected: &[Tensor], given: &[Tensor]) -> Result<(), Error> {
-    for tensor in expected {
-        let name = &tensor.name;
-        let Some(found) = given.iter().find(|given| given.name == *name) else {
-            return Err(Error(format!("the tensor {name} is missing")));
-        };
-        if found.shape != tensor.shape {
-            let (found, expected) = (&found.shape, &tensor.shape);
-            return Err(Error(format!(
-                "the tensor {name} has the shape {found:?}, but this network's has {expected:?}"
-            )));
-        }
-        if std::mem::discriminant(&found.values) != std::mem::discriminant(&tensor.values) {
-            return Err(Error(format!("the tensor {name} has the wrong type of numbers")));
-        }
-    }
-    match given.iter().find(|given| expected.iter().all(|tensor| tensor.name != given.name)) {
-        Some(unknown) => {
-            Err(Error(format!("this network has no tensor of the name {}", unknown.name)))
-        }
-        None => Ok(()),
-    }
+pub struct StepTime {
+    /// The operation, as an index of [`Graph::nodes`].
+    pub node: usize,
+    /// Seconds of the forward pass.
+    pub forward: f64,
+    /// Seconds of the backward pass.
+    pub backward: f64,
+    /// Whether backward computes the gradient of the step's input.
+    pub input_gradient: bool,
 }

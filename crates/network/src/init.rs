@@ -1,38 +1,37 @@
-//! The state before training, from a seed.
+//! The initial state, from a seed.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::plan::{Parameter, Plan, Role, Source};
-use crate::{Init, Tensor, Values};
+use crate::{Graph, Init, Parameter, Role, StateKind, Tensor, TensorData};
 
-impl Plan {
-    /// The state in which training begins: for [`Engine::import`](crate::Engine::import). Filters that
-    /// whiten are still to be computed from images: see [`Plan::whiten`].
+impl Graph {
+    /// The state before training, for [`Engine::import`](crate::Engine::import). Whitening filters are
+    /// computed from images afterwards: see [`Graph::whiten`].
     pub fn initial(&self, seed: u64) -> Vec<Tensor<'static>> {
         let tensors = self.state().into_iter().map(|tensor| {
             let len = tensor.shape.iter().product();
-            let values = match tensor.source {
-                Source::Parameter(index) => {
+            let data = match tensor.kind {
+                StateKind::Parameter(index) => {
                     let mut values = vec![0.0; len];
                     fill(seed, index, &self.parameters[index], &mut values);
-                    Values::F32(values.into())
+                    TensorData::F32(values.into())
                 }
-                Source::RunningMean(_) => Values::F32(vec![0.0; len].into()),
-                Source::RunningVariance(_) => Values::F32(vec![1.0; len].into()),
-                Source::BatchesTracked(_) => Values::I64(0),
+                StateKind::RunningMean(_) => TensorData::F32(vec![0.0; len].into()),
+                StateKind::RunningVariance(_) => TensorData::F32(vec![1.0; len].into()),
+                StateKind::BatchesTracked(_) => TensorData::I64(0),
             };
-            Tensor { name: tensor.name.into(), shape: tensor.shape, values }
+            Tensor { name: tensor.name.into(), shape: tensor.shape, data }
         });
         tensors.collect()
     }
 }
 
-/// Fills `values`, which are `parameter`'s, the `index`-th of its network.
+/// Initialises `values` of `parameter`, the `index`-th of its network.
 ///
 /// Weights and biases of convolutions and linear layers are uniform within `1 / sqrt(fan_in)`
-/// (PyTorch's `kaiming_uniform` with `a = sqrt(5)`), and then what their [`Init`] says; BatchNorm's are
-/// 1 and 0. The numbers are a function of the seed and the index alone, the same on every machine.
+/// (PyTorch's `kaiming_uniform` with `a = sqrt(5)`), then changed as their [`Init`] says; BatchNorm's are
+/// 1 and 0. The numbers depend on the seed and the index only, and are the same on every machine.
 fn fill(seed: u64, index: usize, parameter: &Parameter, values: &mut [f32]) {
     let (fan_in, init) = match parameter.role {
         Role::NormWeight => return values.fill(1.0),
@@ -53,7 +52,7 @@ fn fill(seed: u64, index: usize, parameter: &Parameter, values: &mut [f32]) {
     finish(init, &parameter.shape, values);
 }
 
-/// Makes of uniform values what an [`Init`] says.
+/// Changes uniform values as an [`Init`] says.
 fn finish(init: Init, shape: &[usize], values: &mut [f32]) {
     match init {
         Init::Uniform | Init::Whitening => {}
@@ -68,7 +67,7 @@ fn finish(init: Init, shape: &[usize], values: &mut [f32]) {
     }
 }
 
-/// Filters `[outputs, inputs, kernel, kernel]` of which the `i`-th is 1 in the middle of channel `i`.
+/// Filters `[outputs, inputs, kernel, kernel]` of which the `i`-th is 1 at the centre of channel `i`.
 fn dirac(shape: &[usize], values: &mut [f32]) {
     let &[_, inputs, kernel, _] = shape else { return };
     let pixels = kernel * kernel;
@@ -81,19 +80,21 @@ fn dirac(shape: &[usize], values: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Compute, Config};
+    use crate::{NetworkConfig, Shape};
 
-    fn weight(config: &Config, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let plan = Plan::new(&config.network().unwrap(), Compute::default()).unwrap();
-        let tensor = plan.initial(3).into_iter().find(|tensor| tensor.name == name).unwrap();
-        let Values::F32(values) = tensor.values else { panic!("{name} is a count") };
+    const IMAGES: Shape = Shape::Maps { channels: 3, height: 32, width: 32 };
+
+    fn weight(config: &NetworkConfig, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let graph = Graph::new(&config.network(IMAGES).unwrap()).unwrap();
+        let tensor = graph.initial(3).into_iter().find(|tensor| tensor.name == name).unwrap();
+        let TensorData::F32(values) = tensor.data else { panic!("{name} is a count") };
         (tensor.shape, values.into_owned())
     }
 
     #[test]
     fn dirac_filters_pass_their_channel_on_and_the_others_are_uniform() {
-        let report = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
-        let config = Config { init: Init::Dirac, ..report.clone() };
+        let report = NetworkConfig { blocks: vec![1, 1], widths: vec![4, 8], ..NetworkConfig::paper() };
+        let config = NetworkConfig { init: Init::Dirac, ..report.clone() };
         let name = "stack_layers.1.blocks.0.conv1.weight";
         let (shape, values) = weight(&config, name);
         assert_eq!(shape, [8, 4, 3, 3]);
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_unit_head_has_a_deviation_of_one() {
-        let mut config = Config { blocks: vec![1], widths: vec![4], ..Config::report() };
+        let mut config = NetworkConfig { blocks: vec![1], widths: vec![4], ..NetworkConfig::paper() };
         config.head.init = Init::Unit;
         config.head.hidden = 0;
         let (_, values) = weight(&config, "output_layer.fc.weight");

@@ -1,69 +1,54 @@
-//! Networks: from a description to losses, gradients and logits.
+//! Networks: descriptions, graphs, initial weights, update rules, and the [`Engine`] that computes them.
 //!
 //! A [`Network`] is a list of operations with the names under which their parameters are saved;
-//! [`Config::network`] writes one from the keys of a recipe. A [`Plan`] works out
-//! from the list what any engine needs: shapes, parameters, counts of multiplications, and which
-//! tensor lies in which buffer. An [`Engine`] computes: [`CpuEngine`] here, others behind the same
-//! trait.
+//! [`NetworkConfig::network`] builds one from the section `[network]` of a recipe, and a [`NetworkBuilder`]
+//! any other. A [`Graph`] works out what is true on every engine: shapes, parameters, running statistics
+//! and the tensors of a checkpoint. An [`Engine`] computes a graph on a [`Device`]; `crescendo-cpu` has one
+//! for processors.
 //!
-//! This crate reads no files, prints nothing, and knows nothing of epochs, data sets or recipes:
-//! batches come in, losses and tensors go out.
+//! This crate depends on no kernels, reads no files, prints nothing, and knows nothing of epochs, data
+//! sets or recipes.
 //!
 //! # Example
 //!
 //! ```
-//! use crescendo_network::{
-//!     Alone, Batch, Compute, Config, CpuEngine, Engine, Isa, Plan, Rule, Section, Sgd,
-//! };
+//! use crescendo_network::{Graph, NetworkConfig, Shape};
 //!
-//! let config = Config { blocks: vec![1, 1], widths: vec![4, 8], ..Config::report() };
-//! let plan = Plan::new(&config.network()?, Compute::default())?;
-//! let initial = plan.initial(0);
-//! let mut engine = CpuEngine::new(plan, 2, Isa::best());
-//! engine.import(Section::Model, &initial)?;
-//!
-//! let images = vec![0.5; 4 * 3 * 32 * 32];
-//! let batch = Batch::new(&images, &[1, 2, 3, 4]);
-//! let sgd = Sgd { learning_rate: 0.1, ..Sgd::default() };
-//! let rules = vec![Rule::Sgd(sgd); engine.plan().parameters.len()];
-//! let first = engine.backward(batch, 1.0, &Alone).loss;
-//! engine.update(&rules);
-//! let second = engine.backward(batch, 1.0, &Alone).loss;
-//! assert!(second < first);
+//! let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+//! let graph = Graph::new(&NetworkConfig::paper().network(images)?)?;
+//! assert_eq!(graph.parameter_count(), 17_392_394);
+//! assert_eq!(graph.state()[0].name, "start_layer.0.weight");
+//! assert_eq!(graph.initial(0).len(), graph.state().len());
 //! # Ok::<(), crescendo_network::Error>(())
 //! ```
 
-mod airbench;
+mod communicator;
 mod config;
-mod cpu;
 mod description;
+mod device;
 mod engine;
-mod fusion;
+mod error;
+mod families;
+mod graph;
 mod init;
-mod memory;
-mod placement;
-mod plan;
-mod resnet;
+mod rules;
+mod tensor;
 mod whitening;
 
-pub use crescendo_kernels::Isa;
-
-pub use config::{ActivationKind, Config, Family, Head, HeadActivation, MomentumConvention, Norm};
-pub use cpu::CpuEngine;
-pub use description::{Builder, Init, Network, Node, Operation, Shape, Value};
+pub use communicator::{Communicator, SingleProcess};
+pub use config::{
+    ActivationKind, Family, Head, HeadActivation, MomentumConvention, NetworkConfig, Norm,
+};
+pub use description::{Activation, Init, Network, NetworkBuilder, Node, Operation, Shape, Value};
+pub use device::{
+    ActivationStorage, ConvolutionKind, Device, DeviceKind, DeviceMemory, Devices, EngineConfig,
+    IsaKind, RequiredMemory,
+};
 pub use engine::{
-    Alone, Batch, Communicator, Engine, Muon, Outcome, Rule, Section, Sgd, Tensor, Values,
+    DeviceData, Engine, GradientNorms, Images, Loss, Measure, MicroBatch, Preparation, Sample,
+    Section, Snapshot, State, StepTime, UpdateResult,
 };
-pub use fusion::{
-    Delivery, Fused, FusedStep, GradientInfo, Normed, Reading, TensorId, TensorInfo, Work,
-};
-pub use placement::Placement;
-pub use plan::{
-    Compute, ConvolutionChoice, Parameter, Plan, Role, Source, StateTensor, Statistics, Step,
-    Storage,
-};
-
-/// Why a network cannot be built or filled, in a sentence that says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(pub String);
+pub use error::{EngineError, Error};
+pub use graph::{Graph, GraphNode, Parameter, Role, StateKind, StateTensor, Statistics};
+pub use rules::{Muon, Rule, Sgd};
+pub use tensor::{Tensor, TensorData, check_tensors};

@@ -1,19 +1,20 @@
-//! Filters that whiten the patches of images (airbench, arXiv 2404.00498; after Coates and Ng): what
-//! comes out of them is uncorrelated and of about the same size.
+//! Filters that whiten the patches of images (airbench, arXiv 2404.00498; after Coates and Ng 2012): their
+//! outputs are uncorrelated and have about the same variance.
 
-use crate::{Init, Plan, Role, Shape, Tensor, Values};
+use crate::{Graph, Init, Role, Shape, Tensor, TensorData};
 
-/// Added to the variances, so that directions in which patches hardly differ are not blown up.
+/// Added to the variances, so that directions of almost no variance are not amplified.
 const EPS: f64 = 5e-4;
 
-/// The share of the largest variance below which patches do not differ in a direction at all, as those of
-/// grey images in colour: the filter is zero then, or BatchNorm would blow up what rounding leaves.
+/// A direction whose variance is below this share of the largest has none, as the colour directions of grey
+/// images: its filter is zero, since BatchNorm would amplify rounding errors.
 const NONE: f64 = 1e-9;
 
-impl Plan {
+impl Graph {
     /// Replaces the filters of [`Init::Whitening`] in a state by those of `images` `[N, C, H, W]`: the
-    /// eigenvectors of their patches' covariance, each over the root of its eigenvalue, the smallest
-    /// first, and then their opposites. They are asked for only where there are such filters.
+    /// eigenvectors of their patches' covariance, each divided by the square root of its eigenvalue, in
+    /// ascending order of eigenvalues, then their negatives. `images` is called only if there are such
+    /// filters.
     pub fn whiten(&self, state: &mut [Tensor], images: impl Fn() -> Vec<f32>) {
         let Shape::Maps { channels, height, width } = self.input else { return };
         for parameter in &self.parameters {
@@ -37,8 +38,8 @@ impl Plan {
             let opposites = filters.iter().map(|x| -x);
             let all: Vec<f32> = filters.iter().copied().chain(opposites).collect();
             let tensor = state.iter_mut().find(|tensor| tensor.name == parameter.name);
-            if let Some(Tensor { values, .. }) = tensor {
-                *values = Values::F32(all.into());
+            if let Some(Tensor { data, .. }) = tensor {
+                *data = TensorData::F32(all.into());
             }
         }
     }
@@ -69,7 +70,7 @@ fn covariance(images: &[f32], [channels, height, width]: [usize; 3], kernel: usi
     sums
 }
 
-/// The eigenvalues of a symmetric matrix and their eigenvectors of length 1, by Jacobi's rotations.
+/// The eigenvalues of a symmetric matrix and their eigenvectors of length 1, by Jacobi rotations.
 fn eigen(mut a: Vec<f64>, n: usize) -> Vec<(f64, Vec<f64>)> {
     let mut vectors: Vec<Vec<f64>> =
         (0..n).map(|i| (0..n).map(|j| if i == j { 1.0 } else { 0.0 }).collect()).collect();
@@ -110,7 +111,7 @@ fn eigen(mut a: Vec<f64>, n: usize) -> Vec<(f64, Vec<f64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ActivationKind, Compute, Config, Family};
+    use crate::{ActivationKind, Family, NetworkConfig};
 
     #[test]
     fn eigenvectors_are_orthonormal_and_make_the_matrix_again() {
@@ -132,23 +133,24 @@ mod tests {
 
     #[test]
     fn whitened_patches_are_uncorrelated_and_of_size_one() {
-        let mut config = Config { family: Family::Airbench, whitening: 2, ..Config::report() };
+        let mut config = NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
         (config.blocks, config.widths) = (vec![2], vec![4]);
         (config.activation, config.head.hidden) = (ActivationKind::Gelu, 0);
-        let plan = Plan::new(&config.network().unwrap(), Compute::default()).unwrap();
+        let input = Shape::Maps { channels: 3, height: 32, width: 32 };
+        let graph = Graph::new(&config.network(input).unwrap()).unwrap();
         // Rough images, so that every variance is far above what is added to it.
         let pixel = |i: usize| (i * i % 8191 * 31 % 1009) as f32 / 100.0;
         let images: Vec<f32> = (0..4 * 3 * 32 * 32).map(pixel).collect();
-        let mut state = plan.initial(0);
-        plan.whiten(&mut state, || images.clone());
-        let Values::F32(filters) = &state[0].values else { panic!("it has numbers") };
+        let mut state = graph.initial(0);
+        graph.whiten(&mut state, || images.clone());
+        let TensorData::F32(filters) = &state[0].data else { panic!("it has numbers") };
         let covariance = covariance(&images, [3, 32, 32], 2);
         let filter = |i: usize| filters[i * 12..][..12].iter().map(|&x| f64::from(x));
-        // Grey images are the same in all channels: in the other eight directions there is nothing.
+        // Grey images are the same in all channels: the other eight directions have no variance.
         let grey = images[..32 * 32].repeat(3);
-        let mut of_grey = plan.initial(0);
-        plan.whiten(&mut of_grey, || grey.clone());
-        let Values::F32(of_grey) = &of_grey[0].values else { panic!("it has numbers") };
+        let mut of_grey = graph.initial(0);
+        graph.whiten(&mut of_grey, || grey.clone());
+        let TensorData::F32(of_grey) = &of_grey[0].data else { panic!("it has numbers") };
         let zero = of_grey.chunks_exact(12).map(|filter| filter.iter().all(|&x| x == 0.0));
         let twelve = [[true; 8].as_slice(), &[false; 4]].concat();
         assert_eq!(zero.collect::<Vec<_>>(), twelve.repeat(2));

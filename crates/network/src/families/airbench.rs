@@ -1,14 +1,14 @@
-//! Keller Jordan's fast networks (arXiv 2404.00498): fixed whitening filters, stacks of convolutions, of
-//! which the first is max-pooled, and one linear layer. Names are those of his program's state.
+//! Keller Jordan's airbench networks (arXiv 2404.00498): frozen whitening filters, stacks of convolutions
+//! with max-pooling after the first, and a linear layer. State names are those of his program.
 
-use crate::config::{COLOURS, SIDE, refuse};
-use crate::{Builder, Config, Error, Init, Operation, Value};
+use crate::config::refuse;
+use crate::{Error, Init, NetworkBuilder, NetworkConfig, Operation, Value};
 
-/// Whether the keys go with this family.
+/// Checks the keys for this family and images of `side` x `side` pixels.
 ///
 /// # Errors
-/// Names one that does not.
-pub(crate) fn check(config: &Config) -> Result<(), Error> {
+/// Names a key that does not fit.
+pub(crate) fn check(config: &NetworkConfig, side: usize) -> Result<(), Error> {
     if !(1..=4).contains(&config.whitening) {
         return refuse("whitening", format!("is {}: from 1 to 4 for airbench", config.whitening));
     }
@@ -18,7 +18,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     if config.head.hidden != 0 {
         return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
     }
-    if last_side(config, SIDE) == 0 {
+    if last_side(config, side) == 0 {
         let stacks = config.blocks.len();
         let problem = format!("has {stacks} stacks: each halves the maps, so at most 4");
         return refuse("blocks", problem);
@@ -26,20 +26,26 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rows and columns of the last stack's maps, for images with `side`; 0 where nothing is left.
-pub(crate) fn last_side(config: &Config, side: usize) -> usize {
+/// Rows and columns of the last stack's maps, for images of `side` x `side` pixels; 0 if none are left.
+pub(crate) fn last_side(config: &NetworkConfig, side: usize) -> usize {
     let whitened = (side + 1).saturating_sub(config.whitening);
     config.blocks.iter().fold(whitened, |side, _| side / 2)
 }
 
-/// Writes the list of operations for checked keys, with squares of `pool` pixels in the head.
-pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
+/// Adds the operations for checked keys and images of `channels` channels, with max-pooling of `pool` x `pool`
+/// pixels in the head.
+pub(crate) fn network(
+    config: &NetworkConfig,
+    channels: usize,
+    pool: usize,
+    builder: &mut NetworkBuilder,
+) {
     let activation = Operation::Activation(config.activation());
 
     let kernel = config.whitening;
     let whiten = Operation::Convolution {
-        // Each direction of a patch, and its opposite.
-        outputs: 2 * COLOURS * kernel * kernel,
+        // Each eigenvector of the patches' covariance, and its negative.
+        outputs: 2 * channels * kernel * kernel,
         kernel,
         stride: 1,
         padding: 0,
@@ -59,10 +65,10 @@ pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
     config.add_classifier(builder, ["head", "scale"], x);
 }
 
-/// Two convolutions, or three with a residual around the second and third.
+/// Two convolutions, or three with a residual connection around the second and third.
 fn group(
-    builder: &mut Builder,
-    config: &Config,
+    builder: &mut NetworkBuilder,
+    config: &NetworkConfig,
     name: &str,
     convolutions: usize,
     width: usize,

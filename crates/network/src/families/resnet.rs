@@ -1,29 +1,29 @@
-//! The report's family: a start layer, stacks of standard (post-activation) residual blocks, and a
-//! head of pooling and linear layers. Names are those of the original program's state.
-
-use crescendo_kernels::Activation;
+//! The paper's family: a start layer, stacks of standard (post-activation) residual blocks (arXiv
+//! 1512.03385), and a head of pooling and linear layers. State names are those of the paper's program.
 
 use crate::config::refuse;
-use crate::{Builder, Config, Error, HeadActivation, Init, Operation, Value};
+use crate::{
+    Activation, Error, HeadActivation, Init, NetworkBuilder, NetworkConfig, Operation, Value,
+};
 
-/// Whether the keys go with this family.
+/// Checks the keys for this family.
 ///
 /// # Errors
-/// Names one that does not.
-pub(crate) fn check(config: &Config) -> Result<(), Error> {
+/// Names a key that does not fit.
+pub(crate) fn check(config: &NetworkConfig) -> Result<(), Error> {
     if config.whitening != 0 {
         return refuse("whitening", "belongs to the family airbench: set it to 0".into());
     }
     Ok(())
 }
 
-/// Rows and columns of the last stack's maps, for images with `side`.
-pub(crate) fn last_side(config: &Config, side: usize) -> usize {
+/// Rows and columns of the last stack's maps, for images of `side` x `side` pixels.
+pub(crate) fn last_side(config: &NetworkConfig, side: usize) -> usize {
     config.blocks[1..].iter().fold(side, |side, _| side.div_ceil(2))
 }
 
-/// Writes the list of operations for checked keys, with squares of `pool` pixels in the head.
-pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
+/// Adds the operations for checked keys, with average pooling of `pool` x `pool` pixels in the head.
+pub(crate) fn network(config: &NetworkConfig, pool: usize, builder: &mut NetworkBuilder) {
     let activation = Operation::Activation(config.activation());
     let norm = config.batch_norm();
 
@@ -35,7 +35,7 @@ pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
     for (stack, (&blocks, &width)) in config.blocks.iter().zip(&config.widths).enumerate() {
         for block in 0..blocks {
             let name = format!("stack_layers.{stack}.blocks.{block}");
-            // The first block of every later stack halves the maps.
+            // The first block of every later stack halves height and width.
             let halve = stack > 0 && block == 0;
             x = standard_block(builder, config, &name, width, halve, x);
         }
@@ -60,8 +60,8 @@ pub(crate) fn network(config: &Config, pool: usize, builder: &mut Builder) {
 }
 
 fn standard_block(
-    builder: &mut Builder,
-    config: &Config,
+    builder: &mut NetworkBuilder,
+    config: &NetworkConfig,
     name: &str,
     width: usize,
     halve: bool,

@@ -1,0 +1,127 @@
+//! The processor as a device.
+
+use crescendo_kernels::{Isa, Pool, Processor};
+use crescendo_network::{
+    Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
+    RequiredMemory,
+};
+
+use crate::engine::CpuEngine;
+use crate::host;
+use crate::plan::{ExecutionPlan, PlanOptions};
+
+/// Opens the processor, and nothing else.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_network::{Devices, EngineConfig};
+///
+/// let device = CpuDevices.open(&EngineConfig { threads: 2, ..EngineConfig::default() })?;
+/// assert!(device.description().ends_with("2 threads"));
+/// # Ok::<(), crescendo_network::EngineError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuDevices;
+
+impl Devices for CpuDevices {
+    fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError> {
+        if config.device == DeviceKind::Cuda {
+            return Err(EngineError::Unsupported(
+                "engine.device is cuda, but this program is built without the CUDA engine: use cpu \
+                 or auto"
+                    .into(),
+            ));
+        }
+        Ok(Box::new(CpuDevice::new(config)?))
+    }
+}
+
+/// The processor, with some threads and an instruction set.
+#[derive(Clone, Debug)]
+pub struct CpuDevice {
+    config: EngineConfig,
+    isa: Isa,
+    threads: usize,
+}
+
+impl CpuDevice {
+    /// The processor as the section `[engine]` asks for it.
+    ///
+    /// # Errors
+    /// If the processor does not have the instruction set.
+    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        let isa = match config.isa {
+            IsaKind::Auto => Isa::best(),
+            named => Isa::new(named.name()).ok_or_else(|| unavailable(named))?,
+        };
+        let kinds = [IsaKind::Avx512, IsaKind::Avx2, IsaKind::Portable];
+        let kind = kinds.into_iter().find(|kind| kind.name() == isa.name());
+        let config = EngineConfig {
+            device: DeviceKind::Cpu,
+            isa: kind.unwrap_or(config.isa),
+            ..config.clone()
+        };
+        Ok(CpuDevice { isa, threads: host::threads(config.threads), config })
+    }
+
+    fn plan(&self, graph: &Graph) -> Result<ExecutionPlan, EngineError> {
+        Ok(ExecutionPlan::new(graph, PlanOptions::from(&self.config))?)
+    }
+}
+
+fn unavailable(isa: IsaKind) -> EngineError {
+    let available = Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+    EngineError::Unsupported(format!(
+        "engine.isa is {}, which this processor does not have: use auto, or one of {available}",
+        isa.name()
+    ))
+}
+
+impl Device for CpuDevice {
+    fn config(&self) -> EngineConfig {
+        self.config.clone()
+    }
+
+    fn description(&self) -> String {
+        let isa = match self.config.isa {
+            IsaKind::Avx512 => "AVX-512",
+            IsaKind::Avx2 => "AVX2",
+            IsaKind::Auto | IsaKind::Portable => "portable code",
+        };
+        let threads = match self.threads {
+            1 => "1 thread".to_owned(),
+            threads => format!("{threads} threads"),
+        };
+        let name = host::processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        format!("{name}, {isa}, {threads}")
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        DeviceMemory {
+            total: host::total_memory(),
+            available: host::available_memory(self.threads),
+        }
+    }
+
+    fn required_memory(
+        &self,
+        graph: &Graph,
+        micro_batch: usize,
+    ) -> Result<RequiredMemory, EngineError> {
+        let plan = self.plan(graph)?;
+        let bytes = |threads| CpuEngine::memory(&plan, micro_batch, threads) as u64;
+        Ok(RequiredMemory { here: bytes(self.threads), least: bytes(1) })
+    }
+
+    fn describe_steps(&self, graph: &Graph) -> Result<String, EngineError> {
+        Ok(self.plan(graph)?.describe())
+    }
+
+    fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError> {
+        let processor = Processor { pool: Pool::new(self.threads), isa: self.isa };
+        let options = PlanOptions::from(&self.config);
+        Ok(Box::new(CpuEngine::new(self.plan(graph)?, options, processor)))
+    }
+}

@@ -1,0 +1,479 @@
+//! The engine on the processor.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use crescendo_kernels::muon::{self, MuonStep};
+use crescendo_kernels::optimizer::{self, SgdStep};
+use crescendo_kernels::{AlignedBuffer, Processor, peak};
+use crescendo_network::{
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch,
+    Muon, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor,
+    TensorData, UpdateResult, check_tensors,
+};
+
+use crate::buffers::{Buffers, Sizes, packed_lens};
+use crate::pass::{BatchLoss, FoldedWeights, Mode, Pass};
+use crate::plan::{ExecutionPlan, PlanOptions};
+use crate::required_gradients::RequiredGradients;
+use crate::state::{Model, State};
+
+/// Computes on the processor, with a thread pool of its own. It computes within each call, so results are
+/// there as soon as an update returns.
+pub(crate) struct CpuEngine {
+    /// One for each image size so far.
+    plans: Vec<ExecutionPlan>,
+    /// The index of the plan in use.
+    current: usize,
+    options: PlanOptions,
+    processor: Processor,
+    communicator: Box<dyn Communicator>,
+    loss: Loss,
+    state: State,
+    buffers: Buffers,
+    folded: FoldedWeights,
+    /// What the micro-batches of the update at hand came to.
+    pending: UpdateResult,
+    /// Results that have not been read.
+    results: VecDeque<UpdateResult>,
+}
+
+/// Numbers that a thread averages at a time.
+const AVERAGED: usize = 65_536;
+
+/// How many images inference computes at once, at most: enough for the kernels to be efficient.
+const INFERENCE_IMAGES: usize = 64;
+
+impl CpuEngine {
+    /// An engine for this plan, which was made with these options.
+    pub fn new(plan: ExecutionPlan, options: PlanOptions, processor: Processor) -> Self {
+        CpuEngine {
+            state: State::new(&plan),
+            plans: vec![plan],
+            current: 0,
+            options,
+            processor,
+            communicator: Box::new(SingleProcess),
+            loss: Loss::default(),
+            buffers: Buffers::default(),
+            folded: FoldedWeights::default(),
+            pending: UpdateResult::default(),
+            results: VecDeque::new(),
+        }
+    }
+
+    /// Bytes that an engine takes that trains with micro-batches of so many images and evaluates.
+    pub fn memory(plan: &ExecutionPlan, micro_batch: usize, threads: usize) -> usize {
+        // Parameters, gradients, momentum buffers, and the copy of the gradients that measuring takes.
+        let graph = &plan.graph;
+        let state = 4 * (4 * graph.parameter_count() + 2 * graph.statistic_count());
+        let training = Sizes::new(plan, &plan.training, micro_batch);
+        let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
+        let folded = 4 * packed_lens(plan).sum::<usize>();
+        state + folded + training.max(inference).bytes(threads)
+    }
+
+    fn plan(&self) -> &ExecutionPlan {
+        &self.plans[self.current]
+    }
+
+    /// A forward pass in training, with the weight `new_weight` of the batch in the running statistics if it
+    /// is not the operations'.
+    fn training_pass<'a>(
+        &'a mut self,
+        images: &'a [f32],
+        count: usize,
+        communicator: Option<&'a mut dyn Communicator>,
+        new_weight: Option<f64>,
+    ) -> Result<(Pass<'a>, &'a Loss), EngineError> {
+        let plan = &self.plans[self.current];
+        assert_eq!(images.len(), count * plan.graph.input.len(), "one label for each image");
+        let threads = self.processor.pool.threads();
+        self.buffers.reserve(threads, Sizes::new(plan, &plan.training, count))?;
+        for (norm, statistics) in self.state.norms.iter_mut().zip(&plan.graph.statistics) {
+            let means = &self.state.model.means[statistics.range.clone()];
+            norm.sum_offset[..means.len()].copy_from_slice(means);
+        }
+        self.state.version += 1;
+        let communicator = communicator.unwrap_or(&mut *self.communicator);
+        let mut pass = Pass {
+            plan,
+            memory: &plan.training,
+            processor: &self.processor,
+            state: &mut self.state,
+            buffers: &mut self.buffers,
+            images,
+            count,
+            mode: Mode::Training { communicator, new_weight },
+        };
+        pass.forward()?;
+        Ok((pass, &self.loss))
+    }
+
+    /// The logits of at most [`INFERENCE_IMAGES`] images.
+    fn infer(&mut self, images: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
+        let plan = &self.plans[self.current];
+        let count = images.len() / plan.graph.input.len();
+        let threads = self.processor.pool.threads();
+        self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, count))?;
+        if self.folded.packed.is_empty() {
+            self.folded.packed = packed_lens(plan).map(AlignedBuffer::new).collect();
+        }
+        let mut pass = Pass {
+            plan,
+            memory: &plan.inference,
+            processor: &self.processor,
+            state: &mut self.state,
+            buffers: &mut self.buffers,
+            images,
+            count,
+            mode: Mode::Inference(&mut self.folded),
+        };
+        pass.forward()?;
+        logits.extend_from_slice(pass.logits());
+        Ok(())
+    }
+
+    /// Forward and backward of the images in `part`, normalised with the statistics of all of them.
+    fn forward_and_backward(
+        &mut self,
+        batch: &MicroBatch,
+        part: Range<usize>,
+        new_weight: Option<f64>,
+        last: bool,
+    ) -> Result<BatchLoss, EngineError> {
+        let Images::Prepared(images) = batch.images else {
+            return Err(EngineError::Unsupported(
+                "the CPU engine takes images that are prepared ahead".into(),
+            ));
+        };
+        let (mut pass, loss) =
+            self.training_pass(images, batch.labels.len(), None, new_weight)?;
+        let loss = pass.loss(batch.labels, loss, batch.share, part);
+        pass.backward(last)?;
+        Ok(loss)
+    }
+
+    /// The squared norm of what was added to the gradients since this was last called, or since they were
+    /// cleared.
+    fn gradient_change(&mut self) -> f64 {
+        let count = self.plan().graph.parameter_count();
+        let State { gradients, measured, was_measured, .. } = &mut self.state;
+        *was_measured = true;
+        if measured.as_slice().is_empty() {
+            *measured = AlignedBuffer::new(count);
+        }
+        optimizer::squared_change(&self.processor, gradients.as_slice(), measured.as_mut_slice())
+    }
+
+    /// Forward and backward for one half after the other; measures the gradient of each.
+    fn accumulate_halves(&mut self, batch: &MicroBatch) -> Result<BatchLoss, EngineError> {
+        let count = batch.labels.len();
+        assert!(count > 1, "a batch of one image has no halves");
+        self.gradient_change();
+        let weight = self.loss.weight(batch.labels);
+        let mut batch_loss = None;
+        // Backward overwrites what forward computed, so forward is computed twice; the running statistics
+        // take in the batch once.
+        let halves = [(0..count / 2, Some(0.0), false), (count / 2..count, None, batch.last)];
+        for (half, new_weight, last) in halves {
+            let own = self.loss.weight(&batch.labels[half.clone()]);
+            let images = half.len();
+            batch_loss = Some(self.forward_and_backward(batch, half, new_weight, last)?);
+            let to_mean = weight / (own * batch.share);
+            let square = self.gradient_change() * to_mean * to_mean;
+            self.measured_parts().push((images, square));
+        }
+        Ok(batch_loss.expect("there are two halves"))
+    }
+
+    fn measured_parts(&mut self) -> &mut Vec<(usize, f64)> {
+        &mut self.pending.norms.get_or_insert_default().parts
+    }
+
+    /// Applies the gradients, and clears them.
+    fn apply(&mut self, rules: &[Rule]) {
+        self.state.version += 1;
+        let parameters_of = &self.plans[self.current].graph.parameters;
+        let State { model, gradients, momentum, measured, was_measured, .. } = &mut self.state;
+        // The gradients become zeros.
+        if std::mem::take(was_measured) {
+            measured.as_mut_slice().fill(0.0);
+        }
+        let (parameters, gradients) =
+            (model.parameters.as_mut_slice(), gradients.as_mut_slice());
+        let momentum = momentum.as_mut_slice();
+        assert_eq!(rules.len(), parameters_of.len(), "one rule for each parameter");
+        let mut first = 0;
+        while let Some(&rule) = rules.get(first) {
+            // Neighbours with the same rule are one piece of memory; Muon's are matrices of their own.
+            let same = rules[first..].iter().take_while(|&&other| other == rule).count();
+            let count = if matches!(rule, Rule::Muon(_)) { 1 } else { same };
+            let of = &parameters_of[first..first + count];
+            let range = of[0].range.start..of[count - 1].range.end;
+            let parameters = &mut parameters[range.clone()];
+            let gradients = &mut gradients[range.clone()];
+            let momentum_buffer = &mut momentum[range];
+            match rule {
+                Rule::Sgd(Sgd { learning_rate, momentum, nesterov, weight_decay }) => {
+                    let step = SgdStep { learning_rate, momentum, nesterov, weight_decay };
+                    optimizer::sgd(&self.processor, step, parameters, gradients, momentum_buffer);
+                }
+                Rule::Muon(Muon { learning_rate, momentum, nesterov, steps }) => {
+                    let step = MuonStep { learning_rate, momentum, nesterov, steps };
+                    muon::update(
+                        &self.processor,
+                        &mut self.buffers.workspace,
+                        step,
+                        of[0].shape[0],
+                        parameters,
+                        gradients,
+                        momentum_buffer,
+                    );
+                }
+                Rule::Frozen => gradients.fill(0.0),
+            }
+            first += count;
+        }
+    }
+
+    /// One tensor of the state, with a model's numbers.
+    fn view<'a>(
+        &self,
+        model: &'a Model,
+        StateTensor { name, shape, kind }: StateTensor,
+    ) -> Tensor<'a> {
+        let data = match (kind, model.tensor(&self.plan().graph, kind)) {
+            (_, Some(numbers)) => TensorData::F32(numbers.into()),
+            (StateKind::BatchesTracked(index), None) => {
+                TensorData::I64(self.state.batches_tracked[index])
+            }
+            _ => unreachable!("only a count has no numbers"),
+        };
+        Tensor { name: name.into(), shape, data }
+    }
+
+    /// A model's tensors, without counts.
+    fn numbers<'a>(&self, model: &'a Model) -> Vec<Tensor<'a>> {
+        let count = |tensor: &StateTensor| matches!(tensor.kind, StateKind::BatchesTracked(_));
+        let tensors = self.plan().graph.state().into_iter().filter(|tensor| !count(tensor));
+        tensors.map(|tensor| self.view(model, tensor)).collect()
+    }
+
+    /// A flat buffer as named tensors.
+    fn views<'a>(&'a self, flat: &'a [f32]) -> impl Iterator<Item = Tensor<'a>> {
+        self.plan().graph.parameters.iter().map(|parameter| {
+            let values = &flat[parameter.range.clone()];
+            Tensor::f32(parameter.name.as_str(), parameter.shape.clone(), values)
+        })
+    }
+
+    fn tensors(&self, section: Section) -> Vec<Tensor<'_>> {
+        match section {
+            Section::Model => {
+                let (model, state) = (&self.state.model, self.plan().graph.state());
+                state.into_iter().map(|tensor| self.view(model, tensor)).collect()
+            }
+            Section::Average => {
+                self.state.average.as_ref().map_or(Vec::new(), |average| self.numbers(average))
+            }
+            Section::Gradients => self.views(self.state.gradients.as_slice()).collect(),
+            Section::Momentum => self.views(self.state.momentum.as_slice()).collect(),
+        }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn graph(&self) -> &Graph {
+        &self.plan().graph
+    }
+
+    fn set_graph(&mut self, graph: &Graph) -> Result<(), EngineError> {
+        if graph == self.graph() {
+            return Ok(());
+        }
+        let own = self.graph();
+        if graph.parameters != own.parameters || graph.statistics != own.statistics {
+            return Err(EngineError::Unsupported(
+                "an engine cannot change to a graph with other parameters".into(),
+            ));
+        }
+        self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
+            Some(known) => known,
+            None => {
+                self.plans.push(ExecutionPlan::new(graph, self.options)?);
+                self.plans.len() - 1
+            }
+        };
+        let plan = &self.plans[self.current];
+        self.state.required = RequiredGradients::new(plan, &self.state.requires_grad);
+        self.state.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
+        // Another image size may take other algorithms, whose weights are packed otherwise.
+        self.folded = FoldedWeights::default();
+        Ok(())
+    }
+
+    fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError> {
+        let classes = self.graph().classes();
+        if let Some(weights) = loss.class_weights.as_ref().filter(|w| w.len() != classes) {
+            let given = weights.len();
+            return Err(EngineError::Unsupported(format!(
+                "there are {given} class weights for {classes} classes"
+            )));
+        }
+        self.loss = loss.clone();
+        Ok(())
+    }
+
+    fn set_communicator(&mut self, communicator: Box<dyn Communicator>) {
+        self.communicator = communicator;
+    }
+
+    fn set_requires_grad(&mut self, requires_grad: &[bool]) {
+        if requires_grad != self.state.requires_grad {
+            self.state.required = RequiredGradients::new(self.plan(), requires_grad);
+            self.state.requires_grad.copy_from_slice(requires_grad);
+        }
+    }
+
+    fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
+        let count = batch.labels.len();
+        let loss = match batch.measure {
+            Measure::Halves => self.accumulate_halves(batch)?,
+            measure => {
+                let loss = self.forward_and_backward(batch, 0..count, None, batch.last)?;
+                if measure == Measure::MicroBatch {
+                    let square = self.gradient_change() / (batch.share * batch.share);
+                    self.measured_parts().push((count, square));
+                }
+                loss
+            }
+        };
+        self.pending.loss += batch.share * loss.loss;
+        self.pending.correct += loss.correct;
+        self.pending.images += count;
+        Ok(())
+    }
+
+    fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
+        self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
+        let mut result = std::mem::take(&mut self.pending);
+        if let Some(norms) = &mut result.norms {
+            norms.whole =
+                optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
+        }
+        self.apply(rules);
+        self.results.push_back(result);
+        Ok(())
+    }
+
+    fn next_result(&mut self, _: bool) -> Result<Option<UpdateResult>, EngineError> {
+        Ok(self.results.pop_front())
+    }
+
+    fn update_average(&mut self, share: f64) -> Result<(), EngineError> {
+        let graph = &self.plans[self.current].graph;
+        let State { model, average, .. } = &mut self.state;
+        // The first average is the model.
+        let share = if average.is_some() { share as f32 } else { 1.0 };
+        let average = average.get_or_insert_with(|| Model::new(graph));
+        for (average, model) in average.buffers().into_iter().zip(model.buffers()) {
+            self.processor.pool.chunks(average, AVERAGED, |piece, average| {
+                for (average, &model) in average.iter_mut().zip(&model[piece * AVERAGED..]) {
+                    // Exact where the share is 1.
+                    *average = share.mul_add(model, (1.0 - share) * *average);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn swap_average(&mut self) -> Result<(), EngineError> {
+        self.state.version += 1;
+        if let Some(average) = &mut self.state.average {
+            std::mem::swap(&mut self.state.model, average);
+        }
+        Ok(())
+    }
+
+    fn blend_statistics(&mut self, images: &[f32], share: f64) -> Result<(), EngineError> {
+        let count = images.len() / self.graph().input.len();
+        self.training_pass(images, count, Some(&mut SingleProcess), Some(share))?;
+        Ok(())
+    }
+
+    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let image = self.graph().input.len();
+        let mut logits = Vec::with_capacity(images.len() / image * self.graph().classes());
+        for images in images.chunks(image * INFERENCE_IMAGES) {
+            self.infer(images, &mut logits)?;
+        }
+        Ok(logits)
+    }
+
+    fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
+        Ok(self.tensors(section))
+    }
+
+    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {
+        let expected = match section {
+            // There need not be one yet.
+            Section::Average => self.numbers(&self.state.model),
+            _ => self.tensors(section),
+        };
+        check_tensors(&expected, tensors)?;
+        let named: HashMap<&str, &TensorData> =
+            tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.data)).collect();
+        let fill = |flat: &mut [f32], name: &str| {
+            if let Some(TensorData::F32(values)) = named.get(name) {
+                flat.copy_from_slice(values);
+            }
+        };
+        self.state.version += 1;
+        let graph = &self.plans[self.current].graph;
+        let State { model, average, gradients, momentum, batches_tracked, .. } = &mut self.state;
+        let model = match section {
+            Section::Gradients | Section::Momentum => {
+                let flat = if section == Section::Gradients { gradients } else { momentum };
+                let flat = flat.as_mut_slice();
+                for parameter in &graph.parameters {
+                    fill(&mut flat[parameter.range.clone()], &parameter.name);
+                }
+                return Ok(());
+            }
+            Section::Average => average.get_or_insert_with(|| Model::new(graph)),
+            Section::Model => model,
+        };
+        for StateTensor { name, kind, .. } in graph.state() {
+            if let Some(numbers) = model.tensor_mut(graph, kind) {
+                fill(numbers, &name);
+            } else if let (StateKind::BatchesTracked(index), Some(TensorData::I64(count))) =
+                (kind, named.get(name.as_str()))
+            {
+                batches_tracked[index] = *count;
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot<'_>, EngineError> {
+        let sections = [Section::Model, Section::Momentum, Section::Average];
+        let state = sections.map(|section| (section, self.tensors(section)));
+        Ok(Snapshot::Borrowed(state.into()))
+    }
+
+    fn take_step_times(&mut self) -> Vec<StepTime> {
+        let plan = &self.plans[self.current];
+        let steps = plan.fused.steps.iter().zip(&plan.gradients.steps);
+        let times = steps.zip(&mut self.state.seconds).map(|((step, gradients), seconds)| {
+            let [forward, backward] = std::mem::take(seconds);
+            let input_gradient = gradients.delivery.is_some();
+            StepTime { node: step.node, forward, backward, input_gradient }
+        });
+        times.collect()
+    }
+
+    fn measure_peak(&mut self) -> f64 {
+        peak::flops(&self.processor)
+    }
+}

@@ -1,0 +1,170 @@
+//! The memory plan: where in one arena each tensor and each gradient lies.
+//!
+//! The forward of step `i` of `n` happens at moment `i`, the loss at `n`, the backward of step `i` at
+//! `2n - i`. What backward reads is live until then; all other memory is reused.
+
+use crescendo_network::{ActivationStorage, Shape};
+
+use crate::algorithm::map_shape;
+use crate::arena::{LiveRange, pack};
+use crate::fusion::{FusedGraph, FusedStep, NormedTensor, StepKind, TensorId};
+use crate::gradients::{Delivery, GradientInfo, GradientPlan};
+
+/// Offsets and sizes, in units of 4 bytes per image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryPlan {
+    /// The size of the arena.
+    pub len: usize,
+    /// The offset of each tensor; `None` for the images, which are not in the arena.
+    pub tensors: Vec<Option<usize>>,
+    /// How the maps among the tensors are stored.
+    pub storage: ActivationStorage,
+    /// The offset of each gradient; empty in inference. A gradient may share the memory of one of its
+    /// addends: then that part is already there.
+    pub gradients: Vec<Option<usize>>,
+}
+
+impl MemoryPlan {
+    /// Whether it is for training.
+    pub fn trains(&self) -> bool {
+        !self.gradients.is_empty()
+    }
+
+    /// The plan of a forward pass alone.
+    pub fn inference(fused: &FusedGraph) -> MemoryPlan {
+        let storage = ActivationStorage::F32;
+        let (offsets, len) = pack(&forward_ranges(fused, storage));
+        MemoryPlan { len, tensors: with_images(&offsets), storage, gradients: Vec::new() }
+    }
+
+    /// The plan of a forward and a backward pass.
+    pub fn training(
+        fused: &FusedGraph,
+        gradients: &GradientPlan,
+        storage: ActivationStorage,
+    ) -> MemoryPlan {
+        let n = fused.steps.len();
+        let backward = |step: usize| 2 * n - step;
+        let mut tensors = forward_ranges(fused, storage);
+        let mut extend = |tensor: TensorId, moment: usize| {
+            if let Some(index) = tensor.0.checked_sub(1) {
+                tensors[index].last = tensors[index].last.max(moment);
+            }
+        };
+        for (index, (step, own)) in fused.steps.iter().zip(&gradients.steps).enumerate() {
+            let delivery = own.delivery.as_ref();
+            saved_for_backward(step, delivery, &gradients.gradients, &mut |tensor| {
+                extend(tensor, backward(index));
+            });
+        }
+        extend(fused.logits(), n);
+
+        let (owners, own_ranges) = gradient_ranges(gradients, backward);
+        let shares = |&gradient: &usize| owners[gradient] != gradient;
+        let own: Vec<usize> = (0..owners.len()).filter(|gradient| !shares(gradient)).collect();
+        let count = tensors.len();
+        tensors.extend(own.iter().map(|&gradient| own_ranges[gradient]));
+        let (offsets, len) = pack(&tensors);
+        let mut of_gradient = vec![None; owners.len()];
+        for (&gradient, &offset) in own.iter().zip(&offsets[count..]) {
+            of_gradient[gradient] = Some(offset);
+        }
+        let gradients = owners.iter().map(|&owner| of_gradient[owner]).collect();
+        MemoryPlan { len, tensors: with_images(&offsets[..count]), storage, gradients }
+    }
+}
+
+fn with_images(offsets: &[usize]) -> Vec<Option<usize>> {
+    std::iter::once(None).chain(offsets.iter().copied().map(Some)).collect()
+}
+
+/// Units of 4 bytes that a value takes per image.
+pub(crate) fn numbers(shape: Shape, storage: ActivationStorage) -> usize {
+    match (map_shape(shape, 1), storage) {
+        (Some(maps), ActivationStorage::F32) => maps.len(),
+        (Some(maps), ActivationStorage::Bf16) => maps.len() / 2,
+        (None, _) => shape.len(),
+    }
+}
+
+/// The live ranges of all tensors but the images, as far as the forward pass goes.
+fn forward_ranges(fused: &FusedGraph, storage: ActivationStorage) -> Vec<LiveRange> {
+    let range = |tensor: &crate::fusion::TensorInfo| {
+        let written = tensor.producer.expect("only the images have no producer");
+        LiveRange { size: numbers(tensor.shape, storage), first: written, last: written }
+    };
+    let mut ranges: Vec<LiveRange> = fused.tensors.iter().skip(1).map(range).collect();
+    for (index, step) in fused.steps.iter().enumerate() {
+        for NormedTensor { tensor, .. } in step.input.terms() {
+            if let Some(tensor) = tensor.0.checked_sub(1) {
+                ranges[tensor].last = ranges[tensor].last.max(index);
+            }
+        }
+    }
+    ranges.last_mut().expect("a network has logits").last = fused.steps.len();
+    ranges
+}
+
+/// The live range of each gradient, and whose memory each uses: its own, or that of an addend which ends where
+/// the sum begins. A gradient is live from its first part until the last backward that starts from it.
+fn gradient_ranges(
+    plan: &GradientPlan,
+    backward: impl Fn(usize) -> usize,
+) -> (Vec<usize>, Vec<LiveRange>) {
+    let n = plan.steps.len();
+    let range = |gradient: &GradientInfo| {
+        let size = numbers(gradient.shape, ActivationStorage::F32);
+        LiveRange { size, first: n, last: n }
+    };
+    let mut ranges: Vec<LiveRange> = plan.gradients.iter().map(range).collect();
+    for (index, step) in plan.steps.iter().enumerate() {
+        let addends = step.delivery.iter().flat_map(|delivery| &delivery.addends);
+        for &read in addends.chain([&step.output]) {
+            ranges[read].last = ranges[read].last.max(backward(index));
+        }
+    }
+    let deliveries = plan.steps.iter().enumerate().rev();
+    let deliveries = deliveries.filter_map(|(index, step)| Some((index, step, step.delivery.as_ref()?)));
+    for (index, _, delivery) in deliveries.clone() {
+        if !delivery.accumulate {
+            ranges[delivery.gradient].first = backward(index);
+        }
+    }
+    let mut owners: Vec<usize> = (0..ranges.len()).collect();
+    for (index, step, delivery) in deliveries.filter(|(.., d)| d.last && !d.accumulate) {
+        let ends = |&&addend: &&usize| {
+            ranges[owners[addend]].last == backward(index) && addend != step.output
+        };
+        if let Some(&addend) = delivery.addends.iter().find(ends) {
+            let owner = owners[addend];
+            owners[delivery.gradient] = owner;
+            ranges[owner].last = ranges[owner].last.max(ranges[delivery.gradient].last);
+        }
+    }
+    (owners, ranges)
+}
+
+/// Calls `save` with every tensor that a step's backward reads.
+fn saved_for_backward(
+    step: &FusedStep,
+    delivery: Option<&Delivery>,
+    gradients: &[GradientInfo],
+    save: &mut impl FnMut(TensorId),
+) {
+    if step.norm.is_some() {
+        save(step.output);
+    }
+    if !matches!(step.kind, StepKind::AveragePool(_) | StepKind::Write | StepKind::Flatten) {
+        step.backward_input().terms().for_each(|term| save(term.tensor));
+    }
+    let Some(delivery) = delivery.filter(|delivery| delivery.last) else { return };
+    let gradient = &gradients[delivery.gradient];
+    let input = &gradient.input;
+    if input.activation.is_some() {
+        match gradient.saved_output() {
+            Some(saved) => save(saved),
+            None => input.terms().for_each(|term| save(term.tensor)),
+        }
+    }
+    input.terms().filter(|term| term.norm.is_some()).for_each(|term| save(term.tensor));
+}

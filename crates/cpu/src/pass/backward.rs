@@ -1,0 +1,197 @@
+//! The loss and the backward pass.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crescendo_kernels::{
+    activation, convolution, elementwise, linear, loss, max_pool, norm, pooling,
+};
+use crescendo_network::{EngineError, Loss};
+
+use super::{Mode, Operands, Pass};
+use crate::buffers::ReadArena;
+use crate::fusion::{FusedStep, StepKind};
+use crate::gradients::Delivery;
+use crate::required_gradients::RequiredGradients;
+use crate::state::parameter_range;
+
+/// The loss of a micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct BatchLoss {
+    /// The mean over its images.
+    pub loss: f64,
+    /// Images whose largest logit was their label's.
+    pub correct: usize,
+}
+
+impl Pass<'_> {
+    /// Computes the loss, and the gradient of `share` times the loss with respect to the logits, of the
+    /// images in `part` alone.
+    pub fn loss(
+        &mut self,
+        labels: &[u16],
+        loss: &Loss,
+        share: f64,
+        part: Range<usize>,
+    ) -> BatchLoss {
+        let Operands { view, arena, .. } = self.operands(0);
+        let written = view.gradient_range(view.plan.gradients.logits());
+        let (arena, [out, _]) = ReadArena::split(arena, [Some(written), None]);
+        let out = out.expect("it is written");
+        let logits = view.vector(&arena, view.plan.fused.logits());
+        let classes = view.plan.graph.classes();
+        let Loss { label_smoothing, class_weights } = loss;
+        let weights = class_weights.as_deref();
+        let mean = loss::cross_entropy(logits, labels, *label_smoothing, weights, share, out);
+        let correct = loss::count_correct(logits, labels);
+        out[..part.start * classes].fill(0.0);
+        out[part.end * classes..].fill(0.0);
+        BatchLoss { loss: mean, correct }
+    }
+
+    /// Adds the gradients of what [`loss`](Self::loss) began. `last` says whether they are final afterwards.
+    pub fn backward(&mut self, last: bool) -> Result<(), EngineError> {
+        self.state.reported.fill(!last);
+        for (index, step) in self.plan.fused.steps.iter().enumerate().rev() {
+            let required = self.state.required[index];
+            if !required.any() {
+                continue;
+            }
+            let begin = Instant::now();
+            match step.kind {
+                StepKind::Linear(_) | StepKind::Activation(_) => {
+                    self.vector_backward(index, step, required);
+                }
+                _ => self.maps_backward(index, step, required)?,
+            }
+            if !matches!(step.kind, StepKind::Write) {
+                self.report_final(step.node)?;
+            }
+            self.state.seconds[index][1] += begin.elapsed().as_secs_f64();
+        }
+        // Those of frozen parameters, for which there is no backward.
+        (0..self.plan.graph.nodes.len()).try_for_each(|node| self.report_final(node))
+    }
+
+    /// Tells the communicator that the gradients of an operation's parameters are final.
+    fn report_final(&mut self, node: usize) -> Result<(), EngineError> {
+        let graph = &self.plan.graph;
+        let Some(weight) = graph.nodes[node].weight else { return Ok(()) };
+        if std::mem::replace(&mut self.state.reported[weight], true) {
+            return Ok(());
+        }
+        match &mut self.mode {
+            Mode::Training { communicator, .. } => {
+                let gradients = self.state.gradients.as_slice();
+                communicator.gradients_final(parameter_range(graph, node), gradients)
+            }
+            Mode::Inference(_) => Ok(()),
+        }
+    }
+
+    fn vector_backward(&mut self, index: usize, step: &FusedStep, required: RequiredGradients) {
+        let range = matches!(step.kind, StepKind::Linear(_)).then(|| self.parameter_range(step));
+        let Operands { view, processor, model, gradients, arena, workspace, .. } =
+            self.operands(index);
+        let own = &view.plan.gradients.steps[index];
+        let delivery = own.delivery.as_ref().filter(|_| required.input);
+        let written = delivery.map(|delivery| view.gradient_range(delivery.gradient));
+        let (arena, [dx, _]) = ReadArena::split(arena, [written, None]);
+        let x = view.vector(&arena, step.input.main.tensor);
+        let dy = arena.get(view.gradient_range(own.output));
+        match (step.kind, range, dx) {
+            (StepKind::Linear(layer), Some(range), dx) => {
+                let (weight, _) = model.parameters(&view.plan.graph, step.node);
+                let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
+                let dweight = required.weight.then_some(dweight);
+                let dbias = required.bias.then_some(dbias);
+                linear::backward(
+                    processor, workspace, &layer, x, weight, dy, dweight, dbias, dx,
+                );
+            }
+            (StepKind::Activation(f), _, Some(dx)) => {
+                elementwise::copy(&processor.pool, dy, dx);
+                activation::backward(processor, f, x, dx);
+            }
+            _ => unreachable!("not a step on vectors"),
+        }
+    }
+
+    fn maps_backward(
+        &mut self,
+        index: usize,
+        step: &FusedStep,
+        required: RequiredGradients,
+    ) -> Result<(), EngineError> {
+        let plan = self.plan;
+        let delivery = plan.gradients.steps[index].delivery.as_ref();
+        let delivery = delivery.filter(|_| required.input);
+        self.maps_gradients(index, step, required, delivery);
+        let Some(delivery) = delivery.filter(|delivery| delivery.last) else { return Ok(()) };
+        let input = plan.gradients.gradients[delivery.gradient].input;
+        for (which, term) in input.terms().enumerate() {
+            if let Some(norm) = term.norm {
+                let maps = self.operands(index).view.maps(term.tensor);
+                self.finish_norm_backward(which, norm, maps)?;
+                self.report_final(self.state.norms[norm].node)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn maps_gradients(
+        &mut self,
+        index: usize,
+        step: &FusedStep,
+        required: RequiredGradients,
+        delivery: Option<&Delivery>,
+    ) {
+        let Operands { view, processor, model, gradients, arena, sums, workspace, .. } =
+            self.operands(index);
+        let written = delivery.map(|delivery| view.gradient_range(delivery.gradient));
+        let (arena, [dx, _]) = ReadArena::split(arena, [written, None]);
+        let epilogue = delivery
+            .zip(dx)
+            .map(|(delivery, dx)| view.gradient_epilogue(&arena, delivery, dx, sums));
+        let gradient = || view.gradient_prologue(&arena, index);
+        let input = || view.prologue(&arena, &step.backward_input(), None);
+        match (step.kind, &epilogue) {
+            (StepKind::Convolution(layer, algorithm), epilogue) => {
+                let graph = &view.plan.graph;
+                let (weight, _) = model.parameters(graph, step.node);
+                let range = parameter_range(graph, step.node);
+                let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
+                let gradient = gradient();
+                convolution::backward(
+                    processor,
+                    workspace,
+                    algorithm,
+                    &layer,
+                    &input(),
+                    weight,
+                    &gradient,
+                    required.weight.then_some(dweight),
+                    epilogue.as_ref(),
+                );
+                if required.bias {
+                    norm::bias_gradient(processor, &gradient, dbias);
+                }
+            }
+            (_, None) => {}
+            (StepKind::AveragePool(size), Some(epilogue)) => {
+                pooling::average_backward(processor, size, &gradient(), epilogue);
+            }
+            (StepKind::MaxPool(size), Some(epilogue)) => {
+                max_pool::backward(processor, size, &input(), &gradient(), epilogue);
+            }
+            (StepKind::Write, Some(epilogue)) => {
+                pooling::materialise_backward(processor, &gradient(), epilogue);
+            }
+            (_, Some(epilogue)) => {
+                let own = &view.plan.gradients.steps[index];
+                let dy = arena.get(view.gradient_range(own.output));
+                pooling::flatten_backward(processor, dy, epilogue);
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A pass: one batch through the steps of a plan, forward and backward.
+
+mod backward;
+mod forward;
+mod statistics;
+mod view;
+
+use crescendo_kernels::{AlignedBuffer, Processor, Workspace};
+use crescendo_network::{Communicator, EngineError};
+
+use crate::buffers::Buffers;
+use crate::memory_plan::MemoryPlan;
+use crate::plan::ExecutionPlan;
+use crate::state::{Model, State};
+pub(crate) use backward::BatchLoss;
+use view::View;
+
+/// What a pass computes with.
+pub(crate) struct Pass<'a> {
+    pub plan: &'a ExecutionPlan,
+    pub memory: &'a MemoryPlan,
+    pub processor: &'a Processor,
+    pub state: &'a mut State,
+    pub buffers: &'a mut Buffers,
+    /// `[N, C, H, W]`.
+    pub images: &'a [f32],
+    pub count: usize,
+    pub mode: Mode<'a>,
+}
+
+/// Which BatchNorm statistics a pass uses.
+pub(crate) enum Mode<'a> {
+    /// The batch's own, over all processes of the communicator.
+    Training {
+        communicator: &'a mut dyn Communicator,
+        /// The weight of the batch in the running statistics, if it is not the operation's.
+        new_weight: Option<f64>,
+    },
+    /// The running ones, folded into the packed weights of convolutions.
+    Inference(&'a mut FoldedWeights),
+}
+
+/// The packed weights of every convolution with its BatchNorm folded in. They serve inference until the
+/// state changes.
+#[derive(Default)]
+pub(crate) struct FoldedWeights {
+    /// Those of each step.
+    pub packed: Vec<AlignedBuffer>,
+    /// The [`State::version`] that they belong to.
+    pub version: Option<u64>,
+}
+
+/// Disjoint borrows of what a step works with.
+struct Operands<'p> {
+    view: View<'p>,
+    processor: &'p Processor,
+    model: &'p Model,
+    gradients: &'p mut AlignedBuffer,
+    arena: &'p mut [f32],
+    sums: &'p mut [Vec<f64>; 2],
+    workspace: &'p mut Workspace,
+    bias: &'p [f32],
+    packed: &'p AlignedBuffer,
+}
+
+impl Pass<'_> {
+    fn trains(&self) -> bool {
+        matches!(self.mode, Mode::Training { .. })
+    }
+
+    /// The operands of the step of this index.
+    fn operands(&mut self, step: usize) -> Operands<'_> {
+        let folded = !self.trains();
+        let Buffers { arena, workspace, sums, bias, packed, .. } = &mut *self.buffers;
+        let State { model, gradients, norms, .. } = &mut *self.state;
+        let packed = match &self.mode {
+            Mode::Training { .. } => &*packed,
+            Mode::Inference(folded) => folded.packed.get(step).unwrap_or(packed),
+        };
+        Operands {
+            view: View {
+                plan: self.plan,
+                memory: self.memory,
+                images: self.images,
+                count: self.count,
+                norms,
+                folded,
+            },
+            processor: self.processor,
+            model,
+            gradients,
+            arena: arena.as_mut_slice(),
+            sums,
+            workspace,
+            bias,
+            packed,
+        }
+    }
+
+    /// The sums of `values` over all processes, in place.
+    fn sum_over_processes(
+        mode: &mut Mode,
+        values: &mut [f64],
+    ) -> Result<(), EngineError> {
+        match mode {
+            Mode::Training { communicator, .. } => communicator.sum(values),
+            Mode::Inference(_) => Ok(()),
+        }
+    }
+}

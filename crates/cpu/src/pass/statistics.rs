@@ -1,0 +1,123 @@
+//! BatchNorm between the steps: from a kernel's sums to statistics and factors, forward and backward.
+
+use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
+use crescendo_kernels::MapShape;
+use crescendo_network::{EngineError, Operation};
+
+use super::{Mode, Pass};
+use crate::buffers::sums_len;
+use crate::state::parameter_range;
+
+impl Pass<'_> {
+    /// Computes a BatchNorm's factors from its running statistics.
+    pub(super) fn use_running_statistics(&mut self, norm: usize) {
+        let range = self.plan.graph.statistics[norm].range.clone();
+        let (_, eps, _) = self.batch_norm(norm);
+        for (channel, at) in range.enumerate() {
+            let moments = BatchMoments {
+                mean: self.state.model.means[at].into(),
+                variance: self.state.model.variances[at].into(),
+            };
+            self.set_affine(norm, channel, moments, eps);
+        }
+    }
+
+    fn set_affine(&mut self, norm: usize, channel: usize, moments: BatchMoments, eps: f64) {
+        let norm = &mut self.state.norms[norm];
+        let (weight, bias) = self.state.model.parameters(&self.plan.graph, norm.node);
+        let (scale, shift) = moments.affine(eps, weight[channel], bias[channel]);
+        norm.scale[channel] = scale;
+        norm.shift[channel] = shift;
+    }
+
+    /// The operation of a BatchNorm, its epsilon, and the weight of a new batch.
+    fn batch_norm(&self, norm: usize) -> (usize, f64, f64) {
+        let node = self.state.norms[norm].node;
+        match self.plan.graph.nodes[node].operation {
+            Operation::BatchNorm { eps, new_weight, .. } => (node, eps, new_weight),
+            _ => unreachable!("statistics belong to a BatchNorm"),
+        }
+    }
+
+    /// From the sums of the batch to its moments, the factors, and new running statistics.
+    pub(super) fn finish_statistics(
+        &mut self,
+        norm: usize,
+        maps: MapShape,
+    ) -> Result<(), EngineError> {
+        let range = self.plan.graph.statistics[norm].range.clone();
+        let (_, eps, mut new_weight) = self.batch_norm(norm);
+        match self.mode {
+            Mode::Training { new_weight: Some(weight), .. } => new_weight = weight,
+            _ => self.state.batches_tracked[norm] += 1,
+        }
+        // The sums of all channels, and how many numbers each is over.
+        let sums = &mut self.buffers.totals[..2 * range.len() + 1];
+        let (channels, count) = sums.split_at_mut(2 * range.len());
+        norm::sum_over_images(maps, &self.buffers.sums[0][..sums_len(maps)], channels);
+        count[0] = (maps.images * maps.pixels()) as f64;
+        Self::sum_over_processes(&mut self.mode, sums)?;
+        let count = sums[2 * range.len()];
+        let unbiased = count / (count - 1.0).max(1.0);
+        for (channel, at) in range.enumerate() {
+            let sums = &self.buffers.totals[2 * channel..];
+            let offset = f64::from(self.state.norms[norm].sum_offset[channel]);
+            let moments = BatchMoments::from_sums(sums[0], sums[1], count, offset);
+            let blend = |old: f32, new: f64| {
+                ((1.0 - new_weight) * f64::from(old) + new_weight * new) as f32
+            };
+            let state = &mut *self.state;
+            state.model.means[at] = blend(state.model.means[at], moments.mean);
+            state.model.variances[at] =
+                blend(state.model.variances[at], moments.variance * unbiased);
+            state.norms[norm].moments[channel] = moments;
+            state.norms[norm].mean[channel] = moments.mean as f32;
+            self.set_affine(norm, channel, moments, eps);
+        }
+        self.state.norms[norm].count = count;
+        Ok(())
+    }
+
+    /// From the sums of the gradient to BatchNorm's own gradients, and to the coefficients with which its
+    /// input's gradient is computed.
+    pub(super) fn finish_norm_backward(
+        &mut self,
+        which: usize,
+        norm: usize,
+        maps: MapShape,
+    ) -> Result<(), EngineError> {
+        let (node, eps, _) = self.batch_norm(norm);
+        let graph = &self.plan.graph;
+        let sums = &mut self.buffers.totals[..2 * maps.channels];
+        norm::sum_over_images(maps, &self.buffers.sums[which][..sums_len(maps)], sums);
+        // Each process adds its own part to the gradients here; the update sums them.
+        let requires_grad = &self.state.requires_grad;
+        let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);
+        let layer = &graph.nodes[node];
+        let (weight, bias) = (trained(layer.weight), trained(layer.bias));
+        let gradients = &mut self.state.gradients.as_mut_slice()[parameter_range(graph, node)];
+        let (dweight, dbias) = gradients.split_at_mut(maps.channels);
+        for (channel, sums) in sums.chunks_exact(2).enumerate() {
+            let moments = self.state.norms[norm].moments[channel];
+            let backward = NormBackward::from_sums(sums[0], sums[1], moments, eps);
+            if weight {
+                dweight[channel] += backward.dweight as f32;
+            }
+            if bias {
+                dbias[channel] += backward.dbias as f32;
+            }
+        }
+        Self::sum_over_processes(&mut self.mode, sums)?;
+        let (weight, _) = self.state.model.parameters(graph, node);
+        let norm = &mut self.state.norms[norm];
+        for (channel, sums) in sums.chunks_exact(2).enumerate() {
+            let moments = norm.moments[channel];
+            let backward = NormBackward::from_sums(sums[0], sums[1], moments, eps);
+            let abc = backward.coefficients(moments, eps, weight[channel], norm.count);
+            for (coefficients, value) in norm.abc.iter_mut().zip(abc) {
+                coefficients[channel] = value;
+            }
+        }
+        Ok(())
+    }
+}

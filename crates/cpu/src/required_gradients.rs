@@ -1,0 +1,53 @@
+//! Which gradients backward computes: none of frozen parameters, and none that only those would need.
+
+use crate::fusion::StepKind;
+use crate::plan::ExecutionPlan;
+
+/// The gradients that a step's backward computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequiredGradients {
+    pub weight: bool,
+    pub bias: bool,
+    /// That of its input, because a parameter before it is trained.
+    pub input: bool,
+}
+
+impl RequiredGradients {
+    /// Those of every step, if these of the graph's parameters are trained.
+    ///
+    /// # Panics
+    /// If there is not one answer for each parameter.
+    pub fn new(plan: &ExecutionPlan, requires_grad: &[bool]) -> Vec<RequiredGradients> {
+        let graph = &plan.graph;
+        assert_eq!(requires_grad.len(), graph.parameters.len(), "one answer for each parameter");
+        // Whether a value depends on a trained parameter.
+        let mut depends = vec![false];
+        for node in &graph.nodes {
+            let own = node.parameters().any(|index| requires_grad[index]);
+            let inputs = node.inputs.iter().any(|input| depends[input.0]);
+            depends.push(own || inputs);
+        }
+        let required = plan.fused.steps.iter().map(|step| {
+            let node = &graph.nodes[step.node];
+            let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);
+            match step.kind {
+                // It reads the value that it writes.
+                StepKind::Write => {
+                    let input = depends[step.node + 1];
+                    RequiredGradients { weight: false, bias: false, input }
+                }
+                _ => RequiredGradients {
+                    weight: trained(node.weight),
+                    bias: trained(node.bias),
+                    input: depends[node.inputs[0].0],
+                },
+            }
+        });
+        required.collect()
+    }
+
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.weight || self.bias || self.input
+    }
+}

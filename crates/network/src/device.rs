@@ -1,0 +1,171 @@
+//! Devices: what engines run on, and the keys of the section `[engine]` that choose one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Engine, EngineError, Error, Graph};
+
+/// The section `[engine]` of a recipe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineConfig {
+    /// The device. It is not written while it is `auto`, so that a checkpoint does not name one.
+    #[serde(default, skip_serializing_if = "DeviceKind::is_auto")]
+    pub device: DeviceKind,
+    /// Threads of the CPU engine; 0 for one on every processor.
+    pub threads: usize,
+    /// The instruction set of the CPU engine.
+    pub isa: IsaKind,
+    /// How the CPU engine computes convolutions.
+    pub conv: ConvolutionKind,
+    /// How the CPU engine stores the feature maps that backward reads.
+    pub activations: ActivationStorage,
+}
+
+/// Kinds of devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// The best that there is, chosen when a run is created.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// Its name in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Auto => "auto",
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Cuda => "cuda",
+        }
+    }
+
+    fn is_auto(&self) -> bool {
+        *self == DeviceKind::Auto
+    }
+}
+
+/// Instruction sets of the CPU engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IsaKind {
+    /// The fastest that the processor has.
+    #[default]
+    Auto,
+    /// AVX-512 (x86).
+    Avx512,
+    /// AVX2 with FMA (x86).
+    Avx2,
+    /// Code for every processor of the program's target.
+    Portable,
+}
+
+impl IsaKind {
+    /// Its name in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            IsaKind::Auto => "auto",
+            IsaKind::Avx512 => "avx512",
+            IsaKind::Avx2 => "avx2",
+            IsaKind::Portable => "portable",
+        }
+    }
+}
+
+/// How the CPU engine computes convolutions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvolutionKind {
+    /// Each by the algorithm that is expected to be the fastest for its shape.
+    #[default]
+    Auto,
+    /// Winograd F(4x4, 3x3) wherever it is possible, else directly.
+    Winograd4,
+    /// Winograd F(2x2, 3x3) wherever it is possible, else directly.
+    Winograd2,
+    /// All directly.
+    Direct,
+}
+
+/// How feature maps are stored between forward and backward. Arithmetic is always in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationStorage {
+    /// In 32 bits.
+    #[default]
+    F32,
+    /// Rounded to bfloat16: half the memory, 8 bits of precision.
+    Bf16,
+}
+
+/// What opens devices: a program hands one to the training loop, which names no engine itself.
+pub trait Devices: Sync {
+    /// Opens the device that the keys ask for.
+    ///
+    /// # Errors
+    /// If there is no such device here, or it cannot be used.
+    fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError>;
+}
+
+/// A device that engines can run on.
+pub trait Device: Send + Sync {
+    /// The keys with which it was opened, with everything `auto` resolved that results depend on.
+    fn config(&self) -> EngineConfig;
+
+    /// What it is, such as `AMD EPYC 9V74, AVX-512, 2 threads`.
+    fn description(&self) -> String;
+
+    /// How much memory it has.
+    fn memory(&self) -> DeviceMemory;
+
+    /// How much memory an engine takes that trains with micro-batches of so many images and evaluates.
+    ///
+    /// # Errors
+    /// If the device does not support the graph.
+    fn required_memory(
+        &self,
+        graph: &Graph,
+        micro_batch: usize,
+    ) -> Result<RequiredMemory, EngineError>;
+
+    /// The steps in which the graph is computed, a line each.
+    ///
+    /// # Errors
+    /// If the device does not support the graph.
+    fn describe_steps(&self, graph: &Graph) -> Result<String, EngineError>;
+
+    /// Creates an engine. Its parameters are zeros until they are imported: see [`Graph::initial`].
+    ///
+    /// # Errors
+    /// If the device does not support the graph or has too little memory.
+    fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError>;
+}
+
+/// The memory of a device, in bytes; `None` where it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// All of it, within the limits that apply to this process.
+    pub total: Option<u64>,
+    /// What can be had now.
+    pub available: Option<u64>,
+}
+
+/// Bytes of memory that an engine takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequiredMemory {
+    /// On this device as it is configured.
+    pub here: u64,
+    /// With the settings that do not change results (such as threads) at their least. The size of
+    /// micro-batches is chosen by this number, so that results do not depend on those settings.
+    pub least: u64,
+}
+
+impl From<Error> for EngineError {
+    fn from(error: Error) -> Self {
+        EngineError::Unsupported(error.0)
+    }
+}

@@ -1,0 +1,35 @@
+//! Errors of networks and engines.
+
+/// Why a network is invalid, in a sentence that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// Why an engine cannot do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// There is no such device, or the device cannot do this.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Tensors do not fit the network.
+    #[error("{0}")]
+    WrongTensors(String),
+    /// The device has too little memory.
+    #[error(
+        "there is not enough memory for {what} ({bytes} bytes): choose smaller batches or a smaller \
+         network, or set batch.memory_limit"
+    )]
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: u64,
+    },
+    /// The device stopped working.
+    #[error("{0}")]
+    DeviceLost(String),
+    /// Another process of the run is gone.
+    #[error("{0}")]
+    Communication(String),
+}

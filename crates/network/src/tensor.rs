@@ -1,0 +1,80 @@
+//! Named tensors: what goes into and out of an engine.
+
+use std::borrow::Cow;
+
+use crate::EngineError;
+
+/// A named tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor<'a> {
+    /// Such as `start_layer.0.weight`.
+    pub name: Cow<'a, str>,
+    /// PyTorch's shape; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// The numbers, last dimension fastest.
+    pub data: TensorData<'a>,
+}
+
+/// The numbers of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorData<'a> {
+    /// Floating-point numbers.
+    F32(Cow<'a, [f32]>),
+    /// A count: `num_batches_tracked`.
+    I64(i64),
+}
+
+impl<'a> Tensor<'a> {
+    /// A tensor of floating-point numbers.
+    pub fn f32(
+        name: impl Into<Cow<'a, str>>,
+        shape: Vec<usize>,
+        values: impl Into<Cow<'a, [f32]>>,
+    ) -> Self {
+        Tensor { name: name.into(), shape, data: TensorData::F32(values.into()) }
+    }
+
+    /// The floating-point numbers; `None` for a count.
+    pub fn values(&self) -> Option<&[f32]> {
+        match &self.data {
+            TensorData::F32(values) => Some(values),
+            TensorData::I64(_) => None,
+        }
+    }
+
+    /// A copy that borrows nothing.
+    pub fn into_owned(self) -> Tensor<'static> {
+        let data = match self.data {
+            TensorData::F32(values) => TensorData::F32(values.into_owned().into()),
+            TensorData::I64(count) => TensorData::I64(count),
+        };
+        Tensor { name: self.name.into_owned().into(), shape: self.shape, data }
+    }
+}
+
+/// Checks that `given` has exactly the tensors that are `expected`, in any order.
+///
+/// # Errors
+/// Names the first tensor that is missing, unknown, or of another shape or type.
+pub fn check_tensors(expected: &[Tensor], given: &[Tensor]) -> Result<(), EngineError> {
+    let wrong = |problem: String| Err(EngineError::WrongTensors(problem));
+    for tensor in expected {
+        let name = &tensor.name;
+        let Some(found) = given.iter().find(|given| given.name == *name) else {
+            return wrong(format!("the tensor {name} is missing"));
+        };
+        if found.shape != tensor.shape {
+            let (found, expected) = (&found.shape, &tensor.shape);
+            return wrong(format!(
+                "the tensor {name} has the shape {found:?}, but this network's has {expected:?}"
+            ));
+        }
+        if std::mem::discriminant(&found.data) != std::mem::discriminant(&tensor.data) {
+            return wrong(format!("the tensor {name} has the wrong type of numbers"));
+        }
+    }
+    match given.iter().find(|given| expected.iter().all(|tensor| tensor.name != given.name)) {
+        Some(unknown) => wrong(format!("this network has no tensor named {}", unknown.name)),
+        None => Ok(()),
+    }
+}
