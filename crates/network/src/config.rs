@@ -1,6 +1,6 @@
 //! A network as a recipe describes it: the keys of the section `[network]`.
 
-use crescendo_kernels::Activation;
+use crescendo_kernels::ActivationFunction as Activation;
 use serde::{Deserialize, Serialize};
 
 use crate::{Builder, Error, Init, Network, Operation, Shape, Value, airbench, resnet};

@@ -1,6 +1,6 @@
 //! What a network is: a list of operations, each on values that earlier ones made.
 
-use crescendo_kernels::{Activation, Maps};
+use crescendo_kernels::{ActivationFunction as Activation, MapShape};
 use serde::{Deserialize, Serialize};
 
 /// The shape of one image's value; a batch has as many.
@@ -37,10 +37,10 @@ impl Shape {
     }
 
     /// A batch of it, as the kernels know maps; `None` for a vector.
-    pub fn maps(self, images: usize) -> Option<Maps> {
+    pub fn maps(self, images: usize) -> Option<MapShape> {
         match self {
             Shape::Maps { channels, height, width } => {
-                Some(Maps { images, channels, height, width })
+                Some(MapShape { images, channels, height, width })
             }
             Shape::Vector { .. } => None,
         }

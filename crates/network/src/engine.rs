@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::{Error, Plan};
 
-pub use crescendo_kernels::muon::Muon;
-pub use crescendo_kernels::optimizer::Sgd;
+pub use crescendo_kernels::muon::MuonStep as Muon;
+pub use crescendo_kernels::optimizer::SgdStep as Sgd;
 
 /// Images and what they show.
 #[derive(Clone, Copy, Debug)]

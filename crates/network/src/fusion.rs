@@ -11,7 +11,9 @@
 
 use std::fmt::Write as _;
 
-use crescendo_kernels::{Activation, Convolution, Method, linear::Linear};
+use crescendo_kernels::{
+    ActivationFunction as Activation, ConvAlgorithm, Convolution, linear::Linear,
+};
 
 use crate::plan::{Plan, Step};
 use crate::{Error, Operation, Shape, Value};
@@ -73,7 +75,7 @@ impl Reading {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
     /// A convolution, by a method.
-    Convolution(Convolution, Method),
+    Convolution(Convolution, ConvAlgorithm),
     /// Average pooling of squares.
     AveragePool(usize),
     /// Max-pooling of squares.
@@ -117,7 +119,8 @@ pub struct GradientInfo {
 impl GradientInfo {
     /// The tensor from which the activation's slope can be told, if there is one.
     pub fn slope_from_kept(&self) -> Option<TensorId> {
-        self.kept.filter(|_| self.reading.activation.is_some_and(Activation::slope_from_value))
+        self.kept
+            .filter(|_| self.reading.activation.is_some_and(Activation::derivative_from_output))
     }
 }
 
@@ -394,9 +397,9 @@ impl Plan {
                 Work::Convolution(layer, method) => {
                     let Convolution { kernel, stride, .. } = layer;
                     let method = match method {
-                        Method::Direct => "direct",
-                        Method::Winograd2 => "winograd2",
-                        Method::Winograd4 => "winograd4",
+                        ConvAlgorithm::Direct => "direct",
+                        ConvAlgorithm::Winograd2 => "winograd2",
+                        ConvAlgorithm::Winograd4 => "winograd4",
                     };
                     format!("conv {kernel}x{kernel}/{stride} {method}")
                 }

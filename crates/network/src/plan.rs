@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crescendo_kernels::linear::Linear;
-use crescendo_kernels::{Convolution, Maps, Method, pooling};
+use crescendo_kernels::{ConvAlgorithm, Convolution, MapShape, pooling};
 use serde::{Deserialize, Serialize};
 
 use crate::fusion::Fused;
@@ -144,14 +144,14 @@ pub enum ConvolutionChoice {
 }
 
 impl ConvolutionChoice {
-    fn method(self, layer: &Convolution, input: Maps) -> Method {
+    fn method(self, layer: &Convolution, input: MapShape) -> ConvAlgorithm {
         let method = match self {
-            ConvolutionChoice::Auto => return layer.best(input),
-            ConvolutionChoice::Winograd4 => Method::Winograd4,
-            ConvolutionChoice::Winograd2 => Method::Winograd2,
-            ConvolutionChoice::Direct => Method::Direct,
+            ConvolutionChoice::Auto => return layer.best_algorithm(input),
+            ConvolutionChoice::Winograd4 => ConvAlgorithm::Winograd4,
+            ConvolutionChoice::Winograd2 => ConvAlgorithm::Winograd2,
+            ConvolutionChoice::Direct => ConvAlgorithm::Direct,
         };
-        if layer.supports(method) { method } else { Method::Direct }
+        if layer.supports(method) { method } else { ConvAlgorithm::Direct }
     }
 }
 
@@ -283,13 +283,13 @@ impl Plan {
                     return Err(refuse(format!("filters of {kernel} do not fit {input}")));
                 }
                 let layer = Convolution { inputs: channels, outputs, kernel, stride, padding };
-                let out = layer.output(Maps { images: 1, channels, height, width });
+                let out = layer.output_shape(MapShape { images: 1, channels, height, width });
                 step.output =
                     Shape::Maps { channels: outputs, height: out.height, width: out.width };
                 let fan_in = channels * kernel * kernel;
                 let shape = vec![outputs, channels, kernel, kernel];
                 self.weight_and_bias(&mut step, shape, fan_in, bias, init);
-                step.macs = (layer.weights() * out.pixels()) as u64;
+                step.macs = (layer.weight_len() * out.pixels()) as u64;
             }
             Operation::BatchNorm { scale, .. } => {
                 let (channels, ..) = maps(input)?;
@@ -315,7 +315,8 @@ impl Plan {
                 if size == 0 || size > height.min(width) {
                     return Err(refuse(format!("squares of {size} do not fit {input}")));
                 }
-                let out = pooling::output(size, Maps { images: 1, channels, height, width });
+                let out =
+                    pooling::output_shape(size, MapShape { images: 1, channels, height, width });
                 step.output = Shape::Maps { channels, height: out.height, width: out.width };
             }
             Operation::Flatten => {
@@ -385,7 +386,7 @@ impl Step {
     }
 
     /// How the convolution is computed, if it is one.
-    pub fn method(&self, compute: Compute) -> Option<Method> {
+    pub fn method(&self, compute: Compute) -> Option<ConvAlgorithm> {
         let input = self.input.maps(1)?;
         Some(compute.convolution.method(&self.convolution()?, input))
     }

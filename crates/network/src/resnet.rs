@@ -1,7 +1,7 @@
 //! The report's family: a start layer, stacks of standard (post-activation) residual blocks, and a
 //! head of pooling and linear layers. Names are those of the original program's state.
 
-use crescendo_kernels::Activation;
+use crescendo_kernels::ActivationFunction as Activation;
 
 use crate::config::refuse;
 use crate::{Builder, Config, Error, HeadActivation, Init, Operation, Value};

@@ -3,7 +3,7 @@
 
 use std::sync::{Barrier, Mutex};
 
-use crescendo_kernels::{Convolution, Maps, reference};
+use crescendo_kernels::{Convolution, MapShape, reference};
 use crescendo_network::{
     ActivationKind, Alone, Batch, Communicator, Compute, Config, CpuEngine, Engine, Family,
     HeadActivation, Init, Isa, Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
@@ -47,7 +47,7 @@ fn values<'a>(tensor: &'a Tensor) -> &'a [f32] {
 fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: &[u16]) -> f64 {
     let maps = |shape: Shape| match shape.maps(labels.len()) {
         Some(maps) => maps,
-        None => Maps { images: labels.len(), channels: shape.len(), height: 1, width: 1 },
+        None => MapShape { images: labels.len(), channels: shape.len(), height: 1, width: 1 },
     };
     let mut values: Vec<Vec<f64>> = vec![images.iter().map(|&x| f64::from(x)).collect()];
     for step in &plan.steps {

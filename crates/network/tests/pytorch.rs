@@ -1,11 +1,13 @@
 //! Layers and whole updates against PyTorch, from fixtures that `pytorch/fixtures.py` wrote.
 
-use crescendo_kernels::norm::{self, Moments};
-use crescendo_kernels::sink::{GradientSink, NormSums, OutputSums, Sink, StoredMut};
-use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Source, Stored};
+use crescendo_kernels::epilogue::{
+    BatchStatistics, Epilogue, GradientEpilogue, MapsMut, NormGradientSums,
+};
+use crescendo_kernels::norm::{self, BatchMoments};
+use crescendo_kernels::prologue::{Affine, GradientPrologue, MapsRef, NormGradient, Prologue};
 use crescendo_kernels::{
-    Activation, Convolution, Maps, Method, Pool, Processor, Shared, Workspace, activation,
-    convolution, linear, loss, max_pool, muon, pooling, to_blocks, to_planes,
+    ActivationFunction, ConvAlgorithm, Convolution, DisjointSlice, MapShape, Processor, ThreadPool,
+    Workspace, activation, convolution, linear, loss, max_pool, muon, pooling, to_blocked, to_nchw,
 };
 use crescendo_network::{
     ActivationKind, Alone, Batch, Compute, Config, CpuEngine, Engine, Family, Init, Isa, Muon,
@@ -74,12 +76,12 @@ fn assert_close(name: &str, values: &[f32], expected: &[f64]) {
 }
 
 fn processor() -> Processor {
-    Processor { pool: Pool::new(2), isa: Isa::best() }
+    Processor { pool: ThreadPool::new(2), isa: Isa::best() }
 }
 
 /// The maps that a tensor of PyTorch's shape holds.
-fn maps(shape: &[usize]) -> Maps {
-    Maps { images: shape[0], channels: shape[1], height: shape[2], width: shape[3] }
+fn maps(shape: &[usize]) -> MapShape {
+    MapShape { images: shape[0], channels: shape[1], height: shape[2], width: shape[3] }
 }
 
 #[test]
@@ -106,22 +108,25 @@ fn convolutions() {
             padding: fixture.metadata(&format!("{case}.padding")) as usize,
         };
         let maps = maps(&input);
-        let out = layer.output(maps);
-        for method in [Method::Direct, Method::Winograd2, Method::Winograd4] {
+        let out = layer.output_shape(maps);
+        for method in [ConvAlgorithm::Direct, ConvAlgorithm::Winograd2, ConvAlgorithm::Winograd4] {
             if !layer.supports(method) {
                 continue;
             }
-            let need = layer.need(method, maps, false).max(layer.need(method, maps, true));
+            let need = layer
+                .workspace_size(method, maps, false)
+                .max(layer.workspace_size(method, maps, true));
             let mut workspace = Workspace::new(2, need);
-            let x = to_blocks(maps, &get("input"));
-            let dy = to_blocks(out, &get("grad_output"));
+            let x = to_blocked(maps, &get("input"));
+            let dy = to_blocked(out, &get("grad_output"));
             let (w, mut b) = (get("weight"), get("bias"));
             b.resize(out.padded_channels(), 0.0);
-            let source = Source::plain(maps, Stored::F32(&x));
+            let source = Prologue::plain(maps, MapsRef::F32(&x));
             let mut y = vec![0.0; out.len()];
-            let sink = Sink { maps: out, bias: Some(&b), out: StoredMut::f32(&mut y), sums: None };
-            let mut filters = vec![0.0; layer.filters(method)];
-            convolution::pack(&processor, method, &layer, &w, None, &mut filters);
+            let sink =
+                Epilogue { shape: out, bias: Some(&b), out: MapsMut::f32(&mut y), sums: None };
+            let mut filters = vec![0.0; layer.packed_len(method)];
+            convolution::pack_weights(&processor, method, &layer, &w, None, &mut filters);
             convolution::forward(
                 &processor,
                 &mut workspace,
@@ -131,11 +136,11 @@ fn convolutions() {
                 &filters,
                 &sink,
             );
-            assert_close(case, &to_planes(out, &y), &wide("output"));
+            assert_close(case, &to_nchw(out, &y), &wide("output"));
             let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; layer.outputs]);
             let mut dx = vec![0.0; x.len()];
-            let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
-            let sink = GradientSink::plain(maps, Shared::new(&mut dx));
+            let gradient = GradientPrologue { shape: out, gradient: &dy, norm: None };
+            let sink = GradientEpilogue::plain(maps, DisjointSlice::new(&mut dx));
             convolution::backward(
                 &processor,
                 &mut workspace,
@@ -148,7 +153,7 @@ fn convolutions() {
                 Some(&sink),
             );
             norm::bias_gradient(&processor, &gradient, &mut db);
-            assert_close(case, &to_planes(maps, &dx), &wide("grad_input"));
+            assert_close(case, &to_nchw(maps, &dx), &wide("grad_input"));
             assert_close(case, &dw, &wide("grad_weight"));
             assert_close(case, &db, &wide("grad_bias"));
         }
@@ -161,60 +166,61 @@ fn batch_norm() {
     let maps = maps(&fixture.shape("batchnorm_train.input"));
     let padded = maps.padded_channels();
     let eps = fixture.metadata("batchnorm_train.eps");
-    let output = |case: &str, moments: &[Moments]| {
+    let output = |case: &str, moments: &[BatchMoments]| {
         let get = |name: &str| fixture.get(&format!("{case}.{name}"));
         let (mut scale, mut shift) = (vec![0.0; padded], vec![0.0; padded]);
         for (channel, (weight, bias)) in get("weight").into_iter().zip(get("bias")).enumerate() {
             (scale[channel], shift[channel]) = moments[channel].affine(eps, weight, bias);
         }
-        let x = to_blocks(maps, &get("input"));
+        let x = to_blocked(maps, &get("input"));
         let mut y = vec![0.0; x.len()];
         let affine = Some(Affine { scale: &scale, shift: &shift });
-        let source = Source { affine, ..Source::plain(maps, Stored::F32(&x)) };
-        let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut y), sums: None };
-        pooling::write(&processor, &source, &sink);
-        assert_close(case, &to_planes(maps, &y), &fixture.wide(&format!("{case}.output")));
+        let source = Prologue { affine, ..Prologue::plain(maps, MapsRef::F32(&x)) };
+        let sink = Epilogue { shape: maps, bias: None, out: MapsMut::f32(&mut y), sums: None };
+        pooling::materialise(&processor, &source, &sink);
+        assert_close(case, &to_nchw(maps, &y), &fixture.wide(&format!("{case}.output")));
     };
     let running = |name: &str| fixture.wide(&format!("batchnorm_eval.running_{name}"));
     let moments = running("mean").into_iter().zip(running("var"));
-    let moments = moments.map(|(mean, variance)| Moments { mean, variance });
+    let moments = moments.map(|(mean, variance)| BatchMoments { mean, variance });
     output("batchnorm_eval", &moments.collect::<Vec<_>>());
 
     let get = |name: &str| fixture.get(&format!("batchnorm_train.{name}"));
     let wide = |name: &str| fixture.wide(&format!("batchnorm_train.{name}"));
-    let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(maps, &get("grad_output")));
+    let (x, dy) = (to_blocked(maps, &get("input")), to_blocked(maps, &get("grad_output")));
     let count = (maps.images * maps.pixels()) as f64;
     let mut sums = vec![0.0; maps.images * 2 * padded];
     let mut total = vec![0.0; 2 * maps.channels];
     let zeros = vec![0.0; padded];
     let mut copy = vec![0.0; x.len()];
-    let sink = Sink {
-        maps,
+    let sink = Epilogue {
+        shape: maps,
         bias: None,
-        out: StoredMut::f32(&mut copy),
-        sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &zeros }),
+        out: MapsMut::f32(&mut copy),
+        sums: Some(BatchStatistics { sums: DisjointSlice::new(&mut sums), shift: &zeros }),
     };
-    pooling::write(&processor, &Source::plain(maps, Stored::F32(&x)), &sink);
-    norm::total(maps, &sums, &mut total);
-    let moments: Vec<Moments> =
-        total.chunks(2).map(|s| Moments::new(s[0], s[1], count, 0.0)).collect();
+    pooling::materialise(&processor, &Prologue::plain(maps, MapsRef::F32(&x)), &sink);
+    norm::sum_over_images(maps, &sums, &mut total);
+    let moments: Vec<BatchMoments> =
+        total.chunks(2).map(|s| BatchMoments::from_sums(s[0], s[1], count, 0.0)).collect();
     output("batchnorm_train", &moments);
     let mut mean: Vec<f32> = moments.iter().map(|moments| moments.mean as f32).collect();
     mean.resize(padded, 0.0);
 
     sums.fill(0.0);
     let mut g = vec![0.0; x.len()];
-    let mut sink = GradientSink::plain(maps, Shared::new(&mut g));
-    let value = Stored::F32(&x);
-    sink.norms[0] = Some(NormSums { value, mean: &mean, sums: Shared::new(&mut sums) });
-    let gradient = GradientSource { maps, gradient: &dy, norm: None };
-    pooling::write_backward(&processor, &gradient, &sink);
-    norm::total(maps, &sums, &mut total);
+    let mut sink = GradientEpilogue::plain(maps, DisjointSlice::new(&mut g));
+    let value = MapsRef::F32(&x);
+    sink.norms[0] =
+        Some(NormGradientSums { value, mean: &mean, sums: DisjointSlice::new(&mut sums) });
+    let gradient = GradientPrologue { shape: maps, gradient: &dy, norm: None };
+    pooling::materialise_backward(&processor, &gradient, &sink);
+    norm::sum_over_images(maps, &sums, &mut total);
     let weight = get("weight");
     let mut abc = [zeros.clone(), zeros.clone(), zeros];
     let (mut dweight, mut dbias) = (Vec::new(), Vec::new());
     for (channel, sums) in total.chunks(2).enumerate() {
-        let backward = norm::Backward::new(sums[0], sums[1], moments[channel], eps);
+        let backward = norm::NormBackward::from_sums(sums[0], sums[1], moments[channel], eps);
         dweight.push(backward.dweight as f32);
         dbias.push(backward.dbias as f32);
         let values = backward.coefficients(moments[channel], eps, weight[channel], count);
@@ -225,9 +231,13 @@ fn batch_norm() {
     let [a, b, c] = &abc;
     let mut dx = vec![0.0; x.len()];
     let norm = Some(NormGradient { value, a, b, c });
-    let sink = GradientSink::plain(maps, Shared::new(&mut dx));
-    pooling::write_backward(&processor, &GradientSource { maps, gradient: &g, norm }, &sink);
-    assert_close("grad_input", &to_planes(maps, &dx), &wide("grad_input"));
+    let sink = GradientEpilogue::plain(maps, DisjointSlice::new(&mut dx));
+    pooling::materialise_backward(
+        &processor,
+        &GradientPrologue { shape: maps, gradient: &g, norm },
+        &sink,
+    );
+    assert_close("grad_input", &to_nchw(maps, &dx), &wide("grad_input"));
     assert_close("grad_bias", &dbias, &wide("grad_bias"));
     assert_close("grad_weight", &dweight, &wide("grad_weight"));
 }
@@ -236,12 +246,12 @@ fn batch_norm() {
 fn activations_pooling_and_linear() {
     let (fixture, processor) = (Fixture::open("layers"), processor());
     let kinds = [
-        ("leaky_relu", Activation::LeakyRelu { slope: 0.01 }),
-        ("relu", Activation::Relu),
-        ("elu", Activation::Elu),
-        ("sigmoid", Activation::Sigmoid),
-        ("gelu", Activation::Gelu),
-        ("silu", Activation::Silu),
+        ("leaky_relu", ActivationFunction::LeakyRelu { slope: 0.01 }),
+        ("relu", ActivationFunction::Relu),
+        ("elu", ActivationFunction::Elu),
+        ("sigmoid", ActivationFunction::Sigmoid),
+        ("gelu", ActivationFunction::Gelu),
+        ("silu", ActivationFunction::Silu),
     ];
     for (case, f) in kinds {
         let x = fixture.get(&format!("{case}.input"));
@@ -256,14 +266,14 @@ fn activations_pooling_and_linear() {
         [("avgpool2x2", 2, false), ("max_pool2", 2, true), ("max_pool3", 3, true)]
     {
         let maps = maps(&fixture.shape(&format!("{case}.input")));
-        let out = pooling::output(size, maps);
+        let out = pooling::output_shape(size, maps);
         let get = |name: &str| fixture.get(&format!("{case}.{name}"));
-        let (x, dy) = (to_blocks(maps, &get("input")), to_blocks(out, &get("grad_output")));
+        let (x, dy) = (to_blocked(maps, &get("input")), to_blocked(out, &get("grad_output")));
         let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
-        let source = Source::plain(maps, Stored::F32(&x));
-        let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
-        let back = GradientSink::plain(maps, Shared::new(&mut dx));
-        let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
+        let source = Prologue::plain(maps, MapsRef::F32(&x));
+        let sink = Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };
+        let back = GradientEpilogue::plain(maps, DisjointSlice::new(&mut dx));
+        let gradient = GradientPrologue { shape: out, gradient: &dy, norm: None };
         if takes_largest {
             max_pool::forward(&processor, size, &source, &sink);
             max_pool::backward(&processor, size, &source, &gradient, &back);
@@ -272,15 +282,15 @@ fn activations_pooling_and_linear() {
             pooling::average_backward(&processor, size, &gradient, &back);
         }
         let wide = |name: &str| fixture.wide(&format!("{case}.{name}"));
-        assert_close(case, &to_planes(out, &y), &wide("output"));
-        assert_close(case, &to_planes(maps, &dx), &wide("grad_input"));
+        assert_close(case, &to_nchw(out, &y), &wide("output"));
+        assert_close(case, &to_nchw(maps, &dx), &wide("grad_input"));
     }
 
     let shape = fixture.shape("linear.weight");
     let layer = linear::Linear { inputs: shape[1], outputs: shape[0] };
     let get = |name: &str| fixture.get(&format!("linear.{name}"));
     let (x, w, b, dy) = (get("input"), get("weight"), get("bias"), get("grad_output"));
-    let mut workspace = Workspace::new(2, layer.need(dy.len() / shape[0]));
+    let mut workspace = Workspace::new(2, layer.workspace_size(dy.len() / shape[0]));
     let mut y = vec![0.0; dy.len()];
     linear::forward(&processor, &mut workspace, &layer, &x, &w, Some(&b), &mut y);
     assert_close("linear", &y, &fixture.wide("linear.output"));
@@ -543,7 +553,7 @@ fn steps_of_muon_are_orthogonalised() {
     for shape in ["wide", "tall"] {
         let (before, after) = (format!("orthogonalise/{shape}"), format!("orthogonalised/{shape}"));
         let [rows, columns] = fixture.shape(&before)[..] else { panic!("it is a matrix") };
-        let mut workspace = Workspace::new(2, muon::need(rows, columns));
+        let mut workspace = Workspace::new(2, muon::workspace_size(rows, columns));
         let mut gradient = fixture.get(&before);
         let (mut weight, mut velocity) = (vec![0.0; gradient.len()], vec![0.0; gradient.len()]);
         muon::update(

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crescendo_kernels::{Buffer, LANES, Maps, Need, Workspace, muon};
+use crescendo_kernels::{AlignedBuffer, LANES, MapShape, Workspace, WorkspaceSize, muon};
 
 use crate::fusion::Work;
 use crate::placement::Placement;
@@ -12,7 +12,7 @@ use crate::plan::{Plan, Role};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sizes {
     arena: usize,
-    need: Need,
+    need: WorkspaceSize,
     /// In `f64`.
     sums: usize,
     channels: usize,
@@ -52,41 +52,41 @@ impl Sizes {
 }
 
 /// The working memory that serves all steps of a plan.
-fn need(plan: &Plan, images: usize, trains: bool) -> Need {
+fn need(plan: &Plan, images: usize, trains: bool) -> WorkspaceSize {
     let needs = plan.fused.steps.iter().map(|step| match step.work {
         Work::Convolution(layer, method) => {
             let input = plan.fused.tensors[step.input.main.tensor.0].shape.maps(images);
             let input = input.expect("the plan checked its input");
-            let forward = layer.need(method, input, false);
-            if trains { forward.max(layer.need(method, input, true)) } else { forward }
+            let forward = layer.workspace_size(method, input, false);
+            if trains { forward.max(layer.workspace_size(method, input, true)) } else { forward }
         }
-        Work::Linear(layer) => layer.need(images),
-        _ => Need::default(),
+        Work::Linear(layer) => layer.workspace_size(images),
+        _ => WorkspaceSize::default(),
     });
-    let forward_and_back = needs.fold(Need::default(), Need::max);
+    let forward_and_back = needs.fold(WorkspaceSize::default(), WorkspaceSize::max);
     if !trains {
         return forward_and_back;
     }
     // Whichever rule a weight follows.
     let matrices = plan.parameters.iter().filter_map(|parameter| match parameter.role {
         Role::Weight { .. } => {
-            Some(muon::need(parameter.shape[0], parameter.shape[1..].iter().product()))
+            Some(muon::workspace_size(parameter.shape[0], parameter.shape[1..].iter().product()))
         }
         _ => None,
     });
-    matrices.fold(forward_and_back, Need::max)
+    matrices.fold(forward_and_back, WorkspaceSize::max)
 }
 
 /// Numbers of the filters of each fused step.
 pub(super) fn filters(plan: &Plan) -> impl Iterator<Item = usize> {
     plan.fused.steps.iter().map(|step| match step.work {
-        Work::Convolution(layer, method) => layer.filters(method),
+        Work::Convolution(layer, method) => layer.packed_len(method),
         _ => 0,
     })
 }
 
-/// Numbers of the sums of maps: see [`crescendo_kernels::sink::Sums`].
-pub(super) fn sums_len(maps: Maps) -> usize {
+/// Numbers of the sums of maps: see [`crescendo_kernels::epilogue::ChannelSums`].
+pub(super) fn sums_len(maps: MapShape) -> usize {
     maps.images * maps.blocks() * 2 * LANES
 }
 
@@ -94,7 +94,7 @@ pub(super) fn sums_len(maps: Maps) -> usize {
 #[derive(Default)]
 pub(super) struct Buffers {
     /// Tensors and gradients, where the placement says.
-    pub arena: Buffer,
+    pub arena: AlignedBuffer,
     pub workspace: Workspace,
     /// Sums of a BatchNorm, and of that of a residual.
     pub sums: [Vec<f64>; 2],
@@ -103,7 +103,7 @@ pub(super) struct Buffers {
     pub bias: Vec<f32>,
     pub scale: Vec<f32>,
     /// In training, the filters of the step at hand.
-    pub filters: Buffer,
+    pub filters: AlignedBuffer,
     sizes: Sizes,
 }
 
@@ -116,13 +116,13 @@ impl Buffers {
         }
         *self = Buffers::default();
         *self = Buffers {
-            arena: Buffer::new(sizes.arena),
+            arena: AlignedBuffer::new(sizes.arena),
             workspace: Workspace::new(threads, sizes.need),
             sums: [vec![0.0; sizes.sums], vec![0.0; sizes.sums]],
             totals: vec![0.0; 2 * sizes.channels + 1],
             bias: vec![0.0; sizes.channels],
             scale: vec![0.0; sizes.channels],
-            filters: Buffer::new(sizes.filters),
+            filters: AlignedBuffer::new(sizes.filters),
             sizes,
         };
     }

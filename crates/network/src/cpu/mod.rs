@@ -7,7 +7,7 @@ mod state;
 
 use std::collections::HashMap;
 
-use crescendo_kernels::{Buffer, Isa, Pool, Processor, muon, optimizer};
+use crescendo_kernels::{AlignedBuffer, Isa, Processor, ThreadPool, muon, optimizer};
 
 use crate::Error;
 use crate::engine::{Alone, Batch, Communicator, Engine, Outcome, Rule, Section, Tensor, Values};
@@ -38,7 +38,7 @@ const INFERENCE_IMAGES: usize = 64;
 #[derive(Default)]
 struct Folded {
     /// Those of each fused step.
-    filters: Vec<Buffer>,
+    filters: Vec<AlignedBuffer>,
     /// The [`State::version`] that they belong to.
     version: Option<u64>,
 }
@@ -51,7 +51,7 @@ impl CpuEngine {
             state: State::new(&plan),
             buffers: Buffers::default(),
             folded: Folded::default(),
-            processor: Processor { pool: Pool::new(threads), isa },
+            processor: Processor { pool: ThreadPool::new(threads), isa },
             plan,
         }
     }
@@ -109,7 +109,7 @@ impl CpuEngine {
         let threads = self.processor.pool.threads();
         self.buffers.reserve(threads, Sizes::new(&self.plan, &self.plan.inference, count));
         if self.folded.filters.is_empty() {
-            self.folded.filters = filters(&self.plan).map(Buffer::new).collect();
+            self.folded.filters = filters(&self.plan).map(AlignedBuffer::new).collect();
         }
         Pass {
             plan: &self.plan,
@@ -210,7 +210,7 @@ impl Engine for CpuEngine {
         let State { gradients, measured, was_measured, .. } = &mut self.state;
         *was_measured = true;
         if measured.as_slice().is_empty() {
-            *measured = Buffer::new(self.plan.parameter_count());
+            *measured = AlignedBuffer::new(self.plan.parameter_count());
         }
         optimizer::squared_change(&self.processor, gradients.as_slice(), measured.as_mut_slice())
     }

@@ -3,14 +3,17 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use crescendo_kernels::norm::{self, Moments};
-use crescendo_kernels::sink::{
-    GradientSink, NormSums, OutputSums, Sink, Slope, SlopeAt, StoredMut,
+use crescendo_kernels::epilogue::{
+    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue, MapsMut,
+    NormGradientSums,
 };
-use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
+use crescendo_kernels::norm::{self, BatchMoments};
+use crescendo_kernels::prologue::{
+    Affine, GradientPrologue, MapsRef, NormGradient, Prologue, Residual,
+};
 use crescendo_kernels::{
-    Convolution, Maps, Method, Processor, Shared, activation, as_halves, as_mut_halves,
-    convolution, elementwise, linear, loss, max_pool, pooling,
+    ConvAlgorithm, Convolution, DisjointSlice, MapShape, Processor, activation, as_bf16,
+    as_bf16_mut, convolution, elementwise, linear, loss, max_pool, pooling,
 };
 
 use super::Folded;
@@ -78,7 +81,7 @@ impl Pass<'_> {
         let out = out.expect("it is written");
         let (logits, classes) = (self.vector(&rest, logits), self.plan.classes());
         let loss = loss::cross_entropy(logits, batch.labels, batch.label_smoothing, weight, out);
-        let correct = loss::correct(logits, batch.labels);
+        let correct = loss::count_correct(logits, batch.labels);
         out[..part.start * classes].fill(0.0);
         out[part.end * classes..].fill(0.0);
         self.buffers.arena = arena;
@@ -135,12 +138,12 @@ impl Pass<'_> {
             if takes_sums.is_some() {
                 sums.fill(0.0);
             }
-            let sink = Sink {
-                maps,
+            let sink = Epilogue {
+                shape: maps,
                 bias: bias.then(|| &self.buffers.bias[..maps.padded_channels()]),
                 out: stored_mut(out.expect("it is written"), storage),
-                sums: takes_sums.map(|norm| OutputSums {
-                    sums: Shared::new(sums),
+                sums: takes_sums.map(|norm| BatchStatistics {
+                    sums: DisjointSlice::new(sums),
                     shift: &self.state.norms[norm].shift_near_mean,
                 }),
             };
@@ -156,13 +159,13 @@ impl Pass<'_> {
                         method,
                         &layer,
                         &source,
-                        &filters.as_slice()[..layer.filters(method)],
+                        &filters.as_slice()[..layer.packed_len(method)],
                         &sink,
                     );
                 }
                 Work::AveragePool(size) => pooling::average(self.processor, size, &source, &sink),
                 Work::MaxPool(size) => max_pool::forward(self.processor, size, &source, &sink),
-                _ => pooling::write(self.processor, &source, &sink),
+                _ => pooling::materialise(self.processor, &source, &sink),
             }
         }
         self.buffers.arena = arena;
@@ -205,7 +208,7 @@ impl Pass<'_> {
         index: usize,
         step: &FusedStep,
         layer: &Convolution,
-        method: Method,
+        method: ConvAlgorithm,
     ) {
         let (weight, _) = self.state.parameters(self.plan, step.step);
         let (filters, scale) = match &mut self.mode {
@@ -216,8 +219,8 @@ impl Pass<'_> {
                 (&mut folded.filters[index], scale)
             }
         };
-        let filters = &mut filters.as_mut_slice()[..layer.filters(method)];
-        convolution::pack(self.processor, method, layer, weight, scale, filters);
+        let filters = &mut filters.as_mut_slice()[..layer.packed_len(method)];
+        convolution::pack_weights(self.processor, method, layer, weight, scale, filters);
     }
 
     /// A BatchNorm's factors from its running statistics.
@@ -225,7 +228,7 @@ impl Pass<'_> {
         let range = self.plan.statistics[norm].range.clone();
         let (step, eps, _) = self.norm_step(norm);
         for (channel, at) in range.enumerate() {
-            let moments = Moments {
+            let moments = BatchMoments {
                 mean: self.state.model.means[at].into(),
                 variance: self.state.model.variances[at].into(),
             };
@@ -233,7 +236,14 @@ impl Pass<'_> {
         }
     }
 
-    fn set_affine(&mut self, norm: usize, step: usize, channel: usize, moments: Moments, eps: f64) {
+    fn set_affine(
+        &mut self,
+        norm: usize,
+        step: usize,
+        channel: usize,
+        moments: BatchMoments,
+        eps: f64,
+    ) {
         let (weight, bias) = self.state.parameters(self.plan, step);
         let (scale, shift) = moments.affine(eps, weight[channel], bias[channel]);
         let norm = &mut self.state.norms[norm];
@@ -251,7 +261,7 @@ impl Pass<'_> {
     }
 
     /// From the sums of the batch to its moments, the factors, and new running statistics.
-    fn finish_statistics(&mut self, norm: usize, maps: Maps) {
+    fn finish_statistics(&mut self, norm: usize, maps: MapShape) {
         let range = self.plan.statistics[norm].range.clone();
         let (step, eps, mut new_weight) = self.norm_step(norm);
         match self.mode {
@@ -262,7 +272,7 @@ impl Pass<'_> {
         let mut totals = std::mem::take(&mut self.buffers.totals);
         let sums = &mut totals[..2 * range.len() + 1];
         let (channels, count) = sums.split_at_mut(2 * range.len());
-        norm::total(maps, &self.buffers.sums[0][..sums_len(maps)], channels);
+        norm::sum_over_images(maps, &self.buffers.sums[0][..sums_len(maps)], channels);
         count[0] = (maps.images * maps.pixels()) as f64;
         if let Some(communicator) = self.communicator() {
             communicator.sum_f64(sums);
@@ -271,7 +281,7 @@ impl Pass<'_> {
         let unbiased = count / (count - 1.0).max(1.0);
         for ((channel, at), sums) in range.enumerate().zip(sums.chunks_exact(2)) {
             let shift = f64::from(self.state.norms[norm].shift_near_mean[channel]);
-            let moments = Moments::new(sums[0], sums[1], count, shift);
+            let moments = BatchMoments::from_sums(sums[0], sums[1], count, shift);
             let blend = |old: f32, new: f64| {
                 ((1.0 - new_weight) * f64::from(old) + new_weight * new) as f32
             };
@@ -371,7 +381,7 @@ impl Pass<'_> {
                     let gradient = self.gradient(&rest, step);
                     let range = self.state.range(self.plan, step.step);
                     let (dweight, dbias) =
-                        gradients.as_mut_slice()[range].split_at_mut(layer.weights());
+                        gradients.as_mut_slice()[range].split_at_mut(layer.weight_len());
                     let dweight = needs.weight.then_some(dweight);
                     convolution::backward(
                         self.processor,
@@ -399,7 +409,11 @@ impl Pass<'_> {
                     max_pool::backward(self.processor, size, &source, &gradient, sink);
                 }
                 (Work::Write, Some(sink)) => {
-                    pooling::write_backward(self.processor, &self.gradient(&rest, step), sink);
+                    pooling::materialise_backward(
+                        self.processor,
+                        &self.gradient(&rest, step),
+                        sink,
+                    );
                 }
                 (_, Some(sink)) => {
                     let dy = rest.get(self.gradient_range(step.gradient));
@@ -427,7 +441,7 @@ impl Pass<'_> {
         delivery: &Delivery,
         dx: &'s mut [f32],
         sums: [&'s mut Vec<f64>; 2],
-    ) -> GradientSink<'s> {
+    ) -> GradientEpilogue<'s> {
         let gradient = &self.plan.fused.gradients[delivery.gradient];
         let reading = &gradient.reading;
         let maps = self.maps(reading.main.tensor);
@@ -440,21 +454,21 @@ impl Pass<'_> {
             .iter()
             .filter(|addend| !in_place(addend))
             .map(|&addend| rest.get(self.gradient_range(addend)));
-        let mut sink = GradientSink {
+        let mut sink = GradientEpilogue {
             accumulate,
             addends: [addends.next(), addends.next()],
-            ..GradientSink::plain(maps, Shared::new(dx))
+            ..GradientEpilogue::plain(maps, DisjointSlice::new(dx))
         };
         if !delivery.last {
             return sink;
         }
-        sink.slope = reading.activation.map(|activation| Slope {
-            activation,
+        sink.derivative = reading.activation.map(|activation| ActivationDerivative {
+            function: activation,
             at: match gradient.slope_from_kept() {
-                Some(kept) => SlopeAt::Value(self.stored(rest, kept)),
+                Some(kept) => DerivativeAt::Output(self.stored(rest, kept)),
                 None => {
                     let argument = Reading { activation: None, ..*reading };
-                    SlopeAt::Argument(self.source(rest, &argument, None))
+                    DerivativeAt::Input(self.source(rest, &argument, None))
                 }
             },
         });
@@ -462,10 +476,10 @@ impl Pass<'_> {
             let Some(norm) = term.norm else { continue };
             let sums = &mut sums[..sums_len(maps)];
             sums.fill(0.0);
-            *slot = Some(NormSums {
+            *slot = Some(NormGradientSums {
                 value: self.stored(rest, term.tensor),
                 mean: &self.state.norms[norm].mean,
-                sums: Shared::new(sums),
+                sums: DisjointSlice::new(sums),
             });
         }
         sink
@@ -473,11 +487,11 @@ impl Pass<'_> {
 
     /// From the sums of the gradient to BatchNorm's own gradients, and to the factors with which its
     /// input's gradient is computed.
-    fn finish_norm_backward(&mut self, which: usize, norm: usize, maps: Maps) {
+    fn finish_norm_backward(&mut self, which: usize, norm: usize, maps: MapShape) {
         let (step, eps, _) = self.norm_step(norm);
         let mut totals = std::mem::take(&mut self.buffers.totals);
         let sums = &mut totals[..2 * maps.channels];
-        norm::total(maps, &self.buffers.sums[which][..sums_len(maps)], sums);
+        norm::sum_over_images(maps, &self.buffers.sums[which][..sums_len(maps)], sums);
         // Each process adds its own part here; `Engine::reduce` sums them.
         let range = self.state.range(self.plan, step);
         let layer = &self.plan.steps[step];
@@ -486,7 +500,7 @@ impl Pass<'_> {
         let gradients = &mut self.state.gradients.as_mut_slice()[range];
         for (channel, sums) in sums.chunks_exact(2).enumerate() {
             let moments = self.state.norms[norm].moments[channel];
-            let backward = norm::Backward::new(sums[0], sums[1], moments, eps);
+            let backward = norm::NormBackward::from_sums(sums[0], sums[1], moments, eps);
             let (dweight, dbias) = gradients.split_at_mut(maps.channels);
             if scales {
                 dweight[channel] += backward.dweight as f32;
@@ -502,7 +516,7 @@ impl Pass<'_> {
             let moments = self.state.norms[norm].moments[channel];
             let count = self.state.norms[norm].count;
             let weight = self.state.parameters(self.plan, step).0[channel];
-            let backward = norm::Backward::new(sums[0], sums[1], moments, eps);
+            let backward = norm::NormBackward::from_sums(sums[0], sums[1], moments, eps);
             let abc = backward.coefficients(moments, eps, weight, count);
             for (coefficients, value) in self.state.norms[norm].abc.iter_mut().zip(abc) {
                 coefficients[channel] = value;
@@ -512,9 +526,9 @@ impl Pass<'_> {
     }
 
     /// The gradient from which a step's backward begins.
-    fn gradient<'s>(&'s self, rest: &Rest<'s>, step: &FusedStep) -> GradientSource<'s> {
-        GradientSource {
-            maps: self.maps(step.output),
+    fn gradient<'s>(&'s self, rest: &Rest<'s>, step: &FusedStep) -> GradientPrologue<'s> {
+        GradientPrologue {
+            shape: self.maps(step.output),
             gradient: rest.get(self.gradient_range(step.gradient)),
             norm: step.norm.map(|norm| {
                 let [a, b, c] = &self.state.norms[norm].abc;
@@ -528,11 +542,11 @@ impl Pass<'_> {
         &'s self,
         rest: &Rest<'s>,
         reading: &Reading,
-        keep: Option<StoredMut<'s>>,
-    ) -> Source<'s> {
+        keep: Option<MapsMut<'s>>,
+    ) -> Prologue<'s> {
         let Reading { main, residual, activation } = *reading;
-        Source {
-            maps: self.maps(main.tensor),
+        Prologue {
+            shape: self.maps(main.tensor),
             value: self.stored(rest, main.tensor),
             affine: self.affine(main),
             residual: residual.map(|term| Residual {
@@ -540,7 +554,7 @@ impl Pass<'_> {
                 affine: self.affine(term),
             }),
             activation,
-            keep,
+            save: keep,
         }
     }
 
@@ -552,14 +566,14 @@ impl Pass<'_> {
         Some(Affine { scale: &norm.scale, shift: &norm.shift })
     }
 
-    fn stored<'s>(&'s self, rest: &Rest<'s>, tensor: TensorId) -> Stored<'s> {
+    fn stored<'s>(&'s self, rest: &Rest<'s>, tensor: TensorId) -> MapsRef<'s> {
         if tensor == TensorId(0) {
-            return Stored::Planes(self.images);
+            return MapsRef::Nchw(self.images);
         }
         let numbers = rest.get(self.range(tensor));
         match self.placement.storage {
-            Storage::F32 => Stored::F32(numbers),
-            Storage::Bf16 => Stored::Bf16(as_halves(numbers)),
+            Storage::F32 => MapsRef::F32(numbers),
+            Storage::Bf16 => MapsRef::Bf16(as_bf16(numbers)),
         }
     }
 
@@ -567,7 +581,7 @@ impl Pass<'_> {
         rest.get(self.range(tensor))
     }
 
-    fn maps(&self, tensor: TensorId) -> Maps {
+    fn maps(&self, tensor: TensorId) -> MapShape {
         let maps = self.plan.fused.tensors[tensor.0].shape.maps(self.count);
         maps.expect("only asked for maps")
     }
@@ -586,9 +600,9 @@ impl Pass<'_> {
     }
 }
 
-fn stored_mut(numbers: &mut [f32], storage: Storage) -> StoredMut<'_> {
+fn stored_mut(numbers: &mut [f32], storage: Storage) -> MapsMut<'_> {
     match storage {
-        Storage::F32 => StoredMut::f32(numbers),
-        Storage::Bf16 => StoredMut::bf16(as_mut_halves(numbers)),
+        Storage::F32 => MapsMut::f32(numbers),
+        Storage::Bf16 => MapsMut::bf16(as_bf16_mut(numbers)),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crescendo_kernels::Buffer;
-use crescendo_kernels::norm::Moments;
+use crescendo_kernels::AlignedBuffer;
+use crescendo_kernels::norm::BatchMoments;
 
 use super::needs::Needs;
 use crate::plan::{Plan, Source, Step};
@@ -11,7 +11,7 @@ use crate::plan::{Plan, Source, Step};
 /// The numbers of a model.
 pub(super) struct Model {
     /// See [`crate::Parameter::range`].
-    pub parameters: Buffer,
+    pub parameters: AlignedBuffer,
     /// Running statistics: see [`crate::Statistics::range`].
     pub means: Vec<f32>,
     pub variances: Vec<f32>,
@@ -21,7 +21,7 @@ impl Model {
     pub fn new(plan: &Plan) -> Model {
         let channels = plan.statistic_count();
         Model {
-            parameters: Buffer::new(plan.parameter_count()),
+            parameters: AlignedBuffer::new(plan.parameter_count()),
             means: vec![0.0; channels],
             variances: vec![1.0; channels],
         }
@@ -62,10 +62,10 @@ pub(super) struct State {
     /// The average of models, once there is one.
     pub average: Option<Model>,
     /// All gradients and velocities, as parameters lie.
-    pub gradients: Buffer,
-    pub velocity: Buffer,
+    pub gradients: AlignedBuffer,
+    pub velocity: AlignedBuffer,
     /// The gradients when they were last measured; empty until then.
-    pub measured: Buffer,
+    pub measured: AlignedBuffer,
     /// Whether that was since the last update.
     pub was_measured: bool,
     pub batches_tracked: Vec<i64>,
@@ -84,13 +84,13 @@ pub(super) struct State {
 pub(super) struct NormState {
     /// The BatchNorm, as an index of [`Plan::steps`].
     pub step: usize,
-    pub moments: Vec<Moments>,
+    pub moments: Vec<BatchMoments>,
     /// How many numbers a channel, of all processes, those are over.
     pub count: f64,
     pub mean: Vec<f32>,
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
-    /// See [`crescendo_kernels::source::NormGradient`].
+    /// See [`crescendo_kernels::prologue::NormGradient`].
     pub abc: [Vec<f32>; 3],
     /// The running mean before the batch: what sums are taken around.
     pub shift_near_mean: Vec<f32>,
@@ -104,7 +104,7 @@ impl State {
             let zeros = vec![0.0; range.len().next_multiple_of(crescendo_kernels::LANES)];
             Some(NormState {
                 step,
-                moments: vec![Moments::default(); range.len()],
+                moments: vec![BatchMoments::default(); range.len()],
                 count: 0.0,
                 mean: zeros.clone(),
                 scale: zeros.clone(),
@@ -117,9 +117,9 @@ impl State {
         State {
             model: Model::new(plan),
             average: None,
-            gradients: Buffer::new(parameters),
-            velocity: Buffer::new(parameters),
-            measured: Buffer::default(),
+            gradients: AlignedBuffer::new(parameters),
+            velocity: AlignedBuffer::new(parameters),
+            measured: AlignedBuffer::default(),
             was_measured: false,
             batches_tracked: vec![0; plan.statistics.len()],
             norms: plan.steps.iter().enumerate().filter_map(norm).collect(),
