@@ -6,7 +6,7 @@ use crate::simd::{Kernel, LANES, Simd};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Activation {
+pub enum ActivationFunction {
     /// `max(x, 0)`.
     Relu,
     /// `x` where positive, `slope * x` elsewhere.
@@ -29,64 +29,68 @@ pub enum Activation {
     },
 }
 
-impl Activation {
+impl ActivationFunction {
     /// The slope below zero of those that are two straight lines.
     pub(crate) fn negative_slope(self) -> Option<f32> {
         match self {
-            Activation::Relu => Some(0.0),
-            Activation::LeakyRelu { slope } => Some(slope),
+            ActivationFunction::Relu => Some(0.0),
+            ActivationFunction::LeakyRelu { slope } => Some(slope),
             _ => None,
         }
     }
 
     /// Whether its slope can be told from its value alone.
-    pub fn slope_from_value(self) -> bool {
-        !matches!(self, Activation::Silu | Activation::Gelu)
+    pub fn derivative_from_output(self) -> bool {
+        !matches!(self, ActivationFunction::Silu | ActivationFunction::Gelu)
     }
 
     #[inline(always)]
     pub(crate) fn value<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self {
-            Activation::Relu => s.max(s.zero(), x),
-            Activation::LeakyRelu { slope } => s.positive(x, x, s.mul(x, s.splat(slope))),
-            Activation::Elu => s.positive(x, x, s.sub(exp(s, s.min(s.zero(), x)), s.splat(1.0))),
-            Activation::Sigmoid => sigmoid(s, x),
-            Activation::Silu => s.mul(x, sigmoid(s, x)),
-            Activation::Gelu => s.mul(x, normal(s, x).0),
-            Activation::Scale { factor } => s.mul(x, s.splat(factor)),
+            ActivationFunction::Relu => s.max(s.zero(), x),
+            ActivationFunction::LeakyRelu { slope } => s.positive(x, x, s.mul(x, s.splat(slope))),
+            ActivationFunction::Elu => {
+                s.positive(x, x, s.sub(exp(s, s.min(s.zero(), x)), s.splat(1.0)))
+            }
+            ActivationFunction::Sigmoid => sigmoid(s, x),
+            ActivationFunction::Silu => s.mul(x, sigmoid(s, x)),
+            ActivationFunction::Gelu => s.mul(x, normal(s, x).0),
+            ActivationFunction::Scale { factor } => s.mul(x, s.splat(factor)),
         }
     }
 
     /// The slope at `x`.
     #[inline(always)]
-    pub(crate) fn slope<S: Simd>(self, s: S, x: S::V) -> S::V {
+    pub(crate) fn derivative<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self {
-            Activation::Silu => {
+            ActivationFunction::Silu => {
                 let p = sigmoid(s, x);
                 // p + x p (1 - p)
                 s.fma(s.mul(x, p), s.sub(s.splat(1.0), p), p)
             }
-            Activation::Gelu => {
+            ActivationFunction::Gelu => {
                 let (below, density) = normal(s, x);
                 s.fma(x, density, below)
             }
-            _ => self.slope_at_value(s, self.value(s, x)),
+            _ => self.derivative_at_output(s, self.value(s, x)),
         }
     }
 
-    /// The slope where the value is `y`, for those of which [`slope_from_value`] is true.
+    /// The slope where the value is `y`, for those of which [`derivative_from_output`] is true.
     ///
-    /// [`slope_from_value`]: Self::slope_from_value
+    /// [`derivative_from_output`]: Self::derivative_from_output
     #[inline(always)]
-    pub(crate) fn slope_at_value<S: Simd>(self, s: S, y: S::V) -> S::V {
+    pub(crate) fn derivative_at_output<S: Simd>(self, s: S, y: S::V) -> S::V {
         let one = s.splat(1.0);
         match self {
-            Activation::Relu => s.positive(y, one, s.zero()),
-            Activation::LeakyRelu { slope } => s.positive(y, one, s.splat(slope)),
-            Activation::Elu => s.positive(y, one, s.add(y, one)),
-            Activation::Sigmoid => s.mul(y, s.sub(one, y)),
-            Activation::Scale { factor } => s.splat(factor),
-            Activation::Silu | Activation::Gelu => unreachable!("not from the value"),
+            ActivationFunction::Relu => s.positive(y, one, s.zero()),
+            ActivationFunction::LeakyRelu { slope } => s.positive(y, one, s.splat(slope)),
+            ActivationFunction::Elu => s.positive(y, one, s.add(y, one)),
+            ActivationFunction::Sigmoid => s.mul(y, s.sub(one, y)),
+            ActivationFunction::Scale { factor } => s.splat(factor),
+            ActivationFunction::Silu | ActivationFunction::Gelu => {
+                unreachable!("not from the value")
+            }
         }
     }
 }
@@ -135,7 +139,7 @@ fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
 }
 
 /// `y = f(x)`.
-pub fn forward(processor: &Processor, f: Activation, x: &[f32], y: &mut [f32]) {
+pub fn forward(processor: &Processor, f: ActivationFunction, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "lengths differ");
     processor.pool.chunks(y, PIECE, |piece, y| {
         let x = &x[piece * PIECE..][..y.len()];
@@ -144,7 +148,7 @@ pub fn forward(processor: &Processor, f: Activation, x: &[f32], y: &mut [f32]) {
 }
 
 /// `dx = dy * f'(x)`, in place of `dy`.
-pub fn backward(processor: &Processor, f: Activation, x: &[f32], dy: &mut [f32]) {
+pub fn backward(processor: &Processor, f: ActivationFunction, x: &[f32], dy: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "lengths differ");
     processor.pool.chunks(dy, PIECE, |piece, dy| {
         let x = &x[piece * PIECE..][..dy.len()];
@@ -153,7 +157,7 @@ pub fn backward(processor: &Processor, f: Activation, x: &[f32], dy: &mut [f32])
 }
 
 struct Forward<'a> {
-    f: Activation,
+    f: ActivationFunction,
     x: &'a [f32],
     y: &'a mut [f32],
 }
@@ -170,7 +174,7 @@ impl Kernel for Forward<'_> {
 }
 
 struct Backward<'a> {
-    f: Activation,
+    f: ActivationFunction,
     x: &'a [f32],
     dy: &'a mut [f32],
 }
@@ -180,7 +184,7 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for (x, dy) in self.x.chunks(LANES).zip(self.dy.chunks_mut(LANES)) {
-            let slope = self.f.slope(s, load(s, x));
+            let slope = self.f.derivative(s, load(s, x));
             let dx = s.mul(slope, load(s, dy));
             store(s, dx, dy);
         }

@@ -1,15 +1,15 @@
 //! Convolutions: what they are, and the choice of how they are computed.
 //!
-//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch; [`pack`] lays them out, or transforms
+//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch; [`pack_weights`] lays them out, or transforms
 //! them, as [`forward`] reads them: *filters*, which serve until the weights change. What is computed on the way in and
-//! on the way out is described by [`Source`] and [`Sink`], backward by [`GradientSource`] and
-//! [`GradientSink`].
+//! on the way out is described by [`Prologue`] and [`Epilogue`], backward by [`GradientPrologue`] and
+//! [`GradientEpilogue`].
 
-use crate::sink::{GradientSink, Sink};
-use crate::source::{GradientSource, Source};
+use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::prologue::{GradientPrologue, Prologue};
 use crate::winograd::{self, Size};
-use crate::workspace::{Need, Workspace};
-use crate::{Maps, Processor, direct};
+use crate::workspace::{Workspace, WorkspaceSize};
+use crate::{MapShape, Processor, direct};
 
 /// A convolution's shape. Square filters, the same stride and zero padding on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Convolution {
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Method {
+pub enum ConvAlgorithm {
     /// Product by product: any filter, any stride.
     Direct,
     /// Winograd F(2x2, 3x3): 16 products for 4 outputs, where direct convolution needs 36.
@@ -43,9 +43,9 @@ const TRANSFORM_PRODUCTS: usize = 12;
 
 impl Convolution {
     /// The maps that come out for the maps that go in.
-    pub fn output(&self, input: Maps) -> Maps {
+    pub fn output_shape(&self, input: MapShape) -> MapShape {
         let side = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;
-        Maps {
+        MapShape {
             channels: self.outputs,
             height: side(input.height),
             width: side(input.width),
@@ -54,114 +54,123 @@ impl Convolution {
     }
 
     /// Numbers in the weight.
-    pub fn weights(&self) -> usize {
+    pub fn weight_len(&self) -> usize {
         self.outputs * self.inputs * self.kernel * self.kernel
     }
 
-    /// Whether a method can compute it.
-    pub fn supports(&self, method: Method) -> bool {
-        method == Method::Direct || (self.kernel == 3 && self.stride == 1 && self.padding <= 1)
+    /// Whether a algorithm can compute it.
+    pub fn supports(&self, algorithm: ConvAlgorithm) -> bool {
+        algorithm == ConvAlgorithm::Direct
+            || (self.kernel == 3 && self.stride == 1 && self.padding <= 1)
     }
 
-    /// The method that should be fastest for an input of this shape, from the number of products and
+    /// The algorithm that should be fastest for an input of this shape, from the number of products and
     /// transforms alone: never from a timing, so that results do not depend on the hour.
-    pub fn best(&self, input: Maps) -> Method {
-        let output = self.output(input);
-        let methods = [Method::Winograd4, Method::Winograd2, Method::Direct];
-        let cost = |method: &Method| match method {
-            Method::Direct => self.weights() * output.pixels(),
-            Method::Winograd2 | Method::Winograd4 => {
-                let size = size(*method);
+    pub fn best_algorithm(&self, input: MapShape) -> ConvAlgorithm {
+        let output = self.output_shape(input);
+        let algorithms =
+            [ConvAlgorithm::Winograd4, ConvAlgorithm::Winograd2, ConvAlgorithm::Direct];
+        let cost = |algorithm: &ConvAlgorithm| match algorithm {
+            ConvAlgorithm::Direct => self.weight_len() * output.pixels(),
+            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
+                let size = size(*algorithm);
                 let side = |length: usize| length.div_ceil(size.outputs());
                 let channels = input.padded_channels() + output.padded_channels();
                 let tile = self.inputs * self.outputs + TRANSFORM_PRODUCTS * channels;
-                side(output.height) * side(output.width) * size.products() * tile
+                side(output.height) * side(output.width) * size.elements() * tile
             }
         };
-        let possible = methods.into_iter().filter(|&method| self.supports(method));
+        let possible = algorithms.into_iter().filter(|&algorithm| self.supports(algorithm));
         possible.min_by_key(cost).expect("direct is always possible")
     }
 
-    /// Numbers of the filters that a method reads: see [`pack`].
-    pub fn filters(&self, method: Method) -> usize {
-        match method {
-            Method::Direct => direct::filters(self),
-            Method::Winograd2 | Method::Winograd4 => winograd::filters(size(method), self),
-        }
-    }
-
-    /// The working memory that a method needs for a batch of this input.
-    pub fn need(&self, method: Method, input: Maps, backward: bool) -> Need {
-        match method {
-            Method::Direct => direct::need(self, input, backward),
-            Method::Winograd2 | Method::Winograd4 => {
-                winograd::need(size(method), self, input, backward)
+    /// Numbers of the filters that a algorithm reads: see [`pack_weights`].
+    pub fn packed_len(&self, algorithm: ConvAlgorithm) -> usize {
+        match algorithm {
+            ConvAlgorithm::Direct => direct::packed_len(self),
+            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
+                winograd::packed_len(size(algorithm), self)
             }
         }
     }
 
-    fn check(&self, method: Method, input: Maps, output: Maps) {
+    /// The working memory that a algorithm needs for a batch of this input.
+    pub fn workspace_size(
+        &self,
+        algorithm: ConvAlgorithm,
+        input: MapShape,
+        backward: bool,
+    ) -> WorkspaceSize {
+        match algorithm {
+            ConvAlgorithm::Direct => direct::workspace_size(self, input, backward),
+            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
+                winograd::workspace_size(size(algorithm), self, input, backward)
+            }
+        }
+    }
+
+    fn check(&self, algorithm: ConvAlgorithm, input: MapShape, output: MapShape) {
         assert_eq!(input.channels, self.inputs, "another number of input channels");
-        assert_eq!(output, self.output(input), "the output has another shape");
-        assert!(self.supports(method), "{method:?} cannot compute this convolution");
+        assert_eq!(output, self.output_shape(input), "the output has another shape");
+        assert!(self.supports(algorithm), "{algorithm:?} cannot compute this convolution");
     }
 }
 
-fn size(method: Method) -> Size {
-    if method == Method::Winograd2 { Size::Two } else { Size::Four }
+fn size(algorithm: ConvAlgorithm) -> Size {
+    if algorithm == ConvAlgorithm::Winograd2 { Size::Two } else { Size::Four }
 }
 
 /// Fills `filters` from the weights. `scale` is a factor for each output channel's: a BatchNorm folded
 /// in.
 ///
 /// # Panics
-/// If lengths do not fit: see [`Convolution::filters`].
-pub fn pack(
+/// If lengths do not fit: see [`Convolution::packed_len`].
+pub fn pack_weights(
     processor: &Processor,
-    method: Method,
+    algorithm: ConvAlgorithm,
     layer: &Convolution,
     weight: &[f32],
     scale: Option<&[f32]>,
-    filters: &mut [f32],
+    packed: &mut [f32],
 ) {
-    assert!(layer.supports(method), "{method:?} cannot compute this convolution");
-    assert_eq!(weight.len(), layer.weights(), "wrong number of weights");
-    assert_eq!(filters.len(), layer.filters(method), "wrong length of filters");
+    assert!(layer.supports(algorithm), "{algorithm:?} cannot compute this convolution");
+    assert_eq!(weight.len(), layer.weight_len(), "wrong number of weights");
+    assert_eq!(packed.len(), layer.packed_len(algorithm), "wrong length of packed");
     assert!(scale.is_none_or(|scale| scale.len() >= layer.outputs), "wrong number of factors");
-    if method == Method::Direct {
-        direct::pack(processor, layer, weight, scale, filters);
+    if algorithm == ConvAlgorithm::Direct {
+        direct::pack_weights(processor, layer, weight, scale, packed);
     } else {
-        winograd::pack(processor, size(method), layer, weight, scale, filters);
+        winograd::pack_weights(processor, size(algorithm), layer, weight, scale, packed);
     }
 }
 
-/// Convolves the maps of `source` with filters that [`pack`] made for the same method, and delivers the
-/// result to `sink`.
+/// Convolves the maps of `prologue` with filters that [`pack_weights`] made for the same algorithm, and delivers the
+/// result to `epilogue`.
 ///
 /// # Panics
 /// If shapes do not fit, or the workspace was made for less.
 pub fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
-    method: Method,
+    algorithm: ConvAlgorithm,
     layer: &Convolution,
-    source: &Source,
-    filters: &[f32],
-    sink: &Sink,
+    prologue: &Prologue,
+    packed: &[f32],
+    epilogue: &Epilogue,
 ) {
-    layer.check(method, source.maps, sink.maps);
-    assert_eq!(filters.len(), layer.filters(method), "wrong length of filters");
-    source.check();
-    sink.check();
-    if method == Method::Direct {
-        direct::forward(processor, workspace, layer, source, filters, sink);
+    layer.check(algorithm, prologue.shape, epilogue.shape);
+    assert_eq!(packed.len(), layer.packed_len(algorithm), "wrong length of packed");
+    prologue.check();
+    epilogue.check();
+    if algorithm == ConvAlgorithm::Direct {
+        direct::forward(processor, workspace, layer, prologue, packed, epilogue);
     } else {
-        winograd::forward(processor, workspace, size(method), layer, source, filters, sink);
+        winograd::forward(processor, workspace, size(algorithm), layer, prologue, packed, epilogue);
     }
 }
 
 /// The gradients for `gradient`, that of the output: adds to `dweight`, and delivers that of the input
-/// to `sink`, each where it is wanted. `source` is what forward read; it is read for `dweight` alone.
+/// to `epilogue`, each where it is wanted. `prologue` is what forward read; it is read for `dweight` alone.
 ///
 /// The gradient of a bias is [`crate::norm::bias_gradient`]; before a BatchNorm it is zero.
 ///
@@ -171,32 +180,34 @@ pub fn forward(
 pub fn backward(
     processor: &Processor,
     workspace: &mut Workspace,
-    method: Method,
+    algorithm: ConvAlgorithm,
     layer: &Convolution,
-    source: &Source,
+    prologue: &Prologue,
     weight: &[f32],
-    gradient: &GradientSource,
+    gradient: &GradientPrologue,
     dweight: Option<&mut [f32]>,
-    sink: Option<&GradientSink>,
+    epilogue: Option<&GradientEpilogue>,
 ) {
-    layer.check(method, source.maps, gradient.maps);
+    layer.check(algorithm, prologue.shape, gradient.shape);
     let lengths = [weight.len(), dweight.as_ref().map_or(weight.len(), |dweight| dweight.len())];
-    assert_eq!(lengths, [layer.weights(); 2], "wrong number of weights");
-    source.check();
+    assert_eq!(lengths, [layer.weight_len(); 2], "wrong number of weights");
+    prologue.check();
     gradient.check();
-    if let Some(sink) = sink {
-        assert_eq!(sink.maps, source.maps, "the input's gradient has another shape");
-        sink.check();
+    if let Some(epilogue) = epilogue {
+        assert_eq!(epilogue.shape, prologue.shape, "the input's gradient has another shape");
+        epilogue.check();
     }
-    if dweight.is_none() && sink.is_none() {
+    if dweight.is_none() && epilogue.is_none() {
         return;
     }
-    if method == Method::Direct {
-        direct::backward(processor, workspace, layer, source, weight, gradient, dweight, sink);
+    if algorithm == ConvAlgorithm::Direct {
+        direct::backward(
+            processor, workspace, layer, prologue, weight, gradient, dweight, epilogue,
+        );
     } else {
-        let size = size(method);
+        let size = size(algorithm);
         winograd::backward(
-            processor, workspace, size, layer, source, weight, gradient, dweight, sink,
+            processor, workspace, size, layer, prologue, weight, gradient, dweight, epilogue,
         );
     }
 }

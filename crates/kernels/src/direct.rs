@@ -6,26 +6,26 @@
 //! output is one matrix product: rows of `a` are pixels, `stride` pixels apart, and its segments are the
 //! taps of each block of input channels.
 //!
-//! - Weights: the same with `a` transposed, a product for each tap: [`Correlate`].
+//! - Weights: the same with `a` transposed, a product for each tap: [`PanelGemmTn`].
 //! - Input: pixels of the input that are alike modulo the stride (a *phase*) see the same taps, and
 //!   neighbours among them see neighbouring pixels of the output. A phase is a convolution of stride 1
 //!   of the output's gradient, with the taps of the phase.
 //!
-//! Packed weights are `[panel][tap][channel][columns]`, as [`Multiply`] reads them.
+//! Packed weights are `[panel][tap][channel][columns]`, as [`PanelGemm`] reads them.
 
 use std::ops::Range;
 
-use crate::ahead::{Ahead, Rows};
 use crate::convolution::Convolution;
+use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
-use crate::pool::share;
-use crate::product::{Correlate, Multiply, PANEL, Segment};
-use crate::shared::Shared;
+use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
+use crate::prefetch::{Prefetch, Rows};
+use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::sink::{GradientSink, Sink};
-use crate::source::{GradientSource, Source};
-use crate::workspace::{Need, Workspace};
-use crate::{Maps, Processor};
+use crate::thread_pool::split_range;
+use crate::workspace::{Workspace, WorkspaceSize};
+use crate::{MapShape, Processor};
 
 /// Segments that are multiplied in one go: a panel of 64 columns of so many fills 24 KiB, which leaves
 /// room in the first-level cache for the rows that pass by.
@@ -41,8 +41,8 @@ const PIXELS_PER_PART: usize = 4000;
 #[derive(Clone, Copy)]
 struct Geometry {
     layer: Convolution,
-    input: Maps,
-    output: Maps,
+    input: MapShape,
+    output: MapShape,
     /// Rows and columns of the input with its padding.
     in_rows: usize,
     in_columns: usize,
@@ -53,8 +53,8 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn new(layer: &Convolution, input: Maps) -> Self {
-        let output = layer.output(input);
+    fn new(layer: &Convolution, input: MapShape) -> Self {
+        let output = layer.output_shape(input);
         let Convolution { kernel, stride, padding, .. } = *layer;
         let margin = (kernel - 1) / stride;
         // The last output that the last pixel of the input takes part in, or would.
@@ -99,10 +99,10 @@ impl Geometry {
     /// The images of a part of the batch.
     fn images_of(&self, part: usize) -> Range<usize> {
         let (images, parts) = (self.input.images, self.parts());
-        share(images, parts, part)
+        split_range(images, parts, part)
     }
 
-    /// About how many steps the products with the taps have: see [`Ahead`].
+    /// About how many steps the products with the taps have: see [`Prefetch`].
     fn steps(&self) -> usize {
         let pixels = self.output.height * self.output.width.div_ceil(6);
         let panels = self.output.blocks().div_ceil(PANEL / LANES);
@@ -112,7 +112,7 @@ impl Geometry {
     /// All rows of an image of the input, and of the output.
     fn rows(&self, image: usize) -> [Rows; 2] {
         [self.input, self.output]
-            .map(|maps| Rows { images: image..image + 1, rows: 0..maps.height })
+            .map(|shape| Rows { images: image..image + 1, rows: 0..shape.height })
     }
 
     /// Offsets of the taps that pixels of a phase see, along one axis.
@@ -128,22 +128,26 @@ impl Geometry {
     }
 }
 
-pub(crate) fn need(layer: &Convolution, input: Maps, backward: bool) -> Need {
+pub(crate) fn workspace_size(
+    layer: &Convolution,
+    input: MapShape,
+    backward: bool,
+) -> WorkspaceSize {
     let geometry = Geometry::new(layer, input);
     let (input, output) = (geometry.input, geometry.output);
     if backward {
         let weights = geometry.taps() * output.channels * input.padded_channels();
-        Need {
+        WorkspaceSize {
             worker: geometry.staged_input() + geometry.staged_gradient() + input.image_len(),
             shared: weights + geometry.parts() * geometry.part(),
         }
     } else {
-        Need { worker: geometry.staged_input() + output.image_len(), shared: 0 }
+        WorkspaceSize { worker: geometry.staged_input() + output.image_len(), shared: 0 }
     }
 }
 
-/// See [`Convolution::filters`].
-pub(crate) fn filters(layer: &Convolution) -> usize {
+/// See [`Convolution::packed_len`].
+pub(crate) fn packed_len(layer: &Convolution) -> usize {
     layer.kernel * layer.kernel * layer.inputs * layer.outputs.next_multiple_of(LANES)
 }
 
@@ -152,11 +156,11 @@ pub(crate) fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
     layer: &Convolution,
-    source: &Source,
+    prologue: &Prologue,
     packed: &[f32],
-    sink: &Sink,
+    epilogue: &Epilogue,
 ) {
-    let geometry = &Geometry::new(layer, source.maps);
+    let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, _) = workspace.split();
     let parts = geometry.parts();
     processor.pool.run(parts, |index, worker| {
@@ -164,7 +168,7 @@ pub(crate) fn forward(
         // SAFETY: a worker's memory is its own; `need` asked for enough of it.
         let (staged, out) = unsafe { workers.part(worker, staged, out) };
         let images = geometry.images_of(index);
-        processor.isa.run(Forward { geometry, source, sink, packed, images, staged, out });
+        processor.isa.run(Forward { geometry, prologue, epilogue, packed, images, staged, out });
     });
 }
 
@@ -174,24 +178,24 @@ pub(crate) fn backward(
     processor: &Processor,
     workspace: &mut Workspace,
     layer: &Convolution,
-    source: &Source,
+    prologue: &Prologue,
     weight: &[f32],
-    gradient: &GradientSource,
+    gradient: &GradientPrologue,
     dweight: Option<&mut [f32]>,
-    sink: Option<&GradientSink>,
+    epilogue: Option<&GradientEpilogue>,
 ) {
-    let geometry = &Geometry::new(layer, source.maps);
+    let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, shared) = workspace.split();
-    let weights = geometry.taps() * layer.outputs * source.maps.padded_channels();
+    let weights = geometry.taps() * layer.outputs * prologue.shape.padded_channels();
     let (packed, shared) = shared.split_at_mut(weights);
-    if sink.is_some() {
+    if epilogue.is_some() {
         pack_phases(processor, geometry, weight, packed);
     }
     let packed = &*packed;
     let (count, len) = (geometry.parts(), geometry.part());
     let (parts, wanted) = (&mut shared[..count * len], dweight.is_some());
     {
-        let parts = Shared::new(parts);
+        let parts = DisjointSlice::new(parts);
         processor.pool.run(count, |index, worker| {
             let staged = geometry.staged_input();
             let rest = geometry.staged_gradient() + geometry.input.image_len();
@@ -199,9 +203,9 @@ pub(crate) fn backward(
             let (staged, rest) = unsafe { workers.part(worker, staged, rest) };
             processor.isa.run(Backward {
                 geometry,
-                source,
+                prologue,
                 gradient,
-                sink,
+                epilogue,
                 packed,
                 images: geometry.images_of(index),
                 // SAFETY: one part a task.
@@ -241,8 +245,8 @@ fn add_parts(processor: &Processor, geometry: &Geometry, parts: &mut [f32], dwei
     });
 }
 
-/// See [`crate::convolution::pack`].
-pub(crate) fn pack(
+/// See [`crate::convolution::pack_weights`].
+pub(crate) fn pack_weights(
     processor: &Processor,
     layer: &Convolution,
     weight: &[f32],
@@ -252,7 +256,7 @@ pub(crate) fn pack(
     let Convolution { inputs, outputs, kernel, .. } = *layer;
     let taps = kernel * kernel;
     let padded = outputs.next_multiple_of(LANES);
-    let packed = &Shared::new(packed);
+    let packed = &DisjointSlice::new(packed);
     processor.pool.run(padded.div_ceil(PANEL) * taps, |task, _| {
         let (panel, tap) = (task / taps * PANEL, task % taps);
         let width = PANEL.min(padded - panel);
@@ -279,7 +283,7 @@ fn pack_phases(processor: &Processor, geometry: &Geometry, weight: &[f32], packe
     for (phase_y, phase_x) in phases(stride) {
         let (rows, columns) = (geometry.taps_of(phase_y), geometry.taps_of(phase_x));
         let mine = rows * columns;
-        let packed = &Shared::new(&mut packed[begin..][..mine * outputs * padded]);
+        let packed = &DisjointSlice::new(&mut packed[begin..][..mine * outputs * padded]);
         begin += mine * outputs * padded;
         processor.pool.run(padded.div_ceil(PANEL) * mine, |task, _| {
             let (panel, index) = (task / mine * PANEL, task % mine);
@@ -307,12 +311,12 @@ fn phases(stride: usize) -> impl Iterator<Item = (usize, usize)> {
 /// Lays out an image of the input with its padding.
 ///
 /// # Safety
-/// The source has passed its check, and `staged` has room for the image.
+/// The prologue has passed its check, and `staged` has room for the image.
 #[inline(always)]
 unsafe fn stage<S: Simd>(
     s: S,
     geometry: &Geometry,
-    source: &Source,
+    prologue: &Prologue,
     image: usize,
     staged: *mut f32,
 ) {
@@ -326,9 +330,9 @@ unsafe fn stage<S: Simd>(
                 let row = y + padding;
                 // Some rows are seen by no tap: a 1x1 filter with stride 2 skips half of them.
                 let seen = (0..kernel.min(row + 1)).any(|tap| (row - tap).is_multiple_of(stride));
-                if seen || source.keep.is_some() {
+                if seen || prologue.save.is_some() {
                     let at = ((block * in_rows + row) * in_columns + padding) * LANES;
-                    source.row(s, image, block, y, staged.add(at));
+                    prologue.row(s, image, block, y, staged.add(at));
                 }
             }
         }
@@ -337,8 +341,8 @@ unsafe fn stage<S: Simd>(
 
 struct Forward<'a> {
     geometry: &'a Geometry,
-    source: &'a Source<'a>,
-    sink: &'a Sink<'a>,
+    prologue: &'a Prologue<'a>,
+    epilogue: &'a Epilogue<'a>,
     packed: &'a [f32],
     images: Range<usize>,
     staged: *mut f32,
@@ -359,20 +363,20 @@ impl Kernel for Forward<'_> {
 impl Forward<'_> {
     #[inline(always)]
     fn image<S: Simd>(&self, s: S, image: usize) {
-        let Forward { geometry, source, sink, packed, staged, out, .. } = *self;
+        let Forward { geometry, prologue, epilogue, packed, staged, out, .. } = *self;
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
         let stride = layer.stride;
         let depth = geometry.taps() * layer.inputs;
         let segments = geometry.taps() * input.blocks();
-        // SAFETY: source and sink were checked; staged rows and columns are those that the taps of
+        // SAFETY: prologue and epilogue were checked; staged rows and columns are those that the taps of
         // output pixels see; packed weights have a row for each tap and channel of each panel.
         unsafe {
-            stage(s, geometry, source, image, staged);
-            let mut ahead = Ahead::nothing();
+            stage(s, geometry, prologue, image, staged);
+            let mut prefetch = Prefetch::nothing();
             if image + 1 < self.images.end {
-                source.ask(&mut ahead, &geometry.rows(image + 1)[0]);
+                prologue.prefetch(&mut prefetch, &geometry.rows(image + 1)[0]);
             }
-            let ahead = &ahead.over(geometry.steps());
+            let prefetch = &prefetch.over(geometry.steps());
             for panel in (0..output.blocks()).step_by(PANEL / LANES) {
                 let vectors = (output.blocks() - panel).min(PANEL / LANES);
                 let mut b = packed.as_ptr().add(panel * LANES * depth);
@@ -387,7 +391,7 @@ impl Forward<'_> {
                         *segment = Segment { offset, len: input.lanes(block) };
                     }
                     for y in 0..output.height {
-                        let product = Multiply {
+                        let product = PanelGemm {
                             rows: output.width,
                             vectors,
                             a: staged.add(y * stride * in_columns * LANES),
@@ -398,7 +402,7 @@ impl Forward<'_> {
                             c_row: LANES,
                             c_vector: output.pixels() * LANES,
                             accumulate: first > 0,
-                            ahead,
+                            prefetch,
                         };
                         product.run(s);
                     }
@@ -409,7 +413,7 @@ impl Forward<'_> {
             for block in 0..output.blocks() {
                 for y in 0..output.height {
                     let row = out.add((block * output.height + y) * output.row_len());
-                    sink.row(s, image, block, y, row);
+                    epilogue.row(s, image, block, y, row);
                 }
             }
         }
@@ -418,9 +422,9 @@ impl Forward<'_> {
 
 struct Backward<'a> {
     geometry: &'a Geometry,
-    source: &'a Source<'a>,
-    gradient: &'a GradientSource<'a>,
-    sink: Option<&'a GradientSink<'a>>,
+    prologue: &'a Prologue<'a>,
+    gradient: &'a GradientPrologue<'a>,
+    epilogue: Option<&'a GradientEpilogue<'a>>,
     packed: &'a [f32],
     images: Range<usize>,
     /// The partial sum of the weights' gradient, where that is wanted.
@@ -437,11 +441,11 @@ impl Kernel for Backward<'_> {
         let geometry = self.geometry;
         let Geometry { output, out_rows, out_columns, margin, .. } = *geometry;
         for (index, image) in self.images.clone().enumerate() {
-            // SAFETY: sources and sink were checked; the worker's memory has room for both images
+            // SAFETY: prologues and epilogue were checked; the worker's memory has room for both images
             // laid out and for the gradient.
             unsafe {
                 if self.part.is_some() {
-                    stage(s, geometry, self.source, image, self.staged);
+                    stage(s, geometry, self.prologue, image, self.staged);
                 }
                 self.staged_gradient.write_bytes(0, geometry.staged_gradient());
                 for block in 0..output.blocks() {
@@ -450,23 +454,23 @@ impl Kernel for Backward<'_> {
                         self.gradient.row(s, image, block, y, self.staged_gradient.add(at));
                     }
                 }
-                let mut ahead = Ahead::nothing();
+                let mut prefetch = Prefetch::nothing();
                 if image + 1 < self.images.end {
                     let [input, output] = geometry.rows(image + 1);
-                    self.gradient.ask(&mut ahead, &output);
+                    self.gradient.prefetch(&mut prefetch, &output);
                     if self.part.is_some() {
-                        self.source.ask(&mut ahead, &input);
+                        self.prologue.prefetch(&mut prefetch, &input);
                     }
                 }
-                if let Some(sink) = self.sink {
-                    sink.ask(&mut ahead, &geometry.rows(image)[0]);
+                if let Some(epilogue) = self.epilogue {
+                    epilogue.prefetch(&mut prefetch, &geometry.rows(image)[0]);
                 }
-                let ahead = ahead.over(2 * geometry.steps());
+                let prefetch = prefetch.over(2 * geometry.steps());
                 if let Some(part) = self.part {
-                    self.weights(s, part, index > 0, &ahead);
+                    self.weights(s, part, index > 0, &prefetch);
                 }
-                if let Some(sink) = self.sink {
-                    self.input(s, sink, image, &ahead);
+                if let Some(epilogue) = self.epilogue {
+                    self.input(s, epilogue, image, &prefetch);
                 }
             }
         }
@@ -480,7 +484,7 @@ impl Backward<'_> {
     /// # Safety
     /// The image and the output's gradient are laid out, and `part` is this task's.
     #[inline(always)]
-    unsafe fn weights<S: Simd>(&self, s: S, part: *mut f32, accumulate: bool, ahead: &Ahead) {
+    unsafe fn weights<S: Simd>(&self, s: S, part: *mut f32, accumulate: bool, prefetch: &Prefetch) {
         let geometry = self.geometry;
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
         let Geometry { out_rows, out_columns, margin, .. } = *geometry;
@@ -500,7 +504,7 @@ impl Backward<'_> {
                 let line = vector * out_rows + margin + first;
                 // SAFETY: every tap of every output pixel lies within the laid-out image.
                 unsafe {
-                    let correlate = Correlate {
+                    let correlate = PanelGemmTn {
                         rows: input.lanes(block),
                         vectors: (output.blocks() - vector).min(PANEL / LANES),
                         lines: some.min(output.height - first),
@@ -515,7 +519,7 @@ impl Backward<'_> {
                         c: part.add(row * columns + vector * LANES),
                         c_row: columns,
                         accumulate: accumulate || first > 0,
-                        ahead,
+                        prefetch,
                     };
                     correlate.run(s);
                 }
@@ -528,7 +532,13 @@ impl Backward<'_> {
     /// # Safety
     /// The output's gradient is laid out.
     #[inline(always)]
-    unsafe fn input<S: Simd>(&self, s: S, sink: &GradientSink, image: usize, ahead: &Ahead) {
+    unsafe fn input<S: Simd>(
+        &self,
+        s: S,
+        epilogue: &GradientEpilogue,
+        image: usize,
+        prefetch: &Prefetch,
+    ) {
         let geometry = self.geometry;
         let Geometry { layer, input, output, out_rows, out_columns, margin, .. } = *geometry;
         let Convolution { kernel, stride, padding, .. } = layer;
@@ -562,7 +572,7 @@ impl Backward<'_> {
                             let y = top + line * stride;
                             let (from_y, from_x) =
                                 ((y + padding) / stride, (left + padding) / stride);
-                            let product = Multiply {
+                            let product = PanelGemm {
                                 rows: len,
                                 vectors,
                                 a: self
@@ -577,7 +587,7 @@ impl Backward<'_> {
                                 c_row: stride * LANES,
                                 c_vector: input.pixels() * LANES,
                                 accumulate: first > 0,
-                                ahead,
+                                prefetch,
                             };
                             product.run(s);
                         }
@@ -589,7 +599,7 @@ impl Backward<'_> {
             for block in 0..input.blocks() {
                 for y in 0..input.height {
                     let row = self.dx.add((block * input.height + y) * input.row_len());
-                    sink.row(s, image, block, y, row);
+                    epilogue.row(s, image, block, y, row);
                 }
             }
         }

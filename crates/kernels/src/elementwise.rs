@@ -1,12 +1,12 @@
 //! Copies of vectors.
 
-use crate::Pool;
+use crate::ThreadPool;
 
 /// Numbers a task takes: about the size of a core's first-level cache.
 pub(crate) const PIECE: usize = 8192;
 
 /// `out = a`.
-pub fn copy(pool: &Pool, a: &[f32], out: &mut [f32]) {
+pub fn copy(pool: &ThreadPool, a: &[f32], out: &mut [f32]) {
     assert_eq!(a.len(), out.len(), "lengths differ");
     pool.chunks(out, PIECE, |piece, out| {
         out.copy_from_slice(&a[piece * PIECE..][..out.len()]);

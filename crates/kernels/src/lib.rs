@@ -9,8 +9,8 @@
 //!
 //! # What is where
 //!
-//! - [`Maps`] says how feature maps lie in memory: blocks of sixteen channels.
-//! - [`source`] and [`sink`] are the ends of every kernel on maps: what happens to a row when it is
+//! - [`MapShape`] says how feature maps lie in memory: blocks of sixteen channels.
+//! - [`prologue`] and [`epilogue`] are the ends of every kernel on maps: what happens to a row when it is
 //!   loaded, and when it is delivered. BatchNorm, activations and residual additions live there.
 //! - [`convolution`] is the entry to the convolutions, `winograd` and `direct`; `product` holds the
 //!   register tiles that do all their arithmetic.
@@ -22,71 +22,71 @@
 //! # Example
 //!
 //! ```
-//! use crescendo_kernels::sink::{Sink, StoredMut};
-//! use crescendo_kernels::source::{Source, Stored};
+//! use crescendo_kernels::epilogue::{Epilogue, MapsMut};
+//! use crescendo_kernels::prologue::{Prologue, MapsRef};
 //! use crescendo_kernels::{
-//!     Convolution, Isa, Maps, Method, Pool, Processor, Workspace, convolution, to_planes,
+//!     Convolution, Isa, Maps, ConvAlgorithm, Pool, Processor, Workspace, convolution, to_nchw,
 //! };
 //!
 //! let processor = Processor { pool: Pool::new(2), isa: Isa::best() };
 //! let layer = Convolution { inputs: 1, outputs: 1, kernel: 3, stride: 1, padding: 1 };
 //! let maps = Maps { images: 1, channels: 1, height: 3, width: 3 };
-//! let need = layer.need(Method::Direct, maps, false);
+//! let need = layer.need(ConvAlgorithm::Direct, maps, false);
 //! let mut workspace = Workspace::new(processor.pool.threads(), need);
 //!
 //! let image = [0., 0., 0., 0., 1., 0., 0., 0., 0.];
 //! let weight = [1., 2., 3., 4., 5., 6., 7., 8., 9.];
 //! let mut output = vec![0.0; layer.output(maps).len()];
-//! let source = Source::plain(maps, Stored::Planes(&image));
-//! let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut output), sums: None };
-//! let mut filters = vec![0.0; layer.filters(Method::Direct)];
-//! convolution::pack(&processor, Method::Direct, &layer, &weight, None, &mut filters);
+//! let prologue = Prologue::plain(maps, MapsRef::Nchw(&image));
+//! let epilogue = Epilogue { maps, bias: None, out: MapsMut::f32(&mut output), sums: None };
+//! let mut filters = vec![0.0; layer.packed_len(ConvAlgorithm::Direct)];
+//! convolution::pack_weights(&processor, ConvAlgorithm::Direct, &layer, &weight, None, &mut filters);
 //! convolution::forward(
-//!     &processor, &mut workspace, Method::Direct, &layer, &source, &filters, &sink,
+//!     &processor, &mut workspace, ConvAlgorithm::Direct, &layer, &prologue, &filters, &epilogue,
 //! );
 //! // Correlation, as networks have it: a single pixel reads the filter backwards.
-//! assert_eq!(to_planes(maps, &output), [9., 8., 7., 6., 5., 4., 3., 2., 1.]);
+//! assert_eq!(to_nchw(maps, &output), [9., 8., 7., 6., 5., 4., 3., 2., 1.]);
 //! ```
 
 pub mod activation;
-mod ahead;
+mod aligned_buffer;
 pub mod convolution;
 mod direct;
+mod disjoint_slice;
 pub mod elementwise;
+pub mod epilogue;
+mod gemm;
+mod layout;
 pub mod linear;
 pub mod loss;
-mod maps;
-mod matrix;
 pub mod max_pool;
-mod memory;
+mod micro_kernel;
 pub mod muon;
 pub mod norm;
 pub mod optimizer;
 pub mod peak;
-mod pool;
 pub mod pooling;
-mod product;
+mod prefetch;
+pub mod prologue;
 pub mod reference;
-mod shared;
 mod simd;
-pub mod sink;
-pub mod source;
+mod thread_pool;
 mod winograd;
 mod workspace;
 
-pub use activation::Activation;
-pub use convolution::{Convolution, Method};
-pub use maps::{Maps, to_blocks, to_planes};
-pub use memory::{Buffer, as_halves, as_mut_halves};
-pub use pool::Pool;
-pub use shared::Shared;
+pub use activation::ActivationFunction;
+pub use aligned_buffer::{AlignedBuffer, as_bf16, as_bf16_mut};
+pub use convolution::{ConvAlgorithm, Convolution};
+pub use disjoint_slice::DisjointSlice;
+pub use layout::{MapShape, to_blocked, to_nchw};
 pub use simd::{Isa, LANES};
-pub use workspace::{Need, Workspace};
+pub use thread_pool::ThreadPool;
+pub use workspace::{Workspace, WorkspaceSize};
 
 /// What kernels run on: threads, and the instructions they use.
 pub struct Processor {
     /// The threads.
-    pub pool: Pool,
+    pub pool: ThreadPool,
     /// The instruction set.
     pub isa: Isa,
 }

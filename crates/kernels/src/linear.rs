@@ -4,12 +4,12 @@
 //! in the same way.
 
 use crate::Processor;
-use crate::ahead::Ahead;
-use crate::matrix::{self, DEPTH, Factor, ask, rows_times_factor};
-use crate::product::{Correlate, PANEL};
-use crate::shared::Shared;
+use crate::disjoint_slice::DisjointSlice;
+use crate::gemm::{self, DEPTH, Rhs, gemm, prefetch};
+use crate::micro_kernel::{PANEL, PanelGemmTn};
+use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::workspace::{Need, Workspace};
+use crate::workspace::{Workspace, WorkspaceSize};
 
 /// A linear layer's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub struct Linear {
 
 impl Linear {
     /// The working memory that it needs for a batch.
-    pub fn need(&self, images: usize) -> Need {
-        matrix::need(images.max(LANES))
+    pub fn workspace_size(&self, images: usize) -> WorkspaceSize {
+        gemm::workspace_size(images.max(LANES))
     }
 }
 
@@ -42,8 +42,8 @@ pub fn forward(
     assert!(x.len() == images * inputs && y.len() == images * outputs, "wrong lengths");
     assert_eq!(weight.len(), inputs * outputs, "wrong number of weights");
     assert!(bias.is_none_or(|bias| bias.len() == outputs), "wrong number of biases");
-    let factor = Factor { matrix: weight, width: inputs, transposed: true };
-    rows_times_factor(processor, &workspace.split().0, images, x, factor, y);
+    let factor = Rhs { matrix: weight, width: inputs, transposed: true };
+    gemm(processor, &workspace.split().0, images, x, factor, y);
     let Some(bias) = bias else { return };
     for y in y.chunks_exact_mut(outputs) {
         for (y, bias) in y.iter_mut().zip(bias) {
@@ -87,7 +87,7 @@ pub fn backward(
     let (workers, _) = workspace.split();
     if let Some(dweight) = dweight {
         assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
-        let dweight = &Shared::new(dweight);
+        let dweight = &DisjointSlice::new(dweight);
         processor.pool.run(inputs.div_ceil(PANEL), |panel, worker| {
             // SAFETY: a worker's memory is its own.
             let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };
@@ -97,8 +97,8 @@ pub fn backward(
     }
     let Some(dx) = dx else { return };
     assert_eq!(dx.len(), x.len(), "dx has the wrong length");
-    let factor = Factor { matrix: weight, width: inputs, transposed: false };
-    rows_times_factor(processor, &workers, images, dy, factor, dx);
+    let factor = Rhs { matrix: weight, width: inputs, transposed: false };
+    gemm(processor, &workers, images, dy, factor, dx);
 }
 
 /// 64 columns of the weights' gradient, `dy^T x`.
@@ -110,7 +110,7 @@ struct Weights<'a> {
     first: usize,
     packed: *mut f32,
     out: *mut f32,
-    dweight: &'a Shared<'a, f32>,
+    dweight: &'a DisjointSlice<'a, f32>,
 }
 
 impl Kernel for Weights<'_> {
@@ -137,9 +137,9 @@ impl Kernel for Weights<'_> {
                 for output in (0..outputs).step_by(LANES) {
                     let rows = LANES.min(outputs - output);
                     for row in 0..rows {
-                        ask(s, dweight.part((output + row) * inputs + first, width));
+                        prefetch(s, dweight.part((output + row) * inputs + first, width));
                     }
-                    let correlate = Correlate {
+                    let correlate = PanelGemmTn {
                         rows,
                         vectors,
                         lines: 1,
@@ -154,7 +154,7 @@ impl Kernel for Weights<'_> {
                         c: out,
                         c_row: PANEL,
                         accumulate: false,
-                        ahead: &Ahead::nothing(),
+                        prefetch: &Prefetch::nothing(),
                     };
                     correlate.run(s);
                     for row in 0..rows {

@@ -35,7 +35,7 @@ pub fn cross_entropy(
 
 /// How many images have their label's logit as the largest; of equal ones the first counts, as in
 /// PyTorch's argmax.
-pub fn correct(logits: &[f32], labels: &[u16]) -> usize {
+pub fn count_correct(logits: &[f32], labels: &[u16]) -> usize {
     let rows = logits.chunks_exact(logits.len() / labels.len().max(1)).zip(labels);
     rows.filter(|(logits, label)| argmax(logits) == usize::from(**label)).count()
 }
@@ -63,8 +63,8 @@ mod tests {
 
     #[test]
     fn of_equal_logits_the_first_is_the_answer() {
-        assert_eq!(correct(&[1.0, 1.0, 0.0, 2.0], &[0, 1]), 2);
-        assert_eq!(correct(&[1.0, 1.0, 0.0, 2.0], &[1, 1]), 1);
+        assert_eq!(count_correct(&[1.0, 1.0, 0.0, 2.0], &[0, 1]), 2);
+        assert_eq!(count_correct(&[1.0, 1.0, 0.0, 2.0], &[1, 1]), 1);
     }
 
     #[test]

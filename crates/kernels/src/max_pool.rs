@@ -5,28 +5,34 @@
 //! which becomes zero where it has been given: so only the first of equal maxima gets it.
 
 use crate::Processor;
-use crate::pooling::{RowBuffer, each_block, output, pointer};
+use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::pooling::{RowBuffer, each_block, output_shape, pointer};
+use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::sink::{GradientSink, Sink};
-use crate::source::{GradientSource, Source};
 
 /// Each pixel of the output is the maximum of a square of `size` x `size` pixels, or no number where
 /// one of them is none. What does not fill a square is left out: the output's shape is
-/// [`pooling::output`](crate::pooling::output)'s, as PyTorch's `MaxPool2d(size)`.
+/// [`pooling::output_shape`](crate::pooling::output_shape)'s, as PyTorch's `MaxPool2d(size)`.
 ///
 /// # Panics
 /// If shapes do not fit, or rows are too wide.
-pub fn forward(processor: &Processor, size: usize, source: &Source, sink: &Sink) {
-    source.check();
-    sink.check();
-    assert_eq!(sink.maps, output(size, source.maps), "the output has another shape");
-    each_block(processor, source.maps, |image, block| Forward { size, source, sink, image, block });
+pub fn forward(processor: &Processor, size: usize, prologue: &Prologue, epilogue: &Epilogue) {
+    prologue.check();
+    epilogue.check();
+    assert_eq!(epilogue.shape, output_shape(size, prologue.shape), "the output has another shape");
+    each_block(processor, prologue.shape, |image, block| Forward {
+        size,
+        prologue,
+        epilogue,
+        image,
+        block,
+    });
 }
 
 struct Forward<'a> {
     size: usize,
-    source: &'a Source<'a>,
-    sink: &'a Sink<'a>,
+    prologue: &'a Prologue<'a>,
+    epilogue: &'a Epilogue<'a>,
     image: usize,
     block: usize,
 }
@@ -35,19 +41,19 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Forward { size, source, sink, image, block } = self;
+        let Forward { size, prologue, epilogue, image, block } = self;
         let (mut row, mut largest) = (RowBuffer::uninit(), RowBuffer::uninit());
         let (row, largest) = (pointer(&mut row), pointer(&mut largest));
         // SAFETY: both ends were checked, and rows are not wider than the buffers.
         unsafe {
-            for y in 0..source.maps.height {
-                // Rows that fill no square too: the source may keep them.
-                source.row(s, image, block, y, row);
+            for y in 0..prologue.shape.height {
+                // Rows that fill no square too: the prologue may keep them.
+                prologue.row(s, image, block, y, row);
                 let (out, inside) = (y / size, y % size);
-                if out < sink.maps.height {
-                    raise(s, size, sink.maps.width, row, largest, inside == 0);
+                if out < epilogue.shape.height {
+                    raise(s, size, epilogue.shape.width, row, largest, inside == 0);
                     if inside == size - 1 {
-                        sink.row(s, image, block, out, largest);
+                        epilogue.row(s, image, block, out, largest);
                     }
                 }
             }
@@ -83,7 +89,7 @@ unsafe fn raise<S: Simd>(
     }
 }
 
-/// The gradient of [`forward`]'s input, which `source` reads once more: all of an output's to the first
+/// The gradient of [`forward`]'s input, which `prologue` reads once more: all of an output's to the first
 /// maximum of its square, row by row, as in PyTorch; zero to all other pixels and to those in no
 /// square. Where the maximum is no number, the first pixel of the square gets it.
 ///
@@ -92,20 +98,20 @@ unsafe fn raise<S: Simd>(
 pub fn backward(
     processor: &Processor,
     size: usize,
-    source: &Source,
-    gradient: &GradientSource,
-    sink: &GradientSink,
+    prologue: &Prologue,
+    gradient: &GradientPrologue,
+    epilogue: &GradientEpilogue,
 ) {
-    source.check();
+    prologue.check();
     gradient.check();
-    sink.check();
-    assert_eq!(sink.maps, source.maps, "the input's gradient has another shape");
-    assert_eq!(gradient.maps, output(size, source.maps), "the output has another shape");
-    each_block(processor, source.maps, |image, block| Backward {
+    epilogue.check();
+    assert_eq!(epilogue.shape, prologue.shape, "the input's gradient has another shape");
+    assert_eq!(gradient.shape, output_shape(size, prologue.shape), "the output has another shape");
+    each_block(processor, prologue.shape, |image, block| Backward {
         size,
-        source,
+        prologue,
         gradient,
-        sink,
+        epilogue,
         image,
         block,
     });
@@ -113,9 +119,9 @@ pub fn backward(
 
 struct Backward<'a> {
     size: usize,
-    source: &'a Source<'a>,
-    gradient: &'a GradientSource<'a>,
-    sink: &'a GradientSink<'a>,
+    prologue: &'a Prologue<'a>,
+    gradient: &'a GradientPrologue<'a>,
+    epilogue: &'a GradientEpilogue<'a>,
     image: usize,
     block: usize,
 }
@@ -124,31 +130,31 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Backward { size, source, gradient, sink, image, block } = self;
+        let Backward { size, prologue, gradient, epilogue, image, block } = self;
         let (mut row, mut largest, mut left) =
             (RowBuffer::uninit(), RowBuffer::uninit(), RowBuffer::uninit());
         let (row, largest, left) = (pointer(&mut row), pointer(&mut largest), pointer(&mut left));
-        let squares = gradient.maps.width;
-        let outside = (squares * size * LANES)..sink.maps.row_len();
+        let squares = gradient.shape.width;
+        let outside = (squares * size * LANES)..epilogue.shape.row_len();
         // SAFETY: all ends were checked, and rows are not wider than the buffers.
         unsafe {
-            for out in 0..gradient.maps.height {
+            for out in 0..gradient.shape.height {
                 let rows = out * size..(out + 1) * size;
                 for y in rows.clone() {
-                    source.row(s, image, block, y, row);
+                    prologue.row(s, image, block, y, row);
                     raise(s, size, squares, row, largest, y == rows.start);
                 }
                 gradient.row(s, image, block, out, left);
                 for y in rows {
-                    source.row(s, image, block, y, row);
+                    prologue.row(s, image, block, y, row);
                     give(s, size, squares, row, largest, left);
                     row.add(outside.start).write_bytes(0, outside.len());
-                    sink.row(s, image, block, y, row);
+                    epilogue.row(s, image, block, y, row);
                 }
             }
-            for y in gradient.maps.height * size..sink.maps.height {
-                row.write_bytes(0, sink.maps.row_len());
-                sink.row(s, image, block, y, row);
+            for y in gradient.shape.height * size..epilogue.shape.height {
+                row.write_bytes(0, epilogue.shape.row_len());
+                epilogue.row(s, image, block, y, row);
             }
         }
         s.fence();

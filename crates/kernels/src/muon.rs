@@ -9,10 +9,10 @@ use std::mem::swap;
 
 use crate::Processor;
 use crate::elementwise::PIECE;
-use crate::matrix::{self, Factor, rows_times_factor};
-use crate::optimizer::{Sgd, sgd, squared_norm};
+use crate::gemm::{self, Rhs, gemm};
+use crate::optimizer::{SgdStep, sgd, squared_norm};
 use crate::simd::LANES;
-use crate::workspace::{Need, Workspace};
+use crate::workspace::{Workspace, WorkspaceSize};
 
 /// The polynomial `a x + b x^3 + c x^5`.
 const A: f32 = 3.4445;
@@ -22,50 +22,50 @@ const C: f32 = 2.0315;
 /// Added to the step's norm, by which it is divided.
 const EPS: f64 = 1e-7;
 
-/// With `g` the gradient and `v` the velocity of a weight `w`:
+/// With `g` the gradient and `v` the momentum buffer of a weight `w`:
 /// `v = momentum * v + g; u = v` (with Nesterov's momentum: `u = g + momentum * v`);
 /// `w *= sqrt(rows) / |w|; x = u / (|u| + 1e-7)`; `steps` times
 /// `x = a x + b (x x^T) x + c (x x^T)^2 x`, with `x` transposed if it is taller than wide;
 /// `w -= learning_rate * x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Muon {
+pub struct MuonStep {
     /// The step's length, where the mean square of the rows' lengths is one.
     pub learning_rate: f32,
-    /// How much of the last velocity stays.
+    /// How much of the last momentum buffer stays.
     pub momentum: f32,
-    /// Whether the step looks ahead along the velocity.
+    /// Whether the step looks ahead along the momentum buffer.
     pub nesterov: bool,
     /// Newton-Schulz iterations: three where it comes from.
     pub steps: usize,
 }
 
 /// The working memory of an [`update`] of a weight `[rows, columns]`.
-pub fn need(rows: usize, columns: usize) -> Need {
+pub fn workspace_size(rows: usize, columns: usize) -> WorkspaceSize {
     let side = rows.min(columns);
-    Need { shared: 2 * rows * columns + 2 * side * side, ..matrix::need(side) }
+    WorkspaceSize { shared: 2 * rows * columns + 2 * side * side, ..gemm::workspace_size(side) }
 }
 
-/// One update of `weight` and `velocity` by `gradient`, which is left as zeros. All are
+/// One update of `weight` and `momentum buffer` by `gradient`, which is left as zeros. All are
 /// `[rows, columns]`: of a convolution's weight the rows are output channels, the columns filter taps of
 /// input channels. A weight of zeros is not rescaled, and of a gradient of zeros comes a step of zeros.
 ///
 /// # Panics
-/// If lengths differ or are not a multiple of `rows`, or the workspace was made for less: see [`need`].
+/// If lengths differ or are not a multiple of `rows`, or the workspace was made for less: see [`workspace_size`].
 pub fn update(
     processor: &Processor,
     workspace: &mut Workspace,
-    rule: Muon,
+    rule: MuonStep,
     rows: usize,
     weight: &mut [f32],
     gradient: &mut [f32],
-    velocity: &mut [f32],
+    momentum_buffer: &mut [f32],
 ) {
     let len = weight.len();
     assert!(len.is_multiple_of(rows), "the weight has no whole rows");
     let columns = len / rows;
     let (side, width) = (rows.min(columns), rows.max(columns));
     let (workers, shared) = workspace.split();
-    let enough = shared.len() >= need(rows, columns).shared;
+    let enough = shared.len() >= workspace_size(rows, columns).shared;
     assert!(enough, "the workspace was made for smaller weights");
     let (mut x, shared) = shared.split_at_mut(len);
     let (mut y, shared) = shared.split_at_mut(len);
@@ -74,9 +74,9 @@ pub fn update(
 
     // Where SGD goes from the origin in a step of length -1.
     x.fill(0.0);
-    let Muon { learning_rate, momentum, nesterov, steps } = rule;
-    let step = Sgd { learning_rate: -1.0, momentum, nesterov, weight_decay: 0.0 };
-    sgd(processor, step, x, gradient, velocity);
+    let MuonStep { learning_rate, momentum, nesterov, steps } = rule;
+    let step = SgdStep { learning_rate: -1.0, momentum, nesterov, weight_decay: 0.0 };
+    sgd(processor, step, x, gradient, momentum_buffer);
     let shrink = (1.0 / (squared_norm(processor, x).sqrt() + EPS)) as f32;
     processor.pool.chunks(x, PIECE, |_, x| x.iter_mut().for_each(|x| *x *= shrink));
 
@@ -86,18 +86,18 @@ pub fn update(
     }
     for _ in 0..steps {
         // (a + b (x x^T) + c (x x^T)^2) x
-        let transposed = Factor { matrix: x, width, transposed: true };
-        rows_times_factor(processor, &workers, side, x, transposed, gram);
-        let again = Factor { matrix: gram, width: side, transposed: false };
-        rows_times_factor(processor, &workers, side, gram, again, factors);
+        let transposed = Rhs { matrix: x, width, transposed: true };
+        gemm(processor, &workers, side, x, transposed, gram);
+        let again = Rhs { matrix: gram, width: side, transposed: false };
+        gemm(processor, &workers, side, gram, again, factors);
         processor.pool.chunks(factors, side, |row, factors| {
             for (factor, gram) in factors.iter_mut().zip(&gram[row * side..]) {
                 *factor = C * *factor + B * gram;
             }
             factors[row] += A;
         });
-        let plain = Factor { matrix: x, width, transposed: false };
-        rows_times_factor(processor, &workers, side, factors, plain, y);
+        let plain = Rhs { matrix: x, width, transposed: false };
+        gemm(processor, &workers, side, factors, plain, y);
         swap(&mut x, &mut y);
     }
     if rows > columns {

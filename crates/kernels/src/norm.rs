@@ -1,23 +1,23 @@
 //! BatchNorm (Ioffe and Szegedy, arXiv 1502.03167): the numbers between the passes.
 //!
-//! The passes themselves are parts of others: a kernel's [`Sink`](crate::sink::Sink) sums up what it
-//! delivers, a [`Source`](crate::source::Source) scales and shifts what it loads, and the same
+//! The passes themselves are parts of others: a kernel's [`Epilogue`](crate::epilogue::Epilogue) sums up what it
+//! delivers, a [`Prologue`](crate::prologue::Prologue) scales and shifts what it loads, and the same
 //! backward. What remains is to turn sums into factors. Sums of several processes can be added up in
 //! between.
 
+use crate::prologue::GradientPrologue;
 use crate::simd::LANES;
-use crate::source::GradientSource;
-use crate::{Maps, Processor};
+use crate::{MapShape, Processor};
 
 /// Adds up the sums of all images, in their order: from `[images, blocks, 2, 16]` to
 /// `[channels, 2]`.
-pub fn total(maps: Maps, sums: &[f64], total: &mut [f64]) {
-    assert_eq!(sums.len(), maps.images * maps.blocks() * 2 * LANES, "wrong number of sums");
-    assert_eq!(total.len(), 2 * maps.channels, "two sums a channel");
+pub fn sum_over_images(shape: MapShape, sums: &[f64], total: &mut [f64]) {
+    assert_eq!(sums.len(), shape.images * shape.blocks() * 2 * LANES, "wrong number of sums");
+    assert_eq!(total.len(), 2 * shape.channels, "two sums a channel");
     total.fill(0.0);
-    for image in sums.chunks_exact(maps.blocks() * 2 * LANES) {
+    for image in sums.chunks_exact(shape.blocks() * 2 * LANES) {
         for (block, sums) in image.chunks_exact(2 * LANES).enumerate() {
-            let lanes = maps.lanes(block);
+            let lanes = shape.lanes(block);
             let total = &mut total[2 * block * LANES..][..2 * lanes];
             for (lane, total) in total.chunks_exact_mut(2).enumerate() {
                 total[0] += sums[lane];
@@ -29,54 +29,60 @@ pub fn total(maps: Maps, sums: &[f64], total: &mut [f64]) {
 
 /// What a batch's sums say of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Moments {
+pub struct BatchMoments {
     /// The mean.
     pub mean: f64,
     /// The variance, divided by the count (what normalises the batch).
     pub variance: f64,
 }
 
-impl Moments {
+impl BatchMoments {
     /// From the sum and the sum of squares of `count` numbers, `shift` subtracted from each.
-    pub fn new(sum: f64, squares: f64, count: f64, shift: f64) -> Self {
+    pub fn from_sums(sum: f64, squares: f64, count: f64, shift: f64) -> Self {
         let mean = sum / count;
-        Moments { mean: mean + shift, variance: (squares / count - mean * mean).max(0.0) }
+        BatchMoments { mean: mean + shift, variance: (squares / count - mean * mean).max(0.0) }
     }
 
     /// `1 / sqrt(variance + eps)`.
-    pub fn inverse_deviation(self, eps: f64) -> f64 {
+    pub fn inverse_std(self, eps: f64) -> f64 {
         1.0 / (self.variance + eps).sqrt()
     }
 
     /// The factor and the shift that normalise: `scale * x + shift`.
     pub fn affine(self, eps: f64, weight: f32, bias: f32) -> (f32, f32) {
-        let factor = f64::from(weight) * self.inverse_deviation(eps);
+        let factor = f64::from(weight) * self.inverse_std(eps);
         (factor as f32, (f64::from(bias) - factor * self.mean) as f32)
     }
 }
 
 /// A channel's part in BatchNorm's backward.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Backward {
+pub struct NormBackward {
     /// The gradient of the weight.
     pub dweight: f64,
     /// The gradient of the bias.
     pub dbias: f64,
 }
 
-impl Backward {
-    /// From the sums of a [`NormSums`](crate::sink::NormSums): of the gradient, and of the gradient
+impl NormBackward {
+    /// From the sums of a [`NormGradientSums`](crate::epilogue::NormGradientSums): of the gradient, and of the gradient
     /// times `value - mean`.
-    pub fn new(sum: f64, products: f64, moments: Moments, eps: f64) -> Self {
-        Backward { dweight: products * moments.inverse_deviation(eps), dbias: sum }
+    pub fn from_sums(sum: f64, products: f64, moments: BatchMoments, eps: f64) -> Self {
+        NormBackward { dweight: products * moments.inverse_std(eps), dbias: sum }
     }
 
     /// The gradient of the input through the batch's own mean and variance,
     /// `weight / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat))`, as the coefficients of
-    /// `a * dy + b * x + c`: see [`GradientSource`]. `count` numbers a channel, of all processes, as
+    /// `a * dy + b * x + c`: see [`GradientPrologue`]. `count` numbers a channel, of all processes, as
     /// are the sums.
-    pub fn coefficients(self, moments: Moments, eps: f64, weight: f32, count: f64) -> [f32; 3] {
-        let inverse = moments.inverse_deviation(eps);
+    pub fn coefficients(
+        self,
+        moments: BatchMoments,
+        eps: f64,
+        weight: f32,
+        count: f64,
+    ) -> [f32; 3] {
+        let inverse = moments.inverse_std(eps);
         let a = f64::from(weight) * inverse;
         let b = -a * inverse * self.dweight / count;
         let c = -a * self.dbias / count - b * moments.mean;
@@ -86,18 +92,18 @@ impl Backward {
 
 /// Adds to `dbias` the gradient of a convolution's bias: the sum of the output's gradient over each
 /// channel. Before a BatchNorm it is zero, since that takes every shift away again.
-pub fn bias_gradient(processor: &Processor, gradient: &GradientSource, dbias: &mut [f32]) {
+pub fn bias_gradient(processor: &Processor, gradient: &GradientPrologue, dbias: &mut [f32]) {
     gradient.check();
-    let maps = gradient.maps;
-    assert_eq!(dbias.len(), maps.channels, "one bias a channel");
+    let shape = gradient.shape;
+    assert_eq!(dbias.len(), shape.channels, "one bias a channel");
     if gradient.norm.is_some() {
         return;
     }
     processor.pool.chunks(dbias, LANES, |block, dbias| {
         let mut sums = [0.0f64; LANES];
-        for image in 0..maps.images {
-            let block = &gradient.gradient[maps.row(image, block, 0)..];
-            for pixel in block[..maps.pixels() * LANES].chunks_exact(LANES) {
+        for image in 0..shape.images {
+            let block = &gradient.gradient[shape.row_offset(image, block, 0)..];
+            for pixel in block[..shape.pixels() * LANES].chunks_exact(LANES) {
                 for (sum, &value) in sums.iter_mut().zip(pixel) {
                     *sum += f64::from(value);
                 }

@@ -1,65 +1,66 @@
 //! Updates of parameters from their gradients.
 
 use crate::Processor;
+use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
-use crate::pool::share;
-use crate::shared::Shared;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::thread_pool::split_range;
 
 /// Stochastic gradient descent with momentum, as PyTorch's `SGD` computes it:
 /// `g += weight_decay * p; v = momentum * v + g; p -= learning_rate * v`
 /// (with Nesterov's momentum: `p -= learning_rate * (g + momentum * v)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sgd {
+pub struct SgdStep {
     /// The step's length.
     pub learning_rate: f32,
-    /// How much of the last velocity stays.
+    /// How much of the last momentum buffer stays.
     pub momentum: f32,
-    /// Whether the step looks ahead along the velocity.
+    /// Whether the step looks ahead along the momentum buffer.
     pub nesterov: bool,
     /// The pull towards zero, added to the gradient.
     pub weight_decay: f32,
 }
 
-/// One update of `parameters` and `velocity` by `gradients`, which are left as zeros.
+/// One update of `parameters` and `momentum buffer` by `gradients`, which are left as zeros.
 pub fn sgd(
     processor: &Processor,
-    rule: Sgd,
+    rule: SgdStep,
     parameters: &mut [f32],
     gradients: &mut [f32],
-    velocity: &mut [f32],
+    momentum_buffer: &mut [f32],
 ) {
     let len = parameters.len();
-    assert!(len == gradients.len() && len == velocity.len(), "lengths differ");
-    let (gradients, velocity) = (Shared::new(gradients), Shared::new(velocity));
+    assert!(len == gradients.len() && len == momentum_buffer.len(), "lengths differ");
+    let (gradients, momentum_buffer) =
+        (DisjointSlice::new(gradients), DisjointSlice::new(momentum_buffer));
     processor.pool.chunks(parameters, PIECE, |piece, parameters| {
         let (start, len) = (piece * PIECE, parameters.len());
         // SAFETY: the same piece of each slice, and a piece is one task's.
-        let (gradients, velocity) =
-            unsafe { (gradients.part(start, len), velocity.part(start, len)) };
-        processor.isa.run(Update { rule, parameters, gradients, velocity });
+        let (gradients, momentum_buffer) =
+            unsafe { (gradients.part(start, len), momentum_buffer.part(start, len)) };
+        processor.isa.run(Update { rule, parameters, gradients, momentum_buffer });
     });
 }
 
 struct Update<'a> {
-    rule: Sgd,
+    rule: SgdStep,
     parameters: &'a mut [f32],
     gradients: &'a mut [f32],
-    velocity: &'a mut [f32],
+    momentum_buffer: &'a mut [f32],
 }
 
 impl Kernel for Update<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Update { rule, parameters, gradients, velocity } = self;
-        let Sgd { learning_rate, momentum, nesterov, weight_decay } = rule;
+        let Update { rule, parameters, gradients, momentum_buffer } = self;
+        let SgdStep { learning_rate, momentum, nesterov, weight_decay } = rule;
         let (rate, decay) = (s.splat(learning_rate), s.splat(weight_decay));
         let (keep, zero) = (s.splat(momentum), s.zero());
         let mut all = parameters
             .chunks_exact_mut(LANES)
             .zip(gradients.chunks_exact_mut(LANES))
-            .zip(velocity.chunks_exact_mut(LANES));
+            .zip(momentum_buffer.chunks_exact_mut(LANES));
         for ((p, g), v) in &mut all {
             let (p, g, v) = (p.as_mut_ptr(), g.as_mut_ptr(), v.as_mut_ptr());
             // SAFETY: chunks of sixteen numbers.
@@ -75,7 +76,7 @@ impl Kernel for Update<'_> {
         }
         let rest = parameters.len() / LANES * LANES;
         let tail = parameters[rest..].iter_mut().zip(&mut gradients[rest..]);
-        for ((p, g), v) in tail.zip(&mut velocity[rest..]) {
+        for ((p, g), v) in tail.zip(&mut momentum_buffer[rest..]) {
             let gradient = weight_decay.mul_add(*p, *g);
             *v = momentum.mul_add(*v, gradient);
             let step = if nesterov { momentum.mul_add(*v, gradient) } else { *v };
@@ -88,7 +89,7 @@ impl Kernel for Update<'_> {
 /// The squared norm of `values - before`, in f64 and in a fixed order; `before` becomes `values`.
 pub fn squared_change(processor: &Processor, values: &[f32], before: &mut [f32]) -> f64 {
     assert_eq!(values.len(), before.len(), "lengths differ");
-    let before = &Shared::new(before);
+    let before = &DisjointSlice::new(before);
     sum_of_pieces(processor, values, |start, values| {
         // SAFETY: each piece is one task's.
         let before = unsafe { before.part(start, values.len()) };
@@ -129,7 +130,7 @@ fn sum_of_pieces(
     let mut terms = [0.0f64; TERMS];
     let pieces = values.len().div_ceil(PIECE).min(TERMS);
     processor.pool.chunks(&mut terms[..pieces], 1, |piece, out| {
-        let piece = share(values.len(), pieces, piece);
+        let piece = split_range(values.len(), pieces, piece);
         out[0] = term(piece.start, &values[piece]);
     });
     terms.iter().sum()
@@ -138,7 +139,7 @@ fn sum_of_pieces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Isa, Pool};
+    use crate::{Isa, ThreadPool};
 
     #[test]
     fn the_change_since_the_last_time() {
@@ -146,7 +147,7 @@ mod tests {
         let values: Vec<f32> = (0..600_001).map(|i| (i % 7) as f32).collect();
         let mut bits = Vec::new();
         for threads in [1, 3] {
-            let processor = Processor { pool: Pool::new(threads), isa: Isa::best() };
+            let processor = Processor { pool: ThreadPool::new(threads), isa: Isa::best() };
             let mut before = vec![1.0; values.len()];
             let expected: f64 = values.iter().map(|&v| f64::from(v - 1.0).powi(2)).sum();
             let change = squared_change(&processor, &values, &mut before);
@@ -162,11 +163,11 @@ mod tests {
 
     #[test]
     fn two_updates_by_hand() {
-        let processor = Processor { pool: Pool::new(1), isa: Isa::best() };
+        let processor = Processor { pool: ThreadPool::new(1), isa: Isa::best() };
         // Gradient 1.75 + 0.25 * p each time. First: g = 2, v = 2. Then plain: p = 0, g = 1.75,
         // v = 2.75; Nesterov: p = -0.5, g = 1.625, v = 2.625.
         for (nesterov, after) in [(false, [0.0, -1.375]), (true, [-0.5, -1.96875])] {
-            let rule = Sgd { learning_rate: 0.5, momentum: 0.5, nesterov, weight_decay: 0.25 };
+            let rule = SgdStep { learning_rate: 0.5, momentum: 0.5, nesterov, weight_decay: 0.25 };
             // A whole vector of numbers, and a rest.
             let (mut p, mut v) = ([1.0; 19], [0.0; 19]);
             for after in after {

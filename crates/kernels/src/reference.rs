@@ -1,18 +1,18 @@
 //! Every operation once more, in f64 and as plainly as its formula: what the kernels, and networks
-//! made of them, are tested against. Maps are planes `[images, channels, height, width]`.
+//! made of them, are tested against. MapShape are planes `[images, channels, height, width]`.
 
-use crate::muon::Muon;
-use crate::{Activation, Convolution, Maps};
+use crate::muon::MuonStep;
+use crate::{ActivationFunction, Convolution, MapShape};
 
 /// See [`crate::convolution::forward`].
 pub fn convolution(
     layer: &Convolution,
-    maps: Maps,
+    maps: MapShape,
     x: &[f64],
     weight: &[f64],
     bias: &[f64],
 ) -> Vec<f64> {
-    let out = layer.output(maps);
+    let out = layer.output_shape(maps);
     let k = layer.kernel;
     let mut y = Vec::with_capacity(maps.images * layer.outputs * out.pixels());
     for (n, o) in pairs(maps.images, layer.outputs) {
@@ -41,7 +41,7 @@ fn pairs(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// BatchNorm in training: normalised by the batch's own mean and variance.
-pub fn batch_norm(maps: Maps, x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
+pub fn batch_norm(maps: MapShape, x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
     let channel_of = |i: usize| i / maps.pixels() % maps.channels;
     let count = (maps.images * maps.pixels()) as f64;
     let (mut mean, mut variance) = (vec![0.0; maps.channels], vec![0.0; maps.channels]);
@@ -59,16 +59,18 @@ pub fn batch_norm(maps: Maps, x: &[f64], weight: &[f64], bias: &[f64], eps: f64)
 }
 
 /// See [`crate::activation::forward`].
-pub fn activation(f: Activation, x: &[f64]) -> Vec<f64> {
+pub fn activation(f: ActivationFunction, x: &[f64]) -> Vec<f64> {
     let f = |x: f64| match f {
-        Activation::Relu if x < 0.0 => 0.0,
-        Activation::LeakyRelu { slope } if x <= 0.0 => f64::from(slope) * x,
-        Activation::Elu if x <= 0.0 => x.exp_m1(),
-        Activation::Relu | Activation::LeakyRelu { .. } | Activation::Elu => x,
-        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Gelu => x * 0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
-        Activation::Scale { factor } => f64::from(factor) * x,
+        ActivationFunction::Relu if x < 0.0 => 0.0,
+        ActivationFunction::LeakyRelu { slope } if x <= 0.0 => f64::from(slope) * x,
+        ActivationFunction::Elu if x <= 0.0 => x.exp_m1(),
+        ActivationFunction::Relu
+        | ActivationFunction::LeakyRelu { .. }
+        | ActivationFunction::Elu => x,
+        ActivationFunction::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        ActivationFunction::Silu => x / (1.0 + (-x).exp()),
+        ActivationFunction::Gelu => x * 0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        ActivationFunction::Scale { factor } => f64::from(factor) * x,
     };
     x.iter().copied().map(f).collect()
 }
@@ -84,8 +86,8 @@ fn erf(x: f64) -> f64 {
 }
 
 /// See [`crate::pooling::average`].
-pub fn average_pool(size: usize, maps: Maps, x: &[f64]) -> Vec<f64> {
-    let out = crate::pooling::output(size, maps);
+pub fn average_pool(size: usize, maps: MapShape, x: &[f64]) -> Vec<f64> {
+    let out = crate::pooling::output_shape(size, maps);
     let mut y = Vec::new();
     for x in x.chunks(maps.pixels()) {
         for (row, column) in pairs(out.height, out.width) {
@@ -99,8 +101,8 @@ pub fn average_pool(size: usize, maps: Maps, x: &[f64]) -> Vec<f64> {
 }
 
 /// See [`crate::max_pool::forward`].
-pub fn max_pool(size: usize, maps: Maps, x: &[f64]) -> Vec<f64> {
-    let out = crate::pooling::output(size, maps);
+pub fn max_pool(size: usize, maps: MapShape, x: &[f64]) -> Vec<f64> {
+    let out = crate::pooling::output_shape(size, maps);
     let mut y = Vec::new();
     for x in x.chunks(maps.pixels()) {
         for (row, column) in pairs(out.height, out.width) {
@@ -137,7 +139,13 @@ pub fn cross_entropy(logits: &[f64], labels: &[u16], smoothing: f64) -> f64 {
 }
 
 /// See [`crate::muon::update`].
-pub fn muon(rule: Muon, rows: usize, weight: &mut [f64], gradient: &[f64], velocity: &mut [f64]) {
+pub fn muon(
+    rule: MuonStep,
+    rows: usize,
+    weight: &mut [f64],
+    gradient: &[f64],
+    velocity: &mut [f64],
+) {
     let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
     let columns = weight.len() / rows;
     let (momentum, rate) = (f64::from(rule.momentum), f64::from(rule.learning_rate));

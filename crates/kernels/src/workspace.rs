@@ -1,21 +1,24 @@
 //! Working memory of kernels: made once, used by all layers in turn.
 
-use crate::memory::Buffer;
-use crate::shared::Shared;
+use crate::aligned_buffer::AlignedBuffer;
+use crate::disjoint_slice::DisjointSlice;
 
 /// Numbers of working memory that a kernel needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Need {
+pub struct WorkspaceSize {
     /// For each worker of the pool.
     pub(crate) worker: usize,
     /// For all of them together.
     pub(crate) shared: usize,
 }
 
-impl Need {
+impl WorkspaceSize {
     /// What serves both.
-    pub fn max(self, other: Need) -> Need {
-        Need { worker: self.worker.max(other.worker), shared: self.shared.max(other.shared) }
+    pub fn max(self, other: WorkspaceSize) -> WorkspaceSize {
+        WorkspaceSize {
+            worker: self.worker.max(other.worker),
+            shared: self.shared.max(other.shared),
+        }
     }
 
     /// Bytes of memory, with `threads` threads.
@@ -33,24 +36,24 @@ impl Need {
 /// Working memory.
 #[derive(Default)]
 pub struct Workspace {
-    need: Need,
-    workers: Buffer,
-    shared: Buffer,
+    workspace_size: WorkspaceSize,
+    workers: AlignedBuffer,
+    shared: AlignedBuffer,
 }
 
 impl Workspace {
     /// Working memory that serves `need` with `threads` threads.
-    pub fn new(threads: usize, need: Need) -> Self {
-        let workers = Buffer::new(need.stride() * threads);
-        Workspace { need, workers, shared: Buffer::new(need.shared) }
+    pub fn new(threads: usize, workspace_size: WorkspaceSize) -> Self {
+        let workers = AlignedBuffer::new(workspace_size.stride() * threads);
+        Workspace { workspace_size, workers, shared: AlignedBuffer::new(workspace_size.shared) }
     }
 
     /// The workers' memory, and that of all.
     pub(crate) fn split(&mut self) -> (Workers<'_>, &mut [f32]) {
         let workers = Workers {
-            memory: Shared::new(self.workers.as_mut_slice()),
-            stride: self.need.stride(),
-            len: self.need.worker,
+            memory: DisjointSlice::new(self.workers.as_mut_slice()),
+            stride: self.workspace_size.stride(),
+            len: self.workspace_size.worker,
         };
         (workers, self.shared.as_mut_slice())
     }
@@ -58,7 +61,7 @@ impl Workspace {
 
 /// The memory of all workers of the pool.
 pub(crate) struct Workers<'a> {
-    memory: Shared<'a, f32>,
+    memory: DisjointSlice<'a, f32>,
     stride: usize,
     len: usize,
 }

@@ -12,7 +12,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-/// Numbers in a vector, and channels in a block of the layout: see [`crate::Maps`].
+/// Numbers in a vector, and channels in a block of the layout: see [`crate::MapShape`].
 pub const LANES: usize = 16;
 
 /// Work to be compiled for an instruction set. `run` must be `#[inline(always)]`, and so must be

@@ -2,27 +2,27 @@
 
 use std::marker::PhantomData;
 
-use super::panel::MultiplyPanel;
+use super::panel::DomainGemm;
 use super::schedule::{Group, SMALL_FILTERS, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::Direction;
 use super::{Domain, Geometry, spread};
 use crate::Processor;
-use crate::ahead::Ahead;
-use crate::product::PANEL;
+use crate::epilogue::Epilogue;
+use crate::micro_kernel::PANEL;
+use crate::prefetch::Prefetch;
+use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::sink::Sink;
-use crate::source::Source;
 use crate::workspace::Workspace;
 
 /// A forward pass.
 pub(super) struct Forward<'a, T> {
     pub geometry: Geometry,
-    pub source: &'a Source<'a>,
+    pub prologue: &'a Prologue<'a>,
     /// Transformed: see [`super::weights`].
     pub filters: &'a [f32],
-    pub sink: &'a Sink<'a>,
+    pub epilogue: &'a Epilogue<'a>,
     pub tile: PhantomData<T>,
 }
 
@@ -35,7 +35,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
             for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
                 let tiles = group.tiles(&self.geometry);
                 let product = Domain::product(input.blocks().max(output.blocks()), tiles);
-                let numbers = (T::PRODUCTS + 1) * product;
+                let numbers = (T::ELEMENTS + 1) * product;
                 // SAFETY: a worker's memory is its own; `need` asked for enough of it.
                 let (scratch, start) =
                     unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
@@ -47,7 +47,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
     }
 }
 
-/// A group through all stages. The source and the sink were checked, and the domains and the scratch
+/// A group through all stages. The prologue and the epilogue were checked, and the domains and the scratch
 /// memory have room for the group's tiles and are this task's: what the kernels it calls ask for.
 struct Task<'a, T> {
     pass: &'a Forward<'a, T>,
@@ -65,12 +65,12 @@ impl<T: Tile> Task<'_, T> {
         Place { geometry, image, band, domain, first, scratch: self.scratch, tile }
     }
 
-    fn ahead(&self) -> Ahead {
-        let mut ahead = Ahead::nothing();
+    fn prefetch(&self) -> Prefetch {
+        let mut prefetch = Prefetch::nothing();
         if let Some(next) = &self.next {
-            self.pass.source.ask(&mut ahead, &next.input_rows(&self.pass.geometry));
+            self.pass.prologue.prefetch(&mut prefetch, &next.input_rows(&self.pass.geometry));
         }
-        ahead.over(self.pass.geometry.steps::<T>(self.v.tiles, Direction::Forward))
+        prefetch.over(self.pass.geometry.steps::<T>(self.v.tiles, Direction::Forward))
     }
 }
 
@@ -78,34 +78,34 @@ impl<T: Tile> Kernel for Task<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Forward { geometry, source, sink, .. } = *self.pass;
+        let Forward { geometry, prologue, epilogue, .. } = *self.pass;
         let Geometry { input, output, .. } = geometry;
         let each = self.group.tiles(&geometry) / self.group.images.len();
         for (index, image) in self.group.images.clone().enumerate() {
-            s.call(transform::Input { place: self.place(image, self.v, index * each), source });
+            s.call(transform::Input { place: self.place(image, self.v, index * each), prologue });
         }
-        let ahead = self.ahead();
+        let prefetch = self.prefetch();
         let len = spread(input.channels * output.padded_channels());
-        for product in 0..T::PRODUCTS {
+        for product in 0..T::ELEMENTS {
             let filters = self.pass.filters.as_ptr().wrapping_add(product * len);
             for panel in (0..output.blocks()).step_by(PANEL / LANES) {
                 // The next panel, or behind the last one the next product.
                 let next = (panel + PANEL / LANES).min(output.blocks()) * LANES * input.channels;
-                s.call(MultiplyPanel {
+                s.call(DomainGemm {
                     a: self.v,
-                    a_maps: input,
+                    a_shape: input,
                     filters,
                     c: self.m,
-                    c_maps: output,
+                    c_shape: output,
                     product,
                     panel,
-                    ahead: &ahead,
-                    next: (T::PRODUCTS * len > SMALL_FILTERS).then(|| filters.wrapping_add(next)),
+                    prefetch: &prefetch,
+                    next: (T::ELEMENTS * len > SMALL_FILTERS).then(|| filters.wrapping_add(next)),
                 });
             }
         }
         for (index, image) in self.group.images.clone().enumerate() {
-            s.call(transform::Output { place: self.place(image, self.m, index * each), sink });
+            s.call(transform::Output { place: self.place(image, self.m, index * each), epilogue });
         }
         s.fence();
     }

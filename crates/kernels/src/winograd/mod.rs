@@ -28,14 +28,14 @@ mod weights;
 use std::marker::PhantomData;
 
 use crate::convolution::Convolution;
-use crate::pool::share;
-use crate::product::PANEL;
-use crate::shared::Shared;
+use crate::disjoint_slice::DisjointSlice;
+use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::micro_kernel::PANEL;
+use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::sink::{GradientSink, Sink};
-use crate::source::{GradientSource, Source};
-use crate::workspace::{Need, Workspace};
-use crate::{Maps, Processor};
+use crate::thread_pool::split_range;
+use crate::workspace::{Workspace, WorkspaceSize};
+use crate::{MapShape, Processor};
 
 use backward::Backward;
 use forward::Forward;
@@ -59,10 +59,10 @@ impl Size {
         }
     }
 
-    pub fn products(self) -> usize {
+    pub fn elements(self) -> usize {
         match self {
-            Size::Two => F2::PRODUCTS,
-            Size::Four => F4::PRODUCTS,
+            Size::Two => F2::ELEMENTS,
+            Size::Four => F4::ELEMENTS,
         }
     }
 }
@@ -71,17 +71,17 @@ impl Size {
 #[derive(Clone, Copy)]
 struct Geometry {
     tile: Size,
-    input: Maps,
-    output: Maps,
+    input: MapShape,
+    output: MapShape,
     padding: usize,
     tiles_y: usize,
     tiles_x: usize,
 }
 
 impl Geometry {
-    fn new(tile: Size, layer: &Convolution, input: Maps) -> Self {
+    fn new(tile: Size, layer: &Convolution, input: MapShape) -> Self {
         assert!(layer.kernel == 3 && layer.stride == 1 && layer.padding <= 1, "not for Winograd");
-        let output = layer.output(input);
+        let output = layer.output_shape(input);
         Geometry {
             tile,
             input,
@@ -97,7 +97,7 @@ impl Geometry {
         self.tiles_y * self.tiles_x
     }
 
-    /// About how many steps the products of so many tiles have: see [`Ahead`].
+    /// About how many steps the products of so many tiles have: see [`Prefetch`].
     fn steps<T: Tile>(&self, tiles: usize, direction: Direction) -> usize {
         let (from, to) = match direction {
             Direction::Forward => (self.input, self.output),
@@ -111,7 +111,7 @@ impl Geometry {
                 rows * from.blocks().div_ceil(PANEL / LANES) * tiles.div_ceil(LANES)
             }
         };
-        T::PRODUCTS * (multiply + correlate)
+        T::ELEMENTS * (multiply + correlate)
     }
 }
 
@@ -155,7 +155,12 @@ unsafe impl Send for Domain {}
 unsafe impl Sync for Domain {}
 
 /// The memory that a convolution works in.
-pub(crate) fn need(size: Size, layer: &Convolution, input: Maps, backward: bool) -> Need {
+pub(crate) fn workspace_size(
+    size: Size,
+    layer: &Convolution,
+    input: MapShape,
+    backward: bool,
+) -> WorkspaceSize {
     let geometry = Geometry::new(size, layer, input);
     let direction = if backward { Direction::Backward } else { Direction::Forward };
     let schedule = Schedule::new(&geometry, direction);
@@ -166,22 +171,22 @@ pub(crate) fn need(size: Size, layer: &Convolution, input: Maps, backward: bool)
         let filters = spread(output.channels * input.padded_channels());
         let sums = schedule.parts * spread(input.channels * output.padded_channels());
         let domains = product(input.blocks()) + product(output.blocks());
-        (size.products() * domains, size.products() * (filters + sums))
+        (size.elements() * domains, size.elements() * (filters + sums))
     } else {
         // The output overwrites the input, one product behind it.
-        let domains = (size.products() + 1) * product(input.blocks().max(output.blocks()));
+        let domains = (size.elements() + 1) * product(input.blocks().max(output.blocks()));
         (domains, 0)
     };
-    Need { worker: domains + Lines::scratch(&geometry), shared }
+    WorkspaceSize { worker: domains + Lines::scratch(&geometry), shared }
 }
 
-/// See [`Convolution::filters`].
-pub(crate) fn filters(size: Size, layer: &Convolution) -> usize {
-    size.products() * spread(layer.inputs * layer.outputs.next_multiple_of(LANES))
+/// See [`Convolution::packed_len`].
+pub(crate) fn packed_len(size: Size, layer: &Convolution) -> usize {
+    size.elements() * spread(layer.inputs * layer.outputs.next_multiple_of(LANES))
 }
 
-/// See [`crate::convolution::pack`].
-pub(crate) fn pack(
+/// See [`crate::convolution::pack_weights`].
+pub(crate) fn pack_weights(
     processor: &Processor,
     size: Size,
     layer: &Convolution,
@@ -203,15 +208,15 @@ pub(crate) fn forward(
     workspace: &mut Workspace,
     size: Size,
     layer: &Convolution,
-    source: &Source,
+    prologue: &Prologue,
     filters: &[f32],
-    sink: &Sink,
+    epilogue: &Epilogue,
 ) {
-    let geometry = Geometry::new(size, layer, source.maps);
+    let geometry = Geometry::new(size, layer, prologue.shape);
     match size {
-        Size::Two => Forward { geometry, source, filters, sink, tile: PhantomData::<F2> }
+        Size::Two => Forward { geometry, prologue, filters, epilogue, tile: PhantomData::<F2> }
             .run(processor, workspace),
-        Size::Four => Forward { geometry, source, filters, sink, tile: PhantomData::<F4> }
+        Size::Four => Forward { geometry, prologue, filters, epilogue, tile: PhantomData::<F4> }
             .run(processor, workspace),
     }
 }
@@ -223,17 +228,17 @@ pub(crate) fn backward(
     workspace: &mut Workspace,
     size: Size,
     layer: &Convolution,
-    source: &Source,
+    prologue: &Prologue,
     weight: &[f32],
-    gradient: &GradientSource,
+    gradient: &GradientPrologue,
     dweight: Option<&mut [f32]>,
-    sink: Option<&GradientSink>,
+    epilogue: Option<&GradientEpilogue>,
 ) {
-    let geometry = Geometry::new(size, layer, source.maps);
+    let geometry = Geometry::new(size, layer, prologue.shape);
     match size {
-        Size::Two => Backward { geometry, source, gradient, sink, tile: PhantomData::<F2> }
+        Size::Two => Backward { geometry, prologue, gradient, epilogue, tile: PhantomData::<F2> }
             .run(processor, workspace, weight, dweight),
-        Size::Four => Backward { geometry, source, gradient, sink, tile: PhantomData::<F4> }
+        Size::Four => Backward { geometry, prologue, gradient, epilogue, tile: PhantomData::<F4> }
             .run(processor, workspace, weight, dweight),
     }
 }
@@ -250,9 +255,9 @@ fn transform_filters<T: Tile + Send + Sync>(
         Direction::Backward => filters.outputs,
     };
     let tasks = depth.div_ceil(8);
-    let out = &Shared::new(out);
+    let out = &DisjointSlice::new(out);
     processor.pool.run(tasks, |task, _| {
-        let k = share(depth, tasks, task);
+        let k = split_range(depth, tasks, task);
         processor.isa.run(weights::Transform { filters, k, out, tile });
     });
 }

@@ -1,11 +1,11 @@
 //! The products of one panel of filters: of all tiles in the domain with up to 64 columns.
 
 use super::Domain;
-use crate::Maps;
-use crate::ahead::Ahead;
-use crate::pool::share;
-use crate::product::{Correlate, Multiply, PANEL, Segment};
+use crate::MapShape;
+use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
+use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::thread_pool::split_range;
 
 /// `k` that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
 const DEPTH: usize = 128;
@@ -14,41 +14,41 @@ const DEPTH: usize = 128;
 ///
 /// Whoever makes one promises that both domains have the product and their maps' blocks, that `filters`
 /// are those of the product, and that no other thread is at these columns of `c`.
-pub(super) struct MultiplyPanel<'a> {
+pub(super) struct DomainGemm<'a> {
     pub a: Domain,
-    pub a_maps: Maps,
+    pub a_shape: MapShape,
     pub filters: *const f32,
     pub c: Domain,
-    pub c_maps: Maps,
+    pub c_shape: MapShape,
     pub product: usize,
     pub panel: usize,
-    pub ahead: &'a Ahead,
+    pub prefetch: &'a Prefetch,
     /// What is multiplied next: as many numbers as there are filters, to be asked for.
     pub next: Option<*const f32>,
 }
 
-impl Kernel for MultiplyPanel<'_> {
+impl Kernel for DomainGemm<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const BLOCKS: usize = DEPTH / LANES;
-        let MultiplyPanel { a, a_maps, filters, c, c_maps, product, panel, ahead, .. } = self;
-        let vectors = (c_maps.blocks() - panel).min(PANEL / LANES);
-        let depth = a_maps.channels;
+        let DomainGemm { a, a_shape, filters, c, c_shape, product, panel, prefetch, .. } = self;
+        let vectors = (c_shape.blocks() - panel).min(PANEL / LANES);
+        let depth = a_shape.channels;
         let filters = filters.wrapping_add(panel * LANES * depth);
         if let Some(next) = self.next {
-            let steps = a.tiles.div_ceil(6) * a_maps.blocks();
-            ahead.near(next, depth * vectors * LANES, steps);
+            let steps = a.tiles.div_ceil(6) * a_shape.blocks();
+            prefetch.near(next, depth * vectors * LANES, steps);
         }
-        for first in (0..a_maps.blocks()).step_by(BLOCKS) {
-            let count = BLOCKS.min(a_maps.blocks() - first);
+        for first in (0..a_shape.blocks()).step_by(BLOCKS) {
+            let count = BLOCKS.min(a_shape.blocks() - first);
             let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
             for (block, segment) in (first..first + count).zip(&mut segments) {
-                *segment = Segment { offset: block * a.block(), len: a_maps.lanes(block) };
+                *segment = Segment { offset: block * a.block(), len: a_shape.lanes(block) };
             }
             // SAFETY: the promise above.
             unsafe {
-                let multiply = Multiply {
+                let multiply = PanelGemm {
                     rows: a.tiles,
                     vectors,
                     a: a.at(product, 0, 0),
@@ -59,7 +59,7 @@ impl Kernel for MultiplyPanel<'_> {
                     c_row: LANES,
                     c_vector: c.block(),
                     accumulate: first > 0,
-                    ahead,
+                    prefetch,
                 };
                 multiply.run(s);
             }
@@ -71,37 +71,37 @@ impl Kernel for MultiplyPanel<'_> {
 ///
 /// Whoever makes one promises that both domains have the product and their maps' blocks, that `du` is
 /// the product's sum, and that no other thread is at these rows of it.
-pub(super) struct CorrelatePanel<'a> {
+pub(super) struct DomainGemmTn<'a> {
     pub v: Domain,
     pub dm: Domain,
-    pub input: Maps,
-    pub output: Maps,
+    pub input: MapShape,
+    pub output: MapShape,
     pub du: *mut f32,
     pub product: usize,
     pub panel: usize,
     pub accumulate: bool,
-    pub ahead: &'a Ahead,
+    pub prefetch: &'a Prefetch,
     /// The filters that are multiplied with next, to be asked for: as many as there are sums.
     pub next: *const f32,
 }
 
-impl Kernel for CorrelatePanel<'_> {
+impl Kernel for DomainGemmTn<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let CorrelatePanel { v, dm, input, output, product, panel, ahead, .. } = self;
+        let DomainGemmTn { v, dm, input, output, product, panel, prefetch, .. } = self;
         let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
         let steps = rows.div_ceil(6) * output.blocks().div_ceil(PANEL / LANES);
-        ahead.near(self.next, rows * output.channels, steps * v.tiles.div_ceil(LANES));
+        prefetch.near(self.next, rows * output.channels, steps * v.tiles.div_ceil(LANES));
         // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
         let chunks = v.tiles.div_ceil(DEPTH);
         for (chunk, vector) in pairs(chunks, output.blocks().div_ceil(PANEL / LANES)) {
-            let (tiles, vector) = (share(v.tiles, chunks, chunk), vector * (PANEL / LANES));
+            let (tiles, vector) = (split_range(v.tiles, chunks, chunk), vector * (PANEL / LANES));
             for block in panel..input.blocks().min(panel + PANEL / LANES) {
                 // SAFETY: the promise above.
                 unsafe {
                     let row = self.du.add(block * LANES * output.padded_channels());
-                    let correlate = Correlate {
+                    let correlate = PanelGemmTn {
                         rows: input.lanes(block),
                         vectors: (output.blocks() - vector).min(PANEL / LANES),
                         lines: 1,
@@ -116,7 +116,7 @@ impl Kernel for CorrelatePanel<'_> {
                         c: row.add(vector * LANES),
                         c_row: output.padded_channels(),
                         accumulate: self.accumulate || chunk > 0,
-                        ahead,
+                        prefetch,
                     };
                     correlate.run(s);
                 }

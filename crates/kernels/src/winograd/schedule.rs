@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::Geometry;
 use super::weights::Direction;
-use crate::ahead::Rows;
-use crate::pool::share;
+use crate::prefetch::Rows;
+use crate::thread_pool::split_range;
 
 /// Tiles that a group has, about: enough rows for the products, few enough for the cache.
 const GROUP_TILES: usize = 48;
@@ -38,7 +38,7 @@ impl Schedule {
     pub fn new(geometry: &Geometry, direction: Direction) -> Self {
         let Geometry { input, output, tile, .. } = *geometry;
         let (tiles, images) = (geometry.tiles(), input.images);
-        let filters = tile.products() * input.channels * output.padded_channels();
+        let filters = tile.elements() * input.channels * output.padded_channels();
         // A partial sum costs a pass over it; so many cost a few hundredths of the products.
         let parts = (images * tiles / 500).clamp(4, 64).min(images);
         let group = match direction {
@@ -63,15 +63,15 @@ impl Schedule {
 
     /// The groups of a part of the batch, in order.
     pub fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
-        let mine = share(geometry.input.images, self.parts, index);
+        let mine = split_range(geometry.input.images, self.parts, index);
         let count = mine.len().div_ceil(self.images);
         let tiles_y = geometry.tiles_y;
         (0..count).flat_map(move |index| {
-            let some = share(mine.len(), count, index);
+            let some = split_range(mine.len(), count, index);
             let images = mine.start + some.start..mine.start + some.end;
             (0..self.bands).map(move |band| Group {
                 images: images.clone(),
-                band: share(tiles_y, self.bands, band),
+                band: split_range(tiles_y, self.bands, band),
             })
         })
     }

@@ -25,7 +25,7 @@ pub(crate) trait Tile: Copy {
     /// Inputs of a line, and points: `m + 2`.
     const POINTS: usize;
     /// Products of a tile.
-    const PRODUCTS: usize = Self::POINTS * Self::POINTS;
+    const ELEMENTS: usize = Self::POINTS * Self::POINTS;
 
     /// `B^T d`: from inputs to points.
     fn input<S: Simd>(s: S, d: Line<S::V>) -> Line<S::V>;

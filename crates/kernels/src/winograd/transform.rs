@@ -21,9 +21,9 @@ use std::ops::Range;
 
 use super::tile::{Line, Tile};
 use super::{Domain, Geometry};
+use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::sink::{GradientSink, Sink};
-use crate::source::{GradientSource, Source};
 
 /// Most points of a line.
 const POINTS: usize = 6;
@@ -87,14 +87,14 @@ impl Lines {
 /// Transforms rows of `image` into its tiles, which begin at tile `first` of the domain.
 pub(super) struct Input<'a, T> {
     pub place: Place<'a, T>,
-    pub source: &'a Source<'a>,
+    pub prologue: &'a Prologue<'a>,
 }
 
 impl<T: Tile> Kernel for Input<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Input { place, source } = self;
+        let Input { place, prologue } = self;
         let Place { geometry, image, domain, first, scratch, .. } = place;
         let Geometry { input, padding, tiles_x, .. } = *geometry;
         // SAFETY: the promise of `Place`; lines are chosen below `POINTS`, pixels below the line's end.
@@ -112,7 +112,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
                         let line = row % T::POINTS;
                         match row.checked_sub(padding) {
                             Some(y) if y < input.height => {
-                                source.row(s, image, block, y, rows.at(line, padding));
+                                prologue.row(s, image, block, y, rows.at(line, padding));
                             }
                             _ => rows.clear(line),
                         }
@@ -164,14 +164,14 @@ impl<T: Tile> Kernel for Input<'_, T> {
 /// Transforms the image's tiles of the domain into rows of the output.
 pub(super) struct Output<'a, T> {
     pub place: Place<'a, T>,
-    pub sink: &'a Sink<'a>,
+    pub epilogue: &'a Epilogue<'a>,
 }
 
 impl<T: Tile> Kernel for Output<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Output { place, sink } = self;
+        let Output { place, epilogue } = self;
         let Place { geometry, image, domain, first, scratch, .. } = place;
         let Geometry { output, tiles_x, .. } = *geometry;
         // SAFETY: as in `input`.
@@ -198,7 +198,7 @@ impl<T: Tile> Kernel for Output<'_, T> {
                     }
                     let top = tile_y * T::OUTPUTS;
                     for row in 0..T::OUTPUTS.min(output.height - top) {
-                        sink.row(s, image, block, top + row, rows.at(row, 0));
+                        epilogue.row(s, image, block, top + row, rows.at(row, 0));
                     }
                 }
             }
@@ -209,14 +209,14 @@ impl<T: Tile> Kernel for Output<'_, T> {
 /// Transforms rows of the output's gradient into the image's tiles.
 pub(super) struct OutputAdjoint<'a, T> {
     pub place: Place<'a, T>,
-    pub source: &'a GradientSource<'a>,
+    pub prologue: &'a GradientPrologue<'a>,
 }
 
 impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let OutputAdjoint { place, source } = self;
+        let OutputAdjoint { place, prologue } = self;
         let Place { geometry, image, domain, first, scratch, .. } = place;
         let Geometry { output, tiles_x, .. } = *geometry;
         // SAFETY: as in `input`.
@@ -230,7 +230,7 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
                     let top = tile_y * T::OUTPUTS;
                     for row in 0..T::OUTPUTS {
                         if top + row < output.height {
-                            source.row(s, image, block, top + row, rows.at(row, 0));
+                            prologue.row(s, image, block, top + row, rows.at(row, 0));
                         } else {
                             rows.clear(row);
                         }
@@ -263,14 +263,14 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
 /// lines of scratch for each block.
 pub(super) struct InputAdjoint<'a, T> {
     pub place: Place<'a, T>,
-    pub sink: &'a GradientSink<'a>,
+    pub epilogue: &'a GradientEpilogue<'a>,
 }
 
 impl<T: Tile> Kernel for InputAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let InputAdjoint { place, sink } = self;
+        let InputAdjoint { place, epilogue } = self;
         let Place { geometry, image, domain, first, scratch, .. } = place;
         let Geometry { input, padding, tiles_y, tiles_x, .. } = *geometry;
         // SAFETY: as in `input`.
@@ -331,7 +331,7 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
                     for row in 0..T::OUTPUTS {
                         let y = (tile_y * T::OUTPUTS + row).wrapping_sub(padding);
                         if y < input.height {
-                            sink.row(s, image, block, y, rows.at(row, padding));
+                            epilogue.row(s, image, block, y, rows.at(row, padding));
                         }
                     }
                 }
@@ -339,7 +339,7 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
                     for row in 0..2 {
                         let y = (tiles_y * T::OUTPUTS + row).wrapping_sub(padding);
                         if y < input.height {
-                            sink.row(s, image, block, y, carried.at(carry + row, padding));
+                            epilogue.row(s, image, block, y, carried.at(carry + row, padding));
                         }
                     }
                 }
@@ -348,7 +348,7 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
     }
 }
 
-/// Where the tiles of an image, or of a band of it, are. Whoever makes one promises that the source or the sink has passed its
+/// Where the tiles of an image, or of a band of it, are. Whoever makes one promises that the prologue or the epilogue has passed its
 /// check and has the geometry's shape; that the domain has room for all blocks of the tiles,
 /// which begin at `first`, and no other thread is at them; and that `scratch` is this worker's and has
 /// room for [`Lines::scratch`].

@@ -1,7 +1,7 @@
 //! Filters to the transform domain, and their gradients back.
 //!
 //! Transformed filters are `[product][panel][k][columns]`: for each product, panels of up to 64
-//! columns, packed as [`crate::product::Multiply`] reads them. Forward, `k` is an input channel and a
+//! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them. Forward, `k` is an input channel and a
 //! column an output channel; on the way back it is the reverse. Gradients in the domain are
 //! `[product][input channel][output channel]`, output channels filled up to blocks.
 
@@ -12,8 +12,8 @@ use std::marker::PhantomData;
 
 use super::spread;
 use super::tile::{Line, Tile};
-use crate::product::PANEL;
-use crate::shared::Shared;
+use crate::disjoint_slice::DisjointSlice;
+use crate::micro_kernel::PANEL;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Which way the filters are laid out.
@@ -55,7 +55,7 @@ pub(super) struct Transform<'a, 'b, T> {
     pub filters: Filters<'a>,
     pub k: std::ops::Range<usize>,
     /// `[product][panel][k][columns]`; tasks write different `k`.
-    pub out: &'b Shared<'b, f32>,
+    pub out: &'b DisjointSlice<'b, f32>,
     pub tile: PhantomData<T>,
 }
 
@@ -66,7 +66,7 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
         let Filters { weight, inputs, outputs, scale, direction } = self.filters;
         let (depth, columns) = self.filters.sides();
         assert_eq!(weight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(T::PRODUCTS * self.filters.product() <= self.out.len() && self.k.end <= depth);
+        assert!(T::ELEMENTS * self.filters.product() <= self.out.len() && self.k.end <= depth);
         let product = self.filters.product();
         for first in (0..columns).step_by(LANES) {
             for k in self.k.clone() {
@@ -121,7 +121,7 @@ pub(super) struct Gather<'a, 'b, T> {
     pub outputs: usize,
     pub range: std::ops::Range<usize>,
     /// `[outputs, inputs, 3, 3]`; tasks write different input channels.
-    pub dweight: &'b Shared<'b, f32>,
+    pub dweight: &'b DisjointSlice<'b, f32>,
     pub tile: PhantomData<T>,
 }
 
@@ -133,7 +133,7 @@ impl<T: Tile> Kernel for Gather<'_, '_, T> {
         let columns = outputs.next_multiple_of(LANES);
         let product = spread(inputs * columns);
         assert_eq!(self.dweight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(self.parts.len() == self.count * T::PRODUCTS * product);
+        assert!(self.parts.len() == self.count * T::ELEMENTS * product);
         assert!(self.range.end <= inputs);
         for input in self.range {
             for first in (0..outputs).step_by(LANES) {
@@ -148,7 +148,7 @@ impl<T: Tile> Kernel for Gather<'_, '_, T> {
                             let mut from = self.parts.as_ptr().add(at);
                             *u = s.load(from);
                             for _ in 1..self.count {
-                                from = from.add(T::PRODUCTS * product);
+                                from = from.add(T::ELEMENTS * product);
                                 *u = s.add(*u, s.load(from));
                             }
                         }

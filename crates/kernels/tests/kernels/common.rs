@@ -1,6 +1,6 @@
 //! Numbers to compute with, and how far apart results may be.
 
-use crescendo_kernels::{Isa, Pool, Processor};
+use crescendo_kernels::{Isa, Processor, ThreadPool};
 
 /// Numbers between -1 and 1 that are the same in every run.
 pub fn noise(seed: u64, len: usize) -> Vec<f32> {
@@ -54,7 +54,7 @@ pub fn dot(a: &[f64], b: &[f32]) -> f64 {
 }
 
 pub fn processor(isa: Isa, threads: usize) -> Processor {
-    Processor { pool: Pool::new(threads), isa }
+    Processor { pool: ThreadPool::new(threads), isa }
 }
 
 /// One number a channel, filled up to whole blocks.

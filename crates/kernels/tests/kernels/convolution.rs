@@ -1,30 +1,31 @@
-//! Convolutions by every method.
+//! Convolutions by every algorithm.
 
-use crescendo_kernels::sink::{GradientSink, Sink, StoredMut};
-use crescendo_kernels::source::{GradientSource, Source, Stored};
+use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue, MapsMut};
+use crescendo_kernels::prologue::{GradientPrologue, MapsRef, Prologue};
 use crescendo_kernels::{
-    Convolution, Isa, Maps, Method, Processor, Shared, Workspace, convolution, norm, reference,
-    to_blocks, to_planes,
+    ConvAlgorithm, Convolution, DisjointSlice, Isa, MapShape, Processor, Workspace, convolution,
+    norm, reference, to_blocked, to_nchw,
 };
 use proptest::prelude::*;
 
 use crate::common::{assert_close, channels, distance, dot, noise, processor, wide};
 
-const METHODS: [Method; 3] = [Method::Direct, Method::Winograd2, Method::Winograd4];
+const ALGORITHMS: [ConvAlgorithm; 3] =
+    [ConvAlgorithm::Direct, ConvAlgorithm::Winograd2, ConvAlgorithm::Winograd4];
 
 /// Relative L2 errors that are allowed: F(4x4) loses some digits in its transforms.
-fn tolerance(method: Method) -> f64 {
-    match method {
-        Method::Direct => 1e-6,
-        Method::Winograd2 => 2e-6,
-        Method::Winograd4 => 5e-6,
+fn tolerance(algorithm: ConvAlgorithm) -> f64 {
+    match algorithm {
+        ConvAlgorithm::Direct => 1e-6,
+        ConvAlgorithm::Winograd2 => 2e-6,
+        ConvAlgorithm::Winograd4 => 5e-6,
     }
 }
 
 /// What goes into a convolution: planes.
 struct Case {
     layer: Convolution,
-    maps: Maps,
+    shape: MapShape,
     x: Vec<f32>,
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -32,84 +33,100 @@ struct Case {
 }
 
 impl Case {
-    fn new(layer: Convolution, maps: Maps, seed: u64) -> Self {
-        let out = layer.output(maps);
+    fn new(layer: Convolution, shape: MapShape, seed: u64) -> Self {
+        let out = layer.output_shape(shape);
         Case {
-            x: noise(seed, maps.images * maps.channels * maps.pixels()),
-            weight: noise(seed ^ 1, layer.weights()),
+            x: noise(seed, shape.images * shape.channels * shape.pixels()),
+            weight: noise(seed ^ 1, layer.weight_len()),
             bias: channels(seed ^ 2, layer.outputs),
             dy: noise(seed ^ 3, out.images * out.channels * out.pixels()),
             layer,
-            maps,
+            shape,
         }
     }
 
     fn expected(&self, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
-        reference::convolution(&self.layer, self.maps, x, weight, bias)
+        reference::convolution(&self.layer, self.shape, x, weight, bias)
     }
 
     /// y, dweight, dbias, dx.
-    fn compute(&self, processor: &Processor, method: Method) -> [Vec<f32>; 4] {
-        let Case { layer, maps, weight, bias, .. } = self;
-        let (maps, out) = (*maps, layer.output(*maps));
-        let need = layer.need(method, maps, false).max(layer.need(method, maps, true));
-        let mut workspace = Workspace::new(processor.pool.threads(), need);
-        let (x, dy) = (to_blocks(maps, &self.x), to_blocks(out, &self.dy));
+    fn compute(&self, processor: &Processor, algorithm: ConvAlgorithm) -> [Vec<f32>; 4] {
+        let Case { layer, shape, weight, bias, .. } = self;
+        let (shape, out) = (*shape, layer.output_shape(*shape));
+        let workspace_size = layer
+            .workspace_size(algorithm, shape, false)
+            .max(layer.workspace_size(algorithm, shape, true));
+        let mut workspace = Workspace::new(processor.pool.threads(), workspace_size);
+        let (x, dy) = (to_blocked(shape, &self.x), to_blocked(out, &self.dy));
         let mut y = vec![f32::NAN; out.len()];
-        let source = Source::plain(maps, Stored::F32(&x));
-        let sink = Sink { maps: out, bias: Some(bias), out: StoredMut::f32(&mut y), sums: None };
-        let mut filters = vec![0.0; layer.filters(method)];
-        convolution::pack(processor, method, layer, weight, None, &mut filters);
-        convolution::forward(processor, &mut workspace, method, layer, &source, &filters, &sink);
+        let prologue = Prologue::plain(shape, MapsRef::F32(&x));
+        let epilogue =
+            Epilogue { shape: out, bias: Some(bias), out: MapsMut::f32(&mut y), sums: None };
+        let mut packed = vec![0.0; layer.packed_len(algorithm)];
+        convolution::pack_weights(processor, algorithm, layer, weight, None, &mut packed);
+        convolution::forward(
+            processor,
+            &mut workspace,
+            algorithm,
+            layer,
+            &prologue,
+            &packed,
+            &epilogue,
+        );
         let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; layer.outputs]);
         let mut dx = vec![f32::NAN; x.len()];
-        let gradient = GradientSource { maps: out, gradient: &dy, norm: None };
-        let sink = GradientSink::plain(maps, Shared::new(&mut dx));
-        let mut backward = |dweight: Option<&mut [f32]>, sink: Option<&GradientSink>| {
+        let gradient = GradientPrologue { shape: out, gradient: &dy, norm: None };
+        let epilogue = GradientEpilogue::plain(shape, DisjointSlice::new(&mut dx));
+        let mut backward = |dweight: Option<&mut [f32]>, epilogue: Option<&GradientEpilogue>| {
             convolution::backward(
                 processor,
                 &mut workspace,
-                method,
+                algorithm,
                 layer,
-                &source,
+                &prologue,
                 weight,
                 &gradient,
                 dweight,
-                sink,
+                epilogue,
             );
         };
-        backward(Some(&mut dweight), Some(&sink));
+        backward(Some(&mut dweight), Some(&epilogue));
         // Each gradient on its own is the same.
         let (mut alone, mut dx_alone) = (vec![0.0; weight.len()], vec![f32::NAN; x.len()]);
         backward(Some(&mut alone), None);
-        backward(None, Some(&GradientSink::plain(maps, Shared::new(&mut dx_alone))));
+        backward(None, Some(&GradientEpilogue::plain(shape, DisjointSlice::new(&mut dx_alone))));
         backward(None, None);
-        assert!(alone == dweight, "dweight alone differs: {layer:?} {method:?}");
-        assert_eq!(to_planes(maps, &dx_alone), to_planes(maps, &dx), "dx alone differs");
+        assert!(alone == dweight, "dweight alone differs: {layer:?} {algorithm:?}");
+        assert_eq!(to_nchw(shape, &dx_alone), to_nchw(shape, &dx), "dx alone differs");
         norm::bias_gradient(processor, &gradient, &mut dbias);
-        [to_planes(out, &y), dweight, dbias, to_planes(maps, &dx)]
+        [to_nchw(out, &y), dweight, dbias, to_nchw(shape, &dx)]
     }
 
     /// Forward against the reference, and backward against it too: a convolution is linear in its
     /// input and its weights, so its gradients are the adjoints, which random directions tell.
-    fn check(&self, isa: Isa, method: Method) {
-        let [y, dweight, dbias, dx] = self.compute(&processor(isa, 1), method);
-        let what = format!("{:?} {method:?} {isa:?} {:?}", self.layer, self.maps);
+    fn check(&self, isa: Isa, algorithm: ConvAlgorithm) {
+        let [y, dweight, dbias, dx] = self.compute(&processor(isa, 1), algorithm);
+        let what = format!("{:?} {algorithm:?} {isa:?} {:?}", self.layer, self.shape);
         let (x, weight) = (wide(&self.x), wide(&self.weight));
         let bias = wide(&self.bias[..self.layer.outputs]);
         let expected = self.expected(&x, &weight, &bias);
-        assert_close(&what, &y, &expected, tolerance(method));
+        assert_close(&what, &y, &expected, tolerance(algorithm));
         let (dx_expected, dweight_expected) = self.gradients();
-        assert_close(&format!("dx of {what}"), &dx, &dx_expected, tolerance(method));
-        assert_close(&format!("dweight of {what}"), &dweight, &dweight_expected, tolerance(method));
+        assert_close(&format!("dx of {what}"), &dx, &dx_expected, tolerance(algorithm));
+        assert_close(
+            &format!("dweight of {what}"),
+            &dweight,
+            &dweight_expected,
+            tolerance(algorithm),
+        );
         let zero = vec![0.0; bias.len()];
         let linear = self.expected(&x, &weight, &zero);
         // <conv(x), dy> = <x, conv^T(dy)> = <weight, dweight>
         let whole = dot(&linear, &self.dy);
         let scale = linear.iter().map(|v| v * v).sum::<f64>().sqrt() * (y.len() as f64).sqrt();
-        assert!((dot(&x, &dx) - whole).abs() < tolerance(method) * scale, "{what}");
-        assert!((dot(&weight, &dweight) - whole).abs() < tolerance(method) * scale, "{what}");
-        let out = self.layer.output(self.maps);
+        assert!((dot(&x, &dx) - whole).abs() < tolerance(algorithm) * scale, "{what}");
+        assert!((dot(&weight, &dweight) - whole).abs() < tolerance(algorithm) * scale, "{what}");
+        let out = self.layer.output_shape(self.shape);
         for (channel, &dbias) in dbias.iter().enumerate() {
             let planes = self.dy.chunks(out.pixels()).skip(channel).step_by(self.layer.outputs);
             let expected: f64 = planes.flatten().map(|&dy| f64::from(dy)).sum();
@@ -119,8 +136,8 @@ impl Case {
 
     /// dx and dweight in f64, term by term.
     fn gradients(&self) -> (Vec<f64>, Vec<f64>) {
-        let Case { layer, maps, .. } = self;
-        let out = layer.output(*maps);
+        let Case { layer, shape, .. } = self;
+        let out = layer.output_shape(*shape);
         let (mut dx, mut dweight) = (vec![0.0; self.x.len()], vec![0.0; self.weight.len()]);
         let k = layer.kernel;
         for (i, &dy) in self.dy.iter().enumerate() {
@@ -129,8 +146,8 @@ impl Case {
             for (c, tap) in (0..layer.inputs).flat_map(|c| (0..k * k).map(move |t| (c, t))) {
                 let y = (row * layer.stride + tap / k).wrapping_sub(layer.padding);
                 let x = (column * layer.stride + tap % k).wrapping_sub(layer.padding);
-                if y < maps.height && x < maps.width {
-                    let at = ((n * maps.channels + c) * maps.height + y) * maps.width + x;
+                if y < shape.height && x < shape.width {
+                    let at = ((n * shape.channels + c) * shape.height + y) * shape.width + x;
                     let w = (o * layer.inputs + c) * k * k + tap;
                     dx[at] += f64::from(dy) * f64::from(self.weight[w]);
                     dweight[w] += f64::from(dy) * f64::from(self.x[at]);
@@ -161,7 +178,7 @@ fn every_method_matches_the_reference_at_every_edge() {
         (conv(33, 31, 3, 1, 0), 2, 31, 15),
         (conv(20, 20, 3, 1, 1), 70, 3, 3),
         (conv(5, 5, 3, 1, 1), 40, 15, 7),
-        // By stages: more filters than the second-level cache holds; two chunks of images.
+        // By stages: more packed than the second-level cache holds; two chunks of images.
         (conv(144, 128, 3, 1, 1), 3, 7, 7),
         (conv(160, 144, 3, 1, 1), 150, 5, 5),
         (conv(16, 32, 3, 2, 1), 3, 9, 8),
@@ -173,15 +190,15 @@ fn every_method_matches_the_reference_at_every_edge() {
         (conv(8, 9, 3, 3, 0), 2, 8, 8),
     ];
     for (index, (layer, images, height, width)) in cases.into_iter().enumerate() {
-        let maps = Maps { images, channels: layer.inputs, height, width };
-        let case = Case::new(layer, maps, index as u64);
-        for method in METHODS.into_iter().filter(|&method| layer.supports(method)) {
+        let shape = MapShape { images, channels: layer.inputs, height, width };
+        let case = Case::new(layer, shape, index as u64);
+        for algorithm in ALGORITHMS.into_iter().filter(|&algorithm| layer.supports(algorithm)) {
             for isa in Isa::available() {
                 // The largest case in f64 takes seconds; one instruction set is enough there.
-                if images == 150 && (isa != Isa::best() || method == Method::Winograd2) {
+                if images == 150 && (isa != Isa::best() || algorithm == ConvAlgorithm::Winograd2) {
                     continue;
                 }
-                case.check(isa, method);
+                case.check(isa, algorithm);
             }
         }
     }
@@ -201,10 +218,10 @@ proptest! {
     ) {
         let layer = Convolution { inputs, outputs, kernel, stride, padding };
         let images = images.min(1 + 800 / (height * width));
-        let case = Case::new(layer, Maps { images, channels: inputs, height, width }, seed);
-        for method in METHODS.into_iter().filter(|&method| layer.supports(method)) {
+        let case = Case::new(layer, MapShape { images, channels: inputs, height, width }, seed);
+        for algorithm in ALGORITHMS.into_iter().filter(|&algorithm| layer.supports(algorithm)) {
             for isa in Isa::available() {
-                case.check(isa, method);
+                case.check(isa, algorithm);
             }
         }
     }
@@ -214,12 +231,12 @@ proptest! {
 fn results_are_the_same_to_the_bit_for_any_number_of_threads() {
     for (inputs, outputs, images) in [(20, 36, 13), (150, 140, 9)] {
         let layer = Convolution { inputs, outputs, kernel: 3, stride: 1, padding: 1 };
-        let case = Case::new(layer, Maps { images, channels: inputs, height: 8, width: 8 }, 7);
-        for method in METHODS {
-            let one = case.compute(&processor(Isa::best(), 1), method);
+        let case = Case::new(layer, MapShape { images, channels: inputs, height: 8, width: 8 }, 7);
+        for algorithm in ALGORITHMS {
+            let one = case.compute(&processor(Isa::best(), 1), algorithm);
             for threads in [2, 3, 5] {
-                let many = case.compute(&processor(Isa::best(), threads), method);
-                assert!(many == one, "{method:?}: {threads} threads differ from one");
+                let many = case.compute(&processor(Isa::best(), threads), algorithm);
+                assert!(many == one, "{algorithm:?}: {threads} threads differ from one");
             }
         }
     }
@@ -230,14 +247,14 @@ fn results_are_the_same_to_the_bit_for_any_number_of_threads() {
 fn errors_by_method() {
     for (channels, bounds) in [(64, [5e-7, 6e-7, 1.5e-6]), (256, [1e-6, 1e-6, 2e-6])] {
         let layer = Convolution { inputs: channels, outputs: 16, kernel: 3, stride: 1, padding: 1 };
-        let case = Case::new(layer, Maps { images: 1, channels, height: 8, width: 8 }, 5);
+        let case = Case::new(layer, MapShape { images: 1, channels, height: 8, width: 8 }, 5);
         let bias = wide(&case.bias[..16]);
         let expected = case.expected(&wide(&case.x), &wide(&case.weight), &bias);
-        for (method, bound) in METHODS.into_iter().zip(bounds) {
-            let [y, ..] = case.compute(&processor(Isa::best(), 2), method);
+        for (algorithm, bound) in ALGORITHMS.into_iter().zip(bounds) {
+            let [y, ..] = case.compute(&processor(Isa::best(), 2), algorithm);
             let error = distance(&y, &expected);
-            println!("{channels} channels, {method:?}: {error:.1e}");
-            assert!(error < bound, "{method:?}, {channels} channels: {error:e}");
+            println!("{channels} channels, {algorithm:?}: {error:.1e}");
+            assert!(error < bound, "{algorithm:?}, {channels} channels: {error:e}");
         }
     }
 }
@@ -246,32 +263,41 @@ fn errors_by_method() {
 fn the_choice_of_a_method_follows_from_the_shape() {
     let best = |inputs, outputs, kernel, stride, padding, side| {
         let layer = Convolution { inputs, outputs, kernel, stride, padding };
-        layer.best(Maps { images: 1, channels: inputs, height: side, width: side })
+        layer.best_algorithm(MapShape { images: 1, channels: inputs, height: side, width: side })
     };
     for (channels, side) in [(64, 32), (128, 16), (256, 8), (64, 31), (128, 15), (256, 7)] {
-        assert_eq!(best(channels, channels, 3, 1, 1, side), Method::Winograd4);
+        assert_eq!(best(channels, channels, 3, 1, 1, side), ConvAlgorithm::Winograd4);
     }
     // What F(4x4) cannot compute, and what would be mostly transforms.
-    assert_eq!(best(64, 128, 3, 2, 1, 32), Method::Direct);
-    assert_eq!(best(64, 128, 1, 2, 0, 32), Method::Direct);
-    assert_eq!(best(3, 64, 3, 1, 1, 32), Method::Direct);
+    assert_eq!(best(64, 128, 3, 2, 1, 32), ConvAlgorithm::Direct);
+    assert_eq!(best(64, 128, 1, 2, 0, 32), ConvAlgorithm::Direct);
+    assert_eq!(best(3, 64, 3, 1, 1, 32), ConvAlgorithm::Direct);
     // A map of two pixels fills one tile of F(2x2), but a quarter of one of F(4x4).
-    assert_eq!(best(256, 256, 3, 1, 1, 2), Method::Winograd2);
+    assert_eq!(best(256, 256, 3, 1, 1, 2), ConvAlgorithm::Winograd2);
 }
 
 #[test]
 #[should_panic = "the workspace was made for smaller layers"]
 fn a_workspace_that_is_too_small_is_refused() {
     let layer = Convolution { inputs: 2, outputs: 2, kernel: 3, stride: 1, padding: 1 };
-    let small = Maps { images: 1, channels: 2, height: 4, width: 4 };
+    let small = MapShape { images: 1, channels: 2, height: 4, width: 4 };
     let processor = processor(Isa::best(), 2);
-    let mut workspace = Workspace::new(2, layer.need(Method::Winograd4, small, false));
-    let maps = Maps { height: 30, width: 30, ..small };
-    let x = vec![0.0; maps.len()];
-    let mut y = vec![0.0; maps.len()];
-    let source = Source::plain(maps, Stored::F32(&x));
-    let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut y), sums: None };
-    let method = Method::Winograd4;
-    let filters = vec![0.0; layer.filters(method)];
-    convolution::forward(&processor, &mut workspace, method, &layer, &source, &filters, &sink);
+    let mut workspace =
+        Workspace::new(2, layer.workspace_size(ConvAlgorithm::Winograd4, small, false));
+    let shape = MapShape { height: 30, width: 30, ..small };
+    let x = vec![0.0; shape.len()];
+    let mut y = vec![0.0; shape.len()];
+    let prologue = Prologue::plain(shape, MapsRef::F32(&x));
+    let epilogue = Epilogue { shape, bias: None, out: MapsMut::f32(&mut y), sums: None };
+    let algorithm = ConvAlgorithm::Winograd4;
+    let packed = vec![0.0; layer.packed_len(algorithm)];
+    convolution::forward(
+        &processor,
+        &mut workspace,
+        algorithm,
+        &layer,
+        &prologue,
+        &packed,
+        &epilogue,
+    );
 }

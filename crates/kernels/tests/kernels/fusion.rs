@@ -1,32 +1,36 @@
 //! What happens to rows on the way in and out: BatchNorm, activations, residuals, their gradients and
 //! the storage of upper halves. Checked through the kernels that do nothing else.
 
-use crescendo_kernels::norm::{Backward, Moments};
-use crescendo_kernels::sink::{
-    GradientSink, NormSums, OutputSums, Sink, Slope, SlopeAt, StoredMut,
+use crescendo_kernels::epilogue::{
+    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue, MapsMut,
+    NormGradientSums,
 };
-use crescendo_kernels::source::{Affine, GradientSource, NormGradient, Residual, Source, Stored};
+use crescendo_kernels::norm::{BatchMoments, NormBackward};
+use crescendo_kernels::prologue::{
+    Affine, GradientPrologue, MapsRef, NormGradient, Prologue, Residual,
+};
 use crescendo_kernels::{
-    Activation, Isa, Maps, Processor, Shared, norm, pooling, reference, to_blocks, to_planes,
+    ActivationFunction, DisjointSlice, Isa, MapShape, Processor, norm, pooling, reference,
+    to_blocked, to_nchw,
 };
 
 use crate::common::{assert_close, channels, differences, dot, noise, processor, wide};
 
-const MAPS: Maps = Maps { images: 3, channels: 18, height: 4, width: 5 };
+const SHAPE: MapShape = MapShape { images: 3, channels: 18, height: 4, width: 5 };
 const EPS: f64 = 1e-5;
 
-const ACTIVATIONS: [Activation; 7] = [
-    Activation::Relu,
-    Activation::LeakyRelu { slope: 0.01 },
-    Activation::Elu,
-    Activation::Sigmoid,
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::Scale { factor: -0.125 },
+const ACTIVATIONS: [ActivationFunction; 7] = [
+    ActivationFunction::Relu,
+    ActivationFunction::LeakyRelu { slope: 0.01 },
+    ActivationFunction::Elu,
+    ActivationFunction::Sigmoid,
+    ActivationFunction::Silu,
+    ActivationFunction::Gelu,
+    ActivationFunction::Scale { factor: -0.125 },
 ];
 
 fn planes(seed: u64) -> Vec<f32> {
-    noise(seed, MAPS.images * MAPS.channels * MAPS.pixels())
+    noise(seed, SHAPE.images * SHAPE.channels * SHAPE.pixels())
 }
 
 fn upper_halves(blocks: &[f32]) -> Vec<u16> {
@@ -44,7 +48,7 @@ struct Normed {
     blocks: Vec<f32>,
     weight: Vec<f32>,
     bias: Vec<f32>,
-    moments: Vec<Moments>,
+    moments: Vec<BatchMoments>,
     scale: Vec<f32>,
     shift: Vec<f32>,
     mean: Vec<f32>,
@@ -54,25 +58,25 @@ impl Normed {
     /// The maps are written down first, with a bias, which takes their sums.
     fn new(processor: &Processor, seed: u64, offset: f32) -> Self {
         let raw: Vec<f32> = lower_half_gone(&planes(seed));
-        let given = to_blocks(MAPS, &raw);
+        let given = to_blocked(SHAPE, &raw);
         let (weight, bias) = (channels(seed ^ 8, 18), channels(seed ^ 9, 18));
         let added = vec![offset; 32];
         let near: Vec<f32> = vec![offset + 0.25; 32];
         let mut blocks = vec![0.0; given.len()];
-        let mut sums = vec![0.0; MAPS.images * 2 * 32];
-        let sink = Sink {
-            maps: MAPS,
+        let mut sums = vec![0.0; SHAPE.images * 2 * 32];
+        let epilogue = Epilogue {
+            shape: SHAPE,
             bias: Some(&added),
-            out: StoredMut::f32(&mut blocks),
-            sums: Some(OutputSums { sums: Shared::new(&mut sums), shift: &near }),
+            out: MapsMut::f32(&mut blocks),
+            sums: Some(BatchStatistics { sums: DisjointSlice::new(&mut sums), shift: &near }),
         };
-        pooling::write(processor, &Source::plain(MAPS, Stored::F32(&given)), &sink);
+        pooling::materialise(processor, &Prologue::plain(SHAPE, MapsRef::F32(&given)), &epilogue);
         let mut total = vec![0.0; 36];
-        norm::total(MAPS, &sums, &mut total);
-        let count = (MAPS.images * MAPS.pixels()) as f64;
-        let moments: Vec<Moments> = total
+        norm::sum_over_images(SHAPE, &sums, &mut total);
+        let count = (SHAPE.images * SHAPE.pixels()) as f64;
+        let moments: Vec<BatchMoments> = total
             .chunks(2)
-            .map(|sums| Moments::new(sums[0], sums[1], count, f64::from(near[0])))
+            .map(|sums| BatchMoments::from_sums(sums[0], sums[1], count, f64::from(near[0])))
             .collect();
         let affine = |c: usize| match moments.get(c) {
             Some(moments) => moments.affine(EPS, weight[c], bias[c]),
@@ -80,7 +84,7 @@ impl Normed {
         };
         let mean = |c: usize| moments.get(c).map_or(0.0, |moments| moments.mean as f32);
         Normed {
-            planes: to_planes(MAPS, &blocks),
+            planes: to_nchw(SHAPE, &blocks),
             scale: (0..32).map(|c| affine(c).0).collect(),
             shift: (0..32).map(|c| affine(c).1).collect(),
             mean: (0..32).map(mean).collect(),
@@ -97,7 +101,7 @@ impl Normed {
 
     fn expected(&self, x: &[f64]) -> Vec<f64> {
         let (weight, bias) = (wide(&self.weight[..18]), wide(&self.bias[..18]));
-        reference::batch_norm(MAPS, x, &weight, &bias, EPS)
+        reference::batch_norm(SHAPE, x, &weight, &bias, EPS)
     }
 }
 
@@ -107,7 +111,7 @@ fn sums_give_the_moments_even_far_from_zero() {
         let normed = Normed::new(&processor(isa, 2), 1, 300.0);
         for (channel, moments) in normed.moments.iter().enumerate() {
             let of_channel = || {
-                let planes = normed.planes.chunks(MAPS.pixels()).skip(channel).step_by(18);
+                let planes = normed.planes.chunks(SHAPE.pixels()).skip(channel).step_by(18);
                 planes.flatten().map(|&x| f64::from(x))
             };
             let count = of_channel().count() as f64;
@@ -128,25 +132,25 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
         let (main, side) = (Normed::new(&processor, 2, 0.5), Normed::new(&processor, 3, -1.0));
         let dy = planes(4);
         for activation in ACTIVATIONS {
-            let residual = Residual { value: Stored::F32(&side.blocks), affine: side.affine() };
-            let argument = || Source {
+            let residual = Residual { value: MapsRef::F32(&side.blocks), affine: side.affine() };
+            let argument = || Prologue {
                 affine: main.affine(),
                 residual: Some(residual),
-                ..Source::plain(MAPS, Stored::F32(&main.blocks))
+                ..Prologue::plain(SHAPE, MapsRef::F32(&main.blocks))
             };
-            let (mut kept, mut out) = (vec![0.0; MAPS.len()], vec![0.0; MAPS.len()]);
+            let (mut kept, mut out) = (vec![0.0; SHAPE.len()], vec![0.0; SHAPE.len()]);
             {
-                let sink =
-                    Sink { maps: MAPS, bias: None, out: StoredMut::f32(&mut out), sums: None };
-                let source = Source {
-                    value: Stored::F32(&main.blocks),
+                let epilogue =
+                    Epilogue { shape: SHAPE, bias: None, out: MapsMut::f32(&mut out), sums: None };
+                let prologue = Prologue {
+                    value: MapsRef::F32(&main.blocks),
                     affine: main.affine(),
                     residual: Some(residual),
                     activation: Some(activation),
-                    keep: Some(StoredMut::f32(&mut kept)),
-                    maps: MAPS,
+                    save: Some(MapsMut::f32(&mut kept)),
+                    shape: SHAPE,
                 };
-                pooling::write(&processor, &source, &sink);
+                pooling::materialise(&processor, &prologue, &epilogue);
             }
             assert_eq!(kept, out, "what is kept is what was read");
             let f = |x: &[f64], r: &[f64]| {
@@ -157,36 +161,36 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
             };
             let (x64, r64) = (wide(&main.planes), wide(&side.planes));
             let what = format!("{activation:?} {isa:?}");
-            assert_close(&what, &to_planes(MAPS, &out), &f(&x64, &r64), 2e-6);
+            assert_close(&what, &to_nchw(SHAPE, &out), &f(&x64, &r64), 2e-6);
 
-            // Backward: the sink's part, then the source's.
-            let given = to_blocks(MAPS, &dy);
-            let mut ways = vec![SlopeAt::Argument(argument())];
-            if activation.slope_from_value() {
-                ways.push(SlopeAt::Value(Stored::F32(&kept)));
+            // Backward: the epilogue's part, then the prologue's.
+            let given = to_blocked(SHAPE, &dy);
+            let mut ways = vec![DerivativeAt::Input(argument())];
+            if activation.derivative_from_output() {
+                ways.push(DerivativeAt::Output(MapsRef::F32(&kept)));
             }
             for at in ways {
-                let mut g = vec![f32::NAN; MAPS.len()];
-                let mut sums = [vec![0.0; MAPS.images * 64], vec![0.0; MAPS.images * 64]];
+                let mut g = vec![f32::NAN; SHAPE.len()];
+                let mut sums = [vec![0.0; SHAPE.images * 64], vec![0.0; SHAPE.images * 64]];
                 let [first, second] = &mut sums;
-                let sink = GradientSink {
-                    slope: Some(Slope { activation, at }),
+                let epilogue = GradientEpilogue {
+                    derivative: Some(ActivationDerivative { function: activation, at }),
                     norms: [
-                        Some(NormSums {
-                            value: Stored::F32(&main.blocks),
+                        Some(NormGradientSums {
+                            value: MapsRef::F32(&main.blocks),
                             mean: &main.mean,
-                            sums: Shared::new(first),
+                            sums: DisjointSlice::new(first),
                         }),
-                        Some(NormSums {
-                            value: Stored::F32(&side.blocks),
+                        Some(NormGradientSums {
+                            value: MapsRef::F32(&side.blocks),
                             mean: &side.mean,
-                            sums: Shared::new(second),
+                            sums: DisjointSlice::new(second),
                         }),
                     ],
-                    ..GradientSink::plain(MAPS, Shared::new(&mut g))
+                    ..GradientEpilogue::plain(SHAPE, DisjointSlice::new(&mut g))
                 };
-                let gradient = GradientSource { maps: MAPS, gradient: &given, norm: None };
-                pooling::write_backward(&processor, &gradient, &sink);
+                let gradient = GradientPrologue { shape: SHAPE, gradient: &given, norm: None };
+                pooling::materialise_backward(&processor, &gradient, &epilogue);
                 for (normed, sums, is_main) in [(&main, &sums[0], true), (&side, &sums[1], false)] {
                     let dx = back_through_norm(&processor, normed, &g, sums);
                     let expected = if is_main {
@@ -195,7 +199,7 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
                         differences(&side.planes, |r| dot(&f(&x64, r), &dy))
                     };
                     // Kinks: no differences are right there.
-                    assert_close(&what, &to_planes(MAPS, &dx), &expected, 3e-5);
+                    assert_close(&what, &to_nchw(SHAPE, &dx), &expected, 3e-5);
                 }
             }
         }
@@ -209,23 +213,27 @@ fn back_through_norm(
     sums: &[f64],
 ) -> Vec<f32> {
     let mut total = vec![0.0; 36];
-    norm::total(MAPS, sums, &mut total);
-    let count = (MAPS.images * MAPS.pixels()) as f64;
+    norm::sum_over_images(SHAPE, sums, &mut total);
+    let count = (SHAPE.images * SHAPE.pixels()) as f64;
     let mut coefficients = [vec![0.0; 32], vec![0.0; 32], vec![0.0; 32]];
     for (c, sums) in total.chunks(2).enumerate() {
         let moments = normed.moments[c];
-        let backward = Backward::new(sums[0], sums[1], moments, EPS);
+        let backward = NormBackward::from_sums(sums[0], sums[1], moments, EPS);
         let abc = backward.coefficients(moments, EPS, normed.weight[c], count);
         for (coefficients, value) in coefficients.iter_mut().zip(abc) {
             coefficients[c] = value;
         }
     }
     let [a, b, c] = &coefficients;
-    let value = Stored::F32(&normed.blocks);
+    let value = MapsRef::F32(&normed.blocks);
     let norm = Some(NormGradient { value, a, b, c });
-    let mut dx = vec![f32::NAN; MAPS.len()];
-    let sink = GradientSink::plain(MAPS, Shared::new(&mut dx));
-    pooling::write_backward(processor, &GradientSource { maps: MAPS, gradient, norm }, &sink);
+    let mut dx = vec![f32::NAN; SHAPE.len()];
+    let epilogue = GradientEpilogue::plain(SHAPE, DisjointSlice::new(&mut dx));
+    pooling::materialise_backward(
+        processor,
+        &GradientPrologue { shape: SHAPE, gradient, norm },
+        &epilogue,
+    );
     dx
 }
 
@@ -233,15 +241,15 @@ fn back_through_norm(
 fn parts_of_a_gradient_add_up() {
     for isa in Isa::available() {
         let processor = processor(isa, 2);
-        let [a, b, c] = [5, 6, 7].map(|seed| to_blocks(MAPS, &planes(seed)));
+        let [a, b, c] = [5, 6, 7].map(|seed| to_blocked(SHAPE, &planes(seed)));
         let mut out = a.clone();
-        let gradient = GradientSource { maps: MAPS, gradient: &b, norm: None };
-        let sink = GradientSink {
+        let gradient = GradientPrologue { shape: SHAPE, gradient: &b, norm: None };
+        let epilogue = GradientEpilogue {
             accumulate: true,
             addends: [Some(&c), None],
-            ..GradientSink::plain(MAPS, Shared::new(&mut out))
+            ..GradientEpilogue::plain(SHAPE, DisjointSlice::new(&mut out))
         };
-        pooling::write_backward(&processor, &gradient, &sink);
+        pooling::materialise_backward(&processor, &gradient, &epilogue);
         let expected: Vec<f32> = (0..a.len()).map(|i| b[i] + a[i] + c[i]).collect();
         assert_eq!(out, expected);
     }
@@ -252,16 +260,20 @@ fn upper_halves_are_read_and_written_as_numbers() {
     for isa in Isa::available() {
         let processor = processor(isa, 2);
         let exact = lower_half_gone(&planes(8));
-        let blocks = to_blocks(MAPS, &exact);
+        let blocks = to_blocked(SHAPE, &exact);
         let halves = upper_halves(&blocks);
         let mut again = vec![0u16; halves.len()];
         let mut full = vec![0.0; halves.len()];
         let read = |out| {
-            let sink = Sink { maps: MAPS, bias: None, out, sums: None };
-            pooling::write(&processor, &Source::plain(MAPS, Stored::Bf16(&halves)), &sink);
+            let epilogue = Epilogue { shape: SHAPE, bias: None, out, sums: None };
+            pooling::materialise(
+                &processor,
+                &Prologue::plain(SHAPE, MapsRef::Bf16(&halves)),
+                &epilogue,
+            );
         };
-        read(StoredMut::bf16(&mut again));
-        read(StoredMut::f32(&mut full));
+        read(MapsMut::bf16(&mut again));
+        read(MapsMut::f32(&mut full));
         assert_eq!(again, halves);
         assert_eq!(full, blocks);
     }
@@ -269,12 +281,16 @@ fn upper_halves_are_read_and_written_as_numbers() {
 
 #[test]
 fn images_are_read_from_planes() {
-    let maps = Maps { channels: 3, ..MAPS };
-    let images = noise(9, maps.images * 3 * maps.pixels());
+    let shape = MapShape { channels: 3, ..SHAPE };
+    let images = noise(9, shape.images * 3 * shape.pixels());
     for isa in Isa::available() {
-        let mut out = vec![f32::NAN; maps.len()];
-        let sink = Sink { maps, bias: None, out: StoredMut::f32(&mut out), sums: None };
-        pooling::write(&processor(isa, 2), &Source::plain(maps, Stored::Planes(&images)), &sink);
-        assert_eq!(out, to_blocks(maps, &images));
+        let mut out = vec![f32::NAN; shape.len()];
+        let epilogue = Epilogue { shape, bias: None, out: MapsMut::f32(&mut out), sums: None };
+        pooling::materialise(
+            &processor(isa, 2),
+            &Prologue::plain(shape, MapsRef::Nchw(&images)),
+            &epilogue,
+        );
+        assert_eq!(out, to_blocked(shape, &images));
     }
 }

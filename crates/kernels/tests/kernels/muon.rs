@@ -1,48 +1,54 @@
 //! Muon's update.
 
-use crescendo_kernels::muon::{self, Muon};
+use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::{Isa, Processor, Workspace, reference};
 use proptest::prelude::*;
 
 use crate::common::{assert_close, noise, processor, wide};
 
-const RULE: Muon = Muon { learning_rate: 0.25, momentum: 0.6, nesterov: true, steps: 3 };
+const RULE: MuonStep = MuonStep { learning_rate: 0.25, momentum: 0.6, nesterov: true, steps: 3 };
 
-/// A weight, its gradient and velocity.
+/// A weight, its gradient and momentum buffer.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     rows: usize,
     weight: Vec<f32>,
     gradient: Vec<f32>,
-    velocity: Vec<f32>,
+    momentum_buffer: Vec<f32>,
 }
 
 impl State {
     fn new(seed: u64, rows: usize, columns: usize) -> Self {
-        let [weight, gradient, velocity] = [1, 2, 3].map(|i| noise(seed ^ i, rows * columns));
-        State { rows, weight, gradient, velocity }
+        let [weight, gradient, momentum_buffer] =
+            [1, 2, 3].map(|i| noise(seed ^ i, rows * columns));
+        State { rows, weight, gradient, momentum_buffer }
     }
 
-    fn update(&mut self, processor: &Processor, rule: Muon) {
-        let State { rows, weight, gradient, velocity } = self;
-        let need = muon::need(*rows, weight.len() / *rows);
-        let mut workspace = Workspace::new(processor.pool.threads(), need);
-        muon::update(processor, &mut workspace, rule, *rows, weight, gradient, velocity);
+    fn update(&mut self, processor: &Processor, rule: MuonStep) {
+        let State { rows, weight, gradient, momentum_buffer } = self;
+        let workspace_size = muon::workspace_size(*rows, weight.len() / *rows);
+        let mut workspace = Workspace::new(processor.pool.threads(), workspace_size);
+        muon::update(processor, &mut workspace, rule, *rows, weight, gradient, momentum_buffer);
     }
 
-    /// Two updates with the same gradient, the second with the velocity of the first.
-    fn check(&self, isa: Isa, rule: Muon) {
+    /// Two updates with the same gradient, the second with the momentum buffer of the first.
+    fn check(&self, isa: Isa, rule: MuonStep) {
         let what = format!("{rule:?} of {} / {} rows, {isa:?}", self.weight.len(), self.rows);
         let processor = processor(isa, 2);
         let mut state = self.clone();
-        let (mut weight, mut velocity) = (wide(&self.weight), wide(&self.velocity));
+        let (mut weight, mut momentum_buffer) = (wide(&self.weight), wide(&self.momentum_buffer));
         for _ in 0..2 {
             let gradient = wide(&self.gradient);
-            reference::muon(rule, self.rows, &mut weight, &gradient, &mut velocity);
+            reference::muon(rule, self.rows, &mut weight, &gradient, &mut momentum_buffer);
             state.gradient.clone_from(&self.gradient);
             state.update(&processor, rule);
             assert_close(&format!("weight, {what}"), &state.weight, &weight, 1e-5);
-            assert_close(&format!("velocity, {what}"), &state.velocity, &velocity, 1e-6);
+            assert_close(
+                &format!("momentum_buffer, {what}"),
+                &state.momentum_buffer,
+                &momentum_buffer,
+                1e-6,
+            );
             assert!(state.gradient.iter().all(|&g| g == 0.0), "{what}");
         }
     }
@@ -55,8 +61,8 @@ fn wide_tall_and_square_weights_match_the_reference() {
         let state = State::new(51, rows, columns);
         for isa in Isa::available() {
             state.check(isa, RULE);
-            state.check(isa, Muon { nesterov: false, ..RULE });
-            state.check(isa, Muon { steps: 0, momentum: 0.0, ..RULE });
+            state.check(isa, MuonStep { nesterov: false, ..RULE });
+            state.check(isa, MuonStep { steps: 0, momentum: 0.0, ..RULE });
         }
     }
 }
@@ -72,7 +78,7 @@ proptest! {
     ) {
         let state = State::new(seed, rows, columns);
         for isa in Isa::available() {
-            state.check(isa, Muon { steps, ..RULE });
+            state.check(isa, MuonStep { steps, ..RULE });
         }
     }
 }
@@ -98,14 +104,14 @@ fn the_singular_values_of_a_step_are_near_one() {
     for (rows, columns) in [(24, 12), (12, 24), (16, 60), (40, 7)] {
         let len = rows * columns;
         let mut state = State::new(53, rows, columns);
-        state.velocity.fill(0.0);
+        state.momentum_buffer.fill(0.0);
         let gradient = wide(&state.gradient);
         let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
         let before = singular_values(rows, &gradient);
         assert!(before.iter().all(|value| (0.05..0.68).contains(&(value / norm))), "{before:?}");
         // From a weight of zeros the step is all there is.
         state.weight = vec![0.0; len];
-        state.update(&processor(Isa::best(), 2), Muon { learning_rate: -1.0, ..RULE });
+        state.update(&processor(Isa::best(), 2), MuonStep { learning_rate: -1.0, ..RULE });
         let after = singular_values(rows, &wide(&state.weight));
         assert_eq!(after.len(), rows.min(columns));
         assert!(after.iter().all(|value| (0.68..1.21).contains(value)), "{after:?}");
@@ -143,7 +149,7 @@ fn zeros_make_no_step_and_are_not_rescaled() {
         let processor = processor(isa, 1);
         let mut state = State::new(54, 6, 10);
         state.gradient.fill(0.0);
-        state.velocity.fill(0.0);
+        state.momentum_buffer.fill(0.0);
         let norm = wide(&state.weight).iter().map(|w| w * w).sum::<f64>().sqrt();
         let expected: Vec<f64> =
             wide(&state.weight).iter().map(|w| w * 6.0f64.sqrt() / norm).collect();
@@ -151,7 +157,7 @@ fn zeros_make_no_step_and_are_not_rescaled() {
         assert_close("rescaled", &state.weight, &expected, 1e-6);
         state.weight.fill(0.0);
         state.update(&processor, RULE);
-        assert!(state.weight.iter().chain(&state.velocity).all(|&x| x == 0.0), "{isa:?}");
+        assert!(state.weight.iter().chain(&state.momentum_buffer).all(|&x| x == 0.0), "{isa:?}");
     }
 }
 
@@ -159,8 +165,8 @@ fn zeros_make_no_step_and_are_not_rescaled() {
 #[should_panic = "the workspace was made for smaller weights"]
 fn a_workspace_without_memory_for_the_products_is_refused() {
     let mut state = State::new(55, 6, 10);
-    let mut workspace = Workspace::new(1, muon::need(3, 20));
-    let State { rows, weight, gradient, velocity } = &mut state;
+    let mut workspace = Workspace::new(1, muon::workspace_size(3, 20));
+    let State { rows, weight, gradient, momentum_buffer } = &mut state;
     let processor = processor(Isa::best(), 1);
-    muon::update(&processor, &mut workspace, RULE, *rows, weight, gradient, velocity);
+    muon::update(&processor, &mut workspace, RULE, *rows, weight, gradient, momentum_buffer);
 }

@@ -1,10 +1,10 @@
 //! Pooling, vectors, activations, the loss.
 
-use crescendo_kernels::sink::{GradientSink, Sink, StoredMut};
-use crescendo_kernels::source::{GradientSource, Source, Stored};
+use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue, MapsMut};
+use crescendo_kernels::prologue::{GradientPrologue, MapsRef, Prologue};
 use crescendo_kernels::{
-    Activation, Isa, Maps, Shared, Workspace, activation, linear, loss, pooling, reference,
-    to_blocks, to_planes,
+    ActivationFunction, DisjointSlice, Isa, MapShape, Workspace, activation, linear, loss, pooling,
+    reference, to_blocked, to_nchw,
 };
 
 use crate::common::{assert_close, differences, dot, noise, processor, wide};
@@ -15,13 +15,13 @@ fn activations_match_the_reference_and_finite_differences() {
     let x: Vec<f32> = noise(9, 9003).iter().map(|x| 4.0 * x + 0.01 * x.signum()).collect();
     let dy = noise(10, x.len());
     let kinds = [
-        Activation::Relu,
-        Activation::LeakyRelu { slope: 0.01 },
-        Activation::Elu,
-        Activation::Sigmoid,
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::Scale { factor: -0.125 },
+        ActivationFunction::Relu,
+        ActivationFunction::LeakyRelu { slope: 0.01 },
+        ActivationFunction::Elu,
+        ActivationFunction::Sigmoid,
+        ActivationFunction::Silu,
+        ActivationFunction::Gelu,
+        ActivationFunction::Scale { factor: -0.125 },
     ];
     for (f, isa) in kinds.into_iter().flat_map(|f| Isa::available().map(move |isa| (f, isa))) {
         let processor = processor(isa, 2);
@@ -47,9 +47,9 @@ fn what_is_no_number_is_not_hidden_and_ends_do_not_overflow() {
     let x = [f32::NAN, -1e30, 1e30, f32::NEG_INFINITY, f32::INFINITY];
     for isa in Isa::available() {
         for (f, ends) in [
-            (Activation::Relu, [0.0, 1e30, 0.0, f32::INFINITY]),
-            (Activation::Elu, [-1.0, 1e30, -1.0, f32::INFINITY]),
-            (Activation::Sigmoid, [0.0, 1.0, 0.0, 1.0]),
+            (ActivationFunction::Relu, [0.0, 1e30, 0.0, f32::INFINITY]),
+            (ActivationFunction::Elu, [-1.0, 1e30, -1.0, f32::INFINITY]),
+            (ActivationFunction::Sigmoid, [0.0, 1.0, 0.0, 1.0]),
         ] {
             let mut y = [0.0; 5];
             activation::forward(&processor(isa, 1), f, &x, &mut y);
@@ -64,32 +64,33 @@ fn what_is_no_number_is_not_hidden_and_ends_do_not_overflow() {
 #[test]
 fn pooling_and_flattening_match_the_reference_and_their_adjoints() {
     for (size, height, width) in [(2, 8, 8), (2, 7, 5), (3, 9, 4)] {
-        let maps = Maps { images: 3, channels: 19, height, width };
-        let out = pooling::output(size, maps);
-        let x = noise(11, 3 * 19 * maps.pixels());
+        let shape = MapShape { images: 3, channels: 19, height, width };
+        let out = pooling::output_shape(size, shape);
+        let x = noise(11, 3 * 19 * shape.pixels());
         let dy = noise(12, 3 * 19 * out.pixels());
-        let (blocks, gradient) = (to_blocks(maps, &x), to_blocks(out, &dy));
-        let source = Source::plain(maps, Stored::F32(&blocks));
+        let (blocks, gradient) = (to_blocked(shape, &x), to_blocked(out, &dy));
+        let prologue = Prologue::plain(shape, MapsRef::F32(&blocks));
         for isa in Isa::available() {
             let processor = processor(isa, 2);
             let mut y = vec![0.0; out.len()];
-            let sink = Sink { maps: out, bias: None, out: StoredMut::f32(&mut y), sums: None };
-            pooling::average(&processor, size, &source, &sink);
-            let expected = reference::average_pool(size, maps, &wide(&x));
-            assert_close("average", &to_planes(out, &y), &expected, 1e-6);
-            let mut dx = vec![f32::NAN; maps.len()];
-            let sink = GradientSink::plain(maps, Shared::new(&mut dx));
-            let gradient = GradientSource { maps: out, gradient: &gradient, norm: None };
-            pooling::average_backward(&processor, size, &gradient, &sink);
-            let expected = differences(&x, |x| dot(&reference::average_pool(size, maps, x), &dy));
-            assert_close("its gradient", &to_planes(maps, &dx), &expected, 1e-6);
+            let epilogue =
+                Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };
+            pooling::average(&processor, size, &prologue, &epilogue);
+            let expected = reference::average_pool(size, shape, &wide(&x));
+            assert_close("average", &to_nchw(out, &y), &expected, 1e-6);
+            let mut dx = vec![f32::NAN; shape.len()];
+            let epilogue = GradientEpilogue::plain(shape, DisjointSlice::new(&mut dx));
+            let gradient = GradientPrologue { shape: out, gradient: &gradient, norm: None };
+            pooling::average_backward(&processor, size, &gradient, &epilogue);
+            let expected = differences(&x, |x| dot(&reference::average_pool(size, shape, x), &dy));
+            assert_close("its gradient", &to_nchw(shape, &dx), &expected, 1e-6);
 
             let mut flat = vec![0.0; x.len()];
-            pooling::flatten(&processor, &source, &mut flat);
+            pooling::flatten(&processor, &prologue, &mut flat);
             assert_eq!(flat, x, "planes one after another are what flatten makes");
-            let mut back = vec![f32::NAN; maps.len()];
-            let sink = GradientSink::plain(maps, Shared::new(&mut back));
-            pooling::flatten_backward(&processor, &flat, &sink);
+            let mut back = vec![f32::NAN; shape.len()];
+            let epilogue = GradientEpilogue::plain(shape, DisjointSlice::new(&mut back));
+            pooling::flatten_backward(&processor, &flat, &epilogue);
             assert_eq!(back, blocks);
         }
     }
@@ -104,7 +105,7 @@ fn linear_matches_the_reference_and_finite_differences() {
         let (x64, w64, b64) = (wide(&x), wide(&weight), wide(&bias));
         for isa in Isa::available() {
             let processor = processor(isa, 2);
-            let mut workspace = Workspace::new(2, layer.need(images));
+            let mut workspace = Workspace::new(2, layer.workspace_size(images));
             let mut y = vec![0.0; dy.len()];
             for (bias, bias64) in [(None, &vec![0.0; outputs]), (Some(&bias[..]), &b64)] {
                 linear::forward(&processor, &mut workspace, &layer, &x, &weight, bias, &mut y);

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::Maps;
+use crate::MapShape;
 use crate::simd::Simd;
 
 /// Bytes of a cache line.
@@ -23,7 +23,7 @@ pub(crate) struct Rows {
 }
 
 /// Memory to ask for, and how fast.
-pub(crate) struct Ahead {
+pub(crate) struct Prefetch {
     /// The first byte, and how many there are.
     spans: [(*const u8, usize); SPANS],
     count: usize,
@@ -36,10 +36,10 @@ pub(crate) struct Ahead {
     near: Cell<(*const u8, *const u8, usize)>,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Nothing to ask for.
     pub fn nothing() -> Self {
-        Ahead {
+        Prefetch {
             spans: [(std::ptr::null(), 0); SPANS],
             count: 0,
             next: Cell::new(0),
@@ -51,17 +51,17 @@ impl Ahead {
     }
 
     /// Adds rows of maps.
-    pub fn add<T>(&mut self, numbers: &[T], maps: Maps, rows: &Rows) {
+    pub fn add<T>(&mut self, numbers: &[T], shape: MapShape, rows: &Rows) {
         let Rows { images, rows } = rows;
-        let row = maps.row_len();
-        if rows.len() == maps.height {
-            let len = maps.image_len();
+        let row = shape.row_len();
+        if rows.len() == shape.height {
+            let len = shape.image_len();
             self.add_all(&numbers[images.start * len..images.end * len]);
             return;
         }
         for image in images.clone() {
-            for block in 0..maps.blocks() {
-                let first = (image * maps.blocks() + block) * maps.height;
+            for block in 0..shape.blocks() {
+                let first = (image * shape.blocks() + block) * shape.height;
                 self.add_all(&numbers[(first + rows.start) * row..(first + rows.end) * row]);
             }
         }

@@ -5,7 +5,7 @@ use crate::simd::LANES;
 /// A batch of feature maps. In memory: `[images, blocks, height, width, 16]`, where a block is
 /// sixteen channels; the last block is filled up with channels that mean nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Maps {
+pub struct MapShape {
     /// Images in the batch.
     pub images: usize,
     /// Channels of each image.
@@ -16,7 +16,7 @@ pub struct Maps {
     pub width: usize,
 }
 
-impl Maps {
+impl MapShape {
     /// Blocks of channels.
     pub fn blocks(self) -> usize {
         self.channels.div_ceil(LANES)
@@ -58,40 +58,40 @@ impl Maps {
     }
 
     /// Where a row begins.
-    pub(crate) fn row(self, image: usize, block: usize, y: usize) -> usize {
+    pub(crate) fn row_offset(self, image: usize, block: usize, y: usize) -> usize {
         debug_assert!(image < self.images && block < self.blocks() && y < self.height);
         ((image * self.blocks() + block) * self.height + y) * self.row_len()
     }
 
     /// Where a sum lies in `[images, blocks, 2, 16]`: see [`crate::norm`].
-    pub(crate) fn sums(self, image: usize, block: usize) -> usize {
+    pub(crate) fn sums_offset(self, image: usize, block: usize) -> usize {
         (image * self.blocks() + block) * 2 * LANES
     }
 }
 
 /// From planes `[images, channels, height, width]` to blocks; what fills up is zero.
-pub fn to_blocks(maps: Maps, planes: &[f32]) -> Vec<f32> {
-    assert_eq!(planes.len(), maps.images * maps.channels * maps.pixels(), "wrong length");
-    let mut blocks = vec![0.0; maps.len()];
-    for_each(maps, |plane, block| blocks[block] = planes[plane]);
+pub fn to_blocked(shape: MapShape, planes: &[f32]) -> Vec<f32> {
+    assert_eq!(planes.len(), shape.images * shape.channels * shape.pixels(), "wrong length");
+    let mut blocks = vec![0.0; shape.len()];
+    for_each(shape, |plane, block| blocks[block] = planes[plane]);
     blocks
 }
 
 /// From blocks to planes `[images, channels, height, width]`.
-pub fn to_planes(maps: Maps, blocks: &[f32]) -> Vec<f32> {
-    assert_eq!(blocks.len(), maps.len(), "wrong length");
-    let mut planes = vec![0.0; maps.images * maps.channels * maps.pixels()];
-    for_each(maps, |plane, block| planes[plane] = blocks[block]);
+pub fn to_nchw(shape: MapShape, blocks: &[f32]) -> Vec<f32> {
+    assert_eq!(blocks.len(), shape.len(), "wrong length");
+    let mut planes = vec![0.0; shape.images * shape.channels * shape.pixels()];
+    for_each(shape, |plane, block| planes[plane] = blocks[block]);
     planes
 }
 
 /// Calls with the place of each number in planes and in blocks.
-fn for_each(maps: Maps, mut f: impl FnMut(usize, usize)) {
+fn for_each(shape: MapShape, mut f: impl FnMut(usize, usize)) {
     let mut plane = 0;
-    for image in 0..maps.images {
-        for channel in 0..maps.channels {
-            let start = maps.row(image, channel / LANES, 0) + channel % LANES;
-            for pixel in 0..maps.pixels() {
+    for image in 0..shape.images {
+        for channel in 0..shape.channels {
+            let start = shape.row_offset(image, channel / LANES, 0) + channel % LANES;
+            for pixel in 0..shape.pixels() {
                 f(plane, start + pixel * LANES);
                 plane += 1;
             }
@@ -105,12 +105,12 @@ mod tests {
 
     #[test]
     fn planes_to_blocks_and_back() {
-        let maps = Maps { images: 2, channels: 18, height: 3, width: 2 };
+        let shape = MapShape { images: 2, channels: 18, height: 3, width: 2 };
         let planes: Vec<f32> = (0..2 * 18 * 6).map(|i| i as f32).collect();
-        let blocks = to_blocks(maps, &planes);
-        assert_eq!(to_planes(maps, &blocks), planes);
+        let blocks = to_blocked(shape, &planes);
+        assert_eq!(to_nchw(shape, &blocks), planes);
         // Image 1, channel 17, last pixel; and what fills up the block.
-        assert_eq!(blocks[maps.row(1, 1, 2) + LANES + 1], (2 * 18 * 6 - 1) as f32);
-        assert_eq!(blocks[maps.row(1, 1, 2) + LANES + 2], 0.0);
+        assert_eq!(blocks[shape.row_offset(1, 1, 2) + LANES + 1], (2 * 18 * 6 - 1) as f32);
+        assert_eq!(blocks[shape.row_offset(1, 1, 2) + LANES + 2], 0.0);
     }
 }

@@ -9,7 +9,7 @@
 //! Rows of `a` may begin anywhere and go on in *segments* of up to sixteen `k` (a block of channels, a
 //! filter tap); `b` is packed: for each `k` in turn, one panel's row of up to 64 numbers.
 
-use crate::ahead::Ahead;
+use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Columns of a panel of `b`, at most: four vectors.
@@ -23,7 +23,7 @@ pub(crate) struct Segment {
 }
 
 /// `c (+)= a * b` for `rows` rows and `vectors` vectors of columns (at most four).
-pub(crate) struct Multiply<'a> {
+pub(crate) struct PanelGemm<'a> {
     pub rows: usize,
     pub vectors: usize,
     pub a: *const f32,
@@ -40,7 +40,7 @@ pub(crate) struct Multiply<'a> {
     /// Whether to add to what is in `c`.
     pub accumulate: bool,
     /// What to ask for meanwhile, a step for each segment of each register tile.
-    pub ahead: &'a Ahead,
+    pub prefetch: &'a Prefetch,
 }
 
 /// Calls the kernel `$tile::<rows, width>` for a tile of these extents; the most rows of each width are
@@ -79,7 +79,7 @@ fn tile_width<S: Simd>(left: usize) -> usize {
     (1..=left.min(4)).rev().find(|&width| S::ROWS[width - 1] > 0).unwrap_or(1)
 }
 
-impl Multiply<'_> {
+impl PanelGemm<'_> {
     /// # Safety
     /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
     /// written (`c`), and nobody else is at `c`.
@@ -100,8 +100,8 @@ impl Multiply<'_> {
                         c: self.c.add(row * self.c_row + vector * self.c_vector),
                     }
                 };
-                self.ahead.turn();
-                dispatch!(s, MultiplyTile, rows, width, corner);
+                self.prefetch.turn();
+                dispatch!(s, RegisterTile, rows, width, corner);
                 row += rows;
             }
             vector += width;
@@ -118,21 +118,21 @@ struct Corner<P> {
     c: *mut f32,
 }
 
-struct MultiplyTile<'a, const R: usize, const W: usize>(Corner<&'a Multiply<'a>>);
+struct RegisterTile<'a, const R: usize, const W: usize>(Corner<&'a PanelGemm<'a>>);
 
-impl<const R: usize, const W: usize> Kernel for MultiplyTile<'_, R, W> {
+impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Corner { product, a, mut b, c } = self.0;
         let b_row = product.vectors * LANES;
-        // SAFETY: `Multiply::run`'s promise.
+        // SAFETY: `PanelGemm::run`'s promise.
         unsafe {
             let mut sums =
                 load_tile::<S, R, W>(s, c, product.c_row, product.c_vector, product.accumulate);
             for segment in product.segments {
                 let mut a = a.add(segment.offset);
-                product.ahead.step(s);
+                product.prefetch.step(s);
                 // The usual length as a constant: the compiler unrolls it.
                 if segment.len == LANES {
                     for _ in 0..LANES {
@@ -222,7 +222,7 @@ unsafe fn store_tile<S: Simd, const R: usize, const W: usize>(
 
 /// `c (+)= a^T * b` for up to sixteen rows, which are neighbours in `a`, and `vectors` vectors of
 /// columns. `k` runs over `lines` lines of `len` numbers.
-pub(crate) struct Correlate<'a> {
+pub(crate) struct PanelGemmTn<'a> {
     pub rows: usize,
     pub vectors: usize,
     pub lines: usize,
@@ -242,10 +242,10 @@ pub(crate) struct Correlate<'a> {
     /// Whether to add to what is in `c`.
     pub accumulate: bool,
     /// What to ask for meanwhile, a step for each sixteen `k` of each register tile.
-    pub ahead: &'a Ahead,
+    pub prefetch: &'a Prefetch,
 }
 
-impl Correlate<'_> {
+impl PanelGemmTn<'_> {
     /// # Safety
     /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
     /// written (`c`), and nobody else is at `c`.
@@ -266,8 +266,8 @@ impl Correlate<'_> {
                         c: self.c.add(row * self.c_row + vector * LANES),
                     }
                 };
-                self.ahead.turn();
-                dispatch!(s, CorrelateTile, rows, width, corner);
+                self.prefetch.turn();
+                dispatch!(s, RegisterTileTn, rows, width, corner);
                 row += rows;
             }
             vector += width;
@@ -275,14 +275,14 @@ impl Correlate<'_> {
     }
 }
 
-struct CorrelateTile<'a, const R: usize, const W: usize>(Corner<&'a Correlate<'a>>);
+struct RegisterTileTn<'a, const R: usize, const W: usize>(Corner<&'a PanelGemmTn<'a>>);
 
-impl<const R: usize, const W: usize> Kernel for CorrelateTile<'_, R, W> {
+impl<const R: usize, const W: usize> Kernel for RegisterTileTn<'_, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Corner { product, a, b, c } = self.0;
-        // SAFETY: `Correlate::run`'s promise.
+        // SAFETY: `PanelGemmTn::run`'s promise.
         unsafe {
             let mut sums = load_tile::<S, R, W>(s, c, product.c_row, LANES, product.accumulate);
             for line in 0..product.lines {
@@ -292,7 +292,7 @@ impl<const R: usize, const W: usize> Kernel for CorrelateTile<'_, R, W> {
                 while left > 0 {
                     let steps = left.min(LANES);
                     left -= steps;
-                    product.ahead.step(s);
+                    product.prefetch.step(s);
                     for _ in 0..steps {
                         step(s, a, 1, b, product.b_vector, &mut sums);
                         // The last step may lead out of the memory, where nothing is read.

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::shared::Shared;
+use crate::disjoint_slice::DisjointSlice;
 
 /// Threads that wait for work; see the module's documentation.
-pub struct Pool {
+pub struct ThreadPool {
     state: Arc<State>,
     workers: Vec<JoinHandle<()>>,
     /// Held during `run`, so that two callers take turns.
@@ -50,7 +50,7 @@ struct Job {
 /// usually comes within microseconds, and waking a sleeping thread costs tens of them.
 const SPINS: usize = 20_000;
 
-impl Pool {
+impl ThreadPool {
     /// A pool in which `threads` threads work, the caller of [`run`](Self::run) being one of them.
     /// Zero is taken as one.
     pub fn new(threads: usize) -> Self {
@@ -69,7 +69,7 @@ impl Pool {
                 std::thread::spawn(move || work(&state, worker))
             })
             .collect();
-        Pool { state, workers, turn: Mutex::default() }
+        ThreadPool { state, workers, turn: Mutex::default() }
     }
 
     /// How many threads work.
@@ -125,7 +125,7 @@ impl Pool {
         task: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let total = data.len();
-        let data = Shared::new(data);
+        let data = DisjointSlice::new(data);
         self.run(total.div_ceil(len), |index, _| {
             let start = index * len;
             // SAFETY: pieces of different indices do not overlap, and each index is run once.
@@ -143,7 +143,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.post(None, 0);
         for worker in self.workers.drain(..) {
@@ -154,7 +154,7 @@ impl Drop for Pool {
 }
 
 /// `count` things cut into `parts` ranges, as equal as can be: the one of this `index`.
-pub(crate) fn share(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn every_task_runs_once_on_any_number_of_threads() {
         for threads in [1, 2, 3, 8] {
-            let pool = Pool::new(threads);
+            let pool = ThreadPool::new(threads);
             for tasks in [0, 1, 2, 7, 100] {
                 let mut hits = vec![0; tasks];
                 pool.chunks(&mut hits, 1, |index, hit| hit[0] += index + 1);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn workers_that_run_together_have_different_numbers() {
-        let pool = Pool::new(3);
+        let pool = ThreadPool::new(3);
         let taken: Vec<AtomicBool> = (0..3).map(|_| AtomicBool::new(false)).collect();
         pool.run(200, |_, worker| {
             assert!(!taken[worker].swap(true, Ordering::SeqCst));
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
-        let pool = Pool::new(2);
+        let pool = ThreadPool::new(2);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             pool.run(10, |index, _| assert!(index != 5, "task 5"));
         }));

@@ -1,38 +1,38 @@
-//! What becomes of the rows that a kernel delivers: the other half of [`crate::source`].
+//! What becomes of the rows that a kernel delivers: the other half of [`crate::prologue`].
 
-use crate::ahead::{Ahead, Rows};
-use crate::shared::Shared;
+use crate::disjoint_slice::DisjointSlice;
+use crate::prefetch::{Prefetch, Rows};
+use crate::prologue::{MapsRef, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::source::{Source, Stored};
-use crate::{Activation, Maps};
+use crate::{ActivationFunction, MapShape};
 
 /// Memory that rows of maps are written to, by several threads at once, each its own rows.
-pub enum StoredMut<'a> {
+pub enum MapsMut<'a> {
     /// As they are.
-    F32(Shared<'a, f32>),
+    F32(DisjointSlice<'a, f32>),
     /// The upper halves.
-    Bf16(Shared<'a, u16>),
+    Bf16(DisjointSlice<'a, u16>),
 }
 
-impl<'a> StoredMut<'a> {
+impl<'a> MapsMut<'a> {
     /// Memory for numbers.
     pub fn f32(memory: &'a mut [f32]) -> Self {
-        StoredMut::F32(Shared::new(memory))
+        MapsMut::F32(DisjointSlice::new(memory))
     }
 
     /// Memory for upper halves.
     pub fn bf16(memory: &'a mut [u16]) -> Self {
-        StoredMut::Bf16(Shared::new(memory))
+        MapsMut::Bf16(DisjointSlice::new(memory))
     }
 }
 
-impl StoredMut<'_> {
-    pub(crate) fn check(&self, maps: Maps) {
+impl MapsMut<'_> {
+    pub(crate) fn check(&self, shape: MapShape) {
         let len = match self {
-            StoredMut::F32(memory) => memory.len(),
-            StoredMut::Bf16(memory) => memory.len(),
+            MapsMut::F32(memory) => memory.len(),
+            MapsMut::Bf16(memory) => memory.len(),
         };
-        assert_eq!(len, maps.len(), "wrong length");
+        assert_eq!(len, shape.len(), "wrong length");
     }
 
     /// Writes the row that begins at number `start`.
@@ -50,13 +50,13 @@ impl StoredMut<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                StoredMut::F32(memory) => {
+                MapsMut::F32(memory) => {
                     let to = memory.as_mut_ptr().add(start);
                     for x in (0..len).step_by(LANES) {
                         write(s, to.add(x), s.load(row.add(x)));
                     }
                 }
-                StoredMut::Bf16(memory) => {
+                MapsMut::Bf16(memory) => {
                     let to = memory.as_mut_ptr().add(start);
                     for x in (0..len).step_by(LANES) {
                         s.store_bf16(to.add(x), s.load(row.add(x)));
@@ -78,38 +78,38 @@ unsafe fn write<S: Simd>(s: S, to: *mut f32, value: S::V) {
 }
 
 /// Sums over each channel of each image, for a BatchNorm: `[images, blocks, 2, 16]` in f64, which
-/// start as zeros and are added up by [`crate::norm::total`].
-pub type Sums<'a> = Shared<'a, f64>;
+/// start as zeros and are added up by [`crate::norm::sum_over_images`].
+pub type ChannelSums<'a> = DisjointSlice<'a, f64>;
 
 /// Where a forward kernel delivers the rows of its output.
-pub struct Sink<'a> {
+pub struct Epilogue<'a> {
     /// Their shape.
-    pub maps: Maps,
+    pub shape: MapShape,
     /// Added to each channel (filled up to whole blocks).
     pub bias: Option<&'a [f32]>,
     /// Where they are stored.
-    pub out: StoredMut<'a>,
+    pub out: MapsMut<'a>,
     /// The sums that a BatchNorm of them needs.
-    pub sums: Option<OutputSums<'a>>,
+    pub sums: Option<BatchStatistics<'a>>,
 }
 
 /// For each channel, the sums of `x - shift` and of its square: a shift near the mean keeps the
 /// variance exact.
-pub struct OutputSums<'a> {
+pub struct BatchStatistics<'a> {
     /// Where they are added.
-    pub sums: Sums<'a>,
+    pub sums: ChannelSums<'a>,
     /// The shifts (filled up to whole blocks).
     pub shift: &'a [f32],
 }
 
-impl Sink<'_> {
+impl Epilogue<'_> {
     /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
     pub(crate) fn check(&self) {
-        self.out.check(self.maps);
-        let channels = self.maps.padded_channels();
+        self.out.check(self.shape);
+        let channels = self.shape.padded_channels();
         assert!(self.bias.is_none_or(|bias| bias.len() == channels), "wrong number of biases");
-        if let Some(OutputSums { sums, shift }) = &self.sums {
-            check_sums(sums, self.maps);
+        if let Some(BatchStatistics { sums, shift }) = &self.sums {
+            check_sums(sums, self.shape);
             assert_eq!(shift.len(), channels, "wrong number of shifts");
         }
     }
@@ -128,16 +128,16 @@ impl Sink<'_> {
         y: usize,
         row: *const f32,
     ) {
-        s.call(Row { sink: self, image, block, y, row });
+        s.call(Row { epilogue: self, image, block, y, row });
     }
 }
 
-fn check_sums(sums: &Sums, maps: Maps) {
-    assert_eq!(sums.len(), maps.images * maps.blocks() * 2 * LANES, "wrong number of sums");
+fn check_sums(sums: &ChannelSums, shape: MapShape) {
+    assert_eq!(sums.len(), shape.images * shape.blocks() * 2 * LANES, "wrong number of sums");
 }
 
 struct Row<'a, 'b> {
-    sink: &'b Sink<'a>,
+    epilogue: &'b Epilogue<'a>,
     image: usize,
     block: usize,
     y: usize,
@@ -148,16 +148,16 @@ impl Kernel for Row<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Row { sink, image, block, y, row } = self;
-        let (start, len) = (sink.maps.row(image, block, y), sink.maps.row_len());
-        // SAFETY: `Sink::row`'s promises: every slice has this row, block and image.
+        let Row { epilogue, image, block, y, row } = self;
+        let (start, len) = (epilogue.shape.row_offset(image, block, y), epilogue.shape.row_len());
+        // SAFETY: `Epilogue::row`'s promises: every slice has this row, block and image.
         unsafe {
             let at = block * LANES;
             let (mut bias, mut shift) = (s.zero(), s.zero());
-            if let Some(of_channels) = sink.bias {
+            if let Some(of_channels) = epilogue.bias {
                 bias = s.load(of_channels.as_ptr().add(at));
             }
-            if let Some(sums) = &sink.sums {
+            if let Some(sums) = &epilogue.sums {
                 shift = s.load(sums.shift.as_ptr().add(at));
             }
             let (mut sum, mut squares) = (s.zero(), s.zero());
@@ -166,14 +166,14 @@ impl Kernel for Row<'_, '_> {
                 let away = s.sub(value, shift);
                 sum = s.add(sum, away);
                 squares = s.fma(away, away, squares);
-                match &sink.out {
-                    StoredMut::F32(out) => write(s, out.as_mut_ptr().add(start + x), value),
-                    StoredMut::Bf16(out) => s.store_bf16(out.as_mut_ptr().add(start + x), value),
+                match &epilogue.out {
+                    MapsMut::F32(out) => write(s, out.as_mut_ptr().add(start + x), value),
+                    MapsMut::Bf16(out) => s.store_bf16(out.as_mut_ptr().add(start + x), value),
                 }
             }
-            if let Some(OutputSums { sums, .. }) = &sink.sums {
+            if let Some(BatchStatistics { sums, .. }) = &epilogue.sums {
                 // A row's sum in f32, all beyond in f64: see the numerics in docs/performance.md.
-                let sums = sums.as_mut_ptr().add(sink.maps.sums(image, block));
+                let sums = sums.as_mut_ptr().add(epilogue.shape.sums_offset(image, block));
                 s.add_wide(sums, sum);
                 s.add_wide(sums.add(LANES), squares);
             }
@@ -189,99 +189,101 @@ pub(crate) const MAX_WIDTH: usize = 256;
 /// What is stored is the gradient before the input's activation, where there is one:
 /// `(row + addends) * activation'`. With it come the sums that the BatchNorms before the activation
 /// need for their own backward.
-pub struct GradientSink<'a> {
+pub struct GradientEpilogue<'a> {
     /// Their shape.
-    pub maps: Maps,
+    pub shape: MapShape,
     /// Where they are stored.
-    pub out: Shared<'a, f32>,
+    pub out: DisjointSlice<'a, f32>,
     /// Whether `out` holds a part of the gradient already.
     pub accumulate: bool,
     /// Other parts of the gradient.
     pub addends: [Option<&'a [f32]>; 2],
     /// The activation.
-    pub slope: Option<Slope<'a>>,
+    pub derivative: Option<ActivationDerivative<'a>>,
     /// The BatchNorms before it: of the value, and of the residual.
-    pub norms: [Option<NormSums<'a>>; 2],
+    pub norms: [Option<NormGradientSums<'a>>; 2],
 }
 
 /// The slope of an activation: of which function, and where.
-pub struct Slope<'a> {
+pub struct ActivationDerivative<'a> {
     /// The function.
-    pub activation: Activation,
+    pub function: ActivationFunction,
     /// Where it is taken.
-    pub at: SlopeAt<'a>,
+    pub at: DerivativeAt<'a>,
 }
 
 /// Where a slope is taken.
-pub enum SlopeAt<'a> {
-    /// Where the function has these values: only if [`Activation::slope_from_value`].
-    Value(Stored<'a>),
-    /// At these arguments: a source without activation.
-    Argument(Source<'a>),
+pub enum DerivativeAt<'a> {
+    /// Where the function has these values: only if [`ActivationFunction::derivative_from_output`].
+    Output(MapsRef<'a>),
+    /// At these arguments: a prologue without activation.
+    Input(Prologue<'a>),
 }
 
 /// For each channel, the sums of the gradient and of the gradient times `value - mean`.
-pub struct NormSums<'a> {
+pub struct NormGradientSums<'a> {
     /// BatchNorm's input.
-    pub value: Stored<'a>,
+    pub value: MapsRef<'a>,
     /// Its mean in the batch (filled up to whole blocks).
     pub mean: &'a [f32],
     /// Where they are added.
-    pub sums: Sums<'a>,
+    pub sums: ChannelSums<'a>,
 }
 
-impl<'a> GradientSink<'a> {
+impl<'a> GradientEpilogue<'a> {
     /// Rows stored as they come.
-    pub fn plain(maps: Maps, out: Shared<'a, f32>) -> Self {
-        GradientSink {
-            maps,
+    pub fn plain(shape: MapShape, out: DisjointSlice<'a, f32>) -> Self {
+        GradientEpilogue {
+            shape,
             out,
             accumulate: false,
             addends: [None, None],
-            slope: None,
+            derivative: None,
             norms: [None, None],
         }
     }
 
     /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
     pub(crate) fn check(&self) {
-        assert_eq!(self.out.len(), self.maps.len(), "wrong length");
+        assert_eq!(self.out.len(), self.shape.len(), "wrong length");
         for addend in self.addends.iter().flatten() {
-            assert_eq!(addend.len(), self.maps.len(), "wrong length");
+            assert_eq!(addend.len(), self.shape.len(), "wrong length");
         }
-        match &self.slope {
-            Some(Slope { at: SlopeAt::Value(value), activation }) => {
-                assert!(activation.slope_from_value(), "{activation:?} needs its argument");
-                value.check(self.maps);
+        match &self.derivative {
+            Some(ActivationDerivative { at: DerivativeAt::Output(value), function }) => {
+                assert!(function.derivative_from_output(), "{function:?} needs its argument");
+                value.check(self.shape);
             }
-            Some(Slope { at: SlopeAt::Argument(source), .. }) => {
-                assert_eq!(source.maps, self.maps, "another shape");
-                assert!(source.keep.is_none() && source.activation.is_none(), "an argument");
-                assert!(self.maps.width <= MAX_WIDTH, "rows of more than {MAX_WIDTH} pixels");
-                source.check();
+            Some(ActivationDerivative { at: DerivativeAt::Input(prologue), .. }) => {
+                assert_eq!(prologue.shape, self.shape, "another shape");
+                assert!(prologue.save.is_none() && prologue.activation.is_none(), "an argument");
+                assert!(self.shape.width <= MAX_WIDTH, "rows of more than {MAX_WIDTH} pixels");
+                prologue.check();
             }
             None => {}
         }
-        for NormSums { value, mean, sums } in self.norms.iter().flatten() {
-            value.check(self.maps);
-            assert_eq!(mean.len(), self.maps.padded_channels(), "wrong number of means");
-            check_sums(sums, self.maps);
+        for NormGradientSums { value, mean, sums } in self.norms.iter().flatten() {
+            value.check(self.shape);
+            assert_eq!(mean.len(), self.shape.padded_channels(), "wrong number of means");
+            check_sums(sums, self.shape);
         }
     }
 
     /// Has what is read for these rows asked for.
-    pub(crate) fn ask(&self, ahead: &mut Ahead, rows: &Rows) {
+    pub(crate) fn prefetch(&self, prefetch: &mut Prefetch, rows: &Rows) {
         for addend in self.addends.iter().flatten() {
-            ahead.add(addend, self.maps, rows);
+            prefetch.add(addend, self.shape, rows);
         }
         for norm in self.norms.iter().flatten() {
-            norm.value.ask(ahead, self.maps, rows);
+            norm.value.prefetch(prefetch, self.shape, rows);
         }
-        match &self.slope {
-            Some(Slope { at: SlopeAt::Value(value), .. }) => value.ask(ahead, self.maps, rows),
-            Some(Slope { at: SlopeAt::Argument(source), .. }) => {
-                if let Some(residual) = &source.residual {
-                    residual.value.ask(ahead, self.maps, rows);
+        match &self.derivative {
+            Some(ActivationDerivative { at: DerivativeAt::Output(value), .. }) => {
+                value.prefetch(prefetch, self.shape, rows)
+            }
+            Some(ActivationDerivative { at: DerivativeAt::Input(prologue), .. }) => {
+                if let Some(residual) = &prologue.residual {
+                    residual.value.prefetch(prefetch, self.shape, rows);
                 }
             }
             None => {}
@@ -289,7 +291,7 @@ impl<'a> GradientSink<'a> {
         if self.accumulate {
             // SAFETY: the memory is borrowed for `'a`; only addresses are taken from the slice.
             let out = unsafe { std::slice::from_raw_parts(self.out.as_mut_ptr(), self.out.len()) };
-            ahead.add(out, self.maps, rows);
+            prefetch.add(out, self.shape, rows);
         }
     }
 
@@ -307,12 +309,12 @@ impl<'a> GradientSink<'a> {
         y: usize,
         row: *mut f32,
     ) {
-        s.call(GradientRow { sink: self, image, block, y, row });
+        s.call(GradientRow { epilogue: self, image, block, y, row });
     }
 }
 
 struct GradientRow<'a, 'b> {
-    sink: &'b GradientSink<'a>,
+    epilogue: &'b GradientEpilogue<'a>,
     image: usize,
     block: usize,
     y: usize,
@@ -323,21 +325,21 @@ impl Kernel for GradientRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let GradientRow { sink, image, block, y, row } = self;
-        let (start, len) = (sink.maps.row(image, block, y), sink.maps.row_len());
-        // SAFETY: `GradientSink::row`'s promises: every slice has this row, block and image.
+        let GradientRow { epilogue, image, block, y, row } = self;
+        let (start, len) = (epilogue.shape.row_offset(image, block, y), epilogue.shape.row_len());
+        // SAFETY: `GradientEpilogue::row`'s promises: every slice has this row, block and image.
         unsafe {
-            let out = sink.out.as_mut_ptr().add(start);
-            if sink.accumulate {
+            let out = epilogue.out.as_mut_ptr().add(start);
+            if epilogue.accumulate {
                 add(s, row, out, len);
             }
-            for addend in sink.addends.iter().flatten() {
+            for addend in epilogue.addends.iter().flatten() {
                 add(s, row, addend.as_ptr().add(start), len);
             }
-            if let Some(slope) = &sink.slope {
-                slope.apply(s, image, block, y, row, len, start);
+            if let Some(derivative) = &epilogue.derivative {
+                derivative.apply(s, image, block, y, row, len, start);
             }
-            for norm in sink.norms.iter().flatten() {
+            for norm in epilogue.norms.iter().flatten() {
                 let value = norm.value.at(start);
                 let mean = s.load(norm.mean.as_ptr().add(block * LANES));
                 let (mut sum, mut products) = (s.zero(), s.zero());
@@ -346,7 +348,7 @@ impl Kernel for GradientRow<'_, '_> {
                     sum = s.add(sum, gradient);
                     products = s.fma(gradient, s.sub(value.load(s, x), mean), products);
                 }
-                let sums = norm.sums.as_mut_ptr().add(sink.maps.sums(image, block));
+                let sums = norm.sums.as_mut_ptr().add(epilogue.shape.sums_offset(image, block));
                 s.add_wide(sums, sum);
                 s.add_wide(sums.add(LANES), products);
             }
@@ -369,11 +371,11 @@ unsafe fn add<S: Simd>(s: S, row: *mut f32, other: *const f32, len: usize) {
     }
 }
 
-impl Slope<'_> {
+impl ActivationDerivative<'_> {
     /// Multiplies a row by the slopes.
     ///
     /// # Safety
-    /// As for [`GradientSink::row`].
+    /// As for [`GradientEpilogue::row`].
     #[allow(clippy::too_many_arguments)]
     #[inline(always)]
     unsafe fn apply<S: Simd>(
@@ -386,11 +388,11 @@ impl Slope<'_> {
         len: usize,
         start: usize,
     ) {
-        let f = self.activation;
+        let f = self.function;
         // SAFETY: the caller's promise.
         unsafe {
             match &self.at {
-                SlopeAt::Value(value) => {
+                DerivativeAt::Output(value) => {
                     let value = value.at(start);
                     if let Some(slope) = f.negative_slope() {
                         let slope = s.splat(slope);
@@ -402,15 +404,15 @@ impl Slope<'_> {
                         }
                     } else {
                         for x in (0..len).step_by(LANES) {
-                            let slope = f.slope_at_value(s, value.load(s, x));
+                            let slope = f.derivative_at_output(s, value.load(s, x));
                             s.store(row.add(x), s.mul(s.load(row.add(x)), slope));
                         }
                     }
                 }
-                SlopeAt::Argument(source) => {
+                DerivativeAt::Input(prologue) => {
                     let mut argument = std::mem::MaybeUninit::<[f32; MAX_WIDTH * LANES]>::uninit();
                     let argument = argument.as_mut_ptr().cast::<f32>();
-                    source.row(s, image, block, y, argument);
+                    prologue.row(s, image, block, y, argument);
                     if let Some(slope) = f.negative_slope() {
                         let slope = s.splat(slope);
                         for x in (0..len).step_by(LANES) {
@@ -421,7 +423,7 @@ impl Slope<'_> {
                         }
                     } else {
                         for x in (0..len).step_by(LANES) {
-                            let slope = f.slope(s, s.load(argument.add(x)));
+                            let slope = f.derivative(s, s.load(argument.add(x)));
                             s.store(row.add(x), s.mul(s.load(row.add(x)), slope));
                         }
                     }

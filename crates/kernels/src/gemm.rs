@@ -6,30 +6,30 @@
 use std::ops::Range;
 
 use crate::Processor;
-use crate::ahead::Ahead;
-use crate::product::{Multiply, PANEL, Segment};
-use crate::shared::Shared;
+use crate::disjoint_slice::DisjointSlice;
+use crate::micro_kernel::{PANEL, PanelGemm, Segment};
+use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::workspace::{Need, Workers};
+use crate::workspace::{Workers, WorkspaceSize};
 
 /// `k` that are packed and multiplied in one go.
 pub(crate) const DEPTH: usize = 128;
 
 /// The working memory of products with so many rows.
-pub(crate) fn need(rows: usize) -> Need {
-    Need { worker: DEPTH * PANEL + rows * PANEL, shared: 0 }
+pub(crate) fn workspace_size(rows: usize) -> WorkspaceSize {
+    WorkspaceSize { worker: DEPTH * PANEL + rows * PANEL, shared: 0 }
 }
 
 /// The second factor `[depth, columns]` of a product: a matrix of rows of `width` numbers, or its
 /// transpose.
 #[derive(Clone, Copy)]
-pub(crate) struct Factor<'a> {
+pub(crate) struct Rhs<'a> {
     pub matrix: &'a [f32],
     pub width: usize,
     pub transposed: bool,
 }
 
-impl Factor<'_> {
+impl Rhs<'_> {
     /// Rows and columns.
     fn sides(&self) -> (usize, usize) {
         let height = self.matrix.len() / self.width;
@@ -53,7 +53,7 @@ impl Factor<'_> {
         if self.transposed {
             for (column, row) in self.matrix.chunks_exact(rows).skip(first).take(filled).enumerate()
             {
-                ask(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
+                prefetch(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
                 for (packed, &value) in packed.chunks_exact_mut(width).zip(&row[depth.clone()]) {
                     packed[column] = value;
                 }
@@ -61,7 +61,7 @@ impl Factor<'_> {
         } else {
             for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
                 if k + DEPTH < rows {
-                    ask(s, &self.matrix[(k + DEPTH) * columns + first..][..filled]);
+                    prefetch(s, &self.matrix[(k + DEPTH) * columns + first..][..filled]);
                 }
                 packed[..filled].copy_from_slice(&self.matrix[k * columns + first..][..filled]);
             }
@@ -71,24 +71,24 @@ impl Factor<'_> {
 
 /// Asks for the cache lines of `numbers`.
 #[inline(always)]
-pub(crate) fn ask<S: Simd>(s: S, numbers: &[f32]) {
+pub(crate) fn prefetch<S: Simd>(s: S, numbers: &[f32]) {
     for line in numbers.chunks(LANES) {
         s.prefetch(line.as_ptr());
     }
 }
 
-/// `c = a * factor` with `a` `[rows, depth]` and `c` `[rows, columns]`: see [`need`].
-pub(crate) fn rows_times_factor(
+/// `c = a * factor` with `a` `[rows, depth]` and `c` `[rows, columns]`: see [`workspace_size`].
+pub(crate) fn gemm(
     processor: &Processor,
     workers: &Workers,
     rows: usize,
     a: &[f32],
-    factor: Factor,
+    factor: Rhs,
     c: &mut [f32],
 ) {
     let (depth, columns) = factor.sides();
     assert!(a.len() == rows * depth && c.len() == rows * columns, "wrong lengths");
-    let c = &Shared::new(c);
+    let c = &DisjointSlice::new(c);
     processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
         let first = panel * PANEL;
         let width = PANEL.min(columns - first);
@@ -116,7 +116,7 @@ pub(crate) fn rows_times_factor(
 /// on: as many of both as fill `packed`. Added to `out`, unless they are the first.
 struct Rows<'a> {
     a: &'a [f32],
-    factor: Factor<'a>,
+    factor: Rhs<'a>,
     start: usize,
     rows: usize,
     first: usize,
@@ -141,7 +141,7 @@ impl Kernel for Rows<'_> {
         // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
         // packed rows and results were made for this shape.
         unsafe {
-            let product = Multiply {
+            let product = PanelGemm {
                 rows,
                 vectors,
                 a: a.as_ptr().add(start),
@@ -152,7 +152,7 @@ impl Kernel for Rows<'_> {
                 c_row: vectors * LANES,
                 c_vector: LANES,
                 accumulate: start > 0,
-                ahead: &Ahead::nothing(),
+                prefetch: &Prefetch::nothing(),
             };
             product.run(s);
         }

@@ -8,21 +8,21 @@ use std::ptr::NonNull;
 const LARGE_PAGE: usize = 2 << 20;
 
 /// Zeros to begin with, aligned to 64 bytes or more, never resized.
-pub struct Buffer {
+pub struct AlignedBuffer {
     start: NonNull<f32>,
     len: usize,
 }
 
-// SAFETY: a `Buffer` owns its memory, as a `Vec` does.
-unsafe impl Send for Buffer {}
+// SAFETY: a `AlignedBuffer` owns its memory, as a `Vec` does.
+unsafe impl Send for AlignedBuffer {}
 // SAFETY: as above.
-unsafe impl Sync for Buffer {}
+unsafe impl Sync for AlignedBuffer {}
 
-impl Buffer {
+impl AlignedBuffer {
     /// `len` zeros.
     pub fn new(len: usize) -> Self {
         if len == 0 {
-            return Buffer { start: NonNull::dangling(), len };
+            return AlignedBuffer { start: NonNull::dangling(), len };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero.
@@ -33,7 +33,7 @@ impl Buffer {
         }
         // SAFETY: freshly allocated with room for `len` numbers.
         unsafe { start.as_ptr().write_bytes(0, len) };
-        Buffer { start, len }
+        AlignedBuffer { start, len }
     }
 
     fn layout(len: usize) -> Layout {
@@ -56,24 +56,24 @@ impl Buffer {
 }
 
 /// The same memory as upper halves of numbers: twice as many.
-pub fn as_halves(numbers: &[f32]) -> &[u16] {
+pub fn as_bf16(numbers: &[f32]) -> &[u16] {
     // SAFETY: any two bytes of initialised memory are a `u16`, and the alignment is larger.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), 2 * numbers.len()) }
 }
 
 /// The same memory as upper halves of numbers: twice as many.
-pub fn as_mut_halves(numbers: &mut [f32]) -> &mut [u16] {
-    // SAFETY: as in `as_halves`; any `u16`s are bytes of some `f32`; borrowed mutably.
+pub fn as_bf16_mut(numbers: &mut [f32]) -> &mut [u16] {
+    // SAFETY: as in `as_bf16`; any `u16`s are bytes of some `f32`; borrowed mutably.
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), 2 * numbers.len()) }
 }
 
-impl Default for Buffer {
+impl Default for AlignedBuffer {
     fn default() -> Self {
-        Buffer::new(0)
+        AlignedBuffer::new(0)
     }
 }
 
-impl Drop for Buffer {
+impl Drop for AlignedBuffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `new` with this layout.
@@ -99,13 +99,13 @@ mod tests {
     #[test]
     fn buffers_are_zero_and_aligned() {
         for len in [0, 1, 100, LARGE_PAGE] {
-            let mut buffer = Buffer::new(len);
+            let mut buffer = AlignedBuffer::new(len);
             assert!(buffer.as_slice().iter().all(|&x| x == 0.0));
             assert_eq!(buffer.as_slice().len(), len);
             assert!(len == 0 || buffer.as_slice().as_ptr().addr().is_multiple_of(64));
             buffer.as_mut_slice().fill(1.0);
-            assert!(as_halves(buffer.as_slice()).chunks(2).all(|half| half == [0, 0x3f80]));
-            as_mut_halves(buffer.as_mut_slice()).fill(0);
+            assert!(as_bf16(buffer.as_slice()).chunks(2).all(|half| half == [0, 0x3f80]));
+            as_bf16_mut(buffer.as_mut_slice()).fill(0);
             assert!(buffer.as_slice().iter().all(|&x| x == 0.0));
         }
     }

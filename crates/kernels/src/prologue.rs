@@ -2,24 +2,24 @@
 //!
 //! A network's cheap operations (BatchNorm, activations, residual additions) are not passes over
 //! memory of their own. They are computed when a kernel loads a row of stored numbers
-//! ([`Source`]: forward; [`GradientSource`]: backward), or when it delivers one (see
-//! [`crate::sink`]). A row is that of one block of channels in one image, `[width, 16]`: small enough
+//! ([`Prologue`]: forward; [`GradientPrologue`]: backward), or when it delivers one (see
+//! [`crate::epilogue`]). A row is that of one block of channels in one image, `[width, 16]`: small enough
 //! to stay in the first-level cache between the parts of a kernel.
 
-use crate::ahead::{Ahead, Rows};
+use crate::epilogue::MapsMut;
+use crate::prefetch::{Prefetch, Rows};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::sink::StoredMut;
-use crate::{Activation, Maps};
+use crate::{ActivationFunction, MapShape};
 
 /// Numbers in memory.
 #[derive(Clone, Copy)]
-pub enum Stored<'a> {
-    /// Maps, in blocks: see [`Maps`].
+pub enum MapsRef<'a> {
+    /// Maps, in blocks: see [`MapShape`].
     F32(&'a [f32]),
     /// Maps, in blocks, of which only the upper halves are kept.
     Bf16(&'a [u16]),
     /// Images as they come: planes `[images, channels, height, width]`, at most 16 channels.
-    Planes(&'a [f32]),
+    Nchw(&'a [f32]),
 }
 
 /// One factor and one shift a channel (filled up to whole blocks): `scale * x + shift`.
@@ -36,51 +36,51 @@ pub struct Affine<'a> {
 #[derive(Clone, Copy)]
 pub struct Residual<'a> {
     /// The maps.
-    pub value: Stored<'a>,
+    pub value: MapsRef<'a>,
     /// Their BatchNorm.
     pub affine: Option<Affine<'a>>,
 }
 
 /// Maps as they are read in the forward pass: `activation(scale * value + shift + residual)`.
-pub struct Source<'a> {
+pub struct Prologue<'a> {
     /// Their shape.
-    pub maps: Maps,
+    pub shape: MapShape,
     /// The stored numbers.
-    pub value: Stored<'a>,
+    pub value: MapsRef<'a>,
     /// BatchNorm.
     pub affine: Option<Affine<'a>>,
     /// A residual.
     pub residual: Option<Residual<'a>>,
     /// The activation.
-    pub activation: Option<Activation>,
+    pub activation: Option<ActivationFunction>,
     /// Where each row is kept after it was computed, for those who read it next.
-    pub keep: Option<StoredMut<'a>>,
+    pub save: Option<MapsMut<'a>>,
 }
 
-impl<'a> Source<'a> {
-    /// Stored maps as they are.
-    pub fn plain(maps: Maps, value: Stored<'a>) -> Self {
-        Source { maps, value, affine: None, residual: None, activation: None, keep: None }
+impl<'a> Prologue<'a> {
+    /// MapsRef maps as they are.
+    pub fn plain(shape: MapShape, value: MapsRef<'a>) -> Self {
+        Prologue { shape, value, affine: None, residual: None, activation: None, save: None }
     }
 
     /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
     pub(crate) fn check(&self) {
-        self.value.check(self.maps);
-        check_affine(self.affine, self.maps);
+        self.value.check(self.shape);
+        check_affine(self.affine, self.shape);
         if let Some(residual) = &self.residual {
-            residual.value.check(self.maps);
-            check_affine(residual.affine, self.maps);
+            residual.value.check(self.shape);
+            check_affine(residual.affine, self.shape);
         }
-        if let Some(keep) = &self.keep {
-            keep.check(self.maps);
+        if let Some(save) = &self.save {
+            save.check(self.shape);
         }
     }
 
     /// Has what these rows are computed from asked for.
-    pub(crate) fn ask(&self, ahead: &mut Ahead, rows: &Rows) {
-        self.value.ask(ahead, self.maps, rows);
+    pub(crate) fn prefetch(&self, prefetch: &mut Prefetch, rows: &Rows) {
+        self.value.prefetch(prefetch, self.shape, rows);
         if let Some(residual) = &self.residual {
-            residual.value.ask(ahead, self.maps, rows);
+            residual.value.prefetch(prefetch, self.shape, rows);
         }
     }
 
@@ -98,37 +98,37 @@ impl<'a> Source<'a> {
         y: usize,
         out: *mut f32,
     ) {
-        s.call(LoadRow { source: self, image, block, y, out });
+        s.call(LoadRow { prologue: self, image, block, y, out });
     }
 }
 
-fn check_affine(affine: Option<Affine>, maps: Maps) {
+fn check_affine(affine: Option<Affine>, shape: MapShape) {
     if let Some(Affine { scale, shift }) = affine {
-        let channels = maps.padded_channels();
+        let channels = shape.padded_channels();
         assert!(scale.len() == channels && shift.len() == channels, "wrong number of channels");
     }
 }
 
-impl Stored<'_> {
-    pub(crate) fn check(&self, maps: Maps) {
+impl MapsRef<'_> {
+    pub(crate) fn check(&self, shape: MapShape) {
         match self {
-            Stored::F32(x) => assert_eq!(x.len(), maps.len(), "wrong length"),
-            Stored::Bf16(x) => assert_eq!(x.len(), maps.len(), "wrong length"),
-            Stored::Planes(x) => {
-                assert!(maps.channels <= LANES, "planes of more than {LANES} channels");
-                let len = maps.images * maps.channels * maps.pixels();
+            MapsRef::F32(x) => assert_eq!(x.len(), shape.len(), "wrong length"),
+            MapsRef::Bf16(x) => assert_eq!(x.len(), shape.len(), "wrong length"),
+            MapsRef::Nchw(x) => {
+                assert!(shape.channels <= LANES, "planes of more than {LANES} channels");
+                let len = shape.images * shape.channels * shape.pixels();
                 assert_eq!(x.len(), len, "wrong length");
             }
         }
     }
 
     /// Has these rows asked for.
-    pub(crate) fn ask(&self, ahead: &mut Ahead, maps: Maps, rows: &Rows) {
+    pub(crate) fn prefetch(&self, prefetch: &mut Prefetch, shape: MapShape, rows: &Rows) {
         match self {
-            Stored::F32(x) => ahead.add(x, maps, rows),
-            Stored::Bf16(x) => ahead.add(x, maps, rows),
+            MapsRef::F32(x) => prefetch.add(x, shape, rows),
+            MapsRef::Bf16(x) => prefetch.add(x, shape, rows),
             // Images are small, and there is but one convolution of them.
-            Stored::Planes(_) => {}
+            MapsRef::Nchw(_) => {}
         }
     }
 
@@ -141,8 +141,8 @@ impl Stored<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                Stored::F32(x) | Stored::Planes(x) => Address::F32(x.as_ptr().add(offset)),
-                Stored::Bf16(x) => Address::Bf16(x.as_ptr().add(offset)),
+                MapsRef::F32(x) | MapsRef::Nchw(x) => Address::F32(x.as_ptr().add(offset)),
+                MapsRef::Bf16(x) => Address::Bf16(x.as_ptr().add(offset)),
             }
         }
     }
@@ -189,7 +189,7 @@ unsafe fn block_of<S: Simd>(s: S, affine: Option<Affine>, block: usize) -> (S::V
 }
 
 struct LoadRow<'a, 'b> {
-    source: &'b Source<'a>,
+    prologue: &'b Prologue<'a>,
     image: usize,
     block: usize,
     y: usize,
@@ -200,24 +200,24 @@ impl Kernel for LoadRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let LoadRow { source, image, block, y, out } = self;
-        let maps = source.maps;
-        let (start, len) = (maps.row(image, block, y), maps.row_len());
-        // SAFETY: `Source::row`'s promises: every slice has a row at `start`, `out` has room for it.
+        let LoadRow { prologue, image, block, y, out } = self;
+        let shape = prologue.shape;
+        let (start, len) = (shape.row_offset(image, block, y), shape.row_len());
+        // SAFETY: `Prologue::row`'s promises: every slice has a row at `start`, `out` has room for it.
         unsafe {
-            if let Stored::Planes(planes) = source.value {
-                from_planes(maps, planes, image, y, out);
+            if let MapsRef::Nchw(planes) = prologue.value {
+                from_planes(shape, planes, image, y, out);
             } else {
-                let value = source.value.at(start);
-                let (scale, shift) = block_of(s, source.affine, block);
-                let residual = source.residual.map(|r| (r.value.at(start), r.affine));
+                let value = prologue.value.at(start);
+                let (scale, shift) = block_of(s, prologue.affine, block);
+                let residual = prologue.residual.map(|r| (r.value.at(start), r.affine));
                 // The usual cases, each with a loop of its own; the rest in passes over `out`.
-                let slope = match source.activation {
+                let slope = match prologue.activation {
                     None => Some(1.0),
                     Some(f) => f.negative_slope(),
                 };
                 match (residual, slope) {
-                    (None, _) if source.affine.is_none() && source.activation.is_none() => {
+                    (None, _) if prologue.affine.is_none() && prologue.activation.is_none() => {
                         for x in (0..len).step_by(LANES) {
                             s.store(out.add(x), value.load(s, x));
                         }
@@ -243,7 +243,7 @@ impl Kernel for LoadRow<'_, '_> {
                         let (rscale, rshift) =
                             block_of(s, residual.and_then(|(_, affine)| affine), block);
                         let shift = s.add(shift, rshift);
-                        let f = source.activation.expect("no activation has a slope");
+                        let f = prologue.activation.expect("no activation has a slope");
                         for x in (0..len).step_by(LANES) {
                             let mut u = s.fma(scale, value.load(s, x), shift);
                             if let Some((residual, _)) = residual {
@@ -254,8 +254,8 @@ impl Kernel for LoadRow<'_, '_> {
                     }
                 }
             }
-            if let Some(keep) = &source.keep {
-                keep.write_row(s, start, len, out);
+            if let Some(save) = &prologue.save {
+                save.write_row(s, start, len, out);
             }
         }
     }
@@ -272,12 +272,12 @@ fn leaky<S: Simd>(s: S, x: S::V, slope: S::V) -> S::V {
 /// # Safety
 /// `planes` has the length that `maps` asks for, and `out` has room for a row.
 #[inline(always)]
-unsafe fn from_planes(maps: Maps, planes: &[f32], image: usize, y: usize, out: *mut f32) {
-    for x in 0..maps.width {
+unsafe fn from_planes(shape: MapShape, planes: &[f32], image: usize, y: usize, out: *mut f32) {
+    for x in 0..shape.width {
         for lane in 0..LANES {
-            let value = if lane < maps.channels {
-                let plane = (image * maps.channels + lane) * maps.pixels();
-                planes[plane + y * maps.width + x]
+            let value = if lane < shape.channels {
+                let plane = (image * shape.channels + lane) * shape.pixels();
+                planes[plane + y * shape.width + x]
             } else {
                 0.0
             };
@@ -290,22 +290,22 @@ unsafe fn from_planes(maps: Maps, planes: &[f32], image: usize, y: usize, out: *
 /// The gradient of a convolution's (or pooling's) output as backward reads it.
 ///
 /// `gradient` is the gradient after the output's BatchNorm; the gradient before it is
-/// `a * gradient + b * value + c` with one of each a channel (see [`crate::norm::Backward`]).
+/// `a * gradient + b * value + c` with one of each a channel (see [`crate::norm::NormBackward`]).
 /// Without a BatchNorm it is `gradient` itself.
-pub struct GradientSource<'a> {
+pub struct GradientPrologue<'a> {
     /// Their shape.
-    pub maps: Maps,
+    pub shape: MapShape,
     /// The gradient after BatchNorm.
     pub gradient: &'a [f32],
     /// BatchNorm's input, and the coefficients.
     pub norm: Option<NormGradient<'a>>,
 }
 
-/// See [`GradientSource`].
+/// See [`GradientPrologue`].
 #[derive(Clone, Copy)]
 pub struct NormGradient<'a> {
     /// BatchNorm's input.
-    pub value: Stored<'a>,
+    pub value: MapsRef<'a>,
     /// What multiplies the gradient.
     pub a: &'a [f32],
     /// What multiplies the value.
@@ -314,23 +314,23 @@ pub struct NormGradient<'a> {
     pub c: &'a [f32],
 }
 
-impl GradientSource<'_> {
+impl GradientPrologue<'_> {
     /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
     pub(crate) fn check(&self) {
-        assert_eq!(self.gradient.len(), self.maps.len(), "wrong length");
+        assert_eq!(self.gradient.len(), self.shape.len(), "wrong length");
         if let Some(NormGradient { value, a, b, c }) = self.norm {
-            value.check(self.maps);
+            value.check(self.shape);
             for of_channels in [a, b, c] {
-                assert_eq!(of_channels.len(), self.maps.padded_channels(), "wrong length");
+                assert_eq!(of_channels.len(), self.shape.padded_channels(), "wrong length");
             }
         }
     }
 
     /// Has what these rows are computed from asked for.
-    pub(crate) fn ask(&self, ahead: &mut Ahead, rows: &Rows) {
-        ahead.add(self.gradient, self.maps, rows);
+    pub(crate) fn prefetch(&self, prefetch: &mut Prefetch, rows: &Rows) {
+        prefetch.add(self.gradient, self.shape, rows);
         if let Some(norm) = &self.norm {
-            norm.value.ask(ahead, self.maps, rows);
+            norm.value.prefetch(prefetch, self.shape, rows);
         }
     }
 
@@ -347,12 +347,12 @@ impl GradientSource<'_> {
         y: usize,
         out: *mut f32,
     ) {
-        s.call(GradientRow { source: self, image, block, y, out });
+        s.call(GradientRow { prologue: self, image, block, y, out });
     }
 }
 
 struct GradientRow<'a, 'b> {
-    source: &'b GradientSource<'a>,
+    prologue: &'b GradientPrologue<'a>,
     image: usize,
     block: usize,
     y: usize,
@@ -363,12 +363,12 @@ impl Kernel for GradientRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let GradientRow { source, image, block, y, out } = self;
-        let (start, len) = (source.maps.row(image, block, y), source.maps.row_len());
-        // SAFETY: `GradientSource::row`'s promises: every slice has a row at `start`.
+        let GradientRow { prologue, image, block, y, out } = self;
+        let (start, len) = (prologue.shape.row_offset(image, block, y), prologue.shape.row_len());
+        // SAFETY: `GradientPrologue::row`'s promises: every slice has a row at `start`.
         unsafe {
-            let gradient = source.gradient.as_ptr().add(start);
-            let Some(NormGradient { value, a, b, c }) = source.norm else {
+            let gradient = prologue.gradient.as_ptr().add(start);
+            let Some(NormGradient { value, a, b, c }) = prologue.norm else {
                 for x in (0..len).step_by(LANES) {
                     s.store(out.add(x), s.load(gradient.add(x)));
                 }

@@ -3,22 +3,22 @@
 use std::marker::PhantomData;
 
 /// A mutable slice whose disjoint parts may be handed to several threads.
-pub struct Shared<'a, T> {
+pub struct DisjointSlice<'a, T> {
     start: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a `Shared` only gives out parts that its users promise to be disjoint (`Shared::part`),
+// SAFETY: a `DisjointSlice` only gives out parts that its users promise to be disjoint (`DisjointSlice::part`),
 // so sending or sharing it is no more than sending disjoint `&mut [T]`.
-unsafe impl<T: Send> Send for Shared<'_, T> {}
+unsafe impl<T: Send> Send for DisjointSlice<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointSlice<'_, T> {}
 
-impl<'a, T> Shared<'a, T> {
+impl<'a, T> DisjointSlice<'a, T> {
     /// All of a slice.
     pub fn new(slice: &'a mut [T]) -> Self {
-        Shared { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+        DisjointSlice { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// The part `[offset, offset + len)`.
