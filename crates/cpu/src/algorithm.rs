@@ -19,7 +19,7 @@ pub(crate) fn of(node: &GraphNode, wanted: ConvolutionKind) -> (Convolution, Con
     let layer = Convolution { inputs, outputs, kernel, stride, padding };
     let algorithm = match wanted {
         ConvolutionKind::Auto => {
-            return (layer, layer.best(map_shape(node.input, 1).expect("it has maps")));
+            return (layer, layer.best_algorithm(map_shape(node.input, 1).expect("it has maps")));
         }
         ConvolutionKind::Winograd4 => ConvAlgorithm::Winograd4,
         ConvolutionKind::Winograd2 => ConvAlgorithm::Winograd2,

@@ -1,6 +1,6 @@
 //! The processor as a device.
 
-use crescendo_kernels::{Isa, Pool, Processor};
+use crescendo_kernels::{Isa, Processor, ThreadPool};
 use crescendo_network::{
     Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
     RequiredMemory,
@@ -120,7 +120,7 @@ impl Device for CpuDevice {
     }
 
     fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError> {
-        let processor = Processor { pool: Pool::new(self.threads), isa: self.isa };
+        let processor = Processor { pool: ThreadPool::new(self.threads), isa: self.isa };
         let options = PlanOptions::from(&self.config);
         Ok(Box::new(CpuEngine::new(self.plan(graph)?, options, processor)))
     }

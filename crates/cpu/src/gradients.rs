@@ -130,8 +130,10 @@ impl Planner<'_> {
                 let shape = self.fused.tensors[input.main.tensor.0].shape;
                 self.gradients.push(GradientInfo { input, saved: save_input, shape });
                 self.completed_by.push(index);
-                for term in input.terms().filter(|&term| self.is_own(&input, term)) {
-                    self.of_tensor[term.tensor.0] = Some(gradient);
+                for term in input.terms() {
+                    if self.is_own(&input, term) {
+                        self.of_tensor[term.tensor.0] = Some(gradient);
+                    }
                 }
                 if let Some(saved) = save_input {
                     self.of_tensor[saved.0] = Some(gradient);

@@ -19,27 +19,32 @@ unsafe impl Send for AlignedBuffer {}
 unsafe impl Sync for AlignedBuffer {}
 
 impl AlignedBuffer {
-    /// `len` zeros.
+    /// `len` zeros. Ends the program if there is too little memory, as a `Vec` does.
     pub fn new(len: usize) -> Self {
+        Self::try_new(len).unwrap_or_else(|| handle_alloc_error(Layout::new::<[f32; 16]>()))
+    }
+
+    /// `len` zeros; `None` if there is too little memory.
+    pub fn try_new(len: usize) -> Option<Self> {
         if len == 0 {
-            return AlignedBuffer { start: NonNull::dangling(), len };
+            return Some(AlignedBuffer { start: NonNull::dangling(), len });
         }
-        let layout = Self::layout(len);
+        let layout = Self::layout(len)?;
         // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc(layout) }.cast::<f32>();
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let start = NonNull::new(unsafe { alloc(layout) }.cast::<f32>())?;
         if layout.align() == LARGE_PAGE {
             ask_for_large_pages(start.as_ptr().cast(), layout.size());
         }
         // SAFETY: freshly allocated with room for `len` numbers.
         unsafe { start.as_ptr().write_bytes(0, len) };
-        AlignedBuffer { start, len }
+        Some(AlignedBuffer { start, len })
     }
 
-    fn layout(len: usize) -> Layout {
-        let size = len * size_of::<f32>();
+    /// `None` if it would be larger than the address space.
+    fn layout(len: usize) -> Option<Layout> {
+        let size = len.checked_mul(size_of::<f32>())?;
         let align = if size >= LARGE_PAGE { LARGE_PAGE } else { 64 };
-        Layout::from_size_align(size, align).expect("no buffer is that large")
+        Layout::from_size_align(size, align).ok()
     }
 
     /// Its numbers.
@@ -75,9 +80,9 @@ impl Default for AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: allocated in `new` with this layout.
-            unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
+        if let Some(layout) = Self::layout(self.len).filter(|layout| layout.size() > 0) {
+            // SAFETY: allocated in `try_new` with this layout.
+            unsafe { dealloc(self.start.as_ptr().cast(), layout) };
         }
     }
 }

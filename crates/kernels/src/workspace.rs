@@ -48,6 +48,13 @@ impl Workspace {
         Workspace { workspace_size, workers, shared: AlignedBuffer::new(workspace_size.shared) }
     }
 
+    /// As [`new`](Self::new); `None` if there is too little memory.
+    pub fn try_new(threads: usize, workspace_size: WorkspaceSize) -> Option<Self> {
+        let workers = AlignedBuffer::try_new(workspace_size.stride().checked_mul(threads)?)?;
+        let shared = AlignedBuffer::try_new(workspace_size.shared)?;
+        Some(Workspace { workspace_size, workers, shared })
+    }
+
     /// The workers' memory, and that of all.
     pub(crate) fn split(&mut self) -> (Workers<'_>, &mut [f32]) {
         let workers = Workers {

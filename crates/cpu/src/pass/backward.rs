@@ -42,7 +42,7 @@ impl Pass<'_> {
         let classes = view.plan.graph.classes();
         let Loss { label_smoothing, class_weights } = loss;
         let weights = class_weights.as_deref();
-        let mean = loss::cross_entropy(logits, labels, *label_smoothing, weights, share, out);
+        let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, out);
         let correct = loss::count_correct(logits, labels);
         out[..part.start * classes].fill(0.0);
         out[part.end * classes..].fill(0.0);
