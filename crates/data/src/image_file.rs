@@ -69,7 +69,8 @@ pub fn read_image(path: &Path) -> Result<DecodedImage, Error> {
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?.into_rgb8();
     if format == Some(ImageFormat::Jpeg) && !is_complete(&fs::read(path).map_err(io)?) {
-        let problem = "cannot be read as an image (the end of the file is missing): give a complete JPEG file";
+        let problem = "cannot be read as an image (the end of the file is missing): give a complete \
+                       JPEG file";
         return Err(Error::invalid(path, problem));
     }
     let size = (SHAPE.width as u32, SHAPE.height as u32);

@@ -41,8 +41,8 @@ pub enum LastBatch {
 /// How training images become batches.
 ///
 /// A thread may prepare them ahead ([`epoch`](Self::epoch)). An engine that keeps the images in the
-/// memory of its device needs only [`order`](Self::order) and [`augmented_samples`](Self::augmented_samples), a
-/// few bytes for each image, and makes the batches there.
+/// memory of its device needs only [`order`](Self::order) and
+/// [`augmented_samples`](Self::augmented_samples), a few bytes for each image, and makes the batches there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// The seed of all random numbers. Each is a function of the seed, the epoch and the image's index.
