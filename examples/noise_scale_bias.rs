@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release --example noise_scale_bias -- [DATA] [epochs] [batch size] [batches]`
 
-use crescendo::data::{Batch, find, open, shapes};
+use crescendo::data::{ImageBatch, locate, open, shapes};
 use crescendo::network::{Alone, CpuEngine, Engine, Section, Values};
 use crescendo::training::{Error, Recipe, plan};
 
@@ -13,7 +13,7 @@ fn main() -> Result<(), Error> {
     let (epochs, size, count) = (number(1, 2), number(2, 125), number(3, 64));
     let data = match arguments.first().and_then(|name| shapes::parse(name)) {
         Some(set) => set?,
-        None => open(&find(arguments.first().map(std::path::Path::new))?)?,
+        None => open(&locate(arguments.first().map(std::path::Path::new))?)?,
     };
     let recipe = Recipe::load("quick", &["optimizer.learning_rate=0.05"])?;
     let (plan, machine) = (plan(&recipe)?, recipe.machine()?);
@@ -21,7 +21,7 @@ fn main() -> Result<(), Error> {
     let mut engine = CpuEngine::new(plan, machine.threads, machine.isa);
     engine.import(Section::Model, &initial).expect("the plan's own state");
     let sampling = recipe.sampling(recipe.data.normalization(&data.train));
-    let each = |epoch: u64, size: usize, consume: &mut dyn FnMut(&Batch)| {
+    let each = |epoch: u64, size: usize, consume: &mut dyn FnMut(&ImageBatch)| {
         let all: Result<(), ()> =
             sampling.epoch(&data.train, epoch, size, 0..usize::MAX, |batch| {
                 consume(batch);
@@ -29,7 +29,7 @@ fn main() -> Result<(), Error> {
             });
         all.expect("nothing gives an error");
     };
-    let of = |batch: &Batch| (batch.images.clone(), batch.labels.clone());
+    let of = |batch: &ImageBatch| (batch.images.clone(), batch.labels.clone());
     let rules = recipe.optimizer.first_rules(engine.plan(), 125);
     for epoch in 1..=epochs {
         each(epoch as u64, 125, &mut |batch| {

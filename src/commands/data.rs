@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crescendo::data::{Archive, Fetched, default_folder, export, fetch, info};
+use crescendo::data::{FetchOutcome, RemoteArchive, default_folder, export, fetch, summarize};
 use crescendo::report::bar;
 use crescendo::training::Error;
 
@@ -13,11 +13,11 @@ pub fn run(args: &Data) -> Result<(), Error> {
     match &args.command {
         DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
         DataCommand::Info { path, test_split, json } => {
-            let info = info(&Location::load_named(&named(path, *test_split)?)?.set);
+            let summary = summarize(&Location::load_named(&named(path, *test_split)?)?.set);
             if *json {
-                say!("{}", serde_json::to_string(&info).expect("names and finite numbers"))?;
+                say!("{}", serde_json::to_string(&summary).expect("names and finite numbers"))?;
             } else {
-                say!("{info}")?;
+                say!("{summary}")?;
             }
             Ok(())
         }
@@ -39,8 +39,8 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
         })?,
     };
     let archive = match url {
-        Some(url) => Archive { url, ..Archive::CIFAR10 },
-        None => Archive::CIFAR10,
+        Some(url) => RemoteArchive { url, ..RemoteArchive::CIFAR10 },
+        None => RemoteArchive::CIFAR10,
     };
     let bar = bar(archive.bytes);
     let fetched = fetch(&folder, &archive, &mut |done, total| {
@@ -50,7 +50,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     match fetched? {
-        Fetched::New(path) => say!("CIFAR-10 is in {}", path.display()),
-        Fetched::Already(path) => say!("CIFAR-10 is in {} already", path.display()),
+        FetchOutcome::Downloaded(path) => say!("CIFAR-10 is in {}", path.display()),
+        FetchOutcome::AlreadyPresent(path) => say!("CIFAR-10 is in {} already", path.display()),
     }
 }

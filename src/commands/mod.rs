@@ -14,7 +14,7 @@ pub mod train;
 use std::io::{ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{DataSet, ImageFolder, find, open, shapes};
+use crescendo::data::{DataSet, ImageFolder, locate, open, shapes};
 use crescendo::training::recipe::{DataSource, MOST_THREADS};
 use crescendo::training::{Error, Machine, Model, Recipe};
 
@@ -62,7 +62,7 @@ impl Location {
     pub fn load(&self) -> Result<Found, Error> {
         let path = match self {
             Location::Source(DataSource::Shapes) => return Self::load_named(shapes::NAME),
-            Location::Source(DataSource::Cifar10) => find(None)?,
+            Location::Source(DataSource::Cifar10) => locate(None)?,
             Location::Named(name) => return Self::load_named(name),
         };
         Self::open(path)
@@ -75,11 +75,11 @@ impl Location {
         }
         if let Some(images) = ImageFolder::parse(name) {
             let images = images?;
-            let folder = absolute(find(Some(images.folder()))?);
+            let folder = absolute(locate(Some(images.folder()))?);
             let images = ImageFolder::new(&folder, images.test_split())?;
             return Ok(Found { set: images.open()?, location: images.to_string() });
         }
-        Self::open(find(Some(Path::new(name)))?)
+        Self::open(locate(Some(Path::new(name)))?)
     }
 
     fn open(path: PathBuf) -> Result<Found, Error> {

@@ -1,6 +1,6 @@
 //! `crescendo plan`.
 
-use crescendo::data::{IMAGE_BYTES, SIDE, shapes};
+use crescendo::data::{ImageShape, shapes};
 use crescendo::network::Plan as NetworkPlan;
 use crescendo::training::policy::{self, Phase, Share};
 use crescendo::training::recipe::DataSource;
@@ -55,7 +55,7 @@ impl Row {
         let plan = plan_for(recipe, phase.side)?;
         let part = part_size(recipe, &plan, phase.batch_size);
         let bytes = memory(recipe, &plan, phase.batch_size, part, recipe.threads());
-        let bytes = bytes + (images * IMAGE_BYTES) as u64;
+        let bytes = bytes + (images * ImageShape::CIFAR.elements()) as u64;
         Ok(Row { phase, part, bytes, flops: plan.training_flops() })
     }
 
@@ -114,7 +114,7 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
             parts => format!("  in {parts} parts of {}", row.part),
         };
         let side = match row.phase.side {
-            SIDE => String::new(),
+            side if side == ImageShape::CIFAR.width => String::new(),
             side => format!("  images of {side}x{side}"),
         };
         match row.phase.share.zip(row.all_flops()) {

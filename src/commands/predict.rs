@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{IMAGE_BYTES, SIDE, read_image};
+use crescendo::data::{ImageShape, read_image};
 use crescendo::training::{Elsewhere, Error, Model, Recipe, write_atomically};
 
 use super::{Location, machine, say};
 use crate::cli::Predict;
 use crate::npy;
+
+const SHAPE: ImageShape = ImageShape::CIFAR;
 
 pub fn run(args: &Predict) -> Result<(), Error> {
     let machine = machine(&args.processor)?;
@@ -63,14 +65,15 @@ fn check_out(out: &Path, args: &Predict) -> Result<(), Error> {
 fn read(path: &Path, pixels: &mut Vec<u8>, names: &mut Vec<String>) -> Result<(), Error> {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
         let images = read_npy(path)?;
-        let count = images.len() / IMAGE_BYTES;
+        let count = images.len() / SHAPE.elements();
         names.extend((0..count).map(|index| format!("{}[{index}]", path.display())));
         pixels.extend(images);
     } else {
         let image = read_image(path)?;
         if image.is_resized() {
-            let (width, height) = (image.width, image.height);
-            eprintln!("{}: resized from {width}x{height} to {SIDE}x{SIDE}", path.display());
+            let from = format!("{}x{}", image.original_width, image.original_height);
+            let to = format!("{}x{}", SHAPE.width, SHAPE.height);
+            eprintln!("{}: resized from {from} to {to}", path.display());
         }
         pixels.extend(image.pixels);
         names.push(path.display().to_string());
@@ -82,8 +85,9 @@ fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {
     let io = |error| Error::io("read", path, error);
     let file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
-    npy::read_bytes(BufReader::new(file), size, IMAGE_BYTES).map_err(|problem| {
-        Error::bad(path, format!("{problem}: give bytes of the shape (N, {IMAGE_BYTES})"))
+    let bytes = SHAPE.elements();
+    npy::read_bytes(BufReader::new(file), size, bytes).map_err(|problem| {
+        Error::bad(path, format!("{problem}: give bytes of the shape (N, {bytes})"))
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Place, SMALL, check_line, check_refusal, checkpoint, column, contents, text};
-use crescendo::data::IMAGE_BYTES;
+use crescendo::data::ImageShape;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use safetensors::SafeTensors;
 
@@ -219,7 +219,8 @@ fn nothing_is_overwritten() {
     let place = Place::with_run("--epochs 1 --log-steps");
     place.run("data export shapes:10,10 set");
     fs::create_dir(place.path("empty")).unwrap();
-    fs::write(place.path("image.npy"), array("|u1", "(2, 3072)", 2 * IMAGE_BYTES)).unwrap();
+    fs::write(place.path("image.npy"), array("|u1", "(2, 3072)", 2 * ImageShape::CIFAR.elements()))
+        .unwrap();
     let before = contents(place.folder());
     for path in ["run", "set", "empty", "image.npy", "run/../run"] {
         let parts = [path, "exists already, and nothing is overwritten"];
@@ -309,7 +310,7 @@ fn array(kind: &str, shape: &str, bytes: usize) -> Vec<u8> {
 #[test]
 fn arrays_of_another_kind_are_refused() {
     let place = Place::with_run("--epochs 0");
-    let two = 2 * IMAGE_BYTES;
+    let two = 2 * ImageShape::CIFAR.elements();
     let mut fortran = array("|u1", "(2, 3072)", two);
     replace(&mut fortran, "False", "True ");
     let nested = [&b"\x93NUMPY\x02\x00\x00\x00\x10\x00"[..], &[b'('; 1 << 20]].concat();

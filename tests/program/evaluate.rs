@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::{Place, SMALL, column, text};
-use crescendo::data::{IMAGE_BYTES, Split, shapes};
+use crescendo::data::{ImageShape, Split, shapes};
 use image::{ImageBuffer, Rgb, RgbImage, imageops};
 use safetensors::SafeTensors;
 use serde_json::Value;
+
+const ELEMENTS: usize = ImageShape::CIFAR.elements();
 
 const CHECKPOINT: &str = "run/weights/epoch-0004.safetensors";
 
@@ -89,7 +91,7 @@ fn json_says_what_the_lines_say() {
 
 /// An .npy of images.
 fn array(pixels: &[u8]) -> Vec<u8> {
-    let shape = format!("({}, 3072)", pixels.len() / IMAGE_BYTES);
+    let shape = format!("({}, 3072)", pixels.len() / ELEMENTS);
     let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
     let length = (header.len() as u16).to_le_bytes();
     [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), pixels].concat()
@@ -124,7 +126,7 @@ fn an_image_is_judged_the_same_alone_and_in_any_company() {
     }
     fs::write(place.path("all.npy"), array(&test.pixels)).unwrap();
     fs::write(place.path("one.npy"), array(test.image(57))).unwrap();
-    fs::write(place.path("rest.npy"), array(&test.pixels[58 * IMAGE_BYTES..])).unwrap();
+    fs::write(place.path("rest.npy"), array(&test.pixels[58 * ELEMENTS..])).unwrap();
     let output = place.run(&format!("predict {CHECKPOINT} all.npy --out all-p.npy"));
     let classes = whole["results"][0]["classes"].as_array().unwrap();
     let classes: Vec<&str> = classes.iter().map(|class| class.as_str().unwrap()).collect();
@@ -298,7 +300,7 @@ fn shifted(image: &[u8], by: isize) -> Vec<u8> {
         let (y, x) = (at as isize / 32 % 32 - by, at as isize % 32 - by);
         image[at / 1024 * 1024 + mirrored(y) * 32 + mirrored(x)]
     };
-    (0..IMAGE_BYTES).map(pixel).collect()
+    (0..ELEMENTS).map(pixel).collect()
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn a_folder_of_images_is_trained_on() {
     for line in [
         "36 images of the folder flowers (images, 20 % of each class for testing)",
         "\nnetwork.classes is 3, not 10: the folder flowers has 3 classes\n",
-        "\n1 file is not read, being no PNG or JPEG by the name: LICENSE\n",
+        "\n1 file is ignored (not named as PNG or JPEG): LICENSE\n",
         "\nTest accuracy: ",
     ] {
         assert!(output.contains(line), "no {line:?} in {output}");
@@ -134,9 +134,9 @@ fn test_images_can_have_a_folder_of_their_own() {
     let output = train.args(["--data", "my flowers"]).output().unwrap();
     let said = text(&output.stdout);
     for part in [
-        "25 images of the folder my flowers (images with a test set in a folder of its own)",
-        "\n1 of 31 images are far from square, and squeezed into it: most of all train/rose/wide.png \
-         (90x30)\n",
+        "25 images of the folder my flowers (images with a separate folder of test images)",
+        "\n1 of 31 images are far from square and will be distorted, most of all \
+         train/rose/wide.png (90x30)\n",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}{}", text(&output.stderr));
     }

@@ -3,13 +3,16 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crescendo_data::{DataSet, IMAGE_BYTES, Normalization, SIDE, Split, shift, without_held_out};
+use crescendo_data::{DataSet, ImageShape, Normalization, Split, shift, without_validation};
 use crescendo_kernels::loss::{self, softmax};
 use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
 use crate::recipe::{Data, MOST_SHIFT};
 use crate::{Error, Machine, Recipe, run};
+
+const SIDE: usize = ImageShape::CIFAR.width;
+const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 
 /// A network with its weights, and how images are put before it.
 pub struct Model {
@@ -115,7 +118,7 @@ impl Model {
         self.input.shift = shift;
     }
 
-    /// The probabilities `[N, classes]` of `images`: `N` times [`IMAGE_BYTES`] bytes.
+    /// The probabilities `[N, classes]` of `images`: `N` times the bytes of [`ImageShape::CIFAR`].
     pub fn predict(&mut self, images: &[u8]) -> Vec<f64> {
         let classes = self.classes.len();
         let mut probabilities = Vec::new();
@@ -130,7 +133,7 @@ impl Model {
     /// there are fewer) as evaluation sees them, with the weights as they are now. Images that the recipe
     /// holds out are none of them.
     pub fn recompute_statistics(&mut self, train: &Split, images: usize) {
-        let train = without_held_out(train, self.held_out);
+        let train = without_validation(train, self.held_out);
         // Evenly spread, in case the images are sorted.
         let images = images.min(train.len());
         let indices: Vec<usize> = (0..images).map(|at| at * train.len() / images).collect();
@@ -180,7 +183,7 @@ pub struct Mistake {
     pub answer: usize,
     /// The answer's probability.
     pub probability: f64,
-    /// The image: [`IMAGE_BYTES`] bytes, red plane, green, blue.
+    /// The image: the bytes of [`ImageShape::CIFAR`], red plane, green, blue.
     pub image: Vec<u8>,
 }
 

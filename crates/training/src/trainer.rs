@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crescendo_data::{Batch, DataSet, Normalization, Sampling, Split, hold_out};
+use crescendo_data::{DataSet, ImageBatch, Normalization, Sampling, Split, split_validation};
 use crescendo_network::{
     Alone, Communicator, Engine, Outcome as BatchOutcome, Plan, Rule, Section, Tensor, Values,
 };
@@ -96,7 +96,7 @@ impl Run {
         let (rest, validation) = match recipe.data.validation {
             0 => (None, None),
             count => {
-                let (rest, held_out) = hold_out(&data.train, count);
+                let (rest, held_out) = split_validation(&data.train, count);
                 (Some(rest), Some(held_out))
             }
         };
@@ -273,7 +273,7 @@ impl Trainer<'_> {
         }
         let side = self.run.record.recipe.data.side(epoch);
         self.engine.set_plan(run::plan_for(&self.run.record.recipe, side)?);
-        let sampling = Sampling { side, ..self.sampling };
+        let sampling = Sampling { image_size: side, ..self.sampling };
         let batch_size = self.run.progress.chosen.batch_size;
         self.choose_part(batch_size)?;
         let recipe = &self.run.record.recipe;
@@ -312,7 +312,7 @@ impl Trainer<'_> {
     }
 
     /// One update.
-    fn step(&mut self, batch: &Batch, epoch: &Epoch) -> Result<(), Halt> {
+    fn step(&mut self, batch: &ImageBatch, epoch: &Epoch) -> Result<(), Halt> {
         self.check_stop()?;
         let recipe = &self.run.record.recipe;
         let progress = &mut self.run.progress;

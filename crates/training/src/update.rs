@@ -1,6 +1,6 @@
 //! One update: a batch, in parts if need be, and the measurement of its gradient.
 
-use crescendo_data::Batch;
+use crescendo_data::ImageBatch;
 use crescendo_network::{Communicator, Engine, Outcome, Rule};
 
 use crate::policy::Measured;
@@ -27,7 +27,7 @@ pub(crate) struct Updated {
 
 impl Update<'_> {
     /// Trains on a batch. Where the loss is no number, the parameters stay.
-    pub fn run(self, batch: &Batch) -> Updated {
+    pub fn run(self, batch: &ImageBatch) -> Updated {
         let Update { engine, communicator, ref rules, label_smoothing, part, measures } = self;
         let count = batch.labels.len();
         let image = batch.images.len() / count;

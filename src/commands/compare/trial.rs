@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::data::hold_out;
+use crescendo::data::split_validation;
 use crescendo::report::{Console, Folder, Observers};
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, epochs_alike};
 use crescendo::training::events::Observer;
@@ -138,7 +138,7 @@ impl Trial {
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
         let mut model = Model::open(&checkpoint::path(&folder, last), None, machine)?;
         let count = self.recipe.data.validation;
-        let held_out = (count > 0).then(|| hold_out(&data.set.train, count).1);
+        let held_out = (count > 0).then(|| split_validation(&data.set.train, count).1);
         let judged = held_out.as_ref().unwrap_or(&data.set.test);
         // Training ended with the evaluation of the test set, unless the recipe leaves it out.
         let running = match run.progress().test_accuracy.filter(|_| held_out.is_none()) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crescendo_data::IMAGE_BYTES;
+use crescendo_data::ImageShape;
 use crescendo_training::events::EvaluatedSplit;
 use crescendo_training::{Error, Evaluation, write_atomically};
 use serde::{Deserialize, Serialize};
@@ -127,7 +127,9 @@ impl Entry {
             return Err("the confusion matrix does not fit the classes");
         }
         let fits = |wrong: &Wrong| {
-            wrong.label < classes && wrong.answer < classes && wrong.image.len() == IMAGE_BYTES
+            wrong.label < classes
+                && wrong.answer < classes
+                && wrong.image.len() == ImageShape::CIFAR.elements()
         };
         if !self.mistakes.iter().all(fits) {
             return Err("a wrong answer has an unknown class, or no image");
@@ -151,7 +153,7 @@ mod tests {
             label: 0,
             answer: 1,
             probability: 0.75,
-            image: vec![9; IMAGE_BYTES],
+            image: vec![9; ImageShape::CIFAR.elements()],
         };
         let confusion = vec![vec![3, 1], vec![0, 4]];
         Evaluation { confusion, loss: 0.5, views: 6, mistakes: vec![mistake] }

@@ -2,10 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crescendo_data::IMAGE_BYTES;
+use crescendo_data::ImageShape;
 
+/// Bytes of an image.
+const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 /// Pixels of a side.
-const SIDE: usize = 32;
+const SIDE: usize = ImageShape::CIFAR.width;
 
 /// A `data:` address of an image, which is a red plane, a green and a blue; `None` if it has another
 /// size.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crescendo_data::IMAGE_BYTES;
+use crescendo_data::ImageShape;
 use crescendo_training::events::{EvaluatedSplit, Marks};
 use crescendo_training::{Evaluation, Mistake, Recipe, Run, Start, read_record};
 use tempfile::TempDir;
@@ -42,8 +42,13 @@ fn full_run(recipe_name: &str) -> TempDir {
         csv::quote(&format!("no gain, {HOSTILE}"))
     );
     fs::write(folder.join("decisions.csv"), decisions).unwrap();
-    let mistake =
-        Mistake { index: 7, label: 0, answer: 1, probability: 0.987, image: vec![9; IMAGE_BYTES] };
+    let mistake = Mistake {
+        index: 7,
+        label: 0,
+        answer: 1,
+        probability: 0.987,
+        image: vec![9; ImageShape::CIFAR.elements()],
+    };
     let evaluation = Evaluation {
         confusion: vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]],
         loss: 0.512,

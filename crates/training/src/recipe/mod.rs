@@ -5,7 +5,7 @@ mod resolve;
 mod table;
 
 use crescendo_data::{
-    Augmentation, Border, Flip, LastBatch, Normalization, SIDE, Sampling, Shuffle, Split,
+    Augmentation, Border, Flip, ImageShape, LastBatch, Normalization, Sampling, Shuffle, Split,
 };
 use crescendo_network::{Compute, Config, ConvolutionChoice, Storage};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub(crate) use resolve::place;
 pub use resolve::{BUILT_IN, BuiltIn};
 pub(crate) use table::{reached, wrong_epochs};
 
+/// The height and width of the images.
+const SIDE: usize = ImageShape::CIFAR.width;
 /// The most channels of a layer, or features.
 const MOST_CHANNELS: usize = 65_536;
 /// The most residual blocks of a network.
@@ -260,7 +262,7 @@ impl Recipe {
     /// How training images become batches, of whole images.
     pub fn sampling(&self, normalization: Normalization) -> Sampling {
         Sampling {
-            side: SIDE,
+            image_size: SIDE,
             seed: self.train.seed,
             shuffle: self.data.shuffle,
             last_batch: self.data.last_batch,

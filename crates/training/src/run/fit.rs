@@ -1,6 +1,6 @@
 //! What computes a recipe, and whether the recipe fits the data and the machine.
 
-use crescendo_data::{DataSet, SIDE};
+use crescendo_data::{DataSet, ImageShape};
 use crescendo_network::{CpuEngine, Engine, Plan};
 
 use crate::policy::{PolicyKind, outlook};
@@ -16,7 +16,7 @@ pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
 /// # Errors
 /// If the section `[network]` makes no sense.
 pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
-    plan_for(recipe, SIDE)
+    plan_for(recipe, ImageShape::CIFAR.width)
 }
 
 /// The same for images with `side` pixels along each side.

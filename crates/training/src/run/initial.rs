@@ -1,6 +1,6 @@
 //! The weights that a run begins with.
 
-use crescendo_data::{IMAGE_BYTES, Normalization, Split};
+use crescendo_data::{Normalization, Split};
 use crescendo_network::{Plan, Section, Tensor};
 
 use super::{Start, engine};
@@ -75,8 +75,8 @@ fn renew_head(
 
 /// The images that filters which whiten are computed from: the first ones, as the network sees them.
 fn first_images(train: &Split, normalization: &Normalization) -> Vec<f32> {
-    let mut images = vec![0.0; train.len().min(WHITENED_IMAGES) * IMAGE_BYTES];
-    for (index, out) in images.chunks_exact_mut(IMAGE_BYTES).enumerate() {
+    let mut images = vec![0.0; train.len().min(WHITENED_IMAGES) * train.image_shape().elements()];
+    for (index, out) in images.chunks_exact_mut(train.image_shape().elements()).enumerate() {
         normalization.apply(train.image(index), out);
     }
     images

@@ -11,7 +11,7 @@ mod record;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, without_held_out};
+use crescendo_data::{DataSet, without_validation};
 use crescendo_network::{Engine, Section};
 use serde::{Deserialize, Serialize};
 
@@ -118,7 +118,7 @@ impl Run {
         let recipe = &recipe;
         check_fit(recipe, data, machine::memory_for_run(recipe.threads(), false))?;
         // What is validated on has no say in statistics.
-        let train = without_held_out(&data.train, recipe.data.validation);
+        let train = without_validation(&data.train, recipe.data.validation);
         let normalization = recipe.data.normalization(&train);
         let record = Record {
             recipe: recipe.clone(),

@@ -1,4 +1,4 @@
-//! What there is to know about a data set before training on it.
+//! A summary of a data set: counts, statistics and problems.
 
 use std::array;
 use std::collections::HashSet;
@@ -6,54 +6,58 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{CHANNELS, DataSet, SIDE, Split};
+use crate::{DataSet, ImageShape, Split};
 
-/// A training class with more than this many times another's images is worth a warning.
-const UNEQUAL: usize = 3;
+const SHAPE: ImageShape = ImageShape::CIFAR;
 
-/// A data set at a glance; displayed, it is a table.
+/// A warning is given if the largest training class has more than this many times the images of the
+/// smallest.
+const MAX_IMBALANCE: usize = 3;
+
+/// A summary of a data set; its `Display` is a table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Info {
-    /// What the set is called.
+pub struct Summary {
+    /// The data set's name.
     pub name: String,
-    /// Where it came from and how it was stored.
+    /// Where the images came from and how they were stored.
     pub format: String,
-    /// How many images there are of each class.
+    /// The number of images of each class.
     pub classes: Vec<ClassCount>,
-    /// How many images there are to train on.
+    /// The number of training images.
     pub train: usize,
-    /// How many images there are to test on.
+    /// The number of test images.
     pub test: usize,
-    /// The mean of each channel, as [`channel_statistics`] of the training images.
-    pub mean: [f64; CHANNELS],
-    /// The standard deviation of each channel, as [`channel_statistics`] of the training images.
-    pub std: [f64; CHANNELS],
+    /// The mean of each channel: [`channel_statistics`] of the training images.
+    pub mean: [f64; 3],
+    /// The standard deviation of each channel: [`channel_statistics`] of the training images.
+    pub std: [f64; 3],
     /// [`DataSet::fingerprint`].
     pub fingerprint: String,
-    /// What looks wrong, in sentences; empty if nothing does.
+    /// Anything that looks wrong, one sentence each; empty if nothing does.
     pub problems: Vec<String>,
 }
 
-/// How many images there are of one class.
+/// The number of images of one class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClassCount {
-    /// The class.
+    /// The name of the class.
     pub name: String,
-    /// Its training images.
+    /// The number of its training images.
     pub train: usize,
-    /// Its test images.
+    /// The number of its test images.
     pub test: usize,
 }
 
-/// Looks a data set over.
-pub fn info(set: &DataSet) -> Info {
+/// Summarises a data set and looks for problems: duplicates, images of one colour, missing or very unequal
+/// classes.
+pub fn summarize(set: &DataSet) -> Summary {
     let (train, test) = (count(&set.train, &set.classes), count(&set.test, &set.classes));
     let counts = set.classes.iter().zip(train.into_iter().zip(test));
     let classes: Vec<ClassCount> = counts
         .map(|(name, (train, test))| ClassCount { name: name.clone(), train, test })
         .collect();
     let (mean, std) = channel_statistics(&set.train);
-    Info {
+    Summary {
         name: set.name.clone(),
         format: set.format.clone(),
         problems: problems(set, &classes),
@@ -66,16 +70,17 @@ pub fn info(set: &DataSet) -> Info {
     }
 }
 
-/// The mean and the population standard deviation of each channel, of bytes / 255. The sums are
-/// of integers, so no order of images changes them. Zero if there are no images.
-pub fn channel_statistics(split: &Split) -> ([f64; CHANNELS], [f64; CHANNELS]) {
-    let mut sums = [0_u64; CHANNELS];
-    let mut squares = [0_u64; CHANNELS];
-    for (plane, bytes) in split.pixels.chunks_exact(SIDE * SIDE).enumerate() {
-        sums[plane % CHANNELS] += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        squares[plane % CHANNELS] += bytes.iter().map(|byte| u64::from(*byte).pow(2)).sum::<u64>();
+/// The mean and the population standard deviation of each channel, of `byte / 255`; zero if there are no
+/// images. The sums are of integers, so the result does not depend on the order of the images.
+pub fn channel_statistics(split: &Split) -> ([f64; 3], [f64; 3]) {
+    let mut sums = [0_u64; SHAPE.channels];
+    let mut squares = [0_u64; SHAPE.channels];
+    for (plane, bytes) in split.pixels.chunks_exact(SHAPE.plane()).enumerate() {
+        sums[plane % SHAPE.channels] += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        squares[plane % SHAPE.channels] +=
+            bytes.iter().map(|byte| u64::from(*byte).pow(2)).sum::<u64>();
     }
-    let count = (split.len().max(1) * SIDE * SIDE) as u128;
+    let count = (split.len().max(1) * SHAPE.plane()) as u128;
     let scale = count as f64 * 255.0;
     let mean = sums.map(|sum| sum as f64 / scale);
     let std = array::from_fn(|channel| {
@@ -104,26 +109,26 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
     };
     report(
         all(&set.train).filter(|image| !seen.insert(*image)).count(),
-        "to train on: exact copies of earlier ones",
+        "in the training set: exact copies of earlier ones",
     );
     report(
         all(&set.test).filter(|image| seen.contains(image)).count(),
-        "to test on: exact copies of images to train on, so the accuracy flatters",
+        "in the test set: exact copies of training images, so the accuracy will be too high",
     );
     seen.clear();
     report(
         all(&set.test).filter(|image| !seen.insert(*image)).count(),
-        "to test on: exact copies of earlier ones",
+        "in the test set: exact copies of earlier ones",
     );
-    for (split, purpose) in [(&set.train, "train"), (&set.test, "test")] {
+    for (split, purpose) in [(&set.train, "training"), (&set.test, "test")] {
         let constant = all(split).filter(|image| is_constant(image)).count();
-        report(constant, &format!("to {purpose} on: of one colour only"));
+        report(constant, &format!("in the {purpose} set: of a single colour"));
     }
 
     for ClassCount { name, train, test } in classes {
-        for (count, purpose) in [(train, "train"), (test, "test")] {
+        for (count, purpose) in [(train, "training"), (test, "test")] {
             if *count == 0 {
-                problems.push(format!("no images of {name} to {purpose} on"));
+                problems.push(format!("no {purpose} images of {name}"));
             }
         }
     }
@@ -131,10 +136,10 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
     let smallest = present().min_by_key(|class| class.train);
     let largest = present().max_by_key(|class| class.train);
     if let (Some(smallest), Some(largest)) = (smallest, largest)
-        && largest.train > UNEQUAL * smallest.train
+        && largest.train > MAX_IMBALANCE * smallest.train
     {
         problems.push(format!(
-            "very unequal classes: {} to train on of {}, but {} of {}",
+            "very unequal classes: {} of {} in the training set, but {} of {}",
             images(largest.train),
             largest.name,
             smallest.train,
@@ -150,14 +155,14 @@ fn all(split: &Split) -> impl Iterator<Item = &[u8]> {
 
 fn is_constant(image: &[u8]) -> bool {
     let one_value = |plane: &[u8]| plane.iter().all(|byte| *byte == plane[0]);
-    image.chunks_exact(SIDE * SIDE).all(one_value)
+    image.chunks_exact(SHAPE.plane()).all(one_value)
 }
 
 fn images(count: usize) -> String {
     format!("{count} {}", if count == 1 { "image" } else { "images" })
 }
 
-impl fmt::Display for Info {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let longest = self.classes.iter().map(|class| class.name.chars().count()).max();
         let width = longest.unwrap_or(0).max("fingerprint".len());
@@ -186,10 +191,11 @@ impl fmt::Display for Info {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::IMAGE_BYTES;
 
-    /// An image that no other seed has.
-    fn image(seed: u8) -> [u8; IMAGE_BYTES] {
+    const ELEMENTS: usize = SHAPE.elements();
+
+    /// A different image for each seed.
+    fn image(seed: u8) -> [u8; ELEMENTS] {
         array::from_fn(|index| (index as u8).wrapping_mul(seed).wrapping_add(seed))
     }
 
@@ -212,7 +218,7 @@ mod tests {
     #[test]
     fn statistics_are_of_each_channel() {
         let mut split = Split::default();
-        let mut image = [0; IMAGE_BYTES];
+        let mut image = [0; ELEMENTS];
         image[..1024].fill(255);
         image[1024..1536].fill(51);
         split.push(&image, 0);
@@ -226,35 +232,36 @@ mod tests {
     }
 
     #[test]
-    fn a_set_in_order_has_no_problems() {
-        let info = info(&set(&[(1, 0), (2, 1), (3, 1)], &[(4, 0), (5, 1)]));
-        assert_eq!(info.problems, [""; 0]);
-        assert_eq!((info.train, info.test), (3, 2));
-        assert_eq!(info.classes[1], ClassCount { name: "dog".into(), train: 2, test: 1 });
+    fn a_good_data_set_has_no_problems() {
+        let summary = summarize(&set(&[(1, 0), (2, 1), (3, 1)], &[(4, 0), (5, 1)]));
+        assert_eq!(summary.problems, [""; 0]);
+        assert_eq!((summary.train, summary.test), (3, 2));
+        assert_eq!(summary.classes[1], ClassCount { name: "dog".into(), train: 2, test: 1 });
     }
 
     #[test]
     fn problems_are_found() {
         // Seed 0 makes a black image.
-        let info = info(&set(&[(1, 0), (1, 0), (2, 0), (0, 0), (3, 1)], &[(1, 0), (9, 0), (9, 0)]));
+        let summary =
+            summarize(&set(&[(1, 0), (1, 0), (2, 0), (0, 0), (3, 1)], &[(1, 0), (9, 0), (9, 0)]));
         assert_eq!(
-            info.problems,
+            summary.problems,
             [
-                "1 image to train on: exact copies of earlier ones",
-                "1 image to test on: exact copies of images to train on, so the accuracy flatters",
-                "1 image to test on: exact copies of earlier ones",
-                "1 image to train on: of one colour only",
-                "no images of dog to test on",
-                "very unequal classes: 4 images to train on of cat, but 1 of dog",
+                "1 image in the training set: exact copies of earlier ones",
+                "1 image in the test set: exact copies of training images, so the accuracy will be too high",
+                "1 image in the test set: exact copies of earlier ones",
+                "1 image in the training set: of a single colour",
+                "no test images of dog",
+                "very unequal classes: 4 images of cat in the training set, but 1 of dog",
             ]
         );
     }
 
     #[test]
     fn it_is_displayed_as_a_table() {
-        let mut info = info(&set(&[(1, 0), (2, 1)], &[(4, 0), (5, 1)]));
-        (info.mean, info.std) = ([0.25, 0.5, 0.125], [0.1, 0.2, 0.3]);
-        info.fingerprint = "abc".into();
+        let mut summary = summarize(&set(&[(1, 0), (2, 1)], &[(4, 0), (5, 1)]));
+        (summary.mean, summary.std) = ([0.25, 0.5, 0.125], [0.1, 0.2, 0.3]);
+        summary.fingerprint = "abc".into();
         let expected = "\
 small (made for a test)
 
@@ -269,8 +276,8 @@ std          0.100000  0.200000  0.300000
 
 fingerprint abc
 problems    none";
-        assert_eq!(info.to_string(), expected);
-        info.problems = vec!["no images of cat to test on".into()];
-        assert!(info.to_string().ends_with("problems\n  no images of cat to test on"));
+        assert_eq!(summary.to_string(), expected);
+        summary.problems = vec!["no test images of cat".into()];
+        assert!(summary.to_string().ends_with("problems\n  no test images of cat"));
     }
 }

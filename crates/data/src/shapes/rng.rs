@@ -1,32 +1,32 @@
-//! Random choices, the same on every machine.
+//! Random choices that are the same on every machine.
 
-use super::fixed::{Colour, TURN, direction, mix};
+use super::fixed_point::{Colour, TURN, direction, mix};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::{Rng as _, SeedableRng};
 
 /// A stream of random choices.
-pub struct Random(ChaCha8Rng);
+pub struct Rng(ChaCha8Rng);
 
 /// The colours of one image.
 pub struct Palette {
-    /// The two that the ground goes between.
+    /// The two colours of the background.
     pub ground: [Colour; 2],
-    /// The figure's, which differs from both.
+    /// The colour of the figure, which differs from both.
     pub figure: Colour,
 }
 
-impl Random {
-    /// Stream `index` of those that `seed` has for a purpose.
+impl Rng {
+    /// Stream `index` for a purpose, under `seed`.
     pub fn new(seed: u64, purpose: [u8; 2], index: usize) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8..10].copy_from_slice(&purpose);
-        let mut random = ChaCha8Rng::from_seed(key);
-        random.set_stream(index as u64);
-        Random(random)
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(index as u64);
+        Rng(rng)
     }
 
-    /// A number from 0 and below `end`.
+    /// A number from 0 to `end - 1`.
     pub fn below(&mut self, end: i64) -> i64 {
         (i64::from(self.0.next_u32()) * end) >> 32
     }
@@ -36,32 +36,32 @@ impl Random {
         first + self.below(last - first + 1)
     }
 
-    /// A number from `-most` to `most`, more often near 0.
-    pub fn around(&mut self, most: i64) -> i64 {
-        self.below(most + 1) - self.below(most + 1)
+    /// A number from `-max` to `max`, more often near 0.
+    pub fn around(&mut self, max: i64) -> i64 {
+        self.below(max + 1) - self.below(max + 1)
     }
 
-    /// True once in `times`.
+    /// True with probability `1 / times`.
     pub fn one_in(&mut self, times: i64) -> bool {
         self.below(times) == 0
     }
 
-    /// Any direction, as a vector of length [`ONE`](super::fixed::ONE).
+    /// A random direction, as a vector of length [`ONE`](super::fixed_point::ONE).
     pub fn direction(&mut self) -> [i64; 2] {
         direction(self.below(TURN))
     }
 
-    /// Any colour.
+    /// A random colour.
     pub fn colour(&mut self) -> Colour {
         [0; 3].map(|_| self.below(256) as u8)
     }
 
-    /// Fills `bytes`.
+    /// Fills `bytes` with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         self.0.fill_bytes(bytes);
     }
 
-    /// Colours that can be told apart, one time in four only just.
+    /// Colours that can be distinguished; with probability 1/4 the contrast may be low.
     pub fn palette(&mut self) -> Palette {
         let least = if self.one_in(4) { 70 } else { 160 };
         loop {
@@ -71,8 +71,8 @@ impl Random {
             if ground.iter().any(|&ground| contrast(ground, figure) < least) {
                 continue;
             }
-            // Light figures are the more common, as a linear classifier could learn nothing
-            // at all if light and dark were in balance.
+            // Light figures are more frequent: if light and dark were balanced, a linear classifier
+            // could not learn anything.
             let inverted = brightness(figure) < brightness(first) && !self.one_in(6);
             let shade =
                 |colour: Colour| if inverted { colour.map(|part| 255 - part) } else { colour };

@@ -1,4 +1,4 @@
-//! Where the data is, when nobody says.
+//! Finds the data set when its path is not given.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,22 +9,22 @@ use crate::readers::binary;
 
 const VARIABLE: &str = "CRESCENDO_DATA";
 
-/// The folder downloads go to: `crescendo` in the user's folder for data. `None` if the system
-/// names no such folder.
+/// The folder for downloads: `crescendo` in the user's data folder. `None` if the system has no such
+/// folder.
 pub fn default_folder() -> Option<PathBuf> {
     dirs::data_local_dir().map(|folder| folder.join("crescendo"))
 }
 
-/// Where to read the data set from: `data` if it is given, else what the environment variable
-/// `CRESCENDO_DATA` says, else what was downloaded into the [`default_folder`].
+/// The path to read the data set from: `data` if it is given, else the value of the environment variable
+/// `CRESCENDO_DATA`, else the download in the [`default_folder`].
 ///
 /// # Errors
-/// If what is named does not exist, or if nothing is named and nothing was downloaded.
-pub fn find(data: Option<&Path>) -> Result<PathBuf, Error> {
-    find_among(data, env::var_os(VARIABLE), default_folder())
+/// If the path does not exist, or if none is given and nothing was downloaded.
+pub fn locate(data: Option<&Path>) -> Result<PathBuf, Error> {
+    locate_among(data, env::var_os(VARIABLE), default_folder())
 }
 
-fn find_among(
+fn locate_among(
     data: Option<&Path>,
     variable: Option<OsString>,
     downloads: Option<PathBuf>,
@@ -38,8 +38,8 @@ fn find_among(
     let downloaded = downloads.map(|folder| folder.join(binary::LAYOUT.folder));
     downloaded.filter(|folder| folder.is_dir()).ok_or_else(|| {
         Error::NotFound(format!(
-            "no CIFAR-10 found: say where it is with --data PATH or {VARIABLE}, or download it \
-             with `crescendo data fetch`; --data shapes needs no download"
+            "CIFAR-10 was not found: give its path with --data PATH or in {VARIABLE}, download it with \
+             `crescendo data fetch`, or use --data shapes, which needs no download"
         ))
     })
 }
@@ -49,7 +49,7 @@ fn existing(path: PathBuf, origin: &str) -> Result<PathBuf, Error> {
         return Ok(path);
     }
     Err(Error::NotFound(format!(
-        "{}{origin}: there is no such file or folder; name the data set's folder or archive, or \
+        "{}{origin}: there is no such file or folder; give the folder or archive of a data set, or \
          `shapes` (with --data, to train or evaluate)",
         path.display()
     )))
@@ -69,7 +69,7 @@ mod tests {
             std::fs::create_dir_all(path).unwrap();
         }
         let found = |data: Option<&Path>, variable: Option<OsString>| {
-            find_among(data, variable, Some(downloads.clone())).unwrap()
+            locate_among(data, variable, Some(downloads.clone())).unwrap()
         };
         assert_eq!(found(Some(&argument), Some(variable.clone().into())), argument);
         assert_eq!(found(None, Some(variable.clone().into())), variable);
@@ -78,19 +78,19 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_named() {
+    fn a_path_that_does_not_exist_is_named() {
         let nowhere = Path::new("no/such/folder");
-        let error = find_among(Some(nowhere), None, None).unwrap_err().to_string();
+        let error = locate_among(Some(nowhere), None, None).unwrap_err().to_string();
         assert!(error.starts_with("no/such/folder: there is no such file or folder"), "{error}");
-        let error = find_among(None, Some("gone".into()), None).unwrap_err().to_string();
+        let error = locate_among(None, Some("gone".into()), None).unwrap_err().to_string();
         assert!(error.starts_with("gone (from CRESCENDO_DATA): there is no such file"), "{error}");
     }
 
     #[test]
-    fn where_there_is_nothing_every_way_is_named() {
+    fn the_error_names_every_way_to_get_data() {
         let empty = tempfile::tempdir().unwrap();
         for downloads in [None, Some(empty.path().to_owned())] {
-            let error = find_among(None, None, downloads).unwrap_err().to_string();
+            let error = locate_among(None, None, downloads).unwrap_err().to_string();
             for way in ["--data PATH", "CRESCENDO_DATA", "crescendo data fetch", "--data shapes"] {
                 assert!(error.contains(way), "{error}");
             }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn downloads_have_a_folder_of_their_own() {
+    fn the_default_folder_is_named_after_the_program() {
         assert!(default_folder().is_none_or(|folder| folder.ends_with("crescendo")));
     }
 }

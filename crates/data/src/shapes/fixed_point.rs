@@ -1,16 +1,16 @@
-//! Fixed-point numbers: lengths, angles and colours without a float.
+//! Fixed-point arithmetic for lengths, angles and colours, without floating point.
 
-/// One pixel, as a length.
+/// The length of one pixel.
 pub const PIXEL: i64 = 256;
-/// A full turn, as an angle.
+/// The angle of a full turn.
 pub const TURN: i64 = 1 << 10;
-/// The sine of a quarter turn.
+/// 1 as a sine or cosine.
 pub const ONE: i64 = 1 << 14;
 
 /// Red, green and blue.
 pub type Colour = [u8; 3];
 
-/// Bhaskara's fraction, which is within 0.2 % of the sine.
+/// Bhaskara's approximation of the sine, with an error of less than 0.2 %.
 const SINES: [i64; TURN as usize] = {
     const HALF: i64 = TURN / 2;
     let mut sines = [0; TURN as usize];
@@ -25,7 +25,7 @@ const SINES: [i64; TURN as usize] = {
     sines
 };
 
-/// The sine of `angle`, nearly.
+/// The sine of `angle`, approximately.
 pub fn sine(angle: i64) -> i64 {
     SINES[(angle & (TURN - 1)) as usize]
 }
@@ -35,35 +35,35 @@ pub fn direction(angle: i64) -> [i64; 2] {
     [sine(angle + TURN / 4), sine(angle)]
 }
 
-/// `point` as seen from axes that are turned so that the first has the direction `axis`.
+/// The coordinates of `point` with axes that are rotated so that the first has the direction `axis`.
 pub fn turned([x, y]: [i64; 2], axis: [i64; 2]) -> [i64; 2] {
     let [cos, sin] = axis;
     [(x * cos + y * sin) / ONE, (y * cos - x * sin) / ONE]
 }
 
-/// How long the vector is.
+/// The length of a vector.
 pub fn length(vector: [i64; 2]) -> i64 {
     root(square(vector))
 }
 
-/// The square of how long it is.
+/// The squared length of a vector.
 pub fn square([x, y]: [i64; 2]) -> i64 {
     x * x + y * y
 }
 
-/// The square root of what [`square`] gives, which in an image is small.
+/// The square root of a [`square`], which fits into 32 bits within an image.
 pub fn root(square: i64) -> i64 {
     i64::from((square as u32).isqrt())
 }
 
-/// The colour `share` 256ths of the way.
+/// The colour at `share / 256` of the way from one colour to another.
 pub fn mix(from: Colour, to: Colour, share: i64) -> Colour {
     std::array::from_fn(|channel| {
         between(i64::from(from[channel]), i64::from(to[channel]), share) as u8
     })
 }
 
-/// The number `share` 256ths of the way.
+/// The number at `share / 256` of the way from one number to another.
 pub fn between(from: i64, to: i64, share: i64) -> i64 {
     from + (((to - from) * share + 128) >> 8)
 }
