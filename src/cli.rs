@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crescendo::training::recipe::MOST_SHIFT;
+use crescendo::training::validation::MAX_SHIFT;
 
 /// Trains CIFAR-size image classifiers on the machine you have, growing the batch instead of
 /// decaying the learning rate.
@@ -161,7 +161,7 @@ pub struct Views {
     pub flip: Option<bool>,
     /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
     /// and left, and down and right; 0 for the image alone [default: what the recipe says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_SHIFT as i64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_SHIFT as i64))]
     pub shift: Option<u32>,
 }
 

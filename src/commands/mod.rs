@@ -15,7 +15,8 @@ use std::io::{ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, ImageFolder, locate, open, shapes};
-use crescendo::training::recipe::{DataSource, MOST_THREADS};
+use crescendo::training::recipe::DataSource;
+use crescendo::training::validation::MAX_THREADS;
 use crescendo::training::{Error, Machine, Model, Recipe};
 
 use crate::cli::{DataPath, Processor, Views};
@@ -120,8 +121,8 @@ impl DataPath {
 
 /// What to compute on, where the command line may say it.
 pub fn machine(asked: &Processor) -> Result<Machine, Error> {
-    if asked.threads.is_some_and(|threads| threads > MOST_THREADS) {
-        return Err(Error::Recipe(format!("--threads must be at most {MOST_THREADS}")));
+    if asked.threads.is_some_and(|threads| threads > MAX_THREADS) {
+        return Err(Error::Recipe(format!("--threads must be at most {MAX_THREADS}")));
     }
     Recipe::load("report", &engine_keys(asked))?.machine()
 }

@@ -2,7 +2,7 @@
 
 use crescendo::data::{ImageShape, shapes};
 use crescendo::network::Plan as NetworkPlan;
-use crescendo::training::policy::{self, Phase, Share};
+use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::{Error, Recipe, memory, part_size, plan, plan_for};
 use serde_json::json;
@@ -26,7 +26,7 @@ pub fn run(args: &Plan) -> Result<(), Error> {
     if images > MOST_IMAGES {
         return Err(Error::Recipe(format!("--images must be at most {MOST_IMAGES}")));
     }
-    let phases = policy::outlook(&recipe, images.saturating_sub(recipe.data.validation));
+    let phases = policy::training_plan(&recipe, images.saturating_sub(recipe.data.validation));
     let rows = phases.into_iter().map(|phase| Row::new(&recipe, phase, images));
     let rows = rows.collect::<Result<Vec<Row>, Error>>()?;
     if let Some(row) = rows.iter().find(|row| row.part == 0) {
@@ -41,7 +41,7 @@ pub fn run(args: &Plan) -> Result<(), Error> {
 
 /// A phase of the run.
 struct Row {
-    phase: Phase,
+    phase: TrainingPhase,
     /// Images that are computed at a time; 0 if not even these fit into the memory limit.
     part: usize,
     /// Bytes that training takes, the images included.
@@ -51,8 +51,8 @@ struct Row {
 }
 
 impl Row {
-    fn new(recipe: &Recipe, phase: Phase, images: usize) -> Result<Self, Error> {
-        let plan = plan_for(recipe, phase.side)?;
+    fn new(recipe: &Recipe, phase: TrainingPhase, images: usize) -> Result<Self, Error> {
+        let plan = plan_for(recipe, phase.image_size)?;
         let part = part_size(recipe, &plan, phase.batch_size);
         let bytes = memory(recipe, &plan, phase.batch_size, part, recipe.threads());
         let bytes = bytes + (images * ImageShape::CIFAR.elements()) as u64;
@@ -61,7 +61,7 @@ impl Row {
 
     /// Arithmetic of the phase, where its length is known.
     fn all_flops(&self) -> Option<u64> {
-        Some(self.phase.share?.images.saturating_mul(self.flops))
+        Some(self.phase.length?.images.saturating_mul(self.flops))
     }
 
     fn parts(&self) -> usize {
@@ -106,26 +106,26 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         "memory"
     )?;
     let pflop = |flops: u64| flops as f64 / 1e15;
-    let (mut total, mut total_flops) = (Share::default(), 0);
+    let (mut total, mut total_flops) = (PhaseLength::default(), 0);
     for row in rows {
         let (batch_size, gib) = (row.phase.batch_size, row.bytes as f64 / f64::from(1 << 30));
         let parts = match row.parts() {
             1 => String::new(),
             parts => format!("  in {parts} parts of {}", row.part),
         };
-        let side = match row.phase.side {
+        let side = match row.phase.image_size {
             side if side == ImageShape::CIFAR.width => String::new(),
             side => format!("  images of {side}x{side}"),
         };
-        match row.phase.share.zip(row.all_flops()) {
-            Some((share, flops)) => {
+        match row.phase.length.zip(row.all_flops()) {
+            Some((length, flops)) => {
                 total_flops = flops.saturating_add(total_flops);
-                total.epochs += share.epochs;
-                total.updates += share.updates;
+                total.epochs += length.epochs;
+                total.updates += length.updates;
                 say!(
                     "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{side}{parts}",
-                    share.epochs,
-                    share.updates,
+                    length.epochs,
+                    length.updates,
                     pflop(flops)
                 )?;
             }
@@ -139,7 +139,7 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
             }
         }
     }
-    if rows.iter().all(|row| row.phase.share.is_some()) {
+    if rows.iter().all(|row| row.phase.length.is_some()) {
         say!(
             "{:>10} {:>8} {:>10} {:>10.2}",
             "total",
@@ -170,19 +170,19 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), E
         })
     });
     let phases = rows.iter().map(|row| {
-        let share = row.phase.share;
+        let length = row.phase.length;
         json!({
             "batch_size": row.phase.batch_size,
-            "side": row.phase.side,
+            "side": row.phase.image_size,
             "training_flops_per_image": row.flops,
-            "epochs": share.map(|share| share.epochs),
-            "updates": share.map(|share| share.updates),
+            "epochs": length.map(|length| length.epochs),
+            "updates": length.map(|length| length.updates),
             "part_size": row.part,
             "memory_bytes": row.bytes,
         })
     });
-    let sum = |of: fn(&Share) -> u64| -> Option<u64> {
-        rows.iter().map(|row| row.phase.share.as_ref().map(of)).sum()
+    let sum = |of: fn(&PhaseLength) -> u64| -> Option<u64> {
+        rows.iter().map(|row| row.phase.length.as_ref().map(of)).sum()
     };
     let flops = rows.iter().try_fold(0u64, |sum, row| Some(sum.saturating_add(row.all_flops()?)));
     say!(
@@ -193,7 +193,7 @@ fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), E
             "training_flops_per_image": plan.training_flops(),
             "training_flops": flops,
             "epochs": recipe.train.epochs,
-            "updates": sum(|share| share.updates),
+            "updates": sum(|length| length.updates),
             "schedule": phases.collect::<Vec<_>>(),
             "layers": layers.collect::<Vec<_>>(),
         })

@@ -1,7 +1,8 @@
 //! `crescendo recipes`.
 
 use crescendo::training::Error;
-use crescendo::training::recipe::{BUILT_IN, Recipe};
+use crescendo::training::loading::BUILT_IN;
+use crescendo::training::recipe::Recipe;
 
 use super::say;
 use crate::cli::Recipes;

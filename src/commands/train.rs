@@ -61,7 +61,7 @@ fn follow_data(
     data: &Found,
 ) -> Result<Option<String>, Error> {
     let (before, classes) = (recipe.network.classes, data.set.classes.len());
-    if before == classes || Recipe::names(&args.recipe, changes, "network.classes")? {
+    if before == classes || Recipe::sets_key(&args.recipe, changes, "network.classes")? {
         return Ok(None);
     }
     *recipe = recipe.with(&format!("network.classes={classes}"))?;

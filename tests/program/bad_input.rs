@@ -182,7 +182,7 @@ fn a_run_with_a_damaged_state_stays_as_it_is() {
     for (from, to, problem) in [
         ("[data]", "[data", "line "),
         ("size = 125", "size = 0", "batch.size must be from 1"),
-        ("epochs = 1", "epochs = \"one\"", "expected u32"),
+        ("epochs = 1", "epochs = \"one\"", "train.epochs must be a whole number, but it is \"one\""),
     ] {
         fs::write(place.path("run/recipe.toml"), recipe.replacen(from, to, 1)).unwrap();
         place.refuse_saying(1, again, &["run/recipe.toml: is damaged (", problem]);
@@ -461,7 +461,7 @@ fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
         say("nonsense", &["there is no recipe nonsense", "TOML", "report, original, quick"]);
         say("reprot", &["there is no recipe reprot (is it report?)"]);
         say("own.toml", &["own.toml: there is no key train.epoch; the nearest is train.epochs"]);
-        say("broken.toml", &["broken.toml is no valid TOML: line 2: "]);
+        say("broken.toml", &["broken.toml is not valid TOML: line 2: "]);
         let folder = format!("{command} .");
         place.refuse_saying(1, &folder, &["cannot read ."]);
         place.refuse_saying(1, &format!("{command} text.toml"), &["cannot read text.toml"]);
@@ -471,12 +471,12 @@ fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
         ("epochs=3", "there is no key epochs; the nearest is train.epochs"),
         ("optimiser.learning_rate=3", "the nearest is optimizer.learning_rate"),
         ("network.width=[4]", "the nearest is network.widths"),
-        ("train", "train is no change of a recipe: write section.key=value"),
+        ("train", "train does not change a key: write section.key=value"),
         ("=3", "write section.key=value"),
         ("train=3", "train is a section"),
-        ("train.epochs=many", "\"many\", expected u32 in `train.epochs`"),
-        ("network.widths=[4,8", "expected a sequence in `network.widths`"),
-        ("engine.threads={a=1}", "expected usize in `engine.threads`"),
+        ("train.epochs=many", "train.epochs must be a whole number, but it is \"many\""),
+        ("network.widths=[4,8", "network.widths must be a list of whole numbers, one for each stack, such as [64, 128, 256], but it is"),
+        ("engine.threads={a=1}", "engine.threads must be a whole number, but it is { a = 1 }"),
     ] {
         place.refuse_saying(2, &format!("train quick --set {change}"), &[part]);
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[part]);

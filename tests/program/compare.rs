@@ -49,7 +49,7 @@ fn every_arm_is_trained_with_every_seed_once() {
     assert!(!place.path("runs/arms/fixed").exists());
     let other = place.run(&format!("{COMPARE} --base grown"));
     assert!(other.contains("against grown") && !other.contains(" of 4: "), "{other}");
-    place.refuse_saying(2, &format!("{COMPARE} --base shrunk"), &["base = \"shrunk\"", "fixed"]);
+    place.refuse_saying(2, &format!("{COMPARE} --base shrunk"), &["base is \"shrunk\"", "fixed"]);
     let json: serde_json::Value =
         serde_json::from_str(&place.run(&format!("{COMPARE} --json"))).unwrap();
     assert_eq!(json["arms"][1]["arm"], "grown");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crescendo_training::Error;
-use crescendo_training::events::{Decided, Decision, Epoch, Event, Observer, Step, Watched};
+use crescendo_training::events::{DecisionKind, Decision, Epoch, Event, Observer, Step, PlateauObservation};
 use serde_json::{Value, json};
 
 use crate::console::print;
@@ -62,7 +62,7 @@ fn object(event: &Event) -> Option<Value> {
             json!({ "event": "changed", "key": key, "from": from, "to": to })
         }
         Event::Decision(decision) => decided(decision),
-        Event::InParts { batch_size, part, ghost } => {
+        Event::MicroBatches { batch_size, micro_batch_size: part, ghost } => {
             json!({ "event": "in_parts", "batch_size": batch_size, "part": part, "ghost": ghost })
         }
         Event::Step(step) => self::step(step),
@@ -90,10 +90,10 @@ fn object(event: &Event) -> Option<Value> {
 }
 
 fn decided(decision: &Decision) -> Value {
-    let metric = |Watched { name, value, best, epochs }: &Watched| json!({ "name": name, "value": value, "best": best, "epochs": epochs });
+    let metric = |PlateauObservation { name, value, best, epochs }: &PlateauObservation| json!({ "name": name, "value": value, "best": best, "epochs": epochs });
     let number = |value: f64| match decision.what {
-        Decided::BatchSize | Decided::Side => json!(value as u64),
-        Decided::LearningRate => json!(value),
+        DecisionKind::BatchSize | DecisionKind::ImageSize => json!(value as u64),
+        DecisionKind::LearningRate => json!(value),
     };
     json!({
         "event": "decision",
@@ -167,11 +167,11 @@ mod tests {
         let mut decision = Decision {
             epoch: 61,
             updates: 24_000,
-            what: Decided::BatchSize,
+            what: DecisionKind::BatchSize,
             from: 125.0,
             to: 250.0,
             reason: "\"quoted\"\nand on".to_owned(),
-            metric: Some(Watched { name: "train_loss", value: 0.5, best: 0.25, epochs: 3 }),
+            metric: Some(PlateauObservation { name: "train_loss", value: 0.5, best: 0.25, epochs: 3 }),
             noise_scale: None,
         };
         let read_back = read(&Event::Decision(decision.clone()));
@@ -184,7 +184,7 @@ mod tests {
                 "noise_scale": null,
             })
         );
-        decision.what = Decided::LearningRate;
+        decision.what = DecisionKind::LearningRate;
         assert_eq!(read(&Event::Decision(decision))["from"], json!(125.0));
     }
 

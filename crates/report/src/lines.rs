@@ -1,6 +1,6 @@
 //! Events as lines of text, in the report's words where it has them.
 
-use crescendo_training::events::{Decided, Decision, Event};
+use crescendo_training::events::{DecisionKind, Decision, Event};
 
 /// The line of an event, if it is worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
@@ -12,7 +12,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         Event::Changed { key, from, to } => format!("Changing {key} from {from} to {to}"),
         Event::Note(note) => note.clone(),
         Event::Decision(decision) => decided(decision),
-        Event::InParts { batch_size, part, ghost } => {
+        Event::MicroBatches { batch_size, micro_batch_size: part, ghost } => {
             let why = if *ghost { "" } else { " (they do not fit in batch.memory_limit)" };
             format!(
                 "Batches of {batch_size} are computed in parts of {part}: BatchNorm takes its \
@@ -61,12 +61,12 @@ pub(crate) fn line(event: &Event) -> Option<String> {
 fn decided(decision: &Decision) -> String {
     let Decision { what, from, to, reason, .. } = decision;
     let (verb, what) = match (what, to > from) {
-        (Decided::BatchSize, true) => ("Increasing", "batch size"),
-        (Decided::BatchSize, false) => ("Decreasing", "batch size"),
-        (Decided::LearningRate, true) => ("Raising", "learning rate"),
-        (Decided::LearningRate, false) => ("Lowering", "learning rate"),
-        (Decided::Side, true) => ("Enlarging", "images' side"),
-        (Decided::Side, false) => ("Shrinking", "images' side"),
+        (DecisionKind::BatchSize, true) => ("Increasing", "batch size"),
+        (DecisionKind::BatchSize, false) => ("Decreasing", "batch size"),
+        (DecisionKind::LearningRate, true) => ("Raising", "learning rate"),
+        (DecisionKind::LearningRate, false) => ("Lowering", "learning rate"),
+        (DecisionKind::ImageSize, true) => ("Enlarging", "images' side"),
+        (DecisionKind::ImageSize, false) => ("Shrinking", "images' side"),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     format!("{verb} {what} from {} to {}{reason}", rounded(*from), rounded(*to))
@@ -81,7 +81,7 @@ pub(crate) fn rounded(value: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn decision(what: Decided, from: f64, to: f64, reason: &str) -> Option<String> {
+    fn decision(what: DecisionKind, from: f64, to: f64, reason: &str) -> Option<String> {
         let (metric, noise_scale, reason) = (None, None, reason.to_owned());
         let decision =
             Decision { epoch: 61, updates: 24_000, what, from, to, reason, metric, noise_scale };
@@ -91,24 +91,24 @@ mod tests {
     #[test]
     fn decisions_are_lines_in_the_reports_words() {
         for (what, from, to, reason, expected) in [
-            (Decided::BatchSize, 125.0, 250.0, "", "Increasing batch size from 125 to 250"),
+            (DecisionKind::BatchSize, 125.0, 250.0, "", "Increasing batch size from 125 to 250"),
             (
-                Decided::BatchSize,
+                DecisionKind::BatchSize,
                 1e6,
                 125.0,
                 "why",
                 "Decreasing batch size from 1000000 to 125 (why)",
             ),
             (
-                Decided::Side,
+                DecisionKind::ImageSize,
                 16.0,
                 32.0,
                 "by data.sides",
                 "Enlarging images' side from 16 to 32 (by data.sides)",
             ),
-            (Decided::LearningRate, 0.01, 0.1, "", "Raising learning rate from 0.01 to 0.1"),
+            (DecisionKind::LearningRate, 0.01, 0.1, "", "Raising learning rate from 0.01 to 0.1"),
             (
-                Decided::LearningRate,
+                DecisionKind::LearningRate,
                 0.1,
                 0.1 * 0.1,
                 "train_loss stands still",
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn parts_are_explained() {
-        let parts = |ghost| line(&Event::InParts { batch_size: 8000, part: 2000, ghost }).unwrap();
+        let parts = |ghost| line(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost }).unwrap();
         let asked = parts(true);
         assert_eq!(
             asked,

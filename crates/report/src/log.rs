@@ -128,7 +128,7 @@ fn step_row(step: &Step) -> String {
 mod tests {
     use super::*;
     use crescendo_training::Evaluation;
-    use crescendo_training::events::{Decided, EvaluatedSplit, Watched};
+    use crescendo_training::events::{DecisionKind, EvaluatedSplit, PlateauObservation};
 
     fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
         Event::Epoch(Epoch {
@@ -147,11 +147,11 @@ mod tests {
         })
     }
 
-    fn decision(metric: Option<Watched>) -> Event {
+    fn decision(metric: Option<PlateauObservation>) -> Event {
         Event::Decision(Decision {
             epoch: 2,
             updates: 400,
-            what: Decided::BatchSize,
+            what: DecisionKind::BatchSize,
             from: 125.0,
             to: 250.0,
             reason: "no \"progress\", for 3 epochs".to_owned(),
@@ -198,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = start(folder.path(), &Marks::new());
         let best = f64::INFINITY;
-        let watched = Watched { name: "train_loss", value: 0.51, best, epochs: 3 };
+        let watched = PlateauObservation { name: "train_loss", value: 0.51, best, epochs: 3 };
         for metric in [None, Some(watched)] {
             log.event(&decision(metric)).unwrap();
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crescendo_report::TensorBoard;
-use crescendo_training::events::{Decided, Decision, Epoch, Event, Marks, Observer, Step};
+use crescendo_training::events::{DecisionKind, Decision, Epoch, Event, Marks, Observer, Step};
 
 /// CRC-32C, bit by bit.
 fn checksum(bytes: &[u8]) -> u32 {
@@ -184,7 +184,7 @@ fn what_is_known_is_written_under_its_tag() {
     let decision = Decision {
         epoch: 2,
         updates: 400,
-        what: Decided::BatchSize,
+        what: DecisionKind::BatchSize,
         from: 125.0,
         to: 250.0,
         reason: "the table says so".to_owned(),

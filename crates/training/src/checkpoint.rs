@@ -7,7 +7,7 @@ use crescendo_data::{Normalization, shapes};
 use crescendo_network::{Engine, Section, Tensor};
 use serde::Serialize;
 
-use crate::run::{NO_RUN, Record};
+use crate::record::{NO_RUN, Record};
 use crate::tensors::{Metadata, TensorFile};
 use crate::{Error, IsaChoice, Recipe};
 

@@ -1,11 +1,10 @@
-//! Training: recipes, the loop, batch policies, checkpoints, and resume to the bit.
+//! Training: recipes, the training loop, batch policies, checkpoints, and resuming with bit-identical results.
 //!
-//! A [`Recipe`] says everything that decides a run. A [`Run`] is a folder that holds the recipe,
-//! the state, and checkpoints; [`Run::train`] goes from the saved state to the end, telling an
-//! [`Observer`](events::Observer) what happens. A [`Model`] is a checkpoint in use.
+//! A [`Recipe`] has everything that decides what a run computes. A [`Run`] is a folder with the recipe, the
+//! saved state and checkpoints; [`Run::train`] trains from the saved state to the end and reports events to
+//! an [`Observer`](events::Observer). A [`Model`] is a checkpoint, loaded for evaluation and prediction.
 //!
-//! This crate prints nothing and draws nothing: observers do. It computes nothing either: that is
-//! the engine's work.
+//! This crate prints nothing; observers do. It computes nothing either; engines do.
 //!
 //! # Example
 //!
@@ -38,21 +37,27 @@ pub mod comparison;
 mod error;
 pub mod events;
 mod files;
+pub mod loading;
 mod machine;
 mod memory;
 mod model;
+mod plan;
 pub mod policy;
 pub mod recipe;
+mod record;
 mod run;
 mod tensors;
 mod trainer;
 mod update;
+pub mod validation;
 
 pub use error::Error;
 pub use files::write_atomically;
 pub use machine::{IsaChoice, Machine, peak_memory, threads};
 pub use memory::{memory, part_size};
 pub use model::{Elsewhere, Evaluation, Mistake, Model};
+pub use plan::{plan, plan_for};
 pub use recipe::Recipe;
-pub use run::{About, Progress, Record, Run, Start, check, plan, plan_for, read_record, resolved};
+pub use record::{About, Record, read_record};
+pub use run::{Progress, Run, Start, check, resolved};
 pub use trainer::Outcome;

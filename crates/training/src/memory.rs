@@ -3,7 +3,7 @@
 use crescendo_data::DataSet;
 use crescendo_network::{CpuEngine, Plan};
 
-use crate::recipe::Average;
+use crate::recipe::WeightAverage;
 use crate::{Error, Recipe, machine};
 
 /// The share of the machine's memory that a run may take where the recipe does not say.
@@ -15,8 +15,8 @@ pub fn memory(recipe: &Recipe, plan: &Plan, batch_size: usize, part: usize, thre
     // The batch at hand, and the one that is prepared meanwhile.
     let batches = 2 * 4 * plan.input.len() * batch_size;
     let average = match recipe.optimizer.average {
-        Average::None => 0,
-        Average::Ema | Average::Lookahead => {
+        WeightAverage::None => 0,
+        WeightAverage::Ema | WeightAverage::Lookahead => {
             4 * (plan.parameter_count() + 2 * plan.statistic_count())
         }
     };

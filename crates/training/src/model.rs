@@ -8,7 +8,8 @@ use crescendo_kernels::loss::{self, softmax};
 use crescendo_network::{Engine, Plan, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
-use crate::recipe::{Data, MOST_SHIFT};
+use crate::recipe::DataConfig;
+use crate::validation::MAX_SHIFT;
 use crate::{Error, Machine, Recipe, run};
 
 const SIDE: usize = ImageShape::CIFAR.width;
@@ -41,14 +42,14 @@ pub struct Elsewhere<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input {
     normalization: Normalization,
-    /// [`Data::test_flip`].
+    /// [`DataConfig::test_flip`].
     flip: bool,
-    /// [`Data::test_shift`].
+    /// [`DataConfig::test_shift`].
     shift: usize,
 }
 
 impl Input {
-    pub(crate) fn new(data: &Data, normalization: Normalization) -> Self {
+    pub(crate) fn new(data: &DataConfig, normalization: Normalization) -> Self {
         Input { normalization, flip: data.test_flip, shift: data.test_shift }
     }
 }
@@ -109,12 +110,12 @@ impl Model {
     }
 
     /// By how many pixels images are shifted for answers to them that count for half, 0 for none; the
-    /// recipe says it otherwise. See [`Data::test_shift`].
+    /// recipe says it otherwise. See [`DataConfig::test_shift`].
     ///
     /// # Panics
-    /// If they are more than [`MOST_SHIFT`].
+    /// If they are more than [`MAX_SHIFT`].
     pub fn set_shift(&mut self, shift: usize) {
-        assert!(shift <= MOST_SHIFT, "nothing of an image would be left");
+        assert!(shift <= MAX_SHIFT, "nothing of an image would be left");
         self.input.shift = shift;
     }
 
@@ -335,7 +336,7 @@ mod tests {
         let recipe = ["blocks=[2, 3]", "widths=[4, 6]", "head.scale=0.5"];
         let recipe = recipe.map(|change| format!("network.{change}"));
         let recipe = Recipe::load("fast94", &recipe).unwrap();
-        let mut engine = run::engine(run::plan(&recipe).unwrap(), recipe.machine().unwrap());
+        let mut engine = run::engine(crate::plan(&recipe).unwrap(), recipe.machine().unwrap());
         let model: Vec<Tensor> = engine
             .export(Section::Model)
             .iter()

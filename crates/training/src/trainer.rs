@@ -9,8 +9,8 @@ use crescendo_network::{
 };
 
 use crate::events::{self, EvaluatedSplit, Event, Observer};
-use crate::policy::{Metrics, PolicyKind};
-use crate::recipe::{At, Average};
+use crate::policy::{EpochMetrics, RunPosition};
+use crate::recipe::{BatchPolicyKind, WeightAverage};
 use crate::run::{self, Change, Progress, Run};
 use crate::update::{Update, Updated};
 use crate::{Error, Evaluation, checkpoint, machine, memory, model};
@@ -132,7 +132,7 @@ impl Run {
                 self.record.run.data_fingerprint
             )));
         }
-        let plan = run::plan(recipe)?;
+        let plan = crate::plan(recipe)?;
         let memory = machine::memory_for_run(recipe.threads(), true);
         run::check_fit(recipe, data, memory)?;
         let mut engine = run::engine(plan, recipe.machine()?);
@@ -164,10 +164,10 @@ impl Run {
     fn ignored(&self) -> Option<String> {
         let policy = self.record.recipe.batch.policy;
         let ignored = match policy {
-            PolicyKind::Fixed | PolicyKind::Steps => return None,
-            PolicyKind::Plateau => "plateau",
-            PolicyKind::NoiseScale => "noise_scale",
-            PolicyKind::FromLr => "from_lr",
+            BatchPolicyKind::Fixed | BatchPolicyKind::Steps => return None,
+            BatchPolicyKind::Plateau => "plateau",
+            BatchPolicyKind::NoiseScale => "noise_scale",
+            BatchPolicyKind::FromLr => "from_lr",
         };
         Some(format!("batch.policy is {ignored}: batch.steps and batch.size are ignored"))
     }
@@ -271,9 +271,9 @@ impl Trainer<'_> {
                 self.observer.event(&Event::Decision(decision))?;
             }
         }
-        let side = self.run.record.recipe.data.side(epoch);
-        self.engine.set_plan(run::plan_for(&self.run.record.recipe, side)?);
-        let sampling = Sampling { image_size: side, ..self.sampling };
+        let side = self.run.record.recipe.data.image_size(epoch);
+        self.engine.set_plan(crate::plan_for(&self.run.record.recipe, side)?);
+        let sampling = Sampling { side, ..self.sampling };
         let batch_size = self.run.progress.chosen.batch_size;
         self.choose_part(batch_size)?;
         let recipe = &self.run.record.recipe;
@@ -285,7 +285,7 @@ impl Trainer<'_> {
         };
         let wanted = first..batches.min(first.saturating_add(left as usize));
         let later_updates = left.saturating_sub(wanted.len() as u64);
-        let pixels = |epoch| recipe.data.side(epoch).pow(2) as f64 / side.pow(2) as f64;
+        let pixels = |epoch| recipe.data.image_size(epoch).pow(2) as f64 / side.pow(2) as f64;
         let later_epochs: f64 = (epoch + 1..=recipe.train.epochs).map(pixels).sum();
         let later_images = ((later_epochs * train.len() as f64) as u64)
             .min(later_updates.saturating_mul(batch_size as u64));
@@ -301,7 +301,11 @@ impl Trainer<'_> {
         let part = memory::part_size(recipe, self.engine.plan(), batch_size);
         if part < batch_size && (batch_size, part) != self.size {
             let ghost = recipe.network.norm.ghost > 0;
-            self.observer.event(&Event::InParts { batch_size, part, ghost })?;
+            self.observer.event(&Event::MicroBatches {
+                batch_size,
+                micro_batch_size: part,
+                ghost,
+            })?;
         }
         self.size = (batch_size, part);
         Ok(())
@@ -321,8 +325,8 @@ impl Trainer<'_> {
         let done = epoch.position(progress.epoch, progress.batch);
         let learning_rate = progress.chosen.learning_rate(recipe, done);
         let epochs = recipe.train.epochs;
-        let factor = |epochs| progress.chosen.factor(recipe, done, epochs);
-        let at = At { done, epochs, batch_size: images };
+        let factor = |epochs| progress.chosen.learning_rate_factor(recipe, done, epochs);
+        let at = RunPosition { done, epochs, batch_size: images };
         let rules = recipe.optimizer.rules(self.engine.plan(), at, factor);
         let trained: Vec<bool> = rules.iter().map(|rule| *rule != Rule::Fixed).collect();
         self.engine.set_trained(&trained);
@@ -349,9 +353,9 @@ impl Trainer<'_> {
         progress.updates += 1;
         progress.batch += 1;
         let whole = done / f64::from(epochs);
-        if let Some(share) = recipe.optimizer.average_share(progress.updates, whole) {
+        if let Some(share) = recipe.optimizer.average_weight(progress.updates, whole) {
             self.engine.average(share);
-            if recipe.optimizer.average == Average::Lookahead {
+            if recipe.optimizer.average == WeightAverage::Lookahead {
                 // Both are the average from here on.
                 self.engine.swap_average();
                 self.engine.average(1.0);
@@ -409,7 +413,7 @@ impl Trainer<'_> {
         let progress = &self.run.progress;
         let images = progress.images as f64;
         let train_loss = progress.loss_sum / images;
-        let metrics = Metrics {
+        let metrics = EpochMetrics {
             train_loss,
             validation_loss: validation.as_ref().map(|evaluation| evaluation.loss),
             validation_accuracy: validation.as_ref().map(Evaluation::accuracy),
@@ -450,7 +454,7 @@ impl Trainer<'_> {
         let total = split.len();
         let (observer, stop) = (&mut *self.observer, self.stop);
         let recipe = &self.run.record.recipe;
-        self.engine.set_plan(run::plan(recipe)?);
+        self.engine.set_plan(crate::plan(recipe)?);
         let input = model::Input::new(&recipe.data, self.normalization);
         self.engine.swap_average();
         let evaluation = model::evaluate(self.engine, &input, split, |done| {

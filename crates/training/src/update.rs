@@ -3,7 +3,7 @@
 use crescendo_data::ImageBatch;
 use crescendo_network::{Communicator, Engine, Outcome, Rule};
 
-use crate::policy::Measured;
+use crate::policy::GradientNorms;
 
 /// What an update is made with.
 pub(crate) struct Update<'a> {
@@ -22,7 +22,7 @@ pub(crate) struct Update<'a> {
 /// What came out.
 pub(crate) struct Updated {
     pub outcome: Outcome,
-    pub measured: Option<Measured>,
+    pub measured: Option<GradientNorms>,
 }
 
 impl Update<'_> {
@@ -56,7 +56,7 @@ impl Update<'_> {
         }
         engine.reduce(communicator);
         let measured = (squares.len() > 1)
-            .then(|| Measured::of(&squares, count as f64, engine.gradient_square()));
+            .then(|| GradientNorms::of(&squares, count as f64, engine.gradient_square()));
         if outcome.loss.is_finite() {
             engine.update(rules);
         }

@@ -38,7 +38,7 @@ pub fn run(args: &Compare) -> Result<(), Error> {
     }
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
-    let judged = comparison.judged_on();
+    let judged = comparison.evaluated_on();
     let mut results = Results::open(&folder.join("results.csv"), judged)?;
     let trials = missing(&comparison, &results, &data)?;
 
@@ -117,7 +117,7 @@ fn write_report(
         comparison.name,
         seeds(comparison),
         data.set.name,
-        comparison.judged_on().name(),
+        comparison.evaluated_on().name(),
         table(comparison, results)
     );
     write_atomically(&path, |file| file.write_all(text.as_bytes()))?;

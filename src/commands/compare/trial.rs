@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crescendo::data::split_validation;
 use crescendo::report::{Console, Folder, Observers};
-use crescendo::training::comparison::{Arm, Comparison, Results, Row, epochs_alike};
+use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{
     Error, Machine, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, resolved,
@@ -71,7 +71,7 @@ pub fn missing(
 /// The trials that begin as `trials[of]` does, each with the epoch after which it goes its own way, in
 /// rising order. A trial is a branch of the one before it that it is like for longest.
 pub fn branches(trials: &[Trial], of: usize) -> Vec<(u32, &Trial)> {
-    let alike = |one: &Trial, other: &Trial| epochs_alike(&one.recipe, &other.recipe);
+    let alike = |one: &Trial, other: &Trial| shared_epochs(&one.recipe, &other.recipe);
     let is_trunk = |index: usize, epochs: u32| {
         let others = trials[..index].iter().enumerate();
         let mut others = others.map(|(at, other)| (alike(other, &trials[index]), at));

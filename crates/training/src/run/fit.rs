@@ -1,32 +1,15 @@
 //! What computes a recipe, and whether the recipe fits the data and the machine.
 
-use crescendo_data::{DataSet, ImageShape};
+use crescendo_data::DataSet;
 use crescendo_network::{CpuEngine, Engine, Plan};
 
-use crate::policy::{PolicyKind, outlook};
-use crate::{Error, Machine, Recipe, memory};
+use crate::policy::training_plan;
+use crate::recipe::BatchPolicyKind;
+use crate::{Error, Machine, Recipe, memory, plan_for};
 
 /// What computes.
 pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
     Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
-}
-
-/// The plan of a recipe's network, for whole images.
-///
-/// # Errors
-/// If the section `[network]` makes no sense.
-pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
-    plan_for(recipe, ImageShape::CIFAR.width)
-}
-
-/// The same for images with `side` pixels along each side.
-///
-/// # Errors
-/// If the section `[network]` makes no sense, or does not go with such images.
-pub fn plan_for(recipe: &Recipe, side: usize) -> Result<Plan, Error> {
-    let network = recipe.network.network_for(side);
-    let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
-    plan.map_err(|error| Error::Recipe(error.to_string()))
 }
 
 /// Whether this recipe can train on this data.
@@ -71,12 +54,12 @@ pub(crate) fn check_fit(
         ));
     }
     let images = data.train.len() - validation;
-    let phases = outlook(recipe, images);
+    let phases = training_plan(recipe, images);
     let largest = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(0);
     if largest > images {
         let key = match recipe.batch.policy {
-            PolicyKind::Steps => "batch.steps",
-            PolicyKind::Fixed => "batch.size",
+            BatchPolicyKind::Steps => "batch.steps",
+            BatchPolicyKind::Fixed => "batch.size",
             _ => "batch.max",
         };
         return refuse(format!(
@@ -85,7 +68,7 @@ pub(crate) fn check_fit(
         ));
     }
     phases.iter().try_for_each(|phase| {
-        let plan = plan_for(recipe, phase.side)?;
+        let plan = plan_for(recipe, phase.image_size)?;
         memory::check(recipe, data, &plan, phase.batch_size, available)
     })
 }

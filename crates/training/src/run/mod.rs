@@ -6,7 +6,6 @@
 mod fit;
 mod folder;
 mod initial;
-mod record;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -16,14 +15,13 @@ use crescendo_network::{Engine, Section};
 use serde::{Deserialize, Serialize};
 
 use crate::events::Marks;
-use crate::policy::{Chosen, Metrics};
+use crate::policy::{EpochMetrics, PolicyState};
+use crate::record::{self, About, Record, read_record};
 use crate::tensors::{Metadata, TensorFile};
-use crate::{Error, Recipe, machine, memory};
+use crate::{Error, Recipe, machine, memory, plan};
 
-pub use fit::{check, plan, plan_for};
+pub use fit::check;
 pub(crate) use fit::{check_fit, engine};
-pub(crate) use record::NO_RUN;
-pub use record::{About, Record, read_record};
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,10 +50,10 @@ pub struct Progress {
     pub ended: bool,
     /// The last epoch's metrics.
     #[serde(default)]
-    pub(crate) metrics: Metrics,
-    /// What the policies have chosen.
+    pub(crate) metrics: EpochMetrics,
+    /// The policies' state.
     #[serde(default)]
-    pub(crate) chosen: Chosen,
+    pub(crate) chosen: PolicyState,
 }
 
 impl Progress {
@@ -143,7 +141,7 @@ impl Run {
                 fs::create_dir_all(temporary.join(part)).map_err(io)?;
             }
             record::write(temporary, &record)?;
-            let chosen = Chosen::new(recipe);
+            let chosen = PolicyState::new(recipe);
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             let metadata = metadata(&progress, &Marks::new());
             let tensors: Vec<_> = initial
@@ -215,7 +213,7 @@ impl Run {
             }
             if progress.chosen.batch_size == 0 {
                 // An older program's state: its policies remember nothing.
-                progress.chosen = Chosen::new(&record.recipe);
+                progress.chosen = PolicyState::new(&record.recipe);
                 if progress.batch > 0 {
                     let Progress { epoch, updates, ref metrics, .. } = progress;
                     progress.chosen.enter(&record.recipe, epoch, updates, metrics);
@@ -356,13 +354,13 @@ pub fn resolved(recipe: &Recipe, data: &DataSet) -> Result<(Recipe, Option<Strin
     recipe.engine.isa = recipe.engine.isa.resolved()?;
     recipe.batch.memory_limit = memory::limit(&recipe);
     let images = data.train.len().saturating_sub(recipe.data.validation);
-    let note = recipe.batch.fit(images).map(|most| {
+    let note = recipe.batch.shrink_to_data(images).map(|most| {
         format!(
             "{images} training images: batches have at most {most}, for batch.least_updates = {}.",
             recipe.batch.least_updates
         )
     });
-    recipe.check()?;
+    recipe.validate()?;
     Ok((recipe, note))
 }
 

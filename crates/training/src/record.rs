@@ -7,6 +7,7 @@ use crescendo_data::Normalization;
 use serde::{Deserialize, Serialize};
 
 use crate::files::write_atomically;
+use crate::loading::{convert, syntax_problem};
 use crate::{Error, Recipe};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
@@ -70,14 +71,14 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     struct Rest {
         run: About,
     }
-    let rest: Rest =
-        toml::from_str(&text).map_err(|error| damaged(crate::recipe::place(&text, &error)))?;
+    let table = text.parse().map_err(|error| damaged(syntax_problem(&text, &error)))?;
+    let rest: Rest = convert(table).map_err(|error| damaged(error.to_string()))?;
     let recipe = Recipe::saved(&text).map_err(|error| damaged(error.to_string()))?;
     Ok(Record { recipe, run: rest.run })
 }
 
 /// Writes it, or writes it again.
-pub(super) fn write(folder: &Path, record: &Record) -> Result<(), Error> {
+pub(crate) fn write(folder: &Path, record: &Record) -> Result<(), Error> {
     let text = toml::to_string(record).expect("a record has only strings for keys");
     write_atomically(&record_path(folder), |file| file.write_all(text.as_bytes()))
 }
