@@ -1,7 +1,7 @@
 //! Trains on a data set of one's own: `cargo run --release --example own_data`.
 
 use crescendo::data::{DataSet, ImageShape, Split};
-use crescendo::report::Console;
+use crescendo::logging::ConsoleProgress;
 use crescendo::training::{Error, Recipe, Run, Start};
 
 fn main() -> Result<(), Error> {
@@ -25,6 +25,6 @@ fn main() -> Result<(), Error> {
         data_location: "shades",
         init: None,
     };
-    Run::create(&folder, &start)?.train(&data, &mut Console::default(), &false.into())?;
+    Run::create(&folder, &start)?.train(&data, &mut ConsoleProgress::default(), &false.into())?;
     Ok(())
 }

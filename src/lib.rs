@@ -4,7 +4,7 @@
 //! This is the library behind the program of the same name: the crates it is made of, under one
 //! roof. The program adds a command line and nothing else. Data flows one way:
 //! [`data`] makes batches, [`network`] computes on them, [`training`] runs the loop and keeps the
-//! state, [`report`] writes down and shows what happened; [`kernels`] is the arithmetic below.
+//! state, [`logging`] records and shows what happened; [`kernels`] is the arithmetic below.
 //!
 //! # Example
 //!
@@ -25,6 +25,6 @@
 
 pub use crescendo_data as data;
 pub use crescendo_kernels as kernels;
+pub use crescendo_logging as logging;
 pub use crescendo_network as network;
-pub use crescendo_report as report;
 pub use crescendo_training as training;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crescendo::data::{FetchOutcome, RemoteArchive, default_folder, export, fetch, summarize};
-use crescendo::report::bar;
+use crescendo::logging::progress_bar;
 use crescendo::training::Error;
 
 use super::{Location, named, say};
@@ -42,7 +42,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
         Some(url) => RemoteArchive { url, ..RemoteArchive::CIFAR10 },
         None => RemoteArchive::CIFAR10,
     };
-    let bar = bar(archive.bytes);
+    let bar = progress_bar(archive.bytes);
     let fetched = fetch(&folder, &archive, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
-use crescendo::report::{Table, bar};
+use crescendo::logging::{ConfusionMatrix, progress_bar};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::{
     Elsewhere, Error, Evaluation, Model, Recipe, Record, checkpoint, read_record,
@@ -65,7 +65,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             if precise {
                 model.recompute_statistics(&data.set.train, args.bn_images as usize);
             }
-            let bar = bar(data.set.test.len() as u64);
+            let bar = progress_bar(data.set.test.len() as u64);
             let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
             bar.finish_and_clear();
             if args.json {
@@ -89,7 +89,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             if evaluations.len() > 1 {
                 say!("{} statistics", if *precise { "precise" } else { "running" })?;
             }
-            say!("{}", Table(evaluation, &model.classes))?;
+            say!("{}", ConfusionMatrix(evaluation, &model.classes))?;
         }
         found = Some((location, data));
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::report::page::{self, RunData};
+use crescendo::logging::report::{self, RunData};
 use crescendo::training::Error;
 
 use super::say;
@@ -11,9 +11,9 @@ use crate::cli::Report;
 pub fn run(args: &Report) -> Result<(), Error> {
     let out = match (&args.out, &args.runs[..]) {
         (Some(out), _) => out.clone(),
-        (None, [run]) => run.join(page::NAME),
+        (None, [run]) => run.join(report::FILE_NAME),
         (None, _) => {
-            let problem = "several runs are drawn on a page of their own: name it with --out";
+            let problem = "a report of several runs needs a file name: give one with --out";
             return Err(Error::Recipe(problem.to_owned()));
         }
     };
@@ -23,7 +23,7 @@ pub fn run(args: &Report) -> Result<(), Error> {
         (run.label, run.group) = (label(folder, &args.runs), group);
         runs.push(run);
     }
-    page::write(&out, &page::render(&runs))?;
+    report::write(&out, &report::render(&runs))?;
     say!("{}", out.display())
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::report::{Console, Folder, Json, Observers, Quiet};
+use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
 use crescendo::training::{Error, Recipe, Run, Start};
 
@@ -17,11 +17,11 @@ pub fn run(args: &Train) -> Result<(), Error> {
         Some(folder) => resume(folder, args)?,
         None => create(args)?,
     };
-    let mut folder = Folder::default();
+    let mut folder = RunFolderLogger::default();
     let mut shown: Box<dyn Observer> = match args {
-        Train { json: true, .. } => Box::new(Json),
-        Train { quiet: true, .. } => Box::new(Quiet),
-        _ => Box::new(Console::default()),
+        Train { json: true, .. } => Box::new(JsonEvents),
+        Train { quiet: true, .. } => Box::new(ConsoleSummary),
+        _ => Box::new(ConsoleProgress::default()),
     };
     run.train(&data.set, &mut Observers(vec![&mut folder, &mut *shown]), &stop)?;
     Ok(())

@@ -41,7 +41,7 @@ fn what_does_not_fit_is_computed_in_parts() {
     let place = Place::new();
     let train = format!("{SMALL} --set batch.policy=fixed --set batch.size=150 --epochs 1");
     let whole = place.run(&format!("train {train} --log-steps --out whole"));
-    assert!(!whole.contains("in parts"), "{whole}");
+    assert!(!whole.contains("in micro-batches"), "{whole}");
     let plan = place.run(
         "plan quick --set network.widths=[4,8,8] --set batch.policy=fixed --set \
                           batch.size=3000 --set batch.memory_limit=0.3 --images 6000",
@@ -52,7 +52,7 @@ fn what_does_not_fit_is_computed_in_parts() {
                  batch.steps=[[1,1500],[2,3000]] --set batch.memory_limit=0.15";
     let cut = place.run(&format!("train {short} --epochs 2 --out short"));
     for batch in ["1500", "3000"] {
-        let said = format!("Batches of {batch} are computed in parts of ");
+        let said = format!("Batches of {batch} are computed in micro-batches of ");
         assert_eq!(cut.matches(&said).count(), 1, "{cut}");
     }
     assert!(cut.contains("do not fit in batch.memory_limit"), "{cut}");
@@ -62,7 +62,7 @@ fn what_does_not_fit_is_computed_in_parts() {
     // Two parts of 75: BatchNorm's statistics, and so the losses, are others from the first update on.
     let parts =
         place.run(&format!("train {train} --log-steps --set network.norm.ghost=75 --out parts"));
-    assert!(parts.contains("Batches of 150 are computed in parts of 75"), "{parts}");
+    assert!(parts.contains("Batches of 150 are computed in micro-batches of 75"), "{parts}");
     let losses = |run: &str| -> Vec<f64> {
         let table = place.read(&format!("{run}/steps.csv"));
         column(&table, "loss").iter().map(|cell| cell.parse().unwrap()).collect()

@@ -85,7 +85,7 @@ fn kill(recipe: &str, moments: [usize; 8]) {
     place.run("train --resume killed");
     assert!(kills >= 5, "only {kills} kills");
     assert_equal(&place.path("whole"), &place.path("killed"));
-    assert!(place.run("train --resume killed").contains("finished already"));
+    assert!(place.run("train --resume killed").contains("already finished"));
     assert_equal(&place.path("whole"), &place.path("killed"));
 }
 

@@ -138,7 +138,7 @@ fn a_run_that_ends_by_steps_leaves_its_last_state() {
     assert!(checkpoint(&place.path("run"), 2).exists());
     assert_eq!(column(&place.read("run/epochs.csv"), "updates"), ["12", "15"]);
     let again = place.run("train --resume run");
-    assert!(again.contains("finished already"), "{again}");
+    assert!(again.contains("already finished"), "{again}");
     assert_eq!(column(&place.read("run/epochs.csv"), "updates"), ["12", "15"]);
 }
 

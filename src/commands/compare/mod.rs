@@ -5,7 +5,7 @@ mod trial;
 
 use std::path::{Path, PathBuf};
 
-use crescendo::report::page::{self, RunData};
+use crescendo::logging::report::{self, RunData};
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
 use crescendo::training::{Error, write_atomically};
 use serde_json::json;
@@ -104,7 +104,7 @@ fn list() -> Result<(), Error> {
     Ok(())
 }
 
-/// `table.md` in the comparison's folder, and a page with the curves of its runs.
+/// `table.md` in the comparison's folder, and a report with the curves of its runs.
 fn write_report(
     folder: &Path,
     comparison: &Comparison,
@@ -137,7 +137,7 @@ fn write_report(
     if runs.is_empty() {
         return Ok(());
     }
-    page::write(&folder.join(page::NAME), &page::render(&runs))
+    report::write(&folder.join(report::FILE_NAME), &report::render(&runs))
 }
 
 fn seeds(comparison: &Comparison) -> String {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crescendo::data::split_validation;
-use crescendo::report::{Console, Folder, Observers};
+use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{
@@ -34,7 +34,7 @@ pub struct Setting<'a> {
 
 impl Setting<'_> {
     fn train(&self, run: &mut Run, until: u32) -> Result<Outcome, Error> {
-        let (mut folder, mut bar) = (Folder::default(), Console::bar_only());
+        let (mut folder, mut bar) = (RunFolderLogger::default(), ConsoleProgress::bar_only());
         let mut observers: Vec<&mut dyn Observer> = vec![&mut folder];
         if self.bar {
             observers.push(&mut bar);
