@@ -1,8 +1,9 @@
-//! The program: a command line over the library.
+//! The program: the command line of the library.
 
 mod cli;
 mod commands;
 mod npy;
+mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,10 +27,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where even this cannot be written, the exit code still says it.
+            // If this cannot be written either, the exit code still tells of the error.
             let _ = writeln!(std::io::stderr(), "error: {error}");
             match error {
-                // Wrong usage, as when the command line cannot be parsed.
+                // Wrong usage: the same code as for a command line that cannot be parsed.
                 Error::Recipe(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }

@@ -6,25 +6,23 @@ use crescendo::data::{FetchOutcome, RemoteArchive, default_folder, export, fetch
 use crescendo::logging::progress_bar;
 use crescendo::training::Error;
 
-use super::{Location, named, say};
-use crate::cli::{Data, DataCommand};
+use super::{DataLocation, say};
+use crate::cli::{DataArgs, DataCommand};
 
-pub fn run(args: &Data) -> Result<(), Error> {
+pub fn run(args: &DataArgs) -> Result<(), Error> {
     match &args.command {
         DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
-        DataCommand::Info { path, test_split, json } => {
-            let summary = summarize(&Location::load_named(&named(path, *test_split)?)?.set);
+        DataCommand::Info { path, split, json } => {
+            let info = info(&DataLocation::load_named(&split.name(path)?)?.set);
             if *json {
-                say!("{}", serde_json::to_string(&summary).expect("names and finite numbers"))?;
+                say!("{}", serde_json::to_string(&info).expect("only names and finite numbers"))
             } else {
-                say!("{summary}")?;
+                say!("{info}")
             }
-            Ok(())
         }
-        DataCommand::Export { path, dir, test_split } => {
-            export(&Location::load_named(&named(path, *test_split)?)?.set, dir)?;
-            say!("{} is now in {}", path, dir.display())?;
-            Ok(())
+        DataCommand::Export { path, dir, split } => {
+            export(&DataLocation::load_named(&split.name(path)?)?.set, dir)?;
+            say!("Wrote {} to {}", path, dir.display())
         }
     }
 }
@@ -34,7 +32,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
         Some(dir) => dir.to_owned(),
         None => default_folder().ok_or_else(|| {
             Error::Refused(
-                "this system names no folder for a user's data: give one with --dir".into(),
+                "this system has no folder for a user's data: choose a folder with --dir".into(),
             )
         })?,
     };
@@ -50,7 +48,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     match fetched? {
-        FetchOutcome::Downloaded(path) => say!("CIFAR-10 is in {}", path.display()),
-        FetchOutcome::AlreadyPresent(path) => say!("CIFAR-10 is in {} already", path.display()),
+        Fetched::New(path) => say!("CIFAR-10 is in {}", path.display()),
+        Fetched::Already(path) => say!("CIFAR-10 is already in {}", path.display()),
     }
 }

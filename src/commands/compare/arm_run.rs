@@ -1,4 +1,4 @@
-//! An arm with a seed: trained to its end, and what comes out.
+//! One run of a comparison: an arm trained with one seed.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,28 +11,28 @@ use crescendo::training::{
     Error, Machine, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, resolved,
 };
 
-use super::Found;
+use super::LoadedData;
 
-/// An arm with a seed, to be trained.
-pub struct Trial {
+/// An arm to be trained with one seed.
+pub struct ArmRun {
     pub arm: String,
     pub recipe: Recipe,
     fingerprint: String,
 }
 
-/// What all trials of a comparison have in common.
-pub struct Setting<'a> {
+/// What all runs of a comparison have in common.
+pub struct Context<'a> {
     /// The comparison's folder.
     pub folder: &'a Path,
     pub comparison: &'a Comparison,
-    pub data: &'a Found,
+    pub data: &'a LoadedData,
     pub machine: Machine,
-    /// Whether a bar shows how far a run is.
+    /// Whether to show a progress bar.
     pub bar: bool,
     pub stop: &'a AtomicBool,
 }
 
-impl Setting<'_> {
+impl Context<'_> {
     fn train(&self, run: &mut Run, until: u32) -> Result<Outcome, Error> {
         let (mut folder, mut bar) = (RunFolderLogger::default(), ConsoleProgress::bar_only());
         let mut observers: Vec<&mut dyn Observer> = vec![&mut folder];
@@ -43,56 +43,60 @@ impl Setting<'_> {
     }
 }
 
-/// What there is no result of yet, seed after seed, so that an early end leaves whole pairs.
-pub fn missing(
+/// The runs that have no result yet, ordered by seed, so that after an interruption most seeds have
+/// results of all arms or of none.
+///
+/// # Errors
+/// If a recipe cannot be trained on the data, or the results are of another recipe.
+pub fn unfinished(
     comparison: &Comparison,
     results: &Results,
-    data: &Found,
-) -> Result<Vec<Trial>, Error> {
-    let fingerprint_of_data = data.set.fingerprint();
-    let mut trials = Vec::new();
+    data: &LoadedData,
+) -> Result<Vec<ArmRun>, Error> {
+    let data_fingerprint = data.set.fingerprint();
+    let mut runs = Vec::new();
     for seed in &comparison.seeds {
         for Arm { name, recipe } in &comparison.arms {
             let recipe = recipe.with(&format!("train.seed={seed}"))?;
-            // As its run keeps it.
-            let (kept, _) = resolved(&recipe, &data.set)?;
-            let fingerprint =
-                Results::fingerprint(&kept, &fingerprint_of_data, comparison.bn_images);
+            // The recipe as it is saved in the run's folder.
+            let (saved, _) = resolved(&recipe, &data.set)?;
+            let fingerprint = Results::fingerprint(&saved, &data_fingerprint, comparison.bn_images);
             if results.find(name, *seed, &fingerprint)?.is_none() {
-                // All of them before the first is trained.
+                // Here, so that all recipes are checked before the first is trained.
                 check(&recipe, &data.set)?;
-                trials.push(Trial { arm: name.clone(), recipe, fingerprint });
+                runs.push(ArmRun { arm: name.clone(), recipe, fingerprint });
             }
         }
     }
-    Ok(trials)
+    Ok(runs)
 }
 
-/// The trials that begin as `trials[of]` does, each with the epoch after which it goes its own way, in
-/// rising order. A trial is a branch of the one before it that it is like for longest.
-pub fn branches(trials: &[Trial], of: usize) -> Vec<(u32, &Trial)> {
-    let alike = |one: &Trial, other: &Trial| shared_epochs(&one.recipe, &other.recipe);
+/// The later runs that share their first epochs with `runs[of]`, each with the number of those epochs,
+/// in ascending order. A run branches off the earlier run that it shares most epochs with, or the first
+/// of several such runs.
+pub fn branches(runs: &[ArmRun], of: usize) -> Vec<(u32, &ArmRun)> {
+    let shared = |one: &ArmRun, other: &ArmRun| epochs_alike(&one.recipe, &other.recipe);
     let is_trunk = |index: usize, epochs: u32| {
-        let others = trials[..index].iter().enumerate();
-        let mut others = others.map(|(at, other)| (alike(other, &trials[index]), at));
-        others.all(|(like, at)| like < epochs || like == epochs && at >= of)
+        let others = runs[..index].iter().enumerate();
+        let mut others = others.map(|(at, other)| (shared(other, &runs[index]), at));
+        others.all(|(count, at)| count < epochs || count == epochs && at >= of)
     };
-    let mut branches: Vec<_> = (of + 1..trials.len())
-        .map(|index| (alike(&trials[of], &trials[index]), index))
+    let mut branches: Vec<_> = (of + 1..runs.len())
+        .map(|index| (shared(&runs[of], &runs[index]), index))
         .filter(|&(epochs, index)| epochs > 0 && is_trunk(index, epochs))
-        .map(|(epochs, index)| (epochs, &trials[index]))
+        .map(|(epochs, index)| (epochs, &runs[index]))
         .collect();
     branches.sort_by_key(|branch| branch.0);
     branches
 }
 
-impl Trial {
-    /// Its run's folder.
+impl ArmRun {
+    /// The run's folder, in the comparison's folder.
     fn folder(&self, comparison: &Path) -> PathBuf {
         comparison.join(&self.arm).join(format!("seed-{}", self.recipe.train.seed))
     }
 
-    fn start<'a>(&'a self, data: &'a Found) -> Start<'a> {
+    fn start<'a>(&'a self, data: &'a LoadedData) -> Start<'a> {
         Start {
             recipe: &self.recipe,
             recipe_name: &self.arm,
@@ -102,51 +106,59 @@ impl Trial {
         }
     }
 
-    /// Trains to the end, from wherever an earlier call came to, and on the way makes the runs that begin
-    /// as this one does; `None` if it was asked to stop.
-    pub fn run(&self, branches: &[(u32, &Trial)], setting: &Setting) -> Result<Option<Row>, Error> {
-        let Setting { comparison, data, machine, .. } = *setting;
-        let folder = self.folder(setting.folder);
+    /// Trains to the end, resuming what an earlier call left, and evaluates the outcome. On the way it
+    /// creates the runs of `branches`, each as a copy of this one after their shared epochs. `None` if it
+    /// was asked to stop.
+    ///
+    /// # Errors
+    /// If the folder holds a run of another recipe or other data, or training fails.
+    pub fn train(
+        &self,
+        branches: &[(u32, &ArmRun)],
+        context: &Context,
+    ) -> Result<Option<Row>, Error> {
+        let Context { comparison, data, machine, .. } = *context;
+        let folder = self.folder(context.folder);
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
         } else {
             Run::create(&folder, &self.start(data))?
         };
         for &(epochs, branch) in branches {
-            let to = branch.folder(setting.folder);
-            // One that has begun already goes on by itself.
+            let to = branch.folder(context.folder);
+            // A run that exists already is resumed in its own turn.
             if to.exists() {
                 continue;
             }
             if run.progress().epoch <= epochs {
-                setting.train(&mut run, epochs)?;
+                context.train(&mut run, epochs)?;
             }
-            if setting.stop.load(Ordering::Relaxed) {
+            if context.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let Progress { epoch, batch, ended, .. } = *run.progress();
             if (epoch, batch, ended) == (epochs + 1, 0, false) {
-                let parent = to.parent().unwrap_or(setting.folder);
+                let parent = to.parent().unwrap_or(context.folder);
                 std::fs::create_dir_all(parent)
                     .map_err(|error| Error::io("create", parent, error))?;
                 run.branch(&to, &branch.start(data))?;
             }
         }
-        if setting.train(&mut run, u32::MAX)? == Outcome::Interrupted {
+        if context.train(&mut run, u32::MAX)? == Outcome::Interrupted {
             return Ok(None);
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
         let mut model = Model::open(&checkpoint::path(&folder, last), None, machine)?;
         let count = self.recipe.data.validation;
-        let held_out = (count > 0).then(|| split_validation(&data.set.train, count).1);
-        let judged = held_out.as_ref().unwrap_or(&data.set.test);
-        // Training ended with the evaluation of the test set, unless the recipe leaves it out.
-        let running = match run.progress().test_accuracy.filter(|_| held_out.is_none()) {
+        let validation = (count > 0).then(|| hold_out(&data.set.train, count).1);
+        let evaluated = validation.as_ref().unwrap_or(&data.set.test);
+        // Training ends with an evaluation on the test set, unless the recipe turns it off.
+        let running = match run.progress().test_accuracy.filter(|_| validation.is_none()) {
             Some(accuracy) => accuracy,
-            None => model.evaluate(judged, |_| ()).accuracy(),
+            None => model.evaluate(evaluated, |_| ()).accuracy(),
         };
         model.recompute_statistics(&data.set.train, comparison.bn_images);
-        let precise = model.evaluate(judged, |_| ()).accuracy();
+        let precise = model.evaluate(evaluated, |_| ()).accuracy();
         Ok(Some(Row {
             arm: self.arm.clone(),
             seed: self.recipe.train.seed,
@@ -165,8 +177,8 @@ impl Trial {
         let data = &record.run.data_fingerprint;
         if Results::fingerprint(&record.recipe, data, comparison.bn_images) != self.fingerprint {
             let problem = format!(
-                "is a run of another recipe or other data than arm {} is now: give the changed arm \
-                 another name, or compare in another folder with --out",
+                "is a run of another recipe or other data than those of arm {} now: rename the \
+                 changed arm, or choose another folder with --out",
                 self.arm
             );
             return Err(Error::bad(folder, problem));
