@@ -1,6 +1,8 @@
 //! The program as its users run it: the real binary, on real files, with real kills.
 
 mod bad_input;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod before;
 mod compare;
 mod engine;
 mod evaluate;
