@@ -29,7 +29,7 @@ pub struct Augmentation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "snake_case",
-    expecting = "data.border must be a number from 0 to 255, [red, green, blue] or \"reflect\""
+    expecting = "a number from 0 to 255, [red, green, blue] or \"reflect\""
 )]
 pub enum Border {
     /// The image mirrored at its edge; the edge pixels themselves are not repeated.

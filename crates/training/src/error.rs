@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crescendo_network::EngineError;
+
 /// Why training, evaluation or prediction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,12 +51,21 @@ pub enum Error {
         /// Whether it is the first update after the saved state, so that resuming would fail in the same way.
         hopeless: bool,
     },
+    /// The device cannot be used, or failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A data set is missing or invalid.
     #[error(transparent)]
     Data(#[from] crescendo_data::Error),
 }
 
 impl Error {
+    /// Whether the request itself is wrong, rather than something that happened: a recipe, or a device that
+    /// does not exist.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Recipe(_) | Error::Engine(EngineError::Unsupported(_)))
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { doing, path: path.to_owned(), source }

@@ -10,6 +10,7 @@
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
+//! use crescendo_cpu::CpuDevices;
 //! use crescendo_training::{Model, Outcome, Recipe, Run, Start, checkpoint};
 //!
 //! let data = crescendo_data::shapes::generate(0, 200, 100);
@@ -22,12 +23,13 @@
 //!     data: &data,
 //!     data_location: "shapes:200,100",
 //!     init: None,
+//!     devices: &CpuDevices,
 //! };
 //! let mut run = Run::create(&folder, &start)?;
-//! assert_eq!(run.train(&data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
+//! assert_eq!(run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
 //!
-//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, recipe.machine()?)?;
-//! let accuracy = model.evaluate(&data.test, |_| ()).accuracy();
+//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, &CpuDevices, &recipe.engine)?;
+//! let accuracy = model.evaluate(&data.test, |_| ())?.accuracy();
 //! assert_eq!(Some(accuracy), run.progress().test_accuracy);
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
@@ -35,28 +37,28 @@
 pub mod checkpoint;
 pub mod comparison;
 mod error;
+mod evaluation;
 pub mod events;
-mod files;
+mod atomic_file;
 pub mod loading;
-mod machine;
+mod inference;
 mod memory;
 mod model;
-mod plan;
+mod graph;
 pub mod policy;
 pub mod recipe;
 mod record;
 mod run;
 mod tensors;
 mod trainer;
-mod update;
 pub mod validation;
 
 pub use error::Error;
-pub use files::write_atomically;
-pub use machine::{IsaChoice, Machine, peak_memory, threads};
-pub use memory::{memory, part_size};
-pub use model::{Elsewhere, Evaluation, Mistake, Model};
-pub use plan::{plan, plan_for};
+pub use evaluation::{Evaluation, Misclassified};
+pub use atomic_file::write_atomically;
+pub use memory::{micro_batch_size, required_memory};
+pub use model::{External, Model};
+pub use graph::{graph, graph_for};
 pub use recipe::Recipe;
 pub use record::{About, Record, read_record};
 pub use run::{Progress, Run, Start, check, resolved};

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_data::Normalization;
+use crescendo_network::DeviceKind;
 use serde::{Deserialize, Serialize};
 
-use crate::files::write_atomically;
+use crate::atomic_file::write_atomically;
 use crate::loading::{convert, syntax_problem};
 use crate::{Error, Recipe};
 
@@ -73,7 +74,11 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     }
     let table = text.parse().map_err(|error| damaged(syntax_problem(&text, &error)))?;
     let rest: Rest = convert(table).map_err(|error| damaged(error.to_string()))?;
-    let recipe = Recipe::saved(&text).map_err(|error| damaged(error.to_string()))?;
+    let mut recipe = Recipe::saved(&text).map_err(|error| damaged(error.to_string()))?;
+    // Before there was a choice, every run was one of the CPU.
+    if recipe.engine.device == DeviceKind::Auto {
+        recipe.engine.device = DeviceKind::Cpu;
+    }
     Ok(Record { recipe, run: rest.run })
 }
 

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crescendo_network::{DeviceKind, IsaKind};
 use sha2::{Digest, Sha256};
 
 use super::{Arm, Comparison, Difference, Spread};
 use crate::events::EvaluatedSplit;
-use crate::files::write_atomically;
-use crate::{Error, IsaChoice, Recipe};
+use crate::atomic_file::write_atomically;
+use crate::{Error, Recipe};
 
 /// The result of an arm with one seed.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +107,8 @@ impl Results {
     pub fn fingerprint(recipe: &Recipe, data_fingerprint: &str, bn_images: usize) -> String {
         let mut recipe = recipe.clone();
         recipe.engine.threads = 0;
-        recipe.engine.isa = IsaChoice::Auto;
+        recipe.engine.isa = IsaKind::Auto;
+        recipe.engine.device = DeviceKind::Auto;
         recipe.batch.memory_limit = 0.0;
         recipe.train.log_steps = false;
         let text = recipe.differences().join("\n");

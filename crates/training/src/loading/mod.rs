@@ -247,8 +247,9 @@ fn merge(whole: &mut Table, own: Table, known: &Table, section: &str) -> Result<
                 merge(whole, own, known, &format!("{name}."))?;
             }
             (Some(Value::Table(_)), ..) => return Err(format!("{name} is a section, not a key")),
-            (Some(_), Some(whole), value) => *whole = value,
-            (_, _, value) => return Err(unknown(&first_key(name, &value))),
+            // A recipe's own table lacks keys that are not written while they have their default.
+            (Some(_), _, value) => drop(whole.insert(key, value)),
+            (None, _, value) => return Err(unknown(&first_key(name, &value))),
         }
     }
     Ok(())

@@ -138,7 +138,7 @@ fn a_table_can_take_the_place_of_a_switch_and_back() {
 #[test]
 fn the_network_of_the_paper_is_the_librarys() {
     let recipe = Recipe::load::<&str>("report", &[]).unwrap();
-    assert_eq!(recipe.network, crescendo_network::Config::report());
+    assert_eq!(recipe.network, crescendo_network::NetworkConfig::paper());
 }
 
 /// Words of Rust and of serde that a user must not see.

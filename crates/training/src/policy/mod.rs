@@ -19,7 +19,7 @@ use crate::recipe::{AfterMax, BatchConfig, BatchPolicyKind, Metric, ScheduleKind
 
 pub(crate) use batch_size::MAX_BATCH_SIZE;
 pub use decision::{Decision, DecisionKind, PlateauObservation};
-pub(crate) use noise_scale::{GradientNorms, NoiseScaleEstimate};
+pub(crate) use noise_scale::{NoiseSample, NoiseScaleEstimate};
 pub use plateau::EpochMetrics;
 use plateau::PlateauState;
 pub use training_plan::{PhaseLength, TrainingPhase, training_plan};

@@ -13,7 +13,7 @@ const SMOOTHING: f64 = 0.9;
 
 /// Squared norms of the gradients of parts of a batch (micro-batches or halves), and of the whole batch.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GradientNorms {
+pub(crate) struct NoiseSample {
     /// Images of a part: the harmonic mean over the parts.
     pub part: f64,
     /// The squared norm of a part's mean gradient: the mean over the parts.
@@ -24,11 +24,11 @@ pub(crate) struct GradientNorms {
     pub whole_square: f64,
 }
 
-impl GradientNorms {
+impl NoiseSample {
     /// From `(images, squared norm)` of each part.
     pub fn of(parts: &[(f64, f64)], whole: f64, whole_square: f64) -> Self {
         let count = parts.len() as f64;
-        GradientNorms {
+        NoiseSample {
             // The expected squared norm is linear in the inverse of the number of images.
             part: count / parts.iter().map(|part| 1.0 / part.0).sum::<f64>(),
             part_square: parts.iter().map(|part| part.1).sum::<f64>() / count,
@@ -52,8 +52,8 @@ pub(crate) struct NoiseScaleEstimate {
 
 impl NoiseScaleEstimate {
     /// Adds a measurement; one that is not finite is ignored.
-    pub fn observe(&mut self, norms: &GradientNorms) {
-        let GradientNorms { part, part_square, whole, whole_square } = *norms;
+    pub fn observe(&mut self, norms: &NoiseSample) {
+        let NoiseSample { part, part_square, whole, whole_square } = *norms;
         let trace = (part_square - whole_square) / (1.0 / part - 1.0 / whole);
         let square = (whole * whole_square - part * part_square) / (whole - part);
         if !(trace.is_finite() && square.is_finite()) {
@@ -86,11 +86,11 @@ mod tests {
         for whole in [100.0, 400.0] {
             let part = whole / 2.0;
             let (part_square, whole_square) = (expected(part), expected(whole));
-            noise.observe(&GradientNorms { part, part_square, whole, whole_square });
+            noise.observe(&NoiseSample { part, part_square, whole, whole_square });
         }
         // Parts may have different sizes.
         let parts = [32.0, 32.0, 1.0].map(|images| (images, expected(images)));
-        noise.observe(&GradientNorms::of(&parts, 65.0, expected(65.0)));
+        noise.observe(&NoiseSample::of(&parts, 65.0, expected(65.0)));
         assert!((noise.value().unwrap() - 25.0).abs() < 1e-9);
     }
 
@@ -98,20 +98,20 @@ mod tests {
     fn there_is_no_estimate_while_noise_hides_the_gradient() {
         let mut noise = NoiseScaleEstimate::default();
         // The gradients of the parts happen to point away from one another.
-        noise.observe(&GradientNorms {
+        noise.observe(&NoiseSample {
             part: 50.0,
             part_square: 9.0,
             whole: 100.0,
             whole_square: 4.0,
         });
         assert_eq!(noise.value(), None);
-        noise.observe(&GradientNorms {
+        noise.observe(&NoiseSample {
             part: 50.0,
             part_square: f64::NAN,
             whole: 100.0,
             whole_square: 4.0,
         });
-        noise.observe(&GradientNorms {
+        noise.observe(&NoiseSample {
             part: 50.0,
             part_square: 9.0,
             whole: 100.0,

@@ -72,7 +72,7 @@ fn a_new_image_size_resets_plateaus_and_the_noise_scale() {
 
     let recipe = Recipe::load("report", &smaller).unwrap();
     let mut state = PolicyState::new(&recipe);
-    state.noise.observe(&GradientNorms::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
+    state.noise.observe(&NoiseSample::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
     assert!(state.enter(&recipe, 2, 10, &seen[0]).is_empty() && state.noise.value().is_some());
     let decisions = state.enter(&recipe, 3, 20, &seen[1]);
     assert_eq!(decisions.len(), 1);
@@ -144,7 +144,7 @@ fn the_noise_scale_is_followed_with_hysteresis() {
             let expected = |images: f64| 1.0 + scale / images;
             let (part_square, whole_square) = (expected(50.0), expected(100.0));
             let (part, whole) = (50.0, 100.0);
-            state.noise.observe(&GradientNorms { part, part_square, whole, whole_square });
+            state.noise.observe(&NoiseSample { part, part_square, whole, whole_square });
         }
         let epoch = state.epoch + 1;
         state.enter(&recipe, epoch, 0, &EpochMetrics::default());
@@ -221,7 +221,7 @@ fn at_the_largest_batch_the_learning_rate_follows_the_noise_scale() {
     let mut at = |scale: f64| {
         let expected = |images: f64| (images, 1.0 + scale / images);
         state.noise = NoiseScaleEstimate::default();
-        state.noise.observe(&GradientNorms::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
+        state.noise.observe(&NoiseSample::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
         let epoch = state.epoch + 1;
         state.enter(&recipe, epoch, 0, &EpochMetrics::default());
         (state.batch_size, state.rate_factor)

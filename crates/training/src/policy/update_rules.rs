@@ -1,6 +1,6 @@
 //! Which update rule each parameter follows at a moment of a run, by the section `[optimizer]`.
 
-use crescendo_network::{Muon, Parameter, Plan, Role, Rule, Sgd};
+use crescendo_network::{Graph, Muon, Parameter, Role, Rule, Sgd};
 
 use crate::recipe::{
     DecayedParameters, LearningRatePer, OptimizerConfig, OptimizerKind, ParameterGroup,
@@ -30,22 +30,22 @@ pub(crate) struct RunPosition {
 const MUON_STEPS: usize = 3;
 
 impl OptimizerConfig {
-    /// The update rule of each of the plan's parameters for a batch at this moment of a run. `factor` gives
+    /// The update rule of each of the graph's parameters for a batch at this moment of a run. `factor` gives
     /// the learning rate's factor by a schedule of so many epochs.
     pub(crate) fn rules(
         &self,
-        plan: &Plan,
+        graph: &Graph,
         at: RunPosition,
         factor: impl Fn(u32) -> f64,
     ) -> Vec<Rule> {
         let rule = |parameter: &Parameter| {
-            if !parameter.trained {
-                return Rule::Fixed;
+            if !parameter.requires_grad {
+                return Rule::Frozen;
             }
             let group = self.group_of(&parameter.name);
             let epochs = group.and_then(|group| group.epochs).unwrap_or(at.epochs).min(at.epochs);
             if at.done >= f64::from(epochs) {
-                return Rule::Fixed;
+                return Rule::Frozen;
             }
             let rule = self.settings_of(group);
             let learning_rate = (rule.learning_rate * factor(epochs)) as f32;
@@ -65,15 +65,15 @@ impl OptimizerConfig {
                 OptimizerKind::Muon => {
                     Rule::Muon(Muon { learning_rate, momentum, nesterov, steps: MUON_STEPS })
                 }
-                OptimizerKind::Fixed => Rule::Fixed,
+                OptimizerKind::Fixed => Rule::Frozen,
             }
         };
-        plan.parameters.iter().map(rule).collect()
+        graph.parameters.iter().map(rule).collect()
     }
 
     /// The rules with which a run begins, with learning rates before any schedule.
-    pub fn first_rules(&self, plan: &Plan, batch_size: usize) -> Vec<Rule> {
-        self.rules(plan, RunPosition { done: 0.0, epochs: u32::MAX, batch_size }, |_| 1.0)
+    pub fn first_rules(&self, graph: &Graph, batch_size: usize) -> Vec<Rule> {
+        self.rules(graph, RunPosition { done: 0.0, epochs: u32::MAX, batch_size }, |_| 1.0)
     }
 
     /// The weight of the model in the step of the weight average after so many updates, when the fraction
@@ -139,11 +139,11 @@ mod tests {
 
     fn rules(changes: &[&str], done: f64) -> Vec<(String, Rule)> {
         let recipe = Recipe::load("quick", changes).unwrap();
-        let plan = crate::plan(&recipe).unwrap();
+        let graph = crate::graph(&recipe).unwrap();
         let factor = |epochs: u32| 1.0 - done / f64::from(epochs);
         let rules =
             recipe.optimizer.rules(&plan, RunPosition { done, epochs: 8, batch_size: 50 }, factor);
-        plan.parameters.iter().map(|p| p.name.clone()).zip(rules).collect()
+        graph.parameters.iter().map(|p| p.name.clone()).zip(rules).collect()
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
         {
             Rule::Sgd(Sgd { learning_rate, .. }) => ("sgd", learning_rate),
             Rule::Muon(Muon { learning_rate, .. }) => ("muon", learning_rate),
-            Rule::Fixed => ("fixed", 0.0),
+            Rule::Frozen => ("fixed", 0.0),
         };
         let first = rules(&[groups], 2.0);
         assert_eq!(rate(&first, "start_layer.0.bias"), ("sgd", 4.0));

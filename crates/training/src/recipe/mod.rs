@@ -6,7 +6,6 @@
 
 mod batch;
 mod data;
-mod engine;
 mod epoch_table;
 mod optimizer;
 mod plateau;
@@ -14,14 +13,11 @@ mod schedule;
 mod train;
 
 use crescendo_data::{ImageShape, Normalization, Sampling};
-use crescendo_network::NetworkConfig;
+use crescendo_network::{EngineConfig, NetworkConfig};
 use serde::{Deserialize, Serialize};
-
-use crate::{Error, Machine};
 
 pub use batch::{AfterMax, BatchConfig, BatchPolicyKind, Coupling};
 pub use data::{AugmentConfig, AugmentTable, DataConfig, DataSource, NormalizeKind};
-pub use engine::EngineConfig;
 pub(crate) use epoch_table::{epochs_problem, value_at};
 pub use optimizer::{
     DecayedParameters, LearningRatePer, OptimizerConfig, OptimizerKind, ParameterGroup,
@@ -52,19 +48,6 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// How many threads compute on this machine.
-    pub fn threads(&self) -> usize {
-        crate::threads(self.engine.threads)
-    }
-
-    /// What computes on this machine.
-    ///
-    /// # Errors
-    /// If the processor does not have the instruction set that the recipe asks for.
-    pub fn machine(&self) -> Result<Machine, Error> {
-        Ok(Machine { threads: self.threads(), isa: self.engine.isa.isa()? })
-    }
-
     /// How training images, at their full size, become batches.
     pub fn sampling(&self, normalization: Normalization) -> Sampling {
         Sampling {

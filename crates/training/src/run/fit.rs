@@ -1,28 +1,24 @@
-//! What computes a recipe, and whether the recipe fits the data and the machine.
+//! Whether a recipe fits the data and the device.
 
 use crescendo_data::DataSet;
-use crescendo_network::{CpuEngine, Engine, Plan};
+use crescendo_network::Device;
 
 use crate::policy::training_plan;
 use crate::recipe::BatchPolicyKind;
-use crate::{Error, Machine, Recipe, memory, plan_for};
-
-/// What computes.
-pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
-}
+use crate::{Error, Recipe, graph_for, memory};
 
 /// Whether this recipe can train on this data.
 ///
 /// # Errors
 /// Says what does not fit.
-pub fn check(recipe: &Recipe, data: &DataSet) -> Result<(), Error> {
-    check_fit(recipe, data, None)
+pub fn check(recipe: &Recipe, device: &dyn Device, data: &DataSet) -> Result<(), Error> {
+    check_fit(recipe, device, data, None)
 }
 
 /// Whether this recipe can train on this data in so many bytes of memory, if that is known.
 pub(crate) fn check_fit(
     recipe: &Recipe,
+    device: &dyn Device,
     data: &DataSet,
     available: Option<u64>,
 ) -> Result<(), Error> {
@@ -63,12 +59,12 @@ pub(crate) fn check_fit(
             _ => "batch.max",
         };
         return refuse(format!(
-            "a batch of {largest} is larger than the {images} images to train on: have batches fit \
-             them with --set batch.least_updates=20, or lower {key}"
+            "a batch of {largest} is larger than the {images} images to train on: let batches \
+             shrink to fit the data with --set batch.least_updates=20, or lower {key}"
         ));
     }
     phases.iter().try_for_each(|phase| {
-        let plan = plan_for(recipe, phase.image_size)?;
-        memory::check(recipe, data, &plan, phase.batch_size, available)
+        let graph = graph_for(recipe, phase.image_size)?;
+        memory::check(recipe, device, data, &graph, phase.batch_size, available)
     })
 }

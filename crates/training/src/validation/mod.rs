@@ -10,7 +10,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-use crescendo_data::SIDE;
+use crescendo_data::ImageShape;
 
 use crate::recipe::{
     BatchPolicyKind, Coupling, LearningRatePer, Metric, PlateauConfig, ScheduleKind,
@@ -25,7 +25,9 @@ const MAX_BLOCKS: usize = 1_000;
 const MAX_EPOCHS: u32 = 1_000_000;
 /// The widest border that can be made of the image itself, and the largest shift of a view: a reflection
 /// does not repeat the pixels at the edge.
-pub const MAX_SHIFT: usize = SIDE - 1;
+pub const MAX_SHIFT: usize = IMAGE_SIZE - 1;
+/// The height and width of images.
+const IMAGE_SIZE: usize = ImageShape::CIFAR.width;
 /// The largest number of threads: more than any machine has processors.
 pub const MAX_THREADS: usize = 1_024;
 
@@ -63,9 +65,9 @@ impl Recipe {
             ),
         ])?;
         data::check_augmentation(&self.data)?;
-        network.network().map_err(|error| Error::Recipe(error.to_string()))?;
+        network.network(crate::graph::input_shape()).map_err(|error| Error::Recipe(error.to_string()))?;
         data::check_sides(&self.data, network)?;
-        optimizer::check(&self.optimizer, || crate::plan(self))?;
+        optimizer::check(&self.optimizer, || crate::graph(self))?;
         batch::check(self)?;
         schedule::check(&self.schedule)?;
         self.check_policies()

@@ -1,6 +1,6 @@
 //! Whether the section `[optimizer]` is valid.
 
-use crescendo_network::{Parameter, Plan, Role};
+use crescendo_network::{Graph, Parameter, Role};
 
 use super::{first_problem, is_finite_f32};
 use crate::Error;
@@ -11,16 +11,16 @@ use crate::recipe::{OptimizerConfig, OptimizerKind};
 /// matter.
 pub(super) fn check(
     optimizer: &OptimizerConfig,
-    plan: impl Fn() -> Result<Plan, Error>,
+    graph: impl Fn() -> Result<Graph, Error>,
 ) -> Result<(), Error> {
     check_values(optimizer, "optimizer.")?;
     if optimizer.groups.is_empty() && optimizer.kind != OptimizerKind::Muon {
         return Ok(());
     }
-    let plan = plan()?;
+    let graph = graph()?;
     for group in &optimizer.groups {
         let name = &group.parameters;
-        let mut trained = plan.parameters.iter().filter(|parameter| parameter.trained);
+        let mut trained = graph.parameters.iter().filter(|parameter| parameter.requires_grad);
         if !trained.clone().any(|parameter| name_matches(name, &parameter.name)) {
             return Err(Error::Recipe(format!(
                 "optimizer.groups: no trained parameter of this network is called {name}: a \
@@ -54,7 +54,7 @@ pub(super) fn check(
             &format!("optimizer.groups, of {name}: "),
         )?;
     }
-    for parameter in plan.parameters.iter().filter(|parameter| parameter.trained) {
+    for parameter in graph.parameters.iter().filter(|parameter| parameter.requires_grad) {
         let kind = optimizer.settings_of(optimizer.group_of(&parameter.name)).kind;
         if kind == OptimizerKind::Muon && !matches!(parameter.role, Role::Weight { .. }) {
             return Err(Error::Recipe(format!(
