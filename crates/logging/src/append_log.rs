@@ -16,8 +16,8 @@ pub(crate) struct AppendLog {
 }
 
 impl AppendLog {
-    /// Opens the file `name` in a run's `folder` and truncates it to its mark. An empty file begins with
-    /// `header`.
+    /// Opens the file `name` in a run's `folder` and truncates it to its mark. An empty file begins
+    /// with `header`.
     pub(crate) fn open(
         folder: &Path,
         name: &'static str,

@@ -1,5 +1,5 @@
-//! Logging of training runs: the files in a run's folder (text log, CSV files, TensorBoard events, HTML
-//! report) and the output on the terminal.
+//! Logging of training runs: the files in a run's folder (text log, CSV files, TensorBoard events,
+//! HTML report) and the output on the terminal.
 //!
 //! Every logger is an [`Observer`] of the run's events. Loggers only record and format; they never
 //! influence a run.

@@ -1,7 +1,8 @@
-//! Events as text, for the terminal, `log.txt` and TensorBoard; and how numbers are written for people.
+//! Events as text, for the terminal, `log.txt` and TensorBoard; and how numbers are written for
+//! people.
 //!
-//! The lines about epochs, checkpoints, batch sizes and the test accuracy are those of the paper's program
-//! (course report CSCE 636, Anmol Anand); scripts parse them.
+//! The lines about epochs, checkpoints, batch sizes and the test accuracy are those of the paper's
+//! program (course report CSCE 636, Anmol Anand); scripts parse them.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! TensorBoard event files, checked with an independent reader: framing, checksums, values, and that no
-//! point appears twice after a resume.
+//! TensorBoard event files, checked with an independent reader: framing, checksums, values, and
+//! that no point appears twice after a resume.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -35,8 +35,8 @@ impl CsvTable {
         }
     }
 
-    /// Parses the table in `text`; `path` is the file that errors name. A last line without a line break
-    /// is ignored: the program was killed while it was written.
+    /// Parses the table in `text`; `path` is the file that errors name. A last line without a line
+    /// break is ignored: the program was killed while it was written.
     ///
     /// # Errors
     /// If a row has another number of cells than the header, or a quote is not closed.

@@ -1,5 +1,5 @@
-//! `evaluation.json`: the latest evaluation of each split, with its confusion matrix and the images that
-//! were misclassified most confidently. Field names are the keys of the file.
+//! `evaluation.json`: the latest evaluation of each split, with its confusion matrix and the images
+//! that were misclassified most confidently. Field names are the keys of the file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -76,8 +76,9 @@ impl EvaluationFile {
             Err(error) => return Err(Error::io("read", &path, error)),
         };
         let damaged = |problem: &str| {
-            let problem =
-                format!("is damaged ({problem}): remove it; the next evaluation writes it again");
+            let problem = format!(
+                "is damaged ({problem}): remove it; the next evaluation of the run recreates it"
+            );
             Error::bad(&path, problem)
         };
         let file: Self = serde_json::from_str(&text).map_err(|error| {

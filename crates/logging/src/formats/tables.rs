@@ -1,5 +1,5 @@
-//! `epochs.csv`, `decisions.csv` and `steps.csv`: their columns, how rows are written, and how they are
-//! read again.
+//! `epochs.csv`, `decisions.csv` and `steps.csv`: their columns, how rows are written, and how they
+//! are read again.
 
 use std::path::Path;
 

@@ -62,8 +62,8 @@ impl Axis {
         Axis { scale: Scale::Logarithmic, low, high, ticks }
     }
 
-    /// A logarithmic axis around all `values`, with ticks at powers of ten and, if there is room, at twice
-    /// and five times those.
+    /// A logarithmic axis around all `values`, with ticks at powers of ten and, if there is room,
+    /// at twice and five times those.
     pub fn decades(values: &[f64]) -> Self {
         let (low, high) = positive_range(values);
         let (low, high) = (low / 1.6, high * 1.6);
@@ -87,7 +87,8 @@ impl Axis {
     }
 }
 
-/// Ticks at the powers of ten between two values and, if those are few, at twice and five times those.
+/// Ticks at the powers of ten between two values and, if those are few, at twice and five times
+/// those.
 fn decimal_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     let (from, to) = (low.log10().floor() as i32, high.log10().ceil() as i32);
     let digits: &[u32] = if to - from <= 3 { &[1, 2, 5] } else { &[1] };
@@ -137,7 +138,8 @@ fn number(value: f64, step: f64) -> String {
 }
 
 fn is_valid_range(low: f64, high: f64) -> bool {
-    // The difference is finite only if both ends are; it must be large enough to be divided into ticks.
+    // The difference is finite only if both ends are; it must be large enough to be divided into
+    // ticks.
     (high - low).is_finite() && high - low > 1e-12 * high.abs().max(low.abs()).max(1e-200)
 }
 

@@ -1,8 +1,9 @@
 //! Curves over epochs, drawn as SVG.
 //!
-//! A drawing is stretched to the available width. Lines keep their thickness, and all text is HTML outside
-//! the SVG, so its size is the same on every screen. Each epoch takes a column: its values are drawn in the
-//! middle of the column, and a value that changes between two epochs changes at the border.
+//! A drawing is stretched to the available width. Lines keep their thickness, and all text is HTML
+//! outside the SVG, so its size is the same on every screen. Each epoch takes a column: its values
+//! are drawn in the middle of the column, and a value that changes between two epochs changes at
+//! the border.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -20,7 +20,8 @@ pub fn section(name: &str, record: &EvaluationRecord) -> String {
     let views =
         views.map_or(String::new(), |views| format!(", averaged over {views} views of each"));
     let mut html = format!(
-        "<section>\n<h2>{} after epoch {}</h2>\n<p>Accuracy {:.2}% on {images} images{views}{loss}.</p>\n",
+        "<section>\n<h2>{} after epoch {}</h2>\n\
+         <p>Accuracy {:.2}% on {images} images{views}{loss}.</p>\n",
         escape(name),
         record.epoch,
         100.0 * record.accuracy
@@ -28,8 +29,9 @@ pub fn section(name: &str, record: &EvaluationRecord) -> String {
     html +=
         &if record.classes.len() <= MAX_MATRIX_CLASSES { matrix(record) } else { confused(record) };
     if !record.mistakes.is_empty() {
-        html += "<h3>Most confident misclassifications</h3>\n<p class=\"note\">Below each image: its label, the \
-                 prediction with its probability, and the image's index.</p>\n<div class=\"mistakes\">\n";
+        html += "<h3>Most confident misclassifications</h3>\n\
+                 <p class=\"note\">Below each image: its label, the prediction with its \
+                 probability, and the image's index.</p>\n<div class=\"mistakes\">\n";
         record.mistakes.iter().for_each(|image| html += &misclassified(record, image));
         html += "</div>\n";
     }
@@ -39,8 +41,9 @@ pub fn section(name: &str, record: &EvaluationRecord) -> String {
 /// Each class's accuracy and the confusion matrix, coloured by each cell's share of its row.
 fn matrix(record: &EvaluationRecord) -> String {
     let mut html = String::from(
-        "<p class=\"note\">Confusion matrix. One row per class: its accuracy, and how many of its images \
-         were predicted as each class.</p>\n<div class=\"scroll\">\n<table class=\"matrix\">\n<thead><tr><td></td>\
+        "<p class=\"note\">Confusion matrix. One row per class: its accuracy, and how many of its \
+         images were predicted as each class.</p>\n<div class=\"scroll\">\n\
+         <table class=\"matrix\">\n<thead><tr><td></td>\
          <th scope=\"col\"><span>accuracy</span></th>",
     );
     for class in &record.classes {
@@ -55,7 +58,8 @@ fn matrix(record: &EvaluationRecord) -> String {
         let accuracy = accuracy(record, row);
         let _ = write!(html, "<tr><th scope=\"row\">{}</th><td>{accuracy}</td>", escape(class));
         for (column, (count, share)) in counts.iter().zip(shares(record, row, true)).enumerate() {
-            // Errors are coloured relative to the largest one, or those of a good network would be invisible.
+            // Errors are coloured relative to the largest one, or those of a good network would be
+            // invisible.
             let (kind, heat) =
                 if row == column { ("right", share) } else { ("wrong", share / worst.max(1e-9)) };
             let prediction = escape(&record.classes[column]);
@@ -80,7 +84,8 @@ fn accuracy(record: &EvaluationRecord, class: usize) -> String {
     }
 }
 
-/// The share of each prediction among a class's images; the right one counts as 0 unless `with_right`.
+/// The share of each prediction among a class's images; the right one counts as 0 unless
+/// `with_right`.
 fn shares(record: &EvaluationRecord, row: usize, with_right: bool) -> impl Iterator<Item = f64> {
     let counts = &record.confusion[row];
     let total = counts.iter().sum::<u64>().max(1) as f64;

@@ -21,8 +21,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The start of every report; only a file that begins so is replaced. Part of the file format: a change
-/// would make reports of earlier versions irreplaceable.
+/// The start of every report; only a file that begins so is replaced. Part of the file format: a
+/// change would make reports of earlier versions irreplaceable.
 pub const MARKER: &str = "<!doctype html>\n<!-- a page by crescendo -->\n";
 
 /// A complete document; `title` is plain text, `body` is HTML.

@@ -14,8 +14,8 @@ pub fn data_uri(planes: &[u8]) -> Option<String> {
     Some(format!("data:image/bmp;base64,{}", STANDARD.encode(bmp)))
 }
 
-/// A BMP file with 24 bits per pixel, rows from bottom to top. A row has a multiple of four bytes, so it
-/// needs no padding.
+/// A BMP file with 24 bits per pixel, rows from bottom to top. A row has a multiple of four bytes,
+/// so it needs no padding.
 fn bmp(planes: &[u8]) -> Option<Vec<u8>> {
     const HEADER: usize = 14 + 40;
     if planes.len() != ImageShape::CIFAR.elements() {

@@ -42,7 +42,8 @@ pub use run_data::RunData;
 pub const FILE_NAME: &str = "report.html";
 
 /// Keeps the report in a run's folder up to date. It reads what [`CsvLogger`](crate::CsvLogger) and
-/// [`EvaluationLogger`](crate::EvaluationLogger) have written, so it comes after them among observers.
+/// [`EvaluationLogger`](crate::EvaluationLogger) have written, so it comes after them among
+/// observers.
 #[derive(Default)]
 pub struct HtmlReport(Option<PathBuf>);
 
@@ -53,7 +54,8 @@ impl Observer for HtmlReport {
         }
         match (&self.0, event) {
             (Some(folder), Event::Started { .. } | Event::Epoch(_)) => {
-                // A damaged CSV file must not stop a run that takes hours: the report says what is wrong.
+                // A damaged CSV file must not stop a run that takes hours: the report says what is
+                // wrong.
                 let html = RunData::read(folder).map_or_else(
                     |error| html::document("Crescendo", &sections::error(&error.to_string())),
                     |run| render(&[run]),

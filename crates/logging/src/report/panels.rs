@@ -1,5 +1,5 @@
-//! The curves of a report: those of one run, each in a colour of its own; or those of several runs, in a
-//! colour for each group.
+//! The curves of a report: those of one run, each in a colour of its own; or those of several runs,
+//! in a colour for each group.
 
 use super::axis::Axis;
 use super::chart::{Join, Panel, Series, VerticalLine};
@@ -31,8 +31,8 @@ pub fn panels(runs: &[RunData]) -> Vec<Panel> {
     }
 }
 
-/// The last epoch on the common axis: the planned end, but at most four times the epochs done, so that
-/// early curves are wide enough to read.
+/// The last epoch on the common axis: the planned end, but at most four times the epochs done, so
+/// that early curves are wide enough to read.
 pub fn last_epoch(runs: &[RunData]) -> u32 {
     let done = |run: &RunData| run.epochs.iter().map(|row| row.epoch).max().unwrap_or(0);
     let last = |run: &RunData| match done(run) {
@@ -70,7 +70,10 @@ impl DecisionRow {
 
     /// The name of what was changed.
     pub fn name(&self) -> String {
-        self.what.replace('_', " ")
+        match &self.what[..] {
+            "side" => "image size".to_owned(),
+            what => what.replace('_', " "),
+        }
     }
 }
 
@@ -82,7 +85,7 @@ fn of_one(run: &RunData) -> Vec<Panel> {
         points: run.column(column),
         join,
     };
-    let papers = |name: &str, points: &[(u32, f64)], join| Series {
+    let published = |name: &str, points: &[(u32, f64)], join| Series {
         name: name.to_owned(),
         class: PAPER.to_owned(),
         points: if with_paper { points.to_vec() } else { Vec::new() },
@@ -90,18 +93,18 @@ fn of_one(run: &RunData) -> Vec<Panel> {
     };
     let lines = Join::Lines;
     let loss = vec![
-        papers("paper train", &paper::TRAIN_LOSS, Join::Dots),
+        published("paper train", &paper::TRAIN_LOSS, Join::Dots),
         ours("validation", "c1", lines, |row| row.validation_loss),
         ours("train", "c0", lines, |row| Some(row.train_loss)),
     ];
     let accuracy = vec![
-        papers("paper test", &paper::TEST_ACCURACY, Join::Dots),
+        published("paper test", &paper::TEST_ACCURACY, Join::Dots),
         ours("test", "c2", lines, |row| row.test_accuracy),
         ours("validation", "c1", lines, |row| row.validation_accuracy),
         ours("train", "c0", lines, |row| row.train_accuracy),
     ];
     let batch = vec![
-        papers("paper", &paper::batch_sizes(), Join::Steps),
+        published("paper", &paper::batch_sizes(), Join::Steps),
         ours("noise scale", "c3", lines, |row| row.noise_scale),
         ours("batch size", "c0", Join::Steps, |row| row.batch_size),
     ];
@@ -121,12 +124,12 @@ fn of_one(run: &RunData) -> Vec<Panel> {
 fn of_many(runs: &[RunData]) -> Vec<Panel> {
     let last = last_epoch(runs);
     let with_paper = runs.iter().any(|run| run.follows_paper);
-    let panel = |quantity: &Quantity, title, join, column: Column, papers: &[(u32, f64)]| {
+    let panel = |quantity: &Quantity, title, join, column: Column, published: &[(u32, f64)]| {
         let paper_join = if join == Join::Steps { join } else { Join::Dots };
         let mut series = vec![Series {
             name: "paper".to_owned(),
             class: PAPER.to_owned(),
-            points: if with_paper { papers.to_vec() } else { Vec::new() },
+            points: if with_paper { published.to_vec() } else { Vec::new() },
             join: paper_join,
         }];
         // The first run is drawn last, on top of the others.

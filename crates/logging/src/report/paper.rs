@@ -1,5 +1,5 @@
-//! The numbers that the paper (course report CSCE 636, Anmol Anand) publishes, drawn behind the curves of
-//! runs that follow it.
+//! The numbers that the paper (course report CSCE 636, Anmol Anand) publishes, drawn behind the
+//! curves of runs that follow it.
 
 /// The name of the data set that the paper trained on.
 pub const DATA: &str = crescendo_data::CIFAR10_NAME;

@@ -20,7 +20,8 @@ pub struct RunData {
     pub(super) about: About,
     /// Epochs and updates that the recipe asks for; 0 updates means no limit.
     pub(super) planned: (u32, u64),
-    /// Whether it trains the paper's network on the paper's data, so that the paper's numbers are drawn too.
+    /// Whether it trains the paper's network on the paper's data, so that the paper's numbers are
+    /// drawn too.
     pub(super) follows_paper: bool,
     /// The text of `recipe.toml`.
     pub(super) recipe: String,
@@ -43,8 +44,8 @@ impl RunData {
     /// Reads the folder of a run, finished or not.
     ///
     /// # Errors
-    /// If `folder` is not a run's folder, or a file in it is damaged. Missing files are no error: a new run
-    /// has none of them, a run of an earlier version not all.
+    /// If `folder` is not a run's folder, or a file in it is damaged. Missing files are no error: a
+    /// new run has none of them, a run of an earlier version not all.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let record = read_record(folder)?;
         let path = folder.join("recipe.toml");

@@ -110,12 +110,14 @@ fn curves(runs: &[RunData]) -> String {
     let mut notes = Vec::new();
     if runs.iter().any(|run| run.follows_paper) {
         notes.push(
-            "Grey, dotted: the numbers of the paper (course report CSCE 636, Anmol Anand). Only the dots are published; the lines between them are interpolated.",
+            "Grey, dotted: the numbers of the paper that the recipe follows. Only the dots are \
+             published; the lines between them are interpolated.",
         );
     }
     if lines.iter().any(|line| line.epoch <= last) {
         notes.push(
-            "Dashed vertical lines: the batch size, learning rate or image size changes; point at a line for the reason.",
+            "Dashed vertical lines: the batch size, learning rate or image size changes; point at a \
+             line for the reason.",
         );
     }
     if !notes.is_empty() {

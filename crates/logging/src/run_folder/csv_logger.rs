@@ -10,8 +10,8 @@ use crate::formats::tables::{
     DECISIONS_HEADER, EPOCHS_HEADER, STEPS_HEADER, decision_line, epoch_line, step_line,
 };
 
-/// Writes a run's epochs and decisions to `epochs.csv` and `decisions.csv` in its folder, and its updates
-/// to `steps.csv` if the recipe sets `train.log_steps`.
+/// Writes a run's epochs and decisions to `epochs.csv` and `decisions.csv` in its folder, and its
+/// updates to `steps.csv` if the recipe sets `train.log_steps`.
 #[derive(Default)]
 pub struct CsvLogger(Option<CsvFiles>);
 

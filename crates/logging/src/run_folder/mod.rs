@@ -16,8 +16,8 @@ use crescendo_training::events::{Event, Marks, Observer};
 
 use crate::{HtmlReport, Observers, TensorBoardLogger};
 
-/// Writes all files of a run's folder: `log.txt`, the CSV files, `evaluation.json`, TensorBoard's event
-/// file and `report.html`.
+/// Writes all files of a run's folder: `log.txt`, the CSV files, `evaluation.json`, TensorBoard's
+/// event file and `report.html`.
 #[derive(Default)]
 pub struct RunFolderLogger {
     text: TextLogger,

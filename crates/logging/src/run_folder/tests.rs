@@ -57,7 +57,7 @@ fn files_are_truncated_to_their_marks() {
     let marks = log(&Marks::new(), &[epoch(1, None)]);
     let tables = ["epochs.csv", "steps.csv", "decisions.csv"];
     let (before, lines) = (tables.map(read), read("log.txt"));
-    // The same run goes on after its state was saved, and is killed.
+    // The same run again, killed after events that follow the mark.
     let all = [epoch(1, None), decision(None), epoch(2, Some(0.9356))];
     assert_eq!(log(&Marks::new(), &all[..1]), marks);
     log(&Marks::new(), &all);

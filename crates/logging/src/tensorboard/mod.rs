@@ -13,8 +13,8 @@ use crate::messages::message;
 
 /// Writes a run's metrics, recipe and decisions to a TensorBoard event file in its folder.
 ///
-/// A resumed run appends to the same file, truncated to the saved state as the CSV files are, so no point
-/// appears twice.
+/// A resumed run appends to the same file, truncated to the saved state as the CSV files are, so no
+/// point appears twice.
 #[derive(Default)]
 pub struct TensorBoardLogger(Option<EventFile>);
 

@@ -1,5 +1,5 @@
-//! The format of TensorBoard's event files: TFRecord framing (length, payload and masked CRC-32C checksums,
-//! `tensorflow/core/lib/io/record_writer.h`) around `Event` protocol buffers
+//! The format of TensorBoard's event files: TFRecord framing (length, payload and masked CRC-32C
+//! checksums, `tensorflow/core/lib/io/record_writer.h`) around `Event` protocol buffers
 //! (`tensorflow/core/util/event.proto`). Only the fields that scalars and texts need are written.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -58,7 +58,8 @@ fn framed(message: &Message) -> Vec<u8> {
     [&length[..], &checksum(&length), data, &checksum(data)].concat()
 }
 
-/// CRC-32C, masked as TFRecord requires, so that checksums of data that contains checksums stay useful.
+/// CRC-32C, masked as TFRecord requires, so that checksums of data that contains checksums stay
+/// useful.
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
     CRC.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crescendo_training::Evaluation;
 
-/// Formats an evaluation with its class names: a row for each class, with its accuracy and the number
-/// of its images that were predicted as each class.
+/// Formats an evaluation with its class names: a row for each class, with its accuracy and the
+/// number of its images that were predicted as each class.
 pub struct ConfusionMatrix<'a>(pub &'a Evaluation, pub &'a [String]);
 
 impl fmt::Display for ConfusionMatrix<'_> {

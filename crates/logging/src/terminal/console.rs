@@ -1,5 +1,5 @@
-//! A run on the terminal: a progress bar during an epoch or an evaluation, and the run's messages. If the
-//! output is not a terminal, only the messages.
+//! A run on the terminal: a progress bar during an epoch or an evaluation, and the run's messages.
+//! If the output is not a terminal, only the messages.
 
 use std::io::{IsTerminal, stdout};
 

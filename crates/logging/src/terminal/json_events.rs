@@ -10,29 +10,31 @@ use super::print_line;
 
 /// Prints a run's events on the standard output as JSON Lines: one object per line.
 ///
-/// The key `event` names the kind of event, which determines the other keys. A number that is unknown or
-/// not finite is `null`; accuracies are between 0 and 1. Readers should ignore events and keys that
-/// they do not know.
+/// The key `event` names the kind of event, which determines the other keys. A number that is
+/// unknown or not finite is `null`; accuracies are between 0 and 1. Readers should ignore events
+/// and keys that they do not know.
 ///
-/// - `started`: `folder`, `description`, `resumed_at` (updates done before the resume; `null` for a new run).
+/// - `started`: `folder`, `description`, `resumed_at` (updates done before the resume; `null` for a
+///   new run).
 /// - `changed`, on resume: `key` of the recipe, its values `from` and `to` (as text).
 /// - `note`: `text`, a remark about the recipe.
-/// - `decision`: `epoch` (the first one with the new value), `updates` done before, `what` (`batch_size`,
-///   `learning_rate` or `side`, the image size), `from`, `to`, `reason` (may be empty), `metric` (what a
-///   plateau policy monitored: `name`, `value`, `best`, and `epochs` since the best; or `null`),
-///   `noise_scale`.
-/// - `in_parts` (gradient accumulation): `batch_size`, `part` (images of a micro-batch), `ghost` (whether
-///   the recipe asks for it with `network.norm.ghost`).
+/// - `decision`: `epoch` (the first one with the new value), `updates` done before, `what`
+///   (`batch_size`, `learning_rate` or `side`, the image size), `from`, `to`, `reason` (may be
+///   empty), `metric` (what a plateau policy monitored: `name`, `value`, `best`, and `epochs` since
+///   the best; or `null`), `noise_scale`.
+/// - `in_parts` (gradient accumulation): `batch_size`, `part` (images of a micro-batch), `ghost`
+///   (whether the recipe asks for it with `network.norm.ghost`).
 /// - `step`, after every update: `update`, `epoch`, `epochs` of the run, `batch_size`,
-///   `learning_rate`, `loss` of the batch, `epoch_loss` and `epoch_accuracy` so far, `images` done of
-///   `epoch_images`, `later_images` (of later epochs, converted to this epoch's image size by their number
-///   of pixels), `seconds` of training in this epoch.
+///   `learning_rate`, `loss` of the batch, `epoch_loss` and `epoch_accuracy` so far, `images` done
+///   of `epoch_images`, `later_images` (of later epochs, converted to this epoch's image size by
+///   their number of pixels), `seconds` of training in this epoch.
 /// - `epoch`: `epoch`, `updates`, `batch_size`, `learning_rate`, `train_loss`, `train_accuracy`,
 ///   `validation_loss`, `validation_accuracy`, `test_accuracy`, `noise_scale`, `seconds`,
 ///   `images_per_second`.
-/// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `loss`, `views`
-///   (views of each image whose predictions were averaged), `classes` (their names), `confusion` (the
-///   confusion matrix: a row for each class, with the number of its images predicted as each class).
+/// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `loss`, `views` (views of
+///   each image whose predictions were averaged), `classes` (their names), `confusion` (the
+///   confusion matrix: a row for each class, with the number of its images predicted as each
+///   class).
 /// - `checkpoint`: `file`.
 /// - `interrupted`: `folder` (the run to resume).
 /// - `finished`: `folder`, `test_accuracy`, `already` (whether the run was finished before).
@@ -94,7 +96,10 @@ fn object(event: &Event) -> Option<Value> {
 }
 
 fn decision_object(decision: &Decision) -> Value {
-    let metric = |PlateauObservation { name, value, best, epochs }: &PlateauObservation| json!({ "name": name, "value": value, "best": best, "epochs": epochs });
+    let metric = |metric: &PlateauObservation| {
+        let PlateauObservation { name, value, best, epochs } = metric;
+        json!({ "name": name, "value": value, "best": best, "epochs": epochs })
+    };
     let number = |value: f64| match decision.what {
         DecisionKind::BatchSize | DecisionKind::ImageSize => json!(value as u64),
         DecisionKind::LearningRate => json!(value),
