@@ -1,6 +1,6 @@
 //! Events as lines of text, in the report's words where it has them.
 
-use crescendo_training::events::{DecisionKind, Decision, Event};
+use crescendo_training::events::{Decision, DecisionKind, Event};
 
 /// The line of an event, if it is worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
@@ -121,7 +121,9 @@ mod tests {
 
     #[test]
     fn parts_are_explained() {
-        let parts = |ghost| line(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost }).unwrap();
+        let parts = |ghost| {
+            line(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost }).unwrap()
+        };
         let asked = parts(true);
         assert_eq!(
             asked,
