@@ -182,7 +182,11 @@ fn a_run_with_a_damaged_state_stays_as_it_is() {
     for (from, to, problem) in [
         ("[data]", "[data", "line "),
         ("size = 125", "size = 0", "batch.size must be from 1"),
-        ("epochs = 1", "epochs = \"one\"", "train.epochs must be a whole number, but it is \"one\""),
+        (
+            "epochs = 1",
+            "epochs = \"one\"",
+            "train.epochs must be a whole number, but it is \"one\"",
+        ),
     ] {
         fs::write(place.path("run/recipe.toml"), recipe.replacen(from, to, 1)).unwrap();
         place.refuse_saying(1, again, &["run/recipe.toml: is damaged (", problem]);
@@ -475,7 +479,10 @@ fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
         ("=3", "write section.key=value"),
         ("train=3", "train is a section"),
         ("train.epochs=many", "train.epochs must be a whole number, but it is \"many\""),
-        ("network.widths=[4,8", "network.widths must be a list of whole numbers, one for each stack, such as [64, 128, 256], but it is"),
+        (
+            "network.widths=[4,8",
+            "network.widths must be a list of whole numbers, one for each stack, such as [64, 128, 256], but it is",
+        ),
         ("engine.threads={a=1}", "engine.threads must be a whole number, but it is { a = 1 }"),
     ] {
         place.refuse_saying(2, &format!("train quick --set {change}"), &[part]);

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crescendo_training::Error;
-use crescendo_training::events::{DecisionKind, Decision, Epoch, Event, Observer, Step, PlateauObservation};
+use crescendo_training::events::{
+    Decision, DecisionKind, Epoch, Event, Observer, PlateauObservation, Step,
+};
 use serde_json::{Value, json};
 
 use super::print_line;
@@ -180,7 +182,12 @@ mod tests {
             from: 125.0,
             to: 250.0,
             reason: "\"quoted\"\nand on".to_owned(),
-            metric: Some(PlateauObservation { name: "train_loss", value: 0.5, best: 0.25, epochs: 3 }),
+            metric: Some(PlateauObservation {
+                name: "train_loss",
+                value: 0.5,
+                best: 0.25,
+                epochs: 3,
+            }),
             noise_scale: None,
         };
         let read_back = read(&Event::Decision(decision.clone()));

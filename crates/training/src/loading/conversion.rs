@@ -77,11 +77,12 @@ impl Mismatch {
         self
     }
 
-    /// The same with another description of what the value of `key` may be, unless the mismatch is at a key
+    /// The same with another description of what the value of `key` may be, unless the mismatch is about a key
     /// inside it.
     pub fn expecting(mut self, key: &str, words: &str, value: &Value) -> Self {
         let inner = self.path.len().saturating_sub(key.split('.').count());
-        if self.path[..inner].iter().all(|part| matches!(part, Part::Entry(_))) {
+        let about_type = matches!(self.problem, Problem::Type(_));
+        if about_type && self.path[..inner].iter().all(|part| matches!(part, Part::Entry(_))) {
             self.path.drain(..inner);
             self.given = Some(value.clone());
             self.problem = Problem::Type(Type::Words(words.into()));

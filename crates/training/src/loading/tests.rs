@@ -318,3 +318,16 @@ fn every_key_with_a_list_has_a_description() {
     lists.sort_unstable();
     assert_eq!(lists, described);
 }
+
+#[test]
+fn saved_recipes_have_their_keys_in_the_order_of_the_built_in_recipe() {
+    // Checkpoints contain this text, and equal weights make equal files.
+    let names = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        lines
+            .map(|line| line.split(['=', '#']).next().unwrap_or_default().trim().to_owned())
+            .collect()
+    };
+    let recipe = Recipe::load::<&str>("report", &[]).unwrap();
+    assert_eq!(names(&toml::to_string(&recipe).unwrap()), names(BUILT_IN[0].text));
+}
