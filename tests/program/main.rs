@@ -12,6 +12,7 @@ mod output;
 mod own_data;
 mod policies;
 mod pytorch;
+mod readme;
 mod report;
 mod resume;
 mod tensorboard;
