@@ -1,6 +1,7 @@
 //! Trains on a data set of one's own: `cargo run --release --example own_data`.
 
 use crescendo::data::{DataSet, ImageShape, Split};
+use crescendo::devices;
 use crescendo::logging::ConsoleProgress;
 use crescendo::training::{Error, Recipe, Run, Start};
 
@@ -24,7 +25,9 @@ fn main() -> Result<(), Error> {
         data: &data,
         data_location: "shades",
         init: None,
+        devices: devices(),
     };
-    Run::create(&folder, &start)?.train(&data, &mut ConsoleProgress::default(), &false.into())?;
+    let mut run = Run::create(&folder, &start)?;
+    run.train(devices(), &data, &mut ConsoleProgress::default(), &false.into())?;
     Ok(())
 }

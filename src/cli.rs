@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crescendo::training::recipe::{MOST_SHIFT, MOST_THREADS};
+use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
 use crate::values::{fraction, number_up_to, whole_number};
 
@@ -103,9 +103,12 @@ pub struct TrainArgs {
 /// How to compute.
 #[derive(Args)]
 pub struct ComputeArgs {
+    /// Device: cpu or cuda [default: auto, the best that there is; a resumed run stays on its device]
+    #[arg(long, value_name = "DEVICE", value_parser = ["auto", "cpu", "cuda"])]
+    pub device: Option<String>,
     /// Number of threads; results do not depend on it [default: one per processor]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_THREADS))]
+          value_parser = whole_number(0..=MAX_THREADS))]
     pub threads: Option<usize>,
     /// Instruction set: avx512, avx2 or portable [default: the fastest that this processor has]
     #[arg(long, value_name = "ISA", value_parser = ["auto", "avx512", "avx2", "portable"])]
@@ -179,7 +182,7 @@ pub struct ViewArgs {
     /// left, and down and right (weight 1/4 each); 0 for no shifts [default: the recipe's
     /// data.test_shift]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_SHIFT))]
+          value_parser = whole_number(0..=MAX_SHIFT))]
     pub shift: Option<usize>,
 }
 

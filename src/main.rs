@@ -9,7 +9,6 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use crescendo::training::Error;
 
 fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
@@ -29,11 +28,8 @@ fn main() -> ExitCode {
         Err(error) => {
             // If this cannot be written either, the exit code still tells of the error.
             let _ = writeln!(std::io::stderr(), "error: {error}");
-            match error {
-                // Wrong usage: the same code as for a command line that cannot be parsed.
-                Error::Recipe(_) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
+            // Wrong usage has the same code as a command line that cannot be parsed.
+            if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crescendo::devices;
 use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
 use crescendo::logging::{ConfusionMatrix, progress_bar};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::{
-    Elsewhere, Error, Evaluation, Model, Recipe, Record, checkpoint, read_record,
+    Error, Evaluation, External, Model, Recipe, Record, checkpoint, read_record,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use super::{DataLocation, LoadedData, say};
 use crate::cli::{BnStatistics, EvaluateArgs};
 
 pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
-    let machine = args.compute.machine()?;
+    let engine = args.compute.engine()?;
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let files = files(args)?;
     let mut results = Vec::new();
@@ -40,8 +41,8 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
                 (location, data)
             }
         };
-        let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
-        let mut model = Model::open(file, elsewhere, machine)?;
+        let external = recipe.as_ref().map(|recipe| External { recipe, data: &data.set });
+        let mut model = Model::open(file, external, devices(), &engine)?;
         args.views.apply(&mut model);
         if model.classes != data.set.classes {
             let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
@@ -63,10 +64,10 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         let mut evaluations = Vec::new();
         for &precise in is_precise {
             if precise {
-                model.recompute_statistics(&data.set.train, args.bn_images as usize);
+                model.recompute_statistics(&data.set.train, args.bn_images)?;
             }
             let bar = progress_bar(data.set.test.len() as u64);
-            let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
+            let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();
             if args.json {
                 results.push(to_json(file, &model, &data.set, &evaluation, precise));

@@ -16,7 +16,8 @@ pub mod train;
 use std::io::{ErrorKind, Write, stdout};
 use std::path::Path;
 
-use crescendo::training::{Error, Machine, Model, Recipe};
+use crescendo::network::EngineConfig;
+use crescendo::training::{Error, Model, Recipe};
 
 use self::data_set::{DataLocation, LoadedData};
 use crate::cli::{ComputeArgs, ViewArgs};
@@ -50,13 +51,19 @@ impl ViewArgs {
 impl ComputeArgs {
     /// The options as changes of a recipe's section `[engine]`.
     pub fn changes(&self) -> Vec<String> {
+        let device = self.device.as_ref().map(|device| format!("engine.device={device}"));
         let threads = self.threads.map(|threads| format!("engine.threads={threads}"));
         let isa = self.isa.as_ref().map(|isa| format!("engine.isa={isa}"));
-        threads.into_iter().chain(isa).collect()
+        [device, threads, isa].into_iter().flatten().collect()
     }
 
-    /// What to compute with, for a command that has no recipe to say it.
-    pub fn machine(&self) -> Result<Machine, Error> {
-        Recipe::load("report", &self.changes())?.machine()
+    /// The device, threads and instruction set to compute with, for a command without a recipe.
+    ///
+    /// # Errors
+    /// If the device cannot be used.
+    pub fn engine(&self) -> Result<EngineConfig, Error> {
+        let engine = Recipe::load("report", &self.changes())?.engine;
+        crescendo::devices().open(&engine)?;
+        Ok(engine)
     }
 }

@@ -1,10 +1,10 @@
 //! `crescendo plan`.
 
-use crescendo::data::{IMAGE_BYTES, SIDE, shapes};
-use crescendo::network::Plan;
-use crescendo::training::policy::{self, Phase, Share};
+use crescendo::data::{ImageShape, shapes};
+use crescendo::network::{Device, Graph};
+use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Error, Recipe, memory, part_size, plan, plan_for};
+use crescendo::training::{Error, Recipe, graph, graph_for, micro_batch_size, required_memory};
 use serde_json::json;
 
 use super::operation_text::{operation_kind, operation_text};
@@ -13,31 +13,24 @@ use crate::cli::PlanArgs;
 
 pub fn run(args: &PlanArgs) -> Result<(), Error> {
     let recipe = Recipe::load(&args.recipe, &args.changes)?;
-    let plan = plan(&recipe)?;
+    let (graph, device) = (graph(&recipe)?, crescendo::devices().open(&recipe.engine)?);
     if args.steps {
-        return print_text(format_args!("{}", plan.describe()));
+        return print_text(format_args!("{}", device.describe_steps(&graph)?));
     }
     let images = args.images.unwrap_or(match recipe.data.source {
         DataSource::Cifar10 => 50_000,
         DataSource::Shapes => shapes::DEFAULT_TRAIN,
     });
-    let phases = policy::outlook(&recipe, images.saturating_sub(recipe.data.validation));
-    let phases = phases.into_iter().map(|phase| PlannedPhase::new(&recipe, phase, images));
+    let phases = policy::training_plan(&recipe, images.saturating_sub(recipe.data.validation));
+    let phases = phases.into_iter().map(|phase| PlannedPhase::new(&recipe, &*device, phase, images));
     let phases = phases.collect::<Result<Vec<PlannedPhase>, Error>>()?;
-    if let Some(planned) = phases.iter().find(|planned| planned.micro_batch == 0) {
-        return Err(Error::Recipe(format!(
-            "a batch of {} does not fit in batch.memory_limit, not even in micro-batches of one \
-             image (or of network.norm.ghost images): raise the limit, or choose a smaller network",
-            planned.phase.batch_size
-        )));
-    }
-    if args.json { print_json(&recipe, &plan, &phases) } else { print(&recipe, &plan, &phases) }
+    if args.json { print_json(&recipe, &graph, &phases) } else { print(&recipe, &graph, &phases) }
 }
 
 /// A phase of a run, and what it costs.
 struct PlannedPhase {
-    phase: Phase,
-    /// Images in a micro-batch; 0 if even the smallest does not fit in the memory limit.
+    phase: TrainingPhase,
+    /// Images in a micro-batch.
     micro_batch: usize,
     /// Memory of training in bytes, with the training images.
     bytes: u64,
@@ -46,17 +39,29 @@ struct PlannedPhase {
 }
 
 impl PlannedPhase {
-    fn new(recipe: &Recipe, phase: Phase, images: usize) -> Result<Self, Error> {
-        let plan = plan_for(recipe, phase.side)?;
-        let micro_batch = part_size(recipe, &plan, phase.batch_size);
-        let bytes = memory(recipe, &plan, phase.batch_size, micro_batch, recipe.threads());
-        let bytes = bytes + (images * IMAGE_BYTES) as u64;
-        Ok(PlannedPhase { phase, micro_batch, bytes, flops: plan.training_flops() })
+    fn new(
+        recipe: &Recipe,
+        device: &dyn Device,
+        phase: TrainingPhase,
+        images: usize,
+    ) -> Result<Self, Error> {
+        let (graph, batch_size) = (graph_for(recipe, phase.image_size)?, phase.batch_size);
+        let micro_batch = micro_batch_size(recipe, device, &graph, batch_size)?;
+        if micro_batch == 0 {
+            return Err(Error::Recipe(format!(
+                "a batch of {batch_size} does not fit in batch.memory_limit, not even in \
+                 micro-batches of one image (or of network.norm.ghost images): raise the limit, or \
+                 choose a smaller network"
+            )));
+        }
+        let training = required_memory(recipe, device, &graph, batch_size, micro_batch)?.here;
+        let bytes = training + (images * ImageShape::CIFAR.elements()) as u64;
+        Ok(PlannedPhase { phase, micro_batch, bytes, flops: graph.training_flops() })
     }
 
     /// Floating-point operations of the whole phase, if its length is known.
     fn total_flops(&self) -> Option<u64> {
-        Some(self.phase.share?.images.saturating_mul(self.flops))
+        Some(self.phase.length?.images.saturating_mul(self.flops))
     }
 
     fn micro_batches(&self) -> usize {
@@ -64,7 +69,7 @@ impl PlannedPhase {
     }
 }
 
-fn print(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Error> {
+fn print(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result<(), Error> {
     say!(
         "{:<34} {:<12} {:<12} {:>12} {:>14}",
         "layer",
@@ -73,21 +78,21 @@ fn print(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Er
         "parameters",
         "MACs"
     )?;
-    for step in &plan.steps {
+    for node in &graph.nodes {
         let parameters: usize =
-            step.parameters().map(|index| plan.parameters[index].range.len()).sum();
+            node.parameters().map(|index| graph.parameters[index].range.len()).sum();
         say!(
             "{:<34} {:<12} {:<12} {:>12} {:>14}",
-            step.node.name,
-            operation_kind(&step.node.operation),
-            step.output.to_string(),
+            node.name,
+            operation_kind(&node.operation),
+            node.output.to_string(),
             parameters,
-            step.macs
+            node.macs
         )?;
     }
-    say!("\nparameters                {}", plan.parameter_count())?;
-    say!("forward, per image        {:.3} GMAC", plan.forward_macs() as f64 / 1e9)?;
-    say!("training, per image       {:.2} GFLOP", plan.training_flops() as f64 / 1e9)?;
+    say!("\nparameters                {}", graph.parameter_count())?;
+    say!("forward, per image        {:.3} GMAC", graph.forward_macs() as f64 / 1e9)?;
+    say!("training, per image       {:.2} GFLOP", graph.training_flops() as f64 / 1e9)?;
     say!(
         "\n{:>10} {:>8} {:>10} {:>10} {:>12}",
         "batch size",
@@ -97,7 +102,7 @@ fn print(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Er
         "memory"
     )?;
     let pflop = |flops: u64| flops as f64 / 1e15;
-    let (mut total, mut total_flops) = (Share::default(), 0);
+    let (mut total, mut total_flops) = (PhaseLength::default(), 0);
     for planned in phases {
         let (batch_size, gib) =
             (planned.phase.batch_size, planned.bytes as f64 / f64::from(1 << 30));
@@ -105,19 +110,19 @@ fn print(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Er
             1 => String::new(),
             count => format!("  in {count} micro-batches of {}", planned.micro_batch),
         };
-        let side = match planned.phase.side {
-            SIDE => String::new(),
+        let side = match planned.phase.image_size {
+            side if side == ImageShape::CIFAR.width => String::new(),
             side => format!("  images of {side}x{side}"),
         };
-        match planned.phase.share.zip(planned.total_flops()) {
-            Some((share, flops)) => {
+        match planned.phase.length.zip(planned.total_flops()) {
+            Some((length, flops)) => {
                 total_flops = flops.saturating_add(total_flops);
                 total.epochs += length.epochs;
                 total.updates += length.updates;
                 say!(
                     "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{side}{micro_batches}",
-                    share.epochs,
-                    share.updates,
+                    length.epochs,
+                    length.updates,
                     pflop(flops)
                 )?;
             }
@@ -131,7 +136,7 @@ fn print(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Er
             }
         }
     }
-    if phases.iter().all(|planned| planned.phase.share.is_some()) {
+    if phases.iter().all(|planned| planned.phase.length.is_some()) {
         say!(
             "{:>10} {:>8} {:>10} {:>10.2}",
             "total",
@@ -153,30 +158,30 @@ fn print(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Er
     Ok(())
 }
 
-fn print_json(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(), Error> {
-    let layers = plan.steps.iter().map(|step| {
+fn print_json(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result<(), Error> {
+    let layers = graph.nodes.iter().map(|node| {
         json!({
-            "name": step.node.name,
-            "operation": operation_text(&step.node.operation),
-            "input": step.input.to_string(),
-            "output": step.output.to_string(),
-            "macs": step.macs,
+            "name": node.name,
+            "operation": operation_text(&node.operation),
+            "input": node.input.to_string(),
+            "output": node.output.to_string(),
+            "macs": node.macs,
         })
     });
     let schedule = phases.iter().map(|planned| {
-        let share = planned.phase.share;
+        let length = planned.phase.length;
         json!({
             "batch_size": planned.phase.batch_size,
-            "side": planned.phase.side,
+            "side": planned.phase.image_size,
             "training_flops_per_image": planned.flops,
-            "epochs": share.map(|share| share.epochs),
-            "updates": share.map(|share| share.updates),
+            "epochs": length.map(|length| length.epochs),
+            "updates": length.map(|length| length.updates),
             "part_size": planned.micro_batch,
             "memory_bytes": planned.bytes,
         })
     });
-    let sum = |of: fn(&Share) -> u64| -> Option<u64> {
-        phases.iter().map(|planned| planned.phase.share.as_ref().map(of)).sum()
+    let sum = |of: fn(&PhaseLength) -> u64| -> Option<u64> {
+        phases.iter().map(|planned| planned.phase.length.as_ref().map(of)).sum()
     };
     let flops = phases
         .iter()
@@ -184,12 +189,12 @@ fn print_json(recipe: &Recipe, plan: &Plan, phases: &[PlannedPhase]) -> Result<(
     say!(
         "{}",
         json!({
-            "parameters": plan.parameter_count(),
-            "forward_macs": plan.forward_macs(),
-            "training_flops_per_image": plan.training_flops(),
+            "parameters": graph.parameter_count(),
+            "forward_macs": graph.forward_macs(),
+            "training_flops_per_image": graph.training_flops(),
             "training_flops": flops,
             "epochs": recipe.train.epochs,
-            "updates": sum(|share| share.updates),
+            "updates": sum(|length| length.updates),
             "schedule": schedule.collect::<Vec<_>>(),
             "layers": layers.collect::<Vec<_>>(),
         })

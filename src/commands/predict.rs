@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use crescendo::devices;
 use crescendo::data::{ImageShape, read_image};
-use crescendo::training::{Elsewhere, Error, Model, Recipe, write_atomically};
+use crescendo::training::{Error, External, Model, Recipe, write_atomically};
 
 use super::{DataLocation, say};
 use crate::cli::PredictArgs;
 use crate::npy;
 
 pub fn run(args: &PredictArgs) -> Result<(), Error> {
-    let machine = args.compute.machine()?;
+    let engine = args.compute.engine()?;
     if let Some(out) = &args.out {
         check_out(out, args)?;
     }
@@ -22,9 +23,9 @@ pub fn run(args: &PredictArgs) -> Result<(), Error> {
         .as_ref()
         .map(|recipe| DataLocation::new(args.data.as_deref(), recipe.data.source).load());
     let data = data.transpose()?;
-    let elsewhere = recipe.as_ref().zip(data.as_ref());
-    let elsewhere = elsewhere.map(|(recipe, data)| Elsewhere { recipe, data: &data.set });
-    let mut model = Model::open(&args.file, elsewhere, machine)?;
+    let external = recipe.as_ref().zip(data.as_ref());
+    let external = external.map(|(recipe, data)| External { recipe, data: &data.set });
+    let mut model = Model::open(&args.file, external, devices(), &engine)?;
     args.views.apply(&mut model);
 
     let mut pixels = Vec::new();
@@ -32,7 +33,7 @@ pub fn run(args: &PredictArgs) -> Result<(), Error> {
     for input in &args.inputs {
         read(input, &mut pixels, &mut names)?;
     }
-    let probabilities = model.predict(&pixels);
+    let probabilities = model.predict(&pixels)?;
     let classes = model.classes.len();
     for (name, probabilities) in names.iter().zip(probabilities.chunks_exact(classes)) {
         let mut order: Vec<usize> = (0..classes).collect();
@@ -86,8 +87,8 @@ fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {
     let io = |error| Error::io("read", path, error);
     let file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
-    npy::read_bytes(BufReader::new(file), size, IMAGE_BYTES).map_err(|problem| {
-        Error::bad(path, format!("{problem}: expected uint8 of shape (N, {IMAGE_BYTES})"))
+    npy::read_bytes(BufReader::new(file), size, BYTES).map_err(|problem| {
+        Error::bad(path, format!("{problem}: expected uint8 of shape (N, {BYTES})"))
     })
 }
 

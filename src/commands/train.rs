@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
 use crescendo::training::{Error, Recipe, Run, Start};
@@ -19,11 +20,12 @@ pub fn run(args: &TrainArgs) -> Result<(), Error> {
     };
     let mut folder = RunFolderLogger::default();
     let mut shown: Box<dyn Observer> = match args {
-        TrainArgs { json: true, .. } => Box::new(Json),
-        TrainArgs { quiet: true, .. } => Box::new(Quiet),
-        _ => Box::new(Console::default()),
+        TrainArgs { json: true, .. } => Box::new(JsonEvents),
+        TrainArgs { quiet: true, .. } => Box::new(ConsoleSummary),
+        _ => Box::new(ConsoleProgress::default()),
     };
-    run.train(&data.set, &mut Observers(vec![&mut folder, &mut *shown]), &stop)?;
+    let mut observers = Observers(vec![&mut folder, &mut *shown]);
+    run.train(devices(), &data.set, &mut observers, &stop)?;
     Ok(())
 }
 
@@ -46,6 +48,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         data: &data.set,
         data_location: &data.location,
         init: args.init.as_deref(),
+        devices: devices(),
     };
     let mut run = Run::create(&folder, &start)?;
     note.into_iter().for_each(|note| run.note(note));
@@ -74,7 +77,7 @@ fn follow_data(
 fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     let mut run = Run::open(folder)?;
     for change in args.changes.iter().cloned().chain(shorthands(args)) {
-        run.change(&change)?;
+        run.change(&change, devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
     let data = DataLocation::load_named(&location)?;

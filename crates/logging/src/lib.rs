@@ -8,6 +8,7 @@
 //!
 //! ```
 //! use crescendo_logging::{ConsoleProgress, CsvLogger, Observers};
+//! use crescendo_cpu::CpuDevices;
 //! use crescendo_training::{Recipe, Run, Start};
 //!
 //! let data = crescendo_data::shapes::generate(0, 100, 50);
@@ -16,10 +17,11 @@
 //! # let folder = tempfile::tempdir().unwrap();
 //! let folder = folder.path().join("run");
 //! let (recipe_name, data_location) = ("quick", "shapes:100,50");
-//! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init: None };
+//! let (init, devices) = (None, &CpuDevices);
+//! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
 //! let mut run = Run::create(&folder, &start)?;
 //! let (mut csv, mut console) = (CsvLogger::default(), ConsoleProgress::default());
-//! run.train(&data, &mut Observers(vec![&mut csv, &mut console]), &false.into())?;
+//! run.train(devices, &data, &mut Observers(vec![&mut csv, &mut console]), &false.into())?;
 //! let table = std::fs::read_to_string(folder.join("epochs.csv")).unwrap();
 //! assert!(table.starts_with("epoch,updates,batch_size,learning_rate,train_loss"));
 //! # Ok::<(), crescendo_training::Error>(())

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn gradient_accumulation_is_explained() {
         let micro_batches =
-            |ghost| message(&Event::MicroBatches { batch_size: 8000, part: 2000, ghost }).unwrap();
+            |ghost| message(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost }).unwrap();
         let asked = micro_batches(true);
         assert_eq!(
             asked,

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crescendo::devices;
 use crescendo::data::split_validation;
 use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{
-    Error, Machine, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, resolved,
+    Error, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, resolved,
 };
 
 use super::LoadedData;
@@ -26,7 +27,7 @@ pub struct Context<'a> {
     pub folder: &'a Path,
     pub comparison: &'a Comparison,
     pub data: &'a LoadedData,
-    pub machine: Machine,
+    pub engine: EngineConfig,
     /// Whether to show a progress bar.
     pub bar: bool,
     pub stop: &'a AtomicBool,
@@ -39,7 +40,7 @@ impl Context<'_> {
         if self.bar {
             observers.push(&mut bar);
         }
-        run.train_until(until, &self.data.set, &mut Observers(observers), self.stop)
+        run.train_until(until, devices(), &self.data.set, &mut Observers(observers), self.stop)
     }
 }
 
@@ -59,11 +60,12 @@ pub fn unfinished(
         for Arm { name, recipe } in &comparison.arms {
             let recipe = recipe.with(&format!("train.seed={seed}"))?;
             // The recipe as it is saved in the run's folder.
-            let (saved, _) = resolved(&recipe, &data.set)?;
+            let device = devices().open(&recipe.engine)?;
+            let (saved, _) = resolved(&recipe, &*device, &data.set)?;
             let fingerprint = Results::fingerprint(&saved, &data_fingerprint, comparison.bn_images);
             if results.find(name, *seed, &fingerprint)?.is_none() {
                 // Here, so that all recipes are checked before the first is trained.
-                check(&recipe, &data.set)?;
+                check(&recipe, &*device, &data.set)?;
                 runs.push(ArmRun { arm: name.clone(), recipe, fingerprint });
             }
         }
@@ -75,7 +77,7 @@ pub fn unfinished(
 /// in ascending order. A run branches off the earlier run that it shares most epochs with, or the first
 /// of several such runs.
 pub fn branches(runs: &[ArmRun], of: usize) -> Vec<(u32, &ArmRun)> {
-    let shared = |one: &ArmRun, other: &ArmRun| epochs_alike(&one.recipe, &other.recipe);
+    let shared = |one: &ArmRun, other: &ArmRun| shared_epochs(&one.recipe, &other.recipe);
     let is_trunk = |index: usize, epochs: u32| {
         let others = runs[..index].iter().enumerate();
         let mut others = others.map(|(at, other)| (shared(other, &runs[index]), at));
@@ -103,6 +105,7 @@ impl ArmRun {
             data: &data.set,
             data_location: &data.location,
             init: None,
+            devices: devices(),
         }
     }
 
@@ -117,7 +120,7 @@ impl ArmRun {
         branches: &[(u32, &ArmRun)],
         context: &Context,
     ) -> Result<Option<Row>, Error> {
-        let Context { comparison, data, machine, .. } = *context;
+        let Context { comparison, data, ref engine, .. } = *context;
         let folder = self.folder(context.folder);
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
@@ -148,17 +151,17 @@ impl ArmRun {
             return Ok(None);
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
-        let mut model = Model::open(&checkpoint::path(&folder, last), None, machine)?;
+        let mut model = Model::open(&checkpoint::path(&folder, last), None, devices(), engine)?;
         let count = self.recipe.data.validation;
-        let validation = (count > 0).then(|| hold_out(&data.set.train, count).1);
+        let validation = (count > 0).then(|| split_validation(&data.set.train, count).1);
         let evaluated = validation.as_ref().unwrap_or(&data.set.test);
         // Training ends with an evaluation on the test set, unless the recipe turns it off.
         let running = match run.progress().test_accuracy.filter(|_| validation.is_none()) {
             Some(accuracy) => accuracy,
-            None => model.evaluate(evaluated, |_| ()).accuracy(),
+            None => model.evaluate(evaluated, |_| ())?.accuracy(),
         };
-        model.recompute_statistics(&data.set.train, comparison.bn_images);
-        let precise = model.evaluate(evaluated, |_| ()).accuracy();
+        model.recompute_statistics(&data.set.train, comparison.bn_images)?;
+        let precise = model.evaluate(evaluated, |_| ())?.accuracy();
         Ok(Some(Row {
             arm: self.arm.clone(),
             seed: self.recipe.train.seed,

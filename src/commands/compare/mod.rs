@@ -29,7 +29,7 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
         let base = comparison.set_base(base);
         base.map_err(|problem| Error::Recipe(format!("--base: {problem}")))?;
     }
-    let machine = args.compute.machine()?;
+    let engine = args.compute.engine()?;
     let source = comparison.arms[0].recipe.data.source;
     let data = DataLocation::new(args.data.name()?.as_deref(), source).load()?;
     data.print_warnings();
@@ -57,7 +57,7 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
         folder: &folder,
         comparison: &comparison,
         data: &data,
-        machine,
+        engine,
         bar: !args.json,
         stop: &stop,
     };

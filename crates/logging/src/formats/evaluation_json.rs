@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crescendo_data::ImageShape;
 use crescendo_training::events::EvaluatedSplit;
-use crescendo_training::{Error, Evaluation, Mistake, write_atomically};
+use crescendo_training::{Error, Evaluation, Misclassified, write_atomically};
 use serde::{Deserialize, Serialize};
 
 /// The content of the file.
@@ -114,14 +114,15 @@ impl EvaluationFile {
 impl EvaluationRecord {
     /// The record of an evaluation after `epoch`.
     pub fn new(epoch: u32, evaluation: &Evaluation, classes: &[String]) -> Self {
-        let misclassified = |mistake: &Mistake| MisclassifiedImage {
-            index: mistake.index,
-            label: mistake.label,
-            answer: mistake.answer,
-            probability: mistake.probability,
-            image: mistake.image.clone(),
+        let record = |image: &Misclassified| MisclassifiedImage {
+            index: image.index,
+            label: image.label,
+            answer: image.prediction,
+            probability: image.probability,
+            image: image.image.clone(),
         };
-        let mistakes = evaluation.mistakes.iter().filter(|mistake| mistake.probability.is_finite());
+        let finite = |image: &&Misclassified| image.probability.is_finite();
+        let misclassified = evaluation.misclassified.iter().filter(finite);
         EvaluationRecord {
             epoch,
             accuracy: evaluation.accuracy(),
@@ -129,7 +130,7 @@ impl EvaluationRecord {
             views: Some(evaluation.views),
             classes: classes.to_vec(),
             confusion: evaluation.confusion.clone(),
-            mistakes: mistakes.map(misclassified).collect(),
+            mistakes: misclassified.map(record).collect(),
         }
     }
 
@@ -161,15 +162,15 @@ mod tests {
     use super::*;
 
     fn evaluation() -> Evaluation {
-        let mistake = Mistake {
+        let image = Misclassified {
             index: 7,
             label: 0,
-            answer: 1,
+            prediction: 1,
             probability: 0.75,
             image: vec![9; ImageShape::CIFAR.elements()],
         };
         let confusion = vec![vec![3, 1], vec![0, 4]];
-        Evaluation { confusion, loss: 0.5, views: 6, mistakes: vec![mistake] }
+        Evaluation { confusion, loss: 0.5, views: 6, misclassified: vec![image] }
     }
 
     #[test]
@@ -188,7 +189,7 @@ mod tests {
         let (test, validation) = (file.test.unwrap(), file.validation.unwrap());
         assert_eq!((test.epoch, validation.epoch), (4, 1));
         assert_eq!((test.accuracy, test.loss), (0.875, Some(0.5)));
-        assert_eq!(test.mistakes[0].image, evaluation().mistakes[0].image);
+        assert_eq!(test.mistakes[0].image, evaluation().misclassified[0].image);
     }
 
     #[test]

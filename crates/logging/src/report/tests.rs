@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crescendo_data::ImageShape;
 use crescendo_training::events::{EvaluatedSplit, Marks};
-use crescendo_training::{Evaluation, Mistake, Recipe, Run, Start, read_record};
+use crescendo_cpu::CpuDevices;
+use crescendo_training::{Evaluation, Misclassified, Recipe, Run, Start, read_record};
 use tempfile::TempDir;
 
 use super::*;
@@ -26,7 +27,7 @@ fn new_run(recipe_name: &str) -> TempDir {
     let data = crescendo_data::shapes::generate(0, 300, 50);
     let recipe = Recipe::load("quick", &["train.epochs=14", "network.widths=[4, 4, 4]"]).unwrap();
     let start =
-        Start { recipe: &recipe, recipe_name, data: &data, data_location: HOSTILE, init: None };
+        Start { recipe: &recipe, recipe_name, data: &data, data_location: HOSTILE, init: None, devices: &CpuDevices };
     Run::create(&place.path().join("run"), &start).unwrap();
     place
 }
@@ -43,10 +44,10 @@ fn full_run(recipe_name: &str) -> TempDir {
         csv::quote(&format!("no gain, {HOSTILE}"))
     );
     fs::write(folder.join("decisions.csv"), decisions).unwrap();
-    let mistake = Mistake {
+    let image = Misclassified {
         index: 7,
         label: 0,
-        answer: 1,
+        prediction: 1,
         probability: 0.987,
         image: vec![9; ImageShape::CIFAR.elements()],
     };
@@ -54,7 +55,7 @@ fn full_run(recipe_name: &str) -> TempDir {
         confusion: vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]],
         loss: 0.512,
         views: 6,
-        mistakes: vec![mistake],
+        misclassified: vec![image],
     };
     let classes = ["cat", HOSTILE, "empty"].map(String::from);
     for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {

@@ -162,7 +162,7 @@ fn path_text(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use crescendo_training::events::EvaluatedSplit;
-    use crescendo_training::{Evaluation, Mistake};
+    use crescendo_training::{Evaluation, Misclassified};
 
     use super::*;
 
@@ -232,13 +232,13 @@ mod tests {
 
     #[test]
     fn an_evaluation_has_no_images() {
-        let mistake =
-            Mistake { index: 7, label: 0, answer: 1, probability: 0.9, image: vec![0; 3072] };
+        let image =
+            Misclassified { index: 7, label: 0, prediction: 1, probability: 0.9, image: vec![0; 3072] };
         let evaluation = Evaluation {
             confusion: vec![vec![3, 1], vec![0, 4]],
             loss: 0.5,
             views: 2,
-            mistakes: vec![mistake],
+            misclassified: vec![image],
         };
         let classes = vec!["cat".to_owned(), "mouse".to_owned()];
         let split = EvaluatedSplit::Validation;

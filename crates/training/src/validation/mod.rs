@@ -22,7 +22,7 @@ const MAX_CHANNELS: usize = 65_536;
 /// The largest number of residual blocks of a network.
 const MAX_BLOCKS: usize = 1_000;
 /// The largest number of epochs of a run.
-const MAX_EPOCHS: u32 = 1_000_000;
+pub const MAX_EPOCHS: u32 = 1_000_000;
 /// The widest border that can be made of the image itself, and the largest shift of a view: a reflection
 /// does not repeat the pixels at the edge.
 pub const MAX_SHIFT: usize = IMAGE_SIZE - 1;
