@@ -1,10 +1,10 @@
-//! Trains classifiers of CIFAR-size images on the machine at hand, and grows the batch instead of
-//! decaying the learning rate.
+//! Trains classifiers of CIFAR-size images on the CPU, and grows the batch size instead of decaying
+//! the learning rate.
 //!
-//! This is the library behind the program of the same name: the crates it is made of, under one
-//! roof. The program adds a command line and nothing else. Data flows one way:
-//! [`data`] makes batches, [`network`] computes on them, [`training`] runs the loop and keeps the
-//! state, [`report`] writes down and shows what happened; [`kernels`] is the arithmetic below.
+//! This is the library behind the program of the same name, which only adds a command line. It
+//! re-exports its crates: [`data`] reads data sets and makes batches, [`network`] describes networks
+//! and computes with them, [`kernels`] has the arithmetic, [`training`] runs the training loop and
+//! saves its state, [`report`] writes logs and reports.
 //!
 //! # Example
 //!

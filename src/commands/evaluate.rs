@@ -63,7 +63,7 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         let mut evaluations = Vec::new();
         for &precise in is_precise {
             if precise {
-                model.recompute_statistics(&data.set.train, args.bn_images as usize);
+                model.recompute_statistics(&data.set.train, args.bn_images);
             }
             let bar = bar(data.set.test.len() as u64);
             let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
@@ -180,7 +180,8 @@ fn location(
         _ => match checkpoint::data(file)? {
             Some(data) if shapes::parse(&data).is_some() => DataLocation::Named(data),
             Some(data) if data != CIFAR10_NAME => {
-                let problem = format!("was trained on {data}: give its location with --data");
+                let problem =
+                    format!("was trained on {data}: give the path of that data with --data");
                 return Err(Error::bad(file, problem));
             }
             _ => DataLocation::Standard(DataSource::Cifar10),
