@@ -1,5 +1,6 @@
-//! How far the two halves of a batch, which share BatchNorm's statistics, mislead the gradient noise
-//! scale: beside them, the same quantities from the inner products of independent batches.
+//! Measures the bias of the gradient noise scale (McCandlish et al. 2018, arXiv 1812.06162) when it is
+//! estimated from the two halves of a batch, which share BatchNorm statistics. For comparison, the same
+//! quantities are estimated from the inner products of independent batches, which are unbiased.
 //!
 //! `cargo run --release --example noise_scale_bias -- [DATA] [epochs] [batch size] [batches]`
 
@@ -34,7 +35,7 @@ fn main() -> Result<(), Error> {
         })?;
     }
 
-    // At these weights: gradients of whole batches, and the squares of their halves.
+    // With the weights fixed: the gradients of whole batches, and the squared norms of those of halves.
     let mut batches = Vec::new();
     let mut epoch = epochs as u64;
     while batches.len() < count {
@@ -62,7 +63,7 @@ fn main() -> Result<(), Error> {
         sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
     }
     let (count, size) = (count as f64, size as f64);
-    // E[g . g'] over pairs of different batches is |G|^2, whatever each batch's statistics are.
+    // E[g . g'] over pairs of different batches is |G|^2, also if BatchNorm couples the images of a batch.
     let pairs = (square(&sum) - count * whole) / (count * (count - 1.0));
     let reference = (pairs, size * (whole - pairs));
     let measured = (2.0 * whole - halves, size * (halves - whole));

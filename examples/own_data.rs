@@ -1,4 +1,4 @@
-//! Trains on a data set of one's own: `cargo run --release --example own_data`.
+//! Trains on a data set that is made in memory: `cargo run --release --example own_data`.
 
 use crescendo::data::{DataSet, ImageShape, Split};
 use crescendo::devices;
@@ -13,7 +13,7 @@ fn main() -> Result<(), Error> {
     (0..400).for_each(|i| train.push(&image(i), (i % 2) as u16));
     (0..100).for_each(|i| test.push(&image(i + 7), ((i + 7) % 2) as u16));
     let classes = vec!["dark".to_owned(), "light".to_owned()];
-    let (name, format, warnings) = ("shades".into(), "made here".into(), Vec::new());
+    let (name, format, warnings) = ("shades".into(), "generated".into(), Vec::new());
     let data = DataSet { name, format, classes, train, test, warnings };
 
     let changes = ["network.classes=2", "train.epochs=2", "data.normalize=dataset"];

@@ -10,7 +10,9 @@ use crate::values::{fraction, number_up_to, whole_number};
 
 /// The largest seed that a recipe, a TOML file, can hold.
 const MOST_SEED: u64 = i64::MAX as u64;
-/// The most images that `plan` calculates with.
+/// The most epochs of a run, as in recipes.
+const MOST_EPOCHS: u32 = 1_000_000;
+/// More images than any data set has.
 const MOST_IMAGES: usize = 1_000_000_000;
 
 /// Trains classifiers of CIFAR-size images on your computer, growing the batch size instead of
@@ -71,7 +73,7 @@ pub struct TrainArgs {
     pub out: Option<PathBuf>,
     /// Number of epochs; 0 only writes the initial weights
     #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = whole_number(0..=u32::MAX))]
+          value_parser = whole_number(0..=MOST_EPOCHS))]
     pub epochs: Option<u32>,
     /// Seed of the initial weights, the order of the images and the augmentation
     #[arg(long, value_name = "N", conflicts_with = "resume", allow_negative_numbers = true,
@@ -147,7 +149,7 @@ pub struct EvaluateArgs {
     pub runs: Vec<PathBuf>,
     /// Epochs of the checkpoints to evaluate, separated by commas [default: the last]
     #[arg(long, value_name = "EPOCHS", value_delimiter = ',', allow_negative_numbers = true,
-          value_parser = whole_number(0..=u32::MAX))]
+          value_parser = whole_number(0..=MOST_EPOCHS))]
     pub checkpoints: Vec<u32>,
     #[command(flatten)]
     pub data: DataSetArgs,
@@ -162,8 +164,8 @@ pub struct EvaluateArgs {
     pub views: ViewArgs,
     /// Number of training images to recompute the BatchNorm statistics over
     #[arg(long, value_name = "N", default_value_t = 10_000, allow_negative_numbers = true,
-          value_parser = whole_number(1..=u32::MAX))]
-    pub bn_images: u32,
+          value_parser = whole_number(1..=MOST_IMAGES))]
+    pub bn_images: usize,
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Print JSON
@@ -207,7 +209,7 @@ pub struct PredictArgs {
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Write the probabilities to this file, as float64 of shape (N, classes)
-    #[arg(long, value_name = "predictions.npy")]
+    #[arg(long, value_name = "FILE.npy")]
     pub out: Option<PathBuf>,
     /// The recipe of the network, for a file that was not written by this program
     #[arg(long, value_name = "RECIPE")]

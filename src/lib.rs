@@ -1,10 +1,10 @@
-//! Trains classifiers of CIFAR-size images on the machine at hand, and grows the batch instead of
-//! decaying the learning rate.
+//! Trains classifiers of CIFAR-size images on the CPU, and grows the batch size instead of decaying
+//! the learning rate.
 //!
-//! This is the library behind the program of the same name: the crates it is made of, under one
-//! roof. The program adds a command line and nothing else. Data flows one way:
-//! [`data`] makes batches, [`network`] computes on them, [`training`] runs the loop and keeps the
-//! state, [`logging`] records and shows what happened. [`devices`] says what computes; [`cpu`] is the CPU engine.
+//! This is the library behind the program of the same name, which only adds a command line. It re-exports its
+//! crates. Data flows one way: [`data`] reads data sets and makes batches, an engine of a device ([`devices`])
+//! computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and [`logging`]
+//! writes and shows what happened. [`cpu`] is the CPU engine.
 //!
 //! # Example
 //!

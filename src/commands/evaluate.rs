@@ -181,7 +181,8 @@ fn location(
         _ => match checkpoint::data(file)? {
             Some(data) if shapes::parse(&data).is_some() => DataLocation::Named(data),
             Some(data) if data != CIFAR10_NAME => {
-                let problem = format!("was trained on {data}: give its location with --data");
+                let problem =
+                    format!("was trained on {data}: give the path of that data with --data");
                 return Err(Error::bad(file, problem));
             }
             _ => DataLocation::Standard(DataSource::Cifar10),

@@ -1,4 +1,4 @@
-//! Reports: those that training keeps up to date, and those that `report` writes.
+//! HTML reports: those that training writes, and those of the command `report`.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use super::{Place, SMALL, column, rows};
 
 const EVALUATED: &str = "--set train.evaluate_every=1 --set data.validation=40";
 
-/// Two small runs, `run` and `other`, the first of which has decided something.
+/// Two small runs, `run` and `other`. The first has a decision.
 fn two_runs() -> Place {
     let grown = "--set batch.steps=[[1,25],[2,50]] --epochs 2";
     let place = Place::with_run(&format!("{grown} {EVALUATED}"));
@@ -16,7 +16,7 @@ fn two_runs() -> Place {
 }
 
 #[test]
-fn training_leaves_a_report() {
+fn training_writes_a_report() {
     let place = two_runs();
     let report = place.read("run/report.html");
     for part in [
@@ -53,14 +53,14 @@ fn training_leaves_a_report() {
     let sure = |mistake: &serde_json::Value| mistake["probability"].as_f64().unwrap();
     assert!(!mistakes.is_empty() && mistakes.is_sorted_by(|a, b| sure(a) >= sure(b)));
 
-    // From the folder alone, it is the same report again.
+    // `report` writes the same report from the files of the run.
     fs::remove_file(place.path("run/report.html")).unwrap();
     assert_eq!(place.run("report run"), "run/report.html\n");
     assert_eq!(place.read("run/report.html"), report);
 }
 
 #[test]
-fn several_runs_are_drawn_over_each_other() {
+fn several_runs_are_drawn_in_the_same_figures() {
     let place = two_runs();
     assert_eq!(place.run("report run other --out both.html"), "both.html\n");
     let report = place.read("both.html");
@@ -68,7 +68,7 @@ fn several_runs_are_drawn_over_each_other() {
         assert!(report.contains(part), "no {part}");
     }
     place.refuse_saying(2, "report run other", &["--out"]);
-    // A report is replaced, but no other file.
+    // A report may be replaced, other files may not.
     place.run("report other run --out both.html");
     assert_ne!(place.read("both.html"), report);
     for file in ["run/log.txt", "run/recipe.toml"] {
@@ -80,7 +80,7 @@ fn several_runs_are_drawn_over_each_other() {
 }
 
 #[test]
-fn what_cannot_be_drawn_is_named() {
+fn damaged_and_missing_files_are_named() {
     let place = two_runs();
     place.refuse_saying(1, "report nowhere", &["nowhere", "no run's folder"]);
     fs::write(place.path("other/epochs.csv"), "epoch,train_loss\n1,2.5\n2,x\n").unwrap();
@@ -89,13 +89,13 @@ fn what_cannot_be_drawn_is_named() {
     assert!(!place.path("both.html").exists());
     fs::write(place.path("run/evaluation.json"), "{\"test\": 1}").unwrap();
     place.refuse_saying(1, "report run", &["run/evaluation.json: is damaged"]);
-    // A run without an epoch has a report too.
+    // A run that was not trained yet has a report as well.
     place.run(&format!("train {SMALL} --epochs 0 --out empty"));
     place.run("report empty");
     assert!(place.read("empty/report.html").contains("No epoch is finished yet"));
 }
 
-/// Checks reports in a browser with `tests/browser/check.py`:
+/// Checks reports in a browser, with `tests/browser/check.py`:
 ///
 /// ```text
 /// cargo test --release --test program -- --ignored browser
