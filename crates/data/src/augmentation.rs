@@ -56,7 +56,7 @@ pub enum Flip {
 }
 
 /// The augmentation of one image in one epoch: which crop, whether it is flipped, where the square of
-/// cutout lies. [`Sampling::augmented_sample`](crate::Sampling::augmented_sample) draws it.
+/// cutout lies. [`Sampling::augmented_samples`](crate::Sampling::augmented_samples) draws it.
 ///
 /// Together with the [`Sampling`](crate::Sampling) it defines the values of the image in a batch. With
 /// the fields named here and those of [`Augmentation`], for channel `c`, row `y` and column `x`, all from

@@ -102,27 +102,23 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
     let mut problems = set.warnings.clone();
 
     let mut seen = HashSet::new();
-    let mut report = |count: usize, what: &str| {
+    let splits = [(&set.train, "training"), (&set.test, "test")];
+    let mut report = |count: usize, (split, purpose): (&Split, &str), what: &str| {
         if count > 0 {
-            problems.push(format!("{} {what}", images(count)));
+            problems.push(format!("{count} of {} {purpose} images are {what}", split.len()));
         }
     };
-    report(
-        all(&set.train).filter(|image| !seen.insert(*image)).count(),
-        "in the training set: exact copies of earlier ones",
-    );
-    report(
-        all(&set.test).filter(|image| seen.contains(image)).count(),
-        "in the test set: exact copies of training images, so the accuracy will be too high",
-    );
+    let duplicates = all(&set.train).filter(|image| !seen.insert(*image)).count();
+    report(duplicates, splits[0], "exact copies of earlier ones");
+    let leaked = all(&set.test).filter(|image| seen.contains(image)).count();
+    let what = "exact copies of training images, so the test accuracy will be too high";
+    report(leaked, splits[1], what);
     seen.clear();
-    report(
-        all(&set.test).filter(|image| !seen.insert(*image)).count(),
-        "in the test set: exact copies of earlier ones",
-    );
-    for (split, purpose) in [(&set.train, "training"), (&set.test, "test")] {
-        let constant = all(split).filter(|image| is_constant(image)).count();
-        report(constant, &format!("in the {purpose} set: of a single colour"));
+    let duplicates = all(&set.test).filter(|image| !seen.insert(*image)).count();
+    report(duplicates, splits[1], "exact copies of earlier ones");
+    for split in splits {
+        let constant = all(split.0).filter(|image| is_constant(image)).count();
+        report(constant, split, "of a single colour");
     }
 
     for ClassCount { name, train, test } in classes {
@@ -139,11 +135,8 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
         && largest.train > MAX_IMBALANCE * smallest.train
     {
         problems.push(format!(
-            "very unequal classes: {} of {} in the training set, but {} of {}",
-            images(largest.train),
-            largest.name,
-            smallest.train,
-            smallest.name
+            "very unequal classes: {} training images of {}, but {} of {}",
+            largest.train, largest.name, smallest.train, smallest.name
         ));
     }
     problems
@@ -156,10 +149,6 @@ fn all(split: &Split) -> impl Iterator<Item = &[u8]> {
 fn is_constant(image: &[u8]) -> bool {
     let one_value = |plane: &[u8]| plane.iter().all(|byte| *byte == plane[0]);
     image.chunks_exact(SHAPE.plane()).all(one_value)
-}
-
-fn images(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "image" } else { "images" })
 }
 
 impl fmt::Display for Summary {
@@ -247,12 +236,13 @@ mod tests {
         assert_eq!(
             summary.problems,
             [
-                "1 image in the training set: exact copies of earlier ones",
-                "1 image in the test set: exact copies of training images, so the accuracy will be too high",
-                "1 image in the test set: exact copies of earlier ones",
-                "1 image in the training set: of a single colour",
+                "1 of 5 training images are exact copies of earlier ones",
+                "1 of 3 test images are exact copies of training images, so the test accuracy will be \
+                 too high",
+                "1 of 3 test images are exact copies of earlier ones",
+                "1 of 5 training images are of a single colour",
                 "no test images of dog",
-                "very unequal classes: 4 images of cat in the training set, but 1 of dog",
+                "very unequal classes: 4 training images of cat, but 1 of dog",
             ]
         );
     }
