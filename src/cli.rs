@@ -9,11 +9,9 @@ use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 use crate::values::{fraction, number_up_to, whole_number};
 
 /// The largest seed that a recipe, a TOML file, can hold.
-const MOST_SEED: u64 = i64::MAX as u64;
-/// The most epochs of a run, as in recipes.
-const MOST_EPOCHS: u32 = 1_000_000;
+const MAX_SEED: u64 = i64::MAX as u64;
 /// More images than any data set has.
-const MOST_IMAGES: usize = 1_000_000_000;
+const MAX_IMAGES: usize = 1_000_000_000;
 
 /// Trains classifiers of CIFAR-size images on your computer, growing the batch size instead of
 /// decaying the learning rate.
@@ -73,11 +71,11 @@ pub struct TrainArgs {
     pub out: Option<PathBuf>,
     /// Number of epochs; 0 only writes the initial weights
     #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_EPOCHS))]
+          value_parser = whole_number(0..=MAX_EPOCHS))]
     pub epochs: Option<u32>,
     /// Seed of the initial weights, the order of the images and the augmentation
     #[arg(long, value_name = "N", conflicts_with = "resume", allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_SEED))]
+          value_parser = whole_number(0..=MAX_SEED))]
     pub seed: Option<u64>,
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -149,7 +147,7 @@ pub struct EvaluateArgs {
     pub runs: Vec<PathBuf>,
     /// Epochs of the checkpoints to evaluate, separated by commas [default: the last]
     #[arg(long, value_name = "EPOCHS", value_delimiter = ',', allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_EPOCHS))]
+          value_parser = whole_number(0..=MAX_EPOCHS))]
     pub checkpoints: Vec<u32>,
     #[command(flatten)]
     pub data: DataSetArgs,
@@ -164,7 +162,7 @@ pub struct EvaluateArgs {
     pub views: ViewArgs,
     /// Number of training images to recompute the BatchNorm statistics over
     #[arg(long, value_name = "N", default_value_t = 10_000, allow_negative_numbers = true,
-          value_parser = whole_number(1..=MOST_IMAGES))]
+          value_parser = whole_number(1..=MAX_IMAGES))]
     pub bn_images: usize,
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -253,7 +251,7 @@ pub struct PlanArgs {
     pub steps: bool,
     /// Number of images in the training set [default: that of the recipe's data set]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_IMAGES))]
+          value_parser = whole_number(0..=MAX_IMAGES))]
     pub images: Option<usize>,
     /// Print JSON
     #[arg(long)]
@@ -276,7 +274,7 @@ pub struct CompareArgs {
     pub out: Option<PathBuf>,
     /// Seeds to train every arm with, separated by commas [default: those of the comparison]
     #[arg(long, value_name = "SEEDS", value_delimiter = ',', allow_negative_numbers = true,
-          value_parser = whole_number(0..=MOST_SEED))]
+          value_parser = whole_number(0..=MAX_SEED))]
     pub seeds: Vec<u64>,
     /// The arm that the others are compared with [default: that of the comparison]
     #[arg(long, value_name = "ARM")]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crescendo::cpu::host;
-use crescendo::network::{Engine, EngineError, Graph, MicroBatch, Section, StepTime};
+use crescendo::network::{EngineError, Graph, MicroBatch, Section, StepTime};
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 

@@ -13,11 +13,11 @@ pub fn run(args: &DataArgs) -> Result<(), Error> {
     match &args.command {
         DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
         DataCommand::Info { path, split, json } => {
-            let info = info(&DataLocation::load_named(&split.name(path)?)?.set);
+            let summary = summarize(&DataLocation::load_named(&split.name(path)?)?.set);
             if *json {
-                say!("{}", serde_json::to_string(&info).expect("only names and finite numbers"))
+                say!("{}", serde_json::to_string(&summary).expect("only names and finite numbers"))
             } else {
-                say!("{info}")
+                say!("{summary}")
             }
         }
         DataCommand::Export { path, dir, split } => {
@@ -48,7 +48,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     match fetched? {
-        Fetched::New(path) => say!("CIFAR-10 is in {}", path.display()),
-        Fetched::Already(path) => say!("CIFAR-10 is already in {}", path.display()),
+        FetchOutcome::Downloaded(path) => say!("CIFAR-10 is in {}", path.display()),
+        FetchOutcome::AlreadyPresent(path) => say!("CIFAR-10 is already in {}", path.display()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{DataSet, ImageFolder, find, open, shapes};
+use crescendo::data::{DataSet, ImageFolder, locate, open, shapes};
 use crescendo::training::Error;
 use crescendo::training::recipe::DataSource;
 
@@ -45,7 +45,7 @@ impl DataLocation {
     pub fn load(&self) -> Result<LoadedData, Error> {
         match self {
             DataLocation::Standard(DataSource::Shapes) => Self::load_named(shapes::NAME),
-            DataLocation::Standard(DataSource::Cifar10) => Self::open(find(None)?),
+            DataLocation::Standard(DataSource::Cifar10) => Self::open(locate(None)?),
             DataLocation::Named(name) => Self::load_named(name),
         }
     }
@@ -60,11 +60,11 @@ impl DataLocation {
         }
         if let Some(images) = ImageFolder::parse(name) {
             let images = images?;
-            let folder = absolute(find(Some(images.folder()))?);
+            let folder = absolute(locate(Some(images.folder()))?);
             let images = ImageFolder::new(&folder, images.test_split())?;
             return Ok(LoadedData { set: images.open()?, location: images.to_string() });
         }
-        Self::open(find(Some(Path::new(name)))?)
+        Self::open(locate(Some(Path::new(name)))?)
     }
 
     fn open(path: PathBuf) -> Result<LoadedData, Error> {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::devices;
 use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
+use crescendo::devices;
 use crescendo::logging::{ConfusionMatrix, progress_bar};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::{
@@ -67,7 +67,8 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
                 model.recompute_statistics(&data.set.train, args.bn_images)?;
             }
             let bar = progress_bar(data.set.test.len() as u64);
-            let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64))?;
+            let evaluation =
+                model.evaluate(&data.set.test, |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();
             if args.json {
                 results.push(to_json(file, &model, &data.set, &evaluation, precise));

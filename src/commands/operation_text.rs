@@ -1,8 +1,7 @@
 //! How `plan` spells the operations of a network. Programs read these texts in `plan --json`, so they
 //! are written out here and do not change when a type or field of the code is renamed.
 
-use crescendo::kernels::Activation;
-use crescendo::network::{Init, Operation};
+use crescendo::network::{Activation, Init, Operation};
 
 /// The kind of an operation, such as `Convolution`.
 pub fn operation_kind(operation: &Operation) -> &'static str {

@@ -22,7 +22,8 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
         DataSource::Shapes => shapes::DEFAULT_TRAIN,
     });
     let phases = policy::training_plan(&recipe, images.saturating_sub(recipe.data.validation));
-    let phases = phases.into_iter().map(|phase| PlannedPhase::new(&recipe, &*device, phase, images));
+    let phases =
+        phases.into_iter().map(|phase| PlannedPhase::new(&recipe, &*device, phase, images));
     let phases = phases.collect::<Result<Vec<PlannedPhase>, Error>>()?;
     if args.json { print_json(&recipe, &graph, &phases) } else { print(&recipe, &graph, &phases) }
 }

@@ -4,13 +4,16 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use crescendo::devices;
 use crescendo::data::{ImageShape, read_image};
+use crescendo::devices;
 use crescendo::training::{Error, External, Model, Recipe, write_atomically};
 
 use super::{DataLocation, say};
 use crate::cli::PredictArgs;
 use crate::npy;
+
+const SHAPE: ImageShape = ImageShape::CIFAR;
+const BYTES: usize = SHAPE.elements();
 
 pub fn run(args: &PredictArgs) -> Result<(), Error> {
     let engine = args.compute.engine()?;

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crescendo_training::events::{DecisionKind, Decision, Event};
+use crescendo_training::events::{Decision, DecisionKind, Event};
 
 /// The message of an event, in one or more lines; `None` for an event without a message.
 pub(crate) fn message(event: &Event) -> Option<String> {
@@ -144,8 +144,10 @@ mod tests {
 
     #[test]
     fn gradient_accumulation_is_explained() {
-        let micro_batches =
-            |ghost| message(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost }).unwrap();
+        let micro_batches = |ghost| {
+            message(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost })
+                .unwrap()
+        };
         let asked = micro_batches(true);
         assert_eq!(
             asked,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crescendo_logging::TensorBoardLogger;
-use crescendo_training::events::{DecisionKind, Decision, Epoch, Event, Marks, Observer, Step};
+use crescendo_training::events::{Decision, DecisionKind, Epoch, Event, Marks, Observer, Step};
 
 /// CRC-32C, bit by bit.
 fn checksum(bytes: &[u8]) -> u32 {

@@ -124,7 +124,10 @@ mod tests {
         }
         let kept: Vec<usize> = evaluation.misclassified.iter().map(|image| image.index).collect();
         assert_eq!(kept, (0..24).map(|i| 99 - 2 * i).collect::<Vec<_>>());
-        assert_eq!((evaluation.misclassified[0].label, evaluation.misclassified[0].prediction), (1, 0));
+        assert_eq!(
+            (evaluation.misclassified[0].label, evaluation.misclassified[0].prediction),
+            (1, 0)
+        );
         assert_eq!(evaluation.accuracy(), 0.5);
         assert!(evaluation.loss > 0.0);
     }

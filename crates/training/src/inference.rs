@@ -40,11 +40,7 @@ impl Input {
     }
 
     /// The logits `[N, classes]` of images `[N, C, H, W]` of bytes.
-    pub fn logits(
-        &self,
-        engine: &mut dyn Engine,
-        images: &[u8],
-    ) -> Result<Vec<f32>, EngineError> {
+    pub fn logits(&self, engine: &mut dyn Engine, images: &[u8]) -> Result<Vec<f32>, EngineError> {
         self.average_views(engine, self.normalize(images))
     }
 
@@ -172,5 +168,4 @@ mod tests {
         let norm: f64 = expected.iter().copied().map(square).sum();
         assert!(distance.sqrt() < 3e-6 * norm.sqrt(), "{} of {}", distance.sqrt(), norm.sqrt());
     }
-
 }

@@ -34,17 +34,17 @@
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 
+mod atomic_file;
 pub mod checkpoint;
 pub mod comparison;
 mod error;
 mod evaluation;
 pub mod events;
-mod atomic_file;
-pub mod loading;
+mod graph;
 mod inference;
+pub mod loading;
 mod memory;
 mod model;
-mod graph;
 pub mod policy;
 pub mod recipe;
 mod record;
@@ -53,12 +53,12 @@ mod tensors;
 mod trainer;
 pub mod validation;
 
+pub use atomic_file::write_atomically;
 pub use error::Error;
 pub use evaluation::{Evaluation, Misclassified};
-pub use atomic_file::write_atomically;
+pub use graph::{graph, graph_for};
 pub use memory::{micro_batch_size, required_memory};
 pub use model::{External, Model};
-pub use graph::{graph, graph_for};
 pub use recipe::Recipe;
 pub use record::{About, Record, read_record};
 pub use run::{Progress, Run, Start, check, resolved};

@@ -71,7 +71,9 @@ impl TensorFile {
         let damaged = |error| {
             Error::bad(
                 path,
-                format!("is not a valid safetensors file ({error}): it is damaged or of another format"),
+                format!(
+                    "is not a valid safetensors file ({error}): it is damaged or of another format"
+                ),
             )
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::devices;
 use crescendo::data::split_validation;
+use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
+use crescendo::network::EngineConfig;
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{

@@ -144,7 +144,9 @@ impl EvaluationRecord {
             return Err("the confusion matrix does not fit the classes");
         }
         let fits = |image: &MisclassifiedImage| {
-            image.label < classes && image.answer < classes && image.image.len() == ImageShape::CIFAR.elements()
+            image.label < classes
+                && image.answer < classes
+                && image.image.len() == ImageShape::CIFAR.elements()
         };
         if !self.mistakes.iter().all(fits) {
             return Err("a misclassified image has an unknown class or no pixels");

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use crescendo_cpu::CpuDevices;
 use crescendo_data::ImageShape;
 use crescendo_training::events::{EvaluatedSplit, Marks};
-use crescendo_cpu::CpuDevices;
 use crescendo_training::{Evaluation, Misclassified, Recipe, Run, Start, read_record};
 use tempfile::TempDir;
 
@@ -26,8 +26,14 @@ fn new_run(recipe_name: &str) -> TempDir {
     let place = tempfile::tempdir().unwrap();
     let data = crescendo_data::shapes::generate(0, 300, 50);
     let recipe = Recipe::load("quick", &["train.epochs=14", "network.widths=[4, 4, 4]"]).unwrap();
-    let start =
-        Start { recipe: &recipe, recipe_name, data: &data, data_location: HOSTILE, init: None, devices: &CpuDevices };
+    let start = Start {
+        recipe: &recipe,
+        recipe_name,
+        data: &data,
+        data_location: HOSTILE,
+        init: None,
+        devices: &CpuDevices,
+    };
     Run::create(&place.path().join("run"), &start).unwrap();
     place
 }

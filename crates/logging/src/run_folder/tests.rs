@@ -4,7 +4,9 @@ use std::path::Path;
 
 use super::{CsvLogger, TextLogger};
 use crate::Observers;
-use crescendo_training::events::{DecisionKind, Decision, Epoch, Event, Marks, Observer, PlateauObservation};
+use crescendo_training::events::{
+    Decision, DecisionKind, Epoch, Event, Marks, Observer, PlateauObservation,
+};
 
 fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
     Event::Epoch(Epoch {

@@ -232,8 +232,13 @@ mod tests {
 
     #[test]
     fn an_evaluation_has_no_images() {
-        let image =
-            Misclassified { index: 7, label: 0, prediction: 1, probability: 0.9, image: vec![0; 3072] };
+        let image = Misclassified {
+            index: 7,
+            label: 0,
+            prediction: 1,
+            probability: 0.9,
+            image: vec![0; 3072],
+        };
         let evaluation = Evaluation {
             confusion: vec![vec![3, 1], vec![0, 4]],
             loss: 0.5,

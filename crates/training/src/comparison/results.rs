@@ -7,8 +7,8 @@ use crescendo_network::{DeviceKind, IsaKind};
 use sha2::{Digest, Sha256};
 
 use super::{Arm, Comparison, Difference, Spread};
-use crate::events::EvaluatedSplit;
 use crate::atomic_file::write_atomically;
+use crate::events::EvaluatedSplit;
 use crate::{Error, Recipe};
 
 /// The result of an arm with one seed.

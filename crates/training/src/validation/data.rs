@@ -33,11 +33,15 @@ pub(super) fn check_sides(data: &DataConfig, network: &NetworkConfig) -> Result<
         return refuse(problem.into());
     }
     if data.sides.last().is_none_or(|row| row.1 != IMAGE_SIZE) {
-        return refuse(format!("must end with {IMAGE_SIZE}, the size of the images in evaluations"));
+        return refuse(format!(
+            "must end with {IMAGE_SIZE}, the size of the images in evaluations"
+        ));
     }
     let works = |side: &usize| crate::graph::resized(network, *side).is_ok();
-    if let Some((_, side)) = data.sides.iter().find(|(_, side)| *side > IMAGE_SIZE || !works(side)) {
-        let all: Vec<String> = (1..=IMAGE_SIZE).filter(works).map(|side| side.to_string()).collect();
+    if let Some((_, side)) = data.sides.iter().find(|(_, side)| *side > IMAGE_SIZE || !works(side))
+    {
+        let all: Vec<String> =
+            (1..=IMAGE_SIZE).filter(works).map(|side| side.to_string()).collect();
         let all = all.join(", ");
         return refuse(format!("has {side}, but this network only takes images of {all} pixels"));
     }

@@ -65,7 +65,9 @@ impl Recipe {
             ),
         ])?;
         data::check_augmentation(&self.data)?;
-        network.network(crate::graph::input_shape()).map_err(|error| Error::Recipe(error.to_string()))?;
+        network
+            .network(crate::graph::input_shape())
+            .map_err(|error| Error::Recipe(error.to_string()))?;
         data::check_sides(&self.data, network)?;
         optimizer::check(&self.optimizer, || crate::graph(self))?;
         batch::check(self)?;
