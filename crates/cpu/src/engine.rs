@@ -13,7 +13,7 @@ use crescendo_network::{
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
-use crate::pass::{BatchLoss, FoldedWeights, Mode, Pass};
+use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
 use crate::plan::{ExecutionPlan, PlanOptions};
 use crate::required_gradients::RequiredGradients;
 use crate::state::{Model, State};
@@ -148,7 +148,8 @@ impl CpuEngine {
             ));
         };
         let (mut pass, loss) = self.training_pass(images, batch.labels.len(), None, new_weight)?;
-        let loss = pass.loss(batch.labels, loss, batch.share, part);
+        let scale = LossScale { share: batch.share, mean_weight: batch.mean_weight };
+        let loss = pass.loss(batch.labels, loss, scale, part);
         pass.backward(last)?;
         Ok(loss)
     }
@@ -170,16 +171,14 @@ impl CpuEngine {
         let count = batch.labels.len();
         assert!(count > 1, "a batch of one image has no halves");
         self.gradient_change();
-        let weight = self.loss.weight(batch.labels);
         let mut batch_loss = None;
         // Backward overwrites what forward computed, so forward is computed twice; the running statistics
         // take in the batch once.
         let halves = [(0..count / 2, Some(0.0), false), (count / 2..count, None, batch.last)];
         for (half, new_weight, last) in halves {
-            let own = self.loss.weight(&batch.labels[half.clone()]);
             let images = half.len();
             batch_loss = Some(self.forward_and_backward(batch, half, new_weight, last)?);
-            let to_mean = weight / (own * batch.share);
+            let to_mean = count as f64 / (images as f64 * batch.share);
             let square = self.gradient_change() * to_mean * to_mean;
             self.measured_parts().push((images, square));
         }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crescendo_kernels::loss::ClassWeights;
 use crescendo_kernels::{
     activation, convolution, elementwise, linear, loss, max_pool, norm, pooling,
 };
@@ -14,6 +15,13 @@ use crate::fusion::{FusedStep, StepKind};
 use crate::gradients::Delivery;
 use crate::required_gradients::RequiredGradients;
 use crate::state::parameter_range;
+
+/// How the loss of a micro-batch enters that of its batch: see [`MicroBatch`](crescendo_network::MicroBatch).
+#[derive(Clone, Copy)]
+pub(crate) struct LossScale {
+    pub share: f64,
+    pub mean_weight: f64,
+}
 
 /// The loss of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +39,7 @@ impl Pass<'_> {
         &mut self,
         labels: &[u16],
         loss: &Loss,
-        share: f64,
+        scale: LossScale,
         part: Range<usize>,
     ) -> BatchLoss {
         let Operands { view, arena, .. } = self.operands(0);
@@ -41,8 +49,10 @@ impl Pass<'_> {
         let logits = view.vector(&arena, view.plan.fused.logits());
         let classes = view.plan.graph.classes();
         let Loss { label_smoothing, class_weights } = loss;
+        let LossScale { share, mean_weight } = scale;
         let weights = class_weights.as_deref();
-        let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, out);
+        let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
+        let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, weights, out);
         let correct = loss::count_correct(logits, labels);
         out[..part.start * classes].fill(0.0);
         out[part.end * classes..].fill(0.0);

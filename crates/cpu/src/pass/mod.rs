@@ -12,7 +12,7 @@ use crate::buffers::Buffers;
 use crate::memory_plan::MemoryPlan;
 use crate::plan::ExecutionPlan;
 use crate::state::{Model, State};
-pub(crate) use backward::BatchLoss;
+pub(crate) use backward::{BatchLoss, LossScale};
 use view::View;
 
 /// What a pass computes with.

@@ -58,14 +58,15 @@ impl Update<'_> {
             true if count > 1 => Measure::Halves,
             _ => Measure::Nothing,
         };
-        let total = self.loss.weight(labels);
+        let mean_weight = self.loss.mean_weight(labels);
         for start in (0..count).step_by(self.micro_batch) {
             let end = count.min(start + self.micro_batch);
             let labels = &labels[start..end];
             engine.accumulate(&MicroBatch {
                 images: batch.images(start, end),
                 labels,
-                share: self.loss.weight(labels) / total,
+                share: labels.len() as f64 / count as f64,
+                mean_weight,
                 last: end == count,
                 measure,
             })?;
