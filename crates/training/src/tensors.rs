@@ -143,7 +143,7 @@ mod tests {
     fn tensors() -> Vec<Tensor<'static>> {
         vec![
             Tensor::f32("a/one", vec![2, 3], vec![1.0, -2.5, 0.0, f32::MIN_POSITIVE, 1e30, -0.0]),
-            Tensor { name: "a/count".into(), shape: vec![], values: TensorData::I64(-7) },
+            Tensor { name: "a/count".into(), shape: vec![], data: TensorData::I64(-7) },
             Tensor::f32("b/other", vec![1], vec![9.0]),
         ]
     }
@@ -162,8 +162,8 @@ mod tests {
         let mut read = file.tensors("a/").unwrap();
         read.sort_by_key(|tensor| tensor.shape.len());
         assert_eq!(read[1].name, "one");
-        assert_eq!(read[1].values, tensors()[0].values);
-        assert_eq!(read[0].values, TensorData::I64(-7));
+        assert_eq!(read[1].data, tensors()[0].data);
+        assert_eq!(read[0].data, TensorData::I64(-7));
         write(&path, &tensors(), &metadata).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "equal tensors make equal files");
     }

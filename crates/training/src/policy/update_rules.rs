@@ -142,7 +142,7 @@ mod tests {
         let graph = crate::graph(&recipe).unwrap();
         let factor = |epochs: u32| 1.0 - done / f64::from(epochs);
         let rules =
-            recipe.optimizer.rules(&plan, RunPosition { done, epochs: 8, batch_size: 50 }, factor);
+            recipe.optimizer.rules(&graph, RunPosition { done, epochs: 8, batch_size: 50 }, factor);
         graph.parameters.iter().map(|p| p.name.clone()).zip(rules).collect()
     }
 
