@@ -8,7 +8,8 @@ use crescendo_network::{
 
 use crate::engine::CpuEngine;
 use crate::host;
-use crate::plan::{ExecutionPlan, PlanOptions};
+use crate::options::PlanOptions;
+use crate::plan::ExecutionPlan;
 
 /// Opens the processor, and nothing else.
 ///

@@ -13,8 +13,9 @@ use crescendo_network::{
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
+use crate::options::PlanOptions;
 use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
-use crate::plan::{ExecutionPlan, PlanOptions};
+use crate::plan::ExecutionPlan;
 use crate::required_gradients::RequiredGradients;
 use crate::state::{Model, State};
 

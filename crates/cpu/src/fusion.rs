@@ -14,7 +14,7 @@ use crescendo_kernels::{ActivationFunction, ConvAlgorithm, Convolution};
 use crescendo_network::{Activation, Error, Graph, GraphNode, Operation, Shape, Value};
 
 use crate::algorithm;
-use crate::plan::PlanOptions;
+use crate::options::PlanOptions;
 
 /// A tensor, as an index of [`FusedGraph::tensors`]. The first one is the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -46,6 +46,7 @@ mod fusion;
 mod gradients;
 pub mod host;
 mod memory_plan;
+mod options;
 mod pass;
 mod plan;
 mod required_gradients;

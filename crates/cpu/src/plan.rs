@@ -1,23 +1,11 @@
 //! The execution plan: everything that the engine works out for a graph before it computes.
 
-use crescendo_network::{ActivationStorage, ConvolutionKind, EngineConfig, Error, Graph};
+use crescendo_network::{Error, Graph};
 
 use crate::fusion::FusedGraph;
 use crate::gradients::GradientPlan;
 use crate::memory_plan::MemoryPlan;
-
-/// The settings that a plan depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PlanOptions {
-    pub convolution: ConvolutionKind,
-    pub activations: ActivationStorage,
-}
-
-impl From<&EngineConfig> for PlanOptions {
-    fn from(config: &EngineConfig) -> Self {
-        PlanOptions { convolution: config.conv, activations: config.activations }
-    }
-}
+use crate::options::PlanOptions;
 
 /// How a graph is computed: graph -> fused steps -> gradients -> memory.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,26 +5,12 @@
 //! What is fused into a convolution is described by its [`Prologue`] and [`Epilogue`], in backward by
 //! [`GradientPrologue`] and [`GradientEpilogue`].
 
+use crate::conv_shape::Convolution;
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::winograd::{self, Size};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, direct};
-
-/// A convolution: square filters, the same stride and zero padding on both axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Convolution {
-    /// Channels of the input.
-    pub inputs: usize,
-    /// Channels of the output.
-    pub outputs: usize,
-    /// Rows and columns of a filter.
-    pub kernel: usize,
-    /// Pixels between neighbouring outputs.
-    pub stride: usize,
-    /// Rows and columns of zeros around the input.
-    pub padding: usize,
-}
 
 /// The algorithm that computes a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,22 +29,6 @@ pub enum ConvAlgorithm {
 const TRANSFORM_PRODUCTS: usize = 12;
 
 impl Convolution {
-    /// The shape of the output for an input of this shape.
-    pub fn output_shape(&self, input: MapShape) -> MapShape {
-        let side = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;
-        MapShape {
-            channels: self.outputs,
-            height: side(input.height),
-            width: side(input.width),
-            ..input
-        }
-    }
-
-    /// Numbers in the weight.
-    pub fn weight_len(&self) -> usize {
-        self.outputs * self.inputs * self.kernel * self.kernel
-    }
-
     /// Whether the algorithm can compute it: Winograd's need filters of 3x3, stride 1 and a padding of at
     /// most 1.
     pub fn supports(&self, algorithm: ConvAlgorithm) -> bool {

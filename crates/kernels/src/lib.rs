@@ -83,6 +83,7 @@
 
 pub mod activation;
 mod aligned_buffer;
+mod conv_shape;
 pub mod convolution;
 mod direct;
 mod disjoint_slice;
@@ -109,7 +110,8 @@ mod workspace;
 
 pub use activation::ActivationFunction;
 pub use aligned_buffer::{AlignedBuffer, as_bf16, as_bf16_mut};
-pub use convolution::{ConvAlgorithm, Convolution};
+pub use conv_shape::Convolution;
+pub use convolution::ConvAlgorithm;
 pub use disjoint_slice::DisjointSlice;
 pub use layout::{MapShape, to_blocked, to_nchw};
 pub use maps::{MapsMut, MapsRef};

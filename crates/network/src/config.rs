@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::families::{airbench, resnet};
-use crate::{Activation, Error, Init, Network, NetworkBuilder, Operation, Shape, Value};
+use crate::{Activation, Init, NetworkBuilder, Operation, Value};
 
 /// The section `[network]` of a recipe. Every key is described in `recipes/report.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -153,48 +152,6 @@ impl NetworkConfig {
         }
     }
 
-    /// The network that these keys describe, for images of the shape `input`.
-    ///
-    /// # Errors
-    /// If the value of a key is invalid, with the key's name; or if the images are not square.
-    pub fn network(&self, input: Shape) -> Result<Network, Error> {
-        let (_, side) = square(input)?;
-        self.network_resized(input, side)
-    }
-
-    /// The same network, with the same parameters, for images that are resized to `side` x `side` pixels: the
-    /// head pools over smaller squares, to as many features as for images of the shape `input`.
-    ///
-    /// # Errors
-    /// As [`network`](Self::network), or if no pool size gives as many features.
-    pub fn network_resized(&self, input: Shape, side: usize) -> Result<Network, Error> {
-        let (channels, full) = square(input)?;
-        self.check(full)?;
-        let last = self.last_side(side);
-        let features = self.last_side(full) / self.head.pool;
-        let pool = if side == full { self.head.pool } else { last / features };
-        if pool == 0 || last / pool != features {
-            return Err(Error(format!(
-                "images of {side}x{side} pixels do not fit this network: its last maps would be \
-                 {last}x{last}, and the head needs {features}x{features} squares of them"
-            )));
-        }
-        let mut builder = NetworkBuilder::new(Shape::Maps { channels, height: side, width: side });
-        match self.family {
-            Family::Resnet => resnet::network(self, pool, &mut builder),
-            Family::Airbench => airbench::network(self, channels, pool, &mut builder),
-        }
-        Ok(builder.finish())
-    }
-
-    /// Rows and columns of the last stack's maps, for images of `side` x `side` pixels.
-    fn last_side(&self, side: usize) -> usize {
-        match self.family {
-            Family::Resnet => resnet::last_side(self, side),
-            Family::Airbench => airbench::last_side(self, side),
-        }
-    }
-
     /// The activation as an operation.
     pub(crate) fn activation(&self) -> Activation {
         match self.activation {
@@ -232,141 +189,5 @@ impl NetworkConfig {
         if factor != 1.0 {
             builder.add(scaled, Operation::Activation(Activation::Scale { factor }), [logits]);
         }
-    }
-
-    /// Checks the keys for images of `side` x `side` pixels.
-    fn check(&self, side: usize) -> Result<(), Error> {
-        if self.blocks.is_empty() || self.blocks.contains(&0) {
-            return refuse("blocks", "needs at least one block in every stack".into());
-        }
-        if self.blocks.len() != self.widths.len() {
-            let (blocks, widths) = (self.blocks.len(), self.widths.len());
-            let problem = format!(
-                "has {widths} entries but network.blocks has {blocks}: give one of each for every stack"
-            );
-            return refuse("widths", problem);
-        }
-        if self.widths.contains(&0) {
-            return refuse("widths", "has a stack without channels".into());
-        }
-        if !(2..=65_536).contains(&self.classes) {
-            return refuse("classes", format!("is {}: at least 2 and at most 65536", self.classes));
-        }
-        if !(0.0..1.0).contains(&self.leaky_slope) {
-            return refuse("leaky_slope", format!("is {}: from 0 to below 1", self.leaky_slope));
-        }
-        if !(self.norm.eps > 0.0 && self.norm.eps < 1.0) {
-            return refuse("norm.eps", format!("is {}: above 0 and below 1", self.norm.eps));
-        }
-        if !(0.0..=1.0).contains(&self.norm.momentum) {
-            return refuse("norm.momentum", format!("is {}: from 0 to 1", self.norm.momentum));
-        }
-        if !(self.head.scale > 0.0 && self.head.scale <= 1e6) {
-            let problem = format!("is {}: above 0 and at most 1e6", self.head.scale);
-            return refuse("head.scale", problem);
-        }
-        if self.head.init == Init::Dirac {
-            let problem = "is dirac, which is for convolutions: uniform or unit";
-            return refuse("head.init", problem.into());
-        }
-        match self.family {
-            Family::Resnet => resnet::check(self)?,
-            Family::Airbench => airbench::check(self, side)?,
-        }
-        let side = self.last_side(side);
-        if !(1..=side).contains(&self.head.pool) {
-            let problem =
-                format!("is {}: the last stack's maps have {side}x{side} pixels", self.head.pool);
-            return refuse("head.pool", problem);
-        }
-        Ok(())
-    }
-}
-
-/// Channels, and rows or columns, of square images.
-fn square(input: Shape) -> Result<(usize, usize), Error> {
-    match input {
-        Shape::Maps { channels, height, width } if height == width => Ok((channels, height)),
-        other => Err(Error(format!("images of the shape {other} are not square"))),
-    }
-}
-
-/// An error about a key of the section.
-pub(crate) fn refuse<T>(key: &str, problem: String) -> Result<T, Error> {
-    Err(Error(format!("network.{key} {problem}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Graph;
-
-    const SIDE: usize = 32;
-    const IMAGES: Shape = Shape::Maps { channels: 3, height: SIDE, width: SIDE };
-
-    fn airbench() -> NetworkConfig {
-        let mut config =
-            NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
-        (config.blocks, config.head.hidden, config.head.pool) = (vec![2, 3, 2], 0, 3);
-        config
-    }
-
-    #[test]
-    fn the_same_parameters_serve_smaller_images_where_the_head_can_pool_to_as_many_features() {
-        let parameters = |config: &NetworkConfig, side: usize| {
-            let network = config.network_resized(IMAGES, side)?;
-            Ok::<_, Error>(Graph::new(&network)?.parameters)
-        };
-        let small = |pool: usize| {
-            let mut config = NetworkConfig { widths: vec![4, 8, 8], ..NetworkConfig::paper() };
-            (config.blocks, config.head.hidden, config.head.pool) = (vec![1; 3], 16, pool);
-            config
-        };
-        for config in [small(2), airbench()] {
-            assert_eq!(parameters(&config, SIDE).unwrap(), parameters(&config, 16).unwrap());
-        }
-        assert_eq!(
-            small(3).network_resized(IMAGES, SIDE).unwrap(),
-            small(3).network(IMAGES).unwrap()
-        );
-        assert_eq!(parameters(&airbench(), 24).unwrap(), parameters(&airbench(), SIDE).unwrap());
-        let error = small(2).network_resized(IMAGES, 24).unwrap_err().to_string();
-        assert!(error.contains("would be 6x6, and the head needs 4x4 squares"), "{error}");
-        for side in 0..8 {
-            for config in [small(2), airbench()] {
-                let error = config.network_resized(IMAGES, side).unwrap_err().to_string();
-                assert!(error.contains("do not fit this network"), "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn keys_that_do_not_go_with_a_family_are_refused_by_name() {
-        airbench().network(IMAGES).unwrap();
-        type Change = fn(&mut NetworkConfig);
-        let changes: [(&str, Change); 7] = [
-            ("network.whitening is 0: from 1 to 4", |config| config.whitening = 0),
-            ("network.blocks has 2 or 3 convolutions", |config| config.blocks[1] = 4),
-            ("network.head.hidden is 0 for airbench", |config| config.head.hidden = 9),
-            ("network.head.pool is 4: the last stack's maps have 3x3", |config| {
-                config.head.pool = 4
-            }),
-            ("network.head.scale is 0", |config| config.head.scale = 0.0),
-            ("network.head.init is dirac", |config| config.head.init = Init::Dirac),
-            ("network.blocks has 5 stacks", |config| {
-                (config.blocks, config.widths) = (vec![2; 5], vec![4; 5]);
-            }),
-        ];
-        for (complaint, change) in changes {
-            let mut config = airbench();
-            change(&mut config);
-            let error = config.network(IMAGES).unwrap_err().to_string();
-            assert!(error.contains(complaint), "{error}");
-        }
-        let error = NetworkConfig { whitening: 2, ..NetworkConfig::paper() }
-            .network(IMAGES)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("network.whitening belongs to the family airbench"), "{error}");
     }
 }

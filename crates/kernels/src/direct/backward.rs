@@ -7,7 +7,7 @@ use super::forward::stage;
 use super::geometry::{Geometry, phases};
 use super::pack::pack_phases;
 use crate::Processor;
-use crate::convolution::Convolution;
+use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::SEGMENTS;
 use super::geometry::Geometry;
 use crate::Processor;
-use crate::convolution::Convolution;
+use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
 use crate::micro_kernel::{PANEL, PanelGemm, Segment};
 use crate::prefetch::Prefetch;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::MapShape;
-use crate::convolution::Convolution;
+use crate::conv_shape::Convolution;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;

@@ -22,7 +22,7 @@ mod geometry;
 mod pack;
 
 use crate::MapShape;
-use crate::convolution::Convolution;
+use crate::conv_shape::Convolution;
 use crate::workspace::WorkspaceSize;
 
 use geometry::Geometry;

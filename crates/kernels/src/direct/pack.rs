@@ -3,7 +3,7 @@
 
 use super::geometry::{Geometry, phases};
 use crate::Processor;
-use crate::convolution::Convolution;
+use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::micro_kernel::PANEL;
 use crate::simd::LANES;

@@ -28,7 +28,7 @@ mod weights;
 
 use std::marker::PhantomData;
 
-use crate::convolution::Convolution;
+use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::micro_kernel::PANEL;

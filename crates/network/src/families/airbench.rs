@@ -1,14 +1,14 @@
 //! Keller Jordan's airbench networks (arXiv 2404.00498): frozen whitening filters, stacks of convolutions
 //! with max-pooling after the first, and a linear layer. State names are those of his program.
 
-use crate::config::refuse;
+use super::refuse;
 use crate::{Error, Init, NetworkBuilder, NetworkConfig, Operation, Value};
 
 /// Checks the keys for this family and images of `side` x `side` pixels.
 ///
 /// # Errors
 /// Names a key that does not fit.
-pub(crate) fn check(config: &NetworkConfig, side: usize) -> Result<(), Error> {
+pub(super) fn check(config: &NetworkConfig, side: usize) -> Result<(), Error> {
     if !(1..=4).contains(&config.whitening) {
         return refuse("whitening", format!("is {}: from 1 to 4 for airbench", config.whitening));
     }
@@ -27,14 +27,14 @@ pub(crate) fn check(config: &NetworkConfig, side: usize) -> Result<(), Error> {
 }
 
 /// Rows and columns of the last stack's maps, for images of `side` x `side` pixels; 0 if none are left.
-pub(crate) fn last_side(config: &NetworkConfig, side: usize) -> usize {
+pub(super) fn last_side(config: &NetworkConfig, side: usize) -> usize {
     let whitened = (side + 1).saturating_sub(config.whitening);
     config.blocks.iter().fold(whitened, |side, _| side / 2)
 }
 
 /// Adds the operations for checked keys and images of `channels` channels, with max-pooling of `pool` x `pool`
 /// pixels in the head.
-pub(crate) fn network(
+pub(super) fn network(
     config: &NetworkConfig,
     channels: usize,
     pool: usize,

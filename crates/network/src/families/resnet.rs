@@ -1,7 +1,7 @@
 //! The paper's family: a start layer, stacks of standard (post-activation) residual blocks (arXiv
 //! 1512.03385), and a head of pooling and linear layers. State names are those of the paper's program.
 
-use crate::config::refuse;
+use super::refuse;
 use crate::{
     Activation, Error, HeadActivation, Init, NetworkBuilder, NetworkConfig, Operation, Value,
 };
@@ -10,7 +10,7 @@ use crate::{
 ///
 /// # Errors
 /// Names a key that does not fit.
-pub(crate) fn check(config: &NetworkConfig) -> Result<(), Error> {
+pub(super) fn check(config: &NetworkConfig) -> Result<(), Error> {
     if config.whitening != 0 {
         return refuse("whitening", "belongs to the family airbench: set it to 0".into());
     }
@@ -18,12 +18,12 @@ pub(crate) fn check(config: &NetworkConfig) -> Result<(), Error> {
 }
 
 /// Rows and columns of the last stack's maps, for images of `side` x `side` pixels.
-pub(crate) fn last_side(config: &NetworkConfig, side: usize) -> usize {
+pub(super) fn last_side(config: &NetworkConfig, side: usize) -> usize {
     config.blocks[1..].iter().fold(side, |side, _| side.div_ceil(2))
 }
 
 /// Adds the operations for checked keys, with average pooling of `pool` x `pool` pixels in the head.
-pub(crate) fn network(config: &NetworkConfig, pool: usize, builder: &mut NetworkBuilder) {
+pub(super) fn network(config: &NetworkConfig, pool: usize, builder: &mut NetworkBuilder) {
     let activation = Operation::Activation(config.activation());
     let norm = config.batch_norm();
 
