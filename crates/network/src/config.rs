@@ -125,7 +125,7 @@ pub enum HeadActivation {
 
 impl NetworkConfig {
     /// The paper's network: 17,392,394 parameters for images of 3x32x32.
-    pub fn report() -> Self {
+    pub fn paper() -> Self {
         NetworkConfig {
             family: Family::Resnet,
             blocks: vec![6, 6, 6],
