@@ -3,11 +3,12 @@
 
 use std::sync::{Barrier, Mutex};
 
-use crescendo_kernels::{Convolution, MapShape, reference};
+use crescendo_kernels::ActivationFunction as Activation;
 use crescendo_network::{
     ActivationKind, Alone, Batch, Communicator, Compute, Config, CpuEngine, Engine, Family,
     HeadActivation, Init, Isa, Network, Operation, Plan, Rule, Section, Sgd, Shape, Tensor, Values,
 };
+use crescendo_reference::{self as reference, Conv2d, Nchw, Pointwise};
 
 fn small(activation: ActivationKind, hidden: usize) -> Config {
     let mut config = Config { activation, ..Config::report() };
@@ -43,11 +44,27 @@ fn values<'a>(tensor: &'a Tensor) -> &'a [f32] {
     }
 }
 
+/// An activation as the reference has it.
+fn pointwise(f: Activation) -> Pointwise {
+    match f {
+        Activation::Relu => Pointwise::Relu,
+        Activation::LeakyRelu { slope } => Pointwise::LeakyRelu { slope: slope.into() },
+        Activation::Elu => Pointwise::Elu,
+        Activation::Sigmoid => Pointwise::Sigmoid,
+        Activation::Silu => Pointwise::Silu,
+        Activation::Gelu => Pointwise::Gelu,
+        Activation::Scale { factor } => Pointwise::Scale { factor: factor.into() },
+    }
+}
+
 /// The loss of a network in f64: the list of operations, each by its reference.
 fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: &[u16]) -> f64 {
-    let maps = |shape: Shape| match shape.maps(labels.len()) {
-        Some(maps) => maps,
-        None => MapShape { images: labels.len(), channels: shape.len(), height: 1, width: 1 },
+    let maps = |shape: Shape| {
+        let (channels, height, width) = match shape {
+            Shape::Maps { channels, height, width } => (channels, height, width),
+            Shape::Vector { features } => (features, 1, 1),
+        };
+        Nchw { images: labels.len(), channels, height, width }
     };
     let mut values: Vec<Vec<f64>> = vec![images.iter().map(|&x| f64::from(x)).collect()];
     for step in &plan.steps {
@@ -61,15 +78,14 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
         let b = own(step.bias).unwrap_or(&none);
         let y = match (step.node.operation, own(step.weight)) {
             (Operation::Convolution { kernel, stride, padding, .. }, Some(w)) => {
-                let inputs = w.len() / (outputs * kernel * kernel);
-                let layer = Convolution { inputs, outputs, kernel, stride, padding };
-                reference::convolution(&layer, maps(step.input), x, w, b)
+                let layer = Conv2d { outputs, kernel, stride, padding };
+                reference::convolution(layer, maps(step.input), x, w, b)
             }
             (Operation::BatchNorm { eps, .. }, Some(w)) => {
                 reference::batch_norm(maps(step.input), x, w, b, eps)
             }
             (Operation::Linear { .. }, Some(w)) => reference::linear(step.input.len(), x, w, b),
-            (Operation::Activation(f), _) => reference::activation(f, x),
+            (Operation::Activation(f), _) => reference::pointwise(pointwise(f), x),
             (Operation::Add, _) => {
                 x.iter().zip(&values[step.node.inputs[1].0]).map(|(a, b)| a + b).collect()
             }
@@ -82,7 +98,7 @@ fn reference_loss(plan: &Plan, parameters: &[Vec<f64>], images: &[f32], labels: 
         };
         values.push(y);
     }
-    reference::cross_entropy(&values[plan.steps.len()], labels, 0.0)
+    reference::cross_entropy(&values[plan.steps.len()], labels, 0.0, None)
 }
 
 #[test]

@@ -4,16 +4,14 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crescendo_kernels::epilogue::{
-    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue, MapsMut,
+    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue,
     NormGradientSums,
 };
 use crescendo_kernels::norm::{self, BatchMoments};
-use crescendo_kernels::prologue::{
-    Affine, GradientPrologue, MapsRef, NormGradient, Prologue, Residual,
-};
+use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
 use crescendo_kernels::{
-    ConvAlgorithm, Convolution, DisjointSlice, MapShape, Processor, activation, as_bf16,
-    as_bf16_mut, convolution, elementwise, linear, loss, max_pool, pooling,
+    ConvAlgorithm, Convolution, DisjointSlice, MapShape, MapsMut, MapsRef, Processor, activation,
+    as_bf16, as_bf16_mut, convolution, elementwise, linear, loss, max_pool, pooling,
 };
 
 use super::Folded;
@@ -80,7 +78,8 @@ impl Pass<'_> {
         let (rest, [out, _]) = Rest::split(arena.as_mut_slice(), [Some(written), None]);
         let out = out.expect("it is written");
         let (logits, classes) = (self.vector(&rest, logits), self.plan.classes());
-        let loss = loss::cross_entropy(logits, batch.labels, batch.label_smoothing, weight, out);
+        let loss =
+            loss::cross_entropy(logits, batch.labels, batch.label_smoothing, weight, None, out);
         let correct = loss::count_correct(logits, batch.labels);
         out[..part.start * classes].fill(0.0);
         out[part.end * classes..].fill(0.0);
