@@ -1,5 +1,5 @@
-"""Writes PyTorch's answers for the tests of crates/network and crates/data: the files of `main`,
-below.
+"""Writes PyTorch's answers for the tests of crates/kernels, crates/network and crates/data: the
+files of `main`, below.
 
 What goes in is float32, so that a float32 program reads exactly the same numbers; everything
 computed from it is computed and stored in float64, but for images(), whose numbers are few steps
@@ -321,7 +321,9 @@ def check_ties(net):
 
 
 def airbench_step():
-    """Two updates of a small airbench network, then its evaluation: tensors and metadata."""
+    """Two updates of a small airbench network, its evaluation, and Muon's iterations by themselves:
+    tensors and metadata.
+    """
     rng = np.random.default_rng(AIRBENCH_SEED)
     torch.manual_seed(AIRBENCH_SEED)
     net = airbench.Network(AIRBENCH_CONFIG)
@@ -381,6 +383,23 @@ def airbench_step():
         "ema_decay": EMA_DECAY,
     }
     return tensors, as_text(settings)
+
+
+def is_muon(name):
+    """Whether a tensor of airbench_step() is for the kernels' test of Muon."""
+    return name.startswith("orthogonalise")
+
+
+def muon():
+    """Matrices before and after Muon's iterations: tensors and metadata."""
+    tensors, metadata = airbench_step()
+    return {name: tensor for name, tensor in tensors.items() if is_muon(name)}, metadata
+
+
+def airbench_updates():
+    """All else of airbench_step(): tensors and metadata."""
+    tensors, metadata = airbench_step()
+    return {name: tensor for name, tensor in tensors.items() if not is_muon(name)}, metadata
 
 
 def moving_average(net, tensors):
@@ -504,10 +523,10 @@ def images():
 
 
 FILES = {
+    "kernels": {"layers": layers, "muon": muon},
     "network": {
-        "layers": layers,
         "step": step,
-        "airbench": airbench_step,
+        "airbench": airbench_updates,
         "sides": sides,
         "lookahead": lookahead,
     },

@@ -89,11 +89,10 @@ impl Model {
         let mut values = vec![images.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()];
         for node in &self.graph.nodes {
             let x = &values[node.inputs[0].0];
-            let (shape, weight, bias) = (maps(node.input, count), self.weight(node), self.bias(node));
+            let (shape, weight, bias) =
+                (maps(node.input, count), self.weight(node), self.bias(node));
             let y = match node.operation {
-                Operation::Convolution { .. } => {
-                    convolution(layer(node), shape, x, weight, &bias)
-                }
+                Operation::Convolution { .. } => convolution(layer(node), shape, x, weight, &bias),
                 Operation::BatchNorm { eps, .. } if inference => {
                     let [mean, variance] = self.running(node);
                     batch_norm_inference(shape, x, [mean, variance], weight, &bias, eps)
@@ -127,7 +126,8 @@ impl Model {
             let mut own = |layer: LayerGradients| {
                 let parts = [(node.weight, layer.weight), (node.bias, layer.bias)];
                 for (parameter, gradient) in parts {
-                    if let Some(index) = parameter.filter(|&p| self.graph.parameters[p].requires_grad)
+                    if let Some(index) =
+                        parameter.filter(|&p| self.graph.parameters[p].requires_grad)
                     {
                         gradients[index] = gradient;
                     }
@@ -188,8 +188,7 @@ impl Model {
         let classes = self.graph.classes();
         let logits = &values.logits()[part.start * classes..part.end * classes];
         let own = &labels[part.clone()];
-        let own =
-            cross_entropy_backward(logits, own, loss.label_smoothing, weights.as_deref());
+        let own = cross_entropy_backward(logits, own, loss.label_smoothing, weights.as_deref());
         let mut dlogits = vec![0.0; labels.len() * classes];
         dlogits[part.start * classes..part.end * classes].copy_from_slice(&own);
         self.backward(&values, dlogits)
@@ -340,7 +339,9 @@ fn gap_of_maxima(size: usize, shape: Nchw, x: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setup::{airbench, away_from_kinks, branching, graph, labels, pixels, residual, varied};
+    use crate::setup::{
+        airbench, away_from_kinks, branching, graph, labels, pixels, residual, varied,
+    };
     use crescendo_network::ActivationKind;
 
     #[test]

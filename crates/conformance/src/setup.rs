@@ -1,8 +1,8 @@
 //! The networks and batches of the suite: as small as they can be with everything in them.
 
 use crescendo_network::{
-    Activation, ActivationKind, Family, Graph, Init, NetworkBuilder, NetworkConfig, Operation, Rule,
-    Sgd, Shape, Tensor, TensorData,
+    Activation, ActivationKind, Family, Graph, Init, NetworkBuilder, NetworkConfig, Operation,
+    Rule, Sgd, Shape, Tensor, TensorData,
 };
 
 use crate::reference::Model;

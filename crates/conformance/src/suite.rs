@@ -60,7 +60,10 @@ impl Suite<'_> {
     #[track_caller]
     pub(crate) fn check_loss(&self, loss: f64, expected: f64) {
         let off = (loss - expected).abs();
-        assert!(off < self.tolerances.loss * expected.max(1.0), "the loss is {loss}, not {expected}");
+        assert!(
+            off < self.tolerances.loss * expected.max(1.0),
+            "the loss is {loss}, not {expected}"
+        );
     }
 
     /// Holds all gradients to these.
@@ -77,7 +80,8 @@ impl Suite<'_> {
         {
             let (name, values) = (&gradient.name, numbers(gradient));
             if requires_grad {
-                let (what, absolute) = (format!("gradient of {name}"), absolute * all.sqrt().max(1.0));
+                let (what, absolute) =
+                    (format!("gradient of {name}"), absolute * all.sqrt().max(1.0));
                 close(&what, values, expected, relative, absolute);
             } else {
                 assert!(values.iter().all(|&g| g == 0.0), "{name} cannot be trained");
@@ -113,13 +117,7 @@ impl Suite<'_> {
 
 /// Holds numbers to what is exact: `|values - expected| <= relative * |expected| + absolute`.
 #[track_caller]
-pub(crate) fn close(
-    what: &str,
-    values: &[f32],
-    expected: &[f64],
-    relative: f64,
-    absolute: f64,
-) {
+pub(crate) fn close(what: &str, values: &[f32], expected: &[f64], relative: f64, absolute: f64) {
     assert_eq!(values.len(), expected.len(), "{what}");
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let off = norm(&mut values.iter().zip(expected).map(|(&x, e)| f64::from(x) - e));

@@ -7,9 +7,9 @@ use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
 use crescendo_kernels::{AlignedBuffer, Processor, peak};
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch,
-    Muon, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor,
-    TensorData, UpdateResult, check_tensors,
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Rule,
+    Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
+    UpdateResult, check_tensors,
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
@@ -147,8 +147,7 @@ impl CpuEngine {
                 "the CPU engine takes images that are prepared ahead".into(),
             ));
         };
-        let (mut pass, loss) =
-            self.training_pass(images, batch.labels.len(), None, new_weight)?;
+        let (mut pass, loss) = self.training_pass(images, batch.labels.len(), None, new_weight)?;
         let loss = pass.loss(batch.labels, loss, batch.share, part);
         pass.backward(last)?;
         Ok(loss)
@@ -200,8 +199,7 @@ impl CpuEngine {
         if std::mem::take(was_measured) {
             measured.as_mut_slice().fill(0.0);
         }
-        let (parameters, gradients) =
-            (model.parameters.as_mut_slice(), gradients.as_mut_slice());
+        let (parameters, gradients) = (model.parameters.as_mut_slice(), gradients.as_mut_slice());
         let momentum = momentum.as_mut_slice();
         assert_eq!(rules.len(), parameters_of.len(), "one rule for each parameter");
         let mut first = 0;
@@ -356,11 +354,16 @@ impl Engine for CpuEngine {
     }
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
+        if rules.iter().any(|rule| matches!(rule, Rule::Muon(_))) {
+            // There need not have been a batch, as where the gradients were imported.
+            let plan = &self.plans[self.current];
+            let sizes = Sizes::new(plan, &plan.training, 1);
+            self.buffers.reserve(self.processor.pool.threads(), sizes)?;
+        }
         self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
         let mut result = std::mem::take(&mut self.pending);
         if let Some(norms) = &mut result.norms {
-            norms.whole =
-                optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
+            norms.whole = optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
         }
         self.apply(rules);
         self.results.push_back(result);

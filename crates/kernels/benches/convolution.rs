@@ -7,13 +7,13 @@
 use std::time::Instant;
 
 use crescendo_kernels::epilogue::{
-    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue, MapsMut,
+    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue,
     NormGradientSums,
 };
-use crescendo_kernels::prologue::{Affine, GradientPrologue, MapsRef, NormGradient, Prologue};
+use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue};
 use crescendo_kernels::{
     ActivationFunction, AlignedBuffer, ConvAlgorithm, Convolution, DisjointSlice, Isa, MapShape,
-    Processor, ThreadPool, Workspace, convolution, peak,
+    MapsMut, MapsRef, Processor, ThreadPool, Workspace, convolution, peak,
 };
 
 const RUNS: usize = 15;

@@ -1,17 +1,17 @@
-//! Activations: functions of one number, and their slopes.
+//! Activation functions and their derivatives.
 
 use crate::Processor;
 use crate::elementwise::PIECE;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// A function of one number.
+/// A function of one number, applied to each.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ActivationFunction {
     /// `max(x, 0)`.
     Relu,
     /// `x` where positive, `slope * x` elsewhere.
     LeakyRelu {
-        /// At least 0 and below 1.
+        /// At least 0 and below 1 (PyTorch's `negative_slope`).
         slope: f32,
     },
     /// `x` where positive, `exp(x) - 1` elsewhere (arXiv 1511.07289).
@@ -30,7 +30,7 @@ pub enum ActivationFunction {
 }
 
 impl ActivationFunction {
-    /// The slope below zero of those that are two straight lines.
+    /// The slope below zero of functions that are two straight lines.
     pub(crate) fn negative_slope(self) -> Option<f32> {
         match self {
             ActivationFunction::Relu => Some(0.0),
@@ -39,7 +39,7 @@ impl ActivationFunction {
         }
     }
 
-    /// Whether its slope can be told from its value alone.
+    /// Whether the derivative is a function of the function's output, so that its input need not be saved.
     pub fn derivative_from_output(self) -> bool {
         !matches!(self, ActivationFunction::Silu | ActivationFunction::Gelu)
     }
@@ -59,7 +59,7 @@ impl ActivationFunction {
         }
     }
 
-    /// The slope at `x`.
+    /// The derivative at `x`.
     #[inline(always)]
     pub(crate) fn derivative<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self {
@@ -76,7 +76,7 @@ impl ActivationFunction {
         }
     }
 
-    /// The slope where the value is `y`, for those of which [`derivative_from_output`] is true.
+    /// The derivative where the output is `y`, for functions with [`derivative_from_output`].
     ///
     /// [`derivative_from_output`]: Self::derivative_from_output
     #[inline(always)]
@@ -95,7 +95,7 @@ impl ActivationFunction {
     }
 }
 
-/// `e^x` for `x` from -87.4 to 88.4, beyond which it stays where it was; no number of no number.
+/// `e^x` for `x` from -87.4 to 88.4, beyond which it stays constant; NaN of NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // e^x = 2^n e^r with |r| <= ln(2) / 2, r in two steps so that it is exact enough.
@@ -139,6 +139,9 @@ fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
 }
 
 /// `y = f(x)`.
+///
+/// # Panics
+/// If lengths differ.
 pub fn forward(processor: &Processor, f: ActivationFunction, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "lengths differ");
     processor.pool.chunks(y, PIECE, |piece, y| {
@@ -148,6 +151,9 @@ pub fn forward(processor: &Processor, f: ActivationFunction, x: &[f32], y: &mut 
 }
 
 /// `dx = dy * f'(x)`, in place of `dy`.
+///
+/// # Panics
+/// If lengths differ.
 pub fn backward(processor: &Processor, f: ActivationFunction, x: &[f32], dy: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "lengths differ");
     processor.pool.chunks(dy, PIECE, |piece, dy| {
@@ -191,7 +197,7 @@ impl Kernel for Backward<'_> {
     }
 }
 
-/// Up to sixteen numbers, filled up with zeros.
+/// Up to sixteen numbers, padded with zeros.
 #[inline(always)]
 fn load<S: Simd>(s: S, from: &[f32]) -> S::V {
     let mut full = [0.0; LANES];

@@ -1,4 +1,4 @@
-//! Memory for numbers: aligned to cache lines, in large pages where the system has them.
+//! Memory that is aligned to cache lines, in large pages where the system has them.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
@@ -7,7 +7,8 @@ use std::ptr::NonNull;
 /// 4 KiB every store would miss the processor's list of page addresses.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Zeros to begin with, aligned to 64 bytes or more, never resized.
+/// A buffer of `f32`, zeros at first: aligned to 64 bytes or more, and of a fixed length. Kernels write
+/// past the caches only to memory that is so aligned; other memory works too, but slower.
 pub struct AlignedBuffer {
     start: NonNull<f32>,
     len: usize,
@@ -19,7 +20,7 @@ unsafe impl Send for AlignedBuffer {}
 unsafe impl Sync for AlignedBuffer {}
 
 impl AlignedBuffer {
-    /// `len` zeros. Ends the program if there is too little memory, as a `Vec` does.
+    /// A buffer of `len` zeros. Ends the program if there is too little memory, as a `Vec` does.
     pub fn new(len: usize) -> Self {
         Self::try_new(len).unwrap_or_else(|| handle_alloc_error(Layout::new::<[f32; 16]>()))
     }
@@ -60,13 +61,13 @@ impl AlignedBuffer {
     }
 }
 
-/// The same memory as upper halves of numbers: twice as many.
+/// The same memory as bfloat16: twice as many numbers.
 pub fn as_bf16(numbers: &[f32]) -> &[u16] {
     // SAFETY: any two bytes of initialised memory are a `u16`, and the alignment is larger.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), 2 * numbers.len()) }
 }
 
-/// The same memory as upper halves of numbers: twice as many.
+/// The same memory as bfloat16: twice as many numbers.
 pub fn as_bf16_mut(numbers: &mut [f32]) -> &mut [u16] {
     // SAFETY: as in `as_bf16`; any `u16`s are bytes of some `f32`; borrowed mutably.
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), 2 * numbers.len()) }
@@ -87,7 +88,7 @@ impl Drop for AlignedBuffer {
     }
 }
 
-/// A wish: where it is not granted, small pages do.
+/// A hint: without large pages everything works, but slower.
 #[cfg(target_os = "linux")]
 fn ask_for_large_pages(start: *mut u8, len: usize) {
     // SAFETY: the range is one allocation's, and the advice changes nothing that can be seen in it.

@@ -1,9 +1,9 @@
-//! Convolutions: what they are, and the choice of how they are computed.
+//! Convolutions, and the choice of the algorithm that computes them.
 //!
-//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch; [`pack_weights`] lays them out, or transforms
-//! them, as [`forward`] reads them: *filters*, which serve until the weights change. What is computed on the way in and
-//! on the way out is described by [`Prologue`] and [`Epilogue`], backward by [`GradientPrologue`] and
-//! [`GradientEpilogue`].
+//! Weights are `[outputs, inputs, kernel, kernel]` as in PyTorch. [`pack_weights`] lays them out, or
+//! transforms them, as [`forward`] reads them: *packed weights*, which serve until the weights change.
+//! What is fused into a convolution is described by its [`Prologue`] and [`Epilogue`], in backward by
+//! [`GradientPrologue`] and [`GradientEpilogue`].
 
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::prologue::{GradientPrologue, Prologue};
@@ -11,7 +11,7 @@ use crate::winograd::{self, Size};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, direct};
 
-/// A convolution's shape. Square filters, the same stride and zero padding on both axes.
+/// A convolution: square filters, the same stride and zero padding on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Convolution {
     /// Channels of the input.
@@ -22,27 +22,28 @@ pub struct Convolution {
     pub kernel: usize,
     /// Pixels between neighbouring outputs.
     pub stride: usize,
-    /// Zeros around the input.
+    /// Rows and columns of zeros around the input.
     pub padding: usize,
 }
 
-/// How a convolution is computed.
+/// The algorithm that computes a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConvAlgorithm {
-    /// Product by product: any filter, any stride.
+    /// Direct convolution: any filter, any stride.
     Direct,
-    /// Winograd F(2x2, 3x3): 16 products for 4 outputs, where direct convolution needs 36.
+    /// Winograd F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 multiplications for 4 outputs, where
+    /// direct convolution needs 36.
     Winograd2,
-    /// Winograd F(4x4, 3x3): 36 products for 16 outputs, where direct convolution needs 144.
+    /// Winograd F(4x4, 3x3): 36 multiplications for 16 outputs, where direct convolution needs 144.
     Winograd4,
 }
 
-/// A channel of a tile through its transforms takes about as long as so many products at each of its
-/// points (from the stages' times in docs/performance.md).
+/// Transforming one channel of a tile takes about as long as this many multiplications for each of its
+/// elements (from the stages' times in docs/performance.md).
 const TRANSFORM_PRODUCTS: usize = 12;
 
 impl Convolution {
-    /// The maps that come out for the maps that go in.
+    /// The shape of the output for an input of this shape.
     pub fn output_shape(&self, input: MapShape) -> MapShape {
         let side = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;
         MapShape {
@@ -58,14 +59,15 @@ impl Convolution {
         self.outputs * self.inputs * self.kernel * self.kernel
     }
 
-    /// Whether a algorithm can compute it.
+    /// Whether the algorithm can compute it: Winograd's need filters of 3x3, stride 1 and a padding of at
+    /// most 1.
     pub fn supports(&self, algorithm: ConvAlgorithm) -> bool {
         algorithm == ConvAlgorithm::Direct
             || (self.kernel == 3 && self.stride == 1 && self.padding <= 1)
     }
 
-    /// The algorithm that should be fastest for an input of this shape, from the number of products and
-    /// transforms alone: never from a timing, so that results do not depend on the hour.
+    /// The algorithm that should be fastest for an input of this shape, from the number of
+    /// multiplications and transforms alone: never from a timing, so that results are reproducible.
     pub fn best_algorithm(&self, input: MapShape) -> ConvAlgorithm {
         let output = self.output_shape(input);
         let algorithms =
@@ -84,7 +86,7 @@ impl Convolution {
         possible.min_by_key(cost).expect("direct is always possible")
     }
 
-    /// Numbers of the filters that a algorithm reads: see [`pack_weights`].
+    /// Numbers of the weights as the algorithm packs them: see [`pack_weights`].
     pub fn packed_len(&self, algorithm: ConvAlgorithm) -> usize {
         match algorithm {
             ConvAlgorithm::Direct => direct::packed_len(self),
@@ -94,7 +96,7 @@ impl Convolution {
         }
     }
 
-    /// The working memory that a algorithm needs for a batch of this input.
+    /// The working memory that the algorithm needs for a batch of this shape, forward or backward.
     pub fn workspace_size(
         &self,
         algorithm: ConvAlgorithm,
@@ -120,8 +122,8 @@ fn size(algorithm: ConvAlgorithm) -> Size {
     if algorithm == ConvAlgorithm::Winograd2 { Size::Two } else { Size::Four }
 }
 
-/// Fills `filters` from the weights. `scale` is a factor for each output channel's: a BatchNorm folded
-/// in.
+/// Packs weights for [`forward`] with the same algorithm. `scale` is a factor for each output channel: a
+/// BatchNorm that is folded into the weights.
 ///
 /// # Panics
 /// If lengths do not fit: see [`Convolution::packed_len`].
@@ -144,11 +146,11 @@ pub fn pack_weights(
     }
 }
 
-/// Convolves the maps of `prologue` with filters that [`pack_weights`] made for the same algorithm, and delivers the
-/// result to `epilogue`.
+/// Convolves what the prologue reads with weights that [`pack_weights`] packed for the same algorithm,
+/// and delivers the result to the epilogue.
 ///
 /// # Panics
-/// If shapes do not fit, or the workspace was made for less.
+/// If shapes do not fit, the algorithm does not support the convolution, or the workspace is too small.
 pub fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
@@ -169,13 +171,14 @@ pub fn forward(
     }
 }
 
-/// The gradients for `gradient`, that of the output: adds to `dweight`, and delivers that of the input
-/// to `epilogue`, each where it is wanted. `prologue` is what forward read; it is read for `dweight` alone.
+/// The backward pass for `gradient`, the gradient of the output: adds the gradient of the weights to
+/// `dweight`, and delivers that of the input to `epilogue`, each where it is wanted. `prologue` is what
+/// forward read, without saving anything; it is read for `dweight` alone.
 ///
 /// The gradient of a bias is [`crate::norm::bias_gradient`]; before a BatchNorm it is zero.
 ///
 /// # Panics
-/// If shapes do not fit, or the workspace was made for less.
+/// If shapes do not fit, the algorithm does not support the convolution, or the workspace is too small.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     processor: &Processor,

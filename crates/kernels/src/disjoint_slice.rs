@@ -1,8 +1,8 @@
-//! A mutable slice that several threads write at once, each its own part.
+//! A mutable slice that several threads write to at once, each to a part of its own.
 
 use std::marker::PhantomData;
 
-/// A mutable slice whose disjoint parts may be handed to several threads.
+/// A mutable slice of which disjoint parts can be handed to several threads.
 pub struct DisjointSlice<'a, T> {
     start: *mut T,
     len: usize,
@@ -25,6 +25,9 @@ impl<'a, T> DisjointSlice<'a, T> {
     ///
     /// # Safety
     /// No two parts that are alive at the same time may overlap.
+    ///
+    /// # Panics
+    /// If the part lies outside the slice.
     #[allow(clippy::mut_from_ref)] // that is what this type is for; see the condition above
     pub unsafe fn part(&self, offset: usize, len: usize) -> &mut [T] {
         assert!(offset <= self.len && len <= self.len - offset, "part lies outside the slice");

@@ -1,4 +1,4 @@
-//! Copies of vectors.
+//! Operations on all numbers of a slice.
 
 use crate::ThreadPool;
 
@@ -6,6 +6,9 @@ use crate::ThreadPool;
 pub(crate) const PIECE: usize = 8192;
 
 /// `out = a`.
+///
+/// # Panics
+/// If lengths differ.
 pub fn copy(pool: &ThreadPool, a: &[f32], out: &mut [f32]) {
     assert_eq!(a.len(), out.len(), "lengths differ");
     pool.chunks(out, PIECE, |piece, out| {

@@ -1,109 +1,43 @@
-//! What becomes of the rows that a kernel delivers: the other half of [`crate::prologue`].
+//! Epilogues: what happens to rows of feature maps as a kernel delivers them. The other half of
+//! [`crate::prologue`].
+
+use std::mem::MaybeUninit;
 
 use crate::disjoint_slice::DisjointSlice;
-use crate::prefetch::{Prefetch, Rows};
-use crate::prologue::{MapsRef, Prologue};
+use crate::maps::{MapsMut, MapsRef, RowMut, RowRef};
+use crate::prefetch::{MapRows, Prefetch};
+use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::{ActivationFunction, MapShape};
 
-/// Memory that rows of maps are written to, by several threads at once, each its own rows.
-pub enum MapsMut<'a> {
-    /// As they are.
-    F32(DisjointSlice<'a, f32>),
-    /// The upper halves.
-    Bf16(DisjointSlice<'a, u16>),
-}
-
-impl<'a> MapsMut<'a> {
-    /// Memory for numbers.
-    pub fn f32(memory: &'a mut [f32]) -> Self {
-        MapsMut::F32(DisjointSlice::new(memory))
-    }
-
-    /// Memory for upper halves.
-    pub fn bf16(memory: &'a mut [u16]) -> Self {
-        MapsMut::Bf16(DisjointSlice::new(memory))
-    }
-}
-
-impl MapsMut<'_> {
-    pub(crate) fn check(&self, shape: MapShape) {
-        let len = match self {
-            MapsMut::F32(memory) => memory.len(),
-            MapsMut::Bf16(memory) => memory.len(),
-        };
-        assert_eq!(len, shape.len(), "wrong length");
-    }
-
-    /// Writes the row that begins at number `start`.
-    ///
-    /// # Safety
-    /// The row lies within the memory, no other thread is at it, `row` has `len` numbers.
-    #[inline(always)]
-    pub(crate) unsafe fn write_row<S: Simd>(
-        &self,
-        s: S,
-        start: usize,
-        len: usize,
-        row: *const f32,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self {
-                MapsMut::F32(memory) => {
-                    let to = memory.as_mut_ptr().add(start);
-                    for x in (0..len).step_by(LANES) {
-                        write(s, to.add(x), s.load(row.add(x)));
-                    }
-                }
-                MapsMut::Bf16(memory) => {
-                    let to = memory.as_mut_ptr().add(start);
-                    for x in (0..len).step_by(LANES) {
-                        s.store_bf16(to.add(x), s.load(row.add(x)));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Writes sixteen numbers that nobody reads soon: past the caches where the address allows it.
-///
-/// # Safety
-/// As for [`Simd::store`].
-#[inline(always)]
-unsafe fn write<S: Simd>(s: S, to: *mut f32, value: S::V) {
-    // SAFETY: the caller's promise; aligned where streamed.
-    unsafe { if to.addr().is_multiple_of(64) { s.stream(to, value) } else { s.store(to, value) } }
-}
-
-/// Sums over each channel of each image, for a BatchNorm: `[images, blocks, 2, 16]` in f64, which
-/// start as zeros and are added up by [`crate::norm::sum_over_images`].
+/// Two sums over each channel of each image, for a BatchNorm: `[images, blocks, 2, 16]` in f64. They
+/// start as zeros, and [`crate::norm::sum_over_images`] adds them up.
 pub type ChannelSums<'a> = DisjointSlice<'a, f64>;
 
-/// Where a forward kernel delivers the rows of its output.
+/// What happens to a forward kernel's output: `row + bias` is stored, and summed up for a BatchNorm.
 pub struct Epilogue<'a> {
-    /// Their shape.
+    /// The shape of the output.
     pub shape: MapShape,
-    /// Added to each channel (filled up to whole blocks).
+    /// Added to each channel: [`MapShape::padded_channels`] numbers.
     pub bias: Option<&'a [f32]>,
-    /// Where they are stored.
+    /// Where the output is stored.
     pub out: MapsMut<'a>,
-    /// The sums that a BatchNorm of them needs.
+    /// The sums that a BatchNorm of the output needs.
     pub sums: Option<BatchStatistics<'a>>,
 }
 
 /// For each channel, the sums of `x - shift` and of its square: a shift near the mean keeps the
-/// variance exact.
+/// variance exact. [`BatchMoments::from_sums`](crate::norm::BatchMoments::from_sums) makes mean and
+/// variance of them.
 pub struct BatchStatistics<'a> {
     /// Where they are added.
     pub sums: ChannelSums<'a>,
-    /// The shifts (filled up to whole blocks).
+    /// The shifts: [`MapShape::padded_channels`] numbers.
     pub shift: &'a [f32],
 }
 
 impl Epilogue<'_> {
-    /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
+    /// Panics unless all slices have the lengths that the shape asks for; kernels rely on it.
     pub(crate) fn check(&self) {
         self.out.check(self.shape);
         let channels = self.shape.padded_channels();
@@ -128,7 +62,7 @@ impl Epilogue<'_> {
         y: usize,
         row: *const f32,
     ) {
-        s.call(Row { epilogue: self, image, block, y, row });
+        s.call(StoreRow { epilogue: self, image, block, y, row });
     }
 }
 
@@ -136,7 +70,29 @@ fn check_sums(sums: &ChannelSums, shape: MapShape) {
     assert_eq!(sums.len(), shape.images * shape.blocks() * 2 * LANES, "wrong number of sums");
 }
 
-struct Row<'a, 'b> {
+/// Adds a row's two sums to those of its block of channels.
+///
+/// # Safety
+/// The sums have been checked, and no other thread is at the same block of the same image.
+#[inline(always)]
+unsafe fn add_to_sums<S: Simd>(
+    s: S,
+    sums: &ChannelSums,
+    shape: MapShape,
+    image: usize,
+    block: usize,
+    values: [S::V; 2],
+) {
+    // A row's sum is in f32, all beyond in f64: see the numerics in docs/performance.md.
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sums = sums.as_mut_ptr().add(shape.sums_offset(image, block));
+        s.add_wide(sums, values[0]);
+        s.add_wide(sums.add(LANES), values[1]);
+    }
+}
+
+struct StoreRow<'a, 'b> {
     epilogue: &'b Epilogue<'a>,
     image: usize,
     block: usize,
@@ -144,94 +100,96 @@ struct Row<'a, 'b> {
     row: *const f32,
 }
 
-impl Kernel for Row<'_, '_> {
+impl Kernel for StoreRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Row { epilogue, image, block, y, row } = self;
-        let (start, len) = (epilogue.shape.row_offset(image, block, y), epilogue.shape.row_len());
+        let StoreRow { epilogue, image, block, y, row } = self;
+        let shape = epilogue.shape;
+        let (start, len) = (shape.row_offset(image, block, y), shape.row_len());
         // SAFETY: `Epilogue::row`'s promises: every slice has this row, block and image.
         unsafe {
             let at = block * LANES;
             let (mut bias, mut shift) = (s.zero(), s.zero());
-            if let Some(of_channels) = epilogue.bias {
-                bias = s.load(of_channels.as_ptr().add(at));
+            if let Some(biases) = epilogue.bias {
+                bias = s.load(biases.as_ptr().add(at));
             }
             if let Some(sums) = &epilogue.sums {
                 shift = s.load(sums.shift.as_ptr().add(at));
             }
+            let out = epilogue.out.row(start);
             let (mut sum, mut squares) = (s.zero(), s.zero());
             for x in (0..len).step_by(LANES) {
                 let value = s.add(s.load(row.add(x)), bias);
                 let away = s.sub(value, shift);
                 sum = s.add(sum, away);
                 squares = s.fma(away, away, squares);
-                match &epilogue.out {
-                    MapsMut::F32(out) => write(s, out.as_mut_ptr().add(start + x), value),
-                    MapsMut::Bf16(out) => s.store_bf16(out.as_mut_ptr().add(start + x), value),
-                }
+                out.store(s, x, value);
             }
             if let Some(BatchStatistics { sums, .. }) = &epilogue.sums {
-                // A row's sum in f32, all beyond in f64: see the numerics in docs/performance.md.
-                let sums = sums.as_mut_ptr().add(epilogue.shape.sums_offset(image, block));
-                s.add_wide(sums, sum);
-                s.add_wide(sums.add(LANES), squares);
+                add_to_sums(s, sums, shape, image, block, [sum, squares]);
             }
         }
     }
 }
 
-/// The widest rows of kernels that keep one on the stack.
+/// The widest rows, in pixels, of kernels that hold one on the stack.
 pub(crate) const MAX_WIDTH: usize = 256;
 
-/// Where a backward kernel delivers the rows of its input's gradient.
+/// A row on the stack.
+pub(crate) type RowBuffer = MaybeUninit<[f32; MAX_WIDTH * LANES]>;
+
+/// What happens to the gradient of a kernel's input, which the backward kernel delivers.
 ///
 /// What is stored is the gradient before the input's activation, where there is one:
 /// `(row + addends) * activation'`. With it come the sums that the BatchNorms before the activation
 /// need for their own backward.
 pub struct GradientEpilogue<'a> {
-    /// Their shape.
+    /// The shape of all maps here.
     pub shape: MapShape,
-    /// Where they are stored.
+    /// Where the gradient is stored, in blocks of channels.
     pub out: DisjointSlice<'a, f32>,
-    /// Whether `out` holds a part of the gradient already.
+    /// Whether `out` already holds a part of the gradient, which is added.
     pub accumulate: bool,
-    /// Other parts of the gradient.
+    /// Other parts of the gradient, in blocks of channels: of other readers of the same maps.
     pub addends: [Option<&'a [f32]>; 2],
-    /// The activation.
+    /// The activation before the kernel's input.
     pub derivative: Option<ActivationDerivative<'a>>,
-    /// The BatchNorms before it: of the value, and of the residual.
+    /// The BatchNorms before that activation: of the value, and of the residual.
     pub norms: [Option<NormGradientSums<'a>>; 2],
 }
 
-/// The slope of an activation: of which function, and where.
+/// The derivative of an activation, and where it is taken.
 pub struct ActivationDerivative<'a> {
-    /// The function.
+    /// The activation.
     pub function: ActivationFunction,
-    /// Where it is taken.
+    /// Where its derivative is taken.
     pub at: DerivativeAt<'a>,
 }
 
-/// Where a slope is taken.
+/// Where a derivative is taken.
 pub enum DerivativeAt<'a> {
-    /// Where the function has these values: only if [`ActivationFunction::derivative_from_output`].
+    /// Where the function's output is this: only if
+    /// [`ActivationFunction::derivative_from_output`].
     Output(MapsRef<'a>),
-    /// At these arguments: a prologue without activation.
+    /// Where its input is this: a prologue without activation that saves nothing.
     Input(Prologue<'a>),
 }
 
-/// For each channel, the sums of the gradient and of the gradient times `value - mean`.
+/// For each channel, the sums of the gradient and of the gradient times `value - mean`:
+/// [`NormBackward::from_sums`](crate::norm::NormBackward::from_sums) makes BatchNorm's gradients of
+/// them.
 pub struct NormGradientSums<'a> {
     /// BatchNorm's input.
     pub value: MapsRef<'a>,
-    /// Its mean in the batch (filled up to whole blocks).
+    /// Its mean in the batch: [`MapShape::padded_channels`] numbers.
     pub mean: &'a [f32],
     /// Where they are added.
     pub sums: ChannelSums<'a>,
 }
 
 impl<'a> GradientEpilogue<'a> {
-    /// Rows stored as they come.
+    /// Rows are stored as they come.
     pub fn plain(shape: MapShape, out: DisjointSlice<'a, f32>) -> Self {
         GradientEpilogue {
             shape,
@@ -243,34 +201,35 @@ impl<'a> GradientEpilogue<'a> {
         }
     }
 
-    /// Panics unless all slices have the lengths that `maps` asks for; kernels rely on it.
+    /// Panics unless all slices have the lengths that the shape asks for; kernels rely on it.
     pub(crate) fn check(&self) {
-        assert_eq!(self.out.len(), self.shape.len(), "wrong length");
+        assert_eq!(self.out.len(), self.shape.len(), "wrong length of the gradient");
         for addend in self.addends.iter().flatten() {
-            assert_eq!(addend.len(), self.shape.len(), "wrong length");
+            assert_eq!(addend.len(), self.shape.len(), "wrong length of an addend");
         }
         match &self.derivative {
             Some(ActivationDerivative { at: DerivativeAt::Output(value), function }) => {
-                assert!(function.derivative_from_output(), "{function:?} needs its argument");
-                value.check(self.shape);
+                assert!(function.derivative_from_output(), "{function:?} needs its input");
+                value.check_blocked(self.shape);
             }
-            Some(ActivationDerivative { at: DerivativeAt::Input(prologue), .. }) => {
-                assert_eq!(prologue.shape, self.shape, "another shape");
-                assert!(prologue.save.is_none() && prologue.activation.is_none(), "an argument");
+            Some(ActivationDerivative { at: DerivativeAt::Input(input), .. }) => {
+                assert_eq!(input.shape, self.shape, "the activation's input has another shape");
+                let plain = input.save.is_none() && input.activation.is_none();
+                assert!(plain, "an activation's input has no activation and saves nothing");
                 assert!(self.shape.width <= MAX_WIDTH, "rows of more than {MAX_WIDTH} pixels");
-                prologue.check();
+                input.check();
             }
             None => {}
         }
         for NormGradientSums { value, mean, sums } in self.norms.iter().flatten() {
-            value.check(self.shape);
+            value.check_blocked(self.shape);
             assert_eq!(mean.len(), self.shape.padded_channels(), "wrong number of means");
             check_sums(sums, self.shape);
         }
     }
 
-    /// Has what is read for these rows asked for.
-    pub(crate) fn prefetch(&self, prefetch: &mut Prefetch, rows: &Rows) {
+    /// Has what is read for these rows prefetched.
+    pub(crate) fn prefetch(&self, prefetch: &mut Prefetch, rows: &MapRows) {
         for addend in self.addends.iter().flatten() {
             prefetch.add(addend, self.shape, rows);
         }
@@ -279,10 +238,10 @@ impl<'a> GradientEpilogue<'a> {
         }
         match &self.derivative {
             Some(ActivationDerivative { at: DerivativeAt::Output(value), .. }) => {
-                value.prefetch(prefetch, self.shape, rows)
+                value.prefetch(prefetch, self.shape, rows);
             }
-            Some(ActivationDerivative { at: DerivativeAt::Input(prologue), .. }) => {
-                if let Some(residual) = &prologue.residual {
+            Some(ActivationDerivative { at: DerivativeAt::Input(input), .. }) => {
+                if let Some(residual) = &input.residual {
                     residual.value.prefetch(prefetch, self.shape, rows);
                 }
             }
@@ -309,11 +268,11 @@ impl<'a> GradientEpilogue<'a> {
         y: usize,
         row: *mut f32,
     ) {
-        s.call(GradientRow { epilogue: self, image, block, y, row });
+        s.call(StoreGradientRow { epilogue: self, image, block, y, row });
     }
 }
 
-struct GradientRow<'a, 'b> {
+struct StoreGradientRow<'a, 'b> {
     epilogue: &'b GradientEpilogue<'a>,
     image: usize,
     block: usize,
@@ -321,12 +280,13 @@ struct GradientRow<'a, 'b> {
     row: *mut f32,
 }
 
-impl Kernel for GradientRow<'_, '_> {
+impl Kernel for StoreGradientRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let GradientRow { epilogue, image, block, y, row } = self;
-        let (start, len) = (epilogue.shape.row_offset(image, block, y), epilogue.shape.row_len());
+        let StoreGradientRow { epilogue, image, block, y, row } = self;
+        let shape = epilogue.shape;
+        let (start, len) = (shape.row_offset(image, block, y), shape.row_len());
         // SAFETY: `GradientEpilogue::row`'s promises: every slice has this row, block and image.
         unsafe {
             let out = epilogue.out.as_mut_ptr().add(start);
@@ -336,11 +296,20 @@ impl Kernel for GradientRow<'_, '_> {
             for addend in epilogue.addends.iter().flatten() {
                 add(s, row, addend.as_ptr().add(start), len);
             }
-            if let Some(derivative) = &epilogue.derivative {
-                derivative.apply(s, image, block, y, row, len, start);
+            match &epilogue.derivative {
+                Some(ActivationDerivative { function, at: DerivativeAt::Output(value) }) => {
+                    function.multiply_derivative_at_output(s, row, len, value.row(start));
+                }
+                Some(ActivationDerivative { function, at: DerivativeAt::Input(input) }) => {
+                    let mut buffer = RowBuffer::uninit();
+                    let buffer = buffer.as_mut_ptr().cast::<f32>();
+                    input.row(s, image, block, y, buffer);
+                    function.multiply_derivative_at_input(s, row, len, RowRef::F32(buffer));
+                }
+                None => {}
             }
             for norm in epilogue.norms.iter().flatten() {
-                let value = norm.value.at(start);
+                let value = norm.value.row(start);
                 let mean = s.load(norm.mean.as_ptr().add(block * LANES));
                 let (mut sum, mut products) = (s.zero(), s.zero());
                 for x in (0..len).step_by(LANES) {
@@ -348,13 +317,9 @@ impl Kernel for GradientRow<'_, '_> {
                     sum = s.add(sum, gradient);
                     products = s.fma(gradient, s.sub(value.load(s, x), mean), products);
                 }
-                let sums = norm.sums.as_mut_ptr().add(epilogue.shape.sums_offset(image, block));
-                s.add_wide(sums, sum);
-                s.add_wide(sums.add(LANES), products);
+                add_to_sums(s, &norm.sums, shape, image, block, [sum, products]);
             }
-            for x in (0..len).step_by(LANES) {
-                write(s, out.add(x), s.load(row.add(x)));
-            }
+            RowMut::F32(out).store_row(s, len, row);
         }
     }
 }
@@ -371,64 +336,72 @@ unsafe fn add<S: Simd>(s: S, row: *mut f32, other: *const f32, len: usize) {
     }
 }
 
-impl ActivationDerivative<'_> {
-    /// Multiplies a row by the slopes.
+impl ActivationFunction {
+    /// Multiplies a row of gradients by the derivative where the function's output is `output`.
     ///
     /// # Safety
-    /// As for [`GradientEpilogue::row`].
-    #[allow(clippy::too_many_arguments)]
+    /// Both rows have `len` numbers, and [`derivative_from_output`](Self::derivative_from_output).
     #[inline(always)]
-    unsafe fn apply<S: Simd>(
-        &self,
+    unsafe fn multiply_derivative_at_output<S: Simd>(
+        self,
         s: S,
-        image: usize,
-        block: usize,
-        y: usize,
         row: *mut f32,
         len: usize,
-        start: usize,
+        output: RowRef,
     ) {
-        let f = self.function;
         // SAFETY: the caller's promise.
         unsafe {
-            match &self.at {
-                DerivativeAt::Output(value) => {
-                    let value = value.at(start);
-                    if let Some(slope) = f.negative_slope() {
-                        let slope = s.splat(slope);
-                        for x in (0..len).step_by(LANES) {
-                            let gradient = s.load(row.add(x));
-                            let low = s.mul(gradient, slope);
-                            let masked = s.positive(value.load(s, x), gradient, low);
-                            s.store(row.add(x), masked);
-                        }
-                    } else {
-                        for x in (0..len).step_by(LANES) {
-                            let slope = f.derivative_at_output(s, value.load(s, x));
-                            s.store(row.add(x), s.mul(s.load(row.add(x)), slope));
-                        }
-                    }
-                }
-                DerivativeAt::Input(prologue) => {
-                    let mut argument = std::mem::MaybeUninit::<[f32; MAX_WIDTH * LANES]>::uninit();
-                    let argument = argument.as_mut_ptr().cast::<f32>();
-                    prologue.row(s, image, block, y, argument);
-                    if let Some(slope) = f.negative_slope() {
-                        let slope = s.splat(slope);
-                        for x in (0..len).step_by(LANES) {
-                            let gradient = s.load(row.add(x));
-                            let low = s.mul(gradient, slope);
-                            let at = s.load(argument.add(x));
-                            s.store(row.add(x), s.positive(at, gradient, low));
-                        }
-                    } else {
-                        for x in (0..len).step_by(LANES) {
-                            let slope = f.derivative(s, s.load(argument.add(x)));
-                            s.store(row.add(x), s.mul(s.load(row.add(x)), slope));
-                        }
-                    }
-                }
+            if let Some(slope) = self.negative_slope() {
+                multiply_slope(s, slope, row, len, output);
+                return;
             }
+            for x in (0..len).step_by(LANES) {
+                let derivative = self.derivative_at_output(s, output.load(s, x));
+                s.store(row.add(x), s.mul(s.load(row.add(x)), derivative));
+            }
+        }
+    }
+
+    /// Multiplies a row of gradients by the derivative where the function's input is `input`.
+    ///
+    /// # Safety
+    /// Both rows have `len` numbers.
+    #[inline(always)]
+    unsafe fn multiply_derivative_at_input<S: Simd>(
+        self,
+        s: S,
+        row: *mut f32,
+        len: usize,
+        input: RowRef,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(slope) = self.negative_slope() {
+                multiply_slope(s, slope, row, len, input);
+                return;
+            }
+            for x in (0..len).step_by(LANES) {
+                let derivative = self.derivative(s, input.load(s, x));
+                s.store(row.add(x), s.mul(s.load(row.add(x)), derivative));
+            }
+        }
+    }
+}
+
+/// Multiplies a row of gradients by `slope` where `at`, the input or the output of a leaky ReLU, is not
+/// positive.
+///
+/// # Safety
+/// Both rows have `len` numbers.
+#[inline(always)]
+unsafe fn multiply_slope<S: Simd>(s: S, slope: f32, row: *mut f32, len: usize, at: RowRef) {
+    let slope = s.splat(slope);
+    for x in (0..len).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let gradient = s.load(row.add(x));
+            let low = s.mul(gradient, slope);
+            s.store(row.add(x), s.positive(at.load(s, x), gradient, low));
         }
     }
 }

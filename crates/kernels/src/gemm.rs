@@ -1,7 +1,7 @@
-//! Products of matrices that lie in rows, one after another.
+//! GEMM of matrices in row-major order.
 //!
-//! A task takes 64 columns of the result. It packs what it needs of the second factor, 128 rows at a
-//! time (32 KiB: the first-level cache), and multiplies the first factor's rows with it, where they lie.
+//! A task takes a panel of 64 columns of the result. It packs 128 rows of the right-hand matrix at a time
+//! (32 KiB: the first-level cache), and multiplies the rows of the left-hand matrix with them in place.
 
 use std::ops::Range;
 
@@ -12,15 +12,15 @@ use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workspace::{Workers, WorkspaceSize};
 
-/// `k` that are packed and multiplied in one go.
+/// Numbers of `k` that are packed and multiplied in one go.
 pub(crate) const DEPTH: usize = 128;
 
-/// The working memory of products with so many rows.
+/// The working memory of [`gemm()`] for results with this many rows.
 pub(crate) fn workspace_size(rows: usize) -> WorkspaceSize {
     WorkspaceSize { worker: DEPTH * PANEL + rows * PANEL, shared: 0 }
 }
 
-/// The second factor `[depth, columns]` of a product: a matrix of rows of `width` numbers, or its
+/// The right-hand matrix `[depth, columns]`: a row-major matrix whose rows have `width` numbers, or its
 /// transpose.
 #[derive(Clone, Copy)]
 pub(crate) struct Rhs<'a> {
@@ -37,7 +37,8 @@ impl Rhs<'_> {
     }
 
     /// Fills `packed` with rows of `width` columns from `first` on, with zeros beyond the last. What
-    /// comes after these rows is asked for: runs so short are over before the processor foresees them.
+    /// comes after these rows is prefetched: runs so short are over before the processor's own prefetcher
+    /// notices them.
     #[inline(always)]
     fn pack<S: Simd>(
         &self,
@@ -69,7 +70,7 @@ impl Rhs<'_> {
     }
 }
 
-/// Asks for the cache lines of `numbers`.
+/// Prefetches the cache lines of `numbers`.
 #[inline(always)]
 pub(crate) fn prefetch<S: Simd>(s: S, numbers: &[f32]) {
     for line in numbers.chunks(LANES) {
@@ -77,16 +78,16 @@ pub(crate) fn prefetch<S: Simd>(s: S, numbers: &[f32]) {
     }
 }
 
-/// `c = a * factor` with `a` `[rows, depth]` and `c` `[rows, columns]`: see [`workspace_size`].
+/// `c = a * rhs` for `a` `[rows, depth]` and `c` `[rows, columns]`: see [`workspace_size`].
 pub(crate) fn gemm(
     processor: &Processor,
     workers: &Workers,
     rows: usize,
     a: &[f32],
-    factor: Rhs,
+    rhs: Rhs,
     c: &mut [f32],
 ) {
-    let (depth, columns) = factor.sides();
+    let (depth, columns) = rhs.sides();
     assert!(a.len() == rows * depth && c.len() == rows * columns, "wrong lengths");
     let c = &DisjointSlice::new(c);
     processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
@@ -97,9 +98,9 @@ pub(crate) fn gemm(
         let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, rows * PANEL) };
         for start in (0..depth).step_by(DEPTH) {
             let depth = DEPTH.min(depth - start);
-            // SAFETY: the part was asked for with this length.
+            // SAFETY: the part has this length.
             let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
-            processor.isa.run(Rows { a, factor, start, rows, first, packed: slice, out });
+            processor.isa.run(PanelRows { a, rhs, start, rows, first, packed: slice, out });
         }
         for row in 0..rows {
             // SAFETY: each task writes its own columns; the results lie one row after another.
@@ -112,11 +113,11 @@ pub(crate) fn gemm(
     });
 }
 
-/// Numbers of the rows of `a` from `start` on times as many rows of the factor, its columns from `first`
-/// on: as many of both as fill `packed`. Added to `out`, unless they are the first.
-struct Rows<'a> {
+/// The numbers of all rows of `a` from `start` on, times the rows of the right-hand matrix from `start` on,
+/// its columns from `first` on: as many `k` as fill `packed`. Added to `out`, unless they are the first.
+struct PanelRows<'a> {
     a: &'a [f32],
-    factor: Rhs<'a>,
+    rhs: Rhs<'a>,
     start: usize,
     rows: usize,
     first: usize,
@@ -124,15 +125,15 @@ struct Rows<'a> {
     out: *mut f32,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for PanelRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows { a, factor, start, rows, first, packed, out } = self;
-        let (stride, columns) = factor.sides();
+        let PanelRows { a, rhs, start, rows, first, packed, out } = self;
+        let (stride, columns) = rhs.sides();
         let vectors = PANEL.min(columns - first).div_ceil(LANES);
         let depth = packed.len() / (vectors * LANES);
-        factor.pack(s, start..start + depth, first, vectors * LANES, packed);
+        rhs.pack(s, start..start + depth, first, vectors * LANES, packed);
         let mut segments = [Segment { offset: 0, len: 0 }; DEPTH / LANES];
         let count = depth.div_ceil(LANES);
         for (i, segment) in segments.iter_mut().enumerate().take(count) {
@@ -141,7 +142,7 @@ impl Kernel for Rows<'_> {
         // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
         // packed rows and results were made for this shape.
         unsafe {
-            let product = PanelGemm {
+            let gemm = PanelGemm {
                 rows,
                 vectors,
                 a: a.as_ptr().add(start),
@@ -154,7 +155,7 @@ impl Kernel for Rows<'_> {
                 accumulate: start > 0,
                 prefetch: &Prefetch::nothing(),
             };
-            product.run(s);
+            gemm.run(s);
         }
     }
 }

@@ -1,9 +1,10 @@
-//! How feature maps lie in memory: blocks of sixteen channels, a pixel's block in one cache line.
+//! The layout of feature maps in memory: blocks of sixteen channels, so that a pixel's block is one
+//! vector and one cache line (oneDNN's `nChw16c`).
 
 use crate::simd::LANES;
 
-/// A batch of feature maps. In memory: `[images, blocks, height, width, 16]`, where a block is
-/// sixteen channels; the last block is filled up with channels that mean nothing.
+/// The shape of a batch of feature maps. In memory they are `[images, blocks, height, width, 16]`, where
+/// a block is sixteen channels; the last block is padded with channels whose numbers are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapShape {
     /// Images in the batch.
@@ -22,7 +23,8 @@ impl MapShape {
         self.channels.div_ceil(LANES)
     }
 
-    /// Channels, the last block filled up: the length of what there is one number of a channel of.
+    /// The number of channels with the padding of the last block: the length of slices with a number
+    /// for each channel.
     pub fn padded_channels(self) -> usize {
         self.blocks() * LANES
     }
@@ -42,7 +44,7 @@ impl MapShape {
         self.padded_channels() * self.pixels()
     }
 
-    /// Numbers in the batch.
+    /// Numbers in the batch, padding included.
     pub fn len(self) -> usize {
         self.images * self.image_len()
     }
@@ -52,24 +54,28 @@ impl MapShape {
         self.len() == 0
     }
 
-    /// Channels of a block that mean something.
+    /// Channels of a block without the padding.
     pub(crate) fn lanes(self, block: usize) -> usize {
         LANES.min(self.channels - block * LANES)
     }
 
-    /// Where a row begins.
+    /// The offset of a row.
     pub(crate) fn row_offset(self, image: usize, block: usize, y: usize) -> usize {
         debug_assert!(image < self.images && block < self.blocks() && y < self.height);
         ((image * self.blocks() + block) * self.height + y) * self.row_len()
     }
 
-    /// Where a sum lies in `[images, blocks, 2, 16]`: see [`crate::norm`].
+    /// The offset of a block's sums in `[images, blocks, 2, 16]`: see
+    /// [`ChannelSums`](crate::epilogue::ChannelSums).
     pub(crate) fn sums_offset(self, image: usize, block: usize) -> usize {
         (image * self.blocks() + block) * 2 * LANES
     }
 }
 
-/// From planes `[images, channels, height, width]` to blocks; what fills up is zero.
+/// From planes `[images, channels, height, width]` to blocks of channels; the padding is zero.
+///
+/// # Panics
+/// If there are more or fewer numbers than the shape has.
 pub fn to_blocked(shape: MapShape, planes: &[f32]) -> Vec<f32> {
     assert_eq!(planes.len(), shape.images * shape.channels * shape.pixels(), "wrong length");
     let mut blocks = vec![0.0; shape.len()];
@@ -77,7 +83,10 @@ pub fn to_blocked(shape: MapShape, planes: &[f32]) -> Vec<f32> {
     blocks
 }
 
-/// From blocks to planes `[images, channels, height, width]`.
+/// From blocks of channels to planes `[images, channels, height, width]`.
+///
+/// # Panics
+/// If there are more or fewer numbers than the shape has.
 pub fn to_nchw(shape: MapShape, blocks: &[f32]) -> Vec<f32> {
     assert_eq!(blocks.len(), shape.len(), "wrong length");
     let mut planes = vec![0.0; shape.images * shape.channels * shape.pixels()];
@@ -85,7 +94,7 @@ pub fn to_nchw(shape: MapShape, blocks: &[f32]) -> Vec<f32> {
     planes
 }
 
-/// Calls with the place of each number in planes and in blocks.
+/// Calls `f` with the index of each number in planes and in blocks.
 fn for_each(shape: MapShape, mut f: impl FnMut(usize, usize)) {
     let mut plane = 0;
     for image in 0..shape.images {

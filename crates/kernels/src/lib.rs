@@ -1,52 +1,85 @@
-//! The numbers of training: every operation of a convolutional network, forward and backward,
-//! on slices of `f32`, fused as far as they can be.
+//! The CPU kernels of training a convolutional network: every operation, forward and backward, on
+//! slices of `f32` in memory that the caller owns.
 //!
-//! A kernel takes numbers and gives numbers. It never opens a file, never allocates what a caller
-//! could hold for it, and never starts a thread: parallel work goes through the caller's
-//! [`Processor`]. Forward and backward of an operation stand in one file. Results do not depend on
-//! the number of threads: work is cut into pieces by shape alone, and partial sums are added in a
-//! fixed order.
+//! A kernel opens no file, starts no thread and allocates nothing. What it runs on is a [`Processor`]:
+//! a [`ThreadPool`] and an instruction set, [`Isa`]. Results do not depend on the number of threads: work
+//! is cut by shape alone, and partial sums are added in a fixed order.
 //!
-//! # What is where
+//! # Tutorial
 //!
-//! - [`MapShape`] says how feature maps lie in memory: blocks of sixteen channels.
-//! - [`prologue`] and [`epilogue`] are the ends of every kernel on maps: what happens to a row when it is
-//!   loaded, and when it is delivered. BatchNorm, activations and residual additions live there.
-//! - [`convolution`] is the entry to the convolutions, `winograd` and `direct`; `product` holds the
-//!   register tiles that do all their arithmetic.
-//! - [`pooling`], [`max_pool`], [`linear`], [`activation`], [`loss`], [`optimizer`], [`muon`] are what
-//!   their names say, and [`norm`] turns BatchNorm's sums into factors. `matrix` multiplies for some.
-//! - `simd` compiles every kernel for each instruction set; [`Isa`] is the choice.
-//! - [`mod@reference`] says every operation once more, plainly and in f64, for tests.
+//! **Layout.** A [`MapShape`] describes feature maps, which lie in memory in blocks of sixteen channels
+//! (oneDNN calls it `nChw16c`). [`to_blocked`] and [`to_nchw`] convert; images may stay as they come.
 //!
-//! # Example
+//! **Fusion.** A kernel on feature maps reads through a [`Prologue`](prologue::Prologue) and delivers
+//! through an [`Epilogue`](epilogue::Epilogue). BatchNorm, residual additions and activations have no
+//! kernels of their own: they are computed in the prologue of whatever reads their result. Backward has a
+//! [`GradientPrologue`](prologue::GradientPrologue) and a
+//! [`GradientEpilogue`](epilogue::GradientEpilogue).
+//!
+//! **Memory.** [`Convolution::workspace_size`] says how much working memory a convolution needs. One
+//! [`Workspace`] serves all layers in turn: make it for the [`WorkspaceSize::max`] of their sizes.
+//!
+//! A convolution with a single filter, then the ReLU of its result:
 //!
 //! ```
-//! use crescendo_kernels::epilogue::{Epilogue, MapsMut};
-//! use crescendo_kernels::prologue::{Prologue, MapsRef};
+//! use crescendo_kernels::epilogue::Epilogue;
+//! use crescendo_kernels::prologue::Prologue;
 //! use crescendo_kernels::{
-//!     Convolution, Isa, Maps, ConvAlgorithm, Pool, Processor, Workspace, convolution, to_nchw,
+//!     ActivationFunction, ConvAlgorithm, Convolution, Isa, MapShape, MapsMut, MapsRef, Processor,
+//!     ThreadPool, Workspace, convolution, pooling, to_nchw,
 //! };
 //!
-//! let processor = Processor { pool: Pool::new(2), isa: Isa::best() };
+//! let processor = Processor { pool: ThreadPool::new(2), isa: Isa::best() };
+//! let shape = MapShape { images: 1, channels: 1, height: 3, width: 3 };
 //! let layer = Convolution { inputs: 1, outputs: 1, kernel: 3, stride: 1, padding: 1 };
-//! let maps = Maps { images: 1, channels: 1, height: 3, width: 3 };
-//! let need = layer.need(ConvAlgorithm::Direct, maps, false);
-//! let mut workspace = Workspace::new(processor.pool.threads(), need);
+//! let algorithm = ConvAlgorithm::Direct;
+//!
+//! // Weights are packed once, and serve until they change.
+//! let weight = [1., -2., 3., -4., 5., -6., 7., -8., 9.];
+//! let mut packed = vec![0.0; layer.packed_len(algorithm)];
+//! convolution::pack_weights(&processor, algorithm, &layer, &weight, None, &mut packed);
 //!
 //! let image = [0., 0., 0., 0., 1., 0., 0., 0., 0.];
-//! let weight = [1., 2., 3., 4., 5., 6., 7., 8., 9.];
-//! let mut output = vec![0.0; layer.output(maps).len()];
-//! let prologue = Prologue::plain(maps, MapsRef::Nchw(&image));
-//! let epilogue = Epilogue { maps, bias: None, out: MapsMut::f32(&mut output), sums: None };
-//! let mut filters = vec![0.0; layer.packed_len(ConvAlgorithm::Direct)];
-//! convolution::pack_weights(&processor, ConvAlgorithm::Direct, &layer, &weight, None, &mut filters);
+//! let out = layer.output_shape(shape);
+//! let mut y = vec![0.0; out.len()];
+//! let size = layer.workspace_size(algorithm, shape, false);
+//! let mut workspace = Workspace::new(processor.pool.threads(), size);
+//! let prologue = Prologue::plain(shape, MapsRef::Nchw(&image));
+//! let epilogue = Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };
 //! convolution::forward(
-//!     &processor, &mut workspace, ConvAlgorithm::Direct, &layer, &prologue, &filters, &epilogue,
+//!     &processor, &mut workspace, algorithm, &layer, &prologue, &packed, &epilogue,
 //! );
-//! // Correlation, as networks have it: a single pixel reads the filter backwards.
-//! assert_eq!(to_nchw(maps, &output), [9., 8., 7., 6., 5., 4., 3., 2., 1.]);
+//! // Cross-correlation, as in PyTorch: a single pixel shows the filter turned around.
+//! assert_eq!(to_nchw(out, &y), [9., -8., 7., -6., 5., -4., 3., -2., 1.]);
+//!
+//! // The activation is part of how the next kernel reads; this one only copies.
+//! let mut relu = vec![0.0; out.len()];
+//! let prologue = Prologue {
+//!     activation: Some(ActivationFunction::Relu),
+//!     ..Prologue::plain(out, MapsRef::F32(&y))
+//! };
+//! let epilogue = Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut relu), sums: None };
+//! pooling::materialise(&processor, &prologue, &epilogue);
+//! assert_eq!(to_nchw(out, &relu), [9., 0., 7., 0., 5., 0., 3., 0., 1.]);
 //! ```
+//!
+//! # Where things are
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`prologue`], [`epilogue`] | the two ends of every kernel on feature maps |
+//! | [`convolution`] | convolutions: the entry to `winograd` and `direct` |
+//! | [`pooling`], [`max_pool`] | pooling, and the step from maps to vectors |
+//! | [`linear`], [`activation`] | layers on vectors |
+//! | [`norm`] | BatchNorm's arithmetic between the passes |
+//! | [`loss`] | softmax, cross-entropy, predictions |
+//! | [`optimizer`], [`muon`] | updates of parameters |
+//! | [`peak`] | how fast the processor could be at most |
+//! | `micro_kernel`, `gemm` | the register tiles that do nearly all arithmetic; products of matrices |
+//! | `prefetch`, `simd` | memory asked for ahead of its use; vectors of every instruction set |
+//!
+//! Shapes that do not fit and slices of the wrong length panic. Tests compare every kernel with the f64
+//! formulas of `crescendo-reference`.
 
 pub mod activation;
 mod aligned_buffer;
@@ -59,6 +92,7 @@ mod gemm;
 mod layout;
 pub mod linear;
 pub mod loss;
+mod maps;
 pub mod max_pool;
 mod micro_kernel;
 pub mod muon;
@@ -68,7 +102,6 @@ pub mod peak;
 pub mod pooling;
 mod prefetch;
 pub mod prologue;
-pub mod reference;
 mod simd;
 mod thread_pool;
 mod winograd;
@@ -79,14 +112,15 @@ pub use aligned_buffer::{AlignedBuffer, as_bf16, as_bf16_mut};
 pub use convolution::{ConvAlgorithm, Convolution};
 pub use disjoint_slice::DisjointSlice;
 pub use layout::{MapShape, to_blocked, to_nchw};
+pub use maps::{MapsMut, MapsRef};
 pub use simd::{Isa, LANES};
 pub use thread_pool::ThreadPool;
 pub use workspace::{Workspace, WorkspaceSize};
 
-/// What kernels run on: threads, and the instructions they use.
+/// What kernels run on.
 pub struct Processor {
-    /// The threads.
+    /// The threads. A kernel may be called from any thread; two calls take turns.
     pub pool: ThreadPool,
-    /// The instruction set.
+    /// The instruction set that kernels use.
     pub isa: Isa,
 }

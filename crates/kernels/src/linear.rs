@@ -1,7 +1,6 @@
-//! Linear layers on vectors: `y = x * weight^T + bias`, weights `[outputs, inputs]` as in PyTorch.
+//! Linear layers on vectors: `y = x * weight^T + bias`, with weights `[outputs, inputs]` as in PyTorch.
 //!
-//! Forward and the input's gradient are products of `matrix`; the weights' gradient is cut up
-//! in the same way.
+//! Forward and the input's gradient are GEMMs; the weights' gradient is cut up in the same way.
 
 use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
@@ -21,13 +20,17 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The working memory that it needs for a batch.
+    /// The working memory that forward and backward need for a batch.
     pub fn workspace_size(&self, images: usize) -> WorkspaceSize {
         gemm::workspace_size(images.max(LANES))
     }
 }
 
-/// `x` is `[N, inputs]`, `y` is `[N, outputs]`, `bias` is `[outputs]`, or zero where there is none.
+/// Writes `y` `[images, outputs]` for `x` `[images, inputs]` and `bias` `[outputs]`, zero where there is
+/// none.
+///
+/// # Panics
+/// If lengths do not fit, or the workspace is too small.
 pub fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
@@ -42,8 +45,8 @@ pub fn forward(
     assert!(x.len() == images * inputs && y.len() == images * outputs, "wrong lengths");
     assert_eq!(weight.len(), inputs * outputs, "wrong number of weights");
     assert!(bias.is_none_or(|bias| bias.len() == outputs), "wrong number of biases");
-    let factor = Rhs { matrix: weight, width: inputs, transposed: true };
-    gemm(processor, &workspace.split().0, images, x, factor, y);
+    let rhs = Rhs { matrix: weight, width: inputs, transposed: true };
+    gemm(processor, &workspace.split().0, images, x, rhs, y);
     let Some(bias) = bias else { return };
     for y in y.chunks_exact_mut(outputs) {
         for (y, bias) in y.iter_mut().zip(bias) {
@@ -52,8 +55,11 @@ pub fn forward(
     }
 }
 
-/// The gradients for `dy` `[N, outputs]`: adds to `dweight` and `dbias` where they are wanted, and
-/// overwrites `dx` where that is.
+/// The backward pass for `dy` `[images, outputs]`: adds to `dweight` and `dbias` and overwrites `dx`,
+/// each where it is wanted.
+///
+/// # Panics
+/// If lengths do not fit, or the workspace is too small.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     processor: &Processor,
@@ -97,8 +103,8 @@ pub fn backward(
     }
     let Some(dx) = dx else { return };
     assert_eq!(dx.len(), x.len(), "dx has the wrong length");
-    let factor = Rhs { matrix: weight, width: inputs, transposed: false };
-    gemm(processor, &workers, images, dy, factor, dx);
+    let rhs = Rhs { matrix: weight, width: inputs, transposed: false };
+    gemm(processor, &workers, images, dy, rhs, dx);
 }
 
 /// 64 columns of the weights' gradient, `dy^T x`.
@@ -123,7 +129,7 @@ impl Kernel for Weights<'_> {
         let vectors = width.div_ceil(LANES);
         for start in (0..images).step_by(DEPTH) {
             let depth = DEPTH.min(images - start);
-            // SAFETY: the worker's memory was asked for with these lengths; `dy` has `depth` rows from
+            // SAFETY: the worker's memory was taken with these lengths; `dy` has `depth` rows from
             // `start` on; only this task is at these columns of the gradient.
             unsafe {
                 for k in 0..depth {

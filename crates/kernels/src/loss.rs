@@ -1,36 +1,124 @@
-//! Softmax and its cross-entropy.
+//! The softmax and its cross-entropy. Logits are `[images, classes]`.
 
-/// The mean cross-entropy of the softmax of `logits` `[N, classes]`; writes
-/// `weight * d(loss)/d(logits)` into `dlogits`. `smoothing` is the share of each label that is spread
-/// evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567), as PyTorch's `label_smoothing`.
+/// Weights of the classes in [`cross_entropy`], as PyTorch's `CrossEntropyLoss(weight)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassWeights<'a> {
+    /// The weight of each class: finite and not negative.
+    pub weights: &'a [f32],
+    /// The mean weight of the labels of the whole batch: see [`ClassWeights::new`]. For a micro-batch
+    /// it is that of the batch it belongs to, so that the loss is divided by the weights of the whole
+    /// batch however the batch is cut.
+    pub mean: f64,
+}
+
+impl<'a> ClassWeights<'a> {
+    /// For batches with these labels, or micro-batches of them.
+    ///
+    /// # Panics
+    /// If a label is not below the number of weights.
+    pub fn new(weights: &'a [f32], labels: &[u16]) -> Self {
+        let sum: f64 = labels.iter().map(|&label| f64::from(weights[usize::from(label)])).sum();
+        ClassWeights { weights, mean: sum / labels.len() as f64 }
+    }
+}
+
+/// The cross-entropy of the softmax of `logits`, as PyTorch's
+/// `CrossEntropyLoss(weight, label_smoothing)`; writes `weight * d(loss)/d(logits)` into `dlogits`.
+///
+/// Without class weights it is the mean over the images. `smoothing` is the share of each label that is
+/// spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+///
+/// With class weights `w`, an image with the label `y` and the probabilities `p` adds
+/// `(1 - smoothing) * w[y] * -log p[y] + smoothing / classes * sum over c of w[c] * -log p[c]`, and
+/// the sum is divided by the number of images times [`ClassWeights::mean`]: for a whole batch by the
+/// sum of its labels' weights.
+///
+/// When a batch is cut into micro-batches, `weight` is the micro-batch's share of the batch's images.
+/// The gradients then add up to those of the whole batch, as do the losses times their `weight`.
 ///
 /// # Panics
-/// If a label is not below the number of classes.
+/// If lengths do not fit, or a label is not below the number of classes.
 pub fn cross_entropy(
     logits: &[f32],
     labels: &[u16],
     smoothing: f64,
     weight: f64,
+    class_weights: Option<ClassWeights>,
     dlogits: &mut [f32],
 ) -> f64 {
     let classes = logits.len() / labels.len();
+    let lengths = [logits.len(), dlogits.len()];
+    assert_eq!(lengths, [classes * labels.len(); 2], "wrong number of logits");
     let count = labels.len() as f64;
+    let rows = logits.chunks_exact(classes).zip(dlogits.chunks_exact_mut(classes)).zip(labels);
     let mut total = 0.0;
-    let rows = logits.chunks_exact(classes).zip(dlogits.chunks_exact_mut(classes));
-    for ((logits, dlogits), &label) in rows.zip(labels) {
-        let label = usize::from(label);
-        let (max, sum) = max_and_sum(logits);
-        let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / classes as f64;
-        let target = (1.0 - smoothing) * f64::from(logits[label]) + smoothing * mean;
-        total += sum.ln() + max - target;
-        for (class, (&logit, dlogit)) in logits.iter().zip(dlogits).enumerate() {
-            let probability = (f64::from(logit) - max).exp() / sum;
-            let target = if class == label { 1.0 - smoothing } else { 0.0 };
-            let target = target + smoothing / classes as f64;
-            *dlogit = (weight * (probability - target) / count) as f32;
+    match class_weights {
+        None => {
+            for ((logits, dlogits), &label) in rows {
+                total += row(logits, label.into(), smoothing, [weight, count], dlogits);
+            }
+            total / count
+        }
+        Some(ClassWeights { weights, mean }) => {
+            assert_eq!(weights.len(), classes, "wrong number of class weights");
+            let divisor = count * mean;
+            for ((logits, dlogits), &label) in rows {
+                let ends = [weight, divisor];
+                total += weighted_row(logits, label.into(), smoothing, weights, ends, dlogits);
+            }
+            total / divisor
         }
     }
-    total / count
+}
+
+/// One image's loss; writes its gradient, times `weight` and divided by `count`.
+fn row(
+    logits: &[f32],
+    label: usize,
+    smoothing: f64,
+    [weight, count]: [f64; 2],
+    dlogits: &mut [f32],
+) -> f64 {
+    let classes = logits.len();
+    let (max, sum) = max_and_sum(logits);
+    let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / classes as f64;
+    let target = (1.0 - smoothing) * f64::from(logits[label]) + smoothing * mean;
+    for (class, (&logit, dlogit)) in logits.iter().zip(dlogits).enumerate() {
+        let probability = (f64::from(logit) - max).exp() / sum;
+        let target = if class == label { 1.0 - smoothing } else { 0.0 };
+        let target = target + smoothing / classes as f64;
+        *dlogit = (weight * (probability - target) / count) as f32;
+    }
+    sum.ln() + max - target
+}
+
+/// The same with class weights.
+fn weighted_row(
+    logits: &[f32],
+    label: usize,
+    smoothing: f64,
+    class_weights: &[f32],
+    [weight, divisor]: [f64; 2],
+    dlogits: &mut [f32],
+) -> f64 {
+    let share = smoothing / logits.len() as f64;
+    // What multiplies `-log p` of a class.
+    let target = |class: usize| {
+        let hard = if class == label { 1.0 - smoothing } else { 0.0 };
+        (hard + share) * f64::from(class_weights[class])
+    };
+    let all: f64 = (0..logits.len()).map(target).sum();
+    let (max, sum) = max_and_sum(logits);
+    let mut loss = 0.0;
+    for (class, (&logit, dlogit)) in logits.iter().zip(dlogits).enumerate() {
+        let above = f64::from(logit) - max;
+        // A class without a target adds nothing, however unlikely it is.
+        if target(class) != 0.0 {
+            loss += target(class) * (sum.ln() - above);
+        }
+        *dlogit = (weight * (all * above.exp() / sum - target(class)) / divisor) as f32;
+    }
+    loss
 }
 
 /// How many images have their label's logit as the largest; of equal ones the first counts, as in
@@ -70,8 +158,8 @@ mod tests {
     #[test]
     fn huge_logits_do_not_overflow_and_nan_is_not_hidden() {
         let mut gradient = [0.0; 2];
-        let loss = cross_entropy(&[1e30, -1e30], &[0], 0.0, 1.0, &mut gradient);
+        let loss = cross_entropy(&[1e30, -1e30], &[0], 0.0, 1.0, None, &mut gradient);
         assert_eq!((loss, gradient), (0.0, [0.0, 0.0]));
-        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 0.0, 1.0, &mut gradient).is_nan());
+        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 0.0, 1.0, None, &mut gradient).is_nan());
     }
 }

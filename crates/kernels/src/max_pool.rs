@@ -1,17 +1,17 @@
 //! Max-pooling: each pixel of the output is the largest of a square of pixels.
 //!
-//! Backward keeps nothing from forward but what that read. A square's rows are gone through twice: for
-//! the maximum, and to find it again. What is still to be given of the gradient is a row of its own,
-//! which becomes zero where it has been given: so only the first of equal maxima gets it.
+//! Backward needs nothing but what forward read. It goes through a square's rows twice: for the maximum,
+//! and to find it again. A row holds the gradients that have not been assigned to a pixel yet; once
+//! assigned they become zero, so only the first of equal maxima gets its gradient.
 
 use crate::Processor;
-use crate::epilogue::{Epilogue, GradientEpilogue};
-use crate::pooling::{RowBuffer, each_block, output_shape, pointer};
+use crate::epilogue::{Epilogue, GradientEpilogue, RowBuffer};
+use crate::pooling::{each_block, output_shape, pointer};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Each pixel of the output is the maximum of a square of `size` x `size` pixels, or no number where
-/// one of them is none. What does not fill a square is left out: the output's shape is
+/// Each pixel of the output is the maximum of a square of `size` x `size` pixels, or NaN where one of
+/// them is. What does not fill a square is left out: the output's shape is
 /// [`pooling::output_shape`](crate::pooling::output_shape)'s, as PyTorch's `MaxPool2d(size)`.
 ///
 /// # Panics
@@ -47,7 +47,7 @@ impl Kernel for Forward<'_> {
         // SAFETY: both ends were checked, and rows are not wider than the buffers.
         unsafe {
             for y in 0..prologue.shape.height {
-                // Rows that fill no square too: the prologue may keep them.
+                // Also rows that fill no square: the prologue may save them.
                 prologue.row(s, image, block, y, row);
                 let (out, inside) = (y / size, y % size);
                 if out < epilogue.shape.height {
@@ -89,9 +89,9 @@ unsafe fn raise<S: Simd>(
     }
 }
 
-/// The gradient of [`forward`]'s input, which `prologue` reads once more: all of an output's to the first
+/// The backward pass: delivers the gradient of [`forward`]'s input, which `prologue` reads once more: all of an output's to the first
 /// maximum of its square, row by row, as in PyTorch; zero to all other pixels and to those in no
-/// square. Where the maximum is no number, the first pixel of the square gets it.
+/// square. Where the maximum is NaN, the first pixel of the square gets it.
 ///
 /// # Panics
 /// If shapes do not fit, or rows are too wide.

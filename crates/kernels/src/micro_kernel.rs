@@ -1,7 +1,7 @@
-//! The two products that all the arithmetic of training is made of, as register tiles.
+//! The GEMM micro-kernels, in whose register tiles nearly all the arithmetic of training happens.
 //!
-//! [`multiply`] is `c[r, n] = sum over k of a[r, k] * b[k, n]`: `a` is read one number at a time and
-//! spread over a vector, `b` in vectors of sixteen `n`. [`correlate`] is the same with `a` transposed,
+//! [`PanelGemm`] is `c[r, n] = sum over k of a[r, k] * b[k, n]`: `a` is read one number at a time and
+//! spread over a vector, `b` in vectors of sixteen `n`. [`PanelGemmTn`] is the same with `a` transposed,
 //! `c[r, n] = sum over k of a[k, r] * b[k, n]`: the gradients of weights. A register tile is
 //! [`Simd::ROWS`] rows by one to four vectors of columns, as many as the registers hold (AVX-512: six
 //! rows of 64 columns in 24 of 32 registers; fewer loads a multiplication than 12 x 32 or 14 x 32).
@@ -39,7 +39,7 @@ pub(crate) struct PanelGemm<'a> {
     pub c_vector: usize,
     /// Whether to add to what is in `c`.
     pub accumulate: bool,
-    /// What to ask for meanwhile, a step for each segment of each register tile.
+    /// What is prefetched meanwhile, a step for each segment of each register tile.
     pub prefetch: &'a Prefetch,
 }
 
@@ -92,16 +92,16 @@ impl PanelGemm<'_> {
             while row < self.rows {
                 let rows = tile_rows(self.rows - row, S::ROWS[width - 1]);
                 // SAFETY: the caller's promise; the tile lies within rows and vectors.
-                let corner = unsafe {
-                    Corner {
-                        product: self,
+                let origin = unsafe {
+                    TileOrigin {
+                        gemm: self,
                         a: self.a.add(row * self.a_row),
                         b: self.b.add(vector * LANES),
                         c: self.c.add(row * self.c_row + vector * self.c_vector),
                     }
                 };
                 self.prefetch.turn();
-                dispatch!(s, RegisterTile, rows, width, corner);
+                dispatch!(s, RegisterTile, rows, width, origin);
                 row += rows;
             }
             vector += width;
@@ -109,44 +109,43 @@ impl PanelGemm<'_> {
     }
 }
 
-/// Where one register tile of a product begins.
+/// Where one register tile of a GEMM begins.
 #[derive(Clone, Copy)]
-struct Corner<P> {
-    product: P,
+struct TileOrigin<P> {
+    gemm: P,
     a: *const f32,
     b: *const f32,
     c: *mut f32,
 }
 
-struct RegisterTile<'a, const R: usize, const W: usize>(Corner<&'a PanelGemm<'a>>);
+struct RegisterTile<'a, const R: usize, const W: usize>(TileOrigin<&'a PanelGemm<'a>>);
 
 impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Corner { product, a, mut b, c } = self.0;
-        let b_row = product.vectors * LANES;
+        let TileOrigin { gemm, a, mut b, c } = self.0;
+        let b_row = gemm.vectors * LANES;
         // SAFETY: `PanelGemm::run`'s promise.
         unsafe {
-            let mut sums =
-                load_tile::<S, R, W>(s, c, product.c_row, product.c_vector, product.accumulate);
-            for segment in product.segments {
+            let mut sums = load_tile::<S, R, W>(s, c, gemm.c_row, gemm.c_vector, gemm.accumulate);
+            for segment in gemm.segments {
                 let mut a = a.add(segment.offset);
-                product.prefetch.step(s);
+                gemm.prefetch.step(s);
                 // The usual length as a constant: the compiler unrolls it.
                 if segment.len == LANES {
                     for _ in 0..LANES {
-                        step(s, a, product.a_row, b, LANES, &mut sums);
+                        step(s, a, gemm.a_row, b, LANES, &mut sums);
                         (a, b) = (a.add(1), b.add(b_row));
                     }
                 } else {
                     for _ in 0..segment.len {
-                        step(s, a, product.a_row, b, LANES, &mut sums);
+                        step(s, a, gemm.a_row, b, LANES, &mut sums);
                         (a, b) = (a.add(1), b.add(b_row));
                     }
                 }
             }
-            store_tile(s, c, product.c_row, product.c_vector, &sums);
+            store_tile(s, c, gemm.c_row, gemm.c_vector, &sums);
         }
     }
 }
@@ -241,7 +240,7 @@ pub(crate) struct PanelGemmTn<'a> {
     pub c_row: usize,
     /// Whether to add to what is in `c`.
     pub accumulate: bool,
-    /// What to ask for meanwhile, a step for each sixteen `k` of each register tile.
+    /// What is prefetched meanwhile, a step for each sixteen `k` of each register tile.
     pub prefetch: &'a Prefetch,
 }
 
@@ -258,16 +257,16 @@ impl PanelGemmTn<'_> {
             while row < self.rows {
                 let rows = tile_rows(self.rows - row, S::ROWS[width - 1]);
                 // SAFETY: the caller's promise; the tile lies within rows and vectors.
-                let corner = unsafe {
-                    Corner {
-                        product: self,
+                let origin = unsafe {
+                    TileOrigin {
+                        gemm: self,
                         a: self.a.add(row),
                         b: self.b.add(vector * self.b_vector),
                         c: self.c.add(row * self.c_row + vector * LANES),
                     }
                 };
                 self.prefetch.turn();
-                dispatch!(s, RegisterTileTn, rows, width, corner);
+                dispatch!(s, RegisterTileTn, rows, width, origin);
                 row += rows;
             }
             vector += width;
@@ -275,33 +274,33 @@ impl PanelGemmTn<'_> {
     }
 }
 
-struct RegisterTileTn<'a, const R: usize, const W: usize>(Corner<&'a PanelGemmTn<'a>>);
+struct RegisterTileTn<'a, const R: usize, const W: usize>(TileOrigin<&'a PanelGemmTn<'a>>);
 
 impl<const R: usize, const W: usize> Kernel for RegisterTileTn<'_, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Corner { product, a, b, c } = self.0;
+        let TileOrigin { gemm, a, b, c } = self.0;
         // SAFETY: `PanelGemmTn::run`'s promise.
         unsafe {
-            let mut sums = load_tile::<S, R, W>(s, c, product.c_row, LANES, product.accumulate);
-            for line in 0..product.lines {
-                let mut a = a.add(line * product.a_line);
-                let mut b = b.add(line * product.b_line);
-                let mut left = product.len;
+            let mut sums = load_tile::<S, R, W>(s, c, gemm.c_row, LANES, gemm.accumulate);
+            for line in 0..gemm.lines {
+                let mut a = a.add(line * gemm.a_line);
+                let mut b = b.add(line * gemm.b_line);
+                let mut left = gemm.len;
                 while left > 0 {
                     let steps = left.min(LANES);
                     left -= steps;
-                    product.prefetch.step(s);
+                    gemm.prefetch.step(s);
                     for _ in 0..steps {
-                        step(s, a, 1, b, product.b_vector, &mut sums);
+                        step(s, a, 1, b, gemm.b_vector, &mut sums);
                         // The last step may lead out of the memory, where nothing is read.
-                        a = a.wrapping_add(product.a_step);
-                        b = b.wrapping_add(product.b_step);
+                        a = a.wrapping_add(gemm.a_step);
+                        b = b.wrapping_add(gemm.b_step);
                     }
                 }
             }
-            store_tile(s, c, product.c_row, LANES, &sums);
+            store_tile(s, c, gemm.c_row, LANES, &sums);
         }
     }
 }

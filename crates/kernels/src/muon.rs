@@ -1,5 +1,5 @@
-//! The update Muon (Keller Jordan, <https://kellerjordan.github.io/posts/muon/>) of a weight that is a
-//! matrix: the step of SGD with momentum, but with all its singular values near one.
+//! Muon (Keller Jordan, <https://kellerjordan.github.io/posts/muon/>), an optimizer for weights that are
+//! matrices: the step of SGD with momentum, but with all its singular values near one.
 //!
 //! A polynomial of odd powers of a matrix is the same polynomial of its singular values. The one that is
 //! used here (a Newton-Schulz iteration) brings those between zero and one nearer to one each time:
@@ -22,7 +22,7 @@ const C: f32 = 2.0315;
 /// Added to the step's norm, by which it is divided.
 const EPS: f64 = 1e-7;
 
-/// With `g` the gradient and `v` the momentum buffer of a weight `w`:
+/// The settings of one update. With `g` the gradient and `v` the momentum buffer of a weight `w`:
 /// `v = momentum * v + g; u = v` (with Nesterov's momentum: `u = g + momentum * v`);
 /// `w *= sqrt(rows) / |w|; x = u / (|u| + 1e-7)`; `steps` times
 /// `x = a x + b (x x^T) x + c (x x^T)^2 x`, with `x` transposed if it is taller than wide;
@@ -31,26 +31,26 @@ const EPS: f64 = 1e-7;
 pub struct MuonStep {
     /// The step's length, where the mean square of the rows' lengths is one.
     pub learning_rate: f32,
-    /// How much of the last momentum buffer stays.
+    /// The share of the momentum buffer that remains.
     pub momentum: f32,
-    /// Whether the step looks ahead along the momentum buffer.
+    /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
-    /// Newton-Schulz iterations: three where it comes from.
+    /// Newton-Schulz iterations: three in airbench (arXiv 2404.00498).
     pub steps: usize,
 }
 
-/// The working memory of an [`update`] of a weight `[rows, columns]`.
+/// The working memory that an [`update`] of a weight `[rows, columns]` needs.
 pub fn workspace_size(rows: usize, columns: usize) -> WorkspaceSize {
     let side = rows.min(columns);
     WorkspaceSize { shared: 2 * rows * columns + 2 * side * side, ..gemm::workspace_size(side) }
 }
 
-/// One update of `weight` and `momentum buffer` by `gradient`, which is left as zeros. All are
+/// One update of `weight` and `momentum buffer` by `gradient`, which is set to zero. All are
 /// `[rows, columns]`: of a convolution's weight the rows are output channels, the columns filter taps of
 /// input channels. A weight of zeros is not rescaled, and of a gradient of zeros comes a step of zeros.
 ///
 /// # Panics
-/// If lengths differ or are not a multiple of `rows`, or the workspace was made for less: see [`workspace_size`].
+/// If lengths differ or are not a multiple of `rows`, or the workspace is too small: see [`workspace_size`].
 pub fn update(
     processor: &Processor,
     workspace: &mut Workspace,
@@ -70,7 +70,7 @@ pub fn update(
     let (mut x, shared) = shared.split_at_mut(len);
     let (mut y, shared) = shared.split_at_mut(len);
     let (gram, shared) = shared.split_at_mut(side * side);
-    let factors = &mut shared[..side * side];
+    let polynomial = &mut shared[..side * side];
 
     // Where SGD goes from the origin in a step of length -1.
     x.fill(0.0);
@@ -89,15 +89,15 @@ pub fn update(
         let transposed = Rhs { matrix: x, width, transposed: true };
         gemm(processor, &workers, side, x, transposed, gram);
         let again = Rhs { matrix: gram, width: side, transposed: false };
-        gemm(processor, &workers, side, gram, again, factors);
-        processor.pool.chunks(factors, side, |row, factors| {
-            for (factor, gram) in factors.iter_mut().zip(&gram[row * side..]) {
-                *factor = C * *factor + B * gram;
+        gemm(processor, &workers, side, gram, again, polynomial);
+        processor.pool.chunks(polynomial, side, |row, polynomial| {
+            for (value, gram) in polynomial.iter_mut().zip(&gram[row * side..]) {
+                *value = C * *value + B * gram;
             }
-            factors[row] += A;
+            polynomial[row] += A;
         });
         let plain = Rhs { matrix: x, width, transposed: false };
-        gemm(processor, &workers, side, factors, plain, y);
+        gemm(processor, &workers, side, polynomial, plain, y);
         swap(&mut x, &mut y);
     }
     if rows > columns {

@@ -1,9 +1,9 @@
-//! BatchNorm (Ioffe and Szegedy, arXiv 1502.03167): the numbers between the passes.
+//! BatchNorm (Ioffe and Szegedy, arXiv 1502.03167): the arithmetic between the passes.
 //!
-//! The passes themselves are parts of others: a kernel's [`Epilogue`](crate::epilogue::Epilogue) sums up what it
-//! delivers, a [`Prologue`](crate::prologue::Prologue) scales and shifts what it loads, and the same
-//! backward. What remains is to turn sums into factors. Sums of several processes can be added up in
-//! between.
+//! The passes over memory are fused into other kernels: an [`Epilogue`](crate::epilogue::Epilogue) sums
+//! up what its kernel delivers, a [`Prologue`](crate::prologue::Prologue) scales and shifts what its
+//! kernel loads, and the same backward. What remains is to turn sums into factors, a few numbers for each
+//! channel. Sums of several processes can be added up in between.
 
 use crate::prologue::GradientPrologue;
 use crate::simd::LANES;
@@ -11,6 +11,9 @@ use crate::{MapShape, Processor};
 
 /// Adds up the sums of all images, in their order: from `[images, blocks, 2, 16]` to
 /// `[channels, 2]`.
+///
+/// # Panics
+/// If lengths do not fit.
 pub fn sum_over_images(shape: MapShape, sums: &[f64], total: &mut [f64]) {
     assert_eq!(sums.len(), shape.images * shape.blocks() * 2 * LANES, "wrong number of sums");
     assert_eq!(total.len(), 2 * shape.channels, "two sums a channel");
@@ -27,12 +30,12 @@ pub fn sum_over_images(shape: MapShape, sums: &[f64], total: &mut [f64]) {
     }
 }
 
-/// What a batch's sums say of a channel.
+/// Mean and variance of one channel over a batch, or its running statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BatchMoments {
     /// The mean.
     pub mean: f64,
-    /// The variance, divided by the count (what normalises the batch).
+    /// The variance, divided by the count (not the count less one): what normalises the batch.
     pub variance: f64,
 }
 
@@ -48,14 +51,15 @@ impl BatchMoments {
         1.0 / (self.variance + eps).sqrt()
     }
 
-    /// The factor and the shift that normalise: `scale * x + shift`.
+    /// The scale and the shift of the normalisation, `scale * x + shift`, for BatchNorm's weight and bias
+    /// of the channel: see [`Affine`](crate::prologue::Affine).
     pub fn affine(self, eps: f64, weight: f32, bias: f32) -> (f32, f32) {
         let factor = f64::from(weight) * self.inverse_std(eps);
         (factor as f32, (f64::from(bias) - factor * self.mean) as f32)
     }
 }
 
-/// A channel's part in BatchNorm's backward.
+/// The backward pass of BatchNorm for one channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormBackward {
     /// The gradient of the weight.
@@ -65,16 +69,16 @@ pub struct NormBackward {
 }
 
 impl NormBackward {
-    /// From the sums of a [`NormGradientSums`](crate::epilogue::NormGradientSums): of the gradient, and of the gradient
-    /// times `value - mean`.
+    /// From the sums of a [`NormGradientSums`](crate::epilogue::NormGradientSums): of the gradient, and
+    /// of the gradient times `value - mean`.
     pub fn from_sums(sum: f64, products: f64, moments: BatchMoments, eps: f64) -> Self {
         NormBackward { dweight: products * moments.inverse_std(eps), dbias: sum }
     }
 
     /// The gradient of the input through the batch's own mean and variance,
     /// `weight / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat))`, as the coefficients of
-    /// `a * dy + b * x + c`: see [`GradientPrologue`]. `count` numbers a channel, of all processes, as
-    /// are the sums.
+    /// `a * dy + b * x + c`: see [`GradientPrologue`]. `count` is how many numbers a channel has,
+    /// over all processes, as are the sums.
     pub fn coefficients(
         self,
         moments: BatchMoments,
@@ -90,8 +94,11 @@ impl NormBackward {
     }
 }
 
-/// Adds to `dbias` the gradient of a convolution's bias: the sum of the output's gradient over each
-/// channel. Before a BatchNorm it is zero, since that takes every shift away again.
+/// Adds to `dbias` `[channels]` the gradient of a convolution's bias: the sum of the output's gradient
+/// over each channel. Before a BatchNorm it is zero, since the normalisation removes every shift.
+///
+/// # Panics
+/// If lengths do not fit.
 pub fn bias_gradient(processor: &Processor, gradient: &GradientPrologue, dbias: &mut [f32]) {
     gradient.check();
     let shape = gradient.shape;

@@ -6,22 +6,23 @@ use crate::elementwise::PIECE;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::thread_pool::split_range;
 
-/// Stochastic gradient descent with momentum, as PyTorch's `SGD` computes it:
+/// The settings of one update of stochastic gradient descent with momentum, as PyTorch's `SGD` computes
+/// it, with `p` a parameter, `g` its gradient and `v` its momentum buffer:
 /// `g += weight_decay * p; v = momentum * v + g; p -= learning_rate * v`
 /// (with Nesterov's momentum: `p -= learning_rate * (g + momentum * v)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SgdStep {
     /// The step's length.
     pub learning_rate: f32,
-    /// How much of the last momentum buffer stays.
+    /// The share of the momentum buffer that remains.
     pub momentum: f32,
-    /// Whether the step looks ahead along the momentum buffer.
+    /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
     /// The pull towards zero, added to the gradient.
     pub weight_decay: f32,
 }
 
-/// One update of `parameters` and `momentum buffer` by `gradients`, which are left as zeros.
+/// One update of `parameters` and `momentum buffer` by `gradients`, which are set to zero.
 pub fn sgd(
     processor: &Processor,
     rule: SgdStep,
@@ -87,6 +88,9 @@ impl Kernel for Update<'_> {
 }
 
 /// The squared norm of `values - before`, in f64 and in a fixed order; `before` becomes `values`.
+///
+/// # Panics
+/// If lengths differ.
 pub fn squared_change(processor: &Processor, values: &[f32], before: &mut [f32]) -> f64 {
     assert_eq!(values.len(), before.len(), "lengths differ");
     let before = &DisjointSlice::new(before);

@@ -1,4 +1,4 @@
-//! What the processor could do at most: the measure of everything else.
+//! The processor's peak: what the speed of kernels is measured against.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;

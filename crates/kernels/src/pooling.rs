@@ -1,25 +1,20 @@
-//! Average pooling, the step from maps to vectors, and maps written down as they are read.
+//! Average pooling, the step from maps to vectors, and maps written to memory as they are read.
 //!
-//! Each works on rows, as convolutions do: what is read is described by a [`Prologue`], what is
-//! delivered by a [`Epilogue`], and the same backward.
-
-use std::mem::MaybeUninit;
+//! Each works on rows, as convolutions do: a [`Prologue`] describes what is read, an [`Epilogue`] what
+//! is delivered, and the same backward. Rows may be at most 256 pixels wide.
 
 use crate::disjoint_slice::DisjointSlice;
-use crate::epilogue::{Epilogue, GradientEpilogue, MAX_WIDTH};
+use crate::epilogue::{Epilogue, GradientEpilogue, MAX_WIDTH, RowBuffer};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::{MapShape, Processor};
-
-/// A row on the stack.
-pub(crate) type RowBuffer = MaybeUninit<[f32; MAX_WIDTH * LANES]>;
 
 pub(crate) fn pointer(buffer: &mut RowBuffer) -> *mut f32 {
     buffer.as_mut_ptr().cast()
 }
 
-/// The maps that come out of pooling squares of `size` pixels; what does not fill a square is left
-/// out, as in PyTorch.
+/// The shape of the output of pooling squares of `size` x `size` pixels; what does not fill a square is
+/// left out, as in PyTorch.
 pub fn output_shape(size: usize, input: MapShape) -> MapShape {
     MapShape { height: input.height / size, width: input.width / size, ..input }
 }
@@ -38,7 +33,11 @@ pub(crate) fn each_block<K: Kernel<Output = ()>>(
     });
 }
 
-/// Each pixel of the output is the mean of a square of `size` x `size` pixels.
+/// Average pooling, as PyTorch's `AvgPool2d(size)`: each pixel of the output is the mean of a square of
+/// `size` x `size` pixels.
+///
+/// # Panics
+/// If shapes do not fit (see [`output_shape`]), or rows are too wide.
 pub fn average(processor: &Processor, size: usize, prologue: &Prologue, epilogue: &Epilogue) {
     prologue.check();
     epilogue.check();
@@ -95,7 +94,10 @@ impl Kernel for Average<'_> {
     }
 }
 
-/// The gradient of [`average`]'s input.
+/// The backward pass of [`average`]: delivers the gradient of its input.
+///
+/// # Panics
+/// If shapes do not fit, or rows are too wide.
 pub fn average_backward(
     processor: &Processor,
     size: usize,
@@ -151,7 +153,10 @@ impl Kernel for AverageBackward<'_> {
     }
 }
 
-/// Writes maps down as they are read: for what no kernel can compute on its way.
+/// Writes to memory what the prologue reads: for what cannot be fused into another kernel.
+///
+/// # Panics
+/// If shapes do not fit, or rows are too wide.
 pub fn materialise(processor: &Processor, prologue: &Prologue, epilogue: &Epilogue) {
     prologue.check();
     epilogue.check();
@@ -189,7 +194,10 @@ impl Kernel for Materialise<'_> {
     }
 }
 
-/// The gradient of [`materialise`]'s input.
+/// The backward pass of [`materialise`]: delivers the gradient of its input.
+///
+/// # Panics
+/// If shapes do not fit, or rows are too wide.
 pub fn materialise_backward(
     processor: &Processor,
     gradient: &GradientPrologue,
@@ -232,7 +240,10 @@ impl Kernel for MaterialiseBackward<'_> {
 }
 
 /// From maps to vectors `[images, channels * height * width]`, channel by channel as PyTorch's
-/// flatten.
+/// `flatten`.
+///
+/// # Panics
+/// If lengths do not fit, or rows are too wide.
 pub fn flatten(processor: &Processor, prologue: &Prologue, vectors: &mut [f32]) {
     prologue.check();
     let shape = prologue.shape;
@@ -284,7 +295,10 @@ impl Kernel for Flatten<'_> {
     }
 }
 
-/// The gradient of [`flatten`]'s input.
+/// The backward pass of [`flatten`]: delivers the gradient of its input.
+///
+/// # Panics
+/// If lengths do not fit, or rows are too wide.
 pub fn flatten_backward(processor: &Processor, vectors: &[f32], epilogue: &GradientEpilogue) {
     epilogue.check();
     let shape = epilogue.shape;

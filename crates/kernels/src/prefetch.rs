@@ -1,7 +1,7 @@
-//! Asking for memory before it is needed.
+//! Prefetching memory before it is needed.
 //!
-//! A product works in the caches and leaves the way to memory idle; a transform waits for it. So the
-//! product asks, line by line and evenly over its time, for what the next transforms will read.
+//! A GEMM works in the caches and leaves the memory bus idle, while a transform waits for it. So the GEMM
+//! prefetches, line by line and evenly over its time, what the next transforms will read.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -17,12 +17,12 @@ const SPANS: usize = 32;
 
 /// Which rows of which images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rows {
+pub(crate) struct MapRows {
     pub images: Range<usize>,
     pub rows: Range<usize>,
 }
 
-/// Memory to ask for, and how fast.
+/// Memory to be prefetched, and how fast.
 pub(crate) struct Prefetch {
     /// The first byte, and how many there are.
     spans: [(*const u8, usize); SPANS],
@@ -30,14 +30,14 @@ pub(crate) struct Prefetch {
     next: Cell<usize>,
     at: Cell<*const u8>,
     end: Cell<*const u8>,
-    /// Lines to ask for in each step: always as many, so that the processor foresees the branches.
+    /// Lines for each step: always as many, so that the branches are predicted.
     lines: usize,
-    /// The same for what is needed next of all.
+    /// The same for what is needed soonest: position, end, and lines for each step.
     near: Cell<(*const u8, *const u8, usize)>,
 }
 
 impl Prefetch {
-    /// Nothing to ask for.
+    /// Nothing to be prefetched.
     pub fn nothing() -> Self {
         Prefetch {
             spans: [(std::ptr::null(), 0); SPANS],
@@ -51,8 +51,8 @@ impl Prefetch {
     }
 
     /// Adds rows of maps.
-    pub fn add<T>(&mut self, numbers: &[T], shape: MapShape, rows: &Rows) {
-        let Rows { images, rows } = rows;
+    pub fn add<T>(&mut self, numbers: &[T], shape: MapShape, rows: &MapRows) {
+        let MapRows { images, rows } = rows;
         let row = shape.row_len();
         if rows.len() == shape.height {
             let len = shape.image_len();
@@ -74,15 +74,15 @@ impl Prefetch {
         }
     }
 
-    /// Asks for all that was added in about so many steps.
+    /// Spreads all that was added over about so many steps.
     pub fn over(mut self, steps: usize) -> Self {
         let bytes: usize = self.spans[..self.count].iter().map(|span| span.1).sum();
         self.lines = bytes.div_ceil(LINE * steps.max(1));
         self
     }
 
-    /// From now on also asks for the `count` numbers at `start`, in about so many steps. The memory
-    /// may be anywhere: nothing is read.
+    /// From now on also prefetches the `count` numbers at `start`, in about so many steps. The memory may
+    /// be anywhere: nothing is read.
     #[inline(always)]
     pub fn near(&self, start: *const f32, count: usize, steps: usize) {
         let bytes = count * size_of::<f32>();
@@ -91,7 +91,7 @@ impl Prefetch {
         self.near.set((start, start.wrapping_add(bytes), lines));
     }
 
-    /// Goes on to the next span when one is done: to be called now and then.
+    /// Moves on to the next span when one is done: to be called once for each register tile.
     #[inline(always)]
     pub fn turn(&self) {
         if self.at.get() >= self.end.get() && self.next.get() < self.count {
@@ -102,7 +102,7 @@ impl Prefetch {
         }
     }
 
-    /// Asks for the next lines; at the end of a span for its last one, again.
+    /// Prefetches the next lines; at the end of a span its last one, again.
     #[inline(always)]
     pub fn step<S: Simd>(&self, s: S) {
         let (mut at, end) = (self.at.get(), self.end.get());

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 
 use crate::disjoint_slice::DisjointSlice;
 
-/// Threads that wait for work; see the module's documentation.
+/// A persistent pool of threads. [`run`](Self::run) calls a task for each of a number of indices on all
+/// threads; which thread takes which index is not determined, so tasks must not depend on it.
 pub struct ThreadPool {
     state: Arc<State>,
     workers: Vec<JoinHandle<()>>,
@@ -33,7 +34,7 @@ struct State {
     /// Workers that have not ended the job: the same number as in `job`, to be watched without the
     /// lock.
     busy: AtomicUsize,
-    /// What the first task that panicked said.
+    /// The message of the first task that panicked.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -46,8 +47,9 @@ struct Job {
     busy: usize,
 }
 
-/// How often a thread looks for new work, or for the end of the others', before it goes to sleep: the next operation of a step
-/// usually comes within microseconds, and waking a sleeping thread costs tens of them.
+/// How often a thread looks for new work, or for the end of the others' work, before it goes to sleep:
+/// the next operation of a training step usually comes within microseconds, and waking a sleeping thread
+/// costs tens of them.
 const SPINS: usize = 20_000;
 
 impl ThreadPool {
@@ -82,7 +84,7 @@ impl ThreadPool {
     /// that run at the same time have the same one.
     ///
     /// # Panics
-    /// If a task panics, with what it said, after all other tasks have ended.
+    /// If a task panics, with the same message, after all other tasks have ended.
     ///
     /// A task must not call `run` of the same pool: it would wait for itself for ever.
     pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
@@ -153,7 +155,7 @@ impl Drop for ThreadPool {
     }
 }
 
-/// `count` things cut into `parts` ranges, as equal as can be: the one of this `index`.
+/// The range `index` of the range `0..count`, cut into `parts` as equal as can be.
 pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }

@@ -1,19 +1,19 @@
-//! Working memory of kernels: made once, used by all layers in turn.
+//! The workspace: working memory of kernels, made once and used by all layers in turn.
 
 use crate::aligned_buffer::AlignedBuffer;
 use crate::disjoint_slice::DisjointSlice;
 
-/// Numbers of working memory that a kernel needs.
+/// How much working memory a kernel needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkspaceSize {
-    /// For each worker of the pool.
+    /// Numbers for each worker of the pool.
     pub(crate) worker: usize,
-    /// For all of them together.
+    /// Numbers that all workers share.
     pub(crate) shared: usize,
 }
 
 impl WorkspaceSize {
-    /// What serves both.
+    /// The size that serves both kernels.
     pub fn max(self, other: WorkspaceSize) -> WorkspaceSize {
         WorkspaceSize {
             worker: self.worker.max(other.worker),
@@ -21,7 +21,7 @@ impl WorkspaceSize {
         }
     }
 
-    /// Bytes of memory, with `threads` threads.
+    /// Bytes of a workspace of this size for `threads` threads.
     pub fn bytes(self, threads: usize) -> usize {
         4 * (self.stride() * threads + self.shared)
     }
@@ -33,7 +33,7 @@ impl WorkspaceSize {
     }
 }
 
-/// Working memory.
+/// Working memory of kernels.
 #[derive(Default)]
 pub struct Workspace {
     workspace_size: WorkspaceSize,
@@ -42,7 +42,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Working memory that serves `need` with `threads` threads.
+    /// A workspace of this size for a pool of `threads` threads.
     pub fn new(threads: usize, workspace_size: WorkspaceSize) -> Self {
         let workers = AlignedBuffer::new(workspace_size.stride() * threads);
         Workspace { workspace_size, workers, shared: AlignedBuffer::new(workspace_size.shared) }
@@ -55,7 +55,7 @@ impl Workspace {
         Some(Workspace { workspace_size, workers, shared })
     }
 
-    /// The workers' memory, and that of all.
+    /// The workers' memory, and what they share.
     pub(crate) fn split(&mut self) -> (Workers<'_>, &mut [f32]) {
         let workers = Workers {
             memory: DisjointSlice::new(self.workers.as_mut_slice()),

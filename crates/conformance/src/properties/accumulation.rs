@@ -8,9 +8,7 @@ use crescendo_network::{
 
 use crate::Suite;
 use crate::reference::Model;
-use crate::setup::{
-    class_weights, labels, pixels, reduced, residual, varied, without_norms,
-};
+use crate::setup::{class_weights, labels, pixels, reduced, residual, varied, without_norms};
 use crate::suite::{each_close, finish, flat};
 
 /// A batch, as some ranges of its images.

@@ -22,8 +22,7 @@ pub(crate) fn the_average_blends_in_the_model(suite: &Suite) {
     assert!(engine.export(Section::Average).unwrap().is_empty());
     // The first time it becomes a copy, whatever the share.
     engine.update_average(0.25).unwrap();
-    let mut expected: Vec<f64> =
-        flat(engine, Section::Model).iter().map(|&x| x.into()).collect();
+    let mut expected: Vec<f64> = flat(engine, Section::Model).iter().map(|&x| x.into()).collect();
     let copied: Vec<f64> = flat(engine, Section::Average).iter().map(|&x| x.into()).collect();
     assert_eq!(expected, copied);
     for share in [0.25, 0.5, 1.0, 0.125] {
@@ -66,7 +65,10 @@ pub(crate) fn the_model_and_its_average_are_exchanged(suite: &Suite) {
     let (second, average) = (engine.logits(&images).unwrap(), flat(engine, Section::Average));
     assert_ne!(second, first.1);
     engine.swap_average().unwrap();
-    assert_eq!((numbers_of(engine, Section::Model), flat(engine, Section::Average)), (average, model.clone()));
+    assert_eq!(
+        (numbers_of(engine, Section::Model), flat(engine, Section::Average)),
+        (average, model.clone())
+    );
     assert_eq!(engine.logits(&images).unwrap(), first.1);
     assert_eq!(copy(engine, Section::Momentum), momentum, "it stays where it is");
     engine.swap_average().unwrap();

@@ -38,9 +38,8 @@ pub(crate) fn required_memory_grows_with_the_micro_batch(suite: &Suite) {
         }
     }
     // Smaller images take less.
-    let bytes = |side: usize| {
-        suite.device.required_memory(&graph(&paper, side), 1000).unwrap().least
-    };
+    let bytes =
+        |side: usize| suite.device.required_memory(&graph(&paper, side), 1000).unwrap().least;
     assert!(bytes(16) < bytes(32));
 }
 

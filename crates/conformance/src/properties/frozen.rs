@@ -55,11 +55,9 @@ pub(crate) fn frozen_parameters_keep_their_bits(suite: &Suite) {
             let before = sections.map(|section| copy(&mut *engine, section));
             train(&mut *engine, &images, &labels, rules);
             let after = sections.map(|section| copy(&mut *engine, section));
-            let find = |tensors: &[Tensor], name| {
-                tensors.iter().find(|tensor| tensor.name == name).cloned().map(Tensor::into_owned)
-            };
             [0, 1].map(|section| {
-                let changed = |&name: &&str| find(&before[section], name) != find(&after[section], name);
+                let changed =
+                    |&name: &&str| find(&before[section], name) != find(&after[section], name);
                 names.iter().map(changed).collect()
             })
         };
@@ -79,6 +77,10 @@ pub(crate) fn frozen_parameters_keep_their_bits(suite: &Suite) {
     }
 }
 
+fn find<'a>(tensors: &'a [Tensor<'static>], name: &str) -> Option<&'a Tensor<'static>> {
+    tensors.iter().find(|tensor| tensor.name == name)
+}
+
 pub(crate) fn backward_ends_at_the_first_trained_parameter(suite: &Suite) {
     let graph = graph(&airbench(), 28);
     let (images, labels) = (pixels(&graph, 3, 1), labels(3));
@@ -86,8 +88,7 @@ pub(crate) fn backward_ends_at_the_first_trained_parameter(suite: &Suite) {
     // Which steps have a backward pass.
     let mut steps = |first: usize| -> Vec<bool> {
         let parameters = graph.parameters.iter().enumerate();
-        let trained: Vec<bool> =
-            parameters.map(|(i, p)| p.requires_grad && i >= first).collect();
+        let trained: Vec<bool> = parameters.map(|(i, p)| p.requires_grad && i >= first).collect();
         engine.set_requires_grad(&trained);
         engine.take_step_times();
         train(&mut *engine, &images, &labels, &rules(&graph, Rule::Frozen));

@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crescendo_network::{
-    ActivationKind, Communicator, EngineError, Graph, Images, Loss, Measure, MicroBatch,
-    Rule, Section, UpdateResult,
+    ActivationKind, Communicator, EngineError, Graph, Images, Loss, Measure, MicroBatch, Rule,
+    Section, UpdateResult,
 };
 
 use crate::Suite;
@@ -174,7 +174,10 @@ impl Communicator for Recorder {
 fn check_final(suite: &Suite, graph: &Graph, trained: impl Fn(usize) -> bool, measure: Measure) {
     let log = Arc::new(Mutex::new(Log::default()));
     let mut engine = suite.engine(graph);
-    let requires_grad: Vec<bool> = graph.parameters.iter().enumerate()
+    let requires_grad: Vec<bool> = graph
+        .parameters
+        .iter()
+        .enumerate()
         .map(|(i, parameter)| parameter.requires_grad && trained(i))
         .collect();
     engine.set_requires_grad(&requires_grad);

@@ -1,8 +1,8 @@
 //! The state of an engine: tensors in and out, and what may not depend on anything else.
 
 use crescendo_network::{
-    ActivationKind, Engine, Graph, Loss, Measure, MicroBatch, Muon, Role, Rule, Section,
-    Snapshot, State, Tensor, TensorData,
+    ActivationKind, Engine, Graph, Loss, Measure, MicroBatch, Muon, Role, Rule, Section, Snapshot,
+    State, Tensor, TensorData,
 };
 
 use crate::Suite;
@@ -47,7 +47,12 @@ pub(crate) fn tensors_are_the_graphs(suite: &Suite) {
         let mut engine = suite.engine(&graph);
         let model = copy(&mut *engine, Section::Model);
         let state = graph.state();
-        assert!(model.iter().map(|t| (&*t.name, &t.shape)).eq(state.iter().map(|t| (&*t.name, &t.shape))));
+        assert!(
+            model
+                .iter()
+                .map(|t| (&*t.name, &t.shape))
+                .eq(state.iter().map(|t| (&*t.name, &t.shape)))
+        );
         for section in [Section::Gradients, Section::Momentum] {
             let tensors = copy(&mut *engine, section);
             let parameters = graph.parameters.iter().map(|p| (&*p.name, &p.shape));

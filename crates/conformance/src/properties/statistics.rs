@@ -20,7 +20,8 @@ pub(crate) fn running_statistics_take_in_every_batch(suite: &Suite) {
     for config in configurations() {
         let graph = reduced(&config);
         let state = varied(&graph, 1);
-        let (mut model, mut engine) = (Model::new(&graph, &state), suite.engine_with(&graph, &state));
+        let (mut model, mut engine) =
+            (Model::new(&graph, &state), suite.engine_with(&graph, &state));
         for (seed, count) in [(1, 2), (2, 3)] {
             let images = pixels(&graph, count, seed);
             model.blend_statistics(&images, None);
@@ -40,7 +41,8 @@ pub(crate) fn blended_statistics_match_the_reference(suite: &Suite) {
     for config in configurations() {
         let graph = reduced(&config);
         let state = varied(&graph, 1);
-        let (mut model, mut engine) = (Model::new(&graph, &state), suite.engine_with(&graph, &state));
+        let (mut model, mut engine) =
+            (Model::new(&graph, &state), suite.engine_with(&graph, &state));
         // Precise statistics: each batch gets the weight with which all have the same in the end.
         for (seed, share) in [(1, 1.0), (2, 0.5), (3, 1.0 / 3.0)] {
             let images = pixels(&graph, 3, seed);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crescendo_kernels::loss::ClassWeights;
 use crescendo_kernels::{
     activation, convolution, elementwise, linear, loss, max_pool, norm, pooling,
 };
@@ -41,8 +42,8 @@ impl Pass<'_> {
         let logits = view.vector(&arena, view.plan.fused.logits());
         let classes = view.plan.graph.classes();
         let Loss { label_smoothing, class_weights } = loss;
-        let weights = class_weights.as_deref();
-        let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, out);
+        let weights = class_weights.as_deref().map(|weights| ClassWeights::new(weights, labels));
+        let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, weights, out);
         let correct = loss::count_correct(logits, labels);
         out[..part.start * classes].fill(0.0);
         out[part.end * classes..].fill(0.0);
@@ -105,9 +106,7 @@ impl Pass<'_> {
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
                 let dweight = required.weight.then_some(dweight);
                 let dbias = required.bias.then_some(dbias);
-                linear::backward(
-                    processor, workspace, &layer, x, weight, dy, dweight, dbias, dx,
-                );
+                linear::backward(processor, workspace, &layer, x, weight, dy, dweight, dbias, dx);
             }
             (StepKind::Activation(f), _, Some(dx)) => {
                 elementwise::copy(&processor.pool, dy, dx);

@@ -4,12 +4,10 @@
 use std::ops::Range;
 
 use crescendo_kernels::epilogue::{
-    ActivationDerivative, DerivativeAt, GradientEpilogue, MapsMut, NormGradientSums,
+    ActivationDerivative, DerivativeAt, GradientEpilogue, NormGradientSums,
 };
-use crescendo_kernels::prologue::{
-    Affine, GradientPrologue, MapsRef, NormGradient, Prologue, Residual,
-};
-use crescendo_kernels::{DisjointSlice, MapShape, as_bf16, as_bf16_mut};
+use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
+use crescendo_kernels::{DisjointSlice, MapShape, MapsMut, MapsRef, as_bf16, as_bf16_mut};
 use crescendo_network::ActivationStorage;
 
 use crate::algorithm::map_shape;

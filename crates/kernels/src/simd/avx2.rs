@@ -145,7 +145,7 @@ unsafe impl Simd for Avx2 {
                 let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
                 let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
                 let rounded = _mm256_castsi256_ps(_mm256_add_epi32(bits, half));
-                // Rounding could carry what is no number into infinity: it becomes a quiet one.
+                // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
                 let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
                 let none = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
                 let result = _mm256_blendv_ps(rounded, _mm256_castsi256_ps(quiet), none);

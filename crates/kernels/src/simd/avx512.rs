@@ -130,7 +130,7 @@ unsafe impl Simd for Avx512 {
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
             let rounded = _mm512_add_epi32(bits, half);
-            // Rounding could carry what is no number into infinity: it becomes a quiet one.
+            // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
             let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
             let none = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
             let result = _mm512_mask_blend_epi32(none, rounded, quiet);

@@ -12,7 +12,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-/// Numbers in a vector, and channels in a block of the layout: see [`crate::MapShape`].
+/// Numbers in a vector, and channels in a block of the layout: see [`MapShape`](crate::MapShape).
 pub const LANES: usize = 16;
 
 /// Work to be compiled for an instruction set. `run` must be `#[inline(always)]`, and so must be
@@ -49,13 +49,13 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c - a * b`, rounded as [`fma`](Self::fma).
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger one; `b` where one is no number.
+    /// The larger one; `b` where one is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The larger one; no number where one is no number.
+    /// The larger one; NaN where one is NaN.
     fn maximum(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller one; `b` where one is no number.
+    /// The smaller one; `b` where one is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `yes` where `x > 0`, `no` elsewhere and where `x` is no number.
+    /// `yes` where `x > 0`, `no` elsewhere and where `x` is NaN.
     fn positive(self, x: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// `2^n` for whole numbers `n` from -126 to 127.
     fn power_of_two(self, n: Self::V) -> Self::V;
@@ -72,12 +72,12 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     /// Sixteen numbers can be written at `to`, which is aligned to 64 bytes.
     unsafe fn stream(self, to: *mut f32, value: Self::V);
     fn fence(self);
-    /// From the upper halves of `f32`s.
+    /// From bfloat16, the upper halves of `f32`s.
     ///
     /// # Safety
     /// Sixteen numbers can be read at `from`.
     unsafe fn load_bf16(self, from: *const u16) -> Self::V;
-    /// To the nearest upper half of an `f32`, to even on a tie; what is no number stays none.
+    /// To the nearest bfloat16, to even on a tie; NaN stays NaN.
     ///
     /// # Safety
     /// Sixteen numbers can be written at `to`.
@@ -87,7 +87,7 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Sixteen sums can be read and written at `sums`.
     unsafe fn add_wide(self, sums: *mut f64, value: Self::V);
-    /// Asks for the cache line at `at`, which may be anywhere.
+    /// Prefetches the cache line at `at`, which may be anywhere.
     fn prefetch(self, at: *const f32);
 }
 

@@ -109,7 +109,7 @@ unsafe impl Simd for Portable {
         let mut halves = [0; LANES];
         for (half, value) in halves.iter_mut().zip(value) {
             let bits = value.to_bits();
-            // Rounding could carry what is no number into infinity: it becomes a quiet one.
+            // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
             let rounded = if value.is_nan() {
                 bits | 0x0040_0000
             } else {

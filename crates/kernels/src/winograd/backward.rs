@@ -6,8 +6,8 @@ use super::panel::{DomainGemm, DomainGemmTn};
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
-use super::weights::{self, Direction, Filters};
-use super::{Domain, Geometry, spread, transform_filters};
+use super::weights::{self, Direction, Weights};
+use super::{Domain, Geometry, odd_cache_lines, transform_weights};
 use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::GradientEpilogue;
@@ -38,30 +38,30 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let Geometry { input, output, .. } = self.geometry;
         let (inputs, outputs, direction) = (input.channels, output.channels, Direction::Backward);
         let schedule = Schedule::new(&self.geometry, direction);
-        let filters = Filters { weight, inputs, outputs, scale: None, direction };
+        let weights = Weights { weight, inputs, outputs, scale: None, direction };
         let (workers, shared) = workspace.split();
-        let (u, shared) = shared.split_at_mut(T::ELEMENTS * filters.product());
-        let len = T::ELEMENTS * spread(inputs * output.padded_channels());
+        let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride());
+        let len = T::ELEMENTS * odd_cache_lines(inputs * output.padded_channels());
         let parts = &mut shared[..schedule.parts * len];
         if self.epilogue.is_some() {
-            transform_filters(processor, filters, u, self.tile);
+            transform_weights(processor, weights, u, self.tile);
         }
-        let (filters, wanted) = (&*u, dweight.is_some());
+        let (packed, wanted) = (&*u, dweight.is_some());
         {
             let sums = DisjointSlice::new(parts);
             processor.pool.run(schedule.parts, |index, worker| {
                 let groups = with_next(schedule.groups(&self.geometry, index)).enumerate();
                 for (count, (group, next)) in groups {
                     let tiles = group.tiles(&self.geometry);
-                    let product =
-                        [input, output].map(|shape| Domain::product(shape.blocks(), tiles));
-                    let numbers = T::ELEMENTS * (product[0] + product[1]);
-                    // SAFETY: a worker's memory is its own; `need` asked for enough of it.
+                    let lens =
+                        [input, output].map(|shape| Domain::element_len(shape.blocks(), tiles));
+                    let numbers = T::ELEMENTS * (lens[0] + lens[1]);
+                    // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
                     let (scratch, start) =
                         unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
-                    let v = Domain { start, product: product[0], tiles };
-                    let start = start.wrapping_add(T::ELEMENTS * product[0]);
-                    let dm = Domain { start, product: product[1], tiles };
+                    let v = Domain { start, element_stride: lens[0], tiles };
+                    let start = start.wrapping_add(T::ELEMENTS * lens[0]);
+                    let dm = Domain { start, element_stride: lens[1], tiles };
                     // SAFETY: one part a task.
                     let du = wanted.then(|| unsafe { sums.part(index * len, len) }.as_mut_ptr());
                     let accumulate = count > 0;
@@ -70,7 +70,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                         pass,
                         group,
                         next,
-                        filters,
+                        packed,
                         v,
                         dm,
                         du,
@@ -98,17 +98,17 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
 }
 
 /// A group through all stages. The prologues and the epilogue were checked; the domains and the scratch
-/// memory have room for the group's tiles and are this task's, as are the sums: what the kernels it
-/// calls ask for.
+/// memory have room for the group's tiles and are this task's, as are the sums: the kernels it calls
+/// rely on it.
 struct Task<'a, T> {
     pass: &'a Backward<'a, T>,
     group: Group,
     next: Option<Group>,
-    filters: &'a [f32],
+    packed: &'a [f32],
     v: Domain,
     dm: Domain,
     /// The partial sum, where the weights' gradient is wanted:
-    /// `[product][input channel][output channel]`.
+    /// `[element][input channel][output channel]`.
     du: Option<*mut f32>,
     /// Whether groups before this one have begun it.
     accumulate: bool,
@@ -137,14 +137,14 @@ impl<T: Tile> Task<'_, T> {
         prefetch.over(geometry.steps::<T>(self.v.tiles, Direction::Backward))
     }
 
-    /// The gradients of the filters, then `dV` over `V`, for a panel of the input's channels.
+    /// the gradients of the weights, then `dV` over `V`, for a panel of the input's channels.
     #[inline(always)]
-    fn product<S: Simd>(&self, s: S, product: usize, panel: usize, prefetch: &Prefetch) {
+    fn gemms<S: Simd>(&self, s: S, element: usize, panel: usize, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;
-        let len = spread(input.channels * output.padded_channels());
-        let du = self.du.map(|du| du.wrapping_add(product * len));
-        let len = spread(output.channels * input.padded_channels());
-        let filters = self.filters.as_ptr().wrapping_add(product * len);
+        let len = odd_cache_lines(input.channels * output.padded_channels());
+        let du = self.du.map(|du| du.wrapping_add(element * len));
+        let len = odd_cache_lines(output.channels * input.padded_channels());
+        let packed = self.packed.as_ptr().wrapping_add(element * len);
         if let Some(du) = du {
             s.call(DomainGemmTn {
                 v: self.v,
@@ -152,27 +152,27 @@ impl<T: Tile> Task<'_, T> {
                 input,
                 output,
                 du,
-                product,
+                element,
                 panel,
                 accumulate: self.accumulate,
                 prefetch,
-                next: filters.wrapping_add(panel * LANES * output.channels),
+                next: packed.wrapping_add(panel * LANES * output.channels),
             });
         }
         if self.pass.epilogue.is_some() {
-            // The sums, or the filters, of the next panel, or behind the last one of the next product.
+            // The sums, or the weights, of the next panel, or behind the last one of the next element.
             let next = (panel + PANEL / LANES).min(input.blocks()) * LANES;
             let next = match du {
                 Some(du) => du.wrapping_add(next * output.padded_channels()).cast_const(),
-                None => filters.wrapping_add(next * output.channels),
+                None => packed.wrapping_add(next * output.channels),
             };
             s.call(DomainGemm {
                 a: self.dm,
                 a_shape: output,
-                filters,
+                packed,
                 c: self.v,
                 c_shape: input,
-                product,
+                element,
                 panel,
                 prefetch,
                 next: Some(next),
@@ -198,9 +198,9 @@ impl<T: Tile> Kernel for Task<'_, T> {
             }
         }
         let prefetch = self.prefetch();
-        for product in 0..T::ELEMENTS {
+        for element in 0..T::ELEMENTS {
             for panel in (0..geometry.input.blocks()).step_by(PANEL / LANES) {
-                self.product(s, product, panel, &prefetch);
+                self.gemms(s, element, panel, &prefetch);
             }
         }
         if let Some(epilogue) = epilogue {

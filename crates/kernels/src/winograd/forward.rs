@@ -3,11 +3,11 @@
 use std::marker::PhantomData;
 
 use super::panel::DomainGemm;
-use super::schedule::{Group, SMALL_FILTERS, Schedule, with_next};
+use super::schedule::{Group, SMALL_WEIGHTS, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::Direction;
-use super::{Domain, Geometry, spread};
+use super::{Domain, Geometry, odd_cache_lines};
 use crate::Processor;
 use crate::epilogue::Epilogue;
 use crate::micro_kernel::PANEL;
@@ -21,7 +21,7 @@ pub(super) struct Forward<'a, T> {
     pub geometry: Geometry,
     pub prologue: &'a Prologue<'a>,
     /// Transformed: see [`super::weights`].
-    pub filters: &'a [f32],
+    pub packed: &'a [f32],
     pub epilogue: &'a Epilogue<'a>,
     pub tile: PhantomData<T>,
 }
@@ -34,13 +34,13 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         processor.pool.run(schedule.parts, |index, worker| {
             for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
                 let tiles = group.tiles(&self.geometry);
-                let product = Domain::product(input.blocks().max(output.blocks()), tiles);
-                let numbers = (T::ELEMENTS + 1) * product;
-                // SAFETY: a worker's memory is its own; `need` asked for enough of it.
+                let len = Domain::element_len(input.blocks().max(output.blocks()), tiles);
+                let numbers = (T::ELEMENTS + 1) * len;
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
                 let (scratch, start) =
                     unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
-                let m = Domain { start, product, tiles };
-                let v = Domain { start: start.wrapping_add(product), product, tiles };
+                let m = Domain { start, element_stride: len, tiles };
+                let v = Domain { start: start.wrapping_add(len), element_stride: len, tiles };
                 processor.isa.run(Task { pass: self, group, next, v, m, scratch });
             }
         });
@@ -48,7 +48,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
 }
 
 /// A group through all stages. The prologue and the epilogue were checked, and the domains and the scratch
-/// memory have room for the group's tiles and are this task's: what the kernels it calls ask for.
+/// memory have room for the group's tiles and are this task's: which the kernels it calls rely on.
 struct Task<'a, T> {
     pass: &'a Forward<'a, T>,
     group: Group,
@@ -85,22 +85,22 @@ impl<T: Tile> Kernel for Task<'_, T> {
             s.call(transform::Input { place: self.place(image, self.v, index * each), prologue });
         }
         let prefetch = self.prefetch();
-        let len = spread(input.channels * output.padded_channels());
-        for product in 0..T::ELEMENTS {
-            let filters = self.pass.filters.as_ptr().wrapping_add(product * len);
+        let len = odd_cache_lines(input.channels * output.padded_channels());
+        for element in 0..T::ELEMENTS {
+            let packed = self.pass.packed.as_ptr().wrapping_add(element * len);
             for panel in (0..output.blocks()).step_by(PANEL / LANES) {
-                // The next panel, or behind the last one the next product.
+                // The next panel, or behind the last one the next element.
                 let next = (panel + PANEL / LANES).min(output.blocks()) * LANES * input.channels;
                 s.call(DomainGemm {
                     a: self.v,
                     a_shape: input,
-                    filters,
+                    packed,
                     c: self.m,
                     c_shape: output,
-                    product,
+                    element,
                     panel,
                     prefetch: &prefetch,
-                    next: (T::ELEMENTS * len > SMALL_FILTERS).then(|| filters.wrapping_add(next)),
+                    next: (T::ELEMENTS * len > SMALL_WEIGHTS).then(|| packed.wrapping_add(next)),
                 });
             }
         }

@@ -1,21 +1,22 @@
-//! Convolutions of 3x3 filters with stride 1 by Winograd's minimal filtering, forward and backward.
+//! Convolutions of 3x3 filters with stride 1 by Winograd's minimal filtering (Lavin and Gray,
+//! arXiv 1509.09308), forward and backward.
 //!
-//! With `V`, `U` and `M` the input, the filters and the output in the transform domain:
+//! With `V`, `U` and `M` the input, the weights and the output in the transform domain:
 //!
 //! ```text
-//! forward    M = V U                       for each product of a tile, a matrix product
+//! forward    M = V U                       a GEMM for each element of a tile
 //! backward   dM = A dY A^T                 once, for both:
 //!            dV = dM U^T  ->  dX           (overlapping tiles are added up)
-//!            dU = V^T dM  ->  dW           (V is computed again from what forward kept)
+//!            dU = V^T dM  ->  dW           (V is computed again from what forward read)
 //! ```
 //!
-//! F(4x4) needs 2.25 products where direct convolution needs 9. So few that the transforms' traffic
-//! would cost as much as the arithmetic if they went through memory: they do not.
+//! F(4x4) needs 2.25 multiplications an output where direct convolution needs 9: so few that the
+//! transforms would cost as much as the GEMMs if they went through memory. They do not.
 //!
-//! A task takes a part of the batch, and of it group after group (some images, or a band of one) through
-//! all stages, with the domain in its core's second-level cache. While it multiplies, it asks for what
-//! comes next: filters, sums, and the maps of the next group. Gradients of filters are kept in a fixed
-//! number of partial sums, as many as cost little: see [`schedule`].
+//! A task takes a part of the batch, and takes group after group of it (some images, or a band of one)
+//! through all stages, with the transform domain in its core's second-level cache. While it multiplies, it
+//! prefetches what comes next: weights, sums, and the maps of the next group. Gradients of weights are
+//! summed up in a fixed number of partial sums, as many as cost little: see [`schedule`].
 
 mod backward;
 mod forward;
@@ -42,7 +43,7 @@ use forward::Forward;
 use schedule::Schedule;
 use tile::{F2, F4, Tile};
 use transform::Lines;
-use weights::{Direction, Filters};
+use weights::{Direction, Weights};
 
 /// Which size of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl Geometry {
         self.tiles_y * self.tiles_x
     }
 
-    /// About how many steps the products of so many tiles have: see [`Prefetch`].
+    /// About how many steps the GEMMs of so many tiles have: see [`Prefetch`](crate::prefetch::Prefetch).
     fn steps<T: Tile>(&self, tiles: usize, direction: Direction) -> usize {
         let (from, to) = match direction {
             Direction::Forward => (self.input, self.output),
@@ -115,9 +116,9 @@ impl Geometry {
     }
 }
 
-/// Numbers from a product to the next, where each has so many: an odd number of cache lines, so that
-/// what is written for all products together does not fall into the same sets of the caches.
-fn spread(numbers: usize) -> usize {
+/// Numbers from a matrix of the domain to the next, where each has so many: an odd number of cache lines,
+/// so that what is written to all of them together does not fall into the same sets of the caches.
+fn odd_cache_lines(numbers: usize) -> usize {
     (numbers.div_ceil(LANES) | 1) * LANES
 }
 
@@ -125,23 +126,25 @@ fn spread(numbers: usize) -> usize {
 #[derive(Clone, Copy)]
 struct Domain {
     start: *mut f32,
-    /// Numbers from a product to the next.
-    product: usize,
+    /// Numbers from the matrix of an element to the next.
+    element_stride: usize,
     tiles: usize,
 }
 
 impl Domain {
-    /// Numbers of one product.
-    fn product(blocks: usize, tiles: usize) -> usize {
-        spread(blocks * tiles * LANES)
+    /// Numbers of one element's matrix.
+    fn element_len(blocks: usize, tiles: usize) -> usize {
+        odd_cache_lines(blocks * tiles * LANES)
     }
 
     /// # Safety
-    /// The product, the block and the tile are there.
+    /// The element, the block and the tile exist.
     #[inline(always)]
-    unsafe fn at(self, product: usize, block: usize, tile: usize) -> *mut f32 {
+    unsafe fn at(self, element: usize, block: usize, tile: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.start.add(product * self.product + (block * self.tiles + tile) * LANES) }
+        unsafe {
+            self.start.add(element * self.element_stride + (block * self.tiles + tile) * LANES)
+        }
     }
 
     /// Numbers from a block to the next.
@@ -166,15 +169,15 @@ pub(crate) fn workspace_size(
     let schedule = Schedule::new(&geometry, direction);
     let output = geometry.output;
     let tiles = schedule.tiles(&geometry);
-    let product = |blocks| Domain::product(blocks, tiles);
+    let element_len = |blocks| Domain::element_len(blocks, tiles);
     let (domains, shared) = if backward {
-        let filters = spread(output.channels * input.padded_channels());
-        let sums = schedule.parts * spread(input.channels * output.padded_channels());
-        let domains = product(input.blocks()) + product(output.blocks());
-        (size.elements() * domains, size.elements() * (filters + sums))
+        let weights = odd_cache_lines(output.channels * input.padded_channels());
+        let sums = schedule.parts * odd_cache_lines(input.channels * output.padded_channels());
+        let domains = element_len(input.blocks()) + element_len(output.blocks());
+        (size.elements() * domains, size.elements() * (weights + sums))
     } else {
-        // The output overwrites the input, one product behind it.
-        let domains = (size.elements() + 1) * product(input.blocks().max(output.blocks()));
+        // The output overwrites the input, one element behind it.
+        let domains = (size.elements() + 1) * element_len(input.blocks().max(output.blocks()));
         (domains, 0)
     };
     WorkspaceSize { worker: domains + Lines::scratch(&geometry), shared }
@@ -182,7 +185,7 @@ pub(crate) fn workspace_size(
 
 /// See [`Convolution::packed_len`].
 pub(crate) fn packed_len(size: Size, layer: &Convolution) -> usize {
-    size.elements() * spread(layer.inputs * layer.outputs.next_multiple_of(LANES))
+    size.elements() * odd_cache_lines(layer.inputs * layer.outputs.next_multiple_of(LANES))
 }
 
 /// See [`crate::convolution::pack_weights`].
@@ -195,10 +198,10 @@ pub(crate) fn pack_weights(
     out: &mut [f32],
 ) {
     let Convolution { inputs, outputs, .. } = *layer;
-    let filters = Filters { weight, inputs, outputs, scale, direction: Direction::Forward };
+    let weights = Weights { weight, inputs, outputs, scale, direction: Direction::Forward };
     match size {
-        Size::Two => transform_filters(processor, filters, out, PhantomData::<F2>),
-        Size::Four => transform_filters(processor, filters, out, PhantomData::<F4>),
+        Size::Two => transform_weights(processor, weights, out, PhantomData::<F2>),
+        Size::Four => transform_weights(processor, weights, out, PhantomData::<F4>),
     }
 }
 
@@ -209,14 +212,14 @@ pub(crate) fn forward(
     size: Size,
     layer: &Convolution,
     prologue: &Prologue,
-    filters: &[f32],
+    packed: &[f32],
     epilogue: &Epilogue,
 ) {
     let geometry = Geometry::new(size, layer, prologue.shape);
     match size {
-        Size::Two => Forward { geometry, prologue, filters, epilogue, tile: PhantomData::<F2> }
+        Size::Two => Forward { geometry, prologue, packed, epilogue, tile: PhantomData::<F2> }
             .run(processor, workspace),
-        Size::Four => Forward { geometry, prologue, filters, epilogue, tile: PhantomData::<F4> }
+        Size::Four => Forward { geometry, prologue, packed, epilogue, tile: PhantomData::<F4> }
             .run(processor, workspace),
     }
 }
@@ -243,21 +246,21 @@ pub(crate) fn backward(
     }
 }
 
-/// Transforms all filters into `out`, in tasks of some `k`.
-fn transform_filters<T: Tile + Send + Sync>(
+/// Transforms and packs all weights into `out`, in tasks of some `k`.
+fn transform_weights<T: Tile + Send + Sync>(
     processor: &Processor,
-    filters: Filters,
+    weights: Weights,
     out: &mut [f32],
     tile: PhantomData<T>,
 ) {
-    let depth = match filters.direction {
-        Direction::Forward => filters.inputs,
-        Direction::Backward => filters.outputs,
+    let depth = match weights.direction {
+        Direction::Forward => weights.inputs,
+        Direction::Backward => weights.outputs,
     };
     let tasks = depth.div_ceil(8);
     let out = &DisjointSlice::new(out);
     processor.pool.run(tasks, |task, _| {
         let k = split_range(depth, tasks, task);
-        processor.isa.run(weights::Transform { filters, k, out, tile });
+        processor.isa.run(weights::Transform { weights, k, out, tile });
     });
 }

@@ -1,4 +1,4 @@
-//! The products of one panel of filters: of all tiles in the domain with up to 64 columns.
+//! The GEMMs of one panel of packed weights: of all tiles in the domain with up to 64 columns.
 
 use super::Domain;
 use crate::MapShape;
@@ -10,20 +10,21 @@ use crate::thread_pool::split_range;
 /// `k` that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
 const DEPTH: usize = 128;
 
-/// One product of all tiles with a panel of filters, `c = a u`: `M` from `V`, or `dV` from `dM`.
+/// The GEMM of one element of all tiles with a panel of packed weights, `c = a u`: `M` from `V`, or `dV`
+/// from `dM`.
 ///
-/// Whoever makes one promises that both domains have the product and their maps' blocks, that `filters`
-/// are those of the product, and that no other thread is at these columns of `c`.
+/// Whoever makes one promises that both domains have the element and their maps' blocks, that `packed`
+/// are the weights of the element, and that no other thread is at these columns of `c`.
 pub(super) struct DomainGemm<'a> {
     pub a: Domain,
     pub a_shape: MapShape,
-    pub filters: *const f32,
+    pub packed: *const f32,
     pub c: Domain,
     pub c_shape: MapShape,
-    pub product: usize,
+    pub element: usize,
     pub panel: usize,
     pub prefetch: &'a Prefetch,
-    /// What is multiplied next: as many numbers as there are filters, to be asked for.
+    /// What is multiplied next, to be prefetched: as many numbers as there are weights.
     pub next: Option<*const f32>,
 }
 
@@ -32,10 +33,10 @@ impl Kernel for DomainGemm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const BLOCKS: usize = DEPTH / LANES;
-        let DomainGemm { a, a_shape, filters, c, c_shape, product, panel, prefetch, .. } = self;
+        let DomainGemm { a, a_shape, packed, c, c_shape, element, panel, prefetch, .. } = self;
         let vectors = (c_shape.blocks() - panel).min(PANEL / LANES);
         let depth = a_shape.channels;
-        let filters = filters.wrapping_add(panel * LANES * depth);
+        let packed = packed.wrapping_add(panel * LANES * depth);
         if let Some(next) = self.next {
             let steps = a.tiles.div_ceil(6) * a_shape.blocks();
             prefetch.near(next, depth * vectors * LANES, steps);
@@ -51,11 +52,11 @@ impl Kernel for DomainGemm<'_> {
                 let multiply = PanelGemm {
                     rows: a.tiles,
                     vectors,
-                    a: a.at(product, 0, 0),
+                    a: a.at(element, 0, 0),
                     a_row: LANES,
                     segments: &segments[..count],
-                    b: filters.add(first * LANES * vectors * LANES),
-                    c: c.at(product, panel, 0),
+                    b: packed.add(first * LANES * vectors * LANES),
+                    c: c.at(element, panel, 0),
                     c_row: LANES,
                     c_vector: c.block(),
                     accumulate: first > 0,
@@ -67,21 +68,21 @@ impl Kernel for DomainGemm<'_> {
     }
 }
 
-/// One product's gradients of the filters, `du = v^T dm`, for a panel of the input's channels.
+/// One element's gradient of the weights, `du = v^T dm`, for a panel of the input's channels.
 ///
-/// Whoever makes one promises that both domains have the product and their maps' blocks, that `du` is
-/// the product's sum, and that no other thread is at these rows of it.
+/// Whoever makes one promises that both domains have the element and their maps' blocks, that `du` is
+/// the element's sum, and that no other thread is at these rows of it.
 pub(super) struct DomainGemmTn<'a> {
     pub v: Domain,
     pub dm: Domain,
     pub input: MapShape,
     pub output: MapShape,
     pub du: *mut f32,
-    pub product: usize,
+    pub element: usize,
     pub panel: usize,
     pub accumulate: bool,
     pub prefetch: &'a Prefetch,
-    /// The filters that are multiplied with next, to be asked for: as many as there are sums.
+    /// The weights that are multiplied with next, to be prefetched: as many as there are sums.
     pub next: *const f32,
 }
 
@@ -89,7 +90,7 @@ impl Kernel for DomainGemmTn<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let DomainGemmTn { v, dm, input, output, product, panel, prefetch, .. } = self;
+        let DomainGemmTn { v, dm, input, output, element, panel, prefetch, .. } = self;
         let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
         let steps = rows.div_ceil(6) * output.blocks().div_ceil(PANEL / LANES);
         prefetch.near(self.next, rows * output.channels, steps * v.tiles.div_ceil(LANES));
@@ -106,10 +107,10 @@ impl Kernel for DomainGemmTn<'_> {
                         vectors: (output.blocks() - vector).min(PANEL / LANES),
                         lines: 1,
                         len: tiles.len(),
-                        a: v.at(product, block, tiles.start),
+                        a: v.at(element, block, tiles.start),
                         a_step: LANES,
                         a_line: 0,
-                        b: dm.at(product, vector, tiles.start),
+                        b: dm.at(element, vector, tiles.start),
                         b_step: LANES,
                         b_line: 0,
                         b_vector: dm.block(),

@@ -4,16 +4,16 @@ use std::ops::Range;
 
 use super::Geometry;
 use super::weights::Direction;
-use crate::prefetch::Rows;
+use crate::prefetch::MapRows;
 use crate::thread_pool::split_range;
 
-/// Tiles that a group has, about: enough rows for the products, few enough for the cache.
+/// Tiles of a group, about: enough rows for the GEMMs, few enough for the cache.
 const GROUP_TILES: usize = 48;
 
-/// The same for backward, where two domains, filters and their gradients fit in the cache together
-/// if there are fewer tiles: for at most [`SMALL_FILTERS`] numbers of filters.
+/// The same for backward, where two domains, weights and their gradients fit in the cache together if
+/// there are fewer tiles: for at most [`SMALL_WEIGHTS`] transformed weights.
 const GROUP_TILES_BACKWARD: usize = 32;
-pub(super) const SMALL_FILTERS: usize = 160 * 1024;
+pub(super) const SMALL_WEIGHTS: usize = 160 * 1024;
 
 /// Parts of the batch, and groups of each.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Schedule {
     pub images: usize,
     /// Bands that an image is cut into, where it has more tiles than a group.
     pub bands: usize,
-    /// Parts of the batch, a task each, with a partial sum of the filters' gradients each.
+    /// Parts of the batch, a task each, with a partial sum of the weights' gradient each.
     pub parts: usize,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Schedule {
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     pub images: Range<usize>,
-    /// Rows of tiles.
+    /// MapRows of tiles.
     pub band: Range<usize>,
 }
 
@@ -38,12 +38,12 @@ impl Schedule {
     pub fn new(geometry: &Geometry, direction: Direction) -> Self {
         let Geometry { input, output, tile, .. } = *geometry;
         let (tiles, images) = (geometry.tiles(), input.images);
-        let filters = tile.elements() * input.channels * output.padded_channels();
-        // A partial sum costs a pass over it; so many cost a few hundredths of the products.
+        let weights = tile.elements() * input.channels * output.padded_channels();
+        // A partial sum costs a pass over it; so many cost a few hundredths of the GEMMs.
         let parts = (images * tiles / 500).clamp(4, 64).min(images);
         let group = match direction {
             Direction::Forward => GROUP_TILES,
-            Direction::Backward if filters <= SMALL_FILTERS => GROUP_TILES_BACKWARD,
+            Direction::Backward if weights <= SMALL_WEIGHTS => GROUP_TILES_BACKWARD,
             Direction::Backward => GROUP_TILES,
         };
         Schedule {
@@ -92,17 +92,20 @@ impl Group {
     }
 
     /// The rows of the input that its tiles are computed from, and become.
-    pub fn input_rows(&self, geometry: &Geometry) -> Rows {
+    pub fn input_rows(&self, geometry: &Geometry) -> MapRows {
         let row = |tile_y: usize, more: usize| {
             let row = tile_y * geometry.tile.outputs() + more;
             row.saturating_sub(geometry.padding).min(geometry.input.height)
         };
-        Rows { images: self.images.clone(), rows: row(self.band.start, 0)..row(self.band.end, 2) }
+        MapRows {
+            images: self.images.clone(),
+            rows: row(self.band.start, 0)..row(self.band.end, 2),
+        }
     }
 
     /// The rows of the output that its tiles become, and are computed from.
-    pub fn output_rows(&self, geometry: &Geometry) -> Rows {
+    pub fn output_rows(&self, geometry: &Geometry) -> MapRows {
         let row = |tile_y: usize| (tile_y * geometry.tile.outputs()).min(geometry.output.height);
-        Rows { images: self.images.clone(), rows: row(self.band.start)..row(self.band.end) }
+        MapRows { images: self.images.clone(), rows: row(self.band.start)..row(self.band.end) }
     }
 }

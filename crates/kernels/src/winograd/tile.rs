@@ -1,6 +1,6 @@
 //! Winograd's minimal filtering F(m x m, 3 x 3): the transforms of one line of a tile.
 //!
-//! `m` outputs of a filter of three taps are `A^T ((G g) * (B^T d))` with a product for each of
+//! `m` outputs of a filter of three taps are `A^T ((G g) * (B^T d))` with a multiplication for each of
 //! `m + 2` points (Winograd 1980; Lavin and Gray, arXiv 1509.09308). Here, with finite points `p_j`:
 //!
 //! - `A^T[i][j] = p_j^i`, and 1 in the last row for the point at infinity;
@@ -24,7 +24,7 @@ pub(crate) trait Tile: Copy {
     const OUTPUTS: usize;
     /// Inputs of a line, and points: `m + 2`.
     const POINTS: usize;
-    /// Products of a tile.
+    /// Elements of a transformed tile, each with a multiplication (over the batch, a GEMM) of its own.
     const ELEMENTS: usize = Self::POINTS * Self::POINTS;
 
     /// `B^T d`: from inputs to points.
@@ -41,7 +41,7 @@ pub(crate) trait Tile: Copy {
     fn filter_adjoint<S: Simd>(s: S, u: Line<S::V>) -> [S::V; 3];
 }
 
-/// F(4x4, 3x3): 36 products where direct convolution has 144.
+/// F(4x4, 3x3): 36 multiplications where direct convolution has 144.
 #[derive(Clone, Copy)]
 pub(crate) struct F4;
 
@@ -157,7 +157,7 @@ impl Tile for F4 {
     }
 }
 
-/// F(2x2, 3x3): 16 products where direct convolution has 36.
+/// F(2x2, 3x3): 16 multiplications where direct convolution has 36.
 #[derive(Clone, Copy)]
 pub(crate) struct F2;
 

@@ -7,8 +7,8 @@
 //! | [`OutputAdjoint`] | rows of the output's gradient | `dM` | `A dY A^T` |
 //! | [`InputAdjoint`] | `dV` | rows of the input's gradient | `B dV B^T`, overlaps added |
 //!
-//! A domain is `[product][block][tile][16]`: for each product of a tile, a matrix with a row a tile,
-//! as the register tiles read it. All four work on one row of tiles of one block at a time, first
+//! A domain is `[element][block][tile][16]`: for each element of a tile, a matrix with a row for each tile,
+//! as the micro-kernels read it. All four work on one row of tiles of one block at a time, first
 //! along one axis, then along the other, with everything between in first-level cache: each pixel
 //! is loaded, computed and stored once. Lines have a margin of zeros, so that padding and incomplete
 //! tiles cost nothing.
@@ -151,7 +151,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
                             let t = T::input(s, d);
                             for l in 0..T::POINTS {
                                 s.store(to, t[l]);
-                                to = to.wrapping_add(domain.product);
+                                to = to.wrapping_add(domain.element_stride);
                             }
                         }
                     }
@@ -291,7 +291,8 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
                         for (l, column) in columns.iter_mut().enumerate().take(T::POINTS) {
                             let mut t = [s.zero(); 6];
                             for k in 0..T::POINTS {
-                                t[k] = s.load(from.add((k * T::POINTS + l) * domain.product));
+                                t[k] =
+                                    s.load(from.add((k * T::POINTS + l) * domain.element_stride));
                             }
                             *column = T::input_adjoint(s, t);
                         }
@@ -348,8 +349,8 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
     }
 }
 
-/// Where the tiles of an image, or of a band of it, are. Whoever makes one promises that the prologue or the epilogue has passed its
-/// check and has the geometry's shape; that the domain has room for all blocks of the tiles,
+/// Where the tiles of an image, or of a band of it, are. Whoever makes one promises that the prologue or
+/// the epilogue has passed its check and has the geometry's shape; that the domain has room for all blocks of the tiles,
 /// which begin at `first`, and no other thread is at them; and that `scratch` is this worker's and has
 /// room for [`Lines::scratch`].
 pub(super) struct Place<'a, T> {

@@ -1,31 +1,31 @@
-//! Filters to the transform domain, and their gradients back.
+//! Weights to the transform domain, packed, and their gradients back.
 //!
-//! Transformed filters are `[product][panel][k][columns]`: for each product, panels of up to 64
+//! Packed weights are `[element][panel][k][columns]`: for each element of a tile, panels of up to 64
 //! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them. Forward, `k` is an input channel and a
 //! column an output channel; on the way back it is the reverse. Gradients in the domain are
-//! `[product][input channel][output channel]`, output channels filled up to blocks.
+//! `[element][input channel][output channel]`, output channels padded to whole blocks.
 
 // Indices of matrices, as in the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use std::marker::PhantomData;
 
-use super::spread;
+use super::odd_cache_lines;
 use super::tile::{Line, Tile};
 use crate::disjoint_slice::DisjointSlice;
 use crate::micro_kernel::PANEL;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Which way the filters are laid out.
+/// Which pass the weights are packed for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Forward,
     Backward,
 }
 
-/// Filters `[outputs, inputs, 3, 3]`.
+/// The weights of a convolution, `[outputs, inputs, 3, 3]`, and how they are to be packed.
 #[derive(Clone, Copy)]
-pub(super) struct Filters<'a> {
+pub(super) struct Weights<'a> {
     pub weight: &'a [f32],
     pub inputs: usize,
     pub outputs: usize,
@@ -34,7 +34,7 @@ pub(super) struct Filters<'a> {
     pub direction: Direction,
 }
 
-impl Filters<'_> {
+impl Weights<'_> {
     /// Channels that are summed over, and those that come out.
     fn sides(&self) -> (usize, usize) {
         match self.direction {
@@ -43,18 +43,18 @@ impl Filters<'_> {
         }
     }
 
-    /// Numbers from a product to the next.
-    pub fn product(&self) -> usize {
+    /// Numbers from the matrix of an element to the next.
+    pub fn element_stride(&self) -> usize {
         let (k, columns) = self.sides();
-        spread(k * columns.next_multiple_of(LANES))
+        odd_cache_lines(k * columns.next_multiple_of(LANES))
     }
 }
 
-/// Transforms the filters of the `k` in a range.
+/// Transforms and packs the weights of the `k` in a range.
 pub(super) struct Transform<'a, 'b, T> {
-    pub filters: Filters<'a>,
+    pub weights: Weights<'a>,
     pub k: std::ops::Range<usize>,
-    /// `[product][panel][k][columns]`; tasks write different `k`.
+    /// `[element][panel][k][columns]`; tasks write different `k`.
     pub out: &'b DisjointSlice<'b, f32>,
     pub tile: PhantomData<T>,
 }
@@ -63,11 +63,13 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Filters { weight, inputs, outputs, scale, direction } = self.filters;
-        let (depth, columns) = self.filters.sides();
+        let Weights { weight, inputs, outputs, scale, direction } = self.weights;
+        let (depth, columns) = self.weights.sides();
         assert_eq!(weight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(T::ELEMENTS * self.filters.product() <= self.out.len() && self.k.end <= depth);
-        let product = self.filters.product();
+        assert!(
+            T::ELEMENTS * self.weights.element_stride() <= self.out.len() && self.k.end <= depth
+        );
+        let stride = self.weights.element_stride();
         for first in (0..columns).step_by(LANES) {
             for k in self.k.clone() {
                 let lanes = LANES.min(columns - first);
@@ -87,7 +89,7 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
                 let panel = first / PANEL * PANEL;
                 let row = PANEL.min(columns.next_multiple_of(LANES) - panel);
                 let at = panel * depth + k * row + first - panel;
-                // SAFETY: arrays of sixteen numbers; the products' lengths were checked above, and
+                // SAFETY: arrays of sixteen numbers; the length of the matrices were checked above, and
                 // only this task writes these `k`.
                 unsafe {
                     let out = self.out.as_mut_ptr().add(at);
@@ -102,7 +104,7 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
                     for i in 0..T::POINTS {
                         let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
                         for (j, &u) in u.iter().enumerate().take(T::POINTS) {
-                            s.store(out.add((i * T::POINTS + j) * product), u);
+                            s.store(out.add((i * T::POINTS + j) * stride), u);
                         }
                     }
                 }
@@ -114,7 +116,7 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
 /// Sums gradients in the domain and adds them, transformed back, to those of the weights, for the
 /// input channels in a range.
 pub(super) struct Gather<'a, 'b, T> {
-    /// Parts of `[product][input channel][output channel]`, one after another.
+    /// Parts of `[element][input channel][output channel]`, one after another.
     pub parts: &'a [f32],
     pub count: usize,
     pub inputs: usize,
@@ -131,9 +133,9 @@ impl<T: Tile> Kernel for Gather<'_, '_, T> {
     fn run<S: Simd>(self, s: S) {
         let Gather { inputs, outputs, .. } = self;
         let columns = outputs.next_multiple_of(LANES);
-        let product = spread(inputs * columns);
+        let stride = odd_cache_lines(inputs * columns);
         assert_eq!(self.dweight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(self.parts.len() == self.count * T::ELEMENTS * product);
+        assert!(self.parts.len() == self.count * T::ELEMENTS * stride);
         assert!(self.range.end <= inputs);
         for input in self.range {
             for first in (0..outputs).step_by(LANES) {
@@ -144,11 +146,11 @@ impl<T: Tile> Kernel for Gather<'_, '_, T> {
                     for j in 0..T::POINTS {
                         let mut u: Line<S::V> = [s.zero(); 6];
                         for (i, u) in u.iter_mut().enumerate().take(T::POINTS) {
-                            let at = (i * T::POINTS + j) * product + input * columns + first;
+                            let at = (i * T::POINTS + j) * stride + input * columns + first;
                             let mut from = self.parts.as_ptr().add(at);
                             *u = s.load(from);
                             for _ in 1..self.count {
-                                from = from.add(T::ELEMENTS * product);
+                                from = from.add(T::ELEMENTS * stride);
                                 *u = s.add(*u, s.load(from));
                             }
                         }

@@ -1,6 +1,7 @@
 //! Numbers to compute with, and how far apart results may be.
 
-use crescendo_kernels::{Isa, Processor, ThreadPool};
+use crescendo_kernels::{ActivationFunction, Convolution, Isa, MapShape, Processor, ThreadPool};
+use crescendo_reference::{Conv2d, Nchw, Pointwise};
 
 /// Numbers between -1 and 1 that are the same in every run.
 pub fn noise(seed: u64, len: usize) -> Vec<f32> {
@@ -62,4 +63,27 @@ pub fn channels(seed: u64, channels: usize) -> Vec<f32> {
     let mut values = noise(seed, channels);
     values.resize(channels.next_multiple_of(16), 0.0);
     values
+}
+
+/// A shape as the reference has it.
+pub fn nchw(MapShape { images, channels, height, width }: MapShape) -> Nchw {
+    Nchw { images, channels, height, width }
+}
+
+/// A convolution as the reference has it; its input's channels are the maps'.
+pub fn conv2d(Convolution { outputs, kernel, stride, padding, .. }: Convolution) -> Conv2d {
+    Conv2d { outputs, kernel, stride, padding }
+}
+
+/// An activation function as the reference has it.
+pub fn pointwise(f: ActivationFunction) -> Pointwise {
+    match f {
+        ActivationFunction::Relu => Pointwise::Relu,
+        ActivationFunction::LeakyRelu { slope } => Pointwise::LeakyRelu { slope: slope.into() },
+        ActivationFunction::Elu => Pointwise::Elu,
+        ActivationFunction::Sigmoid => Pointwise::Sigmoid,
+        ActivationFunction::Silu => Pointwise::Silu,
+        ActivationFunction::Gelu => Pointwise::Gelu,
+        ActivationFunction::Scale { factor } => Pointwise::Scale { factor: factor.into() },
+    }
 }

@@ -1,14 +1,15 @@
 //! Convolutions by every algorithm.
 
-use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue, MapsMut};
-use crescendo_kernels::prologue::{GradientPrologue, MapsRef, Prologue};
+use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue};
+use crescendo_kernels::prologue::{GradientPrologue, Prologue};
 use crescendo_kernels::{
-    ConvAlgorithm, Convolution, DisjointSlice, Isa, MapShape, Processor, Workspace, convolution,
-    norm, reference, to_blocked, to_nchw,
+    ConvAlgorithm, Convolution, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor,
+    Workspace, convolution, norm, to_blocked, to_nchw,
 };
+use crescendo_reference as reference;
 use proptest::prelude::*;
 
-use crate::common::{assert_close, channels, distance, dot, noise, processor, wide};
+use crate::common::{assert_close, channels, conv2d, distance, dot, nchw, noise, processor, wide};
 
 const ALGORITHMS: [ConvAlgorithm; 3] =
     [ConvAlgorithm::Direct, ConvAlgorithm::Winograd2, ConvAlgorithm::Winograd4];
@@ -46,7 +47,7 @@ impl Case {
     }
 
     fn expected(&self, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
-        reference::convolution(&self.layer, self.shape, x, weight, bias)
+        reference::convolution(conv2d(self.layer), nchw(self.shape), x, weight, bias)
     }
 
     /// y, dweight, dbias, dx.
@@ -111,12 +112,14 @@ impl Case {
         let bias = wide(&self.bias[..self.layer.outputs]);
         let expected = self.expected(&x, &weight, &bias);
         assert_close(&what, &y, &expected, tolerance(algorithm));
-        let (dx_expected, dweight_expected) = self.gradients();
-        assert_close(&format!("dx of {what}"), &dx, &dx_expected, tolerance(algorithm));
+        let dy = wide(&self.dy);
+        let expected =
+            reference::convolution_backward(conv2d(self.layer), nchw(self.shape), &x, &weight, &dy);
+        assert_close(&format!("dx of {what}"), &dx, &expected.input, tolerance(algorithm));
         assert_close(
             &format!("dweight of {what}"),
             &dweight,
-            &dweight_expected,
+            &expected.weight,
             tolerance(algorithm),
         );
         let zero = vec![0.0; bias.len()];
@@ -132,29 +135,6 @@ impl Case {
             let expected: f64 = planes.flatten().map(|&dy| f64::from(dy)).sum();
             assert!((f64::from(dbias) - expected).abs() < 1e-4, "{what}");
         }
-    }
-
-    /// dx and dweight in f64, term by term.
-    fn gradients(&self) -> (Vec<f64>, Vec<f64>) {
-        let Case { layer, shape, .. } = self;
-        let out = layer.output_shape(*shape);
-        let (mut dx, mut dweight) = (vec![0.0; self.x.len()], vec![0.0; self.weight.len()]);
-        let k = layer.kernel;
-        for (i, &dy) in self.dy.iter().enumerate() {
-            let (column, row) = (i % out.width, i / out.width % out.height);
-            let (o, n) = (i / out.pixels() % layer.outputs, i / out.pixels() / layer.outputs);
-            for (c, tap) in (0..layer.inputs).flat_map(|c| (0..k * k).map(move |t| (c, t))) {
-                let y = (row * layer.stride + tap / k).wrapping_sub(layer.padding);
-                let x = (column * layer.stride + tap % k).wrapping_sub(layer.padding);
-                if y < shape.height && x < shape.width {
-                    let at = ((n * shape.channels + c) * shape.height + y) * shape.width + x;
-                    let w = (o * layer.inputs + c) * k * k + tap;
-                    dx[at] += f64::from(dy) * f64::from(self.weight[w]);
-                    dweight[w] += f64::from(dy) * f64::from(self.x[at]);
-                }
-            }
-        }
-        (dx, dweight)
     }
 }
 

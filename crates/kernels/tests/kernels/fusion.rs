@@ -2,19 +2,20 @@
 //! the storage of upper halves. Checked through the kernels that do nothing else.
 
 use crescendo_kernels::epilogue::{
-    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue, MapsMut,
+    ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue,
     NormGradientSums,
 };
 use crescendo_kernels::norm::{BatchMoments, NormBackward};
-use crescendo_kernels::prologue::{
-    Affine, GradientPrologue, MapsRef, NormGradient, Prologue, Residual,
-};
+use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, MapShape, Processor, norm, pooling, reference,
+    ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor, norm, pooling,
     to_blocked, to_nchw,
 };
+use crescendo_reference as reference;
 
-use crate::common::{assert_close, channels, differences, dot, noise, processor, wide};
+use crate::common::{
+    assert_close, channels, differences, dot, nchw, noise, pointwise, processor, wide,
+};
 
 const SHAPE: MapShape = MapShape { images: 3, channels: 18, height: 4, width: 5 };
 const EPS: f64 = 1e-5;
@@ -101,7 +102,7 @@ impl Normed {
 
     fn expected(&self, x: &[f64]) -> Vec<f64> {
         let (weight, bias) = (wide(&self.weight[..18]), wide(&self.bias[..18]));
-        reference::batch_norm(SHAPE, x, &weight, &bias, EPS)
+        reference::batch_norm(nchw(SHAPE), x, &weight, &bias, EPS)
     }
 }
 
@@ -157,7 +158,7 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
                 let sum: Vec<f64> = std::iter::zip(main.expected(x), side.expected(r))
                     .map(|(a, b)| a + b)
                     .collect();
-                reference::activation(activation, &sum)
+                reference::pointwise(pointwise(activation), &sum)
             };
             let (x64, r64) = (wide(&main.planes), wide(&side.planes));
             let what = format!("{activation:?} {isa:?}");
@@ -277,6 +278,19 @@ fn upper_halves_are_read_and_written_as_numbers() {
         assert_eq!(again, halves);
         assert_eq!(full, blocks);
     }
+}
+
+#[test]
+#[should_panic = "nothing can be fused with them"]
+fn planes_with_an_activation_are_refused() {
+    let shape = MapShape { channels: 3, ..SHAPE };
+    let (images, mut out) = (vec![0.0; shape.images * 3 * shape.pixels()], vec![0.0; shape.len()]);
+    let prologue = Prologue {
+        activation: Some(ActivationFunction::Relu),
+        ..Prologue::plain(shape, MapsRef::Nchw(&images))
+    };
+    let epilogue = Epilogue { shape, bias: None, out: MapsMut::f32(&mut out), sums: None };
+    pooling::materialise(&processor(Isa::best(), 1), &prologue, &epilogue);
 }
 
 #[test]

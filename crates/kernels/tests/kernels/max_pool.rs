@@ -1,16 +1,15 @@
 //! Max-pooling: maxima are exact, so all results are those of the plain rule to the bit.
 
-use crescendo_kernels::epilogue::{
-    ActivationDerivative, DerivativeAt, Epilogue, GradientEpilogue, MapsMut,
-};
-use crescendo_kernels::prologue::{Affine, GradientPrologue, MapsRef, Prologue};
+use crescendo_kernels::epilogue::{ActivationDerivative, DerivativeAt, Epilogue, GradientEpilogue};
+use crescendo_kernels::prologue::{Affine, GradientPrologue, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, MapShape, Processor, max_pool, pooling, reference,
-    to_blocked, to_nchw,
+    ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor, max_pool,
+    pooling, to_blocked, to_nchw,
 };
+use crescendo_reference as reference;
 use proptest::prelude::*;
 
-use crate::common::{assert_close, differences, dot, noise, processor, wide};
+use crate::common::{assert_close, differences, dot, nchw, noise, processor, wide};
 
 /// What pooling makes of planes.
 fn forward(processor: &Processor, size: usize, shape: MapShape, x: &[f32]) -> Vec<f32> {
@@ -39,30 +38,17 @@ fn backward(
     to_nchw(shape, &dx)
 }
 
-/// The same by PyTorch's rule: a gradient goes to the pixel that no earlier one of its square equals
-/// and no later one exceeds.
-fn given_to_the_first(size: usize, shape: MapShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let out = pooling::output_shape(size, shape);
-    let mut dx = vec![0.0; x.len()];
-    for (i, &dy) in dy.iter().enumerate() {
-        let (column, row) = (i % out.width, i / out.width % out.height);
-        let corner = i / out.pixels() * shape.pixels() + row * size * shape.width + column * size;
-        let mut first = corner;
-        for pixel in (0..size * size).map(|p| corner + p / size * shape.width + p % size) {
-            if x[pixel] > x[first] {
-                first = pixel;
-            }
-        }
-        dx[first] = dy;
-    }
-    dx
+/// The gradient of the reference, which only moves and never adds numbers: exact in f32.
+fn backward_expected(size: usize, shape: MapShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let dx = reference::max_pool_backward(size, nchw(shape), &wide(x), &wide(dy));
+    dx.iter().map(|&dx| dx as f32).collect()
 }
 
 fn check(size: usize, shape: MapShape, x: &[f32], seed: u64) {
     let out = pooling::output_shape(size, shape);
     let dy = noise(seed, shape.images * shape.channels * out.pixels());
-    let expected = reference::max_pool(size, shape, &wide(x));
-    let dx_expected = given_to_the_first(size, shape, x, &dy);
+    let expected = reference::max_pool(size, nchw(shape), &wide(x));
+    let dx_expected = backward_expected(size, shape, x, &dy);
     for (isa, threads) in Isa::available().flat_map(|isa| [1, 2, 5].map(|threads| (isa, threads))) {
         let processor = processor(isa, threads);
         let what = format!("squares of {size} of {shape:?}, {isa:?}, {threads} threads");
@@ -98,7 +84,7 @@ fn gradients_match_finite_differences() {
         check(size, shape, &x, 32);
         let dy = noise(33, 17 * pooling::output_shape(size, shape).pixels());
         let dx = backward(&processor(Isa::best(), 2), size, shape, &x, &dy);
-        let expected = differences(&x, |x| dot(&reference::max_pool(size, shape, x), &dy));
+        let expected = differences(&x, |x| dot(&reference::max_pool(size, nchw(shape), x), &dy));
         assert_close("dx", &dx, &expected, 1e-6);
     }
 }
@@ -152,7 +138,7 @@ fn pooling_reads_and_delivers_as_all_kernels_do() {
     let affine = Some(Affine { scale: &scale, shift: &shift });
     let read: Vec<f32> = x.iter().map(|x| (2.0 * x - 1.0).max(0.0)).collect();
     let (dy, addend) = (noise(42, 40 * out.pixels()), noise(43, x.len()));
-    let expected: Vec<f32> = given_to_the_first(2, shape, &read, &dy)
+    let expected: Vec<f32> = backward_expected(2, shape, &read, &dy)
         .iter()
         .zip(&addend)
         .zip(&read)
@@ -171,7 +157,7 @@ fn pooling_reads_and_delivers_as_all_kernels_do() {
         };
         let epilogue = Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };
         max_pool::forward(&processor, 2, &prologue, &epilogue);
-        assert_eq!(wide(&to_nchw(out, &y)), reference::max_pool(2, shape, &wide(&read)));
+        assert_eq!(wide(&to_nchw(out, &y)), reference::max_pool(2, nchw(shape), &wide(&read)));
         assert_eq!(to_nchw(shape, &kept), read, "all rows are kept, also those in no square");
 
         let mut dx = vec![f32::NAN; shape.len()];

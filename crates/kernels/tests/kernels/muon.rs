@@ -1,12 +1,20 @@
 //! Muon's update.
 
 use crescendo_kernels::muon::{self, MuonStep};
-use crescendo_kernels::{Isa, Processor, Workspace, reference};
+use crescendo_kernels::{Isa, Processor, Workspace};
+use crescendo_reference::{self as reference, MuonConfig};
 use proptest::prelude::*;
 
 use crate::common::{assert_close, noise, processor, wide};
 
 const RULE: MuonStep = MuonStep { learning_rate: 0.25, momentum: 0.6, nesterov: true, steps: 3 };
+
+/// An update's settings as the reference has them.
+fn config(rule: MuonStep) -> MuonConfig {
+    let MuonStep { learning_rate, momentum, nesterov, steps } = rule;
+    let (learning_rate, momentum) = (learning_rate.into(), momentum.into());
+    MuonConfig { learning_rate, momentum, nesterov, steps }
+}
 
 /// A weight, its gradient and momentum buffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +47,7 @@ impl State {
         let (mut weight, mut momentum_buffer) = (wide(&self.weight), wide(&self.momentum_buffer));
         for _ in 0..2 {
             let gradient = wide(&self.gradient);
-            reference::muon(rule, self.rows, &mut weight, &gradient, &mut momentum_buffer);
+            reference::muon(config(rule), self.rows, &mut weight, &gradient, &mut momentum_buffer);
             state.gradient.clone_from(&self.gradient);
             state.update(&processor, rule);
             assert_close(&format!("weight, {what}"), &state.weight, &weight, 1e-5);

@@ -1,13 +1,15 @@
 //! Pooling, vectors, activations, the loss.
 
-use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue, MapsMut};
-use crescendo_kernels::prologue::{GradientPrologue, MapsRef, Prologue};
+use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue};
+use crescendo_kernels::loss::ClassWeights;
+use crescendo_kernels::prologue::{GradientPrologue, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, MapShape, Workspace, activation, linear, loss, pooling,
-    reference, to_blocked, to_nchw,
+    ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Workspace, activation,
+    linear, loss, pooling, to_blocked, to_nchw,
 };
+use crescendo_reference as reference;
 
-use crate::common::{assert_close, differences, dot, noise, processor, wide};
+use crate::common::{assert_close, differences, dot, nchw, noise, pointwise, processor, wide};
 
 #[test]
 fn activations_match_the_reference_and_finite_differences() {
@@ -28,12 +30,15 @@ fn activations_match_the_reference_and_finite_differences() {
         let what = format!("{f:?} {isa:?}");
         let mut y = vec![0.0; x.len()];
         activation::forward(&processor, f, &x, &mut y);
-        assert_close(&what, &y, &reference::activation(f, &wide(&x)), 1e-6);
+        assert_close(&what, &y, &reference::pointwise(pointwise(f), &wide(&x)), 1e-6);
         let mut dx = dy.clone();
         activation::backward(&processor, f, &x, &mut dx);
         let step = 1e-5;
         let moved = |by: f64| {
-            reference::activation(f, &x.iter().map(|&x| f64::from(x) + by).collect::<Vec<_>>())
+            reference::pointwise(
+                pointwise(f),
+                &x.iter().map(|&x| f64::from(x) + by).collect::<Vec<_>>(),
+            )
         };
         let slopes = moved(step).into_iter().zip(moved(-step)).map(|(a, b)| (a - b) / (2.0 * step));
         let expected: Vec<f64> =
@@ -76,13 +81,14 @@ fn pooling_and_flattening_match_the_reference_and_their_adjoints() {
             let epilogue =
                 Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };
             pooling::average(&processor, size, &prologue, &epilogue);
-            let expected = reference::average_pool(size, shape, &wide(&x));
+            let expected = reference::average_pool(size, nchw(shape), &wide(&x));
             assert_close("average", &to_nchw(out, &y), &expected, 1e-6);
             let mut dx = vec![f32::NAN; shape.len()];
             let epilogue = GradientEpilogue::plain(shape, DisjointSlice::new(&mut dx));
             let gradient = GradientPrologue { shape: out, gradient: &gradient, norm: None };
             pooling::average_backward(&processor, size, &gradient, &epilogue);
-            let expected = differences(&x, |x| dot(&reference::average_pool(size, shape, x), &dy));
+            let expected =
+                differences(&x, |x| dot(&reference::average_pool(size, nchw(shape), x), &dy));
             assert_close("its gradient", &to_nchw(shape, &dx), &expected, 1e-6);
 
             let mut flat = vec![0.0; x.len()];
@@ -130,19 +136,12 @@ fn linear_matches_the_reference_and_finite_differences() {
             let mut alone = vec![1.0; weight.len()];
             backward(&mut alone, None, None);
             assert!(alone == dweight, "dweight alone differs");
-            // y is linear in everything: each gradient is a sum of products.
-            let mut expected = (vec![1.0; weight.len()], vec![0.0; outputs], vec![0.0; x.len()]);
-            for (n, o) in (0..images).flat_map(|n| (0..outputs).map(move |o| (n, o))) {
-                let dy = f64::from(dy[n * outputs + o]);
-                expected.1[o] += dy;
-                for i in 0..inputs {
-                    expected.0[o * inputs + i] += dy * x64[n * inputs + i];
-                    expected.2[n * inputs + i] += dy * w64[o * inputs + i];
-                }
-            }
-            assert_close("dweight", &dweight, &expected.0, 1e-6);
-            assert_close("dbias", &dbias, &expected.1, 1e-6);
-            assert_close("dx", &dx, &expected.2, 1e-6);
+            let mut expected = reference::linear_backward(inputs, &x64, &w64, &wide(&dy));
+            // It is added to the ones that were there.
+            expected.weight.iter_mut().for_each(|dweight| *dweight += 1.0);
+            assert_close("dweight", &dweight, &expected.weight, 1e-6);
+            assert_close("dbias", &dbias, &expected.bias, 1e-6);
+            assert_close("dx", &dx, &expected.input, 1e-6);
         }
     }
 }
@@ -153,12 +152,52 @@ fn cross_entropy_matches_the_reference_and_finite_differences() {
     let logits: Vec<f32> = noise(17, 40).iter().map(|x| 5.0 * x).collect();
     let mut dlogits = vec![0.0; 40];
     for smoothing in [0.0, 0.2] {
-        let value = loss::cross_entropy(&logits, &labels, smoothing, 0.5, &mut dlogits);
-        let plain = |x: &[f64]| reference::cross_entropy(x, &labels, smoothing);
+        let value = loss::cross_entropy(&logits, &labels, smoothing, 0.5, None, &mut dlogits);
+        let plain = |x: &[f64]| reference::cross_entropy(x, &labels, smoothing, None);
         assert!((value - plain(&wide(&logits))).abs() < 1e-12);
         let expected = differences(&logits, |x| 0.5 * plain(x));
         assert_close("dlogits", &dlogits, &expected, 1e-7);
     }
     let probabilities: Vec<f64> = loss::softmax(&logits[..10]).collect();
     assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn class_weights_match_the_reference_and_micro_batches_add_up() {
+    let labels = [3, 0, 9, 4, 3, 1];
+    let logits: Vec<f32> = noise(18, 60).iter().map(|x| 5.0 * x).collect();
+    // One class counts for nothing: a micro-batch may consist of it alone.
+    let weights = [0.5, 0.0, 1.0, 2.5, 0.25, 1.0, 3.0, 1.0, 0.125, 2.0];
+    let class_weights = ClassWeights::new(&weights, &labels);
+    assert_eq!(class_weights.mean, (2.5 + 0.5 + 2.0 + 0.25 + 2.5 + 0.0) / 6.0);
+    for smoothing in [0.0, 0.2] {
+        let (x, w) = (wide(&logits), wide(&weights));
+        let expected = reference::cross_entropy(&x, &labels, smoothing, Some(&w));
+        let gradient = reference::cross_entropy_backward(&x, &labels, smoothing, Some(&w));
+        for cut in [6, 2, 5] {
+            let (mut dlogits, mut loss) = (vec![0.0; 60], 0.0);
+            let parts = [(0, cut), (cut, 6)].into_iter().filter(|(start, end)| start < end);
+            for (start, end) in parts {
+                let share = (end - start) as f64 / 6.0;
+                loss += share
+                    * loss::cross_entropy(
+                        &logits[10 * start..10 * end],
+                        &labels[start..end],
+                        smoothing,
+                        share,
+                        Some(class_weights),
+                        &mut dlogits[10 * start..10 * end],
+                    );
+            }
+            assert!((loss - expected).abs() < 1e-12, "{loss} is not {expected}");
+            assert_close("dlogits", &dlogits, &gradient, 1e-7);
+        }
+    }
+    // Equal weights are none.
+    let (mut plain, mut equal) = (vec![0.0; 60], vec![0.0; 60]);
+    let twos = ClassWeights::new(&[2.0; 10], &labels);
+    let a = loss::cross_entropy(&logits, &labels, 0.2, 1.0, None, &mut plain);
+    let b = loss::cross_entropy(&logits, &labels, 0.2, 1.0, Some(twos), &mut equal);
+    assert!((a - b).abs() < 1e-12);
+    assert_close("dlogits of equal weights", &equal, &wide(&plain), 1e-6);
 }

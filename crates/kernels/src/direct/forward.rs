@@ -1,0 +1,147 @@
+//! The forward pass.
+
+use std::ops::Range;
+
+use super::SEGMENTS;
+use super::geometry::Geometry;
+use crate::Processor;
+use crate::convolution::Convolution;
+use crate::epilogue::Epilogue;
+use crate::micro_kernel::{PANEL, PanelGemm, Segment};
+use crate::prefetch::Prefetch;
+use crate::prologue::Prologue;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::workspace::Workspace;
+
+/// See [`crate::convolution::forward`].
+pub(crate) fn forward(
+    processor: &Processor,
+    workspace: &mut Workspace,
+    layer: &Convolution,
+    prologue: &Prologue,
+    packed: &[f32],
+    epilogue: &Epilogue,
+) {
+    let geometry = &Geometry::new(layer, prologue.shape);
+    let (workers, _) = workspace.split();
+    let parts = geometry.parts();
+    processor.pool.run(parts, |index, worker| {
+        let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
+        // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+        let (staged, out) = unsafe { workers.part(worker, staged, out) };
+        let images = geometry.images_of(index);
+        processor.isa.run(Forward { geometry, prologue, epilogue, packed, images, staged, out });
+    });
+}
+
+/// Lays out an image of the input with its padding.
+///
+/// # Safety
+/// The prologue has passed its check, and `staged` has room for the image.
+#[inline(always)]
+pub(super) unsafe fn stage<S: Simd>(
+    s: S,
+    geometry: &Geometry,
+    prologue: &Prologue,
+    image: usize,
+    staged: *mut f32,
+) {
+    let Geometry { layer, input, in_rows, in_columns, .. } = *geometry;
+    let Convolution { kernel, stride, padding, .. } = layer;
+    // SAFETY: the caller's promise; rows lie within the image.
+    unsafe {
+        staged.write_bytes(0, geometry.staged_input());
+        for block in 0..input.blocks() {
+            for y in 0..input.height {
+                let row = y + padding;
+                // Some rows are seen by no tap: a 1x1 filter with stride 2 skips half of them.
+                let seen = (0..kernel.min(row + 1)).any(|tap| (row - tap).is_multiple_of(stride));
+                if seen || prologue.save.is_some() {
+                    let at = ((block * in_rows + row) * in_columns + padding) * LANES;
+                    prologue.row(s, image, block, y, staged.add(at));
+                }
+            }
+        }
+    }
+}
+
+struct Forward<'a> {
+    geometry: &'a Geometry,
+    prologue: &'a Prologue<'a>,
+    epilogue: &'a Epilogue<'a>,
+    packed: &'a [f32],
+    images: Range<usize>,
+    staged: *mut f32,
+    out: *mut f32,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for image in self.images.clone() {
+            self.image(s, image);
+        }
+        s.fence();
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn image<S: Simd>(&self, s: S, image: usize) {
+        let Forward { geometry, prologue, epilogue, packed, staged, out, .. } = *self;
+        let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
+        let stride = layer.stride;
+        let depth = geometry.taps() * layer.inputs;
+        let segments = geometry.taps() * input.blocks();
+        // SAFETY: prologue and epilogue were checked; staged rows and columns are those that the taps of
+        // output pixels see; packed weights have a row for each tap and channel of each panel.
+        unsafe {
+            stage(s, geometry, prologue, image, staged);
+            let mut prefetch = Prefetch::nothing();
+            if image + 1 < self.images.end {
+                prologue.prefetch(&mut prefetch, &geometry.rows(image + 1)[0]);
+            }
+            let prefetch = &prefetch.over(geometry.steps());
+            for panel in (0..output.blocks()).step_by(PANEL / LANES) {
+                let vectors = (output.blocks() - panel).min(PANEL / LANES);
+                let mut b = packed.as_ptr().add(panel * LANES * depth);
+                for first in (0..segments).step_by(SEGMENTS) {
+                    let count = SEGMENTS.min(segments - first);
+                    let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
+                    for (i, segment) in some.iter_mut().enumerate().take(count) {
+                        let (tap, block) =
+                            ((first + i) / input.blocks(), (first + i) % input.blocks());
+                        let (ky, kx) = (tap / layer.kernel, tap % layer.kernel);
+                        let offset = ((block * in_rows + ky) * in_columns + kx) * LANES;
+                        *segment = Segment { offset, len: input.lanes(block) };
+                    }
+                    for y in 0..output.height {
+                        let gemm = PanelGemm {
+                            rows: output.width,
+                            vectors,
+                            a: staged.add(y * stride * in_columns * LANES),
+                            a_row: stride * LANES,
+                            segments: &some[..count],
+                            b,
+                            c: out.add((panel * output.height + y) * output.row_len()),
+                            c_row: LANES,
+                            c_vector: output.pixels() * LANES,
+                            accumulate: first > 0,
+                            prefetch,
+                        };
+                        gemm.run(s);
+                    }
+                    let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
+                    b = b.add(depth * vectors * LANES);
+                }
+            }
+            for block in 0..output.blocks() {
+                for y in 0..output.height {
+                    let row = out.add((block * output.height + y) * output.row_len());
+                    epilogue.row(s, image, block, y, row);
+                }
+            }
+        }
+    }
+}

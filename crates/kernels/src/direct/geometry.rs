@@ -1,0 +1,109 @@
+//! The shape of a direct convolution: the maps laid out with margins, the partial sums, the phases.
+
+use std::ops::Range;
+
+use crate::MapShape;
+use crate::convolution::Convolution;
+use crate::micro_kernel::PANEL;
+use crate::prefetch::MapRows;
+use crate::simd::LANES;
+use crate::thread_pool::split_range;
+
+/// Output pixels that a partial sum of the weights' gradient is worth.
+const PIXELS_PER_PART: usize = 4000;
+
+/// A convolution and the maps laid out with margins.
+#[derive(Clone, Copy)]
+pub(super) struct Geometry {
+    pub layer: Convolution,
+    pub input: MapShape,
+    pub output: MapShape,
+    /// Rows and columns of the input with its padding.
+    pub in_rows: usize,
+    pub in_columns: usize,
+    /// Rows and columns of the output's gradient with margins, and the margin before it.
+    pub out_rows: usize,
+    pub out_columns: usize,
+    pub margin: usize,
+}
+
+impl Geometry {
+    pub fn new(layer: &Convolution, input: MapShape) -> Self {
+        let output = layer.output_shape(input);
+        let Convolution { kernel, stride, padding, .. } = *layer;
+        let margin = (kernel - 1) / stride;
+        // The last output that the last pixel of the input takes part in, or would.
+        let reach = |side: usize, out: usize| margin + ((side - 1 + padding) / stride + 1).max(out);
+        Geometry {
+            layer: *layer,
+            input,
+            output,
+            in_rows: input.height + 2 * padding,
+            in_columns: input.width + 2 * padding,
+            out_rows: reach(input.height, output.height),
+            out_columns: reach(input.width, output.width),
+            margin,
+        }
+    }
+
+    /// Numbers of an image of the input, laid out.
+    pub fn staged_input(&self) -> usize {
+        self.input.padded_channels() * self.in_rows * self.in_columns
+    }
+
+    /// Numbers of an image of the output's gradient, laid out.
+    pub fn staged_gradient(&self) -> usize {
+        self.output.padded_channels() * self.out_rows * self.out_columns
+    }
+
+    pub fn taps(&self) -> usize {
+        self.layer.kernel * self.layer.kernel
+    }
+
+    /// Numbers of a gradient of the weights: `[tap][input channel][output channel]`.
+    pub fn part(&self) -> usize {
+        self.taps() * self.input.channels * self.output.padded_channels()
+    }
+
+    /// How many partial sums there are of it.
+    pub fn parts(&self) -> usize {
+        let images = self.input.images;
+        (images * self.output.pixels() / PIXELS_PER_PART).clamp(4, 64).min(images)
+    }
+
+    /// The images of a part of the batch.
+    pub fn images_of(&self, part: usize) -> Range<usize> {
+        let (images, parts) = (self.input.images, self.parts());
+        split_range(images, parts, part)
+    }
+
+    /// About how many steps the GEMMs of an image have: see [`Prefetch`](crate::prefetch::Prefetch).
+    pub fn steps(&self) -> usize {
+        let pixels = self.output.height * self.output.width.div_ceil(6);
+        let panels = self.output.blocks().div_ceil(PANEL / LANES);
+        self.taps() * self.input.blocks() * pixels * panels
+    }
+
+    /// All rows of an image of the input, and of the output.
+    pub fn rows(&self, image: usize) -> [MapRows; 2] {
+        [self.input, self.output]
+            .map(|shape| MapRows { images: image..image + 1, rows: 0..shape.height })
+    }
+
+    /// Offsets of the taps that pixels of a phase see, along one axis.
+    pub fn taps_of(&self, phase: usize) -> usize {
+        self.layer.kernel.saturating_sub(phase).div_ceil(self.layer.stride)
+    }
+
+    /// The pixels of a phase along one axis of the input: the first, and how many.
+    pub fn pixels_of(&self, phase: usize, side: usize) -> (usize, usize) {
+        let Convolution { stride, padding, .. } = self.layer;
+        let first = (phase + stride * padding - padding) % stride;
+        (first, side.saturating_sub(first).div_ceil(stride))
+    }
+}
+
+/// All pairs of phases along the two axes.
+pub(super) fn phases(stride: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..stride).flat_map(move |y| (0..stride).map(move |x| (y, x)))
+}

@@ -1,0 +1,55 @@
+//! Convolutions of any square filter and stride, directly: forward, and backward to the weights and
+//! the input.
+//!
+//! A task takes an image. Its rows are laid out with a margin of zeros (`[blocks, rows, columns, 16]`,
+//! in the second-level cache), so that every filter tap is a shift of one address, and a row of the
+//! output is one GEMM: rows of `a` are pixels, `stride` pixels apart, and its segments are the
+//! taps of each block of input channels.
+//!
+//! - Weights: the same with `a` transposed, a GEMM for each tap: [`PanelGemmTn`].
+//! - Input: pixels of the input that are alike modulo the stride (a *phase*) see the same taps, and
+//!   neighbours among them see neighbouring pixels of the output. A phase is a convolution of stride 1
+//!   of the output's gradient, with the taps of the phase.
+//!
+//! Packed weights are `[panel][tap][channel][columns]`, as [`PanelGemm`] reads them.
+//!
+//! [`PanelGemm`]: crate::micro_kernel::PanelGemm
+//! [`PanelGemmTn`]: crate::micro_kernel::PanelGemmTn
+
+mod backward;
+mod forward;
+mod geometry;
+mod pack;
+
+use crate::MapShape;
+use crate::convolution::Convolution;
+use crate::workspace::WorkspaceSize;
+
+use geometry::Geometry;
+
+pub(crate) use backward::backward;
+pub(crate) use forward::forward;
+pub(crate) use pack::{pack_weights, packed_len};
+
+/// Segments that are multiplied in one go: a panel of 64 columns of so many fills 24 KiB, which leaves
+/// room in the first-level cache for the rows that pass by.
+const SEGMENTS: usize = 6;
+
+/// See [`Convolution::workspace_size`].
+pub(crate) fn workspace_size(
+    layer: &Convolution,
+    input: MapShape,
+    backward: bool,
+) -> WorkspaceSize {
+    let geometry = Geometry::new(layer, input);
+    let (input, output) = (geometry.input, geometry.output);
+    if backward {
+        let weights = geometry.taps() * output.channels * input.padded_channels();
+        WorkspaceSize {
+            worker: geometry.staged_input() + geometry.staged_gradient() + input.image_len(),
+            shared: weights + geometry.parts() * geometry.part(),
+        }
+    } else {
+        WorkspaceSize { worker: geometry.staged_input() + output.image_len(), shared: 0 }
+    }
+}
