@@ -57,7 +57,7 @@ impl Tolerances {
         // Learning rates and decays make the gradient's error a small part of the parameters'; momentum
         // buffers are held to `relative`.
         updates: 5e-2,
-        muon: 1e-1,
+        muon: 2e-1,
         // The rules see nothing of how feature maps are stored.
         rules: Tolerances::F32.rules,
         // Half a rounding, as sums that differ in the last bit of f32 may be rounded to neighbours.

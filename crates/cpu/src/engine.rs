@@ -7,9 +7,9 @@ use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
 use crescendo_kernels::{AlignedBuffer, Processor, peak};
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Rule,
-    Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
-    UpdateResult, check_tensors,
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch,
+    Muon, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor,
+    TensorData, UpdateResult, check_tensors,
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
@@ -147,7 +147,8 @@ impl CpuEngine {
                 "the CPU engine takes images that are prepared ahead".into(),
             ));
         };
-        let (mut pass, loss) = self.training_pass(images, batch.labels.len(), None, new_weight)?;
+        let (mut pass, loss) =
+            self.training_pass(images, batch.labels.len(), None, new_weight)?;
         let loss = pass.loss(batch.labels, loss, batch.share, part);
         pass.backward(last)?;
         Ok(loss)
@@ -199,7 +200,8 @@ impl CpuEngine {
         if std::mem::take(was_measured) {
             measured.as_mut_slice().fill(0.0);
         }
-        let (parameters, gradients) = (model.parameters.as_mut_slice(), gradients.as_mut_slice());
+        let (parameters, gradients) =
+            (model.parameters.as_mut_slice(), gradients.as_mut_slice());
         let momentum = momentum.as_mut_slice();
         assert_eq!(rules.len(), parameters_of.len(), "one rule for each parameter");
         let mut first = 0;
@@ -363,7 +365,8 @@ impl Engine for CpuEngine {
         self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
         let mut result = std::mem::take(&mut self.pending);
         if let Some(norms) = &mut result.norms {
-            norms.whole = optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
+            norms.whole =
+                optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
         }
         self.apply(rules);
         self.results.push_back(result);

@@ -106,7 +106,9 @@ impl Pass<'_> {
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
                 let dweight = required.weight.then_some(dweight);
                 let dbias = required.bias.then_some(dbias);
-                linear::backward(processor, workspace, &layer, x, weight, dy, dweight, dbias, dx);
+                linear::backward(
+                    processor, workspace, &layer, x, weight, dy, dweight, dbias, dx,
+                );
             }
             (StepKind::Activation(f), _, Some(dx)) => {
                 elementwise::copy(&processor.pool, dy, dx);

@@ -98,7 +98,10 @@ impl Pass<'_> {
     }
 
     /// The sums of `values` over all processes, in place.
-    fn sum_over_processes(mode: &mut Mode, values: &mut [f64]) -> Result<(), EngineError> {
+    fn sum_over_processes(
+        mode: &mut Mode,
+        values: &mut [f64],
+    ) -> Result<(), EngineError> {
         match mode {
             Mode::Training { communicator, .. } => communicator.sum(values),
             Mode::Inference(_) => Ok(()),
