@@ -245,6 +245,7 @@ pub(crate) fn the_image_size_can_change_and_change_back(suite: &Suite) {
             }
             one.set_graph(&graph).unwrap();
             assert_eq!(*one.graph(), graph);
+            assert_eq!(one.logits(&images).unwrap(), next.logits(&images).unwrap(), "{side}");
             let results = [&mut one, &mut next]
                 .map(|engine| train(&mut **engine, &images, &labels, &mixed(&graph)));
             assert_eq!(results[0], results[1], "{side}");
