@@ -1,20 +1,27 @@
-//! The command line: names, flags and help.
+//! The command line: commands, options and their help texts.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use crescendo::training::recipe::MOST_SHIFT;
+use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
-/// Trains CIFAR-size image classifiers on the machine you have, growing the batch instead of
+use crate::values::{fraction, number_up_to, whole_number};
+
+/// The largest seed that a recipe, a TOML file, can hold.
+const MAX_SEED: u64 = i64::MAX as u64;
+/// More images than any data set has.
+const MAX_IMAGES: usize = 1_000_000_000;
+
+/// Trains classifiers of CIFAR-size images on your computer, growing the batch size instead of
 /// decaying the learning rate.
 #[derive(Parser)]
 #[command(
     version,
     arg_required_else_help = true,
     after_help = "\
-Begin with:  crescendo train          (a minute, needs no download)
-Every command explains itself with an example:  crescendo train --help"
+To get started:  crescendo train          (takes about a minute, needs no download)
+For help and an example of any command:  crescendo train --help"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -24,150 +31,164 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Train a network
-    Train(Train),
+    Train(TrainArgs),
     /// Measure the accuracy of checkpoints on the test set
-    Evaluate(Evaluate),
+    Evaluate(EvaluateArgs),
     /// Classify images
-    Predict(Predict),
-    /// Draw runs as a page: curves, decisions, mistakes
-    Report(Report),
-    /// Show what a recipe will do: layers, parameters, arithmetic, memory
-    Plan(Plan),
-    /// Train several recipes with the same seeds, and say what the differences are worth
-    Compare(Compare),
-    /// Measure how fast a recipe's network trains and predicts here
-    Bench(Bench),
+    Predict(PredictArgs),
+    /// Write an HTML report of one or more runs: curves, decisions, misclassified images
+    Report(ReportArgs),
+    /// Show what a recipe does: layers, parameters, computation, memory
+    Plan(PlanArgs),
+    /// Train several recipes with the same seeds and test whether the differences are significant
+    Compare(CompareArgs),
+    /// Measure how fast a recipe's network trains and predicts on this computer
+    Bench(BenchArgs),
     /// List the built-in recipes, or print one
-    Recipes(Recipes),
-    /// Download a data set, or look one over
-    Data(Data),
-    /// Print a script that completes commands in your shell
-    Completions(Completions),
+    Recipes(RecipesArgs),
+    /// Download or inspect a data set
+    Data(DataArgs),
+    /// Print a completion script for your shell
+    Completions(CompletionsArgs),
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: the report's recipe on CIFAR-10, stopped and resumed at will
+Example: train the paper's recipe on CIFAR-10, and resume it after it was stopped
   crescendo data fetch
   crescendo train report --out runs/report
   crescendo train --resume runs/report
-On images of your own, in the folders flowers/rose, flowers/tulip, ...
+Example: train on your own images, in the folders flowers/rose, flowers/tulip, ...
   crescendo train quick --data flowers")]
-pub struct Train {
+pub struct TrainArgs {
     /// A built-in recipe, or the path of a TOML file
     #[arg(default_value = "quick", conflicts_with = "resume")]
     pub recipe: String,
     #[command(flatten)]
-    pub data: DataPath,
-    /// The run's folder, which must be new [default: runs/<recipe>-<n>]
+    pub data: DataSetArgs,
+    /// The run's folder, which must not exist yet [default: runs/<recipe>-<n>]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
-    /// Passes over the training images; 0 writes the initial weights and ends
-    #[arg(long, value_name = "N")]
+    /// Number of epochs; 0 only writes the initial weights
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_EPOCHS))]
     pub epochs: Option<u32>,
-    /// Decides initial weights, order and augmentation
-    #[arg(long, value_name = "N", conflicts_with = "resume",
-          value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    /// Seed of the initial weights, the order of the images and the augmentation
+    #[arg(long, value_name = "N", conflicts_with = "resume", allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_SEED))]
     pub seed: Option<u64>,
     #[command(flatten)]
-    pub processor: Processor,
-    /// Begin with the weights of this checkpoint
+    pub compute: ComputeArgs,
+    /// Start from the weights of this checkpoint
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "resume")]
     pub init: Option<PathBuf>,
-    /// Go on with the run in this folder
+    /// Resume the run in this folder
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
-    /// Change a key of the recipe; may be given many times
+    /// Change a key of the recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
-    /// Write a line into steps.csv for every update
+    /// Write a row to steps.csv for every update
     #[arg(long)]
     pub log_steps: bool,
-    /// Print nothing but the outcome, and errors
+    /// Print only the result, and errors
     #[arg(long)]
     pub quiet: bool,
-    /// Print JSON: an object on a line for each step, epoch, evaluation and whatever else happens;
-    /// its `event` says what
+    /// Print JSON: one object per line for each step, epoch, evaluation and other event; its key
+    /// `event` names the kind
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
 }
 
+/// How to compute.
 #[derive(Args)]
-pub struct Processor {
-    /// Threads that compute; results do not depend on it [default: one on every processor]
-    #[arg(long, value_name = "N")]
+pub struct ComputeArgs {
+    /// Device: cpu or cuda [default: auto, the best that there is; a resumed run stays on its device]
+    #[arg(long, value_name = "DEVICE", value_parser = ["auto", "cpu", "cuda"])]
+    pub device: Option<String>,
+    /// Number of threads; results do not depend on it [default: one per processor]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_THREADS))]
     pub threads: Option<usize>,
-    /// Instructions to use: avx512, avx2 or portable [default: the fastest that there are]
+    /// Instruction set: avx512, avx2 or portable [default: the fastest that this processor has]
     #[arg(long, value_name = "ISA", value_parser = ["auto", "avx512", "avx2", "portable"])]
     pub isa: Option<String>,
 }
 
+/// Which data set to use, and how to split it.
 #[derive(Args)]
-pub struct DataPath {
-    /// CIFAR-10's or CIFAR-100's folder or archive, a folder of PNG or JPEG images (in one folder for
-    /// each class, or in `train` and `test` with one for each class), or `shapes` for the generated set
-    /// [default: what the recipe says; CIFAR-10 is looked for in $CRESCENDO_DATA, then where
-    /// `data fetch` puts it]
+pub struct DataSetArgs {
+    /// A folder or archive of CIFAR-10 or CIFAR-100; a folder of PNG or JPEG images with one folder
+    /// for each class, or with the folders `train` and `test` that have one for each class; or
+    /// `shapes`, a generated data set [default: the recipe's data set; CIFAR-10 is looked for in
+    /// $CRESCENDO_DATA, then in the folder that `data fetch` downloads to]
     #[arg(long = "data", value_name = "PATH|shapes")]
     pub path: Option<String>,
-    /// The share of each class to test on, where a folder of images has no `test` [default: 0.2]
-    #[arg(long, value_name = "SHARE", requires = "path", value_parser = share)]
-    pub test_split: Option<f64>,
+    #[command(flatten)]
+    pub split: SplitArgs,
 }
 
-/// A number between 0 and 1.
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share < 1.0);
-    share.ok_or_else(|| "give a number between 0 and 1, such as 0.2".to_owned())
+/// How a folder of images is split into training and test images.
+#[derive(Args)]
+pub struct SplitArgs {
+    /// Fraction of each class to test on, for a folder of images without `test` [default: 0.2]
+    #[arg(long, value_name = "FRACTION", requires = "path", allow_negative_numbers = true,
+          value_parser = fraction)]
+    pub test_split: Option<f64>,
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: the report's checkpoints
+Example: evaluate the checkpoints that the paper reports
   crescendo evaluate runs/report --checkpoints 90,80,70,60,30")]
-pub struct Evaluate {
-    /// Runs' folders (their last checkpoint) or checkpoints' files
+pub struct EvaluateArgs {
+    /// Run folders (their last checkpoint is evaluated) or checkpoint files
     #[arg(required = true, value_name = "RUN|FILE")]
     pub runs: Vec<PathBuf>,
-    /// Which epochs' checkpoints of a run
-    #[arg(long, value_name = "EPOCHS", value_delimiter = ',')]
+    /// Epochs of the checkpoints to evaluate, separated by commas [default: the last]
+    #[arg(long, value_name = "EPOCHS", value_delimiter = ',', allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_EPOCHS))]
     pub checkpoints: Vec<u32>,
     #[command(flatten)]
-    pub data: DataPath,
-    /// What network a file from elsewhere holds
+    pub data: DataSetArgs,
+    /// The recipe of the network, for a file that was not written by this program
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// BatchNorm's statistics: those that training left, or recomputed over training images
+    /// BatchNorm statistics: the running ones of the checkpoint, or precise ones, recomputed over
+    /// training images
     #[arg(long, value_name = "WHICH", default_value = "running")]
-    pub bn: Statistics,
+    pub bn: BnStatistics,
     #[command(flatten)]
-    pub views: Views,
-    /// Training images that they are recomputed over
-    #[arg(long, value_name = "N", default_value_t = 10_000,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub bn_images: u32,
+    pub views: ViewArgs,
+    /// Number of training images to recompute the BatchNorm statistics over
+    #[arg(long, value_name = "N", default_value_t = 10_000, allow_negative_numbers = true,
+          value_parser = whole_number(1..=MAX_IMAGES))]
+    pub bn_images: usize,
     #[command(flatten)]
-    pub processor: Processor,
+    pub compute: ComputeArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// Views of an image that an answer is the mean of.
+/// Test-time augmentation: the views of an image whose outputs are averaged.
 #[derive(Args)]
-pub struct Views {
-    /// Answer by the mean of the answers to an image and its mirror image [default: what the recipe says]
+pub struct ViewArgs {
+    /// Average the outputs for each image and its mirror image [default: the recipe's
+    /// data.test_flip]
     #[arg(long, value_name = "BOOL")]
     pub flip: Option<bool>,
-    /// Answer by half of the answer to an image and half of the mean of those to it shifted by N pixels up
-    /// and left, and down and right; 0 for the image alone [default: what the recipe says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_SHIFT as i64))]
-    pub shift: Option<u32>,
+    /// Average the outputs for each image (weight 1/2) and for the image shifted by N pixels up and
+    /// left, and down and right (weight 1/4 each); 0 for no shifts [default: the recipe's
+    /// data.test_shift]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_SHIFT))]
+    pub shift: Option<usize>,
 }
 
-/// Statistics of BatchNorm.
+/// The BatchNorm statistics to evaluate with.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Statistics {
+pub enum BnStatistics {
     Running,
     Precise,
     Both,
@@ -175,59 +196,62 @@ pub enum Statistics {
 
 #[derive(Args)]
 #[command(after_help = "\
-Example:
+Example: classify two images, and write the probabilities of all classes to a file
   crescendo predict runs/quick-1/weights/epoch-0014.safetensors cat.png dog.jpg --out p.npy")]
-pub struct Predict {
+pub struct PredictArgs {
     /// The checkpoint
     #[arg(value_name = "FILE.safetensors")]
     pub file: PathBuf,
-    /// PNG or JPEG images (resized to 32x32 where they are not), or an .npy of (N, 3072) bytes:
-    /// 1024 red, 1024 green, 1024 blue
+    /// PNG or JPEG images (resized to 32x32 if they have another size), or .npy files of uint8 and
+    /// shape (N, 3072): for each image 1024 bytes of red, 1024 of green and 1024 of blue
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Write the probabilities there, float64 (N, classes)
-    #[arg(long, value_name = "predictions.npy")]
+    /// Write the probabilities to this file, as float64 of shape (N, classes)
+    #[arg(long, value_name = "FILE.npy")]
     pub out: Option<PathBuf>,
-    /// What network a file from elsewhere holds
+    /// The recipe of the network, for a file that was not written by this program
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
     #[command(flatten)]
-    pub views: Views,
-    /// What a file from elsewhere was trained on: the classes' names are taken from it
+    pub views: ViewArgs,
+    /// The data set that the network was trained on, for a file that was not written by this program;
+    /// class names and normalization are taken from it
     #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
     pub data: Option<String>,
     #[command(flatten)]
-    pub processor: Processor,
+    pub compute: ComputeArgs,
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: two runs over each other, on one page
+Example: draw the curves of two runs in the same figures
   crescendo report runs/report-1 runs/original-1 --out both.html")]
-pub struct Report {
-    /// Runs' folders; the page of one is drawn again in its folder
+pub struct ReportArgs {
+    /// Run folders; for a single run, its report.html is written again
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// The page's file; only a page that is there is replaced [default: RUN/report.html]
+    /// The file to write; an existing file is replaced only if it is a report
+    /// [default: RUN/report.html]
     #[arg(long, value_name = "FILE.html")]
     pub out: Option<PathBuf>,
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-Example:
-  crescendo plan report --set 'batch.steps=[[1, 125], [61, 2000]]'")]
-pub struct Plan {
+Example: what changes if the batch size grows to 2000 in one step
+  crescendo plan report --set \"batch.steps=[[1, 125], [61, 2000]]\"")]
+pub struct PlanArgs {
     /// A built-in recipe, or the path of a TOML file
     pub recipe: String,
-    /// Change a key of the recipe; may be given many times
+    /// Change a key of the recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
-    /// Show the steps as they are computed: what is fused into what, and by which method
+    /// Show the steps as they are computed: fused operations and convolution algorithms
     #[arg(long)]
     pub steps: bool,
-    /// Images in the training set [default: as many as the recipe's own data has]
-    #[arg(long, value_name = "N")]
+    /// Number of images in the training set [default: that of the recipe's data set]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_IMAGES))]
     pub images: Option<usize>,
     /// Print JSON
     #[arg(long)]
@@ -236,27 +260,28 @@ pub struct Plan {
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: growing the batch against lowering the learning rate
+Example: compare growing the batch size with decaying the learning rate
   crescendo compare grow-or-decay
-Stopped at any moment, the same command goes on. Without a name, lists the built-in comparisons.")]
-pub struct Compare {
+After an interruption, run the same command again to continue. Without a name, the built-in
+comparisons are listed.")]
+pub struct CompareArgs {
     /// A built-in comparison, or the path of a TOML file
     pub comparison: Option<String>,
     #[command(flatten)]
-    pub data: DataPath,
-    /// Where runs and results are kept [default: runs/<comparison>]
+    pub data: DataSetArgs,
+    /// The folder of the runs and results [default: runs/<comparison>]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Seeds to train every arm with [default: what the comparison says]
-    #[arg(long, value_name = "SEEDS", value_delimiter = ',',
-          value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    /// Seeds to train every arm with, separated by commas [default: those of the comparison]
+    #[arg(long, value_name = "SEEDS", value_delimiter = ',', allow_negative_numbers = true,
+          value_parser = whole_number(0..=MAX_SEED))]
     pub seeds: Vec<u64>,
-    /// The arm that the others are compared with [default: what the comparison says]
+    /// The arm that the others are compared with [default: that of the comparison]
     #[arg(long, value_name = "ARM")]
     pub base: Option<String>,
     #[command(flatten)]
-    pub processor: Processor,
-    /// Change a key of every arm's recipe; may be given many times
+    pub compute: ComputeArgs,
+    /// Change a key of every arm's recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
     /// Print JSON
@@ -266,22 +291,23 @@ pub struct Compare {
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: larger batches
+Example: measure with a larger batch
   crescendo bench report --batch 1000")]
-pub struct Bench {
+pub struct BenchArgs {
     /// A built-in recipe, or the path of a TOML file
     #[arg(default_value = "report")]
     pub recipe: String,
-    /// Images in a training batch
-    #[arg(long, value_name = "N", default_value_t = 125,
-          value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub batch: u32,
-    /// Seconds to measure training, and inference, for
-    #[arg(long, value_name = "SECONDS", default_value_t = 8.0)]
+    /// Batch size of training
+    #[arg(long, value_name = "N", default_value_t = 125, allow_negative_numbers = true,
+          value_parser = whole_number(1..=65_536_usize))]
+    pub batch: usize,
+    /// Seconds to measure for: training, then inference
+    #[arg(long, value_name = "SECONDS", default_value_t = 8.0, allow_negative_numbers = true,
+          value_parser = number_up_to(3_600.0))]
     pub seconds: f64,
     #[command(flatten)]
-    pub processor: Processor,
-    /// Change a key of the recipe; may be given many times
+    pub compute: ComputeArgs,
+    /// Change a key of the recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
     /// Print JSON
@@ -291,19 +317,19 @@ pub struct Bench {
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: a recipe of your own
+Example: write your own recipe, beginning with a copy of a built-in one
   crescendo recipes quick > mine.toml
   crescendo train mine.toml")]
-pub struct Recipes {
+pub struct RecipesArgs {
     /// Print this recipe's file
     pub recipe: Option<String>,
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-Example: what a data set holds
+Example: show what a data set contains
   crescendo data info data/cifar-10-batches-bin")]
-pub struct Data {
+pub struct DataArgs {
     #[command(subcommand)]
     pub command: DataCommand,
 }
@@ -312,52 +338,61 @@ pub struct Data {
 pub enum DataCommand {
     /// Download CIFAR-10
     #[command(after_help = "\
-Example: from a mirror, into a folder of your own
+Example: download from a mirror, into a folder of your choice
   crescendo data fetch --url https://example.org/cifar-10-binary.tar.gz --dir data")]
     Fetch {
-        /// Where to put it [default: the user's data folder, where it is found by itself]
+        /// The folder to download to [default: the user's data folder, where other commands find it]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// A mirror of the official archive
+        /// The address of a mirror of the official archive
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
-    /// Show what a data set holds
+    /// Show what a data set contains
     #[command(after_help = "\
-Example:
+Example: inspect the generated data set
   crescendo data info shapes")]
     Info {
-        /// A data set's folder or archive, a folder of images, or `shapes`
+        /// A folder or archive of a data set, a folder of images, or `shapes`
         #[arg(value_name = "PATH|shapes")]
         path: String,
-        /// The share of each class to test on, where a folder of images has no `test` [default: 0.2]
-        #[arg(long, value_name = "SHARE", value_parser = share)]
-        test_split: Option<f64>,
+        #[command(flatten)]
+        split: SplitArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Write a data set in the layout of CIFAR-10's binary version
+    /// Write a data set in the binary format of CIFAR-10
     #[command(after_help = "\
-Example: the generated set, for another program
+Example: write the generated data set to files that other programs can read
   crescendo data export shapes data/shapes-bin")]
     Export {
-        /// A data set's folder or archive, a folder of images, or `shapes`
+        /// A folder or archive of a data set, a folder of images, or `shapes`
         #[arg(value_name = "PATH|shapes")]
         path: String,
-        /// The new folder
+        /// The folder to write, which must not exist yet
         dir: PathBuf,
-        /// The share of each class to test on, where a folder of images has no `test` [default: 0.2]
-        #[arg(long, value_name = "SHARE", value_parser = share)]
-        test_split: Option<f64>,
+        #[command(flatten)]
+        split: SplitArgs,
     },
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-Example:
+Example: install completions for bash
   crescendo completions bash > ~/.local/share/bash-completion/completions/crescendo")]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// The shell
     pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

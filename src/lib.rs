@@ -1,10 +1,10 @@
-//! Trains classifiers of CIFAR-size images on the machine at hand, and grows the batch instead of
-//! decaying the learning rate.
+//! Trains classifiers of CIFAR-size images on the CPU, and grows the batch size instead of decaying
+//! the learning rate.
 //!
-//! This is the library behind the program of the same name: the crates it is made of, under one
-//! roof. The program adds a command line and nothing else. Data flows one way:
-//! [`data`] makes batches, [`network`] computes on them, [`training`] runs the loop and keeps the
-//! state, [`report`] writes down and shows what happened; [`kernels`] is the arithmetic below.
+//! This is the library behind the program of the same name, which only adds a command line. It re-exports its
+//! crates. Data flows one way: [`data`] reads data sets and makes batches, an engine of a device ([`devices`])
+//! computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and [`logging`]
+//! writes and shows what happened. [`cpu`] is the CPU engine.
 //!
 //! # Example
 //!
@@ -17,14 +17,20 @@
 //! # let folder = tempfile::tempdir().unwrap();
 //! let folder = folder.path().join("first");
 //! let (recipe_name, data_location) = ("quick", "shapes:100,50");
-//! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init: None };
-//! Run::create(&folder, &start)?.train(&data, &mut (), &false.into())?;
+//! let (init, devices) = (None, crescendo::devices());
+//! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+//! Run::create(&folder, &start)?.train(devices, &data, &mut (), &false.into())?;
 //! assert!(folder.join("weights/epoch-0001.safetensors").exists());
 //! # Ok::<(), crescendo::training::Error>(())
 //! ```
 
+pub use crescendo_cpu as cpu;
 pub use crescendo_data as data;
-pub use crescendo_kernels as kernels;
+pub use crescendo_logging as logging;
 pub use crescendo_network as network;
-pub use crescendo_report as report;
 pub use crescendo_training as training;
+
+/// The devices that this build can train on.
+pub fn devices() -> &'static dyn network::Devices {
+    &cpu::CpuDevices
+}

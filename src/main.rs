@@ -1,14 +1,14 @@
-//! The program: a command line over the library.
+//! The program: the command line of the library.
 
 mod cli;
 mod commands;
 mod npy;
+mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use crescendo::training::Error;
 
 fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
@@ -26,13 +26,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where even this cannot be written, the exit code still says it.
+            // If this cannot be written either, the exit code still tells of the error.
             let _ = writeln!(std::io::stderr(), "error: {error}");
-            match error {
-                // Wrong usage, as when the command line cannot be parsed.
-                Error::Recipe(_) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
+            // Wrong usage has the same code as a command line that cannot be parsed.
+            if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,29 +1,30 @@
-//! NumPy's `.npy` files, as far as images and probabilities need them: arrays of bytes are read,
-//! arrays of float64 written. The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>
+//! NumPy's `.npy` files, as far as images and probabilities need them: reads arrays of uint8, writes
+//! arrays of float64. The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>
 
 use std::io::{self, Read, Write};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// No header of a plain array is longer.
+/// In bytes. The header of a plain array is about 120.
 const LONGEST_HEADER: usize = 4096;
 
-/// Reads an array of bytes of the shape `(N, width)` from a file of `size` bytes.
+/// Reads an array of uint8 of the shape `(N, width)` from a file of `size` bytes.
 ///
 /// # Errors
-/// Says what the file is instead, or that it cannot be read.
+/// A text that continues "FILE ...", such as "has the shape (2, 3)", if the file is anything else or
+/// cannot be read.
 pub fn read_bytes(mut file: impl Read, size: u64, width: usize) -> Result<Vec<u8>, String> {
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => "is no .npy file, or not a whole one".to_owned(),
+        io::ErrorKind::UnexpectedEof => "is not a .npy file, or is truncated".to_owned(),
         _ => format!("cannot be read ({error})"),
     };
     let mut start = [0; 10];
     file.read_exact(&mut start).map_err(unreadable)?;
     if !start.starts_with(MAGIC) {
-        return Err("is no .npy file".into());
+        return Err("is not a .npy file".into());
     }
     let mut length = usize::from(u16::from_le_bytes([start[8], start[9]]));
     if start[6] > 1 {
-        // Later versions have two more bytes of length.
+        // From version 2 on, the length has four bytes.
         let mut rest = [0; 2];
         file.read_exact(&mut rest).map_err(unreadable)?;
         length += usize::from(u16::from_le_bytes(rest)) << 16;
@@ -43,7 +44,7 @@ pub fn read_bytes(mut file: impl Read, size: u64, width: usize) -> Result<Vec<u8
     let damaged = || "has a damaged header".to_owned();
     let kind = field("descr", ',').ok_or_else(damaged)?.trim_end_matches(',');
     if !matches!(kind, "'|u1'" | "'<u1'" | "'u1'") {
-        return Err(format!("holds {kind}, no bytes"));
+        return Err(format!("holds {kind}, not uint8"));
     }
     let shape = field("shape", ')').ok_or_else(damaged)?;
     let numbers = shape.trim_matches(['(', ')']).split(',').map(str::trim);
@@ -56,25 +57,25 @@ pub fn read_bytes(mut file: impl Read, size: u64, width: usize) -> Result<Vec<u8
     if field("fortran_order", 'e') != Some("False") && width > 1 {
         return Err("is in Fortran order".into());
     }
-    // The header can claim what it likes; the file is as long as it is.
+    // Checked before the memory is allocated, because a damaged header can claim any size.
     let claimed = images.checked_mul(width).filter(|&bytes| bytes as u64 <= size);
     let Some(bytes) = claimed else {
-        return Err(format!("says it holds {images} images, but has {size} bytes"));
+        return Err(format!("has a header for {images} images, but only {size} bytes"));
     };
     let mut array = vec![0; bytes];
     file.read_exact(&mut array)
-        .map_err(|_| format!("says it holds {images} images, but ends before"))?;
+        .map_err(|_| format!("has a header for {images} images, but ends before the last"))?;
     Ok(array)
 }
 
 /// Writes `values` as an array of float64 of the shape `(N, width)`.
 ///
 /// # Errors
-/// If the system refuses.
+/// If the file cannot be written.
 pub fn write_f64(file: &mut dyn Write, values: &[f64], width: usize) -> io::Result<()> {
     let shape = format!("({}, {width})", values.len() / width);
     let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}");
-    // The numbers begin at a multiple of 64 bytes, after a line end.
+    // The format wants the data to begin at a multiple of 64 bytes, after a newline.
     let length = (MAGIC.len() + 4 + header.len() + 1).next_multiple_of(64) - MAGIC.len() - 4;
     header.push_str(&" ".repeat(length - 1 - header.len()));
     header.push('\n');
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What NumPy 2 writes for `numpy.zeros((1, 3), "u1")`, but for the numbers.
+    /// What NumPy 2 writes for `numpy.zeros((1, 3), "u1")`, with other numbers.
     fn sample() -> Vec<u8> {
         let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 3), }";
         let mut bytes = [MAGIC, &[1, 0, 118, 0], header.as_bytes()].concat();
@@ -119,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damage_is_an_error_or_harmless(at in 0..131usize, byte: u8, cut in 0..131usize) {
+        fn a_damaged_file_never_panics(at in 0..131usize, byte: u8, cut in 0..131usize) {
             let mut bytes = sample();
             bytes[at] = byte;
             let _ = read_bytes(&bytes[..], 131, 3);

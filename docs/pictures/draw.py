@@ -67,7 +67,7 @@ def comparisons():
     at = lambda value: left + (value - low) / (high - low) * (width - left - 20)
     parts = [
         text(left, 22, "● running", kind="a"), text(left + 90, 22, "■ precise BatchNorm statistics", kind="b"),
-        text(width - 20, 22, "points of test accuracy against the base", "end", "quiet"),
+        text(width - 20, 22, "points of test accuracy above the base", "end", "quiet"),
     ]
     y = 46
     for name, base, arms in tables:
@@ -106,7 +106,7 @@ def time_to_accuracy():
     doublings = ceil(log2(max(points[-1][0] for _, points in runs)))
     across = lambda minutes: left + log2(minutes) / doublings * (width - left - right)
     up = lambda accuracy: bottom - (accuracy - low) / (high - low) * (bottom - top)
-    parts = [text(left, 22, "% of the test images right, by one view of each", kind="quiet")]
+    parts = [text(left, 22, "test accuracy, %, by one view of each image", kind="quiet")]
     for tick in (*range(low, 91, 5), 92, 94, 95, 96):
         parts.append(line(left, up(tick), width - right, up(tick), "axis" if tick == low else "grid"))
         parts.append(text(left - 8, up(tick) + 4, f"{tick}", "end", "quiet"))

@@ -2,110 +2,107 @@
 
 use std::time::Instant;
 
-use crescendo::kernels::peak;
-use crescendo::network::{Alone, Batch, CpuEngine, Engine, Plan, Section};
-use crescendo::training::{Error, Recipe, peak_memory, plan};
+use crescendo::cpu::host;
+use crescendo::network::{EngineError, Graph, MicroBatch, Section, StepTime};
+use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
-use super::{engine_keys, say};
-use crate::cli::Bench;
+use super::say;
+use crate::cli::BenchArgs;
 
-/// Updates, and passes of inference, before anything is measured.
+/// Updates, and inference passes, before the measurement begins.
 const WARM_UP: usize = 2;
-/// Images that inference is measured with at once.
+/// Batch size of inference.
 const INFERENCE_IMAGES: usize = 512;
 
-/// What was measured.
-struct Measured {
-    plan: Plan,
+/// The results.
+struct Measurements {
+    graph: Graph,
     isa: &'static str,
     threads: usize,
     batch: usize,
-    /// Floating-point operations a second that the processor reached at most.
+    /// The processor's measured peak, in floating-point operations per second.
     peak: f64,
-    /// Images a second: the median over updates, and over passes.
+    /// Images per second: the median over updates, and over inference passes.
     training: f64,
     inference: f64,
-    /// Seconds of each step in an update, forward and backward.
-    steps: Vec<[f64; 2]>,
-    /// Seconds of the optimizer in an update.
+    /// Mean seconds of each step in an update, forward and backward.
+    steps: Vec<StepTime>,
+    /// Mean seconds of the optimizer in an update.
     optimizer: f64,
+    /// Peak memory in bytes.
     memory: Option<u64>,
 }
 
-pub fn run(args: &Bench) -> Result<(), Error> {
-    if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
-        return Err(Error::Recipe("--seconds must be above 0 and at most 3600".into()));
-    }
+pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let mut changes = args.changes.clone();
-    changes.extend(engine_keys(&args.processor));
+    changes.extend(args.compute.changes());
     let recipe = Recipe::load(&args.recipe, &changes)?;
     let measured = measure(args, &recipe)?;
     if args.json { say!("{}", to_json(args, &measured)) } else { print(&measured) }
 }
 
-fn measure(args: &Bench, recipe: &Recipe) -> Result<Measured, Error> {
-    let (plan, machine) = (plan(recipe)?, recipe.machine()?);
-    let batch = args.batch as usize;
-    let initial = plan.initial(0);
-    let mut engine = CpuEngine::new(plan, machine.threads, machine.isa);
-    engine.import(Section::Model, &initial).expect("the plan's own state");
-    let (image, classes) = (engine.plan().input.len(), engine.plan().classes());
+fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
+    let (graph, device) = (graph(recipe)?, crescendo::devices().open(&recipe.engine)?);
+    let batch = args.batch;
+    let mut engine = device.engine(&graph)?;
+    engine.import(Section::Model, &graph.initial(0))?;
+    let (image, classes) = (graph.input.len(), graph.classes());
     let many = batch.max(INFERENCE_IMAGES);
-    // Any numbers will do, but not all the same: in waves, as normalised images have them.
+    // The values do not matter, but should vary about as much as those of normalised images.
     let images: Vec<f32> = (0..many * image).map(|i| (i as f32 * 0.37).sin() * 1.7).collect();
     let labels: Vec<u16> = (0..batch).map(|i| (i % classes) as u16).collect();
 
-    let mut peak = peak::flops(engine.processor());
-    let rules = recipe.optimizer.first_rules(engine.plan(), batch);
-    let batch_images = Batch::new(&images[..batch * image], &labels);
+    let mut peak = engine.measure_peak();
+    let rules = recipe.optimizer.first_rules(&graph, batch);
+    let images_of_batch = MicroBatch::whole(&images[..batch * image], &labels);
     let mut optimizer = 0.0;
-    let mut updates = repeat(
-        args.seconds,
-        |engine: &mut CpuEngine| {
-            engine.backward(batch_images, 1.0, &Alone);
-            let begin = Instant::now();
-            engine.update(&rules);
-            optimizer += begin.elapsed().as_secs_f64();
-        },
-        &mut engine,
-    );
+    let mut updates = repeat(args.seconds, || {
+        engine.accumulate(&images_of_batch)?;
+        let begin = Instant::now();
+        engine.update(&rules)?;
+        engine.next_result(true)?;
+        optimizer += begin.elapsed().as_secs_f64();
+        Ok(())
+    })?;
     let count = (updates.len() + WARM_UP) as f64;
-    let steps = engine.take_seconds().into_iter().map(|step| step.map(|s| s / count)).collect();
-    peak = peak.max(peak::flops(engine.processor()));
+    let mut steps = engine.take_step_times();
+    for step in &mut steps {
+        step.forward /= count;
+        step.backward /= count;
+    }
+    peak = peak.max(engine.measure_peak());
     let inference_images = &images[..INFERENCE_IMAGES * image];
-    let mut passes = repeat(
-        args.seconds,
-        |engine: &mut CpuEngine| {
-            engine.logits(inference_images);
-        },
-        &mut engine,
-    );
-    peak = peak.max(peak::flops(engine.processor()));
-    Ok(Measured {
-        isa: machine.isa.name(),
-        threads: machine.threads,
+    let mut passes = repeat(args.seconds, || engine.logits(inference_images).map(drop))?;
+    peak = peak.max(engine.measure_peak());
+    let config = device.config();
+    Ok(Measurements {
+        isa: config.isa.name(),
+        threads: host::threads(config.threads),
         batch,
         peak,
         training: batch as f64 / median(&mut updates),
         inference: INFERENCE_IMAGES as f64 / median(&mut passes),
         steps,
         optimizer: optimizer / count,
-        memory: peak_memory(),
-        plan: engine.plan().clone(),
+        memory: host::peak_memory(),
+        graph,
     })
 }
 
-/// Seconds of each call, after a warm-up, until `seconds` are over and there are three of them.
-fn repeat(seconds: f64, mut call: impl FnMut(&mut CpuEngine), engine: &mut CpuEngine) -> Vec<f64> {
-    (0..WARM_UP).for_each(|_| call(engine));
+/// The seconds that each call takes, after a warm-up: at least three calls, for at least `seconds`.
+fn repeat(
+    seconds: f64,
+    mut call: impl FnMut() -> Result<(), EngineError>,
+) -> Result<Vec<f64>, EngineError> {
+    (0..WARM_UP).try_for_each(|_| call())?;
     let (begin, mut times) = (Instant::now(), Vec::new());
     while times.len() < 3 || begin.elapsed().as_secs_f64() < seconds {
         let begin = Instant::now();
-        call(engine);
+        call()?;
         times.push(begin.elapsed().as_secs_f64());
     }
-    times
+    Ok(times)
 }
 
 fn median(times: &mut [f64]) -> f64 {
@@ -113,52 +110,53 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
-impl Measured {
-    /// Floating-point operations that direct convolution would need an image, in training.
+impl Measurements {
+    /// Floating-point operations of training on one image, with convolutions counted as direct ones.
     fn training_flops(&self) -> f64 {
-        self.plan.training_flops() as f64
+        self.graph.training_flops() as f64
     }
 
+    /// The same for inference.
     fn inference_flops(&self) -> f64 {
-        2.0 * self.plan.forward_macs() as f64
+        2.0 * self.graph.forward_macs() as f64
     }
 
-    /// How many times the processor's peak direct convolution would have to reach.
+    /// The achieved floating-point operations per second, with convolutions counted as direct ones, as a
+    /// multiple of the processor's peak. Winograd convolution can exceed 1.
     fn roof_ratio(&self, images_per_second: f64, flops: f64) -> f64 {
         images_per_second * flops / self.peak
     }
 
-    /// The same for one step: forward, and backward.
-    fn step_ratios(&self, index: usize) -> [f64; 2] {
-        let step = &self.plan.steps[self.plan.fused.steps[index].step];
-        let flops = 2.0 * step.macs as f64 * self.batch as f64;
-        let parts = if self.plan.fused.steps[index].delivery.is_some() { 2.0 } else { 1.0 };
-        let [forward, backward] = self.steps[index];
-        [flops / forward / self.peak, parts * flops / backward / self.peak]
+    /// The same for one step, forward and backward.
+    fn step_ratios(&self, step: &StepTime) -> [f64; 2] {
+        let flops = 2.0 * self.graph.nodes[step.node].macs as f64 * self.batch as f64;
+        let passes = if step.input_gradient { 2.0 } else { 1.0 };
+        [flops / step.forward / self.peak, passes * flops / step.backward / self.peak]
     }
 }
 
-fn print(measured: &Measured) -> Result<(), Error> {
-    let Measured { plan, isa, threads, batch, peak, training, inference, .. } = measured;
+fn print(measured: &Measurements) -> Result<(), Error> {
+    let Measurements { graph, isa, threads, batch, peak, training, inference, .. } = measured;
     say!("{:<34} {:>10} {:>7} {:>10} {:>7}", "step", "forward", "of peak", "backward", "of peak")?;
-    for (index, [forward, backward]) in measured.steps.iter().enumerate() {
-        let [ahead, back] = measured.step_ratios(index);
+    for step in &measured.steps {
+        let [forward_ratio, backward_ratio] = measured.step_ratios(step);
         say!(
-            "{:<34} {:>7.2} ms {ahead:>7.2} {:>7.2} ms {back:>7.2}",
-            plan.steps[plan.fused.steps[index].step].node.name,
-            forward * 1e3,
-            backward * 1e3
+            "{:<34} {:>7.2} ms {forward_ratio:>7.2} {:>7.2} ms {backward_ratio:>7.2}",
+            graph.nodes[step.node].name,
+            step.forward * 1e3,
+            step.backward * 1e3
         )?;
     }
     say!("{:<34} {:>7.2} ms", "optimizer", measured.optimizer * 1e3)?;
-    say!("\n{isa}, {threads} threads, {:.0} GFLOP/s of multiplications and additions", peak / 1e9)?;
+    let plural = if *threads == 1 { "" } else { "s" };
+    say!("\n{isa}, {threads} thread{plural}, peak {:.0} GFLOP/s", peak / 1e9)?;
     for (what, images_per_second, flops) in [
         (format!("training, batch {batch}"), training, measured.training_flops()),
         ("inference".to_owned(), inference, measured.inference_flops()),
     ] {
         say!(
-            "{what:<20} {images_per_second:>8.1} images/s {:>8.0} GFLOP/s as direct convolution \
-             counts, {:.2} of the peak",
+            "{what:<20} {images_per_second:>8.1} images/s {:>8.0} GFLOP/s (counted as direct \
+             convolution), {:.2} of the peak",
             images_per_second * flops / 1e9,
             measured.roof_ratio(*images_per_second, flops)
         )?;
@@ -169,7 +167,7 @@ fn print(measured: &Measured) -> Result<(), Error> {
     Ok(())
 }
 
-fn to_json(args: &Bench, measured: &Measured) -> Value {
+fn to_json(args: &BenchArgs, measured: &Measurements) -> Value {
     let of = |images_per_second: f64, flops: f64| {
         json!({
             "images_per_second": images_per_second,
@@ -177,14 +175,14 @@ fn to_json(args: &Bench, measured: &Measured) -> Value {
             "roof_ratio": measured.roof_ratio(images_per_second, flops),
         })
     };
-    let steps = measured.steps.iter().enumerate().map(|(index, [forward, backward])| {
-        let [ahead, back] = measured.step_ratios(index);
+    let steps = measured.steps.iter().map(|step| {
+        let [forward_ratio, backward_ratio] = measured.step_ratios(step);
         json!({
-            "name": measured.plan.steps[measured.plan.fused.steps[index].step].node.name,
-            "forward_seconds": forward,
-            "backward_seconds": backward,
-            "forward_of_peak": ahead,
-            "backward_of_peak": back,
+            "name": measured.graph.nodes[step.node].name,
+            "forward_seconds": step.forward,
+            "backward_seconds": step.backward,
+            "forward_of_peak": forward_ratio,
+            "backward_of_peak": backward_ratio,
         })
     });
     json!({

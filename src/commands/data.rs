@@ -2,29 +2,27 @@
 
 use std::path::Path;
 
-use crescendo::data::{Archive, Fetched, default_folder, export, fetch, info};
-use crescendo::report::bar;
+use crescendo::data::{FetchOutcome, RemoteArchive, default_folder, export, fetch, summarize};
+use crescendo::logging::progress_bar;
 use crescendo::training::Error;
 
-use super::{Location, named, say};
-use crate::cli::{Data, DataCommand};
+use super::{DataLocation, say};
+use crate::cli::{DataArgs, DataCommand};
 
-pub fn run(args: &Data) -> Result<(), Error> {
+pub fn run(args: &DataArgs) -> Result<(), Error> {
     match &args.command {
         DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
-        DataCommand::Info { path, test_split, json } => {
-            let info = info(&Location::load_named(&named(path, *test_split)?)?.set);
+        DataCommand::Info { path, split, json } => {
+            let summary = summarize(&DataLocation::load_named(&split.name(path)?)?.set);
             if *json {
-                say!("{}", serde_json::to_string(&info).expect("names and finite numbers"))?;
+                say!("{}", serde_json::to_string(&summary).expect("only names and finite numbers"))
             } else {
-                say!("{info}")?;
+                say!("{summary}")
             }
-            Ok(())
         }
-        DataCommand::Export { path, dir, test_split } => {
-            export(&Location::load_named(&named(path, *test_split)?)?.set, dir)?;
-            say!("{} is now in {}", path, dir.display())?;
-            Ok(())
+        DataCommand::Export { path, dir, split } => {
+            export(&DataLocation::load_named(&split.name(path)?)?.set, dir)?;
+            say!("Wrote {} to {}", path, dir.display())
         }
     }
 }
@@ -34,15 +32,15 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
         Some(dir) => dir.to_owned(),
         None => default_folder().ok_or_else(|| {
             Error::Refused(
-                "this system names no folder for a user's data: give one with --dir".into(),
+                "this system has no folder for a user's data: choose a folder with --dir".into(),
             )
         })?,
     };
     let archive = match url {
-        Some(url) => Archive { url, ..Archive::CIFAR10 },
-        None => Archive::CIFAR10,
+        Some(url) => RemoteArchive { url, ..RemoteArchive::CIFAR10 },
+        None => RemoteArchive::CIFAR10,
     };
-    let bar = bar(archive.bytes);
+    let bar = progress_bar(archive.bytes);
     let fetched = fetch(&folder, &archive, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -50,7 +48,7 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     match fetched? {
-        Fetched::New(path) => say!("CIFAR-10 is in {}", path.display()),
-        Fetched::Already(path) => say!("CIFAR-10 is in {} already", path.display()),
+        FetchOutcome::Downloaded(path) => say!("CIFAR-10 is in {}", path.display()),
+        FetchOutcome::AlreadyPresent(path) => say!("CIFAR-10 is already in {}", path.display()),
     }
 }

@@ -3,36 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
-use crescendo::report::{Table, bar};
+use crescendo::devices;
+use crescendo::logging::{ConfusionMatrix, progress_bar};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::{
-    Elsewhere, Error, Evaluation, Model, Recipe, Record, checkpoint, read_record,
+    Error, Evaluation, External, Model, Recipe, Record, checkpoint, read_record,
 };
 use serde_json::{Value, json};
 
-use super::{Found, Location, machine, say};
-use crate::cli::{Evaluate, Statistics};
+use super::{DataLocation, LoadedData, say};
+use crate::cli::{BnStatistics, EvaluateArgs};
 
-pub fn run(args: &Evaluate) -> Result<(), Error> {
-    let machine = machine(&args.processor)?;
+pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
+    let engine = args.compute.engine()?;
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let files = files(args)?;
     let mut results = Vec::new();
-    let mut found: Option<(Location, Found)> = None;
+    let mut last_data: Option<(DataLocation, LoadedData)> = None;
     for file in &files {
-        // Several files are mostly of one data set, which need not be read again.
+        // Several files mostly have the same data set, which is then read only once.
         let record = file.parent().and_then(Path::parent).and_then(|run| read_record(run).ok());
         let location = location(args, recipe.as_ref(), record.as_ref(), file)?;
-        let (location, data) = match found.take().filter(|(at, _)| *at == location) {
-            Some(found) => found,
+        let (location, data) = match last_data.take().filter(|(last, _)| *last == location) {
+            Some(last_data) => last_data,
             None => {
                 let data = location.load()?;
-                data.set.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                data.print_warnings();
                 let trained_on = record.map(|record| record.run.data_fingerprint);
                 if trained_on.is_some_and(|fingerprint| fingerprint != data.set.fingerprint()) {
                     eprintln!(
-                        "warning: {} is not what {} was trained on, or not split as it was then: \
-                         some of the test images may have been trained on",
+                        "warning: {} is not the data that {} was trained on, or is split \
+                         differently: some of the test images may be training images",
                         data.set.name,
                         file.display()
                     );
@@ -40,33 +41,34 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
                 (location, data)
             }
         };
-        let elsewhere = recipe.as_ref().map(|recipe| Elsewhere { recipe, data: &data.set });
-        let mut model = Model::open(file, elsewhere, machine)?;
+        let external = recipe.as_ref().map(|recipe| External { recipe, data: &data.set });
+        let mut model = Model::open(file, external, devices(), &engine)?;
         args.views.apply(&mut model);
         if model.classes != data.set.classes {
             let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
             let name = &data.set.name;
             let problem = format!(
-                "tells {ours} apart, but the classes of {name} are {theirs}: give its own data with \
-                 --data"
+                "has the classes {ours}, but {name} has {theirs}: give the data it was trained on \
+                 with --data"
             );
             return Err(Error::bad(file, problem));
         }
         if !args.json {
             say!("{}", restored(file, &model))?;
         }
-        let ways = match args.bn {
-            Statistics::Running => &[false][..],
-            Statistics::Precise => &[true],
-            Statistics::Both => &[false, true],
+        let is_precise = match args.bn {
+            BnStatistics::Running => &[false][..],
+            BnStatistics::Precise => &[true],
+            BnStatistics::Both => &[false, true],
         };
         let mut evaluations = Vec::new();
-        for &precise in ways {
+        for &precise in is_precise {
             if precise {
-                model.recompute_statistics(&data.set.train, args.bn_images as usize);
+                model.recompute_statistics(&data.set.train, args.bn_images)?;
             }
-            let bar = bar(data.set.test.len() as u64);
-            let evaluation = model.evaluate(&data.set.test, |done| bar.set_position(done as u64));
+            let bar = progress_bar(data.set.test.len() as u64);
+            let evaluation =
+                model.evaluate(&data.set.test, |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();
             if args.json {
                 results.push(to_json(file, &model, &data.set, &evaluation, precise));
@@ -76,22 +78,22 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
             say!("Test accuracy{with}: {:.4}", evaluation.accuracy())?;
             evaluations.push((precise, evaluation));
         }
-        // The accuracies stand together; what they are made of comes after.
+        // After all accuracies, so that these stand together.
         for (index, (precise, evaluation)) in evaluations.iter().enumerate() {
             if index == 0 {
                 let DataSet { name, format, .. } = &data.set;
                 let views = match evaluation.views {
                     1 => String::new(),
-                    views => format!(", by the mean of {views} views of each"),
+                    views => format!(", mean of {views} views of each"),
                 };
                 say!("on {} images of {name} ({format}){views}\n", evaluation.images())?;
             }
             if evaluations.len() > 1 {
                 say!("{} statistics", if *precise { "precise" } else { "running" })?;
             }
-            say!("{}", Table(evaluation, &model.classes))?;
+            say!("{}", ConfusionMatrix(evaluation, &model.classes))?;
         }
-        found = Some((location, data));
+        last_data = Some((location, data));
     }
     if args.json {
         say!("{}", json!({ "results": results }))?;
@@ -99,7 +101,7 @@ pub fn run(args: &Evaluate) -> Result<(), Error> {
     Ok(())
 }
 
-/// The line that the report's program prints.
+/// The line that the paper's program prints.
 fn restored(file: &Path, model: &Model) -> String {
     let loss = model.loss.map_or(String::new(), |loss| format!(" loss {loss:.6}"));
     match model.epoch {
@@ -132,58 +134,59 @@ fn to_json(
     })
 }
 
-/// The checkpoints' files that are asked for.
-fn files(args: &Evaluate) -> Result<Vec<PathBuf>, Error> {
+/// The checkpoint files to evaluate.
+fn files(args: &EvaluateArgs) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for run in &args.runs {
         if !run.is_dir() {
             if !args.checkpoints.is_empty() {
-                let problem = "is a file: --checkpoints chooses among those of a run's folder";
+                let problem = "is a file: --checkpoints needs the folder of a run";
                 return Err(Error::bad(run, problem));
             }
             files.push(run.clone());
             continue;
         }
-        let there = checkpoint::list(run)?;
-        let asked = if args.checkpoints.is_empty() {
-            there.last().copied().into_iter().collect()
+        let existing = checkpoint::list(run)?;
+        if existing.is_empty() {
+            return Err(Error::bad(run, "has no checkpoint yet: resume it with `train --resume`"));
+        }
+        let chosen = if args.checkpoints.is_empty() {
+            existing.last().copied().into_iter().collect()
         } else {
             args.checkpoints.clone()
         };
-        if let Some(missing) = asked.iter().find(|epoch| !there.contains(epoch)) {
-            return Err(Error::bad(
-                run,
-                format!("has no checkpoint {missing}: there are {there:?}"),
-            ));
+        if let Some(missing) = chosen.iter().find(|epoch| !existing.contains(epoch)) {
+            let existing: Vec<String> = existing.iter().map(u32::to_string).collect();
+            let problem = format!("has no checkpoint {missing}, only {}", existing.join(", "));
+            return Err(Error::bad(run, problem));
         }
-        if asked.is_empty() {
-            return Err(Error::bad(run, "has no checkpoint yet: go on with `train --resume`"));
-        }
-        files.extend(asked.iter().map(|&epoch| checkpoint::path(run, epoch)));
+        files.extend(chosen.iter().map(|&epoch| checkpoint::path(run, epoch)));
     }
     Ok(files)
 }
 
-/// Where the data is that is named, or that the run was trained on, or that the recipe is for.
+/// The data set to evaluate on: the one given by `--data`, or that of the run, of the recipe, or of the
+/// checkpoint, in this order.
 fn location(
-    args: &Evaluate,
+    args: &EvaluateArgs,
     recipe: Option<&Recipe>,
     record: Option<&Record>,
     file: &Path,
-) -> Result<Location, Error> {
-    if let Some(location) = args.data.named()? {
-        return Ok(Location::Named(location));
+) -> Result<DataLocation, Error> {
+    if let Some(location) = args.data.name()? {
+        return Ok(DataLocation::Named(location));
     }
     Ok(match (record, recipe) {
-        (Some(record), _) => Location::Named(record.run.data.clone()),
-        (_, Some(recipe)) => Location::Source(recipe.data.source),
+        (Some(record), _) => DataLocation::Named(record.run.data.clone()),
+        (_, Some(recipe)) => DataLocation::Standard(recipe.data.source),
         _ => match checkpoint::data(file)? {
-            Some(data) if shapes::parse(&data).is_some() => Location::Named(data),
+            Some(data) if shapes::parse(&data).is_some() => DataLocation::Named(data),
             Some(data) if data != CIFAR10_NAME => {
-                let problem = format!("was trained on {data}: say where that is with --data");
+                let problem =
+                    format!("was trained on {data}: give the path of that data with --data");
                 return Err(Error::bad(file, problem));
             }
-            _ => Location::Source(DataSource::Cifar10),
+            _ => DataLocation::Standard(DataSource::Cifar10),
         },
     })
 }

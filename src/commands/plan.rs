@@ -1,79 +1,76 @@
 //! `crescendo plan`.
 
-use crescendo::data::{IMAGE_BYTES, SIDE, shapes};
-use crescendo::network::Plan as NetworkPlan;
-use crescendo::training::policy::{self, Phase, Share};
+use crescendo::data::{ImageShape, shapes};
+use crescendo::network::{Device, Graph};
+use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Error, Recipe, memory, part_size, plan, plan_for};
+use crescendo::training::{Error, Recipe, graph, graph_for, micro_batch_size, required_memory};
 use serde_json::json;
 
+use super::operation_text::{operation_kind, operation_text};
 use super::{print as print_text, say};
-use crate::cli::Plan;
+use crate::cli::PlanArgs;
 
-/// The most images of a training set.
-const MOST_IMAGES: usize = 1_000_000_000;
-
-pub fn run(args: &Plan) -> Result<(), Error> {
+pub fn run(args: &PlanArgs) -> Result<(), Error> {
     let recipe = Recipe::load(&args.recipe, &args.changes)?;
-    let plan = plan(&recipe)?;
+    let (graph, device) = (graph(&recipe)?, crescendo::devices().open(&recipe.engine)?);
     if args.steps {
-        return print_text(format_args!("{}", plan.describe()));
+        return print_text(format_args!("{}", device.describe_steps(&graph)?));
     }
     let images = args.images.unwrap_or(match recipe.data.source {
         DataSource::Cifar10 => 50_000,
         DataSource::Shapes => shapes::DEFAULT_TRAIN,
     });
-    if images > MOST_IMAGES {
-        return Err(Error::Recipe(format!("--images must be at most {MOST_IMAGES}")));
-    }
-    let phases = policy::outlook(&recipe, images.saturating_sub(recipe.data.validation));
-    let rows = phases.into_iter().map(|phase| Row::new(&recipe, phase, images));
-    let rows = rows.collect::<Result<Vec<Row>, Error>>()?;
-    if let Some(row) = rows.iter().find(|row| row.part == 0) {
-        return Err(Error::Recipe(format!(
-            "a batch of {} does not fit in batch.memory_limit, not even one image (or \
-             network.norm.ghost of them) at a time: allow more, or choose a smaller network",
-            row.phase.batch_size
-        )));
-    }
-    if args.json { print_json(&recipe, &plan, &rows) } else { print(&recipe, &plan, &rows) }
+    let phases = policy::training_plan(&recipe, images.saturating_sub(recipe.data.validation));
+    let phases =
+        phases.into_iter().map(|phase| PlannedPhase::new(&recipe, &*device, phase, images));
+    let phases = phases.collect::<Result<Vec<PlannedPhase>, Error>>()?;
+    if args.json { print_json(&recipe, &graph, &phases) } else { print(&recipe, &graph, &phases) }
 }
 
-/// A phase of the run.
-struct Row {
-    phase: Phase,
-    /// Images that are computed at a time; 0 if not even these fit into the memory limit.
-    part: usize,
-    /// Bytes that training takes, the images included.
+/// A phase of a run, and what it costs.
+struct PlannedPhase {
+    phase: TrainingPhase,
+    /// Images in a micro-batch.
+    micro_batch: usize,
+    /// Memory of training in bytes, with the training images.
     bytes: u64,
-    /// Arithmetic of training on an image.
+    /// Floating-point operations of training on one image.
     flops: u64,
 }
 
-impl Row {
-    fn new(recipe: &Recipe, phase: Phase, images: usize) -> Result<Self, Error> {
-        let plan = plan_for(recipe, phase.side)?;
-        let part = part_size(recipe, &plan, phase.batch_size);
-        let bytes = memory(recipe, &plan, phase.batch_size, part, recipe.threads());
-        let bytes = bytes + (images * IMAGE_BYTES) as u64;
-        Ok(Row { phase, part, bytes, flops: plan.training_flops() })
+impl PlannedPhase {
+    fn new(
+        recipe: &Recipe,
+        device: &dyn Device,
+        phase: TrainingPhase,
+        images: usize,
+    ) -> Result<Self, Error> {
+        let (graph, batch_size) = (graph_for(recipe, phase.image_size)?, phase.batch_size);
+        let micro_batch = micro_batch_size(recipe, device, &graph, batch_size)?;
+        if micro_batch == 0 {
+            return Err(Error::Recipe(format!(
+                "a batch of {batch_size} does not fit in batch.memory_limit, not even in \
+                 micro-batches of one image (or of network.norm.ghost images): raise the limit, or \
+                 choose a smaller network"
+            )));
+        }
+        let training = required_memory(recipe, device, &graph, batch_size, micro_batch)?.here;
+        let bytes = training + (images * ImageShape::CIFAR.elements()) as u64;
+        Ok(PlannedPhase { phase, micro_batch, bytes, flops: graph.training_flops() })
     }
 
-    /// Arithmetic of the phase, where its length is known.
-    fn all_flops(&self) -> Option<u64> {
-        Some(self.phase.share?.images.saturating_mul(self.flops))
+    /// Floating-point operations of the whole phase, if its length is known.
+    fn total_flops(&self) -> Option<u64> {
+        Some(self.phase.length?.images.saturating_mul(self.flops))
     }
 
-    fn parts(&self) -> usize {
-        self.phase.batch_size.div_ceil(self.part)
+    fn micro_batches(&self) -> usize {
+        self.phase.batch_size.div_ceil(self.micro_batch)
     }
 }
 
-fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error> {
-    let operation = |step: &crescendo::network::Step| {
-        let text = format!("{:?}", step.node.operation);
-        text.split([' ', '(']).next().unwrap_or_default().to_owned()
-    };
+fn print(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result<(), Error> {
     say!(
         "{:<34} {:<12} {:<12} {:>12} {:>14}",
         "layer",
@@ -82,21 +79,21 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         "parameters",
         "MACs"
     )?;
-    for step in &plan.steps {
+    for node in &graph.nodes {
         let parameters: usize =
-            step.parameters().map(|index| plan.parameters[index].range.len()).sum();
+            node.parameters().map(|index| graph.parameters[index].range.len()).sum();
         say!(
             "{:<34} {:<12} {:<12} {:>12} {:>14}",
-            step.node.name,
-            operation(step),
-            step.output.to_string(),
+            node.name,
+            operation_kind(&node.operation),
+            node.output.to_string(),
             parameters,
-            step.macs
+            node.macs
         )?;
     }
-    say!("\nparameters                {}", plan.parameter_count())?;
-    say!("forward, an image         {:.3} GMAC", plan.forward_macs() as f64 / 1e9)?;
-    say!("training, an image        {:.2} GFLOP", plan.training_flops() as f64 / 1e9)?;
+    say!("\nparameters                {}", graph.parameter_count())?;
+    say!("forward, per image        {:.3} GMAC", graph.forward_macs() as f64 / 1e9)?;
+    say!("training, per image       {:.2} GFLOP", graph.training_flops() as f64 / 1e9)?;
     say!(
         "\n{:>10} {:>8} {:>10} {:>10} {:>12}",
         "batch size",
@@ -106,32 +103,33 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         "memory"
     )?;
     let pflop = |flops: u64| flops as f64 / 1e15;
-    let (mut total, mut total_flops) = (Share::default(), 0);
-    for row in rows {
-        let (batch_size, gib) = (row.phase.batch_size, row.bytes as f64 / f64::from(1 << 30));
-        let parts = match row.parts() {
+    let (mut total, mut total_flops) = (PhaseLength::default(), 0);
+    for planned in phases {
+        let (batch_size, gib) =
+            (planned.phase.batch_size, planned.bytes as f64 / f64::from(1 << 30));
+        let micro_batches = match planned.micro_batches() {
             1 => String::new(),
-            parts => format!("  in {parts} parts of {}", row.part),
+            count => format!("  in {count} micro-batches of {}", planned.micro_batch),
         };
-        let side = match row.phase.side {
-            SIDE => String::new(),
+        let side = match planned.phase.image_size {
+            side if side == ImageShape::CIFAR.width => String::new(),
             side => format!("  images of {side}x{side}"),
         };
-        match row.phase.share.zip(row.all_flops()) {
-            Some((share, flops)) => {
+        match planned.phase.length.zip(planned.total_flops()) {
+            Some((length, flops)) => {
                 total_flops = flops.saturating_add(total_flops);
-                total.epochs += share.epochs;
-                total.updates += share.updates;
+                total.epochs += length.epochs;
+                total.updates += length.updates;
                 say!(
-                    "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{side}{parts}",
-                    share.epochs,
-                    share.updates,
+                    "{batch_size:>10} {:>8} {:>10} {:>10.2} {gib:>8.2} GiB{side}{micro_batches}",
+                    length.epochs,
+                    length.updates,
                     pflop(flops)
                 )?;
             }
             None => {
                 say!(
-                    "{batch_size:>10} {:>8} {:>10} {:>10} {gib:>8.2} GiB{side}{parts}",
+                    "{batch_size:>10} {:>8} {:>10} {:>10} {gib:>8.2} GiB{side}{micro_batches}",
                     "?",
                     "?",
                     "?"
@@ -139,7 +137,7 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
             }
         }
     }
-    if rows.iter().all(|row| row.phase.share.is_some()) {
+    if phases.iter().all(|planned| planned.phase.length.is_some()) {
         say!(
             "{:>10} {:>8} {:>10} {:>10.2}",
             "total",
@@ -149,52 +147,56 @@ fn print(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error>
         )?;
     } else {
         say!(
-            "how long each batch size lasts, measurements decide; {} epochs",
+            "{} epochs; how many of them each batch size lasts depends on measurements during training",
             recipe.train.epochs
         )?;
     }
-    if rows.iter().any(|row| row.parts() > 1) {
-        say!("BatchNorm takes its statistics over each part: see batch.memory_limit, norm.ghost")?;
+    if phases.iter().any(|planned| planned.micro_batches() > 1) {
+        say!(
+            "BatchNorm computes its statistics over each micro-batch: see batch.memory_limit, norm.ghost"
+        )?;
     }
     Ok(())
 }
 
-fn print_json(recipe: &Recipe, plan: &NetworkPlan, rows: &[Row]) -> Result<(), Error> {
-    let layers = plan.steps.iter().map(|step| {
+fn print_json(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result<(), Error> {
+    let layers = graph.nodes.iter().map(|node| {
         json!({
-            "name": step.node.name,
-            "operation": format!("{:?}", step.node.operation),
-            "input": step.input.to_string(),
-            "output": step.output.to_string(),
-            "macs": step.macs,
+            "name": node.name,
+            "operation": operation_text(&node.operation),
+            "input": node.input.to_string(),
+            "output": node.output.to_string(),
+            "macs": node.macs,
         })
     });
-    let phases = rows.iter().map(|row| {
-        let share = row.phase.share;
+    let schedule = phases.iter().map(|planned| {
+        let length = planned.phase.length;
         json!({
-            "batch_size": row.phase.batch_size,
-            "side": row.phase.side,
-            "training_flops_per_image": row.flops,
-            "epochs": share.map(|share| share.epochs),
-            "updates": share.map(|share| share.updates),
-            "part_size": row.part,
-            "memory_bytes": row.bytes,
+            "batch_size": planned.phase.batch_size,
+            "side": planned.phase.image_size,
+            "training_flops_per_image": planned.flops,
+            "epochs": length.map(|length| length.epochs),
+            "updates": length.map(|length| length.updates),
+            "part_size": planned.micro_batch,
+            "memory_bytes": planned.bytes,
         })
     });
-    let sum = |of: fn(&Share) -> u64| -> Option<u64> {
-        rows.iter().map(|row| row.phase.share.as_ref().map(of)).sum()
+    let sum = |of: fn(&PhaseLength) -> u64| -> Option<u64> {
+        phases.iter().map(|planned| planned.phase.length.as_ref().map(of)).sum()
     };
-    let flops = rows.iter().try_fold(0u64, |sum, row| Some(sum.saturating_add(row.all_flops()?)));
+    let flops = phases
+        .iter()
+        .try_fold(0u64, |sum, planned| Some(sum.saturating_add(planned.total_flops()?)));
     say!(
         "{}",
         json!({
-            "parameters": plan.parameter_count(),
-            "forward_macs": plan.forward_macs(),
-            "training_flops_per_image": plan.training_flops(),
+            "parameters": graph.parameter_count(),
+            "forward_macs": graph.forward_macs(),
+            "training_flops_per_image": graph.training_flops(),
             "training_flops": flops,
             "epochs": recipe.train.epochs,
-            "updates": sum(|share| share.updates),
-            "schedule": phases.collect::<Vec<_>>(),
+            "updates": sum(|length| length.updates),
+            "schedule": schedule.collect::<Vec<_>>(),
             "layers": layers.collect::<Vec<_>>(),
         })
     )

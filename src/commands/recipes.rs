@@ -1,12 +1,13 @@
 //! `crescendo recipes`.
 
 use crescendo::training::Error;
-use crescendo::training::recipe::{BUILT_IN, Recipe};
+use crescendo::training::loading::BUILT_IN;
+use crescendo::training::recipe::Recipe;
 
 use super::say;
-use crate::cli::Recipes;
+use crate::cli::RecipesArgs;
 
-pub fn run(args: &Recipes) -> Result<(), Error> {
+pub fn run(args: &RecipesArgs) -> Result<(), Error> {
     match &args.recipe {
         None => {
             for recipe in &BUILT_IN {
@@ -14,11 +15,11 @@ pub fn run(args: &Recipes) -> Result<(), Error> {
             }
         }
         Some(name) => {
-            // Loading it gives the error where there is none of this name.
+            // Gives the error if there is no recipe of this name.
             Recipe::load::<&str>(name, &[])?;
             match BUILT_IN.iter().find(|recipe| recipe.name == name) {
                 Some(recipe) => super::print(format_args!("{}", recipe.text))?,
-                None => return Err(Error::Recipe(format!("{name} is not built in"))),
+                None => return Err(Error::Recipe(format!("{name} is not a built-in recipe"))),
             }
         }
     }

@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::report::page::{self, RunData};
+use crescendo::logging::report::{self, RunData};
 use crescendo::training::Error;
 
 use super::say;
-use crate::cli::Report;
+use crate::cli::ReportArgs;
 
-pub fn run(args: &Report) -> Result<(), Error> {
+pub fn run(args: &ReportArgs) -> Result<(), Error> {
     let out = match (&args.out, &args.runs[..]) {
         (Some(out), _) => out.clone(),
-        (None, [run]) => run.join(page::NAME),
+        (None, [run]) => run.join(report::FILE_NAME),
         (None, _) => {
-            let problem = "several runs are drawn on a page of their own: name it with --out";
+            let problem = "a report of several runs needs a file name: give one with --out";
             return Err(Error::Recipe(problem.to_owned()));
         }
     };
@@ -23,14 +23,14 @@ pub fn run(args: &Report) -> Result<(), Error> {
         (run.label, run.group) = (label(folder, &args.runs), group);
         runs.push(run);
     }
-    page::write(&out, &page::render(&runs))?;
+    report::write(&out, &report::render(&runs))?;
     say!("{}", out.display())
 }
 
-/// What tells a run from the others: its folder's name, or all of its path where two have one name.
+/// A run's name in the legend: the name of its folder, or the whole path if the name is not unique.
 fn label(folder: &Path, all: &[PathBuf]) -> String {
     let name = folder.file_name();
-    let alone = all.iter().filter(|other| other.file_name() == name).count() == 1;
-    let label = if alone { name.map(Path::new) } else { None };
+    let unique = all.iter().filter(|other| other.file_name() == name).count() == 1;
+    let label = if unique { name.map(Path::new) } else { None };
     label.unwrap_or(folder).display().to_string()
 }

@@ -1,4 +1,4 @@
-//! Bad input gives one line that names what is wrong, and nothing is lost or overwritten.
+//! Invalid input: the error is one line that says what is wrong, and nothing is lost or overwritten.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,17 +6,17 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Place, SMALL, check_line, check_refusal, checkpoint, column, contents, text};
-use crescendo::data::IMAGE_BYTES;
+use crescendo::data::ImageShape;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use safetensors::SafeTensors;
 
-/// Something that happens to a file.
+/// A way to damage a file.
 type Damage = fn(&mut Vec<u8>);
 
 const CHECKPOINT: &str = "run/weights/epoch-0001.safetensors";
 
 #[test]
-fn damaged_batches_are_named() {
+fn damaged_batch_files_are_named() {
     let place = Place::new();
     place.run("data export shapes:50,10 good");
     let damages: [(&str, Damage, &str); 5] = [
@@ -57,7 +57,7 @@ fn damaged_batches_are_named() {
 fn archive(entry: &str, content: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     let mut header = tar::Header::new_gnu();
-    // `set_path` would refuse what these tests are about.
+    // `set_path` refuses the paths that these tests need.
     header.as_old_mut().name[..entry.len()].copy_from_slice(entry.as_bytes());
     header.set_size(content.len() as u64);
     header.set_cksum();
@@ -66,7 +66,7 @@ fn archive(entry: &str, content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn archives_that_point_outside_are_not_trusted() {
+fn archives_with_paths_outside_their_folder_are_refused() {
     let place = Place::new();
     let outside = place.path("outside.bin");
     for entry in ["../outside.bin", "cifar-10-batches-bin/../../outside.bin", "/outside.bin"] {
@@ -103,7 +103,7 @@ fn checkpoints_of_another_network_are_refused() {
     ] {
         place.refuse_saying(1, &command, &[CHECKPOINT, parts[0], parts[1]]);
     }
-    // A smaller one, of which all tensors but some are there.
+    // A smaller network, of which the checkpoint has most tensors.
     let own = "base = \"quick\"\n[network]\nblocks = [1]\nwidths = [4]\nhead = { pool = 32 }\n";
     fs::write(place.path("own.toml"), own).unwrap();
     let command = format!("evaluate {CHECKPOINT} --recipe own.toml --data shapes:300,100");
@@ -111,7 +111,7 @@ fn checkpoints_of_another_network_are_refused() {
     assert!(!place.path("runs").exists());
 }
 
-/// Ways to damage a file of tensors, each with the end of what is said of it.
+/// Ways to damage a safetensors file, each with a part of the error.
 const DAMAGES: [(Damage, &str); 7] = [
     (Vec::clear, "damaged or of another kind"),
     (|bytes| bytes.truncate(7), "damaged or of another kind"),
@@ -163,7 +163,7 @@ fn damaged_checkpoints_are_named() {
 }
 
 #[test]
-fn a_run_with_a_damaged_state_stays_as_it_is() {
+fn a_run_with_a_damaged_state_is_not_modified() {
     let place = Place::with_run("--epochs 1 --log-steps");
     let state = place.path("run/state/state.safetensors");
     let good = fs::read(&state).unwrap();
@@ -182,7 +182,11 @@ fn a_run_with_a_damaged_state_stays_as_it_is() {
     for (from, to, problem) in [
         ("[data]", "[data", "line "),
         ("size = 125", "size = 0", "batch.size must be from 1"),
-        ("epochs = 1", "epochs = \"one\"", "expected u32"),
+        (
+            "epochs = 1",
+            "epochs = \"one\"",
+            "train.epochs must be a whole number, but it is \"one\"",
+        ),
     ] {
         fs::write(place.path("run/recipe.toml"), recipe.replacen(from, to, 1)).unwrap();
         place.refuse_saying(1, again, &["run/recipe.toml: is damaged (", problem]);
@@ -192,7 +196,7 @@ fn a_run_with_a_damaged_state_stays_as_it_is() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn folders_that_cannot_be_created_are_named() {
     let place = Place::with_run("--epochs 0");
     fs::write(place.path("file"), "kept").unwrap();
     let mut nowhere = vec!["file/x", "file/x/y"];
@@ -219,7 +223,8 @@ fn nothing_is_overwritten() {
     let place = Place::with_run("--epochs 1 --log-steps");
     place.run("data export shapes:10,10 set");
     fs::create_dir(place.path("empty")).unwrap();
-    fs::write(place.path("image.npy"), array("|u1", "(2, 3072)", 2 * IMAGE_BYTES)).unwrap();
+    fs::write(place.path("image.npy"), array("|u1", "(2, 3072)", 2 * ImageShape::CIFAR.elements()))
+        .unwrap();
     let before = contents(place.folder());
     for path in ["run", "set", "empty", "image.npy", "run/../run"] {
         let parts = [path, "exists already, and nothing is overwritten"];
@@ -230,7 +235,7 @@ fn nothing_is_overwritten() {
         let command = format!("predict {CHECKPOINT} image.npy --out {path}");
         place.refuse_saying(1, &command, &[path, "would be overwritten", "--out"]);
     }
-    // Nor is a run's log cut before it is known that the run can go on.
+    // The log is not truncated before it is certain that the run can be resumed.
     let log = fs::read(place.path("run/log.txt")).unwrap();
     for (code, change) in [
         (1, "--epochs 2 --data shapes:301,100"),
@@ -245,7 +250,7 @@ fn nothing_is_overwritten() {
     assert!(contents(place.folder()) == before);
 }
 
-/// A PNG that says it has this size, with `rows` for pixels.
+/// A PNG with this size in its header, and `rows` as pixels.
 fn png(width: u32, height: u32, bits: u8, rows: &[u8]) -> Vec<u8> {
     let chunk = |name: &[u8; 4], content: &[u8]| {
         let mut crc = flate2::Crc::new();
@@ -268,10 +273,10 @@ fn png(width: u32, height: u32, bits: u8, rows: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn images_that_are_none_or_too_large_are_refused() {
+fn invalid_and_too_large_images_are_refused() {
     let place = Place::with_run("--epochs 0");
     let predict = "predict run/weights/epoch-0000.safetensors";
-    // A bit a pixel: the file is small, and nothing about it is wrong but what it would unfold to.
+    // A valid and small file with one bit per pixel, too large only when it is decoded.
     let bomb = png(10_000, 8_000, 1, &[0; 1_251 * 8_000]);
     assert!(bomb.len() < 100_000, "{}", bomb.len());
     let small = png(32, 32, 8, &[0; 33 * 32]);
@@ -288,7 +293,7 @@ fn images_that_are_none_or_too_large_are_refused() {
         ("text", b"hello", "give a PNG or JPEG file"),
     ] {
         fs::write(place.path(name), content).unwrap();
-        // The first image is fine: nothing is said of it, and nothing written.
+        // The first image is valid, but nothing is printed or written for it.
         fs::write(place.path("small.png"), &small).unwrap();
         let command = format!("{predict} small.png {name} --out p.npy");
         place.refuse_saying(1, &command, &[&format!("{name}: "), problem]);
@@ -299,7 +304,7 @@ fn images_that_are_none_or_too_large_are_refused() {
     assert!(place.run(&format!("{predict} small.png")).starts_with("small.png: "));
 }
 
-/// An .npy with this header and so many bytes.
+/// A .npy file with this type and shape in its header, and `bytes` bytes of data.
 fn array(kind: &str, shape: &str, bytes: usize) -> Vec<u8> {
     let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
     let length = (header.len() as u16).to_le_bytes();
@@ -307,35 +312,35 @@ fn array(kind: &str, shape: &str, bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn arrays_of_another_kind_are_refused() {
+fn npy_files_of_another_type_or_shape_are_refused() {
     let place = Place::with_run("--epochs 0");
-    let two = 2 * IMAGE_BYTES;
+    let two = 2 * ImageShape::CIFAR.elements();
     let mut fortran = array("|u1", "(2, 3072)", two);
     replace(&mut fortran, "False", "True ");
     let nested = [&b"\x93NUMPY\x02\x00\x00\x00\x10\x00"[..], &[b'('; 1 << 20]].concat();
     for (content, problem) in [
-        (array("<f8", "(2, 3072)", 8 * two), "holds '<f8', no bytes"),
-        (array("|i1", "(2, 3072)", two), "holds '|i1', no bytes"),
-        (array("|O", "(2, 3072)", two), "holds '|O', no bytes"),
+        (array("<f8", "(2, 3072)", 8 * two), "holds '<f8', not uint8"),
+        (array("|i1", "(2, 3072)", two), "holds '|i1', not uint8"),
+        (array("|O", "(2, 3072)", two), "holds '|O', not uint8"),
         (array("|u1", "(2, 32, 32, 3)", two), "has the shape (2, 32, 32, 3)"),
         (array("|u1", "(6144,)", two), "has the shape (6144,)"),
-        (array("|u1", "(2, 3072)", two - 1), "says it holds 2 images, but ends before"),
-        (array("|u1", "(2, 3072)", 100), "says it holds 2 images, but has "),
-        (array("|u1", "(1000000000000, 3072)", two), "says it holds 1000000000000 images"),
+        (array("|u1", "(2, 3072)", two - 1), "has a header for 2 images, but ends before"),
+        (array("|u1", "(2, 3072)", 100), "has a header for 2 images, but only "),
+        (array("|u1", "(1000000000000, 3072)", two), "has a header for 1000000000000 images"),
         (array("|u1", "(-1, 3072)", two), "has the shape (-1, 3072)"),
         (fortran, "is in Fortran order"),
         (nested, "has a header that is too long"),
-        (b"hello world".to_vec(), "is no .npy file"),
-        (Vec::new(), "is no .npy file"),
+        (b"hello world".to_vec(), "is not a .npy file"),
+        (Vec::new(), "is not a .npy file"),
     ] {
         fs::write(place.path("x.npy"), content).unwrap();
         let command = "predict run/weights/epoch-0000.safetensors x.npy --out p.npy";
-        place.refuse_saying(1, command, &["x.npy: ", problem, "give bytes of the shape (N, 3072)"]);
+        place.refuse_saying(1, command, &["x.npy: ", problem, "expected uint8 of shape (N, 3072)"]);
     }
     assert!(!place.path("p.npy").exists());
 }
 
-/// A file's real numbers, each tensor's by its name.
+/// The float tensors of a file, by name.
 fn numbers(path: &Path) -> BTreeMap<String, Vec<f32>> {
     let bytes = fs::read(path).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -352,7 +357,7 @@ fn finite(path: &Path) -> bool {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_which_can_go_on() {
+fn a_diverged_run_stops_and_can_be_resumed_from_its_last_good_state() {
     let place = Place::with_run("--epochs 1 --log-steps");
     place.run(&format!("train {SMALL} --epochs 1 --log-steps --out calm"));
     let state = place.path("run/state/state.safetensors");
@@ -375,9 +380,9 @@ fn a_loss_that_is_no_number_stops_the_run_which_can_go_on() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_never_saved() {
+fn weights_that_are_not_finite_are_never_saved() {
     let place = Place::new();
-    // The first update makes weights of which the loss says nothing before the second.
+    // The first update makes the weights infinite, which the loss would show only at the second.
     let infinite = "--set optimizer.learning_rate=1e3 --set optimizer.weight_decay=3e38 --epochs 1";
     let arguments =
         format!("train {SMALL} {infinite} --set batch.policy=fixed --set batch.size=300");
@@ -391,7 +396,7 @@ fn weights_that_are_no_numbers_are_never_saved() {
 }
 
 #[test]
-fn a_state_from_which_no_learning_rate_leads_on_is_called_that() {
+fn a_state_that_diverges_with_any_learning_rate_is_reported_as_such() {
     let place = Place::new();
     let wild = "--set optimizer.learning_rate=1e30 --set batch.policy=fixed --set batch.size=300";
     let arguments = format!("train {SMALL} {wild} --set train.final_evaluation=false --out run");
@@ -401,7 +406,7 @@ fn a_state_from_which_no_learning_rate_leads_on_is_called_that() {
     place.refuse_saying(1, calm, &["update 2 (epoch 2)", "any learning rate", "--init"]);
 }
 
-/// The program with so many KiB of address space.
+/// The program with its address space limited to `kib` KiB.
 fn limited(place: &Place, kib: u32, arguments: &str) -> Command {
     let program = place.command(arguments);
     let mut command = Command::new("sh");
@@ -412,7 +417,7 @@ fn limited(place: &Place, kib: u32, arguments: &str) -> Command {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_does() {
+fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_fits() {
     let place = Place::new();
     let train = |batch: usize, limit: u32| {
         let arguments = format!(
@@ -437,7 +442,7 @@ fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_does() {
         assert!((200..2_500).contains(&fits), "{fits}");
         assert_eq!(largest(fits + 1, limit), Some(fits));
         assert!(!place.path(&format!("run-{limit}")).exists(), "the folder is made too early");
-        // What is said to fit does, and goes on to.
+        // The batch size in the error does fit, and the run can be resumed with it.
         assert_eq!(largest(fits, limit), None);
         let again = format!("train --resume run-{limit}");
         let output = limited(&place, limit, &again).output().unwrap();
@@ -448,7 +453,7 @@ fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_does() {
 }
 
 #[test]
-fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
+fn unknown_recipes_and_keys_are_refused_with_the_most_similar_name() {
     let place = Place::new();
     fs::write(place.path("own.toml"), "[train]\nepoch = 3\n").unwrap();
     fs::write(place.path("broken.toml"), "[train]\nepochs = = 3\n").unwrap();
@@ -460,7 +465,7 @@ fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
         say("nonsense", &["there is no recipe nonsense", "TOML", "report, original, quick"]);
         say("reprot", &["there is no recipe reprot (is it report?)"]);
         say("own.toml", &["own.toml: there is no key train.epoch; the nearest is train.epochs"]);
-        say("broken.toml", &["broken.toml is no valid TOML: line 2: "]);
+        say("broken.toml", &["broken.toml is not valid TOML: line 2: "]);
         let folder = format!("{command} .");
         place.refuse_saying(1, &folder, &["cannot read ."]);
         place.refuse_saying(1, &format!("{command} text.toml"), &["cannot read text.toml"]);
@@ -470,12 +475,15 @@ fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
         ("epochs=3", "there is no key epochs; the nearest is train.epochs"),
         ("optimiser.learning_rate=3", "the nearest is optimizer.learning_rate"),
         ("network.width=[4]", "the nearest is network.widths"),
-        ("train", "train is no change of a recipe: write section.key=value"),
+        ("train", "train does not change a key: write section.key=value"),
         ("=3", "write section.key=value"),
         ("train=3", "train is a section"),
-        ("train.epochs=many", "\"many\", expected u32 in `train.epochs`"),
-        ("network.widths=[4,8", "expected a sequence in `network.widths`"),
-        ("engine.threads={a=1}", "expected usize in `engine.threads`"),
+        ("train.epochs=many", "train.epochs must be a whole number, but it is \"many\""),
+        (
+            "network.widths=[4,8",
+            "network.widths must be a list of whole numbers, one for each stack, such as [64, 128, 256], but it is",
+        ),
+        ("engine.threads={a=1}", "engine.threads must be a whole number, but it is { a = 1 }"),
     ] {
         place.refuse_saying(2, &format!("train quick --set {change}"), &[part]);
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[part]);
@@ -484,7 +492,7 @@ fn recipes_and_keys_that_do_not_exist_are_refused_with_the_nearest() {
 }
 
 #[test]
-fn values_that_make_no_sense_are_named() {
+fn invalid_values_of_recipe_keys_are_refused_by_key() {
     let place = Place::new();
     for change in [
         "train.epochs=-1",
@@ -561,7 +569,7 @@ fn values_that_make_no_sense_are_named() {
 }
 
 #[test]
-fn folders_and_files_that_are_not_there_are_named() {
+fn missing_folders_and_files_are_named() {
     let place = Place::with_run("--epochs 1");
     fs::create_dir(place.path("folder")).unwrap();
     for path in ["nowhere", "folder", "run/weights", CHECKPOINT] {
@@ -570,7 +578,11 @@ fn folders_and_files_that_are_not_there_are_named() {
     }
     place.refuse_saying(1, "evaluate folder", &["folder: is no run's folder"]);
     place.refuse_saying(1, "evaluate nowhere", &["cannot read nowhere"]);
-    place.refuse_saying(1, "evaluate run --checkpoints 1,9", &["run: has no checkpoint 9", "[1]"]);
+    place.refuse_saying(
+        1,
+        "evaluate run --checkpoints 1,9",
+        &["run: has no checkpoint 9", "only 1"],
+    );
     let command = format!("evaluate {CHECKPOINT} --checkpoints 1");
     place.refuse_saying(1, &command, &[CHECKPOINT, "is a file"]);
     place.refuse_saying(1, "predict nowhere x.png", &["cannot read nowhere"]);
@@ -581,7 +593,7 @@ fn folders_and_files_that_are_not_there_are_named() {
 }
 
 #[test]
-fn data_that_is_not_there_is_said_how_to_get() {
+fn the_error_for_missing_data_says_how_to_get_it() {
     let place = Place::new();
     let ways = ["--data", "CRESCENDO_DATA", "crescendo data fetch", "--data shapes"];
     place.refuse_saying(1, "train report", &ways);
@@ -599,7 +611,7 @@ fn data_that_is_not_there_is_said_how_to_get() {
     check_line(&complaint, &["gone (from CRESCENDO_DATA): there is no such file or folder"]);
     assert!(!place.path("runs").exists());
 
-    // Data that was there when the run began.
+    // Data that was moved after the run was started.
     place.run("data export shapes:60,20 set");
     let run = "--set network.widths=[4,4,4] --set batch.steps=[[1,30]] --epochs 1 --out run";
     place.run(&format!("train quick --data set {run}"));
@@ -612,7 +624,7 @@ fn data_that_is_not_there_is_said_how_to_get() {
 }
 
 #[test]
-fn wrong_usage_has_an_exit_code_of_its_own() {
+fn wrong_usage_has_its_own_exit_code() {
     let place = Place::new();
     for arguments in [
         "",
@@ -641,21 +653,55 @@ fn wrong_usage_has_an_exit_code_of_its_own() {
         assert_eq!(output.status.code(), Some(2), "crescendo {arguments}: {complaint}");
         assert!(complaint.contains("Usage: ") || complaint.contains("--help"), "{complaint}");
     }
-    for command in ["evaluate run", "predict file x.png"] {
-        let command = format!("{command} --threads 1025");
-        place.refuse_saying(2, &command, &["--threads must be at most 1024"]);
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "something was written");
+}
+
+#[test]
+fn invalid_option_values_are_refused_with_the_valid_ones() {
+    let place = Place::new();
+    for (command, option, values, valid) in [
+        ("train", "--epochs", &["x", "-1", "1.5", "1000001"][..], "from 0 to 1000000"),
+        (
+            "train",
+            "--seed",
+            &["x", "-1", "9223372036854775808", "99999999999999999999"],
+            "from 0 to 9223372036854775807",
+        ),
+        ("train", "--threads", &["x", "-1", "1025"], "from 0 to 1024"),
+        ("evaluate run", "--threads", &["x", "-1", "1025"], "from 0 to 1024"),
+        ("predict file x.png", "--threads", &["x", "-1", "1025"], "from 0 to 1024"),
+        ("train", "--isa", &["sse"], "auto, avx512, avx2, portable"),
+        ("evaluate run", "--checkpoints", &["a", "1,,2", "1,-2", "1000001"], "from 0 to 1000000"),
+        ("evaluate run", "--flip", &["maybe", "1"], "true, false"),
+        ("evaluate run", "--shift", &["x", "-1", "1.5", "32"], "from 0 to 31"),
+        ("evaluate run", "--bn", &["none"], "running, precise, both"),
+        ("evaluate run", "--bn-images", &["x", "-1", "0"], "from 1 to 1000000000"),
+        ("data info flowers", "--test-split", &["x", "-1", "0", "1", "nan"], "between 0 and 1"),
+        ("data export flowers new", "--test-split", &["x", "-1"], "between 0 and 1"),
+        ("plan quick", "--images", &["x", "-1", "18446744073709551615"], "from 0 to 1000000000"),
+        (
+            "compare head",
+            "--seeds",
+            &["x", "1,-1", "9223372036854775808"],
+            "from 0 to 922337203685",
+        ),
+        ("bench", "--batch", &["x", "-1", "0", "65537"], "from 1 to 65536"),
+        ("bench", "--seconds", &["x", "-1", "0", "3601", "nan"], "above 0 and at most 3600"),
+    ] {
+        for value in values {
+            place.refuse_value(&format!("{command} {option} {value}"), valid);
+        }
     }
-    place.refuse_saying(
-        2,
-        "plan quick --images 18446744073709551615",
-        &["--images must be at most"],
-    );
+    place.refuse_value("completions csh", "bash, elvish, fish, powershell, zsh");
+    // The largest number of epochs is that of recipes.
+    place.run("plan quick --set train.epochs=1000000");
+    place.refuse_saying(2, "plan quick --set train.epochs=1000001", &["at most 1000000"]);
     assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "something was written");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn output_that_nobody_takes_is_no_crash() {
+fn a_full_disk_or_a_closed_pipe_on_standard_output_does_not_panic() {
     let place = Place::with_run("--epochs 1");
     for command in [
         "plan report",
@@ -674,7 +720,7 @@ fn output_that_nobody_takes_is_no_crash() {
         let output = place.command(command).stdout(closed).output().unwrap();
         assert!(output.status.success(), "{command}: {}", text(&output.stderr));
     }
-    // A run of hours is not lost for the sake of its lines.
+    // Training does not fail because its output cannot be printed.
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let command = format!("train {SMALL} --epochs 1 --out other");
     assert!(place.command(&command).stdout(full).status().unwrap().success());

@@ -1,4 +1,5 @@
-//! Comparisons: every arm and seed once, however often they are stopped, and nothing mixed.
+//! Comparisons: every arm is trained once with every seed, also after interruptions, and results of
+//! different recipes are never mixed.
 
 use std::fs;
 use std::time::Duration;
@@ -18,7 +19,7 @@ fn place() -> Place {
     place
 }
 
-/// The table of results without seconds.
+/// The rows of results.csv without their last column, the seconds.
 fn results(place: &Place, folder: &str) -> Vec<String> {
     let table = place.read(&format!("{folder}/results.csv"));
     table.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
@@ -36,20 +37,20 @@ fn every_arm_is_trained_with_every_seed_once() {
     assert_eq!(column(&table, "updates"), ["24", "18", "24", "18"]);
     assert!(place.read("runs/arms/report.html").contains("grown"));
     assert!(place.read("runs/arms/table.md").contains("| grown "));
-    // What `evaluate` says of the same checkpoint.
+    // `evaluate` measures the same accuracies.
     let both = place.run("evaluate runs/arms/grown/seed-1 --bn both --bn-images 100");
     for name in ["test_accuracy", "precise_test_accuracy"] {
         let accuracy = column(&table, name)[3];
         assert!(both.contains(&format!(": {accuracy}\n")), "{accuracy} in {both}");
     }
-    // Finished arms are not trained again, even where only the table is left.
+    // Finished arms are not trained again, even if only results.csv is left of them.
     fs::remove_dir_all(place.path("runs/arms/fixed")).unwrap();
     let again = place.run(COMPARE);
     assert!(!again.contains(" of 4: ") && again.contains("| grown "), "{again}");
     assert!(!place.path("runs/arms/fixed").exists());
     let other = place.run(&format!("{COMPARE} --base grown"));
     assert!(other.contains("against grown") && !other.contains(" of 4: "), "{other}");
-    place.refuse_saying(2, &format!("{COMPARE} --base shrunk"), &["base = \"shrunk\"", "fixed"]);
+    place.refuse_saying(2, &format!("{COMPARE} --base shrunk"), &["base is \"shrunk\"", "fixed"]);
     let json: serde_json::Value =
         serde_json::from_str(&place.run(&format!("{COMPARE} --json"))).unwrap();
     assert_eq!(json["arms"][1]["arm"], "grown");
@@ -57,10 +58,10 @@ fn every_arm_is_trained_with_every_seed_once() {
 }
 
 #[test]
-fn what_arms_begin_with_alike_is_trained_once_and_is_the_same() {
+fn epochs_that_arms_share_are_trained_once_with_the_same_results() {
     let place = place();
     place.run(COMPARE);
-    // Its first epoch is the base's, and is in its tables too.
+    // Its first epoch was copied from the base, with the rows of the CSV files.
     let record = place.read("runs/arms/grown/seed-1/recipe.toml");
     assert!(record.contains("fixed/seed-1, after epoch 1"), "{record}");
     let epochs =
@@ -76,7 +77,7 @@ fn what_arms_begin_with_alike_is_trained_once_and_is_the_same() {
 }
 
 #[test]
-fn a_comparison_that_is_killed_goes_on() {
+fn a_killed_comparison_can_be_continued() {
     let (whole, killed) = (place(), place());
     whole.run(COMPARE);
     for milliseconds in [150, 300, 450] {
@@ -91,7 +92,7 @@ fn a_comparison_that_is_killed_goes_on() {
 }
 
 #[test]
-fn results_of_changed_arms_are_refused_not_mixed() {
+fn results_of_changed_arms_are_refused() {
     let place = place();
     place.run(COMPARE);
     let before = place.read("runs/arms/results.csv");
@@ -100,7 +101,7 @@ fn results_of_changed_arms_are_refused_not_mixed() {
         &format!("{COMPARE} --set optimizer.momentum=0.5"),
         &["results.csv", "arm fixed, seed 0", "--out"],
     );
-    // An unfinished run of another recipe is not gone on with either.
+    // Nor is an unfinished run of another recipe resumed.
     fs::remove_file(place.path("runs/arms/results.csv")).unwrap();
     place.refuse_saying(
         1,
@@ -116,14 +117,14 @@ fn results_of_changed_arms_are_refused_not_mixed() {
     fs::write(place.path("arms.toml"), ARMS.replace("[2,50]", "[2,500]")).unwrap();
     let arguments = format!("{COMPARE} --out elsewhere");
     let output = place.command(&arguments).output().unwrap();
-    // Before the first arm is trained.
+    // The error comes before the first arm is trained.
     assert!(text(&output.stdout).is_empty());
     assert!(check_refusal(&output, 1, &arguments).contains("a batch of 500 is larger"));
     place.refuse_saying(2, "compare grow-or-decy", &["grow-or-decay"]);
 }
 
 #[test]
-fn every_built_in_comparison_can_be_run() {
+fn every_built_in_comparison_runs() {
     let place = Place::new();
     for name in ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"] {
         let output = place.run(&format!(
@@ -137,9 +138,9 @@ fn every_built_in_comparison_can_be_run() {
 }
 
 #[test]
-fn batches_that_are_made_to_fit_are_no_other_recipe() {
+fn batches_that_are_lowered_to_fit_do_not_change_the_fingerprint() {
     let place = place();
-    // 300 images: at most 15 at once, so both arms are the same, and one is a branch of the other.
+    // With 300 images batches have at most 15, so both arms are the same, and one is a copy of the other.
     let compare = format!("{COMPARE} --set batch.least_updates=20");
     place.run(&compare);
     let table = place.read("runs/arms/results.csv");
@@ -150,7 +151,7 @@ fn batches_that_are_made_to_fit_are_no_other_recipe() {
 }
 
 #[test]
-fn with_images_held_out_arms_are_judged_on_these() {
+fn with_a_validation_set_arms_are_compared_on_it() {
     let place = place();
     let output = place.run(&format!("{COMPARE} --set data.validation=50"));
     assert!(output.contains("  validation accuracy 0."), "{output}");
@@ -165,7 +166,7 @@ fn with_images_held_out_arms_are_judged_on_these() {
 }
 
 #[test]
-fn arms_can_have_recipes_of_their_own_beside_the_file() {
+fn arms_can_have_their_own_recipes_relative_to_the_comparison_file() {
     let place = Place::new();
     fs::create_dir(place.path("mine")).unwrap();
     fs::write(place.path("mine/tiny.toml"), "base = \"quick\"\n[network]\nwidths = [4, 4, 4]\n")

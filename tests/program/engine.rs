@@ -1,4 +1,4 @@
-//! The engine's keys and flags, `bench`, and the plan's steps.
+//! The keys and options of the engine, `bench`, and `plan --steps`.
 
 use super::{Place, SMALL, column};
 use serde_json::Value;
@@ -24,12 +24,12 @@ fn bench_measures_training_inference_and_every_step() {
         }
     }
     let table = place.run(&format!("bench quick {small} --isa portable --threads 1"));
-    assert!(table.contains("portable, 1 threads") && table.contains("images/s"), "{table}");
-    place.refuse_saying(2, "bench quick --seconds 0", &["--seconds must be above 0"]);
+    assert!(table.contains("portable, 1 thread, ") && table.contains("images/s"), "{table}");
+    place.refuse_value("bench quick --seconds 0", "above 0 and at most 3600");
 }
 
 #[test]
-fn the_plan_shows_what_is_fused_and_by_which_method() {
+fn the_plan_shows_fused_operations_and_convolution_algorithms() {
     let place = Place::new();
     let steps = place.run("plan report --steps");
     let line = |name: &str| {
@@ -45,7 +45,7 @@ fn the_plan_shows_what_is_fused_and_by_which_method() {
 }
 
 #[test]
-fn methods_instructions_and_storage_train_to_about_the_same() {
+fn algorithms_instruction_sets_and_storage_types_train_almost_alike() {
     let place = Place::new();
     let losses = |name: &str, options: &str| {
         place.run(&format!(
@@ -64,7 +64,7 @@ fn methods_instructions_and_storage_train_to_about_the_same() {
         ("bf16", "--set engine.activations=bf16", 0.1),
     ] {
         let other = losses(name, options);
-        // The first updates of a learning rate at which differences grow slowly.
+        // Only the first updates, at a learning rate at which differences grow slowly.
         for (a, b) in auto.iter().zip(&other).take(4) {
             assert!((a - b).abs() < allowed, "{name}: {a} {b}");
         }
@@ -73,7 +73,7 @@ fn methods_instructions_and_storage_train_to_about_the_same() {
 }
 
 #[test]
-fn a_run_goes_on_with_the_instructions_it_began_with() {
+fn a_run_resumes_with_the_instruction_set_it_started_with() {
     let place = Place::new();
     place.run(&format!("train {SMALL} --epochs 1 --isa portable --out run"));
     assert!(place.read("run/recipe.toml").contains("isa = \"portable\""));

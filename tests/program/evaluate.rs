@@ -1,13 +1,15 @@
-//! Evaluation and prediction: what checkpoints say, of which images, from which files.
+//! `evaluate` and `predict`: checkpoints, images, options.
 
 use std::fs;
 use std::path::Path;
 
 use super::{Place, SMALL, column, text};
-use crescendo::data::{IMAGE_BYTES, Split, shapes};
+use crescendo::data::{ImageShape, Split, shapes};
 use image::{ImageBuffer, Rgb, RgbImage, imageops};
 use safetensors::SafeTensors;
 use serde_json::Value;
+
+const ELEMENTS: usize = ImageShape::CIFAR.elements();
 
 const CHECKPOINT: &str = "run/weights/epoch-0004.safetensors";
 
@@ -16,12 +18,12 @@ fn trained() -> Place {
     Place::with_run("--epochs 4 --set train.checkpoint_every=1")
 }
 
-/// The images that [`SMALL`] is tested on.
+/// The test images of [`SMALL`].
 fn test_images() -> Split {
     shapes::generate(0, 300, 100).test
 }
 
-/// The lines about an evaluation, without its table.
+/// The lines of an evaluation without its table.
 fn lines(output: &str) -> Vec<&str> {
     let wanted = |line: &&str| line.starts_with("Restored") || line.starts_with("Test accuracy");
     output.lines().filter(wanted).collect()
@@ -58,7 +60,7 @@ fn checkpoints_are_evaluated_in_the_order_asked_for() {
 }
 
 #[test]
-fn json_says_what_the_lines_say() {
+fn json_agrees_with_the_text_output() {
     let place = trained();
     let json = json(&place, "run --checkpoints 3,4");
     let results = json["results"].as_array().unwrap();
@@ -87,15 +89,15 @@ fn json_says_what_the_lines_say() {
     assert_eq!(lines(&place.run("evaluate run --checkpoints 3,4")), said);
 }
 
-/// An .npy of images.
+/// A .npy file of images.
 fn array(pixels: &[u8]) -> Vec<u8> {
-    let shape = format!("({}, 3072)", pixels.len() / IMAGE_BYTES);
+    let shape = format!("({}, 3072)", pixels.len() / ELEMENTS);
     let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
     let length = (header.len() as u16).to_le_bytes();
     [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), pixels].concat()
 }
 
-/// The rows of the probabilities in an .npy, which must be some.
+/// The rows of probabilities in a .npy file. Each row must be a distribution.
 fn probabilities(path: &Path) -> Vec<Vec<f64>> {
     let bytes = fs::read(path).unwrap();
     let array = npyz::NpyFile::new(&bytes[..]).unwrap();
@@ -115,7 +117,7 @@ fn best(row: &[f64]) -> usize {
 }
 
 #[test]
-fn an_image_is_judged_the_same_alone_and_in_any_company() {
+fn predictions_do_not_depend_on_other_images_or_threads() {
     let place = trained();
     let test = test_images();
     let whole = json(&place, "run --threads 1");
@@ -124,11 +126,11 @@ fn an_image_is_judged_the_same_alone_and_in_any_company() {
     }
     fs::write(place.path("all.npy"), array(&test.pixels)).unwrap();
     fs::write(place.path("one.npy"), array(test.image(57))).unwrap();
-    fs::write(place.path("rest.npy"), array(&test.pixels[58 * IMAGE_BYTES..])).unwrap();
+    fs::write(place.path("rest.npy"), array(&test.pixels[58 * ELEMENTS..])).unwrap();
     let output = place.run(&format!("predict {CHECKPOINT} all.npy --out all-p.npy"));
     let classes = whole["results"][0]["classes"].as_array().unwrap();
     let classes: Vec<&str> = classes.iter().map(|class| class.as_str().unwrap()).collect();
-    let end = format!("Probabilities: all-p.npy (100, 10), of {}\n", classes.join(", "));
+    let end = format!("Probabilities: all-p.npy (100, 10), columns: {}\n", classes.join(", "));
     assert!(output.ends_with(&end), "{output}");
     let all = probabilities(&place.path("all-p.npy"));
     let mut confusion = vec![vec![0; 10]; 10];
@@ -141,7 +143,7 @@ fn an_image_is_judged_the_same_alone_and_in_any_company() {
 }
 
 #[test]
-fn a_file_needs_nothing_but_itself() {
+fn a_checkpoint_file_is_self_contained() {
     let place = trained();
     fs::write(place.path("x.npy"), array(test_images().image(0))).unwrap();
     let predict = |file: &str| place.run(&format!("predict {file} x.npy"));
@@ -154,7 +156,7 @@ fn a_file_needs_nothing_but_itself() {
     for file in ["alone.safetensors", "else/alone.safetensors", "else/where/alone.safetensors"] {
         assert_eq!((place.run(&format!("evaluate {file}")), predict(file)), before);
     }
-    // Of a set that is not generated, the file knows only the name.
+    // For a data set that is not generated, the file holds only its name.
     place.run("data export shapes:300,100 set");
     let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,50]] --epochs 1 --out read";
     place.run(&format!("train quick --data set {options}"));
@@ -166,7 +168,7 @@ fn a_file_needs_nothing_but_itself() {
 }
 
 #[test]
-fn a_file_from_elsewhere_is_evaluated_with_a_recipe() {
+fn a_file_of_another_program_is_evaluated_with_a_recipe() {
     let place = Place::with_run("--epochs 1 --set data.normalize=dataset");
     let own = "base = \"quick\"\n[network]\nwidths = [4, 8, 8]\n[data]\nnormalize = \"dataset\"\n";
     fs::write(place.path("own.toml"), own).unwrap();
@@ -182,7 +184,7 @@ fn a_file_from_elsewhere_is_evaluated_with_a_recipe() {
     let ours = place.run("evaluate run");
     assert_eq!(lines(&output)[0], "Restored model parameters of bare.safetensors");
     assert_eq!(lines(&output)[1..], lines(&ours)[1..]);
-    // The tables agree, too.
+    // The tables agree as well.
     assert_eq!(
         output.lines().skip(1).collect::<Vec<_>>(),
         ours.lines().skip(1).collect::<Vec<_>>()
@@ -198,7 +200,7 @@ fn a_file_from_elsewhere_is_evaluated_with_a_recipe() {
     assert_eq!(output, place.run("predict run/weights/epoch-0001.safetensors x.npy"));
 }
 
-/// An image of a set as a picture.
+/// An image of a data set as an image file's pixels.
 fn picture(image: &[u8]) -> RgbImage {
     ImageBuffer::from_fn(32, 32, |x, y| {
         Rgb([0, 1, 2].map(|channel| image[channel * 1024 + y as usize * 32 + x as usize]))
@@ -206,14 +208,14 @@ fn picture(image: &[u8]) -> RgbImage {
 }
 
 #[test]
-fn pictures_are_classified_as_the_arrays_they_are() {
+fn image_files_are_classified_like_arrays_of_the_same_pixels() {
     let place = Place::with_run("--epochs 2");
     let test = test_images();
     let small = picture(test.image(3));
     small.save(place.path("small.png")).unwrap();
     small.save(place.path("small.jpg")).unwrap();
     image::DynamicImage::from(small.clone()).to_rgba16().save(place.path("deep.png")).unwrap();
-    // Named as something else, and large.
+    // A larger image, and a file name without an extension.
     let large = imageops::resize(&small, 128, 96, imageops::FilterType::Nearest);
     large.save_with_format(place.path("large"), image::ImageFormat::Png).unwrap();
     fs::write(place.path("x.npy"), array(test.image(3))).unwrap();
@@ -252,7 +254,7 @@ fn pictures_are_classified_as_the_arrays_they_are() {
 }
 
 #[test]
-fn training_from_a_checkpoint_begins_with_what_evaluation_saw() {
+fn a_run_initialised_from_a_checkpoint_evaluates_like_it() {
     let place = Place::with_run("--epochs 1");
     let init = "run/weights/epoch-0001.safetensors";
     place.run(&format!("train {SMALL} --epochs 0 --init {init} --out next"));
@@ -261,7 +263,7 @@ fn training_from_a_checkpoint_begins_with_what_evaluation_saw() {
 }
 
 #[test]
-fn with_flip_an_image_and_its_mirror_image_get_one_answer() {
+fn with_flip_an_image_and_its_mirror_image_get_the_same_prediction() {
     let place = trained();
     let image = picture(test_images().image(5));
     image.save(place.path("image.png")).unwrap();
@@ -273,7 +275,7 @@ fn with_flip_an_image_and_its_mirror_image_get_one_answer() {
     let (with, without) = (answers(true), answers(false));
     assert_eq!(with[0], with[1]);
     assert_ne!(without[0], without[1]);
-    // What the recipe says holds where nobody says otherwise, and in training.
+    // Without the options the recipe decides, as it does during training.
     place.run(&format!("train {SMALL} --epochs 4 --set data.test_flip=true --out flipped"));
     let plain = json(&place, "run --flip true");
     let flipped = json(&place, "flipped");
@@ -287,7 +289,7 @@ fn with_flip_an_image_and_its_mirror_image_get_one_answer() {
     assert_eq!(flipped["results"][0]["accuracy"].as_f64(), Some(accuracy));
 }
 
-/// An image whose edges are mirrored, moved by so many pixels down and to the right.
+/// An image shifted by `by` pixels down and to the right, with mirrored edges.
 fn shifted(image: &[u8], by: isize) -> Vec<u8> {
     let mirrored = |at: isize| match at {
         ..0 => -at as usize,
@@ -298,12 +300,12 @@ fn shifted(image: &[u8], by: isize) -> Vec<u8> {
         let (y, x) = (at as isize / 32 % 32 - by, at as isize % 32 - by);
         image[at / 1024 * 1024 + mirrored(y) * 32 + mirrored(x)]
     };
-    (0..IMAGE_BYTES).map(pixel).collect()
+    (0..ELEMENTS).map(pixel).collect()
 }
 
 #[test]
-fn with_shift_and_flip_six_views_of_an_image_are_weighed() {
-    // Bytes / 255: what is shifted before normalisation is the same as after.
+fn with_shift_and_flip_six_views_of_an_image_are_averaged() {
+    // Without normalisation, shifting before it is the same as after it.
     let place = Place::with_run("--epochs 4 --set data.normalize=none");
     let test = test_images();
     let images: Vec<&[u8]> = (0..20).map(|index| test.image(index)).collect();
@@ -331,7 +333,7 @@ fn with_shift_and_flip_six_views_of_an_image_are_weighed() {
             }
         }
     }
-    // What the recipe says holds where nobody says otherwise, and in training.
+    // Without the options the recipe decides, as it does during training.
     let options = "--epochs 4 --set data.normalize=none --set data.test_shift=1";
     place.run(&format!("train {SMALL} {options} --set data.test_flip=true --out views"));
     let (plain, views) = (json(&place, "run --flip true --shift 1"), json(&place, "views"));
@@ -341,5 +343,5 @@ fn with_shift_and_flip_six_views_of_an_image_are_weighed() {
     assert_eq!(views["results"][0]["accuracy"].as_f64(), Some(accuracy));
     let (without, plain) = (json(&place, "views --flip false --shift 0"), json(&place, "run"));
     assert_eq!(without["results"][0]["test_loss"], plain["results"][0]["test_loss"]);
-    place.refuse(2, "evaluate run --shift 32");
+    place.refuse_value("evaluate run --shift 32", "from 0 to 31");
 }

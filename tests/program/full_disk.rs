@@ -1,4 +1,4 @@
-//! Runs on a disk that fills up. They mount a small disk in memory, for which they need root:
+//! Runs on a disk that fills up. The tests mount a small file system in memory, which needs root:
 //!
 //! ```text
 //! cargo test --release --test program -- --ignored full_disk
@@ -11,7 +11,7 @@ use std::process::Command;
 use super::{OFTEN, Place, SMALL, assert_equal, check_line, check_refusal, contents};
 use safetensors::SafeTensors;
 
-/// A disk of its own, unmounted in the end.
+/// A small file system, unmounted on drop.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -24,11 +24,11 @@ impl Disk {
         Disk(path)
     }
 
-    /// Leaves so much room and no more.
+    /// Fills the disk up to `room` bytes.
     fn fill(&self, room: usize) {
         let ballast = self.0.join("ballast");
         let mut bytes = 0;
-        // As much as there is room for, in the pages that such a disk is made of.
+        // As much as fits, in pages, the unit of allocation of a tmpfs.
         while fs::write(&ballast, vec![0; bytes + 4096]).is_ok() {
             bytes += 4096;
         }
@@ -51,7 +51,7 @@ fn refuse_full(place: &Place, arguments: &str) {
     place.refuse_saying(1, arguments, &["/disk/", "No space left on device"]);
 }
 
-/// The state that a run left is whole.
+/// Checks that the saved state is complete, and that no temporary files are left.
 fn check_state(run: &Path) {
     let bytes = fs::read(run.join("state/state.safetensors")).unwrap();
     SafeTensors::deserialize(&bytes).unwrap();
@@ -62,7 +62,7 @@ fn check_state(run: &Path) {
 
 const KIB: usize = 1024;
 
-/// Trains with less and more room, until there is enough; what the failures were.
+/// Trains with more and more free space until it is enough. Returns the errors on the way.
 fn train_with_any_room(settings: &str) -> Vec<String> {
     let place = Place::new();
     let settings = format!("{SMALL} {settings} --set train.checkpoint_every=1");
@@ -71,7 +71,7 @@ fn train_with_any_room(settings: &str) -> Vec<String> {
     let run = disk.0.join("run");
     let out = run.display();
     let mut failures = Vec::new();
-    // From too little room for the first file to enough for the last.
+    // From too little space for the first file to enough for the last.
     for room in (0..).step_by(12) {
         disk.fill(room * KIB);
         let arguments = format!("train {settings} --out {out}");
@@ -84,7 +84,7 @@ fn train_with_any_room(settings: &str) -> Vec<String> {
         if run.exists() {
             failures.push(complaint);
             check_state(&run);
-            // There is no more room now than before.
+            // The disk is still full.
             refuse_full(&place, &format!("train --resume {out}"));
             check_state(&run);
             disk.clear();
@@ -102,11 +102,11 @@ fn train_with_any_room(settings: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn a_run_goes_on_to_the_same_weights_when_there_is_room_again() {
+fn a_run_resumes_with_bit_identical_results_after_a_full_disk() {
     let failures = train_with_any_room(OFTEN);
     assert!(failures.len() > 5, "{failures:?}");
     assert!(failures.iter().any(|failure| failure.contains("/state/state.safetensors: ")));
-    // Where nothing is saved within epochs, checkpoints are the first that do not fit.
+    // If no state is saved within epochs, checkpoints are the first files that do not fit.
     let rarely = "--set train.save_every_minutes=0 --set train.evaluate_every=0";
     let failures = train_with_any_room(&format!("--log-steps --epochs 4 {rarely}"));
     assert!(failures.iter().any(|failure| failure.contains("/weights/epoch-0001.safetensors: ")));
@@ -114,7 +114,7 @@ fn a_run_goes_on_to_the_same_weights_when_there_is_room_again() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_written_once_is_whole_or_not_there() {
+fn output_files_are_complete_or_absent() {
     let place = Place::with_run("--epochs 0");
     place.run("data export shapes:100,50 set");
     let pixels = crescendo::data::shapes::generate(0, 1, 2_000).test.pixels;

@@ -1,4 +1,4 @@
-//! What the program says about itself, its recipes and data, and its exit codes.
+//! Help, recipes, plans, data sets and exit codes.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn json(place: &Place, arguments: &str) -> Value {
 }
 
 #[test]
-fn every_command_explains_itself_with_an_example() {
+fn the_help_of_every_command_has_an_example() {
     let place = Place::new();
     let help = place.run("--help");
     for command in COMMANDS {
@@ -38,7 +38,7 @@ fn every_command_explains_itself_with_an_example() {
 }
 
 #[test]
-fn exit_codes_tell_success_failure_and_wrong_usage_apart() {
+fn exit_codes_distinguish_success_failure_and_wrong_usage() {
     let place = Place::new();
     for (code, arguments) in [
         (0, "--version"),
@@ -60,14 +60,14 @@ fn exit_codes_tell_success_failure_and_wrong_usage_apart() {
     ] {
         let output = place.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "crescendo {arguments}");
-        // Who reads the output finds in it only what was asked for.
+        // Errors go to standard error only, so that the output is safe to pipe.
         assert_eq!(output.stdout.is_empty(), code != 0, "crescendo {arguments}");
         assert_eq!(output.stderr.is_empty(), code == 0, "crescendo {arguments}");
     }
 }
 
 #[test]
-fn completions_know_the_commands_in_every_shell() {
+fn completions_contain_the_commands_for_every_shell() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = place.run(&format!("completions {shell}"));
@@ -96,16 +96,16 @@ fn recipes_are_listed_printed_and_usable_as_files() {
 }
 
 #[test]
-fn report_fast_trains_the_network_of_the_report() {
+fn report_fast_trains_the_network_of_the_paper() {
     let place = Place::new();
     let layers = |plan: &str| json(&place, plan)["layers"].clone();
-    // Only how BatchNorm averages what evaluation uses is different.
+    // Only the momentum of the running BatchNorm statistics is different.
     let fast = layers("plan report-fast --json --set network.norm.momentum=0.997");
     assert_eq!(fast, layers("plan report --json"));
 }
 
 #[test]
-fn the_plan_says_what_smaller_images_save() {
+fn the_plan_shows_the_savings_of_progressive_resizing() {
     let place = Place::new();
     let small = "plan report --set data.sides=[[1,16],[61,32]]";
     let (whole, plan) =
@@ -116,7 +116,7 @@ fn the_plan_says_what_smaller_images_save() {
     assert_eq!([0, 1].map(|index| phase(&plan, index, "side")), [16, 32]);
     let whole_flops = whole["training_flops_per_image"].as_u64().unwrap();
     assert_eq!(phase(&plan, 1, "training_flops_per_image"), whole_flops);
-    // All but the linear layers costs a quarter.
+    // All layers except the linear ones cost a quarter.
     let flops = phase(&plan, 0, "training_flops_per_image");
     assert!((0.25..0.26).contains(&(flops as f64 / whole_flops as f64)), "{flops}");
     assert_eq!(plan["training_flops"], 50_000 * (60 * flops + 30 * whole_flops));
@@ -126,7 +126,7 @@ fn the_plan_says_what_smaller_images_save() {
 }
 
 #[test]
-fn the_plan_of_the_report_has_its_numbers() {
+fn the_plan_of_the_report_recipe_has_known_numbers() {
     let place = Place::new();
     let plan = json(&place, "plan report --json");
     for (key, value) in [
@@ -171,7 +171,7 @@ fn the_plan_of_the_report_has_its_numbers() {
 }
 
 #[test]
-fn a_plan_of_training_is_what_training_does() {
+fn training_follows_its_plan() {
     let place = Place::with_run("--epochs 4 --set data.validation=40");
     let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,25],[3,50]] --set \
                    train.epochs=4 --set data.validation=40";
@@ -183,7 +183,7 @@ fn a_plan_of_training_is_what_training_does() {
 }
 
 #[test]
-fn data_is_looked_over_and_exported_as_it_is() {
+fn data_sets_are_inspected_and_exported_unchanged() {
     let place = Place::new();
     let info = json(&place, "data info shapes --json");
     assert_eq!(
@@ -195,7 +195,7 @@ fn data_is_looked_over_and_exported_as_it_is() {
     assert_eq!(info["problems"], Value::Array(Vec::new()));
 
     let output = place.run("data export shapes:53,7 set");
-    assert_eq!(output, "shapes:53,7 is now in set\n");
+    assert_eq!(output, "Wrote shapes:53,7 to set\n");
     let sizes: Vec<(String, usize)> = contents(&place.path("set"))
         .into_iter()
         .map(|(path, bytes)| (path.file_name().unwrap().to_str().unwrap().into(), bytes.len()))

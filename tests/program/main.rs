@@ -1,6 +1,8 @@
-//! The program as its users run it: the real binary, on real files, with real kills.
+//! End-to-end tests of the program: the real binary, real files, real kills.
 
 mod bad_input;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod before;
 mod compare;
 mod engine;
 mod evaluate;
@@ -10,6 +12,7 @@ mod output;
 mod own_data;
 mod policies;
 mod pytorch;
+mod readme;
 mod report;
 mod resume;
 mod tensorboard;
@@ -21,7 +24,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// A folder of one's own to run the program in.
+/// A temporary folder to run the program in.
 struct Place(TempDir);
 
 impl Place {
@@ -29,7 +32,7 @@ impl Place {
         Place(tempfile::tempdir().unwrap())
     }
 
-    /// With a small run in the folder `run`, and with what these arguments change about it.
+    /// With a small run in the folder `run`, trained with these additional arguments.
     fn with_run(arguments: &str) -> Self {
         let place = Self::new();
         place.run(&format!("train {SMALL} {arguments} --out run"));
@@ -49,8 +52,8 @@ impl Place {
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// The program with these arguments, separated by spaces, not started yet. It sees neither
-    /// data sets nor folders of the person who runs the tests.
+    /// The program with these arguments, separated by spaces. It does not find the data sets and
+    /// folders of the user who runs the tests.
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crescendo"));
         command.args(arguments.split_whitespace()).current_dir(self.0.path());
@@ -59,7 +62,7 @@ impl Place {
         command
     }
 
-    /// What the program prints; it must succeed.
+    /// Runs the program, which must succeed. Returns its standard output.
     #[track_caller]
     fn run(&self, arguments: &str) -> String {
         let output = self.command(arguments).output().unwrap();
@@ -67,18 +70,32 @@ impl Place {
         text(&output.stdout)
     }
 
-    /// What the program complains about; it must fail with this exit code, in words and without a
-    /// panic.
+    /// Runs the program, which must fail with this exit code and an error message, without a panic.
+    /// Returns its standard error.
     #[track_caller]
     fn refuse(&self, code: i32, arguments: &str) -> String {
         let output = self.command(arguments).output().unwrap();
         check_refusal(&output, code, arguments)
     }
 
-    /// As [`refuse`](Self::refuse), and the complaint is one line that says all of `parts`.
+    /// Like [`refuse`](Self::refuse); the error must be one line that contains all of `parts`.
     #[track_caller]
     fn refuse_saying(&self, code: i32, arguments: &str, parts: &[&str]) {
         check_line(&self.refuse(code, arguments), parts);
+    }
+
+    /// Runs the program, which must refuse the value of the last option with an error that names the
+    /// option and the `valid` values, in plain English.
+    #[track_caller]
+    fn refuse_value(&self, arguments: &str, valid: &str) {
+        let complaint = self.refuse(2, arguments);
+        let option = arguments.split([' ', '=']).rfind(|word| word.starts_with("--"));
+        for part in ["error: invalid value '", option.unwrap_or_default(), valid] {
+            assert!(complaint.contains(part), "no {part:?} in {complaint}");
+        }
+        for word in ["u32", "u64", "usize", "f64", "digit", "parse", "literal", "target type"] {
+            assert!(!complaint.contains(word), "{word:?} in {complaint}");
+        }
     }
 }
 
@@ -98,7 +115,7 @@ fn check_line(complaint: &str, parts: &[&str]) {
     }
 }
 
-/// Every file in a folder and below, with its content.
+/// The files in a folder and its subfolders, with their contents.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -116,12 +133,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A table's rows, each with its cells; the header first.
+/// The rows of a CSV file, each with its cells; the header is the first.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     table.lines().map(|line| line.split(',').collect()).collect()
 }
 
-/// The cells of one column, without the header.
+/// The cells of a column, without the header.
 fn column<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
     let rows = rows(table);
     let index = rows[0].iter().position(|cell| *cell == name);
@@ -129,7 +146,7 @@ fn column<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
     rows[1..].iter().map(|row| row[index]).collect()
 }
 
-/// A small network on a small set: a run of a few seconds.
+/// A small network on a small data set, which trains in seconds.
 const SMALL: &str = "quick --data shapes:300,100 --set network.widths=[4,8,8] \
                      --set batch.steps=[[1,25],[3,50]]";
 
@@ -137,13 +154,13 @@ fn checkpoint(run: &Path, epoch: u32) -> PathBuf {
     run.join(format!("weights/epoch-{epoch:04}.safetensors"))
 }
 
-/// Saves as often as it can, so that kills and full disks fall between, into and after saves.
+/// Saves the state very often, so that kills and full disks happen before, during and after saves.
 const OFTEN: &str = "--set train.save_every_minutes=0.0005 --log-steps --epochs 4";
 
-/// What a run of four epochs has computed: the weights, and its tables without times.
+/// The results of a run of four epochs: the weights, and the CSV files without times.
 fn result(run: &Path) -> (Vec<u8>, Vec<Vec<String>>, String) {
     let table = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
-    // All cells but seconds and images a second.
+    // All cells except seconds and images per second.
     let timeless = |row: &Vec<&str>| {
         let cells = row.iter().enumerate().filter(|(index, _)| !(6..8).contains(index));
         cells.map(|(_, cell)| cell.to_string()).collect()

@@ -1,4 +1,4 @@
-//! What training prints for programs, and for those who want to hear nothing.
+//! The output of training with `--json`, with `--quiet`, and into a closed pipe.
 
 use std::process::Stdio;
 
@@ -55,7 +55,7 @@ fn json_has_an_event_on_every_line() {
 }
 
 #[test]
-fn quiet_prints_the_outcome_only() {
+fn quiet_prints_only_the_result() {
     let place = Place::new();
     let arguments = format!("train {SMALL} --epochs 1 --quiet --out run");
     let output = place.command(&arguments).output().unwrap();
@@ -71,7 +71,7 @@ fn quiet_prints_the_outcome_only() {
 }
 
 #[test]
-fn a_reader_that_goes_away_stops_nothing() {
+fn a_closed_pipe_does_not_stop_training() {
     let place = Place::new();
     for (format, run) in [("--json", "json"), ("--quiet", "quiet"), ("", "lines")] {
         let arguments = format!("train {SMALL} --epochs 1 {format} --out {run}");

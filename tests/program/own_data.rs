@@ -1,4 +1,4 @@
-//! Data of one's own: folders of images, CIFAR-100, and fine-tuning.
+//! Other data than CIFAR-10: folders of images, CIFAR-100, fine-tuning.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,10 @@ use super::{Place, check_line, check_refusal, checkpoint, column, text};
 use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 
-/// A network and batches for a few dozen images.
+/// A network and a batch size for a few dozen images.
 const TINY: &str = "quick --set network.widths=[4,8,8] --set batch.policy=fixed --set batch.size=8";
 
-/// Writes an image whose pattern says its class, and no two the same.
+/// Writes an image whose pattern shows its class. No two images are the same.
 fn paint(path: &Path, class: u32, index: u32, [width, height]: [u32; 2]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let pixel = |x: u32, y: u32| {
@@ -20,7 +20,7 @@ fn paint(path: &Path, class: u32, index: u32, [width, height]: [u32; 2]) {
     RgbImage::from_fn(width, height, pixel).save(path).unwrap();
 }
 
-/// A folder of three classes with so many images each, PNG and JPEG, of many sizes.
+/// Writes a folder of three classes with `count` images each, PNG and JPEG, of different sizes.
 fn flowers(place: &Place, folder: &str, count: u32) {
     for (class, name) in ["rose", "tulip", "oxeye daisy"].into_iter().enumerate() {
         for index in 0..count {
@@ -44,18 +44,18 @@ fn fast94_fits_its_batches_to_a_folder_of_images() {
 }
 
 #[test]
-fn the_larger_fast_recipes_train_too() {
+fn the_larger_fast_recipes_train() {
     let place = Place::new();
     let small = "--data shapes:300,100 --set network.widths=[4,8,8] --epochs 2";
     place.run(&format!("train fast96 {small} --out fast96"));
-    assert!(place.run("evaluate fast96").contains("by the mean of 6 views of each"));
+    assert!(place.run("evaluate fast96").contains("mean of 6 views of each"));
     let sides = "--set network.head.hidden=16 --set data.sides=[[1,16],[2,32]]";
     place.run(&format!("train report-fast {small} {sides} --out report-fast"));
-    assert!(place.run("evaluate report-fast").contains("by the mean of 2 views of each"));
+    assert!(place.run("evaluate report-fast").contains("mean of 2 views of each"));
 }
 
 #[test]
-fn a_folder_of_images_is_trained_on() {
+fn a_run_trains_on_a_folder_of_images() {
     let place = Place::new();
     flowers(&place, "flowers", 15);
     fs::write(place.path("flowers/LICENSE"), "free").unwrap();
@@ -63,13 +63,13 @@ fn a_folder_of_images_is_trained_on() {
     for line in [
         "36 images of the folder flowers (images, 20 % of each class for testing)",
         "\nnetwork.classes is 3, not 10: the folder flowers has 3 classes\n",
-        "\n1 file is not read, being no PNG or JPEG by the name: LICENSE\n",
+        "\n1 file is ignored (not named as PNG or JPEG): LICENSE\n",
         "\nTest accuracy: ",
     ] {
         assert!(output.contains(line), "no {line:?} in {output}");
     }
     assert!(place.read("run/recipe.toml").contains("\nclasses = 3\n"));
-    // Stopped between, it comes to the same.
+    // A run in two sessions has the same result as one in a single session.
     place.run("train --resume run --epochs 2");
     place.run(&format!("train {TINY} --data ./flowers --epochs 2 --out whole"));
     let weights = |run: &str| fs::read(checkpoint(&place.path(run), 2)).unwrap();
@@ -94,7 +94,7 @@ fn a_folder_of_images_is_trained_on() {
 }
 
 #[test]
-fn how_it_was_split_is_kept_with_the_run() {
+fn the_test_split_is_saved_with_the_run() {
     let place = Place::new();
     flowers(&place, "flowers", 8);
     let split = "--data flowers --test-split 0.5";
@@ -109,7 +109,7 @@ fn how_it_was_split_is_kept_with_the_run() {
     let output = place.command("evaluate run --data flowers").output().unwrap();
     let warning = text(&output.stderr);
     assert!(
-        warning.contains("not split as it was then") && warning.contains("trained on"),
+        warning.contains("is split differently") && warning.contains("trained on"),
         "{warning}"
     );
     assert_eq!(text(&place.command("evaluate run").output().unwrap().stderr), "");
@@ -124,7 +124,7 @@ fn how_it_was_split_is_kept_with_the_run() {
 }
 
 #[test]
-fn test_images_can_have_a_folder_of_their_own() {
+fn test_images_can_be_in_a_separate_folder() {
     let place = Place::new();
     flowers(&place, "my flowers/train", 8);
     flowers(&place, "my flowers/test", 2);
@@ -134,9 +134,9 @@ fn test_images_can_have_a_folder_of_their_own() {
     let output = train.args(["--data", "my flowers"]).output().unwrap();
     let said = text(&output.stdout);
     for part in [
-        "25 images of the folder my flowers (images with a test set in a folder of its own)",
-        "\n1 of 31 images are far from square, and squeezed into it: most of all train/rose/wide.png \
-         (90x30)\n",
+        "25 images of the folder my flowers (images with a separate folder of test images)",
+        "\n1 of 31 images are far from square and will be distorted, most of all \
+         train/rose/wide.png (90x30)\n",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}{}", text(&output.stderr));
     }
@@ -151,7 +151,7 @@ fn test_images_can_have_a_folder_of_their_own() {
 }
 
 #[test]
-fn what_is_wrong_with_a_folder_is_named() {
+fn problems_of_an_image_folder_are_named() {
     let place = Place::new();
     flowers(&place, "flowers", 4);
     let train = format!("train {TINY} --data flowers");
@@ -175,7 +175,7 @@ fn what_is_wrong_with_a_folder_is_named() {
     place.refuse_saying(1, "data info images:0.2,nowhere", &["nowhere: there is no such"]);
     place.refuse_saying(1, "data info images:2,flowers", &["between 0 and 1"]);
     for share in ["0", "1", "-1", "nan", "half"] {
-        place.refuse(2, &format!("{train} --test-split={share}"));
+        place.refuse_value(&format!("{train} --test-split={share}"), "between 0 and 1");
     }
     place.refuse(2, &format!("train {TINY} --test-split 0.5"));
     place.refuse_saying(1, "data info shapes --test-split 0.5", &["shapes: there is no such"]);
@@ -183,7 +183,7 @@ fn what_is_wrong_with_a_folder_is_named() {
 }
 
 #[test]
-fn the_data_says_how_many_classes_there_are_where_the_user_does_not() {
+fn the_number_of_classes_follows_the_data_unless_the_user_sets_it() {
     let place = Place::new();
     flowers(&place, "flowers", 10);
     let own =
@@ -210,7 +210,7 @@ fn the_data_says_how_many_classes_there_are_where_the_user_does_not() {
 }
 
 #[test]
-fn cifar_100_is_read_and_trained_on() {
+fn a_run_trains_on_cifar_100() {
     let place = Place::new();
     fs::create_dir(place.path("c100")).unwrap();
     for (name, images) in [("train.bin", 200_u32), ("test.bin", 100)] {
@@ -234,7 +234,7 @@ fn cifar_100_is_read_and_trained_on() {
     place.refuse_saying(1, "data info c100", &["c100/test.bin: is 3073 bytes", "3074"]);
 }
 
-/// A checkpoint's tensors: name, shape, content.
+/// The tensors of a checkpoint: name, shape, bytes.
 fn tensors(path: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
     let bytes = fs::read(path).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -247,7 +247,7 @@ fn tensors(path: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
 }
 
 #[test]
-fn a_network_goes_on_with_other_classes() {
+fn a_checkpoint_can_be_fine_tuned_on_other_classes() {
     let place = Place::new();
     flowers(&place, "flowers", 10);
     place.run(&format!("train {TINY} --data shapes:80,10 --epochs 1 --out old"));
@@ -270,7 +270,7 @@ fn a_network_goes_on_with_other_classes() {
     }
     place.run("train --resume begun --epochs 1");
     assert!(place.run("evaluate begun").contains("Test accuracy"));
-    // Anything else that differs is another network.
+    // A checkpoint that differs in other layers is refused.
     let wider = format!("{tune} --set network.widths=[4,8,16] --init {init} --out wider");
     place.refuse_saying(1, &wider, &[init, "another network"]);
     let hidden = format!("{tune} --set network.head.hidden=8 --init {init} --out hidden");

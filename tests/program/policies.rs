@@ -1,4 +1,4 @@
-//! Policies as a user sees them: in tables, lines and the plan.
+//! Policies of the batch size and the learning rate: CSV files, log lines, the plan.
 
 use super::{Place, SMALL, column};
 
@@ -16,7 +16,7 @@ const PLATEAU: &str = "--set batch.policy=plateau --set batch.initial=30 --set b
                        batch.patience=0 --set batch.threshold=0.9";
 
 #[test]
-fn a_plateau_grows_the_batch_and_is_written_down() {
+fn a_plateau_grows_the_batch_and_is_logged() {
     let place = Place::new();
     let output = place
         .run(&format!("train {SMALL} {PLATEAU} --set batch.after_max=decay --epochs 6 --out a"));
@@ -29,7 +29,7 @@ fn a_plateau_grows_the_batch_and_is_written_down() {
     let decisions = place.read("a/decisions.csv");
     assert_eq!(column(&decisions, "epoch"), ["3", "4", "5", "6"]);
     assert_eq!(column(&decisions, "to")[..2], ["60", "100"]);
-    // Stopped between two decisions and resumed, it decides the same.
+    // Stopped between two decisions and resumed, it makes the same decisions.
     place.run(&format!("train {SMALL} {PLATEAU} --set batch.after_max=decay --epochs 3 --out b"));
     place.run("train --resume b --epochs 6");
     assert_eq!(epochs(&place, "b"), (sizes, rates));
@@ -37,32 +37,32 @@ fn a_plateau_grows_the_batch_and_is_written_down() {
 }
 
 #[test]
-fn what_does_not_fit_is_computed_in_parts() {
+fn batches_that_do_not_fit_are_computed_in_micro_batches() {
     let place = Place::new();
     let train = format!("{SMALL} --set batch.policy=fixed --set batch.size=150 --epochs 1");
     let whole = place.run(&format!("train {train} --log-steps --out whole"));
-    assert!(!whole.contains("in parts"), "{whole}");
+    assert!(!whole.contains("in micro-batches"), "{whole}");
     let plan = place.run(
         "plan quick --set network.widths=[4,8,8] --set batch.policy=fixed --set \
                           batch.size=3000 --set batch.memory_limit=0.3 --images 6000",
     );
-    assert!(plan.contains(" parts of ") && plan.contains("norm.ghost"), "{plan}");
-    // Where memory is short; said once for each size that is cut, and kept for when it goes on.
+    assert!(plan.contains(" micro-batches of ") && plan.contains("norm.ghost"), "{plan}");
+    // With little memory. It is logged once for each batch size, and the limit is saved for a resume.
     let short = "quick --data shapes:3000,50 --set network.widths=[4,8,8] --set \
                  batch.steps=[[1,1500],[2,3000]] --set batch.memory_limit=0.15";
     let cut = place.run(&format!("train {short} --epochs 2 --out short"));
     for batch in ["1500", "3000"] {
-        let said = format!("Batches of {batch} are computed in parts of ");
+        let said = format!("Batches of {batch} are computed in micro-batches of ");
         assert_eq!(cut.matches(&said).count(), 1, "{cut}");
     }
     assert!(cut.contains("do not fit in batch.memory_limit"), "{cut}");
     assert!(place.read("short/recipe.toml").contains("memory_limit = 0.15"));
     let refused = place.refuse(1, &format!("train {short} --set network.norm.ghost=1500"));
     assert!(refused.contains("network.norm.ghost = 1500"), "{refused}");
-    // Two parts of 75: BatchNorm's statistics, and so the losses, are others from the first update on.
+    // Two micro-batches of 75 have other BatchNorm statistics, and so other losses from the first update on.
     let parts =
         place.run(&format!("train {train} --log-steps --set network.norm.ghost=75 --out parts"));
-    assert!(parts.contains("Batches of 150 are computed in parts of 75"), "{parts}");
+    assert!(parts.contains("Batches of 150 are computed in micro-batches of 75"), "{parts}");
     let losses = |run: &str| -> Vec<f64> {
         let table = place.read(&format!("{run}/steps.csv"));
         column(&table, "loss").iter().map(|cell| cell.parse().unwrap()).collect()
@@ -72,7 +72,7 @@ fn what_does_not_fit_is_computed_in_parts() {
 }
 
 #[test]
-fn schedules_and_the_noise_scale_are_in_the_table() {
+fn schedules_and_the_noise_scale_are_logged() {
     let place = Place::new();
     let run = "--epochs 4 --set batch.policy=fixed --set batch.size=30 --set batch.noise_every=2";
     place.run(&format!("train {SMALL} {run} --set schedule.policy=linear --out linear"));

@@ -14,7 +14,7 @@ fn losses(case: &Value, kind: &str) -> Vec<f64> {
     case[kind].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
 }
 
-/// Our losses with a recipe, the settings that all cases have, and these changes.
+/// The losses of our run with a recipe, the settings of the case, and further changes.
 fn train(case: &Value, recipe: &str, changes: &str) -> Vec<f64> {
     let place = Place::new();
     let setting = |name: &str| case["settings"][name].to_string();
@@ -32,7 +32,7 @@ fn train(case: &Value, recipe: &str, changes: &str) -> Vec<f64> {
     column(&steps, "loss").iter().map(|loss| loss.parse().unwrap()).collect()
 }
 
-/// Those of the report's family, with convolutions by a method.
+/// The losses of our run of the paper's network with a convolution algorithm.
 fn ours(case: &Value, conv: &str) -> Vec<f64> {
     let rate = &case["settings"]["learning_rate"];
     let changes = format!("--set optimizer.learning_rate={rate} --set engine.conv={conv}");
@@ -45,7 +45,7 @@ fn farthest(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[test]
-fn the_reports_network_follows_pytorch_for_four_updates() {
+fn the_network_of_the_paper_follows_pytorch_for_four_updates() {
     let case = fixture("report");
     for conv in ["direct", "auto"] {
         let ours = ours(&case, conv);
@@ -54,14 +54,14 @@ fn the_reports_network_follows_pytorch_for_four_updates() {
     }
 }
 
-/// PyTorch's own losses in f32 leave those in f64 little by little, by how much depends on the
-/// memory format. Ours may leave them no farther than three times that.
+/// PyTorch's losses in f32 gradually drift away from those in f64, by an amount that depends on the
+/// memory format. Ours may drift at most three times as far.
 ///
-/// At learning rate 0.1 these updates are chaotic: the loss passes 5, and a difference of 1e-7 grows
-/// a hundred thousand times. There Winograd's F(4x4), whose rounding is allowed five times that of
-/// direct convolution, may be five times as far.
+/// At learning rate 0.1 these updates are chaotic: the loss exceeds 5, and a difference of 1e-7 grows
+/// by a factor of a hundred thousand. There Winograd F(4x4), whose rounding errors may be five times
+/// those of direct convolution, may drift five times as far.
 #[test]
-fn a_small_network_stays_as_close_to_pytorch_in_f64_as_pytorch_in_f32_for_twenty_updates() {
+fn a_small_network_is_as_close_to_pytorch_in_f64_as_pytorch_in_f32_for_twenty_updates() {
     for (name, conv, times) in [
         ("small_0.003", "direct", 3.0),
         ("small_0.003", "auto", 3.0),
@@ -78,9 +78,9 @@ fn a_small_network_stays_as_close_to_pytorch_in_f64_as_pytorch_in_f32_for_twenty
     }
 }
 
-/// The whole recipe but for its augmentation: whitening, Muon, groups with their own schedules.
+/// The whole recipe except augmentation: whitening, Muon, parameter groups with their own schedules.
 #[test]
-fn a_small_airbench_network_stays_as_close_to_pytorch_in_f64_as_pytorch_in_f32() {
+fn a_small_airbench_network_is_as_close_to_pytorch_in_f64_as_pytorch_in_f32() {
     let case = fixture("airbench");
     let setting = |name: &str| case["settings"][name].as_f64().unwrap();
     let per_image = |name: &str| setting(name) / setting("batch");

@@ -1,4 +1,4 @@
-//! Pages: those that training keeps, and those that `report` draws.
+//! HTML reports: those that training writes, and those of the command `report`.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use super::{Place, SMALL, column, rows};
 
 const EVALUATED: &str = "--set train.evaluate_every=1 --set data.validation=40";
 
-/// Two small runs, `run` and `other`, the first of which has decided something.
+/// Two small runs, `run` and `other`. The first has a decision.
 fn two_runs() -> Place {
     let grown = "--set batch.steps=[[1,25],[2,50]] --epochs 2";
     let place = Place::with_run(&format!("{grown} {EVALUATED}"));
@@ -16,9 +16,9 @@ fn two_runs() -> Place {
 }
 
 #[test]
-fn training_leaves_a_page() {
+fn training_writes_a_report() {
     let place = two_runs();
-    let page = place.read("run/report.html");
+    let report = place.read("run/report.html");
     for part in [
         "quick on shapes",
         "<dd>2 of 2</dd>",
@@ -30,15 +30,15 @@ fn training_leaves_a_page() {
         "From epoch 2: batch size 25 to 50",
         "25 → 50",
         "Test set after epoch 2",
-        "Held-out images after epoch 2",
+        "Validation set after epoch 2",
         "src=\"data:image/bmp;base64,",
         "widths = [",
         "crescendo train --resume run",
     ] {
-        assert!(page.contains(part), "no {part}");
+        assert!(report.contains(part), "no {part}");
     }
     for nothing in ["http", "<script", "@import", "url("] {
-        assert!(!page.contains(nothing), "{nothing}");
+        assert!(!report.contains(nothing), "{nothing}");
     }
     let decisions = place.read("run/decisions.csv");
     assert_eq!(rows(&decisions).len(), 2, "{decisions}");
@@ -53,34 +53,34 @@ fn training_leaves_a_page() {
     let sure = |mistake: &serde_json::Value| mistake["probability"].as_f64().unwrap();
     assert!(!mistakes.is_empty() && mistakes.is_sorted_by(|a, b| sure(a) >= sure(b)));
 
-    // From the folder alone, it is the same page again.
+    // `report` writes the same report from the files of the run.
     fs::remove_file(place.path("run/report.html")).unwrap();
     assert_eq!(place.run("report run"), "run/report.html\n");
-    assert_eq!(place.read("run/report.html"), page);
+    assert_eq!(place.read("run/report.html"), report);
 }
 
 #[test]
-fn several_runs_are_drawn_over_each_other() {
+fn several_runs_are_drawn_in_the_same_figures() {
     let place = two_runs();
     assert_eq!(place.run("report run other --out both.html"), "both.html\n");
-    let page = place.read("both.html");
+    let report = place.read("both.html");
     for part in ["<h1>2 runs</h1>", "run</span>", "other</span>", "line c0", "line c1"] {
-        assert!(page.contains(part), "no {part}");
+        assert!(report.contains(part), "no {part}");
     }
     place.refuse_saying(2, "report run other", &["--out"]);
-    // A page is replaced, and nothing else is.
+    // A report may be replaced, other files may not.
     place.run("report other run --out both.html");
-    assert_ne!(place.read("both.html"), page);
+    assert_ne!(place.read("both.html"), report);
     for file in ["run/log.txt", "run/recipe.toml"] {
         let before = place.read(file);
         place.refuse_saying(1, &format!("report run other --out {file}"), &[file, "--out"]);
         assert_eq!(place.read(file), before);
     }
-    place.refuse_saying(1, "report run --out nowhere/page.html", &["nowhere/page.html"]);
+    place.refuse_saying(1, "report run --out nowhere/both.html", &["nowhere/both.html"]);
 }
 
 #[test]
-fn what_cannot_be_drawn_is_named() {
+fn damaged_and_missing_files_are_named() {
     let place = two_runs();
     place.refuse_saying(1, "report nowhere", &["nowhere", "no run's folder"]);
     fs::write(place.path("other/epochs.csv"), "epoch,train_loss\n1,2.5\n2,x\n").unwrap();
@@ -89,26 +89,26 @@ fn what_cannot_be_drawn_is_named() {
     assert!(!place.path("both.html").exists());
     fs::write(place.path("run/evaluation.json"), "{\"test\": 1}").unwrap();
     place.refuse_saying(1, "report run", &["run/evaluation.json: is damaged"]);
-    // A run that nobody trained yet has a page too.
+    // A run that was not trained yet has a report as well.
     place.run(&format!("train {SMALL} --epochs 0 --out empty"));
     place.run("report empty");
     assert!(place.read("empty/report.html").contains("No epoch is finished yet"));
 }
 
-/// Looks at pages in a browser, as `tests/browser/check.py` says:
+/// Checks reports in a browser, with `tests/browser/check.py`:
 ///
 /// ```text
 /// cargo test --release --test program -- --ignored browser
 /// ```
 #[test]
 #[ignore = "needs Python's playwright and Chromium"]
-fn pages_look_right_in_a_browser() {
+fn reports_look_right_in_a_browser() {
     let place = two_runs();
     place.run("report run other --out both.html");
-    for (page, figures) in [("run/report.html", "5"), ("both.html", "6")] {
+    for (report, figures) in [("run/report.html", "5"), ("both.html", "6")] {
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/check.py"));
-        command.args([page, "--figures", figures]).current_dir(place.folder());
+        command.args([report, "--figures", figures]).current_dir(place.folder());
         let output = command.output().unwrap();
         let (said, complaint) = (super::text(&output.stdout), super::text(&output.stderr));
         assert!(output.status.success(), "{said}{complaint}");

@@ -1,4 +1,4 @@
-//! A run that is killed at any moment, and resumed, is the run that was never stopped.
+//! A run that is killed at any moment and resumed has the same results as one that was never stopped.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -11,7 +11,7 @@ pub fn start(place: &Place, arguments: &str) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Waits until the run has come to that many updates; false if it ended before.
+/// Waits until the run has made that many updates. Returns false if it ended before.
 pub fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
     let begin = Instant::now();
     loop {
@@ -29,13 +29,13 @@ pub fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
 
 #[test]
 fn killed_again_and_again() {
-    // The moments fall into the first epoch, its end, the growth of the batch, and the end.
+    // The kills happen in the first epoch, at its end, when the batch grows, and at the end.
     kill(SMALL, [1, 7, 12, 19, 24, 25, 31, 36]);
 }
 
 #[test]
-fn killed_while_muon_trains_and_groups_end() {
-    // 25 updates an epoch; the whitening's bias is trained for the first three.
+fn killed_while_muon_trains_and_parameter_groups_end() {
+    // 25 updates per epoch; the bias of the whitening layer is trained for three epochs.
     let fast94 = "fast94 --data shapes:300,100 --set network.widths=[4,8,8]";
     kill(fast94, [1, 12, 25, 30, 60, 74, 75, 90]);
     for average in ["ema", "lookahead"] {
@@ -45,14 +45,14 @@ fn killed_while_muon_trains_and_groups_end() {
 }
 
 #[test]
-fn killed_while_images_grow() {
+fn killed_during_progressive_resizing() {
     let sides = "--set data.sides=[[1,16],[2,32],[3,16],[4,32]] --set train.evaluate_every=1";
     kill(&format!("{SMALL} {sides}"), [1, 7, 12, 19, 24, 25, 31, 36]);
 }
 
 #[test]
-fn killed_while_policies_decide() {
-    // 260 images to train on, ten updates and fewer with each growth.
+fn killed_while_policies_change_the_batch_size() {
+    // 260 training images: ten updates per epoch, and fewer after each growth of the batch.
     let plateau = "--set batch.policy=plateau --set batch.initial=26 --set batch.max=104 --set \
                    batch.patience=0 --set batch.threshold=0.9 --set batch.metric=validation_loss \
                    --set batch.coupling=sqrt --set data.validation=40 --set \
@@ -64,7 +64,7 @@ fn killed_while_policies_decide() {
     kill(&format!("{SMALL} {noise_scale}"), [1, 5, 14, 15, 16, 20, 24, 28]);
 }
 
-/// `recipe` is its name and whatever is changed in it.
+/// `recipe` is the name of a recipe with options that change it; `moments` are numbers of updates.
 fn kill(recipe: &str, moments: [usize; 8]) {
     let place = Place::new();
     place.run(&format!("train {recipe} {OFTEN} --out whole"));
@@ -85,7 +85,7 @@ fn kill(recipe: &str, moments: [usize; 8]) {
     place.run("train --resume killed");
     assert!(kills >= 5, "only {kills} kills");
     assert_equal(&place.path("whole"), &place.path("killed"));
-    assert!(place.run("train --resume killed").contains("finished already"));
+    assert!(place.run("train --resume killed").contains("already finished"));
     assert_equal(&place.path("whole"), &place.path("killed"));
 }
 
@@ -99,9 +99,9 @@ fn killed_in_the_first_moments() {
         std::thread::sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
-        // The folder is there with a state in it, or not at all.
+        // The folder exists with a state in it, or not at all.
         if place.path(&name).exists() {
-            // It may have been killed before there was a table of steps to go on with.
+            // It may have been killed before steps.csv was created.
             place.run(&format!("train --resume {name} --log-steps"));
             assert_equal(&place.path("whole"), &place.path(&name));
         }
@@ -110,7 +110,7 @@ fn killed_in_the_first_moments() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_stops_after_the_step_and_says_how_to_go_on() {
+fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
     let place = Place::new();
     place.run(&format!("train {SMALL} {OFTEN} --out whole"));
     for signal in ["INT", "TERM"] {
@@ -132,20 +132,20 @@ fn a_signal_stops_after_the_step_and_says_how_to_go_on() {
 }
 
 #[test]
-fn more_epochs_go_on_where_the_run_ended() {
+fn a_finished_run_can_be_extended() {
     let place = Place::new();
     place.run(&format!("train {SMALL} {OFTEN} --out whole"));
     place.run(&format!("train {SMALL} {OFTEN} --epochs 2 --out short").replace(" --epochs 4", ""));
     place.run("train --resume short --epochs 4");
     let (whole, short) = (result(&place.path("whole")), result(&place.path("short")));
-    // The checkpoints' recipes are the same again; only the short run was tested in between.
+    // epochs.csv is not compared: only the short run was evaluated after epoch 2.
     assert!(whole.0 == short.0 && whole.2 == short.2);
     let complaint = place.refuse(2, "train --resume short --epochs 3");
     assert!(complaint.contains("this run has come to epoch 4 already"), "{complaint}");
 }
 
 #[test]
-fn the_learning_rate_can_change_and_takes_effect() {
+fn the_learning_rate_can_be_changed_on_resume() {
     let place = Place::new();
     place.run(&format!("train {SMALL} --epochs 2 --out run"));
     let output = place.run("train --resume run --epochs 3 --set optimizer.learning_rate=0.01");
@@ -156,7 +156,7 @@ fn the_learning_rate_can_change_and_takes_effect() {
 }
 
 #[test]
-fn what_a_run_is_made_of_cannot_change() {
+fn network_seed_and_data_cannot_be_changed_on_resume() {
     let place = Place::new();
     place.run(&format!("train {SMALL} --epochs 1 --out run"));
     let before = place.read("run/recipe.toml");
@@ -170,7 +170,7 @@ fn what_a_run_is_made_of_cannot_change() {
 }
 
 #[test]
-fn two_programs_do_not_train_in_one_folder() {
+fn two_programs_cannot_train_in_the_same_folder() {
     let place = Place::new();
     let mut child = start(&place, &format!("train {SMALL} --epochs 500 --log-steps --out run"));
     assert!(wait_for_updates(&mut child, &place.path("run"), 1));

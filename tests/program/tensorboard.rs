@@ -1,5 +1,5 @@
-//! TensorBoard's own reader finds in a run's folder what the tables say, each point once. It needs
-//! Python with `venv`, and installs TensorBoard below `target/`:
+//! TensorBoard's own reader finds the values of the CSV files in a run's folder, each once. The test
+//! needs Python with `venv`, and installs TensorBoard in `target/`:
 //!
 //! ```text
 //! cargo test --release --test program -- --ignored tensorboard
@@ -12,7 +12,7 @@ use super::resume::{start, wait_for_updates};
 use super::{OFTEN, Place, SMALL, column, rows, text};
 use serde_json::Value;
 
-/// A Python that has TensorBoard.
+/// A Python interpreter with TensorBoard.
 fn python() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tensorboard");
     let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
@@ -30,13 +30,13 @@ fn run(command: &mut Command) -> String {
     text(&output.stdout)
 }
 
-/// A tag's steps and values.
+/// The steps and values of a tag.
 fn points(value: &Value) -> Vec<(u64, f64)> {
     let point = |point: &Value| (point[0].as_u64().unwrap(), point[1].as_f64().unwrap());
     value.as_array().unwrap().iter().map(point).collect()
 }
 
-/// The points that a table's column should be.
+/// The steps and cells of a CSV column, without empty cells.
 fn expected<'a>(table: &'a str, step: &str, name: &str) -> Vec<(u64, &'a str)> {
     let steps = column(table, step).into_iter().map(|step| step.parse().unwrap());
     steps.zip(column(table, name)).filter(|(_, cell)| !cell.is_empty()).collect()
@@ -46,7 +46,7 @@ fn expected<'a>(table: &'a str, step: &str, name: &str) -> Vec<(u64, &'a str)> {
 fn compare(tag: &str, points: &[(u64, f64)], expected: &[(u64, &str)]) {
     assert_eq!(points.len(), expected.len(), "{tag}: {points:?} {expected:?}");
     for (&(step, value), &(expected_step, cell)) in points.iter().zip(expected) {
-        // Tables have so many decimals, and TensorBoard numbers of four bytes.
+        // CSV files have rounded decimals, and TensorBoard stores f32.
         let decimals = cell.split_once('.').map_or(0, |(_, decimals)| decimals.len());
         let written: f64 = cell.parse().unwrap();
         let near = 0.51 * 10_f64.powi(-(decimals as i32)) + 1e-6 * written.abs();
@@ -56,7 +56,7 @@ fn compare(tag: &str, points: &[(u64, f64)], expected: &[(u64, &str)]) {
 
 #[test]
 #[ignore = "installs TensorBoard"]
-fn tensorboard_reads_what_the_tables_say() {
+fn tensorboard_reads_the_values_of_the_csv_files() {
     let python = python();
     let place = Place::new();
     let settings = "--set train.evaluate_every=1 --set data.validation=50";

@@ -1,16 +1,16 @@
-//! Training runs and what they leave behind.
+//! Training runs and the files they write.
 
 use super::{Place, SMALL, checkpoint, column, rows};
 use safetensors::{Dtype, SafeTensors};
 
 #[test]
-fn a_run_leaves_tables_checkpoints_and_its_recipe() {
+fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     let place = Place::new();
     let output = place.run(&format!(
         "train {SMALL} --epochs 4 --log-steps --set train.checkpoint_every=2 --set \
          train.evaluate_every=2"
     ));
-    // The words of the report's program.
+    // The lines of the paper's program.
     let lines: Vec<&str> = output.lines().collect();
     assert!(lines[1].starts_with("Epoch 1 Loss "), "{output}");
     assert!(lines[1].contains(" Duration ") && lines[1].ends_with(" seconds."), "{output}");
@@ -45,7 +45,7 @@ fn a_run_leaves_tables_checkpoints_and_its_recipe() {
     let steps = place.read("runs/quick-1/steps.csv");
     assert_eq!(rows(&steps)[0], ["step", "epoch", "batch_size", "learning_rate", "loss"]);
     assert_eq!(column(&steps, "step").len(), 36);
-    // An epoch's loss is the mean of its batches'.
+    // The loss of an epoch is the mean of the losses of its batches.
     let losses: Vec<f64> =
         column(&steps, "loss")[..12].iter().map(|cell| cell.parse().unwrap()).collect();
     let mean = losses.iter().sum::<f64>() / 12.0;
@@ -59,7 +59,7 @@ fn a_run_leaves_tables_checkpoints_and_its_recipe() {
     for epoch in [2, 4] {
         assert!(checkpoint(&place.path("runs/quick-1"), epoch).exists());
     }
-    // What a run wrote of its recipe is a recipe, and the next run has the next number.
+    // The recipe that a run wrote can be trained, and the next run has the next number.
     let again = place.run("train runs/quick-1/recipe.toml --data shapes:300,100 --epochs 1");
     assert!(again.ends_with("Run: runs/recipe-1\n"), "{again}");
     let next = place.run(&format!("train {SMALL} --epochs 1"));
@@ -67,7 +67,7 @@ fn a_run_leaves_tables_checkpoints_and_its_recipe() {
 }
 
 #[test]
-fn checkpoints_hold_what_pytorch_loads() {
+fn checkpoints_have_the_names_and_shapes_of_pytorch() {
     let place = Place::new();
     place.run("train report --data shapes:10,10 --epochs 0 --out run");
     let bytes = std::fs::read(checkpoint(&place.path("run"), 0)).unwrap();
@@ -96,7 +96,7 @@ fn checkpoints_hold_what_pytorch_loads() {
 }
 
 #[test]
-fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
+fn weights_are_bit_identical_for_any_number_of_threads() {
     let place = Place::new();
     for threads in [1, 2, 3] {
         place.run(&format!("train {SMALL} --epochs 2 --threads {threads} --out t{threads}"));
@@ -109,7 +109,7 @@ fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
 }
 
 #[test]
-fn training_begins_with_given_weights() {
+fn a_run_can_start_from_given_weights() {
     let place = Place::new();
     place.run(&format!("train {SMALL} --epochs 1 --out first"));
     let init = "first/weights/epoch-0001.safetensors";
@@ -130,7 +130,7 @@ fn training_begins_with_given_weights() {
 }
 
 #[test]
-fn a_run_that_ends_by_steps_leaves_its_last_state() {
+fn a_run_limited_by_max_steps_writes_its_last_checkpoint() {
     let place = Place::new();
     let limits = "--set train.max_steps=15 --set train.final_evaluation=false --out run";
     let output = place.run(&format!("train {SMALL} {limits}"));
@@ -138,12 +138,12 @@ fn a_run_that_ends_by_steps_leaves_its_last_state() {
     assert!(checkpoint(&place.path("run"), 2).exists());
     assert_eq!(column(&place.read("run/epochs.csv"), "updates"), ["12", "15"]);
     let again = place.run("train --resume run");
-    assert!(again.contains("finished already"), "{again}");
+    assert!(again.contains("already finished"), "{again}");
     assert_eq!(column(&place.read("run/epochs.csv"), "updates"), ["12", "15"]);
 }
 
 #[test]
-fn only_so_many_checkpoints_are_kept() {
+fn train_keep_limits_the_number_of_checkpoints() {
     let place = Place::new();
     let keep = "--set train.checkpoint_every=1 --set train.keep=2 --out run";
     place.run(&format!("train {SMALL} --epochs 4 {keep}"));
@@ -153,7 +153,7 @@ fn only_so_many_checkpoints_are_kept() {
 }
 
 #[test]
-fn with_held_out_images_the_test_set_is_left_alone_until_the_end() {
+fn with_a_validation_set_the_test_set_is_evaluated_only_at_the_end() {
     let place = Place::new();
     let options = "--set data.validation=100 --set train.evaluate_every=1 --out run";
     place.run(&format!("train {SMALL} --epochs 2 {options}"));
@@ -177,7 +177,7 @@ fn last_batches_can_be_kept() {
         losses.iter().map(|cell| cell.parse().unwrap()).collect::<Vec<f64>>()
     };
     assert_eq!(losses("dropped"), losses("kept")[..4]);
-    // 4 x 70 + 20 images: the last batch weighs less in the epoch's loss.
+    // 4 x 70 + 20 images: the last batch has a smaller weight in the loss of the epoch.
     let kept = losses("kept");
     let mean = (70.0 * kept[..4].iter().sum::<f64>() + 20.0 * kept[4]) / 300.0;
     let written = place.read("kept/epochs.csv");

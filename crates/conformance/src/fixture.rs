@@ -9,15 +9,17 @@ pub struct Fixture {
 
 impl Fixture {
     /// Two updates of a residual network.
-    pub const STEP: Fixture = Fixture { bytes: include_bytes!("../fixtures/step.safetensors") };
+    pub const STEP: Fixture =
+        Fixture { bytes: include_bytes!("../tests/fixtures/step.safetensors") };
     /// Two updates of an airbench network, its whitening filters, initialisations and moving average.
     pub const AIRBENCH: Fixture =
-        Fixture { bytes: include_bytes!("../fixtures/airbench.safetensors") };
+        Fixture { bytes: include_bytes!("../tests/fixtures/airbench.safetensors") };
     /// Smaller images.
-    pub const SIDES: Fixture = Fixture { bytes: include_bytes!("../fixtures/sides.safetensors") };
+    pub const SIDES: Fixture =
+        Fixture { bytes: include_bytes!("../tests/fixtures/sides.safetensors") };
     /// Three updates with Lookahead.
     pub const LOOKAHEAD: Fixture =
-        Fixture { bytes: include_bytes!("../fixtures/lookahead.safetensors") };
+        Fixture { bytes: include_bytes!("../tests/fixtures/lookahead.safetensors") };
 
     fn tensors(&self) -> SafeTensors<'_> {
         SafeTensors::deserialize(self.bytes).expect("the fixture is a safetensors file")

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! What an engine computes is held to [`Model`], which computes a graph in f64 by plain formulas, and to what
-//! PyTorch computed (`fixtures/`, written by `pytorch/fixtures.py`). What it promises beyond numbers (order,
+//! PyTorch computed (`tests/fixtures/`, written by `pytorch/fixtures.py`). What it promises beyond numbers (order,
 //! errors, bits that must not change) is held to the documentation of
 //! [`Engine`](crescendo_network::Engine). What is true of one engine alone, such as its threads, is tested in
 //! its own crate.

@@ -45,7 +45,7 @@ impl Suite<'_> {
         let expected = Model::new(graph, &state).evaluate(&images, &labels, loss);
         let mut engine = self.engine_with(graph, &state);
         engine.set_loss(loss).unwrap();
-        engine.accumulate(&MicroBatch::whole(&images, &labels)).unwrap();
+        engine.accumulate(&weighted(&images, &labels, loss)).unwrap();
         self.check_gradients(&mut *engine, &expected.gradients);
         let result = finish(&mut *engine);
         self.check_loss(result.loss, expected.loss);
@@ -146,6 +146,11 @@ pub(crate) fn finish(engine: &mut dyn Engine) -> UpdateResult {
 pub(crate) fn update(engine: &mut dyn Engine, rules: &[Rule]) -> UpdateResult {
     engine.update(rules).unwrap();
     engine.next_result(true).unwrap().expect("an update has a result")
+}
+
+/// A whole batch for this loss.
+pub(crate) fn weighted<'a>(images: &'a [f32], labels: &'a [u16], loss: &Loss) -> MicroBatch<'a> {
+    MicroBatch { mean_weight: loss.mean_weight(labels), ..MicroBatch::whole(images, labels) }
 }
 
 /// A whole update with one micro-batch.

@@ -60,11 +60,7 @@ fn workspace_size(plan: &ExecutionPlan, images: usize, trains: bool) -> Workspac
             let input = map_shape(plan.fused.tensors[step.input.main.tensor.0].shape, images);
             let input = input.expect("a convolution reads maps");
             let forward = layer.workspace_size(algorithm, input, false);
-            if trains {
-                forward.max(layer.workspace_size(algorithm, input, true))
-            } else {
-                forward
-            }
+            if trains { forward.max(layer.workspace_size(algorithm, input, true)) } else { forward }
         }
         StepKind::Linear(layer) => layer.workspace_size(images),
         _ => WorkspaceSize::default(),

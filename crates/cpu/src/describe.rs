@@ -82,7 +82,8 @@ impl ExecutionPlan {
                 parts.push(format!("slope of {}", activation_name(f)));
             }
             let norms = input.terms().filter_map(|term| term.norm);
-            parts.extend(norms.map(|norm| format!("sums for {}", self.graph.statistics[norm].name)));
+            parts
+                .extend(norms.map(|norm| format!("sums for {}", self.graph.statistics[norm].name)));
         }
         if parts.is_empty() { "input".into() } else { parts.join(", ") }
     }

@@ -7,13 +7,13 @@ use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
 use crescendo_kernels::{AlignedBuffer, Processor, peak};
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch,
-    Muon, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor,
-    TensorData, UpdateResult, check_tensors,
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Rule,
+    Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
+    UpdateResult, check_tensors,
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
-use crate::pass::{BatchLoss, FoldedWeights, Mode, Pass};
+use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
 use crate::plan::{ExecutionPlan, PlanOptions};
 use crate::required_gradients::RequiredGradients;
 use crate::state::{Model, State};
@@ -147,9 +147,9 @@ impl CpuEngine {
                 "the CPU engine takes images that are prepared ahead".into(),
             ));
         };
-        let (mut pass, loss) =
-            self.training_pass(images, batch.labels.len(), None, new_weight)?;
-        let loss = pass.loss(batch.labels, loss, batch.share, part);
+        let (mut pass, loss) = self.training_pass(images, batch.labels.len(), None, new_weight)?;
+        let scale = LossScale { share: batch.share, mean_weight: batch.mean_weight };
+        let loss = pass.loss(batch.labels, loss, scale, part);
         pass.backward(last)?;
         Ok(loss)
     }
@@ -171,16 +171,14 @@ impl CpuEngine {
         let count = batch.labels.len();
         assert!(count > 1, "a batch of one image has no halves");
         self.gradient_change();
-        let weight = self.loss.weight(batch.labels);
         let mut batch_loss = None;
         // Backward overwrites what forward computed, so forward is computed twice; the running statistics
         // take in the batch once.
         let halves = [(0..count / 2, Some(0.0), false), (count / 2..count, None, batch.last)];
         for (half, new_weight, last) in halves {
-            let own = self.loss.weight(&batch.labels[half.clone()]);
             let images = half.len();
             batch_loss = Some(self.forward_and_backward(batch, half, new_weight, last)?);
-            let to_mean = weight / (own * batch.share);
+            let to_mean = count as f64 / (images as f64 * batch.share);
             let square = self.gradient_change() * to_mean * to_mean;
             self.measured_parts().push((images, square));
         }
@@ -200,8 +198,7 @@ impl CpuEngine {
         if std::mem::take(was_measured) {
             measured.as_mut_slice().fill(0.0);
         }
-        let (parameters, gradients) =
-            (model.parameters.as_mut_slice(), gradients.as_mut_slice());
+        let (parameters, gradients) = (model.parameters.as_mut_slice(), gradients.as_mut_slice());
         let momentum = momentum.as_mut_slice();
         assert_eq!(rules.len(), parameters_of.len(), "one rule for each parameter");
         let mut first = 0;
@@ -365,8 +362,7 @@ impl Engine for CpuEngine {
         self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
         let mut result = std::mem::take(&mut self.pending);
         if let Some(norms) = &mut result.norms {
-            norms.whole =
-                optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
+            norms.whole = optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
         }
         self.apply(rules);
         self.results.push_back(result);

@@ -85,9 +85,8 @@ impl GradientPlan {
         }
         planner.add_addends(&mut deliveries)?;
         let steps = fused.steps.iter().zip(deliveries).map(|(step, delivery)| {
-            let output = planner.of_tensor[step.output.0].ok_or_else(|| {
-                planner.unsupported(step.output, "is only added to other values")
-            })?;
+            let output = planner.of_tensor[step.output.0]
+                .ok_or_else(|| planner.unsupported(step.output, "is only added to other values"))?;
             Ok(StepGradients { output, delivery })
         });
         let steps = steps.collect::<Result<Vec<_>, Error>>()?;

@@ -124,7 +124,8 @@ fn gradient_ranges(
         }
     }
     let deliveries = plan.steps.iter().enumerate().rev();
-    let deliveries = deliveries.filter_map(|(index, step)| Some((index, step, step.delivery.as_ref()?)));
+    let deliveries =
+        deliveries.filter_map(|(index, step)| Some((index, step, step.delivery.as_ref()?)));
     for (index, _, delivery) in deliveries.clone() {
         if !delivery.accumulate {
             ranges[delivery.gradient].first = backward(index);

@@ -1,31 +1,34 @@
-//! What can be wrong with data, in sentences that say what to do.
+//! Errors of reading and writing data sets. Their messages tell the user what to do.
 
 use std::path::{Path, PathBuf};
 
-/// Why data could not be had.
+/// Why a data set could not be read, written or downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was being done: `read`, `write`, …
+        /// The operation as a verb: `read`, `write`, …
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A file's content is not what its format asks for.
+    /// A file or folder exists but its content is not valid, or it may not be used as asked.
     #[error("{}: {problem}", path.display())]
-    Bad {
+    Invalid {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The problem and what to do about it.
         problem: String,
     },
-    /// There is no data set where one was looked for.
+    /// There is no data set at a path, or at none of the paths that were searched.
     #[error("{0}")]
     NotFound(String),
+    /// The text that names a data set cannot be understood.
+    #[error("{0}")]
+    InvalidName(String),
     /// A download failed.
     #[error("{0}")]
     Download(String),
@@ -37,8 +40,8 @@ impl Error {
         Error::Io { doing, path: path.to_owned(), source }
     }
 
-    /// An [`Error::Bad`] for `path`.
-    pub fn bad(path: &Path, problem: impl Into<String>) -> Self {
-        Error::Bad { path: path.to_owned(), problem: problem.into() }
+    /// An [`Error::Invalid`] for `path`.
+    pub fn invalid(path: &Path, problem: impl Into<String>) -> Self {
+        Error::Invalid { path: path.to_owned(), problem: problem.into() }
     }
 }

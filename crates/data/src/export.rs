@@ -1,23 +1,27 @@
-//! Writing a data set in the layout of CIFAR-10's binary version, for other programs.
+//! Writes a data set in the layout of CIFAR-10's binary version, for other programs.
 
 use std::fs;
 use std::path::Path;
 
 use crate::{DataSet, Error, Split};
 
-/// Writes `set` into the new folder `folder`: five training files, a test file, the classes' names.
+/// Writes `set` to the new folder `folder`: five files of training images, a file of test images and a
+/// file of class names.
 ///
 /// # Errors
-/// If `folder` exists, the set has fewer than five training images, no test image or more than 256
-/// classes, or the system refuses.
+/// If `folder` exists or cannot be written, or if the set has fewer than five training images, no test
+/// images or more than 256 classes.
 pub fn export(set: &DataSet, folder: &Path) -> Result<(), Error> {
     if folder.exists() {
-        return Err(Error::bad(folder, "exists already, and nothing is overwritten"));
+        return Err(Error::invalid(
+            folder,
+            "exists already, and nothing is overwritten: choose another folder",
+        ));
     }
     if set.train.len() < 5 || set.test.is_empty() || set.classes.len() > 256 {
-        let problem = "cannot be written: the binary version has at least five training images \
-                       and one test image, and at most 256 classes";
-        return Err(Error::bad(folder, problem));
+        let problem = "cannot be written: the binary version needs at least five training images and one \
+                       test image, and at most 256 classes";
+        return Err(Error::invalid(folder, problem));
     }
     fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     let write = |name: &str, bytes: &[u8]| {
@@ -25,7 +29,7 @@ pub fn export(set: &DataSet, folder: &Path) -> Result<(), Error> {
         fs::write(&path, bytes).map_err(|error| Error::io("write", &path, error))
     };
     let write_all = || {
-        // As even as five files can be, and none empty.
+        // Divided as evenly as possible; no file is empty.
         let (images, files) = (set.train.len(), 5);
         for file in 0..files {
             let part = images * file / files..images * (file + 1) / files;
@@ -34,7 +38,7 @@ pub fn export(set: &DataSet, folder: &Path) -> Result<(), Error> {
         write("test_batch.bin", &records(&set.test, 0..set.test.len()))?;
         write("batches.meta.txt", (set.classes.join("\n") + "\n").as_bytes())
     };
-    // A part of a set is in the way of another attempt, and of no use.
+    // An incomplete data set is useless and would prevent another attempt.
     write_all().inspect_err(|_| drop(fs::remove_dir_all(folder)))
 }
 
@@ -53,7 +57,7 @@ mod tests {
     use crate::{open, shapes};
 
     #[test]
-    fn what_is_exported_is_read_as_it_was() {
+    fn an_exported_data_set_reads_back_identically() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("set");
         let set = shapes::generate(3, 23, 7);

@@ -1,4 +1,4 @@
-//! Downloads CIFAR-10, so that what is put in place is complete and right or is not there.
+//! Downloads CIFAR-10. The data set appears in its folder complete and verified, or not at all.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -13,103 +13,103 @@ use ureq::{Agent, Body};
 use crate::Error;
 use crate::readers::{archive, binary, open};
 
-/// An archive to download.
+/// An archive to download, with its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Archive<'a> {
-    /// Where it is.
+pub struct RemoteArchive<'a> {
+    /// Its address.
     pub url: &'a str,
-    /// Its MD5, in hexadecimal: it is how the archive is published, and guards against
-    /// damage, not malice.
+    /// Its MD5 in hexadecimal, the checksum that is published with CIFAR. It detects damage, not
+    /// tampering.
     pub md5: &'a str,
-    /// How large it is.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
-impl Archive<'static> {
-    /// The binary version where it is published. A mirror is the same with another `url`.
-    pub const CIFAR10: Self = Archive {
+impl RemoteArchive<'static> {
+    /// The binary version of CIFAR-10 (Krizhevsky, 2009) at its official address. For a mirror, change
+    /// the `url`.
+    pub const CIFAR10: Self = RemoteArchive {
         url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         md5: "c32a1d4ab5d03f1284b67883e8d87530",
         bytes: 170_052_171,
     };
 }
 
-/// What [`fetch`] did.
+/// The outcome of [`fetch`], with the data set's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fetched {
-    /// Nothing: the set was already in this folder.
-    Already(PathBuf),
-    /// Downloaded it into this folder.
-    New(PathBuf),
+pub enum FetchOutcome {
+    /// The data set was there already; nothing was downloaded.
+    AlreadyPresent(PathBuf),
+    /// The data set was downloaded.
+    Downloaded(PathBuf),
 }
 
-/// How often in a row a transfer may break without a single new byte.
-const TRIES: u32 = 4;
-/// How long to wait after a transfer that broke; twice as long for each such in a row.
+/// The number of transfers in a row without a single new byte after which the download fails.
+const MAX_FAILURES: u32 = 4;
+/// The pause after an interrupted transfer; it doubles with each failure in a row.
 const PAUSE: Duration = Duration::from_millis(250);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a server may be silent.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time without any data from the server.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const BUFFER: usize = 1 << 16;
 
-/// Downloads `archive` and unpacks it to `folder/cifar-10-batches-bin`. `progress` is told how
-/// many bytes of how many there are.
+/// Downloads `archive` and unpacks it to `folder/cifar-10-batches-bin`. `progress` is called with the
+/// number of bytes downloaded so far and the total.
 ///
-/// A transfer that breaks is resumed, in the same call or in the next: until the archive is
-/// complete it is kept in `folder` with `.part` at the end of its name. Nothing is put in place
-/// before its checksum is known to be right, and nothing in place is overwritten.
+/// An interrupted transfer is resumed, in the same call or in the next: the incomplete archive stays in
+/// `folder` under a name that ends with `.part`. Nothing is unpacked before the checksum has been
+/// verified, and existing files are not overwritten.
 ///
 /// # Errors
-/// If the folder cannot be written, the archive cannot be had or is not the one expected, or if
-/// something that is not the set is in its place.
+/// If the folder cannot be written, the archive cannot be downloaded or is not the expected one, or if
+/// `folder/cifar-10-batches-bin` exists and is not a complete data set.
 pub fn fetch(
     folder: &Path,
-    archive: &Archive<'_>,
+    archive: &RemoteArchive<'_>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Fetched, Error> {
-    let place = folder.join(binary::LAYOUT.folder);
-    if place.exists() {
-        open(&place).map_err(|error| {
+) -> Result<FetchOutcome, Error> {
+    let target = folder.join(binary::LAYOUT.folder);
+    if target.exists() {
+        open(&target).map_err(|error| {
             Error::Download(format!(
-                "{} is in the way of the download, but is not the complete set: remove it and \
-                 try again ({error})",
-                place.display()
+                "{} exists but is not a complete data set: remove it and try again ({error})",
+                target.display()
             ))
         })?;
-        return Ok(Fetched::Already(place));
+        return Ok(FetchOutcome::AlreadyPresent(target));
     }
     fs::create_dir_all(folder).map_err(|source| Error::io("create", folder, source))?;
-    let mut part = Part::open(folder.join(format!("{}.part", binary::LAYOUT.archive)))?;
+    let mut part = PartialDownload::open(folder.join(format!("{}.part", binary::LAYOUT.archive)))?;
     let downloaded = download(&mut part, archive, progress);
     if part.bytes == 0 {
         part.remove()?;
     }
     downloaded?;
     verify(&mut part, archive)?;
-    unpack(&mut part, &place)?;
+    unpack(&mut part, &target)?;
     part.remove()?;
-    Ok(Fetched::New(place))
+    Ok(FetchOutcome::Downloaded(target))
 }
 
-/// The file that holds as much of the archive as there is so far.
-struct Part {
+/// The file with the part of the archive that has been downloaded so far.
+struct PartialDownload {
     path: PathBuf,
     file: File,
     bytes: u64,
 }
 
-impl Part {
+impl PartialDownload {
     fn open(path: PathBuf) -> Result<Self, Error> {
         let failed = |source| Error::io("write", &path, source);
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).open(&path).map_err(failed)?;
-        // Some file systems know no locks: then the checksum has to do.
+        // Some file systems have no locks; there the checksum detects two concurrent downloads.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            let problem = "is in use: another download is under way";
-            return Err(Error::bad(&path, problem));
+            let problem = "is in use by another download: wait until it has finished";
+            return Err(Error::invalid(&path, problem));
         }
         let bytes = file.metadata().map_err(failed)?.len();
-        Ok(Part { path, file, bytes })
+        Ok(PartialDownload { path, file, bytes })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -128,30 +128,30 @@ impl Part {
         fs::remove_file(&self.path).map_err(|source| Error::io("remove", &self.path, source))
     }
 
-    /// The content, from the start.
+    /// The file, positioned at its start.
     fn content(&mut self) -> Result<&File, Error> {
         self.file.rewind().map_err(|source| Error::io("read", &self.path, source))?;
         Ok(&self.file)
     }
 }
 
-/// Why a transfer ended early.
+/// Why a transfer failed.
 enum Failure {
-    /// It broke; another may get further.
-    Broken(String),
-    /// There is no use in trying again.
-    Final(Error),
+    /// It was interrupted; another attempt may get further.
+    Interrupted(String),
+    /// Another attempt would fail too.
+    Permanent(Error),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::Final(error)
+        Failure::Permanent(error)
     }
 }
 
 fn download(
-    part: &mut Part,
-    archive: &Archive<'_>,
+    part: &mut PartialDownload,
+    archive: &RemoteArchive<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Error> {
     let config = Agent::config_builder()
@@ -159,8 +159,8 @@ fn download(
         .user_agent(concat!("crescendo/", env!("CARGO_PKG_VERSION")))
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(SILENCE_TIMEOUT))
-        .timeout_per_read(Some(SILENCE_TIMEOUT))
+        .timeout_recv_response(Some(READ_TIMEOUT))
+        .timeout_per_read(Some(READ_TIMEOUT))
         .build();
     let agent = Agent::new_with_config(config);
     if part.bytes > archive.bytes {
@@ -172,15 +172,17 @@ fn download(
         let before = part.bytes;
         let reason = match transfer(&agent, part, archive, progress) {
             Ok(()) => break,
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Broken(reason)) => reason,
+            Err(Failure::Permanent(error)) => return Err(error),
+            Err(Failure::Interrupted(reason)) => reason,
         };
         failures = if part.bytes > before { 0 } else { failures + 1 };
-        if failures == TRIES {
+        if failures == MAX_FAILURES {
             let kept = match part.bytes {
-                0 => "try again, or get it in another way and say where it is with --data".into(),
+                0 => {
+                    "try again, or download it in another way and give its path with --data".into()
+                }
                 bytes => format!(
-                    "{bytes} of {} bytes are kept in {}: try again to go on from there",
+                    "{bytes} of {} bytes are kept in {}: try again to resume the download",
                     archive.bytes,
                     part.path.display()
                 ),
@@ -195,11 +197,11 @@ fn download(
     Ok(())
 }
 
-/// Adds what is missing to the part, with one request.
+/// Requests the missing bytes and appends them.
 fn transfer(
     agent: &Agent,
-    part: &mut Part,
-    archive: &Archive<'_>,
+    part: &mut PartialDownload,
+    archive: &RemoteArchive<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Failure> {
     let mut request = agent.get(archive.url);
@@ -208,21 +210,21 @@ fn transfer(
     }
     let response = request.call().map_err(|error| match error {
         ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed => {
-            Failure::Broken(error.to_string())
+            Failure::Interrupted(error.to_string())
         }
         _ => cannot(archive, &error.to_string()),
     })?;
 
     let skip = match response.status().as_u16() {
-        // From the start, whatever was asked for.
+        // The server ignores ranges and sends the whole file: skip what is there already.
         200 => part.bytes,
         206 if starts_at(&response, part.bytes) => 0,
-        206 => return Err(cannot(archive, "the server sends another part than it was asked for")),
+        206 => return Err(cannot(archive, "the server sent a different range than was requested")),
         416 if part.bytes > 0 => {
             part.clear()?;
-            return Err(Failure::Broken("the server has no such part".into()));
+            return Err(Failure::Interrupted("the server rejected the requested range".into()));
         }
-        _ => return Err(cannot(archive, &format!("the server answers {}", response.status()))),
+        _ => return Err(cannot(archive, &format!("the server answered {}", response.status()))),
     };
     let body = response.into_body();
     let rest = archive.bytes + skip - part.bytes;
@@ -231,17 +233,19 @@ fn transfer(
     {
         return Err(cannot(
             archive,
-            &format!("the server offers {length} bytes instead of {rest}: it has another file"),
+            &format!(
+                "the server offers {length} bytes instead of {rest}, so it has a different file"
+            ),
         ));
     }
 
-    let broken = |error: io::Error| Failure::Broken(error.to_string());
+    let interrupted = |error: io::Error| Failure::Interrupted(error.to_string());
     let mut body = body.into_reader().take(rest);
-    io::copy(&mut body.by_ref().take(skip), &mut io::sink()).map_err(broken)?;
+    io::copy(&mut body.by_ref().take(skip), &mut io::sink()).map_err(interrupted)?;
     let mut buffer = vec![0; BUFFER];
     while part.bytes < archive.bytes {
-        match body.read(&mut buffer).map_err(broken)? {
-            0 => return Err(Failure::Broken("the connection was closed".into())),
+        match body.read(&mut buffer).map_err(interrupted)? {
+            0 => return Err(Failure::Interrupted("the connection was closed".into())),
             read => part.append(&buffer[..read])?,
         }
         progress(part.bytes, archive.bytes);
@@ -249,26 +253,26 @@ fn transfer(
     Ok(())
 }
 
-fn cannot(archive: &Archive<'_>, reason: &str) -> Failure {
-    Failure::Final(Error::Download(format!("cannot download {}: {reason}", archive.url)))
+fn cannot(archive: &RemoteArchive<'_>, reason: &str) -> Failure {
+    Failure::Permanent(Error::Download(format!("cannot download {}: {reason}", archive.url)))
 }
 
-/// Whether a partial response starts at this byte.
+/// Whether a partial response starts at byte `start`.
 fn starts_at(response: &Response<Body>, start: u64) -> bool {
     let range = response.headers().get("Content-Range").and_then(|range| range.to_str().ok());
     range.is_some_and(|range| range.starts_with(&format!("bytes {start}-")))
 }
 
-/// Removes the part if it is not the archive.
-fn verify(part: &mut Part, archive: &Archive<'_>) -> Result<(), Error> {
+/// Compares the checksum, and removes the file if it differs.
+fn verify(part: &mut PartialDownload, archive: &RemoteArchive<'_>) -> Result<(), Error> {
     let md5 = md5(part.content()?).map_err(|source| Error::io("read", &part.path, source))?;
     if md5 == archive.md5 {
         return Ok(());
     }
     part.remove()?;
     Err(Error::Download(format!(
-        "what was downloaded from {} is damaged (its MD5 is {md5} instead of {}) and was removed: \
-         try again",
+        "the download from {} was damaged (its MD5 is {md5} instead of {}) and has been removed: try \
+         again",
         archive.url, archive.md5
     )))
 }
@@ -284,19 +288,19 @@ fn md5(mut content: impl Read) -> io::Result<String> {
     }
 }
 
-/// Unpacks the archive beside its place and moves it there when it is complete.
-fn unpack(part: &mut Part, place: &Path) -> Result<(), Error> {
-    let beside = place.with_extension("part");
-    // An earlier run may have been stopped here.
-    if beside.exists() {
-        fs::remove_dir_all(&beside).map_err(|source| Error::io("remove", &beside, source))?;
+/// Unpacks the archive to a temporary folder next to `target` and renames that when it is complete.
+fn unpack(part: &mut PartialDownload, target: &Path) -> Result<(), Error> {
+    let temporary = target.with_extension("part");
+    // An interrupted run may have left it.
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(|source| Error::io("remove", &temporary, source))?;
     }
-    unpack_into(&beside, part).inspect_err(|_| drop(fs::remove_dir_all(&beside)))?;
-    fs::rename(&beside, place).map_err(|source| Error::io("create", place, source))?;
-    place.parent().map_or(Ok(()), sync_folder)
+    unpack_into(&temporary, part).inspect_err(|_| drop(fs::remove_dir_all(&temporary)))?;
+    fs::rename(&temporary, target).map_err(|source| Error::io("create", target, source))?;
+    target.parent().map_or(Ok(()), sync_folder)
 }
 
-fn unpack_into(folder: &Path, part: &mut Part) -> Result<(), Error> {
+fn unpack_into(folder: &Path, part: &mut PartialDownload) -> Result<(), Error> {
     fs::create_dir(folder).map_err(|source| Error::io("create", folder, source))?;
     let archive = part.path.clone();
     archive::each_file(&archive, part.content()?, |_, name, bytes| {
@@ -312,7 +316,7 @@ fn unpack_into(folder: &Path, part: &mut Part) -> Result<(), Error> {
     sync_folder(folder)
 }
 
-/// Makes the names in a folder outlast a power cut, where the system has a way to.
+/// Makes the entries of a folder survive a power failure, where the system supports it.
 fn sync_folder(folder: &Path) -> Result<(), Error> {
     if cfg!(unix) {
         let synced = File::open(folder).and_then(|folder| folder.sync_all());

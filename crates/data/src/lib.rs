@@ -1,16 +1,17 @@
-//! Data sets of 32x32 colour images: readers, a generated set, augmentation and batches.
+//! Data sets of small colour images: readers, a generated data set, augmentation and batches.
 //!
-//! [`open`] reads CIFAR-10 and CIFAR-100 in every form they are published in, and folders of PNG and
-//! JPEG images; [`fetch()`] downloads CIFAR-10, and [`shapes`] draws a set that needs no download. A
-//! [`Sampling`] turns the images into batches; what an image looks like in an epoch is a function of the
-//! seed, the epoch and the image's index, whatever order or thread it is made in.
+//! [`open`] reads CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in every published form, and folders of PNG and
+//! JPEG images; [`fetch()`] downloads CIFAR-10, and [`shapes`] generates a data set that needs no download.
+//! All images have the shape [`ImageShape::CIFAR`]. A [`Sampling`] turns them into batches; how an image is
+//! augmented is a function of the seed, the epoch and the image's index, and does not depend on the order or
+//! the thread in which images are prepared.
 //!
-//! This crate knows nothing of networks, and prints nothing.
+//! This crate knows nothing of networks and engines, and prints nothing.
 //!
 //! # Example
 //!
 //! ```
-//! use crescendo_data::{LastBatch, Normalization, Sampling, Shuffle, shapes};
+//! use crescendo_data::{ImageShape, LastBatch, Normalization, Sampling, Shuffle, shapes};
 //!
 //! let set = shapes::generate(0, 50, 10);
 //! let sampling = Sampling {
@@ -19,10 +20,11 @@
 //!     last_batch: LastBatch::Keep,
 //!     augmentation: None,
 //!     normalization: Normalization::PerImage,
-//!     side: 32,
+//!     image_size: set.image_shape().width,
 //! };
 //! let mut sizes = Vec::new();
 //! sampling.epoch(&set.train, 1, 20, 0..3, |batch| {
+//!     assert_eq!(batch.images.len(), batch.labels.len() * ImageShape::CIFAR.elements());
 //!     sizes.push(batch.labels.len());
 //!     Ok::<(), ()>(())
 //! })?;
@@ -30,26 +32,32 @@
 //! # Ok::<(), ()>(())
 //! ```
 
-mod augment;
-mod batches;
+mod augmentation;
+mod dataset;
 mod error;
 mod export;
 mod fetch;
-mod find;
-mod info;
-mod picture;
-mod random;
+mod image_file;
+mod image_shape;
+mod locate;
+mod normalization;
 mod readers;
-mod set;
+mod rng;
+mod sampling;
 pub mod shapes;
+mod summary;
+mod validation;
 
-pub use augment::{Augmentation, Border, Flip, Normalization, shift};
-pub use batches::{Batch, LastBatch, Sampling, Shuffle, hold_out, without_held_out};
+pub use augmentation::{Augmentation, AugmentedSample, Border, Flip, shift};
+pub use dataset::{DataSet, Split};
 pub use error::Error;
 pub use export::export;
-pub use fetch::{Archive, Fetched, fetch};
-pub use find::{default_folder, find};
-pub use info::{ClassCount, Info, channel_statistics, info};
-pub use picture::{Picture, read_image};
+pub use fetch::{FetchOutcome, RemoteArchive, fetch};
+pub use image_file::{DecodedImage, read_image};
+pub use image_shape::ImageShape;
+pub use locate::{default_folder, locate};
+pub use normalization::Normalization;
 pub use readers::{CIFAR10_NAME, ImageFolder, open};
-pub use set::{CHANNELS, DataSet, IMAGE_BYTES, SIDE, Split};
+pub use sampling::{ImageBatch, LastBatch, Sampling, Shuffle};
+pub use summary::{ClassCount, Summary, channel_statistics, summarize};
+pub use validation::{split_validation, without_validation};

@@ -1,4 +1,4 @@
-//! Downloads from a server on this machine, which may do everything wrong.
+//! Downloads from a local server that may misbehave in every way.
 
 mod common;
 
@@ -10,36 +10,36 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use common::{Batches, archive, write};
-use crescendo_data::{Archive, Fetched, fetch, open};
+use crescendo_data::{FetchOutcome, RemoteArchive, fetch, open};
 use md5::{Digest, Md5};
 use tempfile::tempdir;
 
 const PLACE: &str = "cifar-10-batches-bin";
 const PART: &str = "cifar-10-binary.tar.gz.part";
 
-/// What the server does with one request.
+/// How the server answers one request.
 #[derive(Clone, Copy)]
 enum Answer {
-    /// Sends what is asked for.
+    /// Sends what is requested.
     Right,
-    /// Sends everything whatever is asked for.
+    /// Sends everything, ignoring the range.
     Everything,
-    /// Promises what is asked for, and closes the connection after so many bytes.
+    /// Announces what is requested, but closes the connection after this number of bytes.
     Cut(usize),
-    /// The same, of everything whatever is asked for.
+    /// The same with everything, ignoring the range.
     EverythingCut(usize),
-    /// Sends what is asked for with one byte changed.
+    /// Sends what is requested, with one byte changed.
     Corrupt,
-    /// Sends a shorter file, as if there were no more.
+    /// Sends a shorter file as if it were complete.
     Short,
-    /// Sends another part than is asked for.
+    /// Sends a different range than requested.
     OtherPart,
-    /// Sends only a status.
+    /// Sends only this status.
     Status(&'static str),
 }
 
-/// Serves `content` to as many requests as there are answers. Gives the URL and the `Range`
-/// of each request.
+/// Serves `content` to as many requests as there are answers. Returns the URL and the `Range` of each
+/// request.
 fn serve(content: &[u8], answers: &[Answer]) -> (String, Receiver<Option<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/cifar.tar.gz", listener.local_addr().unwrap());
@@ -49,7 +49,7 @@ fn serve(content: &[u8], answers: &[Answer]) -> (String, Receiver<Option<String>
         for answer in answers {
             let (mut connection, _) = listener.accept().unwrap();
             let range = read_range(&connection);
-            // The client may have hung up already: that is for the test to judge.
+            // This fails if the client has closed the connection already.
             let _ = respond(&mut connection, &content, answer, range.as_deref());
             let _ = sender.send(range);
         }
@@ -113,7 +113,7 @@ fn respond(
     connection.write_all(&body)
 }
 
-/// A set to download.
+/// A data set to download.
 struct Download {
     batches: Batches,
     content: Vec<u8>,
@@ -128,30 +128,33 @@ impl Download {
         Download { batches, content, md5 }
     }
 
-    /// Fetches from a server that answers so. Gives the result and the ranges that were asked for.
+    /// Downloads from a server with these answers. Returns the result and the requested ranges.
     fn fetch(
         &self,
         folder: &Path,
         answers: &[Answer],
-    ) -> (Result<Fetched, String>, Vec<Option<String>>) {
+    ) -> (Result<FetchOutcome, String>, Vec<Option<String>>) {
         let (url, ranges) = serve(&self.content, answers);
         let bytes = self.content.len() as u64;
         let mut last = 0;
-        let result =
-            fetch(folder, &Archive { url: &url, md5: &self.md5, bytes }, &mut |done, total| {
+        let result = fetch(
+            folder,
+            &RemoteArchive { url: &url, md5: &self.md5, bytes },
+            &mut |done, total| {
                 assert!(done <= total && total == bytes, "{done} of {total}");
                 last = done;
-            });
-        if matches!(result, Ok(Fetched::New(_))) {
+            },
+        );
+        if matches!(result, Ok(FetchOutcome::Downloaded(_))) {
             assert_eq!(last, bytes);
         }
         (result.map_err(|error| error.to_string()), ranges.try_iter().collect())
     }
 
-    /// The same where it is to work out, with these ranges asked for.
+    /// The same for a download that must succeed and request these ranges.
     fn succeeds(&self, folder: &Path, answers: &[Answer], ranges: &[Option<usize>]) {
         let (result, asked) = self.fetch(folder, answers);
-        assert_eq!(result.unwrap(), Fetched::New(folder.join(PLACE)));
+        assert_eq!(result.unwrap(), FetchOutcome::Downloaded(folder.join(PLACE)));
         let ranges: Vec<_> =
             ranges.iter().map(|range| range.map(|start| format!("bytes={start}-"))).collect();
         assert_eq!(asked, ranges);
@@ -168,7 +171,7 @@ impl Download {
     }
 }
 
-/// What is in a folder.
+/// The names of a folder's entries.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> =
@@ -193,7 +196,7 @@ fn a_broken_transfer_is_resumed() {
 }
 
 #[test]
-fn a_server_that_knows_no_ranges_will_do() {
+fn a_server_without_ranges_works() {
     let folder = tempdir().unwrap();
     let answers = [Answer::Cut(1000), Answer::EverythingCut(3000), Answer::Everything];
     let ranges = [None, Some(1000), Some(3000)];
@@ -201,7 +204,7 @@ fn a_server_that_knows_no_ranges_will_do() {
 }
 
 #[test]
-fn a_range_that_is_refused_is_no_longer_asked_for() {
+fn after_a_refused_range_the_download_starts_over() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join(PART), [0; 1000]).unwrap();
     let answers = [Answer::Status("416 Range Not Satisfiable"), Answer::Right];
@@ -209,7 +212,7 @@ fn a_range_that_is_refused_is_no_longer_asked_for() {
 }
 
 #[test]
-fn a_part_that_is_too_long_is_dropped() {
+fn a_partial_file_that_is_too_long_is_discarded() {
     let folder = tempdir().unwrap();
     let download = Download::new();
     fs::write(folder.path().join(PART), vec![0; download.content.len() + 1]).unwrap();
@@ -217,7 +220,7 @@ fn a_part_that_is_too_long_is_dropped() {
 }
 
 #[test]
-fn what_never_comes_is_an_error_and_the_next_time_goes_on() {
+fn a_failed_download_is_resumed_by_the_next() {
     let folder = tempdir().unwrap();
     let download = Download::new();
     let answers =
@@ -229,7 +232,7 @@ fn what_never_comes_is_an_error_and_the_next_time_goes_on() {
     assert_eq!(ranges.len(), answers.len());
     assert_eq!(names(folder.path()), [PART]);
 
-    // A run that was stopped while it unpacked leaves this.
+    // An interrupted run may have left a half-unpacked archive.
     write(&folder.path().join("cifar-10-batches-bin.part"), &[("x".into(), vec![1])]);
     download.succeeds(folder.path(), &[Answer::Right], &[Some(1000)]);
 }
@@ -246,11 +249,11 @@ fn a_corrupt_download_is_removed() {
 }
 
 #[test]
-fn what_the_server_does_not_have_is_an_error_at_once() {
+fn a_wrong_answer_is_an_error_without_further_attempts() {
     let folder = tempdir().unwrap();
     for (answer, expected) in [
-        (Answer::Status("404 Not Found"), "the server answers 404 Not Found"),
-        (Answer::Status("503 Service Unavailable"), "the server answers 503 Service Unavailable"),
+        (Answer::Status("404 Not Found"), "the server answered 404 Not Found"),
+        (Answer::Status("503 Service Unavailable"), "the server answered 503 Service Unavailable"),
         (Answer::Short, "the server offers 100 bytes instead of"),
     ] {
         let (result, _) = Download::new().fetch(folder.path(), &[answer]);
@@ -261,11 +264,11 @@ fn what_the_server_does_not_have_is_an_error_at_once() {
     }
     fs::write(folder.path().join(PART), [0; 1000]).unwrap();
     let (result, _) = Download::new().fetch(folder.path(), &[Answer::OtherPart]);
-    assert!(result.unwrap_err().contains("another part"));
+    assert!(result.unwrap_err().contains("a different range"));
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named() {
+fn an_unreachable_server_is_named() {
     let folder = tempdir().unwrap();
     let (result, _) = Download::new().fetch(folder.path(), &[]);
     let error = result.unwrap_err();
@@ -275,12 +278,12 @@ fn a_server_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_set_that_is_there_is_left_alone() {
+fn an_existing_data_set_is_left_alone() {
     let folder = tempdir().unwrap();
     let other = Batches::new([1; 6], 1);
     write(&folder.path().join(PLACE), &other.binary());
     let (result, ranges) = Download::new().fetch(folder.path(), &[]);
-    assert_eq!(result.unwrap(), Fetched::Already(folder.path().join(PLACE)));
+    assert_eq!(result.unwrap(), FetchOutcome::AlreadyPresent(folder.path().join(PLACE)));
     assert!(ranges.is_empty());
     assert_eq!(names(folder.path()), [PLACE]);
     let set = open(folder.path()).unwrap();
@@ -288,7 +291,7 @@ fn a_set_that_is_there_is_left_alone() {
 }
 
 #[test]
-fn half_a_set_that_is_there_is_left_alone_and_reported() {
+fn an_incomplete_data_set_is_left_alone_and_reported() {
     let folder = tempdir().unwrap();
     write(&folder.path().join(PLACE), &Batches::new([1; 6], 1).binary()[1..]);
     let (result, _) = Download::new().fetch(folder.path(), &[]);
@@ -309,11 +312,11 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn two_downloads_do_not_meet_in_one_file() {
+fn two_downloads_do_not_write_to_one_file() {
     let folder = tempdir().unwrap();
     let part = File::create(folder.path().join(PART)).unwrap();
     part.lock().unwrap();
     let (result, _) = Download::new().fetch(folder.path(), &[]);
     let error = result.unwrap_err();
-    assert!(error.contains("another download is under way"), "{error}");
+    assert!(error.contains("in use by another download"), "{error}");
 }

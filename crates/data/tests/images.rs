@@ -1,22 +1,25 @@
-//! Folders of images, a folder for each class: what is read, what is tested on, and what is refused.
+//! Folders of images with a folder for each class: what is read, which images become test images, and what
+//! is refused.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crescendo_data::{DataSet, Error, ImageFolder, SIDE, info, open, read_image};
+use crescendo_data::{DataSet, Error, ImageFolder, ImageShape, open, read_image, summarize};
 use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
 
-/// Writes an image of one colour, in the format that its name says.
+const SHAPE: ImageShape = ImageShape::CIFAR;
+
+/// Writes an image of one colour, in the format of its name.
 fn paint(root: &Path, name: &str, colour: [u8; 3], [width, height]: [u32; 2]) {
     let path = root.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     RgbImage::from_pixel(width, height, Rgb(colour)).save(path).unwrap();
 }
 
-/// A folder with so many images of each class; every image of a set is another one.
+/// A folder with the given number of images of each class, all different.
 fn set(counts: &[(&str, usize)]) -> TempDir {
     let root = tempdir().unwrap();
     for (label, (class, count)) in counts.iter().enumerate() {
@@ -29,7 +32,7 @@ fn set(counts: &[(&str, usize)]) -> TempDir {
     root
 }
 
-/// What is said of a folder, without its path.
+/// The error for a folder, without its path.
 #[track_caller]
 fn problem(root: &Path, outcome: Result<DataSet, Error>) -> String {
     let problem = outcome.unwrap_err().to_string();
@@ -45,7 +48,7 @@ fn refused(root: &TempDir, parts: &[&str]) {
     }
 }
 
-/// The first two bytes of each image, which say what it is: the channels are constant.
+/// The first byte of the first two channels of each image, which identify it: its channels are constant.
 fn colours(split: &crescendo_data::Split) -> BTreeSet<[u8; 2]> {
     (0..split.len()).map(|index| [split.image(index)[0], split.image(index)[1024]]).collect()
 }
@@ -54,10 +57,13 @@ fn colours(split: &crescendo_data::Split) -> BTreeSet<[u8; 2]> {
 fn a_folder_for_each_class_is_a_set() {
     let root = set(&[("dog", 10), ("a cat", 5), ("Vögel", 20)]);
     let set = open(root.path()).unwrap();
-    // By name, as bytes are ordered.
+    // Sorted by the bytes of their names.
     assert_eq!(set.classes, ["Vögel", "a cat", "dog"]);
     assert_eq!((set.train.len(), set.test.len()), (28, 7));
-    assert_eq!(info(&set).classes.iter().map(|class| class.test).collect::<Vec<_>>(), [4, 1, 2]);
+    assert_eq!(
+        summarize(&set).classes.iter().map(|class| class.test).collect::<Vec<_>>(),
+        [4, 1, 2]
+    );
     assert!(set.name.starts_with("the folder ") && set.format.contains("20 %"), "{}", set.format);
     for split in [&set.train, &set.test] {
         for (index, label) in split.labels.iter().enumerate() {
@@ -68,7 +74,7 @@ fn a_folder_for_each_class_is_a_set() {
         }
     }
     assert!(colours(&set.train).is_disjoint(&colours(&set.test)));
-    // Not class after class.
+    // The classes are mixed.
     assert!(!set.train.labels.is_sorted());
     assert_eq!(set.warnings, [""; 0]);
 }
@@ -82,12 +88,12 @@ fn the_test_set_is_the_same_wherever_the_folder_is() {
     let second = folder(&two, 0.3).open().unwrap();
     assert_eq!(first.fingerprint(), second.fingerprint());
     assert_eq!(first.test.len(), 18);
-    // A larger share has the images of a smaller one.
+    // A larger share includes the images of a smaller one.
     let smaller = folder(&one, 0.1).open().unwrap();
     assert!(colours(&first.test).is_superset(&colours(&smaller.test)));
-    // The default is what it is said to be.
+    // The default share.
     assert_eq!(open(one.path()).unwrap(), folder(&one, 0.2).open().unwrap());
-    // Nearly all or nearly nothing still leaves an image on either side.
+    // Any share leaves at least one training and one test image of each class.
     for (share, tested) in [(1e-9, 2), (1.0 - 1e-9, 58)] {
         assert_eq!(folder(&one, share).open().unwrap().test.len(), tested);
     }
@@ -103,33 +109,33 @@ fn test_images_can_have_a_folder_of_their_own() {
         paint(root.path(), "unsorted/y.png", [9, 9, 9], [32, 32]);
         let set = open(root.path()).unwrap();
         assert_eq!((set.train.len(), &set.test.labels[..]), (5, &[1][..]));
-        assert_eq!(set.warnings, ["1 folder is not read, being no class's: unsorted"]);
-        assert!(info(&set).problems.contains(&"no images of cat to test on".into()));
+        assert_eq!(set.warnings, ["1 folder is ignored (not a class): unsorted"]);
+        assert!(summarize(&set).problems.contains(&"no test images of cat".into()));
         let split = ImageFolder::new(root.path(), 0.5).unwrap().open();
         assert!(problem(root.path(), split).contains("leave --test-split out"));
 
         paint(root.path(), &format!("{test}/cow/x.png"), [9, 9, 9], [32, 32]);
-        refused(&root, &[&format!("/{test}/cow: "), "no such class to train on"]);
+        refused(&root, &[&format!("/{test}/cow: "), "no such class of training images"]);
     }
-    // Without one, a share of those to train on; what has no classes is none.
+    // Without test images, a share of the training images; a folder without classes is ignored.
     let root = set(&[("train/cat", 10), ("train/dog", 10)]);
     assert_eq!(open(root.path()).unwrap().test.len(), 4);
     paint(root.path(), "test/1.png", [9, 9, 9], [32, 32]);
     let set = open(root.path()).unwrap();
     assert_eq!(set.test.len(), 4);
-    assert_eq!(set.warnings, ["1 folder is not read, being no class's: test"]);
+    assert_eq!(set.warnings, ["1 folder is ignored (not a class): test"]);
 }
 
 #[test]
-fn a_folder_of_test_images_is_no_class() {
+fn a_folder_of_test_images_is_not_a_class() {
     let root = set(&[("cat", 5), ("dog", 5), ("test/cat", 2), ("test/dog", 2)]);
-    refused(&root, &["/test: has folders of images to test on", "no folder `train`"]);
+    refused(&root, &["/test: has folders of test images", "no folder `train`"]);
 }
 
 #[test]
-fn images_without_classes_are_no_two_classes() {
+fn images_without_folders_of_classes_are_refused() {
     let root = set(&[("train", 3), ("test", 2)]);
-    refused(&root, &["/train: has no folder for each class"]);
+    refused(&root, &["/train: has no folders of classes"]);
 }
 
 #[test]
@@ -140,7 +146,7 @@ fn folders_in_a_classs_folder_are_part_of_it() {
     assert_eq!((set.train.len(), set.test.len()), (9, 2));
     let deep = format!("dog/{}x.png", "d/".repeat(20));
     paint(root.path(), &deep, [1, 2, 3], [32, 32]);
-    refused(&root, &["lies too deep"]);
+    refused(&root, &["nested too deeply"]);
 }
 
 #[cfg(unix)]
@@ -150,8 +156,8 @@ fn links_do_not_lead_in_circles() {
     std::os::unix::fs::symlink(root.path(), root.path().join("cat/again")).unwrap();
     let set = open(root.path()).unwrap();
     assert_eq!(set.train.len() + set.test.len(), 10);
-    assert_eq!(set.warnings, ["1 folder is not read, being no class's: cat/again"]);
-    // A class may lie elsewhere, and an image too, but not nowhere.
+    assert_eq!(set.warnings, ["1 folder is ignored (not a class): cat/again"]);
+    // Links to classes and images are followed, but not broken ones.
     std::os::unix::fs::symlink(root.path().join("dog"), root.path().join("wolf")).unwrap();
     assert_eq!(open(root.path()).unwrap().classes, ["cat", "dog", "wolf"]);
     std::os::unix::fs::symlink("nowhere", root.path().join("dog/gone.png")).unwrap();
@@ -159,7 +165,7 @@ fn links_do_not_lead_in_circles() {
 }
 
 #[test]
-fn what_is_not_read_is_counted_and_named() {
+fn ignored_files_are_counted_and_named() {
     let root = set(&[("cat", 5), ("dog", 5)]);
     for name in ["labels.csv", "cat/notes.txt", "cat/Thumbs.db", ".DS_Store", "dog/.hidden.png"] {
         fs::write(root.path().join(name), "x").unwrap();
@@ -169,11 +175,11 @@ fn what_is_not_read_is_counted_and_named() {
     let set = open(root.path()).unwrap();
     assert_eq!(set.classes, ["cat", "dog"]);
     let expected = [
-        "1 image is not read, being in no class's folder: loose.png",
-        "3 files are not read, being no PNG or JPEG by the name, such as cat/Thumbs.db",
+        "1 image is ignored (not in the folder of a class): loose.png",
+        "3 files are ignored (not named as PNG or JPEG), such as cat/Thumbs.db",
     ];
     assert_eq!(set.warnings, expected);
-    assert_eq!(info(&set).problems[..2], expected);
+    assert_eq!(summarize(&set).problems[..2], expected);
 }
 
 #[test]
@@ -183,30 +189,30 @@ fn images_of_any_kind_and_size_are_read() {
     GrayImage::from_pixel(64, 64, image::Luma([77])).save(at("grey.png")).unwrap();
     let image = RgbImage::from_pixel(40, 20, Rgb([200, 100, 50]));
     image.save_with_format(at("PHOTO.JPEG"), ImageFormat::Jpeg).unwrap();
-    // What it is decides, not what it is called.
+    // The content decides about the format, not the name.
     image.save_with_format(at("png.jpg"), ImageFormat::Png).unwrap();
     let set = open(root.path()).unwrap();
     assert_eq!(set.train.len() + set.test.len(), 7);
     assert_eq!(
         set.warnings,
         [
-            "2 of 7 images are far from square, and squeezed into it: most of all cat/PHOTO.JPEG (40x20)"
+            "2 of 7 images are far from square and will be distorted, most of all cat/PHOTO.JPEG (40x20)"
         ]
     );
     let grey = read_image(&at("grey.png")).unwrap();
     assert!(grey.is_resized() && grey.pixels.iter().all(|byte| *byte == 77));
     let photo = read_image(&at("PHOTO.JPEG")).unwrap();
-    assert_eq!((photo.width, photo.height), (40, 20));
+    assert_eq!((photo.original_width, photo.original_height), (40, 20));
     let near = |byte: u8, expected: u8| byte.abs_diff(expected) < 8;
     assert!(photo.pixels[..1024].iter().all(|byte| near(*byte, 200)));
     assert!(photo.pixels[2048..].iter().all(|byte| near(*byte, 50)));
 }
 
 #[test]
-fn photos_are_turned_as_the_camera_says() {
+fn the_orientation_of_a_photo_is_applied() {
     let root = tempdir().unwrap();
     let path = root.path().join("photo.jpg");
-    // Red on the left; "turn it to the right" brings that to the top.
+    // Red on the left, which orientation 6 (rotate by 90 degrees) brings to the top.
     let image =
         RgbImage::from_fn(64, 64, |x, _| Rgb(if x < 32 { [250, 0, 0] } else { [0, 0, 250] }));
     image.save(&path).unwrap();
@@ -218,19 +224,21 @@ fn photos_are_turned_as_the_camera_says() {
     bytes.splice(2..2, [&b"\xff\xe1"[..], &length, &exif].concat());
     fs::write(&path, &bytes).unwrap();
     let turned = read_image(&path).unwrap();
-    let red = |picture: &crescendo_data::Picture, x: usize, y: usize| picture.pixels[y * SIDE + x];
+    let red = |image: &crescendo_data::DecodedImage, x: usize, y: usize| {
+        image.pixels[y * SHAPE.width + x]
+    };
     assert!(red(&plain, 4, 28) > 200 && red(&plain, 28, 4) < 50);
     assert!(red(&turned, 28, 4) > 200 && red(&turned, 4, 28) < 50);
 }
 
 #[test]
-fn shrinking_is_a_mean() {
+fn reducing_an_image_averages_pixels() {
     let root = tempdir().unwrap();
     let path = root.path().join("checks.png");
     let checks = |x: u32, y: u32| Rgb([if (x + y).is_multiple_of(2) { 0 } else { 200 }; 3]);
     RgbImage::from_fn(320, 320, checks).save(&path).unwrap();
     let picture = read_image(&path).unwrap();
-    assert_eq!(picture.pixels.len(), 3 * SIDE * SIDE);
+    assert_eq!(picture.pixels.len(), SHAPE.elements());
     assert!(picture.pixels.iter().all(|byte| byte.abs_diff(100) <= 2));
 }
 
@@ -247,15 +255,18 @@ fn a_class_needs_images() {
 }
 
 #[test]
-fn one_class_is_none() {
+fn a_single_class_is_refused() {
     refused(&set(&[("cat", 5)]), &["has images of one class only (cat)"]);
     refused(&set(&[("train/cat", 5), ("test/cat", 5)]), &["has images of one class only (cat)"]);
     let wrapped = set(&[("animals/cat", 5), ("animals/dog", 5)]);
-    refused(&wrapped, &["one class only (animals)", "its folders that are classes, /animals"]);
+    refused(
+        &wrapped,
+        &["one class only (animals)", "if the folders in it are the classes, give /animals"],
+    );
 }
 
 #[test]
-fn folders_without_images_are_no_set() {
+fn folders_without_images_are_refused() {
     let root = set(&[("cat", 0), ("dog", 0)]);
     refused(&root, &["there is no data set in this folder", "cifar-100-python"]);
     let split = ImageFolder::new(root.path(), 0.5).unwrap().open();
@@ -275,7 +286,7 @@ fn damaged_images_are_counted_and_one_is_named() {
 }
 
 #[test]
-fn a_photo_that_was_cut_off_is_damaged() {
+fn a_truncated_photo_is_refused() {
     let root = tempdir().unwrap();
     let path = root.path().join("photo.jpg");
     let pixel = |x: u32, y: u32| Rgb([(x * 5) as u8, (y * 7) as u8, (x * y) as u8]);
@@ -295,14 +306,14 @@ fn a_photo_that_was_cut_off_is_damaged() {
                 "{left} %: {problem}"
             );
         }
-        // What comes after the end does not matter.
+        // Bytes after the end do not matter.
         fs::write(&path, [&photo[..], b"more"].concat()).unwrap();
         read_image(&path).unwrap();
     }
 }
 
-/// A PNG that says it has this size, and has nearly no pixels.
-fn claims(width: u32, height: u32) -> Vec<u8> {
+/// A PNG whose header has this size, with hardly any pixels.
+fn png_of_size(width: u32, height: u32) -> Vec<u8> {
     let chunk = |name: &[u8; 4], content: &[u8]| {
         let mut crc = flate2::Crc::new();
         crc.update(name);
@@ -321,20 +332,20 @@ fn huge_images_are_refused_before_they_take_memory() {
     for (width, height) in
         [(60_000, 60_000), (u32::MAX >> 1, 1), (50_000_001, 1), (0, 0), (7_000, 7_000)]
     {
-        fs::write(root.path().join("cat/huge.png"), claims(width, height)).unwrap();
+        fs::write(root.path().join("cat/huge.png"), png_of_size(width, height)).unwrap();
         refused(&root, &["1 of 11 images cannot be read", "/cat/huge.png: "]);
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn names_that_are_no_text_are_refused() {
+fn names_that_are_not_text_are_refused() {
     use std::os::unix::ffi::OsStrExt;
     for name in [&b"c\xffw"[..], b"c\nw"] {
         let root = set(&[("cat", 5), ("dog", 5)]);
         let folder = root.path().join(std::ffi::OsStr::from_bytes(name));
         fs::create_dir(folder).unwrap();
-        refused(&root, &["its name is no text", "rename it"]);
+        refused(&root, &["its name is not valid text", "rename it"]);
     }
 }
 
@@ -364,13 +375,13 @@ proptest! {
         let path = root.path().join("x.png");
         fs::write(&path, &bytes).unwrap();
         match read_image(&path) {
-            Ok(picture) => prop_assert_eq!(picture.pixels.len(), 3 * SIDE * SIDE),
+            Ok(picture) => prop_assert_eq!(picture.pixels.len(), SHAPE.elements()),
             Err(error) => prop_assert!(error.to_string().contains("x.png")),
         }
     }
 
     #[test]
-    fn a_location_says_all_of_it(share in 0.0_f64..1.0, folder in "[^\0]{1,20}") {
+    fn an_image_folder_can_be_written_as_text_and_parsed(share in 0.0_f64..1.0, folder in "[^\0]{1,20}") {
         prop_assume!(share > 0.0);
         let images = ImageFolder::new(Path::new(&folder), share).unwrap();
         let read = ImageFolder::parse(&images.to_string()).unwrap().unwrap();
@@ -380,7 +391,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_no_location_is_told_apart() {
+fn other_names_are_distinguished_from_invalid_ones() {
     for other in ["shapes", "images", "flowers", "/images:0.2,x", ""] {
         assert!(ImageFolder::parse(other).is_none(), "{other}");
     }

@@ -1,13 +1,15 @@
-//! What becomes of images against PyTorch, from a fixture that `pytorch/fixtures.py` wrote.
+//! Compares augmentation, normalisation and resizing with PyTorch; `pytorch/fixtures.py` wrote the fixture.
 
 use std::collections::BTreeSet;
 
 use crescendo_data::{
-    Augmentation, Batch, Border, CHANNELS, Flip, IMAGE_BYTES, LastBatch, Normalization, SIDE,
-    Sampling, Shuffle, Split,
+    Augmentation, Border, Flip, ImageBatch, ImageShape, LastBatch, Normalization, Sampling,
+    Shuffle, Split,
 };
 use safetensors::SafeTensors;
 
+const SHAPE: ImageShape = ImageShape::CIFAR;
+const SIDE: usize = SHAPE.width;
 const PADDING: usize = 4;
 
 fn bytes(name: &str) -> Vec<u8> {
@@ -20,7 +22,7 @@ fn numbers(name: &str) -> Vec<f32> {
     bytes(name).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// Both images of the fixture, of which the first is looked at.
+/// Both images of the fixture; the tests use the first.
 fn split() -> Split {
     Split { pixels: bytes("pixels"), labels: vec![0, 1] }
 }
@@ -28,15 +30,15 @@ fn split() -> Split {
 fn sampling(
     augmentation: Option<Augmentation>,
     normalization: Normalization,
-    side: usize,
+    image_size: usize,
 ) -> Sampling {
     let (shuffle, last_batch) = (Shuffle::FileOrder, LastBatch::Keep);
-    Sampling { seed: 1, shuffle, last_batch, augmentation, normalization, side }
+    Sampling { seed: 1, shuffle, last_batch, augmentation, normalization, image_size }
 }
 
-/// The first image as an epoch sees it.
+/// The first image as `epoch` augments it.
 fn seen(sampling: &Sampling, split: &Split, epoch: u64) -> Vec<f32> {
-    let mut batch = Batch::default();
+    let mut batch = ImageBatch::default();
     sampling.fill(split, epoch, &[0], &mut batch);
     batch.images
 }
@@ -50,8 +52,8 @@ fn is_close(values: &[f32], expected: &[f32]) -> bool {
     off <= 3e-7 * norm(&mut expected.iter().copied())
 }
 
-/// What is seen over many epochs is every crop of the bordered image and of its mirror image, and
-/// nothing else. Each crop is normalised by itself.
+/// Over many epochs, every crop of the bordered image and of its mirror image occurs, and nothing else.
+/// Each crop is normalised on its own.
 #[test]
 fn crops_and_flips() {
     let bits = |image: &[f32]| image.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -66,7 +68,7 @@ fn crops_and_flips() {
                     channel.chunks(side).skip(top).take(SIDE).flat_map(|row| &row[left..][..SIDE])
                 });
                 let crop: Vec<u8> = rows.copied().collect();
-                let mut normalised = vec![0.0; IMAGE_BYTES];
+                let mut normalised = vec![0.0; SHAPE.elements()];
                 Normalization::PerImage.apply(&crop, &mut normalised);
                 expected.insert(bits(&normalised));
             }
@@ -81,21 +83,21 @@ fn crops_and_flips() {
     }
 }
 
-/// Which epochs flip an image: as in airbench's program for one first choice or for the other.
+/// The epochs in which an image is flipped are those of airbench's program, for either first choice.
 #[test]
 fn alternating_flips() {
     let flip = Flip::Alternate;
     let change = Augmentation { padding: 2, border: Border::Reflect, flip, cutout: 0 };
     let sampling = sampling(Some(change), Normalization::None, SIDE);
-    // Bright on the right: a crop shows which way it lies.
+    // Bright on the right, so that a crop shows whether it is flipped.
     let image: Vec<u8> =
-        (0..IMAGE_BYTES).map(|at| if at % SIDE < SIDE / 2 { 0 } else { 255 }).collect();
+        (0..SHAPE.elements()).map(|at| if at % SIDE < SIDE / 2 { 0 } else { 255 }).collect();
     let split = Split { pixels: image.repeat(16), labels: vec![0; 16] };
     let mut flips = vec![Vec::new(); split.len()];
-    let mut batch = Batch::default();
+    let mut batch = ImageBatch::default();
     for epoch in 1..=4 {
         sampling.fill(&split, epoch, &sampling.order(epoch, split.len()), &mut batch);
-        for (flips, image) in flips.iter_mut().zip(batch.images.chunks(IMAGE_BYTES)) {
+        for (flips, image) in flips.iter_mut().zip(batch.images.chunks(SHAPE.elements())) {
             flips.push(u8::from(image[0] == 1.0));
         }
     }
@@ -104,7 +106,7 @@ fn alternating_flips() {
 }
 
 #[test]
-fn normalised_and_shrunk_images() {
+fn normalised_and_resized_images() {
     let split = split();
     let dataset = Normalization::dataset(&split);
     for (name, normalization, side) in [
@@ -118,19 +120,19 @@ fn normalised_and_shrunk_images() {
     }
 }
 
-/// A square of zeros, cut out of the normalised image before it is shrunk.
+/// The square of cutout is set to zero in the normalised image before it is resized.
 #[test]
-fn holes() {
+fn cutout() {
     let split = split();
     let flip = Flip::Random(false);
     let change = Augmentation { padding: 0, border: Border::Reflect, flip, cutout: 31 };
     let sampling = sampling(Some(change), Normalization::dataset(&split), 16);
-    let holes = numbers("cut_out/16");
+    let squares = numbers("cut_out/16");
     let places: BTreeSet<_> = (1..=50)
         .map(|epoch| {
             let image = seen(&sampling, &split, epoch);
-            let mut holes = holes.chunks(CHANNELS * 16 * 16);
-            holes.position(|hole| is_close(&image, hole)).expect("one of the four places")
+            let mut squares = squares.chunks(SHAPE.channels * 16 * 16);
+            squares.position(|square| is_close(&image, square)).expect("one of the four places")
         })
         .collect();
     assert_eq!(places.len(), 4);

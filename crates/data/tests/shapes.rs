@@ -1,11 +1,12 @@
 //! The generated data set: the same everywhere, balanced, and neither trivial nor impossible.
 
 use crescendo_data::shapes::{DEFAULT_TEST, DEFAULT_TRAIN, generate, parse};
-use crescendo_data::{DataSet, IMAGE_BYTES, Split};
+use crescendo_data::{DataSet, ImageShape, Split};
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
 const CLASSES: usize = 10;
+const ELEMENTS: usize = ImageShape::CIFAR.elements();
 
 static DEFAULT: LazyLock<DataSet> =
     LazyLock::new(|| parse("shapes").expect("a set of this name").expect("it can be made"));
@@ -17,7 +18,7 @@ fn counts(labels: &[u16]) -> [usize; CLASSES] {
 }
 
 fn images(split: &Split) -> HashSet<&[u8]> {
-    split.pixels.chunks(IMAGE_BYTES).collect()
+    split.pixels.chunks(ELEMENTS).collect()
 }
 
 #[test]
@@ -69,14 +70,14 @@ fn a_linear_classifier_learns_a_little_and_not_much() {
 }
 
 /// Softmax regression on the pixels.
-struct Linear([[f32; IMAGE_BYTES]; CLASSES]);
+struct Linear([[f32; ELEMENTS]; CLASSES]);
 
 impl Linear {
     const EPOCHS: usize = 3;
     const RATE: f32 = 1e-3;
 
     fn trained(split: &Split, len: usize) -> Self {
-        let mut linear = Linear([[0.0; IMAGE_BYTES]; CLASSES]);
+        let mut linear = Linear([[0.0; ELEMENTS]; CLASSES]);
         for index in (0..len).cycle().take(len * Self::EPOCHS) {
             let pixels = centred(split.image(index));
             let scores = linear.scores(&pixels).map(f32::exp);
@@ -91,7 +92,7 @@ impl Linear {
     }
 
     fn scores(&self, pixels: &[f32]) -> [f32; CLASSES] {
-        let score = |weights: &[f32; IMAGE_BYTES]| {
+        let score = |weights: &[f32; ELEMENTS]| {
             weights.iter().zip(pixels).map(|(weight, pixel)| weight * pixel).sum()
         };
         std::array::from_fn(|class| score(&self.0[class]))

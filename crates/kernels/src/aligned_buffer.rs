@@ -25,7 +25,7 @@ impl AlignedBuffer {
         Self::try_new(len).unwrap_or_else(|| handle_alloc_error(Layout::new::<[f32; 16]>()))
     }
 
-    /// `len` zeros; `None` if there is too little memory.
+    /// A buffer of `len` zeros; `None` if there is too little memory.
     pub fn try_new(len: usize) -> Option<Self> {
         if len == 0 {
             return Some(AlignedBuffer { start: NonNull::dangling(), len });

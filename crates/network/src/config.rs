@@ -179,8 +179,7 @@ impl NetworkConfig {
                  {last}x{last}, and the head needs {features}x{features} squares of them"
             )));
         }
-        let mut builder =
-            NetworkBuilder::new(Shape::Maps { channels, height: side, width: side });
+        let mut builder = NetworkBuilder::new(Shape::Maps { channels, height: side, width: side });
         match self.family {
             Family::Resnet => resnet::network(self, pool, &mut builder),
             Family::Airbench => airbench::network(self, channels, pool, &mut builder),
@@ -306,7 +305,8 @@ mod tests {
     const IMAGES: Shape = Shape::Maps { channels: 3, height: SIDE, width: SIDE };
 
     fn airbench() -> NetworkConfig {
-        let mut config = NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
+        let mut config =
+            NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
         (config.blocks, config.head.hidden, config.head.pool) = (vec![2, 3, 2], 0, 3);
         config
     }
@@ -325,7 +325,10 @@ mod tests {
         for config in [small(2), airbench()] {
             assert_eq!(parameters(&config, SIDE).unwrap(), parameters(&config, 16).unwrap());
         }
-        assert_eq!(small(3).network_resized(IMAGES, SIDE).unwrap(), small(3).network(IMAGES).unwrap());
+        assert_eq!(
+            small(3).network_resized(IMAGES, SIDE).unwrap(),
+            small(3).network(IMAGES).unwrap()
+        );
         assert_eq!(parameters(&airbench(), 24).unwrap(), parameters(&airbench(), SIDE).unwrap());
         let error = small(2).network_resized(IMAGES, 24).unwrap_err().to_string();
         assert!(error.contains("would be 6x6, and the head needs 4x4 squares"), "{error}");
@@ -360,7 +363,10 @@ mod tests {
             let error = config.network(IMAGES).unwrap_err().to_string();
             assert!(error.contains(complaint), "{error}");
         }
-        let error = NetworkConfig { whitening: 2, ..NetworkConfig::paper() }.network(IMAGES).unwrap_err().to_string();
+        let error = NetworkConfig { whitening: 2, ..NetworkConfig::paper() }
+            .network(IMAGES)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("network.whitening belongs to the family airbench"), "{error}");
     }
 }

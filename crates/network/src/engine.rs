@@ -129,9 +129,11 @@ pub struct MicroBatch<'a> {
     pub images: Images<'a>,
     /// The class of each image.
     pub labels: &'a [u16],
-    /// The micro-batch's share of the loss of the whole batch: [`Loss::weight`] of its labels over that of
-    /// all labels of the batch, in all processes.
+    /// The number of its images over that of the whole batch, in all processes.
     pub share: f64,
+    /// [`Loss::mean_weight`] of the labels of the whole batch, in all processes: the loss is divided by the
+    /// weights of the whole batch, however it is divided into micro-batches.
+    pub mean_weight: f64,
     /// Whether it is the last of its batch, so that gradients are final as soon as they are computed.
     pub last: bool,
     /// Which squared gradient norms are measured: see [`GradientNorms`].
@@ -139,10 +141,11 @@ pub struct MicroBatch<'a> {
 }
 
 impl<'a> MicroBatch<'a> {
-    /// A whole batch of prepared images.
+    /// A whole batch of prepared images, for a loss without class weights.
     pub fn whole(images: &'a [f32], labels: &'a [u16]) -> Self {
         let images = Images::Prepared(images);
-        MicroBatch { images, labels, share: 1.0, last: true, measure: Measure::Nothing }
+        let (share, mean_weight, measure) = (1.0, 1.0, Measure::Nothing);
+        MicroBatch { images, labels, share, mean_weight, last: true, measure }
     }
 }
 
@@ -238,17 +241,14 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The sum of the weights of these labels: their number if there are no class weights.
+    /// The mean class weight of these labels: 1 if there are no class weights.
     ///
     /// # Panics
     /// If a label has no weight.
-    pub fn weight(&self, labels: &[u16]) -> f64 {
-        match &self.class_weights {
-            None => labels.len() as f64,
-            Some(weights) => {
-                labels.iter().map(|&label| f64::from(weights[usize::from(label)])).sum()
-            }
-        }
+    pub fn mean_weight(&self, labels: &[u16]) -> f64 {
+        let Some(weights) = &self.class_weights else { return 1.0 };
+        let of = |&label: &u16| f64::from(weights[usize::from(label)]);
+        labels.iter().map(of).sum::<f64>() / labels.len() as f64
     }
 }
 

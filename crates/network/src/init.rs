@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn dirac_filters_pass_their_channel_on_and_the_others_are_uniform() {
-        let report = NetworkConfig { blocks: vec![1, 1], widths: vec![4, 8], ..NetworkConfig::paper() };
+        let report =
+            NetworkConfig { blocks: vec![1, 1], widths: vec![4, 8], ..NetworkConfig::paper() };
         let config = NetworkConfig { init: Init::Dirac, ..report.clone() };
         let name = "stack_layers.1.blocks.0.conv1.weight";
         let (shape, values) = weight(&config, name);
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn initialisations_are_pytorchs() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/fixtures/airbench.safetensors");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/tests/fixtures/airbench.safetensors");
         let bytes = std::fs::read(path).unwrap();
         let fixture = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         for (name, init) in
@@ -130,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_unit_head_has_a_deviation_of_one() {
-        let mut config = NetworkConfig { blocks: vec![1], widths: vec![4], ..NetworkConfig::paper() };
+        let mut config =
+            NetworkConfig { blocks: vec![1], widths: vec![4], ..NetworkConfig::paper() };
         config.head.init = Init::Unit;
         config.head.hidden = 0;
         let (_, values) = weight(&config, "output_layer.fc.weight");

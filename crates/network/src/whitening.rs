@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn whitened_patches_are_uncorrelated_and_of_size_one() {
-        let mut config = NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
+        let mut config =
+            NetworkConfig { family: Family::Airbench, whitening: 2, ..NetworkConfig::paper() };
         (config.blocks, config.widths) = (vec![2], vec![4]);
         (config.activation, config.head.hidden) = (ActivationKind::Gelu, 0);
         let input = Shape::Maps { channels: 3, height: 32, width: 32 };

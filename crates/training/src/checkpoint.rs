@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, shapes};
-use crescendo_network::{Engine, Section, Tensor};
+use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor};
 use serde::Serialize;
 
-use crate::run::{NO_RUN, Record};
+use crate::record::{NO_RUN, Record};
 use crate::tensors::{Metadata, TensorFile};
-use crate::{Error, IsaChoice, Recipe};
+use crate::{Error, Recipe};
 
 /// The folder of checkpoints in a run's folder.
 const FOLDER: &str = "weights";
@@ -56,7 +56,7 @@ pub fn data(path: &Path) -> Result<Option<String>, Error> {
 pub(crate) fn write(
     run: &Path,
     record: &Record,
-    engine: &dyn Engine,
+    engine: &mut dyn Engine,
     epoch: u32,
     updates: u64,
     loss: Option<f64>,
@@ -64,7 +64,8 @@ pub(crate) fn write(
     // Where and on what it was computed is not the weights' business: equal weights make equal files.
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
-    recipe.engine.isa = IsaChoice::Auto;
+    recipe.engine.isa = IsaKind::Auto;
+    recipe.engine.device = DeviceKind::Auto;
     recipe.batch.memory_limit = 0.0;
     // A path means nothing elsewhere; how the generated set was made does.
     let about = &record.run;
@@ -84,7 +85,7 @@ pub(crate) fn write(
         metadata.insert("loss".into(), loss.to_string());
     }
     let path = path(run, epoch);
-    crate::tensors::write(&path, &engine.export(Section::Model), &metadata)?;
+    crate::tensors::write(&path, &engine.export(Section::Model)?, &metadata)?;
     Ok(path)
 }
 

@@ -1,24 +1,26 @@
-//! What can go wrong in training, in sentences that say what to do.
+//! Errors of training, in sentences that say what is wrong and what to do.
 
 use std::path::{Path, PathBuf};
 
-/// Why training, evaluation or prediction could not go on.
+use crescendo_network::EngineError;
+
+/// Why training, evaluation or prediction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A recipe, or a change to one, that makes no sense.
+    /// A recipe, a change to one, or a comparison is invalid.
     #[error("{0}")]
     Recipe(String),
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was being done: `read`, `write`, …
+        /// What failed: `read`, `write`, …
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file's content is not what it should be.
+    /// The content of a file or folder is invalid.
     #[error("{}: {problem}", path.display())]
     Bad {
         /// The file or folder.
@@ -26,18 +28,18 @@ pub enum Error {
         /// What is wrong and what to do.
         problem: String,
     },
-    /// What was asked for does not fit the data, the machine or the run.
+    /// The request does not go with the data, the machine or the run.
     #[error("{0}")]
     Refused(String),
-    /// The loss, or a weight, is no finite number any more.
+    /// The loss or a weight has become infinite or NaN.
     #[error(
         "the loss or a weight is not a number at update {update} (epoch {epoch}); training has \
          stopped, and {}",
         if *hopeless {
-            "the run's state comes to this with any learning rate: start a new run with a lower \
-             optimizer.learning_rate, from the beginning or with --init and an earlier checkpoint"
+            "the run's saved state leads to this with any learning rate: start a new run with a lower \
+             optimizer.learning_rate, from the beginning or from an earlier checkpoint (--init)"
         } else {
-            "the run keeps its last good state: resume it with a lower learning rate (--resume RUN \
+            "the last good state is saved: resume from it with a lower learning rate (--resume RUN \
              --set optimizer.learning_rate=…)"
         }
     )]
@@ -46,15 +48,24 @@ pub enum Error {
         update: u64,
         /// Its epoch.
         epoch: u32,
-        /// Whether it is the first update after the saved state, so that going on leads here again.
+        /// Whether it is the first update after the saved state, so that resuming would fail in the same way.
         hopeless: bool,
     },
-    /// The data set.
+    /// The device cannot be used, or failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A data set is missing or invalid.
     #[error(transparent)]
     Data(#[from] crescendo_data::Error),
 }
 
 impl Error {
+    /// Whether the request itself is wrong, rather than something that happened: a recipe, or a device that
+    /// does not exist.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Recipe(_) | Error::Engine(EngineError::Unsupported(_)))
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { doing, path: path.to_owned(), source }
@@ -65,7 +76,7 @@ impl Error {
         Error::Bad { path: path.to_owned(), problem: problem.into() }
     }
 
-    /// The same with what to do, where it is about a file's content.
+    /// The same with advice added, if the content of a file is invalid.
     pub(crate) fn advise(self, advice: &str) -> Self {
         match self {
             Error::Bad { path, problem } => {

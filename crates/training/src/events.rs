@@ -1,23 +1,24 @@
-//! What happens in a run, for whoever writes it down or shows it.
+//! Events of a run, and the trait of those that record or show them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use crate::policy::{Decision, DecisionKind, PlateauObservation};
 use crate::{Error, Evaluation};
 
-/// Something that happened in a run.
+/// An event of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The run begins, or goes on.
+    /// The run begins, or is resumed.
     Started {
         /// Its folder.
         folder: PathBuf,
-        /// What is trained on what, in a sentence.
+        /// The recipe, the data and what computes, in one line.
         description: String,
-        /// Updates done before, if it goes on.
+        /// Updates done before, if it is resumed.
         resumed_at: Option<u64>,
-        /// How long each of the observer's files was when the state was saved: what was written
-        /// after that will happen again, so it is cut off.
+        /// How long each of the observer's files was when the state was saved. What was written after
+        /// that will happen again, so observers cut it off.
         marks: Marks,
         /// Whether every update gets a row in the tables.
         log_steps: bool,
@@ -26,30 +27,31 @@ pub enum Event {
     Changed {
         /// The key.
         key: &'static str,
-        /// Its value until now.
+        /// The value until now.
         from: String,
-        /// Its value from now on.
+        /// The value from now on.
         to: String,
     },
-    /// Something about the recipe that a reader should know.
+    /// Something about the run that a user should know, in a sentence.
     Note(String),
-    /// A policy chose another batch size or learning rate.
+    /// A policy changed the batch size, the learning rate or the image size.
     Decision(Decision),
-    /// Batches of this size are too large for the memory limit, or ghost batches are asked for: they are
-    /// computed in parts, whose gradients are added up.
-    InParts {
+    /// Batches of this size are computed as micro-batches with gradient accumulation, because they do not fit
+    /// in the memory limit or the recipe asks for ghost batches.
+    MicroBatches {
         /// Images an update takes.
         batch_size: usize,
-        /// Images of a part: what BatchNorm takes its statistics over.
-        part: usize,
-        /// Whether the recipe asks for it with `network.norm.ghost`.
+        /// Images of a micro-batch, over which BatchNorm takes its statistics.
+        micro_batch_size: usize,
+        /// Whether the recipe asks for ghost batches (`network.norm.ghost`; Hoffer et al. 2017, arXiv
+        /// 1705.08741).
         ghost: bool,
     },
     /// An update is done.
     Step(Step),
-    /// An epoch, or the part of it that the run ends with, is done.
+    /// An epoch is done; the last one may be cut short by `train.max_steps`.
     Epoch(Epoch),
-    /// Some test or validation images are evaluated.
+    /// An evaluation has come this far.
     Evaluating {
         /// Which images.
         split: EvaluatedSplit,
@@ -64,14 +66,14 @@ pub enum Event {
         split: EvaluatedSplit,
         /// After which epoch.
         epoch: u32,
-        /// What came out.
+        /// The result.
         evaluation: Evaluation,
         /// The classes' names.
         classes: Vec<String>,
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
-    /// The run was asked to stop, and can be resumed.
+    /// The run was asked to stop. It can be resumed.
     Interrupted {
         /// Its folder.
         folder: PathBuf,
@@ -80,24 +82,24 @@ pub enum Event {
     Finished {
         /// Its folder.
         folder: PathBuf,
-        /// The share of right answers on the test set, unless `train.final_evaluation` is off.
+        /// The accuracy on the test set, from 0 to 1; `None` if `train.final_evaluation` is off.
         test_accuracy: Option<f64>,
-        /// Whether it was done before.
+        /// Whether the run was finished before, so that nothing was trained.
         already: bool,
     },
 }
 
-/// What an evaluation is on.
+/// The images of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvaluatedSplit {
-    /// Images held out from the training set.
+    /// The validation set.
     Validation,
     /// The test set.
     Test,
 }
 
 impl EvaluatedSplit {
-    /// Its name for programs.
+    /// Its name in events and tables.
     pub fn name(self) -> &'static str {
         match self {
             EvaluatedSplit::Validation => "validation",
@@ -106,67 +108,10 @@ impl EvaluatedSplit {
     }
 }
 
-/// A policy's choice, from the epoch that begins.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    /// The first epoch that it holds for.
-    pub epoch: u32,
-    /// Updates done before.
-    pub updates: u64,
-    /// What is another one now.
-    pub what: Decided,
-    /// Its value until now.
-    pub from: f64,
-    /// Its value from now on.
-    pub to: f64,
-    /// Why, in words.
-    pub reason: String,
-    /// The watched metric, where a plateau decided: its name, its last value, the best one, and the
-    /// epochs since that.
-    pub metric: Option<Watched>,
-    /// The measured gradient noise scale, in images, where it is known.
-    pub noise_scale: Option<f64>,
-}
-
-/// What is decided when an epoch begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decided {
-    /// Images an update takes.
-    BatchSize,
-    /// The step's length, or the factor that the schedule's is multiplied by.
-    LearningRate,
-    /// Pixels along each side of training images.
-    Side,
-}
-
-impl Decided {
-    /// Its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Decided::BatchSize => "batch_size",
-            Decided::LearningRate => "learning_rate",
-            Decided::Side => "side",
-        }
-    }
-}
-
-/// A metric as a plateau saw it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Watched {
-    /// Its name in recipes, such as `train_loss`.
-    pub name: &'static str,
-    /// The last value, smoothed if the recipe asks for it.
-    pub value: f64,
-    /// The best value before.
-    pub best: f64,
-    /// Epochs without improvement.
-    pub epochs: u32,
-}
-
 /// One update.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Updates since the run's beginning, this one included.
+    /// Updates since the beginning of the run, including this one.
     pub update: u64,
     /// The epoch, counted from 1.
     pub epoch: u32,
@@ -174,19 +119,19 @@ pub struct Step {
     pub epochs: u32,
     /// Images an update takes.
     pub batch_size: usize,
-    /// The step's length.
+    /// The learning rate.
     pub learning_rate: f64,
-    /// The mean loss of this batch.
+    /// The mean loss over the batch.
     pub loss: f64,
-    /// The mean loss of the epoch's images so far.
+    /// The mean loss over the epoch's images so far.
     pub epoch_loss: f64,
-    /// The share of right answers among them.
+    /// The accuracy on them, from 0 to 1.
     pub epoch_accuracy: f64,
-    /// Images of the epoch done.
+    /// Images of the epoch that are done.
     pub images: usize,
     /// Images of the epoch in all.
     pub epoch_images: usize,
-    /// Images of the run's later epochs: as many of this epoch's size as have their pixels.
+    /// Images of the epochs after this one, as a number of images of this epoch's size with as many pixels.
     pub later_images: u64,
     /// Seconds of training in this epoch.
     pub seconds: f64,
@@ -197,52 +142,53 @@ pub struct Step {
 pub struct Epoch {
     /// The epoch, counted from 1.
     pub epoch: u32,
-    /// Updates since the run's beginning.
+    /// Updates since the beginning of the run.
     pub updates: u64,
     /// Images an update took.
     pub batch_size: usize,
-    /// The step's length.
+    /// The learning rate.
     pub learning_rate: f64,
-    /// The mean loss over the epoch's images, each as its batch saw it.
+    /// The mean loss over the epoch's images, each as computed in its update.
     pub train_loss: f64,
-    /// The share of right answers, likewise.
+    /// The accuracy on them, from 0 to 1.
     pub train_accuracy: f64,
-    /// The mean loss on held-out images, where evaluated.
+    /// The mean loss over the validation images, if they were evaluated.
     pub validation_loss: Option<f64>,
-    /// The share of right answers on held-out images, where evaluated.
+    /// The accuracy on the validation images, from 0 to 1, if they were evaluated.
     pub validation_accuracy: Option<f64>,
-    /// The share of right answers on the test set, where evaluated.
+    /// The accuracy on the test set, from 0 to 1, if it was evaluated.
     pub test_accuracy: Option<f64>,
-    /// The gradient noise scale, in images, where it is measured and can be told.
+    /// The gradient noise scale in images, if it is known.
     pub noise_scale: Option<f64>,
     /// Seconds of training, without evaluation.
     pub seconds: f64,
-    /// Images trained on in a second.
+    /// Training images a second.
     pub images_per_second: f64,
 }
 
-/// How long each of an observer's files is at a moment, so that they can be cut back to it.
+/// The length in bytes of each of an observer's files at some moment, by name, so that the files can be cut
+/// back to it.
 pub type Marks = BTreeMap<String, u64>;
 
-/// Writes down or shows what happens in a run.
+/// Records or shows the events of a run.
 pub trait Observer {
-    /// Something happened.
+    /// Called for every event, in order.
     ///
     /// # Errors
-    /// If it cannot be written down; the run stops then.
+    /// If the event cannot be recorded; the run then stops.
     fn event(&mut self, event: &Event) -> Result<(), Error>;
 
-    /// Makes everything so far durable, and says how long each file is. The run's state keeps these
-    /// numbers, so that on resume the files are cut back to the moment of the state.
+    /// Syncs all files to disk and returns their lengths. These are saved with the run's state, so that on
+    /// resume the files can be cut back to the moment of the state.
     ///
     /// # Errors
-    /// If that is not possible; the run stops then.
+    /// If the files cannot be synced; the run then stops.
     fn marks(&mut self) -> Result<Marks, Error> {
         Ok(Marks::new())
     }
 }
 
-/// Looks at nothing.
+/// Ignores all events.
 impl Observer for () {
     fn event(&mut self, _: &Event) -> Result<(), Error> {
         Ok(())

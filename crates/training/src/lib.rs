@@ -1,16 +1,16 @@
-//! Training: recipes, the loop, batch policies, checkpoints, and resume to the bit.
+//! Training: recipes, the training loop, batch policies, checkpoints, and resuming with bit-identical results.
 //!
-//! A [`Recipe`] says everything that decides a run. A [`Run`] is a folder that holds the recipe,
-//! the state, and checkpoints; [`Run::train`] goes from the saved state to the end, telling an
-//! [`Observer`](events::Observer) what happens. A [`Model`] is a checkpoint in use.
+//! A [`Recipe`] has everything that decides what a run computes. A [`Run`] is a folder with the recipe, the
+//! saved state and checkpoints; [`Run::train`] trains from the saved state to the end and reports events to
+//! an [`Observer`](events::Observer). A [`Model`] is a checkpoint, loaded for evaluation and prediction.
 //!
-//! This crate prints nothing and draws nothing: observers do. It computes nothing either: that is
-//! the engine's work.
+//! This crate prints nothing; observers do. It computes nothing either; engines do.
 //!
 //! # Example
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
+//! use crescendo_cpu::CpuDevices;
 //! use crescendo_training::{Model, Outcome, Recipe, Run, Start, checkpoint};
 //!
 //! let data = crescendo_data::shapes::generate(0, 200, 100);
@@ -23,36 +23,43 @@
 //!     data: &data,
 //!     data_location: "shapes:200,100",
 //!     init: None,
+//!     devices: &CpuDevices,
 //! };
 //! let mut run = Run::create(&folder, &start)?;
-//! assert_eq!(run.train(&data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
+//! assert_eq!(run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
 //!
-//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, recipe.machine()?)?;
-//! let accuracy = model.evaluate(&data.test, |_| ()).accuracy();
+//! let mut model = Model::open(&checkpoint::path(&folder, 1), None, &CpuDevices, &recipe.engine)?;
+//! let accuracy = model.evaluate(&data.test, |_| ())?.accuracy();
 //! assert_eq!(Some(accuracy), run.progress().test_accuracy);
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 
+mod atomic_file;
 pub mod checkpoint;
 pub mod comparison;
 mod error;
+mod evaluation;
 pub mod events;
-mod files;
-mod machine;
+mod graph;
+mod inference;
+pub mod loading;
 mod memory;
 mod model;
 pub mod policy;
 pub mod recipe;
+mod record;
 mod run;
 mod tensors;
 mod trainer;
-mod update;
+pub mod validation;
 
+pub use atomic_file::write_atomically;
 pub use error::Error;
-pub use files::write_atomically;
-pub use machine::{IsaChoice, Machine, peak_memory, threads};
-pub use memory::{memory, part_size};
-pub use model::{Elsewhere, Evaluation, Mistake, Model};
+pub use evaluation::{Evaluation, Misclassified};
+pub use graph::{graph, graph_for};
+pub use memory::{micro_batch_size, required_memory};
+pub use model::{External, Model};
 pub use recipe::Recipe;
-pub use run::{About, Progress, Record, Run, Start, check, plan, plan_for, read_record, resolved};
+pub use record::{About, Record, read_record};
+pub use run::{Progress, Run, Start, check, resolved};
 pub use trainer::Outcome;

@@ -1,117 +1,147 @@
-//! How much memory a run takes, and how batches are cut so that it does not take more.
+//! How much memory a run takes, and how batches are divided into micro-batches that fit.
 
 use crescendo_data::DataSet;
-use crescendo_network::{CpuEngine, Plan};
+use crescendo_network::{Device, DeviceMemory, Graph, RequiredMemory};
 
-use crate::recipe::Average;
-use crate::{Error, Recipe, machine};
+use crate::recipe::WeightAverage;
+use crate::{Error, Recipe};
 
-/// The share of the machine's memory that a run may take where the recipe does not say.
+/// The share of the device's memory that a run may take if the recipe does not say.
 const SHARE: f64 = 0.8;
 
-/// Bytes of memory that training by a recipe takes, beside the data set, with batches of `batch_size`
-/// images that are computed `part` images at a time.
-pub fn memory(recipe: &Recipe, plan: &Plan, batch_size: usize, part: usize, threads: usize) -> u64 {
-    // The batch at hand, and the one that is prepared meanwhile.
-    let batches = 2 * 4 * plan.input.len() * batch_size;
+/// Bytes that a run takes besides what [`required_memory`] counts.
+const OVERHEAD: u64 = 64 << 20;
+
+/// The memory that training takes besides the data set, with batches of `batch_size` images that are
+/// computed in micro-batches of `micro_batch`.
+///
+/// # Errors
+/// If the device does not support the graph.
+pub fn required_memory(
+    recipe: &Recipe,
+    device: &dyn Device,
+    graph: &Graph,
+    batch_size: usize,
+    micro_batch: usize,
+) -> Result<RequiredMemory, Error> {
+    // The current batch, and the next one, which is prepared meanwhile.
+    let batches = 2 * 4 * graph.input.len() * batch_size;
     let average = match recipe.optimizer.average {
-        Average::None => 0,
-        Average::Ema | Average::Lookahead => {
-            4 * (plan.parameter_count() + 2 * plan.statistic_count())
+        WeightAverage::None => 0,
+        WeightAverage::Ema | WeightAverage::Lookahead => {
+            4 * (graph.parameter_count() + 2 * graph.statistic_count())
         }
     };
-    (CpuEngine::memory(plan, part, threads) + batches + average) as u64
+    let RequiredMemory { here, least } = device.required_memory(graph, micro_batch)?;
+    let rest = (batches + average) as u64;
+    Ok(RequiredMemory { here: here + rest, least: least + rest })
 }
 
-/// How many images of a batch are computed at a time: what BatchNorm takes its statistics over. All of
-/// them where memory allows, else as few parts as are needed; or what `network.norm.ghost` says. 0 where
-/// not even that, or one image, fits.
-pub fn part_size(recipe: &Recipe, plan: &Plan, batch_size: usize) -> usize {
-    // Results must not depend on the number of threads, so nor must this.
-    let limit = bytes(limit(recipe));
-    let fits = |part: &usize| (memory(recipe, plan, batch_size, *part, 1) as f64) <= limit;
+/// How many images of a batch are computed at once, and share BatchNorm statistics: all of them if they fit
+/// in the memory limit, else batches are divided into as few micro-batches as possible; or what
+/// `network.norm.ghost` says. 0 if not even that, or one image, fits.
+///
+/// # Errors
+/// If the device does not support the graph.
+pub fn micro_batch_size(
+    recipe: &Recipe,
+    device: &dyn Device,
+    graph: &Graph,
+    batch_size: usize,
+) -> Result<usize, Error> {
+    let limit = limit(recipe, device) * f64::from(1 << 30);
+    // Results depend on the size, so it must not depend on settings such as the number of threads.
+    let fits = |images: usize| {
+        let required = required_memory(recipe, device, graph, batch_size, images)?;
+        Ok(required.least as f64 <= limit)
+    };
     let ghost = recipe.network.norm.ghost.min(batch_size);
     if ghost > 0 {
-        return if fits(&ghost) { ghost } else { 0 };
+        return Ok(if fits(ghost)? { ghost } else { 0 });
     }
-    let most = largest(batch_size, fits);
-    match most {
+    Ok(match largest(batch_size, fits)? {
         0 => 0,
         most => batch_size.div_ceil(batch_size.div_ceil(most)),
-    }
+    })
 }
 
 /// The memory that a run may take, in GiB to two digits.
-pub(crate) fn limit(recipe: &Recipe) -> f64 {
+pub(crate) fn limit(recipe: &Recipe, device: &dyn Device) -> f64 {
     if recipe.batch.memory_limit > 0.0 {
         return recipe.batch.memory_limit;
     }
-    let total = machine::total_memory().map_or(f64::MAX, |bytes| bytes as f64);
+    let total = device.memory().total.map_or(f64::MAX, |bytes| bytes as f64);
     let gib = SHARE * total / f64::from(1 << 30);
-    // Rounded down, but never to zero, which would ask again.
+    // Rounded down, but never to zero, which means "choose".
     ((gib * 100.0).floor() / 100.0).clamp(0.01, 1e9)
 }
 
-fn bytes(gib: f64) -> f64 {
-    gib * f64::from(1 << 30)
+/// The memory that a run can get now, in bytes, if it is known. A run that is resumed has a smaller reserve,
+/// so that it fits again where it was started with little to spare.
+pub(crate) fn available(memory: DeviceMemory, resumed: bool) -> Option<u64> {
+    let overhead = if resumed { OVERHEAD / 2 } else { OVERHEAD };
+    Some(memory.available?.saturating_sub(overhead))
 }
 
 /// Whether batches of `batch_size` images can be trained on in so many bytes, if that is known.
 pub(crate) fn check(
     recipe: &Recipe,
+    device: &dyn Device,
     data: &DataSet,
-    plan: &Plan,
+    graph: &Graph,
     batch_size: usize,
     available: Option<u64>,
 ) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::Refused(problem));
-    // Held-out images and the rest are copies.
+    // The training and the validation images are copies.
     let copies = if recipe.data.validation > 0 { data.train.pixels.len() as u64 } else { 0 };
-    let part = part_size(recipe, plan, batch_size);
-    if part == 0 {
-        let at_a_time = match recipe.network.norm.ghost {
-            0 => "one image".to_owned(),
-            ghost => format!("network.norm.ghost = {ghost}"),
+    let micro_batch = micro_batch_size(recipe, device, graph, batch_size)?;
+    if micro_batch == 0 {
+        let smallest = match recipe.network.norm.ghost {
+            0 => "micro-batches of one image".to_owned(),
+            ghost => format!("micro-batches of network.norm.ghost = {ghost}"),
         };
         return refuse(format!(
             "a batch of {batch_size} needs more than {:.2} GiB of memory (batch.memory_limit), even \
-             {at_a_time} at a time: choose a smaller network or smaller batches, or allow more",
-            limit(recipe)
+             in {smallest}: choose a smaller network or smaller batches, or raise the limit",
+            limit(recipe, device)
         ));
     }
     let Some(available) = available else { return Ok(()) };
-    let threads = recipe.threads();
-    let needed = |batch: usize, part: usize| memory(recipe, plan, batch, part, threads) + copies;
-    if needed(batch_size, part) <= available {
+    let needed = |batch: usize, micro_batch: usize| -> Result<u64, Error> {
+        Ok(required_memory(recipe, device, graph, batch, micro_batch)?.here + copies)
+    };
+    let here = needed(batch_size, micro_batch)?;
+    if here <= available {
         return Ok(());
     }
-    let advice = match largest(batch_size, |&batch| needed(batch, batch) <= available) {
+    let advice = match largest(batch_size, |batch| Ok(needed(batch, batch)? <= available))? {
         0 => "not even a batch of one image fits: choose a smaller network".to_owned(),
         _ if recipe.network.norm.ghost > 0 => "lower network.norm.ghost".to_owned(),
         fits => format!(
             "the largest batch that fits is {fits}: lower batch.size, batch.steps or batch.max, or \
-             set batch.memory_limit={:.1} to compute it in parts",
+             set batch.memory_limit={:.1} to divide batches into micro-batches",
             gib(available) * 0.9
         ),
     };
     refuse(format!(
         "a batch of {batch_size} needs {:.2} GiB of memory, and {:.2} GiB are free; {advice}",
-        gib(needed(batch_size, part)),
+        gib(here),
         gib(available)
     ))
 }
 
-/// The largest number up to `most` that fits, by halving: more images never need less memory.
-fn largest(most: usize, fits: impl Fn(&usize) -> bool) -> usize {
-    if fits(&most) {
-        return most;
+/// The largest number up to `most` that fits, by bisection: more images never need less memory.
+fn largest(most: usize, fits: impl Fn(usize) -> Result<bool, Error>) -> Result<usize, Error> {
+    if fits(most)? {
+        return Ok(most);
     }
     let (mut good, mut bad) = (0, most);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
-        if fits(&middle) { good = middle } else { bad = middle }
+        if fits(middle)? { good = middle } else { bad = middle }
     }
-    good
+    Ok(good)
 }
 
 fn gib(bytes: u64) -> f64 {
@@ -121,21 +151,24 @@ fn gib(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan;
+    use crate::graph;
+    use crescendo_cpu::CpuDevices;
+    use crescendo_network::Devices;
 
     #[test]
-    fn batches_are_cut_into_as_few_parts_as_fit() {
-        let part = |change: &str| {
+    fn batches_are_divided_into_as_few_micro_batches_as_fit() {
+        let size = |change: &str| {
             let changes = ["batch.memory_limit=0.1", "batch.steps=[[1, 1000]]", change];
             let recipe = Recipe::load("quick", &changes).unwrap();
-            part_size(&recipe, &plan(&recipe).unwrap(), 1000)
+            let device = CpuDevices.open(&recipe.engine).unwrap();
+            micro_batch_size(&recipe, &*device, &graph(&recipe).unwrap(), 1000).unwrap()
         };
-        assert_eq!(part("batch.memory_limit=8.0"), 1000);
-        let cut = part("batch.memory_limit=0.1");
+        assert_eq!(size("batch.memory_limit=8.0"), 1000);
+        let cut = size("batch.memory_limit=0.1");
         assert!((100..1000).contains(&cut), "{cut}");
-        assert_eq!(1000usize.div_ceil(1000usize.div_ceil(cut)), cut, "no smaller than need be");
-        assert_eq!(part("network.norm.ghost=8"), 8);
-        assert_eq!(part("network.norm.ghost=1000"), 0);
-        assert_eq!(part("network.widths=[4096, 4096, 4096]"), 0);
+        assert_eq!(1000usize.div_ceil(1000usize.div_ceil(cut)), cut, "as few as possible");
+        assert_eq!(size("network.norm.ghost=8"), 8);
+        assert_eq!(size("network.norm.ghost=1000"), 0);
+        assert_eq!(size("network.widths=[4096, 4096, 4096]"), 0);
     }
 }

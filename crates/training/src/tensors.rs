@@ -6,12 +6,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crescendo_network::{Tensor, Values};
+use crescendo_network::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use crate::Error;
-use crate::files::write_atomically;
+use crate::atomic_file::write_atomically;
 
 /// Text beside the tensors, by name.
 pub(crate) type Metadata = BTreeMap<String, String>;
@@ -25,9 +25,9 @@ pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Res
     header.insert("__metadata__".into(), json!(metadata));
     let mut offset = 0;
     for tensor in tensors {
-        let (dtype, bytes) = match &tensor.values {
-            Values::F32(values) => ("F32", 4 * values.len()),
-            Values::I64(_) => ("I64", 8),
+        let (dtype, bytes) = match &tensor.data {
+            TensorData::F32(values) => ("F32", 4 * values.len()),
+            TensorData::I64(_) => ("I64", 8),
         };
         let entry = json!({
             "dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, offset + bytes],
@@ -42,9 +42,9 @@ pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Res
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         for tensor in tensors {
-            match &tensor.values {
-                Values::F32(values) => write_f32(file, values)?,
-                Values::I64(value) => file.write_all(&value.to_le_bytes())?,
+            match &tensor.data {
+                TensorData::F32(values) => write_f32(file, values)?,
+                TensorData::I64(value) => file.write_all(&value.to_le_bytes())?,
             }
         }
         Ok(())
@@ -71,7 +71,9 @@ impl TensorFile {
         let damaged = |error| {
             Error::bad(
                 path,
-                format!("is no whole safetensors file ({error}): it is damaged or of another kind"),
+                format!(
+                    "is not a valid safetensors file ({error}): it is damaged or of another format"
+                ),
             )
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
@@ -88,15 +90,15 @@ impl TensorFile {
         for (name, view) in file.iter() {
             let Some(name) = name.strip_prefix(prefix) else { continue };
             let bytes = view.data();
-            let values = match view.dtype() {
+            let data = match view.dtype() {
                 Dtype::F32 => {
                     let (numbers, _) = bytes.as_chunks::<4>();
-                    Values::F32(Cow::Owned(
+                    TensorData::F32(Cow::Owned(
                         numbers.iter().map(|b| f32::from_le_bytes(*b)).collect(),
                     ))
                 }
                 Dtype::I64 if bytes.len() == 8 => {
-                    Values::I64(i64::from_le_bytes(bytes.try_into().expect("8 bytes")))
+                    TensorData::I64(i64::from_le_bytes(bytes.try_into().expect("8 bytes")))
                 }
                 other => {
                     return Err(self.bad(format!(
@@ -108,7 +110,7 @@ impl TensorFile {
             tensors.push(Tensor {
                 name: name.to_owned().into(),
                 shape: view.shape().to_vec(),
-                values,
+                data,
             });
         }
         Ok(tensors)
@@ -141,7 +143,7 @@ mod tests {
     fn tensors() -> Vec<Tensor<'static>> {
         vec![
             Tensor::f32("a/one", vec![2, 3], vec![1.0, -2.5, 0.0, f32::MIN_POSITIVE, 1e30, -0.0]),
-            Tensor { name: "a/count".into(), shape: vec![], values: Values::I64(-7) },
+            Tensor { name: "a/count".into(), shape: vec![], values: TensorData::I64(-7) },
             Tensor::f32("b/other", vec![1], vec![9.0]),
         ]
     }
@@ -161,7 +163,7 @@ mod tests {
         read.sort_by_key(|tensor| tensor.shape.len());
         assert_eq!(read[1].name, "one");
         assert_eq!(read[1].values, tensors()[0].values);
-        assert_eq!(read[0].values, Values::I64(-7));
+        assert_eq!(read[0].values, TensorData::I64(-7));
         write(&path, &tensors(), &metadata).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "equal tensors make equal files");
     }

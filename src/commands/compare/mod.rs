@@ -1,25 +1,25 @@
 //! `crescendo compare`.
 
+mod arm_run;
 mod table;
-mod trial;
 
 use std::path::{Path, PathBuf};
 
-use crescendo::report::page::{self, RunData};
+use crescendo::logging::report::{self, RunData};
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
 use crescendo::training::{Error, write_atomically};
 use serde_json::json;
 
+use self::arm_run::{Context, branches, unfinished};
 use self::table::{table, to_json};
-use self::trial::{Setting, branches, missing};
 use super::train::stop_on_signals;
-use super::{Found, Location, engine_keys, machine, say};
-use crate::cli::Compare;
+use super::{DataLocation, LoadedData, say};
+use crate::cli::CompareArgs;
 
-pub fn run(args: &Compare) -> Result<(), Error> {
+pub fn run(args: &CompareArgs) -> Result<(), Error> {
     let Some(name) = &args.comparison else { return list() };
     let mut changes = args.changes.clone();
-    changes.extend(engine_keys(&args.processor));
+    changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
     if !args.seeds.is_empty() {
         let seeds = comparison.set_seeds(args.seeds.clone());
@@ -29,59 +29,58 @@ pub fn run(args: &Compare) -> Result<(), Error> {
         let base = comparison.set_base(base);
         base.map_err(|problem| Error::Recipe(format!("--base: {problem}")))?;
     }
-    let machine = machine(&args.processor)?;
+    let engine = args.compute.engine()?;
     let source = comparison.arms[0].recipe.data.source;
-    let data = Location::new(args.data.named()?.as_deref(), source).load()?;
-    data.set.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let data = DataLocation::new(args.data.name()?.as_deref(), source).load()?;
+    data.print_warnings();
     if !changes.iter().any(|change| change.starts_with("network.classes")) {
         comparison.set_classes(data.set.classes.len())?;
     }
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
-    let judged = comparison.judged_on();
+    let judged = comparison.evaluated_on();
     let mut results = Results::open(&folder.join("results.csv"), judged)?;
-    let trials = missing(&comparison, &results, &data)?;
+    let runs = unfinished(&comparison, &results, &data)?;
 
     let stop = stop_on_signals();
-    let all = comparison.arms.len() * comparison.seeds.len();
-    let before = all - trials.len();
+    let total = comparison.arms.len() * comparison.seeds.len();
+    let finished = total - runs.len();
     if !args.json {
         say!(
             "{}: {} arms, {} seeds",
             comparison.name,
             comparison.arms.len(),
-            all / comparison.arms.len()
+            comparison.seeds.len()
         )?;
     }
-    let setting = Setting {
+    let context = Context {
         folder: &folder,
         comparison: &comparison,
         data: &data,
-        machine,
+        engine,
         bar: !args.json,
         stop: &stop,
     };
-    for (index, trial) in trials.iter().enumerate() {
+    for (index, run) in runs.iter().enumerate() {
         if !args.json {
             say!(
-                "{} of {all}: {}, seed {}",
-                before + index + 1,
-                trial.arm,
-                trial.recipe.train.seed
+                "{} of {total}: {}, seed {}",
+                finished + index + 1,
+                run.arm,
+                run.recipe.train.seed
             )?;
         }
-        let branches = branches(&trials, index);
-        let Some(row) = trial.run(&branches, &setting)? else {
+        let branches = branches(&runs, index);
+        let Some(row) = run.train(&branches, &context)? else {
             if args.json {
                 return say!("{}", json!({ "comparison": comparison.name, "stopped": true }));
             }
-            say!("Stopped, and everything is saved. Go on with the same command.")?;
-            return Ok(());
+            return say!("Stopped; everything is saved. Run the same command again to continue.");
         };
         if !args.json {
             let Row { running, precise, .. } = row;
             say!(
-                "  {} accuracy {running:.4}, with precise statistics {precise:.4}",
+                "  {} accuracy {running:.4}, with precise BatchNorm statistics {precise:.4}",
                 judged.name()
             )?;
         }
@@ -104,12 +103,12 @@ fn list() -> Result<(), Error> {
     Ok(())
 }
 
-/// `table.md` in the comparison's folder, and a page with the curves of its runs.
+/// Writes `table.md` in the comparison's folder, and a report with the curves of its runs.
 fn write_report(
     folder: &Path,
     comparison: &Comparison,
     results: &Results,
-    data: &Found,
+    data: &LoadedData,
 ) -> Result<(), Error> {
     let path: PathBuf = folder.join("table.md");
     let text = format!(
@@ -117,7 +116,7 @@ fn write_report(
         comparison.name,
         seeds(comparison),
         data.set.name,
-        comparison.judged_on().name(),
+        comparison.evaluated_on().name(),
         table(comparison, results)
     );
     write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
@@ -126,7 +125,7 @@ fn write_report(
     for (group, arm) in comparison.arms.iter().enumerate() {
         for row in results.of(comparison, arm) {
             let run = folder.join(&arm.name).join(format!("seed-{}", row.seed));
-            // Of a finished arm only the table may be left.
+            // The user may have removed the folders of finished runs.
             if run.exists() {
                 let mut run = RunData::read(&run)?;
                 (run.label, run.group) = (arm.name.clone(), group);
@@ -137,7 +136,7 @@ fn write_report(
     if runs.is_empty() {
         return Ok(());
     }
-    page::write(&folder.join(page::NAME), &page::render(&runs))
+    report::write(&folder.join(report::FILE_NAME), &report::render(&runs))
 }
 
 fn seeds(comparison: &Comparison) -> String {

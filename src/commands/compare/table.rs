@@ -1,11 +1,11 @@
-//! The outcome of a comparison, for people and for programs.
+//! The outcome of a comparison, as a table and as JSON.
 
 use crescendo::training::comparison::{
     Comparison, Difference, Measure, Results, Row, Spread, Verdict,
 };
 use serde_json::{Value, json};
 
-/// The outcome as a table that is valid Markdown and readable as it is.
+/// The outcome as a Markdown table whose columns are aligned.
 pub fn table(comparison: &Comparison, results: &Results) -> String {
     let base = &comparison.arms[0].name;
     let mut rows = vec![vec![
@@ -20,11 +20,11 @@ pub fn table(comparison: &Comparison, results: &Results) -> String {
         "minutes".into(),
     ]];
     for arm in &comparison.arms {
-        let found = results.of(comparison, arm);
-        let mut row = vec![arm.name.clone(), found.len().to_string()];
+        let arm_results = results.of(comparison, arm);
+        let mut row = vec![arm.name.clone(), arm_results.len().to_string()];
         for measure in [Measure::Running, Measure::Precise] {
             let spread = results.spread(comparison, arm, measure);
-            row.push(spread.map_or("-".into(), |spread| accuracy(spread, found.len())));
+            row.push(spread.map_or("-".into(), |spread| accuracy(spread, arm_results.len())));
             let difference = results.difference(comparison, arm, measure);
             row.push(match difference.filter(|_| arm.name != *base) {
                 Some(difference) => against(&difference),
@@ -32,8 +32,8 @@ pub fn table(comparison: &Comparison, results: &Results) -> String {
             });
         }
         let mean = |of: fn(&Row) -> f64, digits: usize| {
-            let sum: f64 = found.iter().map(|row| of(row)).sum();
-            match found.len() {
+            let sum: f64 = arm_results.iter().map(|row| of(row)).sum();
+            match arm_results.len() {
                 0 => "-".to_owned(),
                 rows => format!("{:.digits$}", sum / rows as f64),
             }
@@ -79,6 +79,7 @@ fn verdict(difference: &Difference) -> &'static str {
     }
 }
 
+/// The outcome as JSON.
 pub fn to_json(comparison: &Comparison, results: &Results) -> Value {
     let arms = comparison.arms.iter().map(|arm| {
         let measured = |measure: Measure| {

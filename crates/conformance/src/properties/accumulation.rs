@@ -25,7 +25,8 @@ fn accumulate(
         let batch = MicroBatch {
             images: Images::Prepared(&images[part.start * image..part.end * image]),
             labels: own,
-            share: loss.weight(own) / loss.weight(labels),
+            share: own.len() as f64 / labels.len() as f64,
+            mean_weight: loss.mean_weight(labels),
             last: part.end == labels.len(),
             measure: Measure::Nothing,
         };

@@ -77,11 +77,15 @@ fn check_halves(suite: &Suite, graph: &Graph, loss: &Loss) {
     engine.set_loss(loss).unwrap();
     for (seed, count) in [(1, 7), (2, 2)] {
         let (images, labels) = (pixels(graph, count, seed), labels(count));
-        engine.accumulate(&batch(&images, &labels, 0.5, Measure::Halves)).unwrap();
+        let mean_weight = loss.mean_weight(&labels);
+        let halves = batch(&images, &labels, 0.5, Measure::Halves);
+        engine.accumulate(&MicroBatch { mean_weight, ..halves }).unwrap();
         let result = finish(&mut *engine);
         let parts = [0..count / 2, count / 2..count].map(|part| {
             let gradients = model.gradients_of_part(&images, &labels, loss, part.clone());
-            (part.len(), square(&gradients))
+            // The mean loss of a part is divided by the mean weight of the whole batch.
+            let ratio = loss.mean_weight(&labels[part.clone()]) / mean_weight;
+            (part.len(), ratio * ratio * square(&gradients))
         });
         let expected = model.evaluate(&images, &labels, loss);
         check_norms(suite, result.norms, &parts, 0.25 * square(&expected.gradients));
@@ -109,11 +113,12 @@ pub(crate) fn norms_with_class_weights_match_the_reference(suite: &Suite) {
     for part in [0..1, 1..4] {
         let image = graph.input.len();
         let (own, of) = (&labels[part.clone()], &images[part.start * image..part.end * image]);
-        let share = loss.weight(own) / loss.weight(&labels);
-        let micro_batch =
-            MicroBatch { last: part.end == 4, ..batch(of, own, share, Measure::MicroBatch) };
-        engine.accumulate(&micro_batch).unwrap();
-        parts.push((part.len(), square(&model.evaluate(of, own, &loss).gradients)));
+        let (share, mean_weight) = (own.len() as f64 / 4.0, loss.mean_weight(&labels));
+        let measured = batch(of, own, share, Measure::MicroBatch);
+        engine.accumulate(&MicroBatch { last: part.end == 4, mean_weight, ..measured }).unwrap();
+        let ratio = loss.mean_weight(own) / mean_weight;
+        let gradients = model.evaluate(of, own, &loss).gradients;
+        parts.push((part.len(), ratio * ratio * square(&gradients)));
     }
     let whole = square(&model.evaluate(&images, &labels, &loss).gradients);
     check_norms(suite, finish(&mut *engine).norms, &parts, whole);

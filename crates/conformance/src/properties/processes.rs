@@ -89,7 +89,8 @@ fn check_two(suite: &Suite, loss: &Loss) {
         }
         let own = &labels[part.clone()];
         let batch = MicroBatch {
-            share: loss.weight(own) / loss.weight(&labels),
+            share: own.len() as f64 / labels.len() as f64,
+            mean_weight: loss.mean_weight(&labels),
             measure: Measure::MicroBatch,
             ..MicroBatch::whole(&images[part.start * image..part.end * image], own)
         };
@@ -190,6 +191,7 @@ fn check_final(suite: &Suite, graph: &Graph, trained: impl Fn(usize) -> bool, me
                 images: Images::Prepared(&images),
                 labels: &labels,
                 share: 0.5,
+                mean_weight: 1.0,
                 last,
                 measure: if last { measure } else { Measure::Nothing },
             };

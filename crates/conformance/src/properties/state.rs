@@ -9,7 +9,7 @@ use crate::Suite;
 use crate::setup::{
     airbench, class_weights, graph, labels, pixels, reduced, residual, rules, sgd, varied,
 };
-use crate::suite::{copy, everything, flat, train, update};
+use crate::suite::{copy, everything, flat, train, update, weighted};
 
 fn small() -> Graph {
     reduced(&residual(ActivationKind::Relu, 5))
@@ -264,7 +264,7 @@ pub(crate) fn the_image_size_can_change_and_change_back(suite: &Suite) {
         engine.set_requires_grad(&trained);
         changes.iter().for_each(|graph| engine.set_graph(graph).unwrap());
         let (images, labels) = (pixels(&little, 3, 1), labels(3));
-        engine.accumulate(&MicroBatch::whole(&images, &labels)).unwrap();
+        engine.accumulate(&weighted(&images, &labels, &loss)).unwrap();
         everything(&mut *engine)
     };
     assert_eq!(gradients(&[]), gradients(&[&large, &little]));

@@ -16,6 +16,13 @@ use crate::gradients::Delivery;
 use crate::required_gradients::RequiredGradients;
 use crate::state::parameter_range;
 
+/// How the loss of a micro-batch enters that of its batch: see [`MicroBatch`](crescendo_network::MicroBatch).
+#[derive(Clone, Copy)]
+pub(crate) struct LossScale {
+    pub share: f64,
+    pub mean_weight: f64,
+}
+
 /// The loss of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct BatchLoss {
@@ -32,7 +39,7 @@ impl Pass<'_> {
         &mut self,
         labels: &[u16],
         loss: &Loss,
-        share: f64,
+        scale: LossScale,
         part: Range<usize>,
     ) -> BatchLoss {
         let Operands { view, arena, .. } = self.operands(0);
@@ -42,7 +49,9 @@ impl Pass<'_> {
         let logits = view.vector(&arena, view.plan.fused.logits());
         let classes = view.plan.graph.classes();
         let Loss { label_smoothing, class_weights } = loss;
-        let weights = class_weights.as_deref().map(|weights| ClassWeights::new(weights, labels));
+        let LossScale { share, mean_weight } = scale;
+        let weights = class_weights.as_deref();
+        let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
         let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, weights, out);
         let correct = loss::count_correct(logits, labels);
         out[..part.start * classes].fill(0.0);
@@ -106,9 +115,7 @@ impl Pass<'_> {
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
                 let dweight = required.weight.then_some(dweight);
                 let dbias = required.bias.then_some(dbias);
-                linear::backward(
-                    processor, workspace, &layer, x, weight, dy, dweight, dbias, dx,
-                );
+                linear::backward(processor, workspace, &layer, x, weight, dy, dweight, dbias, dx);
             }
             (StepKind::Activation(f), _, Some(dx)) => {
                 elementwise::copy(&processor.pool, dy, dx);

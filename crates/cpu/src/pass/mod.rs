@@ -12,7 +12,7 @@ use crate::buffers::Buffers;
 use crate::memory_plan::MemoryPlan;
 use crate::plan::ExecutionPlan;
 use crate::state::{Model, State};
-pub(crate) use backward::BatchLoss;
+pub(crate) use backward::{BatchLoss, LossScale};
 use view::View;
 
 /// What a pass computes with.
@@ -98,10 +98,7 @@ impl Pass<'_> {
     }
 
     /// The sums of `values` over all processes, in place.
-    fn sum_over_processes(
-        mode: &mut Mode,
-        values: &mut [f64],
-    ) -> Result<(), EngineError> {
+    fn sum_over_processes(mode: &mut Mode, values: &mut [f64]) -> Result<(), EngineError> {
         match mode {
             Mode::Training { communicator, .. } => communicator.sum(values),
             Mode::Inference(_) => Ok(()),

@@ -1,7 +1,7 @@
 //! BatchNorm between the steps: from a kernel's sums to statistics and factors, forward and backward.
 
-use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
 use crescendo_kernels::MapShape;
+use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
 use crescendo_network::{EngineError, Operation};
 
 use super::{Mode, Pass};

@@ -1,4 +1,4 @@
-//! The published archives, read as a stream: nothing is unpacked to disk.
+//! The published archives, read as a stream without unpacking them to disk.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use flate2::bufread::GzDecoder;
 
-use super::{LARGEST, LAYOUTS, Layout, Parts, too_large};
+use super::{LAYOUTS, Layout, MAX_BYTES, Parts, too_large};
 use crate::{DataSet, Error};
 
 pub(super) fn open(path: &Path) -> Result<DataSet, Error> {
@@ -17,13 +17,16 @@ pub(super) fn open(path: &Path) -> Result<DataSet, Error> {
     })?;
     let parts = found.ok_or_else(|| {
         let folders = LAYOUTS.map(|layout| layout.folder).join(" or ");
-        Error::bad(path, format!("holds no files of {folders}: it is no archive of a known set"))
+        Error::invalid(
+            path,
+            format!("contains no files of {folders}: it is not an archive of a known data set"),
+        )
     })?;
     parts.finish("archive")
 }
 
-/// Calls `take` with each file of the set that is in the archive, which is called `path` in
-/// errors. Every other file is passed over.
+/// Calls `take` with each file in the archive that belongs to a data set, and ignores all others. `path` is
+/// the archive's path for error messages.
 pub(crate) fn each_file(
     path: &Path,
     archive: impl Read,
@@ -32,30 +35,30 @@ pub(crate) fn each_file(
     let damaged = |error: io::Error| {
         let problem =
             format!("cannot be unpacked ({error}): it is damaged or truncated; download it again");
-        Error::bad(path, problem)
+        Error::invalid(path, problem)
     };
     let mut archive = BufReader::new(archive);
     let start = archive.fill_buf().map_err(|source| Error::io("read", path, source))?;
     if !start.starts_with(&[0x1f, 0x8b]) {
-        return Err(Error::bad(
+        return Err(Error::invalid(
             path,
-            "is neither a folder nor a .tar.gz archive: give the folder or the archive that \
-             the data set is in",
+            "is neither a folder nor a .tar.gz archive: give the folder or the archive of the \
+             data set",
         ));
     }
-    let mut unpacked = Limited { inner: GzDecoder::new(archive), left: LARGEST };
+    let mut unpacked = Limited { inner: GzDecoder::new(archive), left: MAX_BYTES };
     let mut tar = tar::Archive::new(&mut unpacked);
     for entry in tar.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let entry_path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let refused = |problem: String| {
-            Error::bad(
+            Error::invalid(
                 path,
                 format!("its entry {entry_path:?} {problem}: do not trust this archive"),
             )
         };
         if entry_path.starts_with('/') || entry_path.split('/').any(|part| part == "..") {
-            return Err(refused("points outside of it".into()));
+            return Err(refused("points outside of the archive".into()));
         }
         let Some((layout, name)) = expected(&entry_path) else {
             continue;
@@ -63,7 +66,7 @@ pub(crate) fn each_file(
         if !entry.header().entry_type().is_file() {
             return Err(refused("is not a plain file".into()));
         }
-        if entry.size() > LARGEST {
+        if entry.size() > MAX_BYTES {
             return Err(refused(too_large()));
         }
         let mut bytes = Vec::new();
@@ -73,12 +76,12 @@ pub(crate) fn each_file(
         }
         take(layout, name, &bytes)?;
     }
-    // The checksum comes last, after the end of the tar.
+    // Read on to the checksum, which follows the end of the tar.
     io::copy(&mut unpacked, &mut io::sink()).map_err(damaged)?;
     Ok(())
 }
 
-/// Which file of the set has this path in an archive.
+/// The file of a data set that has this path in an archive, if it is one.
 fn expected(path: &str) -> Option<(&'static Layout, &'static str)> {
     let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
     let (folder, file) = (parts.next()?, parts.next()?);
@@ -89,8 +92,7 @@ fn expected(path: &str) -> Option<(&'static Layout, &'static str)> {
     Some((layout, layout.files().find(|name| *name == file)?))
 }
 
-/// Ends with an error where the content is too large, which for a few kilobytes of archive can
-/// be any size.
+/// Fails when more than `left` bytes have been read: a few kilobytes of archive can unpack to any size.
 struct Limited<R> {
     inner: R,
     left: u64,
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_files_of_the_set_are_expected() {
+    fn only_files_of_a_data_set_are_expected() {
         let name = |path| expected(path).map(|(layout, name)| (layout.folder, name));
         assert_eq!(
             name("./cifar-10-batches-py/data_batch_1"),
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_ends_with_an_error() {
+    fn content_that_is_too_large_is_an_error() {
         let read = |left| {
             let mut limited = Limited { inner: &[1, 2, 3][..], left };
             limited.read_to_end(&mut Vec::new())

@@ -1,7 +1,9 @@
-//! The binary version: records of label bytes and the image's bytes.
+//! The binary version of CIFAR: each image is a record of its label bytes and its pixels.
 
-use super::{CIFAR10, Layout, MOST_CLASSES};
-use crate::{IMAGE_BYTES, Split};
+use super::{CIFAR10, Layout, MAX_CLASSES};
+use crate::{ImageShape, Split};
+
+const ELEMENTS: usize = ImageShape::CIFAR.elements();
 
 pub(crate) const LAYOUT: Layout = Layout {
     set: &CIFAR10,
@@ -21,23 +23,21 @@ pub(crate) const LAYOUT: Layout = Layout {
     classes,
 };
 
-/// The images of a file in which each has so many label bytes before it; the last one counts.
+/// The images of a file in which each record begins with `labels` bytes, of which the last is the label.
 pub(super) fn batch(bytes: &[u8], labels: usize) -> Result<Split, String> {
-    let record = labels + IMAGE_BYTES;
+    let record = labels + ELEMENTS;
     if bytes.is_empty() {
         return Err("is empty: download it again".into());
     }
     if !bytes.len().is_multiple_of(record) {
         return Err(format!(
-            "is {} bytes, not a multiple of {record}: truncated? download it again",
+            "is {} bytes, not a multiple of {record}: it may be truncated; download it again",
             bytes.len()
         ));
     }
     let images = bytes.len() / record;
-    let mut split = Split {
-        pixels: Vec::with_capacity(images * IMAGE_BYTES),
-        labels: Vec::with_capacity(images),
-    };
+    let mut split =
+        Split { pixels: Vec::with_capacity(images * ELEMENTS), labels: Vec::with_capacity(images) };
     for record in bytes.chunks_exact(record) {
         split.push(&record[labels..], record[labels - 1].into());
     }
@@ -47,11 +47,11 @@ pub(super) fn batch(bytes: &[u8], labels: usize) -> Result<Split, String> {
 pub(super) fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
     let text = str::from_utf8(bytes).map_err(|_| "is not text: download it again")?;
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
-    let names: Vec<String> = names.take(MOST_CLASSES + 1).map(String::from).collect();
-    if !(1..=MOST_CLASSES).contains(&names.len()) {
+    let names: Vec<String> = names.take(MAX_CLASSES + 1).map(String::from).collect();
+    if !(1..=MAX_CLASSES).contains(&names.len()) {
         return Err(
             "is not a list of class names, one on each line: download it again, or remove \
-                    it for the usual names"
+             it to use the default names"
                 .into(),
         );
     }
@@ -62,7 +62,7 @@ pub(super) fn classes(bytes: &[u8]) -> Result<Vec<String>, String> {
 mod tests {
     use super::*;
 
-    const RECORD: usize = 1 + IMAGE_BYTES;
+    const RECORD: usize = 1 + ELEMENTS;
 
     #[test]
     fn records_become_images() {
@@ -72,10 +72,10 @@ mod tests {
         let split = batch(&bytes, 1).unwrap();
         assert_eq!(split.labels, [7, 3]);
         assert_eq!(split.image(0)[..2], [200, 7]);
-        assert_eq!(split.image(1), [3; IMAGE_BYTES]);
-        // Of a coarse and a fine label, the fine one.
-        let split = batch(&[&[1, 99][..], &[5; IMAGE_BYTES]].concat(), 2).unwrap();
-        assert_eq!((&split.labels[..], split.image(0)), (&[99][..], &[5; IMAGE_BYTES][..]));
+        assert_eq!(split.image(1), [3; ELEMENTS]);
+        // The second of two labels: CIFAR-100 has a coarse and a fine one.
+        let split = batch(&[&[1, 99][..], &[5; ELEMENTS]].concat(), 2).unwrap();
+        assert_eq!((&split.labels[..], split.image(0)), (&[99][..], &[5; ELEMENTS][..]));
     }
 
     #[test]

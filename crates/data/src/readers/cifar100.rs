@@ -1,4 +1,5 @@
-//! CIFAR-100: the layouts of CIFAR-10 with two labels for each image, of which the fine one is read.
+//! CIFAR-100 (Krizhevsky, 2009): the layouts of CIFAR-10 with a coarse and a fine label for each image. The
+//! fine label is read.
 
 use super::{CIFAR100, Layout, binary, python};
 

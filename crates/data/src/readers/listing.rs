@@ -1,30 +1,31 @@
-//! Which images lie in which folders.
+//! Lists the images of a folder by classes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// More images than this are not read into memory: it would take six gigabytes.
-const MOST_IMAGES: usize = 2_000_000;
-/// As many classes as labels can tell apart.
-const MOST_CLASSES: usize = u16::MAX as usize;
-/// How deep folders may lie in a class's folder.
-const DEEPEST: usize = 16;
+/// The most images that are read: they take six gigabytes of memory.
+const MAX_IMAGES: usize = 2_000_000;
+/// The number of classes that labels can distinguish.
+const MAX_CLASSES: usize = u16::MAX as usize;
+/// The most levels of folders in the folder of a class.
+const MAX_DEPTH: usize = 16;
 
-/// What a folder of images to train on may be called, in letters of either case.
+/// Names of a folder of training images; upper and lower case are equivalent.
 const TRAIN: &[&str] = &["train", "training"];
-/// The same of those to test on; the first that is there is read.
+/// Names of a folder of test images; the first that exists is read.
 const TEST: &[&str] = &["test", "testing", "val", "valid", "validation"];
 
 /// The images of a folder, by classes.
 pub(crate) struct Listing {
     pub root: PathBuf,
-    /// The classes of all images, or of those to train on.
+    /// The classes of the training images, or of all images if the test images have no folder of their
+    /// own.
     pub classes: Vec<Class>,
-    /// The classes of the images to test on, where they have a folder of their own.
+    /// The classes of the test images, if they have a folder of their own.
     pub test: Option<Vec<Class>>,
-    /// What was seen and is not read, in sentences.
+    /// What is ignored, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -32,29 +33,29 @@ pub(crate) struct Listing {
 pub(crate) struct Class {
     pub name: String,
     pub folder: PathBuf,
-    /// In no order.
+    /// In no particular order.
     pub images: Vec<PathBuf>,
 }
 
-/// Looks a folder over; `None` if there are no images in its folders.
+/// Lists the images of a folder; `None` if its folders contain no images.
 pub(crate) fn list(root: &Path) -> Result<Option<Listing>, Error> {
     let mut walk = Walk::default();
-    let (train, test) = (called(root, TRAIN)?, called(root, TEST)?);
+    let (train, test) = (named(root, TRAIN)?, named(root, TEST)?);
     let has_folders = |folder: &&PathBuf| folders(folder).is_ok_and(|folders| !folders.is_empty());
-    // Test images without classes cannot be tested on, and are passed over.
+    // A folder of test images without classes is ignored.
     let (sorted, sorted_test) = (train.iter().find(has_folders), test.iter().find(has_folders));
     if let (None, Some(train), Some(_)) = (sorted, train.first(), test.first()) {
-        let problem = "has no folder for each class: put its images into folders that have the \
-                       classes' names";
-        return Err(Error::bad(train, problem));
+        let problem = "has no folders of classes: put its images into folders, one for each class and \
+                       with its name";
+        return Err(Error::invalid(train, problem));
     }
     if let (None, Some(test)) = (sorted, sorted_test) {
-        let problem = "has folders of images to test on, but there is no folder `train` beside it: \
-                       put those to train on there, in one folder for each class";
-        return Err(Error::bad(test, problem));
+        let problem = "has folders of test images, but there is no folder `train` next to it: put the \
+                       training images there, in one folder for each class";
+        return Err(Error::invalid(test, problem));
     }
     let (classes, test) = if let Some(train) = sorted {
-        walk.beside(root, &[Some(train), sorted_test])?;
+        walk.count_ignored(root, &[Some(train), sorted_test])?;
         (walk.classes(train)?, sorted_test.map(|test| walk.classes(test)).transpose()?)
     } else {
         (walk.classes(root)?, None)
@@ -66,26 +67,26 @@ pub(crate) fn list(root: &Path) -> Result<Option<Listing>, Error> {
     Ok(Some(Listing { root: root.to_owned(), classes, test, warnings }))
 }
 
-/// What is seen on the way.
+/// What was found so far.
 #[derive(Default)]
 struct Walk {
     images: usize,
-    /// Images beside the classes' folders.
-    loose: Passed,
-    /// Files that are no images.
-    others: Passed,
-    /// Folders that are no classes.
-    folders: Passed,
+    /// Images outside of the folders of classes.
+    loose: Ignored,
+    /// Files that are not images.
+    others: Ignored,
+    /// Folders that are not classes.
+    folders: Ignored,
 }
 
-/// What is passed over: how many, and the first by name.
+/// Files or folders that are ignored: their number, and the first by name.
 #[derive(Default)]
-struct Passed {
+struct Ignored {
     count: usize,
     first: Option<PathBuf>,
 }
 
-impl Passed {
+impl Ignored {
     fn add(&mut self, path: PathBuf) {
         self.count += 1;
         if self.first.as_ref().is_none_or(|first| path < *first) {
@@ -95,56 +96,61 @@ impl Passed {
 }
 
 impl Walk {
-    /// The classes whose folders lie in `parent`, by name.
+    /// The classes whose folders are in `parent`, sorted by name.
     fn classes(&mut self, parent: &Path) -> Result<Vec<Class>, Error> {
-        self.beside(parent, &[])?;
+        self.count_ignored(parent, &[])?;
         let mut classes = Vec::new();
         for folder in folders(parent)? {
             let name = folder.file_name().and_then(|name| name.to_str());
             let name = name.filter(|name| !name.contains(char::is_control)).ok_or_else(|| {
-                Error::bad(
+                Error::invalid(
                     &folder,
-                    "its name is no text, and classes are called as their folders: \
-                                     rename it",
+                    "its name is not valid text, but it would be the name of a class: rename it",
                 )
             })?;
             let (name, mut images) = (name.to_owned(), Vec::new());
             self.collect(&folder, &mut images, 0)?;
             classes.push(Class { name, folder, images });
         }
-        if classes.len() > MOST_CLASSES {
+        if classes.len() > MAX_CLASSES {
             let problem = format!(
-                "has {} folders, but there can be no more than {MOST_CLASSES} classes",
+                "has {} folders, but there can be at most {MAX_CLASSES} classes",
                 classes.len()
             );
-            return Err(Error::bad(parent, problem));
+            return Err(Error::invalid(parent, problem));
         }
         classes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(classes)
     }
 
-    /// The images in a class's folder and below.
+    /// Adds the images in the folder of a class and in the folders in it.
     fn collect(
         &mut self,
         folder: &Path,
         images: &mut Vec<PathBuf>,
         depth: usize,
     ) -> Result<(), Error> {
-        if depth > DEEPEST {
-            return Err(Error::bad(folder, "lies too deep: put the images into fewer folders"));
+        if depth > MAX_DEPTH {
+            return Err(Error::invalid(
+                folder,
+                "is nested too deeply: put the images into fewer folders",
+            ));
         }
         for path in entries(folder)? {
             if !path.is_dir() {
                 if is_image(&path) { images.push(path) } else { self.others.add(path) }
             } else if path.is_symlink() {
-                // It may lead back here.
+                // Not followed: it may lead back here.
                 self.folders.add(path);
             } else {
                 self.collect(&path, images, depth + 1)?;
             }
-            if self.images + images.len() > MOST_IMAGES {
-                let problem = format!("is one folder too many: only {MOST_IMAGES} images are read");
-                return Err(Error::bad(folder, problem));
+            if self.images + images.len() > MAX_IMAGES {
+                let problem = format!(
+                    "with this folder the data set has more than {MAX_IMAGES} images, which is the most that \
+                             can be read"
+                );
+                return Err(Error::invalid(folder, problem));
             }
         }
         if depth == 0 {
@@ -153,9 +159,9 @@ impl Walk {
         Ok(())
     }
 
-    /// Counts what is in a folder but not in those that are read; without such a list, all of its
-    /// folders are read.
-    fn beside(&mut self, parent: &Path, read: &[Option<&PathBuf>]) -> Result<(), Error> {
+    /// Counts what is ignored in `parent`: files, and the folders that are not in `read`. If `read` is
+    /// empty, no folder is ignored.
+    fn count_ignored(&mut self, parent: &Path, read: &[Option<&PathBuf>]) -> Result<(), Error> {
         for path in entries(parent)? {
             if path.is_dir() {
                 if !read.is_empty() && !read.contains(&Some(&path)) {
@@ -172,36 +178,36 @@ impl Walk {
 
     fn warnings(&self, root: &Path) -> Vec<String> {
         let all = [
-            (&self.loose, "image", "in no class's folder"),
-            (&self.others, "file", "no PNG or JPEG by the name"),
-            (&self.folders, "folder", "no class's"),
+            (&self.loose, "image", "not in the folder of a class"),
+            (&self.others, "file", "not named as PNG or JPEG"),
+            (&self.folders, "folder", "not a class"),
         ];
-        let warnings = all.into_iter().filter_map(|(passed, what, why)| {
-            let first = passed.first.as_ref()?;
+        let warnings = all.into_iter().filter_map(|(ignored, what, why)| {
+            let first = ignored.first.as_ref()?;
             let first = first.strip_prefix(root).unwrap_or(first).display();
-            Some(match passed.count {
-                1 => format!("1 {what} is not read, being {why}: {first}"),
-                count => format!("{count} {what}s are not read, being {why}, such as {first}"),
+            Some(match ignored.count {
+                1 => format!("1 {what} is ignored ({why}): {first}"),
+                count => format!("{count} {what}s are ignored ({why}), such as {first}"),
             })
         });
         warnings.collect()
     }
 }
 
-/// The folders in `root` that have one of these names, in the order of the names.
-fn called(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
-    let mut called = Vec::new();
+/// The folders in `root` that have one of these names, in the order of `names`.
+fn named(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
     for folder in folders(root)? {
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if let Some(at) = names.iter().position(|known| known.eq_ignore_ascii_case(name)) {
-            called.push((at, folder));
+            found.push((at, folder));
         }
     }
-    called.sort();
-    Ok(called.into_iter().map(|(_, folder)| folder).collect())
+    found.sort();
+    Ok(found.into_iter().map(|(_, folder)| folder).collect())
 }
 
-/// What is in a folder, but nothing hidden.
+/// The entries of a folder, without hidden ones.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |error| Error::io("read", folder, error);
     let mut entries = Vec::new();

@@ -1,15 +1,14 @@
-//! Reads data sets: CIFAR-10 and CIFAR-100 in each of the ways they are published, and folders of
-//! images.
+//! Reads data sets: CIFAR-10 and CIFAR-100 in every published form, and folders of images.
 
 pub(crate) mod archive;
 pub(crate) mod binary;
 mod cifar100;
-mod folder;
+mod image_folder;
 mod listing;
 mod pickle;
 mod python;
 
-pub use folder::ImageFolder;
+pub use image_folder::ImageFolder;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,24 +16,24 @@ use std::path::{Path, PathBuf};
 
 use crate::{DataSet, Error, Split};
 
-/// No file of the set, and no archive of it unpacked, is nearly as large: what is larger is
-/// refused rather than read into memory.
-const LARGEST: u64 = 512 << 20;
+/// The limit for a file, and for an unpacked archive, in bytes. Published data sets are much smaller;
+/// anything larger is refused instead of being read into memory.
+const MAX_BYTES: u64 = 512 << 20;
 
-/// As many classes as a label of one byte can tell apart.
-const MOST_CLASSES: usize = 256;
+/// The number of classes that a label of one byte can distinguish.
+const MAX_CLASSES: usize = 256;
 
-/// A published set.
+/// A published data set.
 pub(crate) struct Published {
     name: &'static str,
-    /// The classes, for a set that does not come with their names.
+    /// The class names, used if the data set comes without them.
     classes: &'static [&'static str],
-    /// Whether images in its layout are its own; others are called otherwise, so that nobody takes a
-    /// result on them for one on it.
-    own: fn(&DataSet) -> bool,
+    /// Whether a data set in its layout is the published one. Others get a different name, so that a
+    /// result on them is not mistaken for a result on the published images.
+    is_official: fn(&DataSet) -> bool,
 }
 
-/// What CIFAR-10 is called.
+/// The name of CIFAR-10.
 pub const CIFAR10_NAME: &str = "CIFAR-10";
 
 const CIFAR10: Published = Published {
@@ -51,26 +50,27 @@ const CIFAR10: Published = Published {
         "ship",
         "truck",
     ],
-    own: |set| {
-        const OFFICIAL: &str = "a848c57c546881ecba9e25f435fa94706b5686f891cbb5995964989b72017714";
-        set.fingerprint() == OFFICIAL
+    is_official: |set| {
+        const FINGERPRINT: &str =
+            "a848c57c546881ecba9e25f435fa94706b5686f891cbb5995964989b72017714";
+        set.fingerprint() == FINGERPRINT
     },
 };
 
 const CIFAR100: Published = Published {
     name: "CIFAR-100",
     classes: &cifar100::CLASSES,
-    own: |set| {
+    is_official: |set| {
         (set.train.len(), set.test.len()) == (50_000, 10_000) && set.classes == cifar100::CLASSES
     },
 };
 
-/// One version of a published set: how its files are called and read.
+/// One version of a published data set: the names of its files and how they are read.
 pub(crate) struct Layout {
     set: &'static Published,
-    /// What the version is called.
+    /// The name of the version.
     version: &'static str,
-    /// The folder its files are in.
+    /// The folder that its files are in.
     pub(crate) folder: &'static str,
     /// The archive it is published as.
     pub(crate) archive: &'static str,
@@ -78,9 +78,9 @@ pub(crate) struct Layout {
     batches: &'static [&'static str],
     /// The file of class names.
     names: &'static str,
-    /// Reads a file of images, or says what is wrong with it.
+    /// Reads a file of images, or returns the problem with it.
     batch: fn(&[u8]) -> Result<Split, String>,
-    /// Reads the file of class names, or says what is wrong with it.
+    /// Reads the file of class names, or returns the problem with it.
     classes: fn(&[u8]) -> Result<Vec<String>, String>,
 }
 
@@ -88,20 +88,22 @@ const LAYOUTS: [&Layout; 4] =
     [&binary::LAYOUT, &python::LAYOUT, &cifar100::BINARY, &cifar100::PYTHON];
 
 impl Layout {
-    /// The files that are read.
+    /// The names of all files of this version.
     fn files(&self) -> impl Iterator<Item = &'static str> {
         self.batches.iter().copied().chain([self.names])
     }
 }
 
-/// Reads the data set at `path`: CIFAR-10 or CIFAR-100, as the folder of its binary or its Python
-/// version, as either archive as it was downloaded, or in a folder that holds one of these under its
-/// official name; or else a folder of images. It has a folder for each class, or the folders `train` and
-/// `test` (or `val`) with one for each class in them; without `test`, a fifth of the images of each class
-/// is tested on, as an [`ImageFolder`] of another share would have it.
+/// Reads the data set at `path`, which is one of:
+///
+/// - CIFAR-10 or CIFAR-100 (Krizhevsky, 2009): the folder or the archive of the binary or the Python
+///   version, or a folder that contains one of these under its official name;
+/// - a folder of PNG and JPEG images: with a folder for each class, or with the folders `train` and `test`
+///   (or `val`) that have a folder for each class. Without `test`, a fifth of the images of each class
+///   become test images; [`ImageFolder`] reads it with another share.
 ///
 /// # Errors
-/// If there is no such set, or if anything about it is not as it should be.
+/// If there is no data set at `path`, or it is incomplete or damaged.
 pub fn open(path: &Path) -> Result<DataSet, Error> {
     let metadata = fs::metadata(path).map_err(|source| Error::io("read", path, source))?;
     if !metadata.is_dir() {
@@ -123,7 +125,7 @@ pub fn open(path: &Path) -> Result<DataSet, Error> {
             return archive::open(&archive);
         }
     }
-    folder::open(path)?.ok_or_else(|| {
+    image_folder::open(path)?.ok_or_else(|| {
         Error::NotFound(format!(
             "{}: there is no data set in this folder: no folders of PNG or JPEG images, one for each \
              class, and none of {}",
@@ -143,9 +145,9 @@ fn open_folder(folder: &Path, layout: &'static Layout) -> Result<DataSet, Error>
         let unreadable = |source| Error::io("read", &path, source);
         let mut bytes = Vec::new();
         let file = File::open(&path).map_err(unreadable)?;
-        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(Error::bad(&path, too_large()));
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(Error::invalid(&path, too_large()));
         }
         parts.add(name, &bytes)?;
     }
@@ -153,13 +155,13 @@ fn open_folder(folder: &Path, layout: &'static Layout) -> Result<DataSet, Error>
 }
 
 fn too_large() -> String {
-    format!("is larger than {} MB, too large for a file of this set", LARGEST >> 20)
+    format!("is larger than {} MB, too large for a file of this data set", MAX_BYTES >> 20)
 }
 
-/// The files of a set as they are read, in whatever order.
+/// The files of a data set while they are read, in any order.
 struct Parts {
     layout: &'static Layout,
-    /// The folder the files are in, to name them in errors.
+    /// The folder of the files, for error messages.
     root: PathBuf,
     batches: Vec<Option<Split>>,
     classes: Option<Vec<String>>,
@@ -170,9 +172,9 @@ impl Parts {
         Parts { layout, root, batches: vec![None; layout.batches.len()], classes: None }
     }
 
-    /// Adds the file called `name`, if it is one of this version's.
+    /// Adds the file `name`, if it belongs to this version.
     fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let wrong = |problem| Error::bad(&self.root.join(name), problem);
+        let wrong = |problem| Error::invalid(&self.root.join(name), problem);
         if name == self.layout.names {
             self.classes = Some((self.layout.classes)(bytes).map_err(wrong)?);
         } else if let Some(index) = self.layout.batches.iter().position(|batch| *batch == name) {
@@ -181,18 +183,16 @@ impl Parts {
         Ok(())
     }
 
-    /// The data set, if every file was there and every label is a class.
+    /// The data set, if all files of images were added and every label is a class.
     fn finish(self, kind: &str) -> Result<DataSet, Error> {
         let Parts { layout, root, batches, classes } = self;
         let classes = classes
             .unwrap_or_else(|| layout.set.classes.iter().map(|name| name.to_string()).collect());
         let mut splits = Vec::with_capacity(batches.len());
         for (name, batch) in layout.batches.iter().zip(batches) {
-            let wrong = |problem| Error::bad(&root.join(name), problem);
+            let wrong = |problem| Error::invalid(&root.join(name), problem);
             let batch = batch.ok_or_else(|| {
-                wrong(
-                    "is missing, and the set is not complete without it: download it again".into(),
-                )
+                wrong("is missing, so the data set is incomplete: download it again".into())
             })?;
             let outside = |label: &u16| usize::from(*label) >= classes.len();
             if let Some(record) = batch.labels.iter().position(outside) {
@@ -212,7 +212,7 @@ impl Parts {
             train.pixels.append(&mut split.pixels);
             train.labels.append(&mut split.labels);
         }
-        let Published { name, own, .. } = layout.set;
+        let Published { name, is_official, .. } = layout.set;
         let mut set = DataSet {
             name: (*name).into(),
             format: format!("{name} {} {kind}", layout.version),
@@ -221,7 +221,7 @@ impl Parts {
             test,
             warnings: Vec::new(),
         };
-        if !own(&set) {
+        if !is_official(&set) {
             set.name = format!("other images in the layout of {name}");
         }
         Ok(set)

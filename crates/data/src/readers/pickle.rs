@@ -1,17 +1,17 @@
-//! Python's pickle format, read without running anything.
+//! Reads Python's pickle format without executing anything.
 //!
-//! A pickle is a program for a stack machine that may call any Python function. Here a call is
-//! only noted as a value of its own, for the caller to recognise. Values are in one list and
-//! refer to each other by index, so that neither depth nor sharing (what a few bytes can make
-//! exponential) costs more than the pickle is long.
+//! A pickle is a program for a stack machine that may call any Python function. Here a call only becomes
+//! a value, which the caller may recognise. Values are stored in one list and refer to each other by index,
+//! so that time and memory are linear in the length of the pickle: nesting needs no recursion, and shared
+//! values, by which a few bytes can describe an exponential structure, are not copied.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The largest file of a set, of 50,000 images, takes at most 400,000 steps.
-const MOST_STEPS: usize = 1 << 20;
+/// The largest file of a published data set, of 50,000 images, takes at most 400,000 steps.
+const MAX_STEPS: usize = 1 << 20;
 
-/// Which of a pickle's values.
+/// The index of a value in a pickle.
 pub(super) type Id = usize;
 
 /// A value in a pickle.
@@ -30,9 +30,9 @@ pub(super) enum Value<'a> {
     List(Vec<Id>),
     /// A dictionary: keys and their values.
     Dict(Vec<(Id, Id)>),
-    /// The thing of this name in the module of this name.
+    /// A global of a module, such as a function or a class.
     Global { module: &'a [u8], name: &'a [u8] },
-    /// What a call gave, and what its state was then set to.
+    /// The result of a call, and the state that it was given afterwards.
     Call { function: Id, arguments: Id, state: Option<Id> },
 }
 
@@ -57,8 +57,8 @@ impl<'a> Pickle<'a> {
             Err(problem) => {
                 let position = bytes.len() - machine.rest.len();
                 Err(format!(
-                    "is not a Python pickle that such a set can be in (byte {position}: {problem}): \
-                     download it again"
+                    "is not a Python pickle of such a data set (byte {position}: {problem}): download \
+                     it again"
                 ))
             }
         }
@@ -69,14 +69,14 @@ impl<'a> Pickle<'a> {
         &self.values[id]
     }
 
-    /// What the dictionary that the pickle is has under `key`.
+    /// The value under `key`, if the pickle is a dictionary that has the key.
     pub(super) fn get(&self, key: &str) -> Option<Id> {
         let Value::Dict(items) = self.value(self.root) else { return None };
         let found = items.iter().rev().find(|item| self.is(item.0, key));
         found.map(|item| item.1)
     }
 
-    /// Whether a value is this ASCII string, or its bytes.
+    /// Whether a value is this ASCII string or its bytes.
     pub(super) fn is(&self, id: Id, text: &str) -> bool {
         self.text(id) == Some(text.as_bytes())
     }
@@ -100,8 +100,8 @@ impl<'a> Pickle<'a> {
         bytes.ok().map(Cow::Owned)
     }
 
-    /// The text that bytes are written as where the protocol has no bytes: Python 3 then
-    /// calls for each of its characters to be made one byte.
+    /// The text of bytes in a protocol that has no type for bytes: Python 3 pickles them as a call that
+    /// encodes a text as Latin-1.
     fn encoded(&self, id: Id) -> Option<&'a [u8]> {
         let Value::Call { function, arguments, .. } = self.value(id) else { return None };
         let (b"_codecs", b"encode") = self.global(*function)? else { return None };
@@ -135,7 +135,7 @@ struct Machine<'a> {
     rest: &'a [u8],
     values: Vec<Value<'a>>,
     stack: Vec<Id>,
-    /// How high the stack was at each mark that is still open.
+    /// The height of the stack at each open mark.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
@@ -145,7 +145,7 @@ const EMPTY: &str = "the stack is empty";
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Id, String> {
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_STEPS {
             match self.byte()? {
                 b'.' => return self.pop(),
                 opcode => {
@@ -159,7 +159,7 @@ impl<'a> Machine<'a> {
         Err("it is too long".into())
     }
 
-    /// Does one step: makes a value, if that is what the step is for.
+    /// Executes an opcode. Returns the value that it makes, if it makes one.
     fn make(&mut self, opcode: u8) -> Result<Option<Value<'a>>, String> {
         Ok(Some(match opcode {
             b'N' => Value::None,
@@ -199,14 +199,14 @@ impl<'a> Machine<'a> {
         }))
     }
 
-    /// Does a step that makes no value.
+    /// Executes an opcode that makes no value.
     fn change(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
             0x80 => match self.byte()? {
                 2..=5 => {}
                 version => return Err(format!("its protocol is {version}, not 2 to 5")),
             },
-            // A frame's length is of no use to a reader that has it all.
+            // The length of a frame, which is needed only for reading in pieces.
             0x95 => drop(self.take(8)?),
             b'(' => self.marks.push(self.stack.len()),
             b'q' => {
@@ -249,7 +249,7 @@ impl<'a> Machine<'a> {
                 let new = self.pop()?;
                 let object = self.top()?;
                 let Value::Call { state, .. } = &mut self.values[object] else {
-                    return Err("something that is no object is given a state".into());
+                    return Err("it sets the state of something that is not an object".into());
                 };
                 *state = Some(new);
             }
@@ -261,7 +261,7 @@ impl<'a> Machine<'a> {
     fn extend_list(&mut self, new: Vec<Id>) -> Result<(), String> {
         let top = self.top()?;
         let Value::List(items) = &mut self.values[top] else {
-            return Err("something that is no list is added to".into());
+            return Err("it appends to something that is not a list".into());
         };
         items.extend(new);
         Ok(())
@@ -270,19 +270,19 @@ impl<'a> Machine<'a> {
     fn extend_dict(&mut self, new: &[Id]) -> Result<(), String> {
         let top = self.top()?;
         let Value::Dict(items) = &mut self.values[top] else {
-            return Err("something that is no dictionary is added to".into());
+            return Err("it adds to something that is not a dictionary".into());
         };
         items.extend(new.as_chunks().0.iter().map(|[key, value]| (*key, *value)));
         Ok(())
     }
 
     fn recall(&mut self, key: u32) -> Result<(), String> {
-        let id = self.memo.get(&key).ok_or("it refers to nothing")?;
+        let id = self.memo.get(&key).ok_or("it refers to a value that does not exist")?;
         self.stack.push(*id);
         Ok(())
     }
 
-    /// The last value on the stack; what is below a mark is out of reach.
+    /// The last value on the stack; values below the last mark are not accessible.
     fn top(&self) -> Result<Id, String> {
         let above = &self.stack[self.marks.last().copied().unwrap_or(0)..];
         above.last().copied().ok_or_else(|| EMPTY.into())
@@ -315,7 +315,7 @@ impl<'a> Machine<'a> {
         self.array().map(|[byte]| byte)
     }
 
-    /// Bytes after their count, which is `N` bytes.
+    /// Bytes that follow their count, which has `N` bytes.
     fn counted<const N: usize>(&mut self) -> Result<&'a [u8], String> {
         let mut count = [0; 8];
         count[..N].copy_from_slice(&self.array::<N>()?);
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     fn problem(bytes: &[u8]) -> String {
-        Pickle::read(bytes).err().expect("it is refused")
+        Pickle::read(bytes).err().expect("an invalid pickle")
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pickle_is_refused() {
+    fn invalid_pickles_are_refused() {
         for (bytes, expected) in [
             (&b""[..], "byte 0: it ends too early"),
             (b"\x80\x02", "byte 2: it ends too early"),
@@ -381,10 +381,10 @@ mod tests {
             (b"\x80\x02N(a.", "the stack is empty"),
             (b"\x80\x02t.", "the stack is empty"),
             (b"\x80\x02Na.", "the stack is empty"),
-            (b"\x80\x02NNa.", "no list"),
-            (b"\x80\x02NNNs.", "no dictionary"),
-            (b"\x80\x02NNb.", "no object"),
-            (b"\x80\x02h\x07.", "refers to nothing"),
+            (b"\x80\x02NNa.", "not a list"),
+            (b"\x80\x02NNNs.", "not a dictionary"),
+            (b"\x80\x02NNb.", "not an object"),
+            (b"\x80\x02h\x07.", "a value that does not exist"),
             (b"\x80\x02NN\x93.", "no name"),
             (b"\x80\x02T\xff\xff\xff\xffabc", "ends too early"),
             (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\xffabc", "ends too early"),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_sharing_cost_nothing() {
+    fn deep_and_shared_values_are_read_in_linear_time() {
         let mut deep = b"\x80\x02N".to_vec();
         deep.resize(1_000_000, 0x85);
         deep.push(b'.');
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_steps() {
-        assert!(problem(&vec![b'('; MOST_STEPS + 1]).contains("too long"));
+    fn the_number_of_steps_is_limited() {
+        assert!(problem(&vec![b'('; MAX_STEPS + 1]).contains("too long"));
     }
 }

@@ -1,32 +1,34 @@
-//! The image being drawn: its ground, what is painted over it, its noise.
+//! The image being drawn: its background, what is painted over it, and its noise.
 
-use super::fixed::{Colour, ONE, PIXEL, TURN, between, mix, sine, turned};
-use super::random::Random;
-use crate::{CHANNELS, IMAGE_BYTES, SIDE};
+use super::fixed_point::{Colour, ONE, PIXEL, TURN, between, mix, sine, turned};
+use super::rng::Rng;
+use crate::ImageShape;
 
-/// The length of the image's sides.
-pub const WIDTH: i64 = SIDE as i64 * PIXEL;
+const SHAPE: ImageShape = ImageShape::CIFAR;
+
+/// The length of the sides of the image, which is square.
+pub const WIDTH: i64 = SHAPE.width as i64 * PIXEL;
 
 /// The pixels, row by row.
-pub struct Canvas([Colour; SIDE * SIDE]);
+pub struct Canvas([Colour; SHAPE.plane()]);
 
-/// The middle of a pixel.
+/// The centre of a pixel.
 fn middle(index: usize) -> [i64; 2] {
-    [index % SIDE, index / SIDE].map(|at| at as i64 * PIXEL + PIXEL / 2)
+    [index % SHAPE.width, index / SHAPE.width].map(|at| at as i64 * PIXEL + PIXEL / 2)
 }
 
 impl Canvas {
-    /// A ground that goes between two colours: in a gradient, stripes, checks or clouds.
-    pub fn textured([one, other]: [Colour; 2], random: &mut Random) -> Self {
-        let texture = random.below(4);
-        let clouds = Clouds::new(random);
-        let period = if texture == 0 { random.between(50, 90) } else { random.between(6, 14) };
+    /// A background between two colours: stripes (wide ones look like a gradient), checks or clouds.
+    pub fn textured([one, other]: [Colour; 2], rng: &mut Rng) -> Self {
+        let texture = rng.below(4);
+        let clouds = Clouds::new(rng);
+        let period = if texture == 0 { rng.between(50, 90) } else { rng.between(6, 14) };
         let frequency = (TURN << 16) / (period * PIXEL);
         let wave = |along: i64| sine((along * frequency) >> 16);
-        // The greater the gain, the harder the edges between the two colours.
-        let gain = random.between(1, 4);
-        let axis = random.direction();
-        let start = random.below(WIDTH);
+        // The larger the gain, the sharper the edges between the two colours.
+        let gain = rng.between(1, 4);
+        let axis = rng.direction();
+        let start = rng.below(WIDTH);
         Canvas(std::array::from_fn(|index| {
             let point = middle(index);
             let [along, across] = turned(point, axis).map(|at| at + start);
@@ -39,7 +41,7 @@ impl Canvas {
         }))
     }
 
-    /// Paints `colour` where `distance` says inside, fading over a width of `softness`.
+    /// Paints `colour` where `distance` is negative, with an edge that fades over a width of `softness`.
     pub fn paint(&mut self, colour: Colour, softness: i64, distance: impl Fn([i64; 2]) -> i64) {
         for (index, pixel) in self.0.iter_mut().enumerate() {
             let inside = softness / 2 - distance(middle(index));
@@ -49,13 +51,13 @@ impl Canvas {
         }
     }
 
-    /// The image's bytes, channel by channel, with noise on each.
-    pub fn noisy(&self, random: &mut Random) -> Vec<u8> {
-        let strength = random.between(2, 20);
-        let mut bytes = vec![0; IMAGE_BYTES];
-        random.fill(&mut bytes);
-        for channel in 0..CHANNELS {
-            let plane = &mut bytes[channel * SIDE * SIDE..][..SIDE * SIDE];
+    /// The bytes of the image, channel by channel, with noise on each.
+    pub fn noisy(&self, rng: &mut Rng) -> Vec<u8> {
+        let strength = rng.between(2, 20);
+        let mut bytes = vec![0; SHAPE.elements()];
+        rng.fill(&mut bytes);
+        for channel in 0..SHAPE.channels {
+            let plane = &mut bytes[channel * SHAPE.plane()..][..SHAPE.plane()];
             for (byte, pixel) in plane.iter_mut().zip(&self.0) {
                 let noise = (i64::from(*byte) - 128) * strength / 128;
                 *byte = (i64::from(pixel[channel]) + noise).clamp(0, 255) as u8;
@@ -65,17 +67,17 @@ impl Canvas {
     }
 }
 
-/// Value noise: random numbers on a grid, with smooth slopes between them.
+/// Value noise: random numbers on a grid, interpolated smoothly.
 struct Clouds {
     spacing: i64,
     grid: [[u8; 9]; 9],
 }
 
 impl Clouds {
-    fn new(random: &mut Random) -> Self {
-        let spacing = random.between(4, 10) * PIXEL;
+    fn new(rng: &mut Rng) -> Self {
+        let spacing = rng.between(4, 10) * PIXEL;
         let mut grid = [[0; 9]; 9];
-        grid.iter_mut().for_each(|row| random.fill(row));
+        grid.iter_mut().for_each(|row| rng.fill(row));
         Clouds { spacing, grid }
     }
 

@@ -1,11 +1,10 @@
-//! The ten figures, each as the distance of a point from its edge.
+//! The ten figures, each as a signed distance function.
 //!
-//! Every figure is its own mirror image and stays what it is however it is turned, so that an
-//! augmentation that flips the images does not change a class.
+//! Every figure is symmetric, so that flipping an image does not change its class.
 
-use super::fixed::{PIXEL, length, root, square, turned};
+use super::fixed_point::{PIXEL, length, root, square, turned};
 
-/// What a figure's radius is in its own coordinates.
+/// The radius of a figure in its own coordinates.
 const UNIT: i64 = 1024;
 
 /// A class of the data set.
@@ -54,7 +53,7 @@ impl Figure {
         }
     }
 
-    /// How far `point` is outside the figure; negative inside.
+    /// The distance of `point` from the figure's edge, negative inside.
     fn distance(self, point: [i64; 2]) -> i64 {
         let [x, y] = point;
         match self {
@@ -95,7 +94,8 @@ fn disc(point: [i64; 2], radius: i64) -> i64 {
     length(point) - radius
 }
 
-/// Beyond a corner this is less than the distance, which keeps the corners of outlines sharp.
+/// The distance from a rectangle around the origin, negative inside. Beyond a corner it is less than the
+/// Euclidean distance, which keeps the corners of outlines sharp.
 pub fn rectangle([x, y]: [i64; 2], half_width: i64, half_height: i64) -> i64 {
     (x.abs() - half_width).max(y.abs() - half_height)
 }
@@ -106,7 +106,7 @@ fn polygon(point: [i64; 2], corners: &[[i64; 2]]) -> i64 {
     let mut from = corners[corners.len() - 1];
     for &to in corners {
         nearest = nearest.min(square_to_edge(point, from, to));
-        // Each edge that a ray from the point crosses takes it in or out.
+        // A point is inside if a ray from it crosses an odd number of edges.
         let edge = [to[0] - from[0], to[1] - from[1]];
         let side = edge[0] * (point[1] - from[1]) - edge[1] * (point[0] - from[0]);
         let crosses = (from[1] <= point[1]) != (to[1] <= point[1]);
@@ -116,7 +116,7 @@ fn polygon(point: [i64; 2], corners: &[[i64; 2]]) -> i64 {
     if inside { -root(nearest) } else { root(nearest) }
 }
 
-/// The square of how far `point` is from the nearest point of an edge.
+/// The squared distance of `point` from the edge between `from` and `to`.
 fn square_to_edge(point: [i64; 2], from: [i64; 2], to: [i64; 2]) -> i64 {
     let point = [point[0] - from[0], point[1] - from[1]];
     let edge = [to[0] - from[0], to[1] - from[1]];
@@ -125,25 +125,25 @@ fn square_to_edge(point: [i64; 2], from: [i64; 2], to: [i64; 2]) -> i64 {
     square(point) - nearest * (2 * along - nearest) / square(edge)
 }
 
-/// A figure in an image.
-pub struct Placed {
-    /// Which.
+/// A figure at a place in an image.
+pub struct PlacedFigure {
+    /// The figure.
     pub figure: Figure,
-    /// Where its middle is.
+    /// Its centre.
     pub centre: [i64; 2],
-    /// Its radii across and along; it is stretched a little where they differ.
+    /// Its radii across and along; it is stretched if they differ.
     pub radii: [i64; 2],
     /// The direction of its right side.
     pub axis: [i64; 2],
 }
 
-impl Placed {
-    /// How far a point of the image is outside the figure; negative inside. Where the figure
-    /// is stretched this is an approximation, good enough for the softness of its edge.
+impl PlacedFigure {
+    /// The distance of a point of the image from the figure's edge, negative inside. If the figure is
+    /// stretched this is an approximation, good enough for its soft edge.
     pub fn distance(&self, [x, y]: [i64; 2]) -> i64 {
         let from_centre = [x - self.centre[0], y - self.centre[1]];
         let [across, along] = self.radii;
-        // Most points are beyond what an outline or a soft edge could reach.
+        // Most points are too far away for an outline or a soft edge.
         let margin = 2 * PIXEL;
         let reach = across.max(along) * 9 / 8 + margin;
         if square(from_centre) > reach * reach {

@@ -1,19 +1,19 @@
-//! Small sets of generated images in the published formats.
+//! Small data sets of random images in the published formats.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crescendo_data::{IMAGE_BYTES, Split};
+use crescendo_data::{ImageShape, Split};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// The files of a set: five of training images and one of test images.
+/// The files of a data set: five of training images and one of test images.
 #[derive(Clone, Debug)]
 pub struct Batches(pub [Split; 6]);
 
 impl Batches {
-    /// So many images in each file, the same for the same `seed`.
+    /// `sizes` images in the files; the same for the same `seed`.
     pub fn new(sizes: [usize; 6], seed: u64) -> Self {
         let mut state = seed;
         let mut next = || {
@@ -23,14 +23,14 @@ impl Batches {
         Batches(sizes.map(|size| {
             let mut split = Split::default();
             for _ in 0..size {
-                let image = [0; IMAGE_BYTES].map(|_| next());
+                let image = [0; ImageShape::CIFAR.elements()].map(|_| next());
                 split.push(&image, u16::from(next() % 10));
             }
             split
         }))
     }
 
-    /// What they are to be read as: the training images and the test images.
+    /// The training images and the test images that should be read from the files.
     pub fn splits(&self) -> (Split, Split) {
         let [train @ .., test] = &self.0;
         let pixels = train.iter().flat_map(|split| split.pixels.clone()).collect();

@@ -1,8 +1,8 @@
-//! CIFAR-100, written as it is documented: there are two labels for each image.
+//! CIFAR-100, written as documented: with two labels for each image.
 
 use std::fs;
 
-use crescendo_data::{DataSet, Error, IMAGE_BYTES, Split, info, open};
+use crescendo_data::{DataSet, Error, ImageShape, Split, open, summarize};
 use md5::{Digest, Md5};
 use tempfile::tempdir;
 
@@ -32,7 +32,7 @@ const COARSE: [&str; 20] = [
     "vehicles_2",
 ];
 
-/// Images to train and to test on, some of them with labels above those of CIFAR-10.
+/// Training and test images, some of them with labels that CIFAR-10 does not have.
 fn splits() -> [Split; 2] {
     let Batches([mut train, mut test, ..]) = Batches::new([7, 3, 1, 1, 1, 1], 5);
     train.labels = vec![0, 99, 50, 10, 11, 19, 20];
@@ -56,7 +56,7 @@ fn python([train, test]: &[Split; 2]) -> Vec<File> {
     ]
 }
 
-/// The classes as they are read from a set without their names.
+/// The classes of a data set that comes without their names.
 fn classes() -> Vec<String> {
     let root = tempdir().unwrap();
     write(root.path(), &binary(&splits()));
@@ -118,11 +118,11 @@ fn class_names_are_read() {
         write(root.path(), &files);
         let set = open(root.path()).unwrap();
         assert_eq!(set.classes, ["no", "yes"]);
-        assert!(info(&set).to_string().contains("CIFAR-100"));
+        assert!(summarize(&set).to_string().contains("CIFAR-100"));
     }
 }
 
-/// What is said of a folder of these files, without its path.
+/// The error for a folder of these files, without its path.
 fn problem(files: &[File]) -> String {
     let root = tempdir().unwrap();
     write(root.path(), files);
@@ -131,7 +131,7 @@ fn problem(files: &[File]) -> String {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_file_and_the_problem() {
     let splits = splits();
     for (files, names) in
         [(binary(&splits), ["train.bin", "test.bin"]), (python(&splits), ["train", "test"])]
@@ -145,8 +145,10 @@ fn what_is_wrong_is_named() {
     }
     let mut files = binary(&splits);
     files[1].1.pop();
-    let expected =
-        format!("/test.bin: is {} bytes, not a multiple of 3074", 3 * (2 + IMAGE_BYTES) - 1);
+    let expected = format!(
+        "/test.bin: is {} bytes, not a multiple of 3074",
+        3 * (2 + ImageShape::CIFAR.elements()) - 1
+    );
     assert!(problem(&files).starts_with(&expected));
     let mut files = binary(&splits);
     files[0].1[1] = 100;
@@ -154,7 +156,7 @@ fn what_is_wrong_is_named() {
         problem(&files)
             .starts_with("/train.bin: record 0 (the first is 0) has label 100, but there are 100")
     );
-    // CIFAR-10's file is another set's.
+    // A file of CIFAR-10 is not one of CIFAR-100.
     let mut files = python(&splits);
     files[0].1 = python2::batch(&splits[0], "training batch 1 of 5");
     assert!(problem(&files).starts_with("/train: has no \"fine_labels\""));

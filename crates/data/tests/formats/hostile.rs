@@ -1,9 +1,9 @@
-//! What is damaged or meant to harm gives an error, or a set that is in order: never a panic.
+//! Damaged and malicious files give an error or a valid data set, never a panic.
 
 use std::fs;
 use std::path::Path;
 
-use crescendo_data::{IMAGE_BYTES, open};
+use crescendo_data::{ImageShape, open};
 use proptest::prelude::*;
 use tar::EntryType;
 use tempfile::tempdir;
@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use crate::common::{Batches, File, archive, gzip, write};
 use crate::{BINARY, PYTHON, message, python2};
 
-/// What is said of an archive.
+/// The error for an archive.
 fn problem(content: &[u8]) -> String {
     let root = tempdir().unwrap();
     let path = root.path().join("some.tar.gz");
@@ -21,7 +21,7 @@ fn problem(content: &[u8]) -> String {
     problem
 }
 
-/// A set's archive with one more entry, at the start; `size` is only what it claims.
+/// An archive with one entry, whose header has the given `size`, whatever its content.
 fn with_entry(kind: EntryType, path: &str, size: u64) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -37,7 +37,7 @@ fn with_entry(kind: EntryType, path: &str, size: u64) -> Vec<u8> {
 fn an_entry_that_points_outside_is_refused() {
     for path in ["/etc/passwd", "../data_batch_1.bin", "cifar-10-batches-bin/../../x", ".."] {
         let problem = problem(&with_entry(EntryType::Regular, path, 1024));
-        let expected = format!("/some.tar.gz: its entry {path:?} points outside of it");
+        let expected = format!("/some.tar.gz: its entry {path:?} points outside of the archive");
         assert!(problem.starts_with(&expected), "{problem}");
     }
 }
@@ -72,7 +72,7 @@ fn a_truncated_archive_is_refused() {
 }
 
 #[test]
-fn a_wrong_checksum_is_noticed() {
+fn a_wrong_checksum_is_an_error() {
     let mut content = archive(BINARY, &Batches::new([1; 6], 1).binary());
     let end = content.len();
     content[end - 8] ^= 1;
@@ -80,19 +80,19 @@ fn a_wrong_checksum_is_noticed() {
 }
 
 #[test]
-fn what_is_no_archive_of_the_set_is_refused() {
+fn anything_but_an_archive_of_a_data_set_is_refused() {
     assert!(problem(b"").contains("neither a folder nor a .tar.gz"));
     assert!(problem(b"<html>not found</html>").contains("neither a folder nor a .tar.gz"));
-    assert!(problem(&gzip(b"")).contains("holds no files of cifar-10-batches-bin or"));
+    assert!(problem(&gzip(b"")).contains("contains no files of cifar-10-batches-bin or"));
     assert!(problem(&gzip(&[b'x'; 2000])).contains("cannot be unpacked"));
     let files = Batches::new([1; 6], 1).binary();
-    assert!(problem(&archive("elsewhere", &files)).contains("holds no files"));
+    assert!(problem(&archive("elsewhere", &files)).contains("contains no files"));
     let problem = problem(&archive(BINARY, &files[1..]));
     assert!(problem.contains("some.tar.gz/cifar-10-batches-bin/data_batch_1.bin: is missing"));
 }
 
 #[test]
-fn other_entries_are_passed_over() {
+fn other_entries_are_ignored() {
     let batches = Batches::new([1; 6], 1);
     let mut files = batches.binary();
     files.insert(0, ("readme.html".into(), vec![b' '; 1234]));
@@ -104,17 +104,17 @@ fn other_entries_are_passed_over() {
     assert!((set.train, set.test) == batches.splits());
 }
 
-/// Opens what may be anything.
-fn survives(path: &Path) {
+/// Opens a file that may contain anything; a data set that can be read must be valid.
+fn check_open(path: &Path) {
     let Ok(set) = open(path) else { return };
     for split in [&set.train, &set.test] {
-        assert_eq!(split.pixels.len(), split.len() * IMAGE_BYTES);
+        assert_eq!(split.pixels.len(), split.len() * ImageShape::CIFAR.elements());
         assert!(split.labels.iter().all(|label| usize::from(*label) < set.classes.len()));
         assert!(!split.is_empty());
     }
 }
 
-/// Something that happens to bytes.
+/// A change of bytes.
 #[derive(Clone, Debug)]
 enum Damage {
     Flip(Vec<(prop::sample::Index, u8)>),
@@ -124,7 +124,7 @@ enum Damage {
 }
 
 impl Damage {
-    fn to(&self, content: &mut Vec<u8>) {
+    fn apply(&self, content: &mut Vec<u8>) {
         match self {
             Damage::Flip(bits) => {
                 for (at, bit) in bits {
@@ -153,18 +153,18 @@ fn damage() -> impl Strategy<Value = Damage> {
 
 fn damaged_files(mut files: Vec<File>, which: usize, damage: &Damage) {
     let root = tempdir().unwrap();
-    damage.to(&mut files[which].1);
+    damage.apply(&mut files[which].1);
     write(root.path(), &files);
-    survives(root.path());
+    check_open(root.path());
 }
 
 fn damaged_archive(folder: &str, files: &[File], damage: &Damage) {
     let root = tempdir().unwrap();
     let mut content = archive(folder, files);
-    damage.to(&mut content);
+    damage.apply(&mut content);
     let path = root.path().join("some.tar.gz");
     fs::write(&path, content).unwrap();
-    survives(&path);
+    check_open(&path);
 }
 
 proptest! {
@@ -184,23 +184,23 @@ proptest! {
         damaged_archive(PYTHON, &python2::files(&batches), &damage);
     }
 
-    /// Damage inside of the compression, whose checksum would hide it otherwise.
+    /// Damage of the uncompressed archive, which the checksum would detect otherwise.
     #[test]
     fn damaged_tars_do_not_panic(at: prop::sample::Index, byte: u8, damage in damage()) {
         let root = tempdir().unwrap();
         let mut tar = Vec::new();
         let whole = archive(BINARY, &Batches::new([1; 6], 1).binary());
         std::io::copy(&mut flate2::read::GzDecoder::new(&whole[..]), &mut tar).unwrap();
-        // The header of an entry is where damage matters.
+        // Damage matters most in the header of an entry.
         let entry = at.index(6) * 4096;
         tar[entry + usize::from(byte) % 160] = byte;
-        damage.to(&mut tar);
+        damage.apply(&mut tar);
         let path = root.path().join("some.tar.gz");
         fs::write(&path, gzip(&tar)).unwrap();
-        survives(&path);
+        check_open(&path);
     }
 
-    /// What parses as a pickle more often than bytes at random.
+    /// Random opcodes parse as a pickle more often than random bytes.
     #[test]
     fn pickles_of_random_opcodes_do_not_panic(
         pieces in prop::collection::vec(prop::sample::select(PIECES), 0..100)
@@ -211,7 +211,7 @@ proptest! {
         files[0].1 = [&b"\x80\x02}q\x00(U\x04data"[..], &pieces.concat(), b"u."].concat();
         let root = tempdir().unwrap();
         write(root.path(), &files);
-        survives(root.path());
+        check_open(root.path());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Every published format of a set is read, and is the same set.
+//! Every published format of a data set is read as the same data set.
 
 mod cifar100;
 #[path = "../common/mod.rs"]
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Batches, File, archive, write};
-use crescendo_data::{DataSet, IMAGE_BYTES, open};
+use crescendo_data::{DataSet, ImageShape, open};
 use md5::{Digest, Md5};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
@@ -18,7 +18,7 @@ use tempfile::{TempDir, tempdir};
 const BINARY: &str = "cifar-10-batches-bin";
 const PYTHON: &str = "cifar-10-batches-py";
 
-/// A folder with a set in every format: the paths to open, and what each is called.
+/// A folder with a data set in every format: the paths to open, and the format's name of each.
 fn every_format(batches: &Batches) -> (TempDir, Vec<(PathBuf, &'static str)>) {
     let root = tempdir().unwrap();
     let at = |path: &str| root.path().join(path);
@@ -76,15 +76,15 @@ fn long_lists_are_read() {
 }
 
 #[test]
-fn the_official_class_names_are_what_the_tests_write() {
+fn the_tests_write_the_official_class_names() {
     let md5: Vec<u8> = Md5::digest(python2::meta()).to_vec();
     let published = 0x5ff9c542aee3614f3951f8cda6e48888_u128;
     assert_eq!(md5, published.to_be_bytes());
 }
 
 #[test]
-fn what_python_3_and_numpy_2_pickle_is_read() {
-    let mut image = [0; IMAGE_BYTES];
+fn pickles_of_python_3_and_numpy_2_are_read() {
+    let mut image = [0; ImageShape::CIFAR.elements()];
     image.iter_mut().enumerate().for_each(|(index, byte)| *byte = (index % 251) as u8);
     for pickle in [
         &include_bytes!("../fixtures/numpy-protocol-2.pickle")[..],
@@ -120,21 +120,21 @@ fn class_names_are_read() {
     assert_eq!(open(root.path()).unwrap().classes, ["yes", "no"]);
 }
 
-/// An image in each file, all of one label.
+/// One image in each file, all with the same label.
 fn labelled(label: u16) -> Batches {
     let mut batches = Batches::new([1; 6], 1);
     batches.0.iter_mut().for_each(|split| split.labels = vec![label]);
     batches
 }
 
-/// What is said of a folder of these files.
+/// The error for a folder of these files.
 fn problem(files: &[File]) -> String {
     let root = tempdir().unwrap();
     write(root.path(), files);
     message(root.path(), open(root.path()))
 }
 
-/// The error, which is to name something in `root`, without that path.
+/// The error, which must name something in `root`, without that path.
 fn message(root: &Path, result: Result<DataSet, crescendo_data::Error>) -> String {
     let message = result.unwrap_err().to_string();
     let root = root.display().to_string();
@@ -161,7 +161,7 @@ fn a_truncated_file_is_named() {
     files[2].1.pop();
     assert_eq!(
         problem(&files),
-        "/data_batch_3.bin: is 6145 bytes, not a multiple of 3073: truncated? download it again"
+        "/data_batch_3.bin: is 6145 bytes, not a multiple of 3073: it may be truncated; download it again"
     );
     let mut files = python2::files(&Batches::new([2; 6], 1));
     files[5].1.truncate(5000);
@@ -171,7 +171,7 @@ fn a_truncated_file_is_named() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_named() {
+fn a_label_without_a_class_is_named() {
     let mut batches = Batches::new([3; 6], 1);
     batches.0[1].labels[2] = 10;
     for (files, name) in
@@ -192,11 +192,11 @@ fn a_pickle_of_something_else_is_refused() {
         (b"U\x04data", b"U\x04DATA", "has no \"data\""),
         (b"]q\x05(K", b"]q\x05(i", "unexpected opcode, 0x69"),
         (b"]q\x05(K", b"]q\x05(K\x01K", "has 3 labels for 2 images"),
-        (b"U\x02u1", b"U\x02i1", "\"data\" is not a numpy array of bytes"),
-        (b"M\x00\x0c\x86", b"M\x00\x0b\x86", "\"data\" is not a numpy array of bytes"),
-        (b"(K\x01M\x02\x00", b"(K\x01M\x03\x00", "\"data\" is not a numpy array of bytes"),
+        (b"U\x02u1", b"U\x02i1", "\"data\" is not a NumPy array of bytes"),
+        (b"M\x00\x0c\x86", b"M\x00\x0b\x86", "\"data\" is not a NumPy array of bytes"),
+        (b"(K\x01M\x02\x00", b"(K\x01M\x03\x00", "\"data\" is not a NumPy array of bytes"),
         (b"tb\x89T", b"tb\x88T", "row by row"),
-        (b"numpy.core.multi", b"mumpy.core.multi", "\"data\" is not a numpy array of bytes"),
+        (b"numpy.core.multi", b"mumpy.core.multi", "\"data\" is not a NumPy array of bytes"),
     ];
     for (from, to, expected) in replacements {
         let at = good.windows(from.len()).position(|window| window == from).unwrap();
@@ -208,7 +208,7 @@ fn a_pickle_of_something_else_is_refused() {
 }
 
 #[test]
-fn where_there_is_no_set_it_is_said_what_was_looked_for() {
+fn the_error_for_no_data_set_names_every_format() {
     let root = tempdir().unwrap();
     let problem = message(root.path(), open(root.path()));
     for name in [BINARY, PYTHON, "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"] {

@@ -1,6 +1,6 @@
-//! The files of the Python version, byte for byte as Python 2 and its numpy pickled them.
+//! The files of the Python version, byte for byte as Python 2 and NumPy pickled them.
 
-use crescendo_data::{IMAGE_BYTES, Split};
+use crescendo_data::{ImageShape, Split};
 
 use crate::common::{Batches, File};
 
@@ -39,7 +39,7 @@ pub fn batch(split: &Split, title: &str) -> Vec<u8> {
     pickle.end()
 }
 
-/// A file of CIFAR-100's images, with as many coarse labels that are of no use.
+/// A file of CIFAR-100's images, with coarse labels, which are ignored.
 pub fn batch_100(split: &Split, title: &str) -> Vec<u8> {
     let mut pickle = Pickle::new();
     pickle.filenames(split.len());
@@ -63,7 +63,7 @@ pub fn meta_100(fine: &[&str], coarse: &[&str]) -> Vec<u8> {
     pickle.end()
 }
 
-/// A dictionary as it is being written.
+/// A pickled dictionary that is being written.
 struct Pickle {
     bytes: Vec<u8>,
     memo: u32,
@@ -97,7 +97,7 @@ impl Pickle {
         self.raw(b"cnumpy.core.multiarray\n_reconstruct\n").put();
         self.raw(b"cnumpy\nndarray\n").put().raw(b"K\x00\x85U\x01b\x87R").put();
         self.raw(b"(K\x01M").raw(&(split.len() as u16).to_le_bytes());
-        self.raw(b"M").raw(&(IMAGE_BYTES as u16).to_le_bytes()).raw(b"\x86");
+        self.raw(b"M").raw(&(ImageShape::CIFAR.elements() as u16).to_le_bytes()).raw(b"\x86");
         self.raw(b"cnumpy\ndtype\n").put().raw(b"U\x02u1K\x00K\x01\x87R").put();
         self.raw(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89");
         self.raw(b"T").raw(&(split.pixels.len() as u32).to_le_bytes()).raw(&split.pixels);

@@ -1,10 +1,10 @@
 //! Comparisons: arms that differ in a few keys of a recipe, each trained with the same seeds.
 //!
-//! Seeds decide initial weights, order and augmentation, so arms are compared in pairs: what a seed
-//! happens to be good for is the same in both.
+//! A seed decides initial weights, the order of images and augmentation. Arms are compared in pairs of runs
+//! with the same seed, so that the effect of the seed cancels out.
 
-mod alike;
 mod results;
+mod shared_epochs;
 mod statistics;
 
 use std::path::Path;
@@ -12,11 +12,11 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::events::EvaluatedSplit;
-use crate::recipe::{self, BuiltIn};
+use crate::loading::{BuiltIn, convert, syntax_problem};
 use crate::{Error, Recipe};
 
-pub use alike::epochs_alike;
 pub use results::{Measure, Results, Row};
+pub use shared_epochs::shared_epochs;
 pub use statistics::{Difference, Spread, Verdict};
 
 macro_rules! built_in {
@@ -33,29 +33,29 @@ built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth
 /// A comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// What it is called: its built-in name, or its file's without the ending.
+    /// Its built-in name, or the name of its file without the extension.
     pub name: String,
-    /// What is compared; the base first.
+    /// The arms, the base first.
     pub arms: Vec<Arm>,
-    /// What each arm is trained with.
+    /// The seeds that each arm is trained with.
     pub seeds: Vec<u64>,
-    /// Training images that precise BatchNorm statistics are taken over.
+    /// The number of training images over which precise BatchNorm statistics are computed.
     pub bn_images: usize,
 }
 
-/// One thing that is compared.
+/// One of the recipes that are compared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// What it is; the seed is not decided yet.
+    /// Its recipe; each run of it gets one of the comparison's seeds.
     pub recipe: Recipe,
 }
 
-/// A comparison's file.
+/// The content of a comparison's file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Text {
+struct ComparisonFile {
     recipe: String,
     #[serde(default)]
     set: Vec<String>,
@@ -63,14 +63,15 @@ struct Text {
     seeds: Vec<u64>,
     #[serde(default = "default_bn_images")]
     bn_images: usize,
-    arm: Vec<ArmText>,
+    arm: Vec<ArmTable>,
 }
 
+/// A table `[[arm]]` of a comparison's file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ArmText {
+struct ArmTable {
     name: String,
-    /// Another recipe than the comparison's.
+    /// Its recipe, if it is not the comparison's.
     recipe: Option<String>,
     #[serde(default)]
     set: Vec<String>,
@@ -81,11 +82,11 @@ fn default_bn_images() -> usize {
 }
 
 impl Comparison {
-    /// The built-in comparison of this name, or the one in the file of this path, with `changes` of the
-    /// form `section.key=value` to every arm.
+    /// The built-in comparison of this name, or the comparison in the file of this path, with `changes` of
+    /// the form `section.key=value` to every arm.
     ///
     /// # Errors
-    /// If there is no such comparison, or something in it makes no sense.
+    /// If there is no such comparison, or it is invalid.
     pub fn load<S: AsRef<str>>(name_or_path: &str, changes: &[S]) -> Result<Self, Error> {
         let built_in = BUILT_IN.iter().find(|comparison| comparison.name == name_or_path);
         let path = Path::new(name_or_path);
@@ -105,9 +106,11 @@ impl Comparison {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = built_in.map_or(name, |comparison| comparison.name.to_owned());
         let wrong = |problem: String| Error::Recipe(format!("{name_or_path}: {problem}"));
-        let text: Text = toml::from_str(&text).map_err(|error| {
-            wrong(format!("is no comparison: {}", recipe::place(&text, &error)))
-        })?;
+        let table = text
+            .parse()
+            .map_err(|error| wrong(format!("not valid TOML: {}", syntax_problem(&text, &error))))?;
+        let text: ComparisonFile =
+            convert(table).map_err(|error| wrong(format!("not a valid comparison: {error}")))?;
         check(&text).map_err(wrong)?;
         let mut arms = Vec::new();
         for arm in text.arm {
@@ -125,7 +128,7 @@ impl Comparison {
         let data = |arm: &Arm| (arm.recipe.data.source, arm.recipe.data.validation);
         if let Some(other) = arms.iter().find(|arm| data(arm) != data(&arms[0])) {
             return Err(wrong(format!(
-                "arms {} and {} have another data.source or data.validation: all arms need the same",
+                "arms {} and {} differ in data.source or data.validation, which must be the same for all arms",
                 arms[0].name, other.name
             )));
         }
@@ -138,19 +141,19 @@ impl Comparison {
         Ok(comparison)
     }
 
-    /// On which images arms are judged: held-out ones where there are any, so that nothing is tuned on the
-    /// test set.
-    pub fn judged_on(&self) -> EvaluatedSplit {
+    /// The images on which arms are evaluated: the validation set if there is one, so that nothing is tuned
+    /// on the test set.
+    pub fn evaluated_on(&self) -> EvaluatedSplit {
         match self.arms[0].recipe.data.validation {
             0 => EvaluatedSplit::Test,
             _ => EvaluatedSplit::Validation,
         }
     }
 
-    /// Makes all networks tell so many classes apart.
+    /// Sets the number of classes of all arms' networks.
     ///
     /// # Errors
-    /// If they cannot.
+    /// If a network cannot have so many.
     pub fn set_classes(&mut self, classes: usize) -> Result<(), Error> {
         for arm in &mut self.arms {
             if arm.recipe.network.classes != classes {
@@ -160,14 +163,14 @@ impl Comparison {
         Ok(())
     }
 
-    /// Trains with these seeds.
+    /// Sets the seeds.
     ///
     /// # Errors
-    /// If there is none, or one of them is there twice or too large.
+    /// If there are none, or one of them occurs twice or is too large.
     pub fn set_seeds(&mut self, seeds: Vec<u64>) -> Result<(), String> {
         let twice = |(index, seed): (usize, &u64)| seeds[..index].contains(seed);
         if seeds.is_empty() || seeds.iter().enumerate().any(twice) {
-            return Err("seeds must name each seed once, and at least one".into());
+            return Err("seeds must have at least one seed, and each seed once".into());
         }
         if seeds.iter().any(|&seed| i64::try_from(seed).is_err()) {
             return Err(format!("seeds must be at most {}", i64::MAX));
@@ -176,36 +179,37 @@ impl Comparison {
         Ok(())
     }
 
-    /// Compares with another arm: it comes first then.
+    /// Makes the arm of this name the base, with which the others are compared.
     ///
     /// # Errors
     /// If there is no such arm.
     pub fn set_base(&mut self, base: &str) -> Result<(), String> {
         let Some(place) = self.arms.iter().position(|arm| arm.name == base) else {
             let names: Vec<&str> = self.arms.iter().map(|arm| arm.name.as_str()).collect();
-            return Err(format!("base = {base:?} is none of the arms {}", names.join(", ")));
+            return Err(format!("base is {base:?}, but the arms are {}", names.join(", ")));
         };
         self.arms[..=place].rotate_right(1);
         Ok(())
     }
 }
 
-/// A recipe's file is named from where the comparison's is, as a recipe's `base` is.
+/// The name or the path of an arm's recipe: paths are relative to the comparison's own folder.
 fn beside(comparison: &Path, recipe: &str) -> String {
     let path = comparison.with_file_name(recipe);
     if path.is_file() { path.display().to_string() } else { recipe.to_owned() }
 }
 
-fn check(text: &Text) -> Result<(), String> {
+fn check(text: &ComparisonFile) -> Result<(), String> {
     let names: Vec<&str> = text.arm.iter().map(|arm| arm.name.as_str()).collect();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
-            return Err(format!("two arms have the name {name}: give each its own"));
+            return Err(format!("two arms have the name {name}: give each arm a name of its own"));
         }
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
             return Err(format!(
-                "the arm's name {name:?} must be letters, digits, -, _ and dots: it names a folder"
+                "the arm's name {name:?} is used for a folder: it must consist of letters, digits, -, _ and dots, and \
+                 not begin with a dot"
             ));
         }
     }
@@ -239,16 +243,22 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn what_is_invalid_is_named() {
         for (from, to, problem) in [
             ("'b'\n", "'a'\n", "two arms have the name a"),
-            ("base = 'b'", "base = 'c'", "base = \"c\" is none of the arms a, b"),
-            ("[0, 1]", "[1, 1]", "seeds must name each seed once"),
-            ("[0, 1]", "[]", "seeds must name"),
-            ("name = 'a'", "name = '../a'", "it names a folder"),
+            ("base = 'b'", "base = 'c'", "base is \"c\", but the arms are a, b"),
+            ("[0, 1]", "[1, 1]", "each seed once"),
+            ("[0, 1]", "[]", "at least one seed"),
+            ("name = 'a'", "name = '../a'", "is used for a folder"),
             ("batch.policy=fixed", "batch.policy=fix", "arm a: "),
             ("quick", "quack", "quack"),
-            ("seeds", "seed", "seed"),
+            ("seeds", "seed", "there is no key seed; the keys are recipe, set, base, seeds"),
+            ("seeds = [0, 1]\n", "", "the key seeds is missing"),
+            ("[0, 1]", "0", "seeds must be a list, but it is 0"),
+            ("[0, 1]", "[0, -1]", "seeds, entry 2 must be a whole number from 0 to"),
+            ("name = 'a'", "name = 1", "arm, entry 1: name must be text in quotes, but it is 1"),
+            ("name = 'a'\n", "", "arm, entry 1: the key name is missing"),
+            ("[[arm]]", "[[arm", "not valid TOML: line 5: "),
         ] {
             let text = GOOD.replace(from, to);
             assert!(load(&text).unwrap_err().contains(problem), "{problem}: {:?}", load(&text));

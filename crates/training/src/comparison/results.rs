@@ -1,25 +1,27 @@
-//! The table of finished arms: one row an arm and a seed, kept so that none is trained twice.
+//! The table of results, with one row for each arm and seed. It is kept in a file, so that no run is repeated.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crescendo_network::{DeviceKind, IsaKind};
 use sha2::{Digest, Sha256};
 
 use super::{Arm, Comparison, Difference, Spread};
+use crate::atomic_file::write_atomically;
 use crate::events::EvaluatedSplit;
-use crate::files::write_atomically;
-use crate::{Error, IsaChoice, Recipe};
+use crate::{Error, Recipe};
 
-/// What an arm came to with one seed.
+/// The result of an arm with one seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The arm's name.
     pub arm: String,
     /// The seed.
     pub seed: u64,
-    /// What was trained on what: see [`Results::fingerprint`].
+    /// Identifies recipe and data: see [`Results::fingerprint`].
     pub fingerprint: String,
-    /// The share of right answers on the images that it is judged on, with the running BatchNorm statistics.
+    /// The accuracy, from 0 to 1, on the images of [`Comparison::evaluated_on`], with the running BatchNorm
+    /// statistics.
     pub running: f64,
     /// The same with precise statistics.
     pub precise: f64,
@@ -31,12 +33,12 @@ pub struct Row {
     pub seconds: f64,
 }
 
-/// Which accuracy.
+/// The two accuracies of a [`Row`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// With the running statistics of BatchNorm.
     Running,
-    /// With statistics that were recomputed over training images.
+    /// With statistics that were recomputed over training images with the final weights.
     Precise,
 }
 
@@ -49,7 +51,7 @@ impl Row {
     }
 }
 
-/// The table, and the file that it is kept in.
+/// The table, and the file in which it is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Results {
     path: PathBuf,
@@ -57,21 +59,21 @@ pub struct Results {
     rows: Vec<Row>,
 }
 
-/// The first line of a table of accuracies on the test set, or on held-out images.
-fn header(judged_on: EvaluatedSplit) -> String {
-    let name = judged_on.name();
+/// The first line of the file, which names the images of the evaluation.
+fn header(evaluated_on: EvaluatedSplit) -> String {
+    let name = evaluated_on.name();
     format!(
         "arm,seed,fingerprint,{name}_accuracy,precise_{name}_accuracy,train_loss,updates,seconds"
     )
 }
 
 impl Results {
-    /// The table in a file; an empty one where there is no file.
+    /// The table in a file, or an empty one if there is no file.
     ///
     /// # Errors
     /// If the file cannot be read or is damaged.
-    pub fn open(path: &Path, judged_on: EvaluatedSplit) -> Result<Self, Error> {
-        let header = header(judged_on);
+    pub fn open(path: &Path, evaluated_on: EvaluatedSplit) -> Result<Self, Error> {
+        let header = header(evaluated_on);
         let mut results = Results { path: path.to_owned(), header, rows: Vec::new() };
         if !path.exists() {
             return Ok(results);
@@ -79,18 +81,20 @@ impl Results {
         let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
         let mut lines = text.lines().enumerate();
         if lines.next().map(|line| line.1) != Some(&results.header) {
-            let problem = "is no table of a comparison's results on these images: choose another folder \
-                           with --out";
+            let problem = "is not a table of a comparison's results on the same kind of images: choose \
+                           another folder with --out";
             return Err(Error::bad(path, problem));
         }
         for (index, line) in lines {
             let row = parse(line).ok_or_else(|| {
-                let problem = format!("line {} is damaged: put it right or take it out", index + 1);
+                let problem = format!("line {} is damaged: correct or remove it", index + 1);
                 Error::bad(path, problem)
             })?;
             if results.rows.iter().any(|other| (&other.arm, other.seed) == (&row.arm, row.seed)) {
                 let (line, Row { arm, seed, .. }) = (index + 1, row);
-                let problem = format!("line {line} has arm {arm}, seed {seed} again: take one out");
+                let problem = format!(
+                    "line {line} has arm {arm}, seed {seed} again: remove one of the two lines"
+                );
                 return Err(Error::bad(path, problem));
             }
             results.rows.push(row);
@@ -98,12 +102,13 @@ impl Results {
         Ok(results)
     }
 
-    /// What decides an arm's outcome, as a few hexadecimal digits: the recipe, but for what computes it,
-    /// the data, and over how many images precise statistics are taken.
+    /// Everything that decides an arm's result, as 16 hexadecimal digits: the recipe (without the keys that say
+    /// what computes it), the data, and the number of images for precise statistics.
     pub fn fingerprint(recipe: &Recipe, data_fingerprint: &str, bn_images: usize) -> String {
         let mut recipe = recipe.clone();
         recipe.engine.threads = 0;
-        recipe.engine.isa = IsaChoice::Auto;
+        recipe.engine.isa = IsaKind::Auto;
+        recipe.engine.device = DeviceKind::Auto;
         recipe.batch.memory_limit = 0.0;
         recipe.train.log_steps = false;
         let text = recipe.differences().join("\n");
@@ -111,25 +116,25 @@ impl Results {
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The row of an arm and a seed, if it is there.
+    /// The row of an arm and a seed, if there is one.
     ///
     /// # Errors
-    /// If it is there, but of another recipe or other data.
+    /// If there is one, but with another recipe or other data.
     pub fn find(&self, arm: &str, seed: u64, fingerprint: &str) -> Result<Option<&Row>, Error> {
         let row = self.rows.iter().find(|row| row.arm == arm && row.seed == seed);
         match row {
             Some(row) if row.fingerprint != fingerprint => Err(Error::bad(
                 &self.path,
                 format!(
-                    "has a result of arm {arm}, seed {seed}, that came from another recipe or other \
-                     data: give the changed arm another name, or compare in another folder with --out"
+                    "has a result of arm {arm}, seed {seed}, that belongs to another recipe or other \
+                     data: rename the changed arm, or choose another folder with --out"
                 ),
             )),
             row => Ok(row),
         }
     }
 
-    /// Adds a row, and writes the file.
+    /// Adds a row, and writes the file again.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -153,14 +158,15 @@ impl Results {
         self.rows.iter().filter(wanted).collect()
     }
 
-    /// An arm's accuracy over its seeds; `None` before there is one.
+    /// An arm's accuracy over its seeds; `None` before the first result.
     pub fn spread(&self, comparison: &Comparison, arm: &Arm, measure: Measure) -> Option<Spread> {
         let rows = self.of(comparison, arm);
         let numbers: Vec<f64> = rows.iter().map(|row| row.accuracy(measure)).collect();
         (!numbers.is_empty()).then(|| Spread::of(&numbers))
     }
 
-    /// By how much an arm is better than the base, over the seeds that both have.
+    /// By how much an arm's accuracy is above that of the base, over the seeds that both have results for; `None`
+    /// if there are none.
     pub fn difference(
         &self,
         comparison: &Comparison,
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_survives_its_file_and_refuses_changed_arms() {
+    fn the_table_can_be_read_again_and_refuses_changed_arms() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.csv");
         let mut results = Results::open(&path, EvaluatedSplit::Test).unwrap();
@@ -260,7 +266,7 @@ mod tests {
             row(&a.name, 0, 0.5),
             row(&b.name, 0, 0.6),
             row(&b.name, 1, 0.9),
-            // Of no seed of the comparison.
+            // This seed does not belong to the comparison.
             row(&a.name, 7, 0.1),
         ];
         let results = Results { path: PathBuf::new(), header: header(EvaluatedSplit::Test), rows };

@@ -1,39 +1,39 @@
-//! Means, deviations, and what a difference over few seeds is worth.
+//! Means, standard deviations, and whether a difference over a few seeds is significant.
 
-/// A mean and its spread.
+/// A mean and a standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The mean.
     pub mean: f64,
-    /// The sample's standard deviation; 0 for a single number.
+    /// The sample standard deviation (with `n - 1`); 0 for a single number.
     pub deviation: f64,
 }
 
-/// A mean difference in pairs.
+/// A mean of differences in pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     /// The mean over the pairs.
     pub mean: f64,
-    /// How far the 95 % confidence interval goes to each side (Student's t); `None` for one pair.
+    /// Half the width of the 95 % confidence interval (Student's t); `None` for a single pair.
     pub margin: Option<f64>,
 }
 
-/// What a confidence interval says.
+/// Whether a difference is significant at the 5 % level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All of the interval is above zero.
+    /// Significant: the whole confidence interval is above zero.
     Above,
-    /// All of it is below.
+    /// Significant: the whole interval is below zero.
     Below,
-    /// Zero lies in it, or there is none.
+    /// Not significant: zero lies in the interval, or there is no interval.
     Undecided,
 }
 
 impl Spread {
-    /// Of some numbers.
+    /// The mean and standard deviation of some numbers.
     ///
     /// # Panics
-    /// If there are none.
+    /// If there are no numbers.
     pub fn of(numbers: &[f64]) -> Self {
         let count = numbers.len() as f64;
         assert!(count > 0.0, "no numbers");
@@ -44,10 +44,10 @@ impl Spread {
 }
 
 impl Difference {
-    /// Of the differences in some pairs.
+    /// The mean of the differences in some pairs, with its confidence interval.
     ///
     /// # Panics
-    /// If there are none.
+    /// If there are no pairs.
     pub fn of(differences: &[f64]) -> Self {
         let Spread { mean, deviation } = Spread::of(differences);
         let pairs = differences.len();
@@ -55,7 +55,7 @@ impl Difference {
         Difference { mean, margin }
     }
 
-    /// Whether the difference is more than chance.
+    /// Whether the difference is significant.
     pub fn verdict(&self) -> Verdict {
         match self.margin {
             Some(margin) if self.mean - margin > 0.0 => Verdict::Above,
@@ -65,8 +65,8 @@ impl Difference {
     }
 }
 
-/// The 97.5 % quantile of Student's t: the table for up to 30 degrees of freedom, and beyond them the
-/// expansion around the normal distribution's (Abramowitz and Stegun 26.7.5), there exact to 1e-4.
+/// The 97.5 % quantile of Student's t distribution: by table for up to 30 degrees of freedom, and beyond by
+/// an expansion around the normal distribution (Abramowitz and Stegun 26.7.5), accurate to 1e-4 there.
 fn t_quantile(freedom: usize) -> f64 {
     const TABLE: [f64; 30] = [
         12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn intervals_by_hand() {
+    fn confidence_intervals_agree_with_hand_computed_ones() {
         let spread = Spread::of(&[1.0, 2.0, 3.0]);
         assert_eq!((spread.mean, spread.deviation), (2.0, 1.0));
         assert_eq!(Spread::of(&[5.0]), Spread { mean: 5.0, deviation: 0.0 });
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_go_on_where_the_table_ends() {
+    fn quantiles_continue_beyond_the_table() {
         assert!((t_quantile(31) - 2.0395).abs() < 1e-4);
         assert!((t_quantile(60) - 2.0003).abs() < 1e-4);
         assert!((t_quantile(100_000) - 1.960).abs() < 1e-3);

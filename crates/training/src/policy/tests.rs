@@ -1,29 +1,29 @@
 use super::*;
 
 /// Batch sizes and learning rates of the epochs from 1 on, at their beginnings.
-fn run(changes: &[&str], metrics: &[Metrics]) -> Vec<(usize, f64)> {
+fn run(changes: &[&str], metrics: &[EpochMetrics]) -> Vec<(usize, f64)> {
     let recipe = Recipe::load("report", changes).unwrap();
-    let mut chosen = Chosen::new(&recipe);
-    let mut epochs = vec![(chosen.batch_size, chosen.learning_rate(&recipe, 0.0))];
+    let mut state = PolicyState::new(&recipe);
+    let mut epochs = vec![(state.batch_size, state.learning_rate(&recipe, 0.0))];
     for (done, last) in metrics.iter().enumerate() {
-        chosen.enter(&recipe, done as u32 + 2, 0, last);
-        let rate = chosen.learning_rate(&recipe, done as f64 + 1.0);
-        epochs.push((chosen.batch_size, (rate * 1e9).round() / 1e9));
+        state.enter(&recipe, done as u32 + 2, 0, last);
+        let rate = state.learning_rate(&recipe, done as f64 + 1.0);
+        epochs.push((state.batch_size, (rate * 1e9).round() / 1e9));
     }
     epochs
 }
 
-fn losses<const N: usize>(losses: [f64; N]) -> [Metrics; N] {
-    losses.map(|train_loss| Metrics { train_loss, ..Metrics::default() })
+fn losses<const N: usize>(losses: [f64; N]) -> [EpochMetrics; N] {
+    losses.map(|train_loss| EpochMetrics { train_loss, ..EpochMetrics::default() })
 }
 
 #[test]
-fn the_reports_schedule() {
+fn the_schedule_of_the_paper() {
     let recipe = Recipe::load::<&str>("report", &[]).unwrap();
-    let phase = |batch_size, epochs, updates| Phase {
+    let phase = |batch_size, epochs, updates| TrainingPhase {
         batch_size,
-        side: 32,
-        share: Some(Share { epochs, updates, images: 50_000 * u64::from(epochs) }),
+        image_size: 32,
+        length: Some(PhaseLength { epochs, updates, images: 50_000 * u64::from(epochs) }),
     };
     let expected = [
         phase(125, 60, 24_000),
@@ -31,34 +31,37 @@ fn the_reports_schedule() {
         phase(500, 10, 1_000),
         phase(1000, 10, 500),
     ];
-    assert_eq!(outlook(&recipe, 50_000), expected);
-    let mut chosen = Chosen::new(&recipe);
-    let said = chosen.enter(&recipe, 61, 24_000, &Metrics::default());
-    assert_eq!((said.len(), said[0].what, said[0].to), (1, Decided::BatchSize, 250.0));
-    assert!(chosen.enter(&recipe, 61, 24_000, &Metrics::default()).is_empty(), "asked again");
+    assert_eq!(training_plan(&recipe, 50_000), expected);
+    let mut state = PolicyState::new(&recipe);
+    let decisions = state.enter(&recipe, 61, 24_000, &EpochMetrics::default());
+    assert_eq!(
+        (decisions.len(), decisions[0].what, decisions[0].to),
+        (1, DecisionKind::BatchSize, 250.0)
+    );
+    assert!(state.enter(&recipe, 61, 24_000, &EpochMetrics::default()).is_empty(), "asked again");
 }
 
 #[test]
-fn a_size_of_images_is_a_phase_of_its_own() {
+fn an_image_size_begins_a_phase_of_its_own() {
     let changes =
         ["data.sides=[[1, 16], [3, 32]]", "batch.steps=[[1, 30], [4, 50]]", "train.epochs=5"];
-    let phases = outlook(&Recipe::load("report", &changes).unwrap(), 100);
+    let phases = training_plan(&Recipe::load("report", &changes).unwrap(), 100);
     let sizes: Vec<_> = phases
         .iter()
-        .map(|phase| (phase.batch_size, phase.side, phase.share.unwrap().epochs))
+        .map(|phase| (phase.batch_size, phase.image_size, phase.length.unwrap().epochs))
         .collect();
     assert_eq!(sizes, [(30, 16, 2), (30, 32, 1), (50, 32, 2)]);
     let measured = ["batch.policy=noise_scale", "batch.initial=30", "batch.max=60"];
     let changes = [&changes[..], &measured].concat();
-    let phases = outlook(&Recipe::load("report", &changes).unwrap(), 100);
-    let sizes: Vec<_> = phases.iter().map(|phase| (phase.batch_size, phase.side)).collect();
+    let phases = training_plan(&Recipe::load("report", &changes).unwrap(), 100);
+    let sizes: Vec<_> = phases.iter().map(|phase| (phase.batch_size, phase.image_size)).collect();
     assert_eq!(sizes, [(30, 16), (30, 32), (60, 16), (60, 32)]);
 }
 
 #[test]
-fn what_plateaus_saw_of_smaller_images_is_forgotten() {
+fn a_new_image_size_resets_plateaus_and_the_noise_scale() {
     let changes = ["batch.policy=plateau", "batch.patience=0", "batch.max=500"];
-    // It is worse on larger images at first, and then gets better.
+    // The loss rises when the images become larger, and then falls.
     let seen = losses([1.0, 0.5, 0.9, 0.8, 0.8]);
     let sizes = |changes: &[&str]| -> Vec<usize> {
         run(changes, &seen).into_iter().map(|epoch| epoch.0).collect()
@@ -68,39 +71,43 @@ fn what_plateaus_saw_of_smaller_images_is_forgotten() {
     assert_eq!(sizes(&smaller), [125, 125, 125, 125, 125, 250]);
 
     let recipe = Recipe::load("report", &smaller).unwrap();
-    let mut chosen = Chosen::new(&recipe);
-    chosen.noise.observe(&Measured::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
-    assert!(chosen.enter(&recipe, 2, 10, &seen[0]).is_empty() && chosen.noise.value().is_some());
-    let said = chosen.enter(&recipe, 3, 20, &seen[1]);
-    assert_eq!(said.len(), 1);
-    assert_eq!((said[0].what, said[0].from, said[0].to), (Decided::Side, 16.0, 32.0));
-    assert_eq!(chosen.noise.value(), None);
+    let mut state = PolicyState::new(&recipe);
+    state.noise.observe(&NoiseSample::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
+    assert!(state.enter(&recipe, 2, 10, &seen[0]).is_empty() && state.noise.value().is_some());
+    let decisions = state.enter(&recipe, 3, 20, &seen[1]);
+    assert_eq!(decisions.len(), 1);
+    assert_eq!(
+        (decisions[0].what, decisions[0].from, decisions[0].to),
+        (DecisionKind::ImageSize, 16.0, 32.0)
+    );
+    assert_eq!(state.noise.value(), None);
 }
 
 #[test]
 fn updates_can_end_a_schedule() {
     let changes = ["train.max_steps=7", "batch.steps=[[1, 30], [2, 50], [3, 90]]"];
-    let phases = outlook(&Recipe::load("report", &changes).unwrap(), 100);
+    let phases = training_plan(&Recipe::load("report", &changes).unwrap(), 100);
     let sizes: Vec<_> = phases
         .iter()
-        .map(|phase| (phase.batch_size, phase.share.unwrap()))
-        .map(|(size, share)| (size, share.epochs, share.updates, share.images))
+        .map(|phase| (phase.batch_size, phase.length.unwrap()))
+        .map(|(size, length)| (size, length.epochs, length.updates, length.images))
         .collect();
     assert_eq!(sizes, [(30, 1, 3, 90), (50, 1, 2, 100), (90, 2, 2, 180)]);
 }
 
 #[test]
-fn sizes_shrink_until_an_epoch_has_its_least_updates() {
+fn sizes_shrink_until_an_epoch_has_least_updates() {
     let recipe = Recipe::load("report", &["batch.least_updates=25"]).unwrap();
-    let sizes =
-        |images| outlook(&recipe, images).iter().map(|phase| phase.batch_size).collect::<Vec<_>>();
+    let sizes = |images| {
+        training_plan(&recipe, images).iter().map(|phase| phase.batch_size).collect::<Vec<_>>()
+    };
     assert_eq!(sizes(50_000), [125, 250, 500, 1000]);
     assert_eq!(sizes(10_000), [125, 250, 400]);
     assert_eq!(sizes(7), [1]);
 }
 
 #[test]
-fn a_plateau_grows_the_batch_and_then_lowers_the_rate() {
+fn a_plateau_grows_the_batch_and_then_lowers_the_learning_rate() {
     let changes = [
         "batch.policy=plateau",
         "batch.initial=100",
@@ -123,25 +130,25 @@ fn a_plateau_grows_the_batch_and_then_lowers_the_rate() {
     assert_eq!(epochs, expected);
     assert!(run(&changes[..4], &losses([1.0; 6])).iter().all(|&(_, rate)| rate == 0.1), "hold");
     let recipe = Recipe::load("report", &changes).unwrap();
-    assert_eq!(outlook(&recipe, 50_000).len(), 3);
+    assert_eq!(training_plan(&recipe, 50_000).len(), 3);
 }
 
 #[test]
 fn the_noise_scale_is_followed_with_hysteresis() {
     let changes = ["batch.policy=noise_scale", "batch.initial=100", "batch.max=1000"];
     let recipe = Recipe::load("report", &changes).unwrap();
-    let mut chosen = Chosen::new(&recipe);
+    let mut state = PolicyState::new(&recipe);
     let mut at = |scale: Option<f64>| {
-        chosen.noise = NoiseScale::default();
+        state.noise = NoiseScaleEstimate::default();
         if let Some(scale) = scale {
             let expected = |images: f64| 1.0 + scale / images;
             let (part_square, whole_square) = (expected(50.0), expected(100.0));
             let (part, whole) = (50.0, 100.0);
-            chosen.noise.observe(&Measured { part, part_square, whole, whole_square });
+            state.noise.observe(&NoiseSample { part, part_square, whole, whole_square });
         }
-        let epoch = chosen.epoch + 1;
-        chosen.enter(&recipe, epoch, 0, &Metrics::default());
-        chosen.batch_size
+        let epoch = state.epoch + 1;
+        state.enter(&recipe, epoch, 0, &EpochMetrics::default());
+        state.batch_size
     };
     assert_eq!([at(None), at(Some(140.0)), at(Some(160.0))], [100, 100, 200]);
     // Within the hysteresis of 1.5 both ways nothing changes.
@@ -150,8 +157,8 @@ fn the_noise_scale_is_followed_with_hysteresis() {
 }
 
 #[test]
-fn a_falling_rate_becomes_a_growing_batch_of_the_same_noise() {
-    let metrics = [Metrics::default(); 9];
+fn from_lr_grows_the_batch_where_the_learning_rate_would_fall() {
+    let metrics = [EpochMetrics::default(); 9];
     let base = [
         "train.epochs=10",
         "batch.policy=from_lr",
@@ -162,31 +169,31 @@ fn a_falling_rate_becomes_a_growing_batch_of_the_same_noise() {
     ];
     let sizes: Vec<usize> = run(&base, &metrics).into_iter().map(|epoch| epoch.0).collect();
     assert_eq!(sizes, [100, 100, 200, 200, 400, 400, 500, 500, 500, 500]);
-    // Hold: the rate stays. Decay: it takes what the batch cannot.
+    // hold: the learning rate stays. decay: it falls by what the batch cannot take.
     assert!(run(&base, &metrics).iter().all(|epoch| epoch.1 == 0.1));
     let decay = [&base[..], &["batch.after_max=decay"]].concat();
     for (done, (size, rate)) in run(&decay, &metrics).into_iter().enumerate() {
         let factor = [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1, 0.1, 0.1][done];
         assert!((rate / size as f64 - 0.1 * factor / 100.0).abs() < 1e-8, "{done}");
     }
-    // A cosine's fall is the batch's growth, in whole multiples of the first size.
+    // With a cosine the batch grows in whole multiples of the first size.
     let cosine = ["train.epochs=10", base[1], base[2], base[3], "schedule.policy=cosine"];
     let epochs = run(&cosine, &metrics);
     assert!(epochs.is_sorted_by_key(|epoch| epoch.0) && epochs[9].0 == 500);
-    // While the rate rises, the batch waits.
+    // During warm-up the batch does not grow.
     let warm = [&cosine[..], &["schedule.warmup=2.0"]].concat();
     assert_eq!(run(&warm, &metrics)[1], (100, 0.05));
 }
 
 #[test]
-fn rates_fall_by_table_and_at_plateaus() {
+fn learning_rates_fall_by_table_and_at_plateaus() {
     let step = ["schedule.policy=step", "schedule.steps=[[3, 0.1]]", "batch.policy=fixed"];
     let recipe = Recipe::load("report", &step).unwrap();
-    let mut chosen = Chosen::new(&recipe);
-    assert!(chosen.enter(&recipe, 2, 0, &Metrics::default()).is_empty());
-    let said = chosen.enter(&recipe, 3, 0, &Metrics::default());
-    assert_eq!((said[0].what, said[0].from), (Decided::LearningRate, 0.1));
-    assert!((said[0].to - 0.01).abs() < 1e-12 && said[0].reason == "by schedule.steps");
+    let mut state = PolicyState::new(&recipe);
+    assert!(state.enter(&recipe, 2, 0, &EpochMetrics::default()).is_empty());
+    let decisions = state.enter(&recipe, 3, 0, &EpochMetrics::default());
+    assert_eq!((decisions[0].what, decisions[0].from), (DecisionKind::LearningRate, 0.1));
+    assert!((decisions[0].to - 0.01).abs() < 1e-12 && decisions[0].reason == "by schedule.steps");
 
     let plateau = [
         "schedule.policy=plateau",
@@ -201,36 +208,7 @@ fn rates_fall_by_table_and_at_plateaus() {
 }
 
 #[test]
-fn keys_that_make_no_sense_are_named() {
-    for (changes, key) in [
-        (&["batch.policy=plateau", "batch.factor=1.0"][..], "batch.factor"),
-        (&["batch.policy=plateau", "batch.initial=500", "batch.max=400"], "batch.max"),
-        (&["batch.policy=plateau", "batch.metric=validation_loss"], "data.validation"),
-        (
-            &[
-                "batch.policy=plateau",
-                "batch.metric=validation_accuracy",
-                "data.validation=100",
-                "train.evaluate_every=0",
-            ],
-            "train.evaluate_every",
-        ),
-        (&["batch.policy=plateau", "batch.metric=accuracy"], "validation_accuracy"),
-        (&["batch.policy=plateau", "batch.smoothing=1.0"], "batch.smoothing"),
-        (&["batch.policy=noise_scale", "batch.noise_every=0"], "batch.noise_every"),
-        (&["batch.policy=noise_scale", "batch.hysteresis=1.1"], "batch.hysteresis"),
-        (&["batch.policy=from_lr"], "schedule.policy"),
-        (&["batch.memory_limit=-1.0"], "batch.memory_limit"),
-        (&["network.norm.ghost=50"], "network.norm.ghost"),
-        (&["schedule.policy=plateau", "schedule.metric=validation_loss"], "schedule.metric"),
-    ] {
-        let problem = Recipe::load("report", changes).unwrap_err().to_string();
-        assert!(problem.contains(key), "{changes:?}: {problem}");
-    }
-}
-
-#[test]
-fn where_the_batch_cannot_follow_the_noise_the_rate_does() {
+fn at_the_largest_batch_the_learning_rate_follows_the_noise_scale() {
     let changes = [
         "batch.policy=noise_scale",
         "batch.initial=100",
@@ -239,28 +217,28 @@ fn where_the_batch_cannot_follow_the_noise_the_rate_does() {
         "batch.cooldown=1",
     ];
     let recipe = Recipe::load("report", &changes).unwrap();
-    let mut chosen = Chosen::new(&recipe);
+    let mut state = PolicyState::new(&recipe);
     let mut at = |scale: f64| {
         let expected = |images: f64| (images, 1.0 + scale / images);
-        chosen.noise = NoiseScale::default();
-        chosen.noise.observe(&Measured::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
-        let epoch = chosen.epoch + 1;
-        chosen.enter(&recipe, epoch, 0, &Metrics::default());
-        (chosen.batch_size, chosen.rate_factor)
+        state.noise = NoiseScaleEstimate::default();
+        state.noise.observe(&NoiseSample::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
+        let epoch = state.epoch + 1;
+        state.enter(&recipe, epoch, 0, &EpochMetrics::default());
+        (state.batch_size, state.rate_factor)
     };
-    // 400 images are as 200 at half the rate: no further, however long it lasts, and not at once.
+    // 400 images correspond to 200 at half the learning rate, reached after the cooldown and not exceeded.
     let expected = [(200, 1.0), (200, 1.0), (200, 0.5), (200, 0.5), (200, 0.5)];
     assert_eq!([400.0; 5].map(&mut at), expected);
-    // And back: the rate first, then the batch.
+    // On the way back the learning rate changes first, then the batch.
     assert_eq!([100.0; 5].map(&mut at).last(), Some(&(100, 1.0)));
 }
 
 #[test]
-fn what_is_written_down_is_what_changes_and_why() {
+fn decisions_say_what_changes_and_why() {
     let decisions = |changes: &[&str]| {
         let recipe = Recipe::load("report", changes).unwrap();
-        let mut chosen = Chosen::new(&recipe);
-        let enter = |epoch| chosen.enter(&recipe, epoch, 0, &Metrics::default());
+        let mut state = PolicyState::new(&recipe);
+        let enter = |epoch| state.enter(&recipe, epoch, 0, &EpochMetrics::default());
         let all = (2..=8).flat_map(enter);
         all.map(|one| (one.epoch, one.what, one.from, one.to, one.reason)).collect::<Vec<_>>()
     };
@@ -268,23 +246,23 @@ fn what_is_written_down_is_what_changes_and_why() {
     assert_eq!(
         decisions(&["batch.steps=[[1, 10], [3, 40]]", "batch.coupling=sqrt"]),
         [
-            (3, Decided::BatchSize, 10.0, 40.0, by("batch")),
-            (3, Decided::LearningRate, 0.1, 0.2, by("batch"))
+            (3, DecisionKind::BatchSize, 10.0, 40.0, by("batch")),
+            (3, DecisionKind::LearningRate, 0.1, 0.2, by("batch"))
         ]
     );
-    // A warm-up is no decision, nor is what is hidden in it.
+    // A warm-up is not a decision, nor is a step that takes effect during it.
     let steps = ["schedule.policy=step", "schedule.steps=[[2, 0.5], [6, 0.25]]"];
     assert_eq!(
         decisions(&[&steps[..], &["schedule.warmup=3.0"]].concat()),
-        [(6, Decided::LearningRate, 0.05, 0.025, by("schedule"))]
+        [(6, DecisionKind::LearningRate, 0.05, 0.025, by("schedule"))]
     );
-    // The batch takes what it can of a falling rate; the rest is the rate's.
+    // The batch grows as far as it can; the learning rate falls by the rest.
     let from_lr = ["batch.policy=from_lr", "batch.initial=10", "batch.max=20"];
     let all = decisions(&[&steps[..], &from_lr, &["batch.after_max=decay"]].concat());
     let numbers: Vec<_> = all.iter().map(|one| (one.0, one.1, one.2, one.3)).collect();
     assert_eq!(
         numbers,
-        [(2, Decided::BatchSize, 10.0, 20.0), (6, Decided::LearningRate, 0.1, 0.05)]
+        [(2, DecisionKind::BatchSize, 10.0, 20.0), (6, DecisionKind::LearningRate, 0.1, 0.05)]
     );
     assert!(decisions(&[&steps[..], &from_lr].concat()).len() == 1, "it is held");
 }

@@ -1,45 +1,24 @@
-//! What computes a recipe, and whether the recipe fits the data and the machine.
+//! Whether a recipe fits the data and the device.
 
-use crescendo_data::{DataSet, SIDE};
-use crescendo_network::{CpuEngine, Engine, Plan};
+use crescendo_data::DataSet;
+use crescendo_network::Device;
 
-use crate::policy::{PolicyKind, outlook};
-use crate::{Error, Machine, Recipe, memory};
-
-/// What computes.
-pub(crate) fn engine(plan: Plan, machine: Machine) -> Box<dyn Engine> {
-    Box::new(CpuEngine::new(plan, machine.threads, machine.isa))
-}
-
-/// The plan of a recipe's network, for whole images.
-///
-/// # Errors
-/// If the section `[network]` makes no sense.
-pub fn plan(recipe: &Recipe) -> Result<Plan, Error> {
-    plan_for(recipe, SIDE)
-}
-
-/// The same for images with `side` pixels along each side.
-///
-/// # Errors
-/// If the section `[network]` makes no sense, or does not go with such images.
-pub fn plan_for(recipe: &Recipe, side: usize) -> Result<Plan, Error> {
-    let network = recipe.network.network_for(side);
-    let plan = network.and_then(|network| Plan::new(&network, recipe.engine.compute()));
-    plan.map_err(|error| Error::Recipe(error.to_string()))
-}
+use crate::policy::training_plan;
+use crate::recipe::BatchPolicyKind;
+use crate::{Error, Recipe, graph_for, memory};
 
 /// Whether this recipe can train on this data.
 ///
 /// # Errors
 /// Says what does not fit.
-pub fn check(recipe: &Recipe, data: &DataSet) -> Result<(), Error> {
-    check_fit(recipe, data, None)
+pub fn check(recipe: &Recipe, device: &dyn Device, data: &DataSet) -> Result<(), Error> {
+    check_fit(recipe, device, data, None)
 }
 
 /// Whether this recipe can train on this data in so many bytes of memory, if that is known.
 pub(crate) fn check_fit(
     recipe: &Recipe,
+    device: &dyn Device,
     data: &DataSet,
     available: Option<u64>,
 ) -> Result<(), Error> {
@@ -71,21 +50,21 @@ pub(crate) fn check_fit(
         ));
     }
     let images = data.train.len() - validation;
-    let phases = outlook(recipe, images);
+    let phases = training_plan(recipe, images);
     let largest = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(0);
     if largest > images {
         let key = match recipe.batch.policy {
-            PolicyKind::Steps => "batch.steps",
-            PolicyKind::Fixed => "batch.size",
+            BatchPolicyKind::Steps => "batch.steps",
+            BatchPolicyKind::Fixed => "batch.size",
             _ => "batch.max",
         };
         return refuse(format!(
-            "a batch of {largest} is larger than the {images} images to train on: have batches fit \
-             them with --set batch.least_updates=20, or lower {key}"
+            "a batch of {largest} is larger than the {images} images to train on: let batches \
+             shrink to fit the data with --set batch.least_updates=20, or lower {key}"
         ));
     }
     phases.iter().try_for_each(|phase| {
-        let plan = plan_for(recipe, phase.side)?;
-        memory::check(recipe, data, &plan, phase.batch_size, available)
+        let graph = graph_for(recipe, phase.image_size)?;
+        memory::check(recipe, device, data, &graph, phase.batch_size, available)
     })
 }

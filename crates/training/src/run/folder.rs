@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use crate::Error;
-use crate::files::sync_folder;
+use crate::atomic_file::sync_folder;
 
 /// Makes a folder that is there as `fill` leaves it, or not at all.
 pub(super) fn make(

@@ -1,70 +1,74 @@
-//! The weights that a run begins with.
+//! The weights that a run starts from.
 
-use crescendo_data::{IMAGE_BYTES, Normalization, Split};
-use crescendo_network::{Plan, Section, Tensor};
+use crescendo_data::{Normalization, Split};
+use crescendo_network::{Device, EngineError, Graph, Section, Tensor};
 
-use super::{Start, engine};
+use super::Start;
 use crate::checkpoint::Checkpoint;
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, graph};
 
-/// The model before the first update, and what a reader should know of it.
+/// The model before the first update, with a note about a head that was reinitialised.
 pub(super) fn state(
-    plan: Plan,
     recipe: &Recipe,
+    device: &dyn Device,
     start: &Start,
     train: &Split,
     normalization: &Normalization,
 ) -> Result<(Vec<Tensor<'static>>, Option<String>), Error> {
     let (data, seed) = (start.data, recipe.train.seed);
+    let graph = graph(recipe)?;
     let Some(path) = start.init else {
-        let mut model = plan.initial(seed);
-        plan.whiten(&mut model, || first_images(train, normalization));
+        let mut model = graph.initial(seed);
+        graph.whiten(&mut model, || first_images(train, normalization));
         return Ok((model, None));
     };
     let checkpoint = Checkpoint::open(path)?;
     let mut model = checkpoint.model()?;
-    // Another program's file does not say what its classes are called.
+    // A file of another program does not name its classes.
     let known = checkpoint.description().ok().map(|description| description.2);
-    let others = known.is_some_and(|classes| classes != data.classes);
-    let renewed = renew_head(&plan, seed, &mut model, others).map(|classes| {
+    let differs = known.is_some_and(|classes| classes != data.classes);
+    let note = reinitialise_head(&graph, seed, &mut model, differs).map(|classes| {
         let (name, ours) = (&data.name, data.classes.len());
         format!(
-            "The checkpoint tells {classes} classes apart and {name} has {ours}{}: the last layer starts \
-             anew.",
+            "The checkpoint has {classes} classes and {name} has {ours}{}: the last layer is \
+             reinitialised.",
             if classes == ours { " others" } else { "" }
         )
     });
-    // An engine is asked whether they are the right tensors.
-    engine(plan, recipe.machine()?).import(Section::Model, &model).map_err(|error| {
-        Error::bad(path, format!("{error}: it holds another network"))
-            .advise("use a checkpoint of the network that the recipe describes")
+    // The engine checks whether they are the right tensors.
+    device.engine(&graph)?.import(Section::Model, &model).map_err(|error| match error {
+        EngineError::WrongTensors(problem) => {
+            Error::bad(path, format!("{problem}: it holds another network"))
+                .advise("use a checkpoint of the network that the recipe describes")
+        }
+        other => other.into(),
     })?;
-    Ok((model, renewed))
+    Ok((model, note))
 }
 
-/// Gives a model that tells `others`, or another number of classes, apart the last layer with which
-/// training begins from nothing, and says how many they were. A model that differs in more stays as it is.
-fn renew_head(
-    plan: &Plan,
+/// Reinitialises the last layer of a model if its classes differ in number, or `differs` says so, and returns
+/// how many classes it had. A model that differs in more is left unchanged.
+fn reinitialise_head(
+    graph: &Graph,
     seed: u64,
     model: &mut [Tensor<'static>],
-    others: bool,
+    differs: bool,
 ) -> Option<usize> {
-    let head = plan.steps.iter().rfind(|step| step.weight.is_some())?;
-    let mut new = plan.initial(seed);
+    let head = graph.nodes.iter().rfind(|node| node.weight.is_some())?;
+    let mut new = graph.initial(seed);
     let mut places = Vec::new();
     for index in head.parameters() {
-        let name = &plan.parameters[index].name;
+        let name = &graph.parameters[index].name;
         let find = |tensors: &[Tensor<'static>]| tensors.iter().position(|t| t.name == *name);
         places.push((find(model)?, find(&new)?));
     }
     let classes = *model[places[0].0].shape.first()?;
-    // But for the classes, they are the same.
+    // They are the same except for the classes.
     let alike = places.iter().all(|&(old, new_at)| {
         let (old, new) = (&model[old].shape, &new[new_at].shape);
         old.first() == Some(&classes) && old[1..] == new[1..]
     });
-    if !alike || classes == plan.classes() && !others {
+    if !alike || classes == graph.classes() && !differs {
         return None;
     }
     for (old, new_at) in places {
@@ -73,14 +77,14 @@ fn renew_head(
     Some(classes)
 }
 
-/// The images that filters which whiten are computed from: the first ones, as the network sees them.
+/// The images that whitening filters are computed from: the first ones, normalised.
 fn first_images(train: &Split, normalization: &Normalization) -> Vec<f32> {
-    let mut images = vec![0.0; train.len().min(WHITENED_IMAGES) * IMAGE_BYTES];
-    for (index, out) in images.chunks_exact_mut(IMAGE_BYTES).enumerate() {
+    let mut images = vec![0.0; train.len().min(WHITENED_IMAGES) * train.image_shape().elements()];
+    for (index, out) in images.chunks_exact_mut(train.image_shape().elements()).enumerate() {
         normalization.apply(train.image(index), out);
     }
     images
 }
 
-/// As many as airbench takes.
+/// As many as in airbench.
 const WHITENED_IMAGES: usize = 5_000;

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crescendo_network::Values;
+use crescendo_cpu::CpuDevices;
+use crescendo_network::TensorData;
 
 use super::*;
-use crate::checkpoint;
+use crate::tensors::TensorFile;
+use crate::{Recipe, checkpoint};
 
 /// The parameters and statistics of a run's last checkpoint.
 fn train(folder: &Path, changes: &[&str]) -> Vec<f32> {
@@ -25,19 +27,20 @@ fn train(folder: &Path, changes: &[&str]) -> Vec<f32> {
         data: &data,
         data_location: "shapes:120,10",
         init: None,
+        devices: &CpuDevices,
     };
     let folder = folder.join(changes.join(","));
     let mut run = Run::create(&folder, &start).unwrap();
-    run.train(&data, &mut (), &AtomicBool::new(false)).unwrap();
+    run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false)).unwrap();
     let last = checkpoint::list(&folder).unwrap().pop().unwrap();
     let file = TensorFile::open(&checkpoint::path(&folder, last)).unwrap();
-    let numbers = |values: Values| match values {
-        Values::F32(values) => values.to_vec(),
-        Values::I64(_) => Vec::new(),
+    let numbers = |data: TensorData| match data {
+        TensorData::F32(values) => values.to_vec(),
+        TensorData::I64(_) => Vec::new(),
     };
     let mut tensors = file.tensors("").unwrap();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    tensors.into_iter().flat_map(|tensor| numbers(tensor.values)).collect()
+    tensors.into_iter().flat_map(|tensor| numbers(tensor.data)).collect()
 }
 
 #[test]
@@ -98,13 +101,13 @@ fn precise_statistics_are_those_of_the_images() {
     let data = crescendo_data::shapes::generate(0, 120, 10);
     let folder = place.path().join(changes.join(","));
     let recipe = read_record(&folder).unwrap().recipe;
-    let open = |path: &Path| crate::Model::open(path, None, recipe.machine().unwrap()).unwrap();
+    let open = |path: &Path| crate::Model::open(path, None, &CpuDevices, &recipe.engine).unwrap();
     let path = checkpoint::path(&folder, 1);
-    let running = open(&path).evaluate(&data.test, |_| ()).loss;
+    let running = open(&path).evaluate(&data.test, |_| ()).unwrap().loss;
     let loss_with = |images: usize| {
         let mut model = open(&path);
-        model.recompute_statistics(&data.train, images);
-        model.evaluate(&data.test, |_| ()).loss
+        model.recompute_statistics(&data.train, images).unwrap();
+        model.evaluate(&data.test, |_| ()).unwrap().loss
     };
     // Up to the variance's n - 1.
     assert!((loss_with(120) / running - 1.0).abs() < 0.01, "{} {running}", loss_with(120));

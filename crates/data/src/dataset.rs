@@ -1,0 +1,90 @@
+//! A data set in memory, whatever format it was read from.
+
+use sha2::{Digest, Sha256};
+
+use crate::ImageShape;
+
+/// Images with their labels, in file order: the training, validation or test images of a data set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// The images one after another, [`image_shape`](Self::image_shape)`().elements()` bytes each.
+    pub pixels: Vec<u8>,
+    /// The class of each image, as an index into [`DataSet::classes`].
+    pub labels: Vec<u16>,
+}
+
+impl Split {
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The shape of every image.
+    pub fn image_shape(&self) -> ImageShape {
+        ImageShape::CIFAR
+    }
+
+    /// The bytes of image `index`, in the order that [`ImageShape`] describes.
+    ///
+    /// # Panics
+    /// If `index` is not less than [`len`](Self::len).
+    pub fn image(&self, index: usize) -> &[u8] {
+        let bytes = self.image_shape().elements();
+        &self.pixels[index * bytes..][..bytes]
+    }
+
+    /// Appends an image.
+    ///
+    /// # Panics
+    /// If `image` does not have the [shape](Self::image_shape)'s number of bytes.
+    pub fn push(&mut self, image: &[u8], label: u16) {
+        let bytes = self.image_shape().elements();
+        assert_eq!(image.len(), bytes, "an image has {bytes} bytes");
+        self.pixels.extend_from_slice(image);
+        self.labels.push(label);
+    }
+}
+
+/// A data set: training images and test images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataSet {
+    /// Its name, such as `CIFAR-10` or `shapes`.
+    pub name: String,
+    /// Where the images came from and how they were stored, for people to read.
+    pub format: String,
+    /// The names of the classes; a label is an index into them.
+    pub classes: Vec<String>,
+    /// The training images. Validation images are taken from them by
+    /// [`split_validation`](crate::split_validation).
+    pub train: Split,
+    /// The test images.
+    pub test: Split,
+    /// Anything unusual about the files it was read from, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl DataSet {
+    /// The shape of every image.
+    pub fn image_shape(&self) -> ImageShape {
+        self.train.image_shape()
+    }
+
+    /// The SHA-256 of all labels and pixels, in hexadecimal: the same images have the same fingerprint in
+    /// every format.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for split in [&self.train, &self.test] {
+            hash.update((split.len() as u64).to_le_bytes());
+            for label in &split.labels {
+                hash.update(label.to_le_bytes());
+            }
+            hash.update(&split.pixels);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

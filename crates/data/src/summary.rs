@@ -1,0 +1,273 @@
+//! A summary of a data set: counts, statistics and problems.
+
+use std::array;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{DataSet, ImageShape, Split};
+
+const SHAPE: ImageShape = ImageShape::CIFAR;
+
+/// A warning is given if the largest training class has more than this many times the images of the
+/// smallest.
+const MAX_IMBALANCE: usize = 3;
+
+/// A summary of a data set; its `Display` is a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The data set's name.
+    pub name: String,
+    /// Where the images came from and how they were stored.
+    pub format: String,
+    /// The number of images of each class.
+    pub classes: Vec<ClassCount>,
+    /// The number of training images.
+    pub train: usize,
+    /// The number of test images.
+    pub test: usize,
+    /// The mean of each channel: [`channel_statistics`] of the training images.
+    pub mean: [f64; 3],
+    /// The standard deviation of each channel: [`channel_statistics`] of the training images.
+    pub std: [f64; 3],
+    /// [`DataSet::fingerprint`].
+    pub fingerprint: String,
+    /// Anything that looks wrong, one sentence each; empty if nothing does.
+    pub problems: Vec<String>,
+}
+
+/// The number of images of one class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The name of the class.
+    pub name: String,
+    /// The number of its training images.
+    pub train: usize,
+    /// The number of its test images.
+    pub test: usize,
+}
+
+/// Summarises a data set and looks for problems: duplicates, images of one colour, missing or very unequal
+/// classes.
+pub fn summarize(set: &DataSet) -> Summary {
+    let (train, test) = (count(&set.train, &set.classes), count(&set.test, &set.classes));
+    let counts = set.classes.iter().zip(train.into_iter().zip(test));
+    let classes: Vec<ClassCount> = counts
+        .map(|(name, (train, test))| ClassCount { name: name.clone(), train, test })
+        .collect();
+    let (mean, std) = channel_statistics(&set.train);
+    Summary {
+        name: set.name.clone(),
+        format: set.format.clone(),
+        problems: problems(set, &classes),
+        classes,
+        train: set.train.len(),
+        test: set.test.len(),
+        mean,
+        std,
+        fingerprint: set.fingerprint(),
+    }
+}
+
+/// The mean and the population standard deviation of each channel, of `byte / 255`; zero if there are no
+/// images. The sums are of integers, so the result does not depend on the order of the images.
+pub fn channel_statistics(split: &Split) -> ([f64; 3], [f64; 3]) {
+    let mut sums = [0_u64; SHAPE.channels];
+    let mut squares = [0_u64; SHAPE.channels];
+    for (plane, bytes) in split.pixels.chunks_exact(SHAPE.plane()).enumerate() {
+        sums[plane % SHAPE.channels] += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        squares[plane % SHAPE.channels] +=
+            bytes.iter().map(|byte| u64::from(*byte).pow(2)).sum::<u64>();
+    }
+    let count = (split.len().max(1) * SHAPE.plane()) as u128;
+    let scale = count as f64 * 255.0;
+    let mean = sums.map(|sum| sum as f64 / scale);
+    let std = array::from_fn(|channel| {
+        let square = count * u128::from(squares[channel]) - u128::from(sums[channel]).pow(2);
+        (square as f64).sqrt() / scale
+    });
+    (mean, std)
+}
+
+fn count(split: &Split, classes: &[String]) -> Vec<usize> {
+    let mut counts = vec![0; classes.len()];
+    for label in &split.labels {
+        counts[usize::from(*label)] += 1;
+    }
+    counts
+}
+
+fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
+    let mut problems = set.warnings.clone();
+
+    let mut seen = HashSet::new();
+    let splits = [(&set.train, "training"), (&set.test, "test")];
+    let mut report = |count: usize, (split, purpose): (&Split, &str), what: &str| {
+        if count > 0 {
+            problems.push(format!("{count} of {} {purpose} images are {what}", split.len()));
+        }
+    };
+    let duplicates = all(&set.train).filter(|image| !seen.insert(*image)).count();
+    report(duplicates, splits[0], "exact copies of earlier ones");
+    let leaked = all(&set.test).filter(|image| seen.contains(image)).count();
+    let what = "exact copies of training images, so the test accuracy will be too high";
+    report(leaked, splits[1], what);
+    seen.clear();
+    let duplicates = all(&set.test).filter(|image| !seen.insert(*image)).count();
+    report(duplicates, splits[1], "exact copies of earlier ones");
+    for split in splits {
+        let constant = all(split.0).filter(|image| is_constant(image)).count();
+        report(constant, split, "of a single colour");
+    }
+
+    for ClassCount { name, train, test } in classes {
+        for (count, purpose) in [(train, "training"), (test, "test")] {
+            if *count == 0 {
+                problems.push(format!("no {purpose} images of {name}"));
+            }
+        }
+    }
+    let present = || classes.iter().filter(|class| class.train > 0);
+    let smallest = present().min_by_key(|class| class.train);
+    let largest = present().max_by_key(|class| class.train);
+    if let (Some(smallest), Some(largest)) = (smallest, largest)
+        && largest.train > MAX_IMBALANCE * smallest.train
+    {
+        problems.push(format!(
+            "very unequal classes: {} training images of {}, but {} of {}",
+            largest.train, largest.name, smallest.train, smallest.name
+        ));
+    }
+    problems
+}
+
+fn all(split: &Split) -> impl Iterator<Item = &[u8]> {
+    (0..split.len()).map(|index| split.image(index))
+}
+
+fn is_constant(image: &[u8]) -> bool {
+    let one_value = |plane: &[u8]| plane.iter().all(|byte| *byte == plane[0]);
+    image.chunks_exact(SHAPE.plane()).all(one_value)
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let longest = self.classes.iter().map(|class| class.name.chars().count()).max();
+        let width = longest.unwrap_or(0).max("fingerprint".len());
+        writeln!(f, "{} ({})", self.name, self.format)?;
+        writeln!(f)?;
+        writeln!(f, "{:width$} {:>9} {:>9}", "images", "train", "test")?;
+        for ClassCount { name, train, test } in &self.classes {
+            writeln!(f, "{name:width$} {train:>9} {test:>9}")?;
+        }
+        writeln!(f, "{:width$} {:>9} {:>9}", "all", self.train, self.test)?;
+        writeln!(f)?;
+        writeln!(f, "{:width$} {:>9} {:>9} {:>9}", "channels", "red", "green", "blue")?;
+        for (name, [red, green, blue]) in [("mean", self.mean), ("std", self.std)] {
+            writeln!(f, "{name:width$} {red:>9.6} {green:>9.6} {blue:>9.6}")?;
+        }
+        writeln!(f)?;
+        writeln!(f, "{:width$} {}", "fingerprint", self.fingerprint)?;
+        if self.problems.is_empty() {
+            return write!(f, "{:width$} none", "problems");
+        }
+        write!(f, "problems")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ELEMENTS: usize = SHAPE.elements();
+
+    /// A different image for each seed.
+    fn image(seed: u8) -> [u8; ELEMENTS] {
+        array::from_fn(|index| (index as u8).wrapping_mul(seed).wrapping_add(seed))
+    }
+
+    fn set(train: &[(u8, u16)], test: &[(u8, u16)]) -> DataSet {
+        let split = |images: &[(u8, u16)]| {
+            let mut split = Split::default();
+            images.iter().for_each(|(seed, label)| split.push(&image(*seed), *label));
+            split
+        };
+        DataSet {
+            name: "small".into(),
+            format: "made for a test".into(),
+            classes: vec!["cat".into(), "dog".into()],
+            train: split(train),
+            test: split(test),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn statistics_are_of_each_channel() {
+        let mut split = Split::default();
+        let mut image = [0; ELEMENTS];
+        image[..1024].fill(255);
+        image[1024..1536].fill(51);
+        split.push(&image, 0);
+        image[..1024].fill(0);
+        split.push(&image, 0);
+        let (mean, std) = channel_statistics(&split);
+        for (actual, expected) in mean.iter().chain(&std).zip([0.5, 0.1, 0.0, 0.5, 0.1, 0.0]) {
+            assert!((actual - expected).abs() < 1e-15, "{mean:?} {std:?}");
+        }
+        assert_eq!(channel_statistics(&Split::default()), ([0.0; 3], [0.0; 3]));
+    }
+
+    #[test]
+    fn a_good_data_set_has_no_problems() {
+        let summary = summarize(&set(&[(1, 0), (2, 1), (3, 1)], &[(4, 0), (5, 1)]));
+        assert_eq!(summary.problems, [""; 0]);
+        assert_eq!((summary.train, summary.test), (3, 2));
+        assert_eq!(summary.classes[1], ClassCount { name: "dog".into(), train: 2, test: 1 });
+    }
+
+    #[test]
+    fn problems_are_found() {
+        // Seed 0 makes a black image.
+        let summary =
+            summarize(&set(&[(1, 0), (1, 0), (2, 0), (0, 0), (3, 1)], &[(1, 0), (9, 0), (9, 0)]));
+        assert_eq!(
+            summary.problems,
+            [
+                "1 of 5 training images are exact copies of earlier ones",
+                "1 of 3 test images are exact copies of training images, so the test accuracy will be \
+                 too high",
+                "1 of 3 test images are exact copies of earlier ones",
+                "1 of 5 training images are of a single colour",
+                "no test images of dog",
+                "very unequal classes: 4 training images of cat, but 1 of dog",
+            ]
+        );
+    }
+
+    #[test]
+    fn it_is_displayed_as_a_table() {
+        let mut summary = summarize(&set(&[(1, 0), (2, 1)], &[(4, 0), (5, 1)]));
+        (summary.mean, summary.std) = ([0.25, 0.5, 0.125], [0.1, 0.2, 0.3]);
+        summary.fingerprint = "abc".into();
+        let expected = "\
+small (made for a test)
+
+images          train      test
+cat                 1         1
+dog                 1         1
+all                 2         2
+
+channels          red     green      blue
+mean         0.250000  0.500000  0.125000
+std          0.100000  0.200000  0.300000
+
+fingerprint abc
+problems    none";
+        assert_eq!(summary.to_string(), expected);
+        summary.problems = vec!["no test images of cat".into()];
+        assert!(summary.to_string().ends_with("problems\n  no test images of cat"));
+    }
+}

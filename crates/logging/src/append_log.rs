@@ -1,0 +1,51 @@
+//! Append-only files in a run's folder, truncated only when a run is resumed.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crescendo_training::Error;
+use crescendo_training::events::Marks;
+
+/// An append-only file. When it is opened, everything after its mark is cut off: the resumed run
+/// repeats the updates after its last saved state and logs them again.
+pub(crate) struct AppendLog {
+    name: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl AppendLog {
+    /// Opens the file `name` in a run's `folder` and truncates it to its mark. An empty file begins
+    /// with `header`.
+    pub(crate) fn open(
+        folder: &Path,
+        name: &'static str,
+        header: impl AsRef<[u8]>,
+        marks: &Marks,
+    ) -> Result<Self, Error> {
+        let path = folder.join(name);
+        let io = |error| Error::io("write", &path, error);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let length = length.min(marks.get(name).copied().unwrap_or(0));
+        file.set_len(length).map_err(io)?;
+        let mut log = AppendLog { name, path, file };
+        if length == 0 {
+            log.append(header)?;
+        }
+        Ok(log)
+    }
+
+    /// Writes `bytes` at the end of the file.
+    pub(crate) fn append(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.file.write_all(bytes.as_ref()).map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Flushes the file to disk and returns its mark: its name and its length in bytes.
+    pub(crate) fn mark(&mut self) -> Result<(String, u64), Error> {
+        let length = self.file.sync_data().and_then(|()| self.file.metadata());
+        let length = length.map_err(|error| Error::io("write", &self.path, error))?.len();
+        Ok((self.name.to_owned(), length))
+    }
+}

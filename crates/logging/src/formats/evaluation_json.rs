@@ -1,0 +1,218 @@
+//! `evaluation.json`: the latest evaluation of each split, with its confusion matrix and the images
+//! that were misclassified most confidently. Field names are the keys of the file.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use crescendo_data::ImageShape;
+use crescendo_training::events::EvaluatedSplit;
+use crescendo_training::{Error, Evaluation, Misclassified, write_atomically};
+use serde::{Deserialize, Serialize};
+
+/// The content of the file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct EvaluationFile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<EvaluationRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<EvaluationRecord>,
+}
+
+/// An evaluation of one split.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    pub epoch: u32,
+    pub accuracy: f64,
+    /// `None` if it is not finite, which JSON cannot represent.
+    pub loss: Option<f64>,
+    /// Views of each image whose predictions were averaged; missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<usize>,
+    pub classes: Vec<String>,
+    /// Row: the label; column: the prediction.
+    pub confusion: Vec<Vec<u64>>,
+    pub mistakes: Vec<MisclassifiedImage>,
+}
+
+/// A misclassified image. Label and answer (the prediction) are indices of classes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MisclassifiedImage {
+    pub index: usize,
+    pub label: usize,
+    pub answer: usize,
+    pub probability: f64,
+    /// Red, green and blue planes, one byte per pixel; base64 in the file.
+    #[serde(with = "in_base64")]
+    pub image: Vec<u8>,
+}
+
+mod in_base64 {
+    use super::{Engine, STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(|_| D::Error::custom("an image is not valid base64"))
+    }
+}
+
+impl EvaluationFile {
+    /// Reads the file of the run in `folder`; empty if nothing was evaluated yet.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is damaged.
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let path = path(folder);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let damaged = |problem: &str| {
+            let problem = format!(
+                "is damaged ({problem}): remove it; the next evaluation of the run recreates it"
+            );
+            Error::bad(&path, problem)
+        };
+        let file: Self = serde_json::from_str(&text).map_err(|error| {
+            // serde's own messages name types of this program.
+            let (line, column) = (error.line(), error.column());
+            damaged(&format!("unexpected content at line {line}, column {column}"))
+        })?;
+        for record in [&file.test, &file.validation].into_iter().flatten() {
+            record.check().map_err(damaged)?;
+        }
+        Ok(file)
+    }
+
+    /// Replaces the evaluation of a split and writes the file into the run's `folder`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn update(
+        &mut self,
+        folder: &Path,
+        split: EvaluatedSplit,
+        record: EvaluationRecord,
+    ) -> Result<(), Error> {
+        match split {
+            EvaluatedSplit::Test => self.test = Some(record),
+            EvaluatedSplit::Validation => self.validation = Some(record),
+        }
+        let text = serde_json::to_string(self).expect("all keys are strings");
+        write_atomically(&path(folder), |file| file.write_all(text.as_bytes()))
+    }
+}
+
+impl EvaluationRecord {
+    /// The record of an evaluation after `epoch`.
+    pub fn new(epoch: u32, evaluation: &Evaluation, classes: &[String]) -> Self {
+        let record = |image: &Misclassified| MisclassifiedImage {
+            index: image.index,
+            label: image.label,
+            answer: image.prediction,
+            probability: image.probability,
+            image: image.image.clone(),
+        };
+        let finite = |image: &&Misclassified| image.probability.is_finite();
+        let misclassified = evaluation.misclassified.iter().filter(finite);
+        EvaluationRecord {
+            epoch,
+            accuracy: evaluation.accuracy(),
+            loss: Some(evaluation.loss).filter(|loss| loss.is_finite()),
+            views: Some(evaluation.views),
+            classes: classes.to_vec(),
+            confusion: evaluation.confusion.clone(),
+            mistakes: misclassified.map(record).collect(),
+        }
+    }
+
+    /// Checks that the parts fit together, so that code that shows them can rely on it.
+    fn check(&self) -> Result<(), &'static str> {
+        let classes = self.classes.len();
+        let square = self.confusion.len() == classes
+            && self.confusion.iter().all(|predictions| predictions.len() == classes);
+        let counts = self.confusion.iter().flatten();
+        if !square || counts.copied().try_fold(0, u64::checked_add).is_none() {
+            return Err("the confusion matrix does not fit the classes");
+        }
+        let fits = |image: &MisclassifiedImage| {
+            image.label < classes
+                && image.answer < classes
+                && image.image.len() == ImageShape::CIFAR.elements()
+        };
+        if !self.mistakes.iter().all(fits) {
+            return Err("a misclassified image has an unknown class or no pixels");
+        }
+        Ok(())
+    }
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("evaluation.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluation() -> Evaluation {
+        let image = Misclassified {
+            index: 7,
+            label: 0,
+            prediction: 1,
+            probability: 0.75,
+            image: vec![9; ImageShape::CIFAR.elements()],
+        };
+        let confusion = vec![vec![3, 1], vec![0, 4]];
+        Evaluation { confusion, loss: 0.5, views: 6, misclassified: vec![image] }
+    }
+
+    #[test]
+    fn the_latest_of_each_split_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let classes = ["cat", "dog"].map(String::from);
+        assert!(EvaluationFile::read(folder).unwrap().test.is_none());
+        for (split, epoch) in
+            [(EvaluatedSplit::Validation, 1), (EvaluatedSplit::Test, 2), (EvaluatedSplit::Test, 4)]
+        {
+            let record = EvaluationRecord::new(epoch, &evaluation(), &classes);
+            EvaluationFile::read(folder).unwrap().update(folder, split, record).unwrap();
+        }
+        let file = EvaluationFile::read(folder).unwrap();
+        let (test, validation) = (file.test.unwrap(), file.validation.unwrap());
+        assert_eq!((test.epoch, validation.epoch), (4, 1));
+        assert_eq!((test.accuracy, test.loss), (0.875, Some(0.5)));
+        assert_eq!(test.mistakes[0].image, evaluation().misclassified[0].image);
+    }
+
+    #[test]
+    fn damaged_files_are_rejected() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry =
+            r#"{"epoch":1,"accuracy":1,"loss":null,"classes":["a"],"confusion":C,"mistakes":M}"#;
+        let wrong = r#"[{"index":0,"label":0,"answer":0,"probability":1,"image":"AA=="}]"#;
+        for (confusion, mistakes) in [
+            ("[[1]]", "[1]"),
+            ("[[1,2]]", "[]"),
+            ("[]", "[]"),
+            ("[[-1]]", "[]"),
+            ("[[1]]", wrong),
+            ("[[1]]", &wrong.replace("AA==", "!")),
+            ("[[1]]", &wrong.replace("\"label\":0", "\"label\":1")),
+        ] {
+            let entry = entry.replace("C", confusion).replace("M", mistakes);
+            fs::write(path(folder.path()), format!("{{\"test\":{entry}}}")).unwrap();
+            let complaint = EvaluationFile::read(folder.path()).unwrap_err().to_string();
+            assert!(complaint.contains("evaluation.json: is damaged ("), "{complaint}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! `epochs.csv`, `decisions.csv` and `steps.csv`: their columns, how rows are written, and how they
+//! are read again.
+
+use std::path::Path;
+
+use crescendo_training::Error;
+use crescendo_training::events::{Decision, Epoch, Step};
+
+use super::csv::{CsvRow, CsvTable, quote};
+
+/// The header of `epochs.csv`.
+pub const EPOCHS_HEADER: &str = "epoch,updates,batch_size,learning_rate,train_loss,test_accuracy,\
+                                 seconds,images_per_second,validation_accuracy,train_accuracy,\
+                                 validation_loss,noise_scale\n";
+/// The header of `decisions.csv`.
+pub const DECISIONS_HEADER: &str = "epoch,updates,what,from,to,reason,metric,value,best,\
+                                    epochs_without_improvement,noise_scale\n";
+/// The header of `steps.csv`.
+pub const STEPS_HEADER: &str = "step,epoch,batch_size,learning_rate,loss\n";
+
+/// A row of `epochs.csv` as it is read; files of earlier versions have fewer columns.
+#[derive(Debug, Default)]
+pub struct EpochRow {
+    pub epoch: u32,
+    pub updates: Option<u64>,
+    pub batch_size: Option<f64>,
+    pub learning_rate: Option<f64>,
+    pub train_loss: f64,
+    pub train_accuracy: Option<f64>,
+    pub validation_loss: Option<f64>,
+    pub validation_accuracy: Option<f64>,
+    pub test_accuracy: Option<f64>,
+    pub noise_scale: Option<f64>,
+    pub seconds: Option<f64>,
+    pub images_per_second: Option<f64>,
+}
+
+/// A row of `decisions.csv` as it is read.
+#[derive(Debug)]
+pub struct DecisionRow {
+    pub epoch: u32,
+    pub updates: Option<u64>,
+    pub what: String,
+    pub from: f64,
+    pub to: f64,
+    /// Empty if it is not known.
+    pub reason: String,
+    /// The monitored metric's name, value, and best value before.
+    pub metric: Option<(String, f64, f64)>,
+    pub epochs_without_improvement: Option<u64>,
+    pub noise_scale: Option<f64>,
+}
+
+/// A line of `epochs.csv`.
+pub fn epoch_line(epoch: &Epoch) -> String {
+    let accuracy = |value: Option<f64>| cell(value, 4);
+    format!(
+        "{},{},{},{},{:.6},{},{:.3},{:.1},{},{:.4},{},{}\n",
+        epoch.epoch,
+        epoch.updates,
+        epoch.batch_size,
+        epoch.learning_rate,
+        epoch.train_loss,
+        accuracy(epoch.test_accuracy),
+        epoch.seconds,
+        epoch.images_per_second,
+        accuracy(epoch.validation_accuracy),
+        epoch.train_accuracy,
+        cell(epoch.validation_loss, 6),
+        cell(epoch.noise_scale, 1),
+    )
+}
+
+/// A line of `decisions.csv`.
+pub fn decision_line(decision: &Decision) -> String {
+    let Decision { epoch, updates, from, to, metric, noise_scale, .. } = decision;
+    let what = decision.what.name();
+    let reason = quote(&decision.reason);
+    let metric = match metric {
+        Some(metric) => format!(
+            "{},{},{},{}",
+            metric.name,
+            cell(Some(metric.value), 6),
+            cell(Some(metric.best), 6),
+            metric.epochs
+        ),
+        None => ",,,".to_owned(),
+    };
+    let noise_scale = cell(*noise_scale, 1);
+    format!("{epoch},{updates},{what},{from},{to},{reason},{metric},{noise_scale}\n")
+}
+
+/// A line of `steps.csv`.
+pub fn step_line(step: &Step) -> String {
+    let Step { update, epoch, batch_size, learning_rate, loss, .. } = step;
+    format!("{update},{epoch},{batch_size},{learning_rate},{loss}\n")
+}
+
+/// A number with this many decimals; empty if it is unknown or not finite.
+fn cell(value: Option<f64>, decimals: usize) -> String {
+    let value = value.filter(|value| value.is_finite());
+    value.map_or(String::new(), |value| format!("{value:.decimals$}"))
+}
+
+/// The rows of `epochs.csv` at `path`; none if there is no file.
+///
+/// # Errors
+/// If the file cannot be read or is damaged.
+pub fn read_epochs(path: &Path) -> Result<Vec<EpochRow>, Error> {
+    read(path, epoch_row)
+}
+
+/// The rows of `decisions.csv` at `path`; none if there is no file.
+///
+/// # Errors
+/// If the file cannot be read or is damaged.
+pub fn read_decisions(path: &Path) -> Result<Vec<DecisionRow>, Error> {
+    read(path, decision_row)
+}
+
+fn read<T>(path: &Path, row: impl Fn(&CsvRow) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    let Some(table) = CsvTable::read(path)? else { return Ok(Vec::new()) };
+    table.rows().map(|cells| row(&cells)).collect()
+}
+
+fn epoch_row(row: &CsvRow) -> Result<EpochRow, Error> {
+    Ok(EpochRow {
+        epoch: row.epoch()?,
+        updates: row.integer("updates")?,
+        batch_size: row.number("batch_size")?,
+        learning_rate: row.number("learning_rate")?,
+        train_loss: row.required("train_loss")?,
+        train_accuracy: row.number("train_accuracy")?,
+        validation_loss: row.number("validation_loss")?,
+        validation_accuracy: row.number("validation_accuracy")?,
+        test_accuracy: row.number("test_accuracy")?,
+        noise_scale: row.number("noise_scale")?,
+        seconds: row.number("seconds")?,
+        images_per_second: row.number("images_per_second")?,
+    })
+}
+
+fn decision_row(row: &CsvRow) -> Result<DecisionRow, Error> {
+    let metric = match (row.text("metric"), row.number("value")?, row.number("best")?) {
+        (name, Some(value), Some(best)) => Some((name.to_owned(), value, best)),
+        _ => None,
+    };
+    Ok(DecisionRow {
+        epoch: row.epoch()?,
+        updates: row.integer("updates")?,
+        what: row.text("what").to_owned(),
+        from: row.required("from")?,
+        to: row.required("to")?,
+        reason: row.text("reason").to_owned(),
+        metric,
+        epochs_without_improvement: row.integer("epochs_without_improvement")?,
+        noise_scale: row.number("noise_scale")?,
+    })
+}

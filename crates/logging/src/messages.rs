@@ -1,0 +1,162 @@
+//! Events as text, for the terminal, `log.txt` and TensorBoard; and how numbers are written for
+//! people.
+//!
+//! The lines about epochs, checkpoints, batch sizes and the test accuracy are those of the paper's
+//! program (course report CSCE 636, Anmol Anand); scripts parse them.
+
+use std::time::Duration;
+
+use crescendo_training::events::{Decision, DecisionKind, Event};
+
+/// The message of an event, in one or more lines; `None` for an event without a message.
+pub(crate) fn message(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Started { description, resumed_at: None, .. } => format!("Training {description}"),
+        Event::Started { description, resumed_at: Some(updates), .. } => {
+            format!("Resuming after {updates} updates: {description}")
+        }
+        Event::Changed { key, from, to } => format!("Changing {key} from {from} to {to}"),
+        Event::Note(note) => note.clone(),
+        Event::Decision(decision) => decision_message(decision),
+        Event::MicroBatches { batch_size, micro_batch_size: part, ghost } => {
+            let why = if *ghost { "" } else { " (whole batches do not fit in batch.memory_limit)" };
+            format!(
+                "Batches of {batch_size} are computed in micro-batches of {part} with gradient \
+                 accumulation: BatchNorm's statistics are those of each micro-batch{why}"
+            )
+        }
+        Event::Epoch(epoch) => {
+            let mut line = format!(
+                "Epoch {} Loss {:.6} Duration {:.3} seconds.",
+                epoch.epoch, epoch.train_loss, epoch.seconds
+            );
+            let accuracies =
+                [("Validation", epoch.validation_accuracy), ("Test", epoch.test_accuracy)];
+            for (name, accuracy) in accuracies {
+                if let Some(accuracy) = accuracy {
+                    line +=
+                        &format!("\n{name} accuracy after epoch {}: {accuracy:.4}", epoch.epoch);
+                }
+            }
+            line
+        }
+        Event::Checkpoint(_) => "Checkpoint has been created.".to_owned(),
+        Event::Interrupted { folder } => format!(
+            "Stopped; the state is saved. Resume with: crescendo train --resume {}",
+            folder.display()
+        ),
+        Event::Finished { folder, test_accuracy, already } => {
+            let folder = folder.display();
+            let accuracy = match test_accuracy {
+                Some(accuracy) => format!("Test accuracy: {accuracy:.4}\n"),
+                None => String::new(),
+            };
+            if *already {
+                format!(
+                    "This run is already finished; --epochs N trains it for N epochs in total.\n\
+                     {accuracy}Run: {folder}"
+                )
+            } else {
+                format!("{accuracy}Run: {folder}")
+            }
+        }
+        Event::Step(_) | Event::Evaluating { .. } | Event::Evaluated { .. } => return None,
+    })
+}
+
+/// A decision with its reason, if there is one.
+fn decision_message(decision: &Decision) -> String {
+    let Decision { what, from, to, reason, .. } = decision;
+    let (verb, what) = match (what, to > from) {
+        (DecisionKind::BatchSize, true) => ("Increasing", "batch size"),
+        (DecisionKind::BatchSize, false) => ("Decreasing", "batch size"),
+        (DecisionKind::LearningRate, true) => ("Raising", "learning rate"),
+        (DecisionKind::LearningRate, false) => ("Lowering", "learning rate"),
+        (DecisionKind::ImageSize, true) => ("Increasing", "image size"),
+        (DecisionKind::ImageSize, false) => ("Decreasing", "image size"),
+    };
+    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    format!("{verb} {what} from {} to {}{reason}", display_value(*from), display_value(*to))
+}
+
+/// The value without rounding errors in its last digits, such as those of 0.1 * 0.1.
+pub(crate) fn display_value(value: f64) -> f64 {
+    format!("{value:.8e}").parse().unwrap_or(value)
+}
+
+/// A duration for people: seconds, minutes or hours.
+pub(crate) fn display_seconds(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes}:{seconds:02} min"),
+        (hours, minutes, _) => format!("{hours}:{minutes:02} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(what: DecisionKind, from: f64, to: f64, reason: &str) -> Option<String> {
+        let (metric, noise_scale, reason) = (None, None, reason.to_owned());
+        let decision =
+            Decision { epoch: 61, updates: 24_000, what, from, to, reason, metric, noise_scale };
+        message(&Event::Decision(decision))
+    }
+
+    #[test]
+    fn decisions_are_messages_in_the_papers_words() {
+        for (what, from, to, reason, expected) in [
+            (DecisionKind::BatchSize, 125.0, 250.0, "", "Increasing batch size from 125 to 250"),
+            (
+                DecisionKind::BatchSize,
+                1e6,
+                125.0,
+                "why",
+                "Decreasing batch size from 1000000 to 125 (why)",
+            ),
+            (
+                DecisionKind::ImageSize,
+                16.0,
+                32.0,
+                "by data.sides",
+                "Increasing image size from 16 to 32 (by data.sides)",
+            ),
+            (DecisionKind::LearningRate, 0.01, 0.1, "", "Raising learning rate from 0.01 to 0.1"),
+            (
+                DecisionKind::LearningRate,
+                0.1,
+                0.1 * 0.1,
+                "train_loss stopped improving",
+                "Lowering learning rate from 0.1 to 0.01 (train_loss stopped improving)",
+            ),
+        ] {
+            assert_eq!(decision(what, from, to, reason).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let times = [3.9, 75.0, 3725.0, f64::NAN].map(display_seconds);
+        assert_eq!(times, ["3 s", "1:15 min", "1:02 h", "0 s"]);
+    }
+
+    #[test]
+    fn gradient_accumulation_is_explained() {
+        let micro_batches = |ghost| {
+            message(&Event::MicroBatches { batch_size: 8000, micro_batch_size: 2000, ghost })
+                .unwrap()
+        };
+        let asked = micro_batches(true);
+        assert_eq!(
+            asked,
+            "Batches of 8000 are computed in micro-batches of 2000 with gradient accumulation: \
+             BatchNorm's statistics are those of each micro-batch"
+        );
+        assert_eq!(
+            micro_batches(false),
+            asked + " (whole batches do not fit in batch.memory_limit)"
+        );
+    }
+}

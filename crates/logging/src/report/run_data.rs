@@ -1,0 +1,124 @@
+//! What a report shows of a run, read from the run's folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crescendo_training::{About, Error, Recipe, Record, read_record};
+
+use super::paper;
+use crate::formats::evaluation_json::EvaluationFile;
+use crate::formats::tables::{DecisionRow, EpochRow, read_decisions, read_epochs};
+
+/// A run as its folder describes it.
+#[derive(Debug)]
+pub struct RunData {
+    /// The run's name in a report of several runs. Default: the folder's name.
+    pub label: String,
+    /// Runs of the same group have the same colour.
+    pub group: usize,
+    pub(super) folder: PathBuf,
+    pub(super) about: About,
+    /// Epochs and updates that the recipe asks for; 0 updates means no limit.
+    pub(super) planned: (u32, u64),
+    /// Whether it trains the paper's network on the paper's data, so that the paper's numbers are
+    /// drawn too.
+    pub(super) follows_paper: bool,
+    /// The text of `recipe.toml`.
+    pub(super) recipe: String,
+    pub(super) epochs: Vec<EpochRow>,
+    pub(super) decisions: Vec<DecisionRow>,
+    pub(super) evaluations: EvaluationFile,
+}
+
+/// Whether a run trains the paper's network on the paper's data by one of its recipes.
+pub(super) fn follows_paper(record: &Record) -> bool {
+    let Record { recipe, run } = record;
+    let paper = || Recipe::load::<&str>("report", &[]);
+    // The recipe is loaded only if the rest agrees: a report is written after every epoch.
+    paper::RECIPES.contains(&&run.recipe[..])
+        && run.data_name == paper::DATA
+        && paper().is_ok_and(|paper| recipe.network == paper.network)
+}
+
+impl RunData {
+    /// Reads the folder of a run, finished or not.
+    ///
+    /// # Errors
+    /// If `folder` is not a run's folder, or a file in it is damaged. Missing files are no error: a
+    /// new run has none of them, a run of an earlier version not all.
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let record = read_record(folder)?;
+        let path = folder.join("recipe.toml");
+        let recipe = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+        let epochs = read_epochs(&folder.join("epochs.csv"))?;
+        let mut decisions = read_decisions(&folder.join("decisions.csv"))?;
+        if decisions.is_empty() {
+            decisions = batch_size_changes(&epochs);
+        }
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        Ok(RunData {
+            label: name.to_string_lossy().into_owned(),
+            group: 0,
+            folder: folder.to_owned(),
+            planned: (record.recipe.train.epochs, record.recipe.train.max_steps),
+            follows_paper: follows_paper(&record),
+            about: record.run,
+            recipe,
+            epochs,
+            decisions,
+            evaluations: EvaluationFile::read(folder)?,
+        })
+    }
+
+    /// The recipe and the data set.
+    pub(super) fn title(&self) -> String {
+        let recipe = Path::new(&self.about.recipe);
+        let name = recipe.file_name().unwrap_or(recipe.as_os_str()).to_string_lossy();
+        format!("{name} on {}", self.about.data_name)
+    }
+
+    /// Whether the run has done all epochs or updates that the recipe asks for.
+    pub(super) fn finished(&self) -> bool {
+        let (epochs, updates) = self.planned;
+        let enough = |last: &EpochRow| {
+            last.epoch >= epochs
+                || (updates > 0 && last.updates.is_some_and(|done| done >= updates))
+        };
+        self.epochs.last().map_or(epochs == 0, enough)
+    }
+
+    /// The last value of a column and its epoch.
+    pub(super) fn last(&self, column: impl Fn(&EpochRow) -> Option<f64>) -> Option<(u32, f64)> {
+        self.epochs.iter().rev().find_map(|row| Some((row.epoch, column(row)?)))
+    }
+
+    /// All values of a column and their epochs.
+    pub(super) fn column(&self, column: impl Fn(&EpochRow) -> Option<f64>) -> Vec<(u32, f64)> {
+        self.epochs.iter().filter_map(|row| Some((row.epoch, column(row)?))).collect()
+    }
+
+    /// Seconds of training in all, if `epochs.csv` has them.
+    pub(super) fn seconds(&self) -> Option<f64> {
+        let seconds: Vec<f64> = self.epochs.iter().filter_map(|row| row.seconds).collect();
+        (!seconds.is_empty()).then(|| seconds.iter().sum())
+    }
+}
+
+/// The decisions of a run without `decisions.csv`: where the batch size changes.
+fn batch_size_changes(epochs: &[EpochRow]) -> Vec<DecisionRow> {
+    let change = |pair: &[EpochRow]| {
+        let (from, to) = (pair[0].batch_size?, pair[1].batch_size?);
+        (from != to).then(|| DecisionRow {
+            epoch: pair[1].epoch,
+            updates: pair[0].updates,
+            what: "batch_size".to_owned(),
+            from,
+            to,
+            reason: String::new(),
+            metric: None,
+            epochs_without_improvement: None,
+            noise_scale: None,
+        })
+    };
+    epochs.windows(2).filter_map(change).collect()
+}

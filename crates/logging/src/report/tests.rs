@@ -1,0 +1,272 @@
+//! Whole reports, made from folders with known contents.
+
+use std::fs;
+use std::path::Path;
+
+use crescendo_cpu::CpuDevices;
+use crescendo_data::ImageShape;
+use crescendo_training::events::{EvaluatedSplit, Marks};
+use crescendo_training::{Evaluation, Misclassified, Recipe, Run, Start, read_record};
+use tempfile::TempDir;
+
+use super::*;
+use crate::formats::csv;
+use crate::formats::evaluation_json::{EvaluationFile, EvaluationRecord};
+
+const HOSTILE: &str = "<script>alert('&\"1')</script>";
+
+const EPOCHS: &str = "epoch,updates,batch_size,learning_rate,train_loss,test_accuracy,seconds,\
+                      images_per_second,validation_accuracy,train_accuracy,validation_loss,noise_scale\n\
+                      1,8,25,0.1,2.31,,1.5,130.5,0.2,0.15,2.35,\n\
+                      2,16,25,0.1,1.92,0.31,1.5,131.5,0.3,0.25,2.05,80.5\n\
+                      3,20,50,0.05,1.5,0.4123,1.4,140,0.4,0.45,1.75,120.0\n";
+
+/// The folder of a new run, which is to train for more epochs than [`EPOCHS`] has.
+fn new_run(recipe_name: &str) -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let data = crescendo_data::shapes::generate(0, 300, 50);
+    let recipe = Recipe::load("quick", &["train.epochs=14", "network.widths=[4, 4, 4]"]).unwrap();
+    let start = Start {
+        recipe: &recipe,
+        recipe_name,
+        data: &data,
+        data_location: HOSTILE,
+        init: None,
+        devices: &CpuDevices,
+    };
+    Run::create(&place.path().join("run"), &start).unwrap();
+    place
+}
+
+/// A run with everything that a report can show.
+fn full_run(recipe_name: &str) -> TempDir {
+    let place = new_run(recipe_name);
+    let folder = place.path().join("run");
+    fs::write(folder.join("epochs.csv"), EPOCHS).unwrap();
+    let decisions = format!(
+        "epoch,updates,what,from,to,reason,metric,value,best,epochs_without_improvement,noise_scale\n\
+         3,16,batch_size,25,50,{},train_loss,1.92,1.91,2,80.5\n\
+         3,16,learning_rate,0.1,0.05,with it,,,,,\n",
+        csv::quote(&format!("no gain, {HOSTILE}"))
+    );
+    fs::write(folder.join("decisions.csv"), decisions).unwrap();
+    let image = Misclassified {
+        index: 7,
+        label: 0,
+        prediction: 1,
+        probability: 0.987,
+        image: vec![9; ImageShape::CIFAR.elements()],
+    };
+    let evaluation = Evaluation {
+        confusion: vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]],
+        loss: 0.512,
+        views: 6,
+        misclassified: vec![image],
+    };
+    let classes = ["cat", HOSTILE, "empty"].map(String::from);
+    for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
+        let record = EvaluationRecord::new(3, &evaluation, &classes);
+        EvaluationFile::read(&folder).unwrap().update(&folder, split, record).unwrap();
+    }
+    place
+}
+
+fn read(place: &TempDir) -> RunData {
+    RunData::read(&place.path().join("run")).unwrap()
+}
+
+/// Checks that every element is closed, nothing is loaded from elsewhere, and there are no scripts.
+#[track_caller]
+fn check(report: &str) {
+    assert!(report.starts_with(html::MARKER));
+    let lower = report.to_lowercase();
+    for word in
+        ["<script", "http:", "https:", "@import", "url(", "javascript:", "<iframe", "onload"]
+    {
+        assert!(!lower.contains(word), "{word}");
+    }
+    for attribute in ["src=\"", "href=\""] {
+        for (at, _) in lower.match_indices(attribute) {
+            let value = &lower[at + attribute.len()..];
+            assert!(value.starts_with("data:"), "{attribute}{:.40}", value);
+        }
+    }
+    assert!(!lower.contains("src='") && !lower.contains("nan") && !lower.contains("inf\""));
+    let (mut open, mut rest) = (Vec::new(), &report[html::MARKER.len()..]);
+    while let Some(at) = rest.find('<') {
+        let end = rest[at..].find('>').map(|end| at + end).unwrap();
+        let tag = &rest[at + 1..end];
+        rest = &rest[end + 1..];
+        let name = tag.split([' ', '/', '\n']).find(|name| !name.is_empty()).unwrap_or_default();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "{tag}");
+        } else if !tag.ends_with('/') && !["meta", "link", "img", "br"].contains(&name) {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_report_shows_everything_in_a_runs_folder() {
+    let report = render(&[read(&full_run(HOSTILE))]);
+    check(&report);
+    for part in [
+        "<h3>Loss</h3>",
+        "<h3>Accuracy</h3>",
+        "<h3>Batch size, images</h3>",
+        "<h3>Learning rate</h3>",
+        "<h3>Throughput, images/s</h3>",
+        "noise scale 80.5",
+        "validation 1.7500",
+        "<dd>3 of 14</dd>",
+        "<dd>41.23%</dd>",
+        "From epoch 3: batch size 25 to 50\nno gain, &lt;script&gt;",
+        "train_loss 1.9200, best before 1.9100; 2 epochs without improvement; noise scale 80",
+        "0.1 → 0.05",
+        "Test set after epoch 3",
+        "Validation set after epoch 3",
+        "Accuracy 87.50% on 8 images, averaged over 6 views of each, loss 0.5120",
+        "75.0%",
+        "<b>cat</b><span>&lt;script&gt;",
+        "98.7%",
+        "src=\"data:image/bmp;base64,",
+        "widths = [",
+        "crescendo train --resume ",
+    ] {
+        assert!(report.contains(part), "no {part}");
+    }
+    assert_eq!(report.matches("<svg ").count(), 5);
+    // Two decisions through all five panels.
+    assert_eq!(report.matches("<g class=\"mark ").count(), 10);
+    assert!(!report.contains("class=\"line paper\""));
+}
+
+#[test]
+fn the_papers_numbers_are_drawn_below_runs_of_its_recipe() {
+    for recipe in paper::RECIPES {
+        let place = full_run(recipe);
+        let mut run = read(&place);
+        let mut record = read_record(&run.folder).unwrap();
+        // Neither the network nor the data are those of the paper.
+        assert!(!run.follows_paper && !run_data::follows_paper(&record));
+        record.run.data_name = paper::DATA.into();
+        assert!(!run_data::follows_paper(&record));
+        record.recipe.network = Recipe::load::<&str>("report", &[]).unwrap().network;
+        assert!(run_data::follows_paper(&record));
+        run.follows_paper = true;
+        let report = render(&[run]);
+        check(&report);
+        // Loss and batch size; the paper's first accuracy is after epoch 30.
+        assert_eq!(report.matches("class=\"line paper\"").count(), 2);
+        assert!(report.contains("paper train 2.3110") && report.contains("paper 125"));
+    }
+}
+
+#[test]
+fn a_run_without_an_epoch_says_so() {
+    let place = new_run("quick");
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert!(report.contains("No epoch is finished yet") && report.contains("<dd>0 of 14</dd>"));
+    assert!(!report.contains("<svg"));
+    // A file with nothing but its header is the same.
+    let header = EPOCHS.lines().next().unwrap();
+    fs::write(place.path().join("run/epochs.csv"), format!("{header}\n")).unwrap();
+    assert_eq!(render(&[read(&place)]), report);
+}
+
+#[test]
+fn a_run_of_an_earlier_version_has_the_curves_of_its_columns() {
+    let place = new_run("quick");
+    let epochs = "epoch,updates,batch_size,learning_rate,train_loss,test_accuracy,seconds,\
+                  images_per_second\n1,8,25,0.1,2.31,,1.5,130.5\n2,12,50,0.1,1.92,0.31,1.5,131.5\n";
+    fs::write(place.path().join("run/epochs.csv"), epochs).unwrap();
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert_eq!(report.matches("<svg ").count(), 5);
+    assert!(report.contains("batch size 25 to 50") && report.contains("not recorded"));
+    // Two columns are enough.
+    fs::write(place.path().join("run/epochs.csv"), "train_loss,epoch\n2.31,1\n").unwrap();
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert_eq!(report.matches("<svg ").count(), 1);
+}
+
+#[test]
+fn several_runs_are_drawn_in_the_colours_of_their_groups() {
+    let places = ["quick", HOSTILE, "report"].map(full_run);
+    let mut runs = places.each_ref().map(read);
+    (runs[1].group, runs[2].group) = (1, 1);
+    runs[0].label = "grown".to_owned();
+    for run in &mut runs[1..] {
+        run.label = HOSTILE.to_owned();
+    }
+    let report = render(&runs);
+    check(&report);
+    for title in ["Train loss", "Validation loss", "Test accuracy", "Validation accuracy"] {
+        assert!(report.contains(&format!("<h3>{title}</h3>")), "no {title}");
+    }
+    assert_eq!(report.matches("<svg ").count(), 8);
+    assert_eq!(report.matches("class=\"line c0\"").count(), 8);
+    assert_eq!(report.matches("class=\"line c1\"").count(), 16);
+    // Two groups in the legend, three runs in the table.
+    assert_eq!(report.matches("class=\"key c").count(), 2 + 3);
+    assert!(report.contains("<td>1.5000</td>") && report.contains("<td>4.4</td>"));
+    check(&render(&[]));
+}
+
+#[test]
+fn with_many_classes_the_confusions_are_a_list() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    let classes: Vec<String> = (0..30).map(|class| format!("class {class}")).collect();
+    let mut confusion = vec![vec![0; 30]; 30];
+    (confusion[3][4], confusion[5][6]) = (7, 9);
+    let evaluation = Evaluation { confusion, loss: f64::NAN, ..Evaluation::default() };
+    let record = EvaluationRecord::new(2, &evaluation, &classes);
+    EvaluationFile::default().update(&folder, EvaluatedSplit::Test, record).unwrap();
+    let report = render(&[read(&place)]);
+    check(&report);
+    let (first, second) =
+        (report.find("<td>9</td><td>class 5</td><td>class 6</td>"), report.find("<td>7</td>"));
+    assert!(first.is_some() && first < second);
+}
+
+#[test]
+fn damaged_files_are_named_and_do_not_stop_a_run() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    fs::write(folder.join("epochs.csv"), "epoch,train_loss\n1,<b>\n").unwrap();
+    let complaint = RunData::read(&folder).unwrap_err().to_string();
+    assert!(complaint.contains("epochs.csv: line 2 has \"<b>\" as train_loss"), "{complaint}");
+    let started = Event::Started {
+        folder: folder.clone(),
+        description: String::new(),
+        resumed_at: None,
+        marks: Marks::new(),
+        log_steps: false,
+    };
+    HtmlReport::default().event(&started).unwrap();
+    let report = fs::read_to_string(folder.join(FILE_NAME)).unwrap();
+    check(&report);
+    assert!(report.contains("line 2 has &quot;&lt;b&gt;&quot;"), "{report}");
+    let complaint = RunData::read(Path::new("nowhere")).unwrap_err().to_string();
+    assert!(complaint.starts_with("nowhere: is no run's folder"), "{complaint}");
+}
+
+#[test]
+fn only_a_report_is_replaced() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("other.html");
+    write(&path, &html::document("one", "")).unwrap();
+    write(&path, &html::document("two", "")).unwrap();
+    assert!(fs::read_to_string(&path).unwrap().contains("<title>two</title>"));
+    for other in ["", "<!doctype html>\n", "notes"] {
+        fs::write(&path, other).unwrap();
+        let complaint = write(&path, &html::document("three", "")).unwrap_err().to_string();
+        assert!(complaint.contains("other.html: already exists"), "{complaint}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), other);
+    }
+    assert!(write(place.path(), "").is_err());
+}

@@ -1,0 +1,51 @@
+//! Loggers that write into a run's folder: `log.txt`, the CSV files and `evaluation.json`; and
+//! [`RunFolderLogger`], which writes everything that belongs there.
+
+mod csv_logger;
+mod evaluation_logger;
+#[cfg(test)]
+mod tests;
+mod text_logger;
+
+pub use csv_logger::CsvLogger;
+pub use evaluation_logger::EvaluationLogger;
+pub use text_logger::TextLogger;
+
+use crescendo_training::Error;
+use crescendo_training::events::{Event, Marks, Observer};
+
+use crate::{HtmlReport, Observers, TensorBoardLogger};
+
+/// Writes all files of a run's folder: `log.txt`, the CSV files, `evaluation.json`, TensorBoard's
+/// event file and `report.html`.
+#[derive(Default)]
+pub struct RunFolderLogger {
+    text: TextLogger,
+    csv: CsvLogger,
+    evaluation: EvaluationLogger,
+    tensorboard: TensorBoardLogger,
+    report: HtmlReport,
+}
+
+impl RunFolderLogger {
+    /// The report comes last: it reads what the others have written.
+    fn observers(&mut self) -> Observers<'_> {
+        Observers(vec![
+            &mut self.text,
+            &mut self.csv,
+            &mut self.evaluation,
+            &mut self.tensorboard,
+            &mut self.report,
+        ])
+    }
+}
+
+impl Observer for RunFolderLogger {
+    fn event(&mut self, event: &Event) -> Result<(), Error> {
+        self.observers().event(event)
+    }
+
+    fn marks(&mut self) -> Result<Marks, Error> {
+        self.observers().marks()
+    }
+}

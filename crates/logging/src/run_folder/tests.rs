@@ -1,0 +1,90 @@
+//! `log.txt` and the CSV files together.
+
+use std::path::Path;
+
+use super::{CsvLogger, TextLogger};
+use crate::Observers;
+use crescendo_training::events::{
+    Decision, DecisionKind, Epoch, Event, Marks, Observer, PlateauObservation,
+};
+
+fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
+    Event::Epoch(Epoch {
+        epoch,
+        updates: 400,
+        batch_size: 125,
+        learning_rate: 0.1,
+        train_loss: 1.8525814,
+        train_accuracy: 0.31257,
+        validation_loss: None,
+        validation_accuracy: None,
+        test_accuracy,
+        noise_scale: Some(812.34),
+        seconds: 77.1419,
+        images_per_second: 648.2,
+    })
+}
+
+fn decision(metric: Option<PlateauObservation>) -> Event {
+    Event::Decision(Decision {
+        epoch: 2,
+        updates: 400,
+        what: DecisionKind::BatchSize,
+        from: 125.0,
+        to: 250.0,
+        reason: "no \"progress\", for 3 epochs".to_owned(),
+        metric,
+        noise_scale: None,
+    })
+}
+
+/// Passes `events` to new loggers, from the start of a run in `folder` on; the marks after them.
+fn log(folder: &Path, marks: &Marks, events: &[Event]) -> Marks {
+    let (mut text, mut csv) = (TextLogger::default(), CsvLogger::default());
+    let mut loggers = Observers(vec![&mut text, &mut csv]);
+    let (folder, description) = (folder.to_owned(), "a test".to_owned());
+    let (resumed_at, marks, log_steps) = (None, marks.clone(), true);
+    let started = Event::Started { folder, description, resumed_at, marks, log_steps };
+    for event in std::iter::once(&started).chain(events) {
+        loggers.event(event).unwrap();
+    }
+    loggers.marks().unwrap()
+}
+
+#[test]
+fn files_are_truncated_to_their_marks() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let log = |marks: &Marks, events: &[Event]| log(folder.path(), marks, events);
+    let marks = log(&Marks::new(), &[epoch(1, None)]);
+    let tables = ["epochs.csv", "steps.csv", "decisions.csv"];
+    let (before, lines) = (tables.map(read), read("log.txt"));
+    // The same run again, killed after events that follow the mark.
+    let all = [epoch(1, None), decision(None), epoch(2, Some(0.9356))];
+    assert_eq!(log(&Marks::new(), &all[..1]), marks);
+    log(&Marks::new(), &all);
+    let row = "2,400,125,0.1,1.852581,0.9356,77.142,648.2,,0.3126,,812.3\n";
+    assert!(read("epochs.csv").ends_with(row), "{}", read("epochs.csv"));
+    assert_eq!(read("decisions.csv").lines().count(), 2);
+    log(&marks, &[]);
+    assert_eq!(tables.map(read), before);
+    assert_eq!(lines, "Training a test\nEpoch 1 Loss 1.852581 Duration 77.142 seconds.\n");
+    assert_eq!(read("log.txt"), format!("{lines}Training a test\n"));
+    log(&marks, &[epoch(2, None)]);
+    assert_eq!(read("epochs.csv").lines().count(), 3);
+}
+
+#[test]
+fn decisions_are_rows_with_their_reasons() {
+    let folder = tempfile::tempdir().unwrap();
+    let best = f64::INFINITY;
+    let watched = PlateauObservation { name: "train_loss", value: 0.51, best, epochs: 3 };
+    log(folder.path(), &Marks::new(), &[decision(None), decision(Some(watched))]);
+    let text = std::fs::read_to_string(folder.path().join("decisions.csv")).unwrap();
+    let reason = "\"no \"\"progress\"\", for 3 epochs\"";
+    let rows = [
+        format!("2,400,batch_size,125,250,{reason},,,,,"),
+        format!("2,400,batch_size,125,250,{reason},train_loss,0.510000,,3,"),
+    ];
+    assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), rows);
+}

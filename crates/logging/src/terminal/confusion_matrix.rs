@@ -1,0 +1,47 @@
+//! The confusion matrix of an evaluation as text.
+
+use std::fmt;
+
+use crescendo_training::Evaluation;
+
+/// Formats an evaluation with its class names: a row for each class, with its accuracy and the
+/// number of its images that were predicted as each class.
+pub struct ConfusionMatrix<'a>(pub &'a Evaluation, pub &'a [String]);
+
+impl fmt::Display for ConfusionMatrix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let ConfusionMatrix(evaluation, classes) = self;
+        let name = classes.iter().map(|class| class.chars().count()).max().unwrap_or(0);
+        let count = evaluation.confusion.iter().flatten().max().unwrap_or(&0).to_string().len();
+        let column = count.max(4);
+        writeln!(f, "{:name$}  accuracy  predictions, in the order of the classes", "class")?;
+        let rows = classes.iter().zip(&evaluation.confusion).zip(evaluation.class_accuracies());
+        for ((class, predictions), accuracy) in rows {
+            let accuracy = accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.4}"));
+            write!(f, "{class:name$}  {accuracy:>8} ")?;
+            for prediction in predictions {
+                write!(f, " {prediction:>column$}")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_row_for_each_class() {
+        let confusion = vec![vec![3, 1], vec![0, 0]];
+        let evaluation = Evaluation { confusion, ..Evaluation::default() };
+        let text = ConfusionMatrix(&evaluation, &["cat".into(), "mouse".into()]).to_string();
+        assert_eq!(
+            text,
+            "class  accuracy  predictions, in the order of the classes\n\
+             cat      0.7500     3    1\n\
+             mouse         -     0    0\n"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Output on the terminal: progress bars and messages, JSON events, or only a summary.
+
+mod confusion_matrix;
+mod console;
+mod json_events;
+mod summary;
+
+pub use confusion_matrix::ConfusionMatrix;
+pub use console::{ConsoleProgress, progress_bar};
+pub use json_events::JsonEvents;
+pub use summary::ConsoleSummary;
+
+use std::io::{Write, stdout};
+
+/// Prints a line on the standard output.
+fn print_line(line: &str) {
+    // A reader that closed the pipe must not stop a run that takes hours.
+    let _ = writeln!(stdout(), "{line}");
+}

@@ -1,0 +1,20 @@
+//! The last lines of a run, for `--quiet`.
+
+use crescendo_training::Error;
+use crescendo_training::events::{Event, Observer};
+
+use super::print_line;
+use crate::messages::message;
+
+/// Prints only a run's last lines on the standard output: its result, or how to resume it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConsoleSummary;
+
+impl Observer for ConsoleSummary {
+    fn event(&mut self, event: &Event) -> Result<(), Error> {
+        if let Event::Interrupted { .. } | Event::Finished { .. } = event {
+            print_line(&message(event).unwrap_or_default());
+        }
+        Ok(())
+    }
+}

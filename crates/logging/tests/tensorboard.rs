@@ -1,0 +1,258 @@
+//! TensorBoard event files, checked with an independent reader: framing, checksums, values, and
+//! that no point appears twice after a resume.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crescendo_logging::TensorBoardLogger;
+use crescendo_training::events::{Decision, DecisionKind, Epoch, Event, Marks, Observer, Step};
+
+/// CRC-32C, bit by bit.
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut crc = !0;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
+
+/// The first `N` bytes of `bytes`, and the rest.
+fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
+    let (first, rest) = bytes.split_first_chunk().expect("the file ends inside a record");
+    *bytes = rest;
+    *first
+}
+
+fn check(bytes: &[u8], masked: [u8; 4]) {
+    let rotated = u32::from_le_bytes(masked).wrapping_sub(0xa282_ead8);
+    assert_eq!(rotated.rotate_left(15), checksum(bytes));
+}
+
+/// The records of a file.
+fn records(mut file: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while !file.is_empty() {
+        let length = take::<8>(&mut file);
+        check(&length, take(&mut file));
+        let (data, rest) = file.split_at(u64::from_le_bytes(length) as usize);
+        file = rest;
+        check(data, take(&mut file));
+        records.push(data.to_vec());
+    }
+    records
+}
+
+/// The fields of a message, numbers as their bytes.
+fn fields(mut message: &[u8]) -> BTreeMap<u64, Vec<Vec<u8>>> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let [byte] = take(bytes);
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        value
+    }
+    let mut fields = BTreeMap::<u64, Vec<Vec<u8>>>::new();
+    while !message.is_empty() {
+        let key = varint(&mut message);
+        let value = match key & 7 {
+            0 => varint(&mut message).to_le_bytes().to_vec(),
+            1 => take::<8>(&mut message).to_vec(),
+            2 => {
+                let length = varint(&mut message) as usize;
+                let (value, rest) = message.split_at(length);
+                message = rest;
+                value.to_vec()
+            }
+            5 => take::<4>(&mut message).to_vec(),
+            wire => panic!("unexpected wire type {wire}"),
+        };
+        fields.entry(key >> 3).or_default().push(value);
+    }
+    fields
+}
+
+fn only(fields: &BTreeMap<u64, Vec<Vec<u8>>>, field: u64) -> &[u8] {
+    let [value] = &fields[&field][..] else { panic!("field {field} is there twice") };
+    value
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap())
+}
+
+/// Every value of a file: its tag, its step, and its number or text as a string.
+fn values(file: &[u8]) -> Vec<(String, u64, String)> {
+    let records = records(file);
+    assert_eq!(only(&fields(&records[0]), 3), b"brain.Event:2");
+    let mut values = Vec::new();
+    for record in &records[1..] {
+        let event = fields(record);
+        let time = f64::from_bits(number(only(&event, 1)));
+        assert!(time > 1.7e9 && time < 1e11, "{time}");
+        for value in &fields(only(&event, 5))[&1] {
+            let value = fields(value);
+            let written = if value.contains_key(&2) {
+                f32::from_le_bytes(only(&value, 2).try_into().unwrap()).to_string()
+            } else {
+                let (tensor, metadata) = (fields(only(&value, 8)), fields(only(&value, 9)));
+                assert_eq!(number(only(&tensor, 1)), 7);
+                assert_eq!(only(&fields(only(&metadata, 1)), 1), b"text");
+                text(only(&tensor, 8))
+            };
+            values.push((text(only(&value, 1)), number(only(&event, 2)), written));
+        }
+    }
+    values
+}
+
+fn read(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("events.out.tfevents.0.crescendo")).unwrap()
+}
+
+fn start(folder: &Path, marks: &Marks, log_steps: bool) -> TensorBoardLogger {
+    let mut board = TensorBoardLogger::default();
+    let (folder, description) = (folder.to_owned(), "a test".to_owned());
+    let (resumed_at, marks) = (None, marks.clone());
+    board.event(&Event::Started { folder, description, resumed_at, marks, log_steps }).unwrap();
+    board
+}
+
+fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
+    Event::Epoch(Epoch {
+        epoch,
+        updates: 400,
+        batch_size: 125,
+        learning_rate: 0.1,
+        train_loss: 1.5,
+        train_accuracy: 0.25,
+        validation_loss: None,
+        validation_accuracy: None,
+        test_accuracy,
+        noise_scale: None,
+        seconds: 77.0,
+        images_per_second: 648.25,
+    })
+}
+
+fn step(update: u64) -> Event {
+    Event::Step(Step {
+        update,
+        epoch: 1,
+        epochs: 2,
+        batch_size: 125,
+        learning_rate: 0.1,
+        loss: 2.25,
+        epoch_loss: 2.0,
+        epoch_accuracy: 0.25,
+        images: 125,
+        epoch_images: 1000,
+        later_images: 1000,
+        seconds: 1.0,
+    })
+}
+
+fn run_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("recipe.toml"), "[train]\nepochs = 2\n").unwrap();
+    folder
+}
+
+#[test]
+fn the_checksum_is_crc32c() {
+    assert_eq!(checksum(b"123456789"), 0xe306_9283);
+}
+
+#[test]
+fn known_values_are_written_under_their_tags() {
+    let folder = run_folder();
+    let mut board = start(folder.path(), &Marks::new(), true);
+    for update in [1, 300] {
+        board.event(&step(update)).unwrap();
+    }
+    board.event(&epoch(1, None)).unwrap();
+    let decision = Decision {
+        epoch: 2,
+        updates: 400,
+        what: DecisionKind::BatchSize,
+        from: 125.0,
+        to: 250.0,
+        reason: "the table says so".to_owned(),
+        metric: None,
+        noise_scale: None,
+    };
+    board.event(&Event::Decision(decision)).unwrap();
+    board.event(&epoch(2, Some(0.5))).unwrap();
+    let expected: Vec<(String, u64, String)> = [
+        ("recipe", 0, "    [train]\n    epochs = 2\n"),
+        ("step/loss", 1, "2.25"),
+        ("step/batch_size", 1, "125"),
+        ("step/learning_rate", 1, "0.1"),
+        ("step/loss", 300, "2.25"),
+        ("step/batch_size", 300, "125"),
+        ("step/learning_rate", 300, "0.1"),
+        ("loss/train", 1, "1.5"),
+        ("accuracy/train", 1, "0.25"),
+        ("batch_size", 1, "125"),
+        ("learning_rate", 1, "0.1"),
+        ("images_per_second", 1, "648.25"),
+        ("decisions/batch_size", 2, "Increasing batch size from 125 to 250 (the table says so)"),
+        ("loss/train", 2, "1.5"),
+        ("accuracy/train", 2, "0.25"),
+        ("accuracy/test", 2, "0.5"),
+        ("batch_size", 2, "125"),
+        ("learning_rate", 2, "0.1"),
+        ("images_per_second", 2, "648.25"),
+    ]
+    .map(|(tag, step, value)| (tag.to_owned(), step, value.to_owned()))
+    .into();
+    assert_eq!(values(&read(folder.path())), expected);
+}
+
+#[test]
+fn a_resumed_run_appends_at_the_mark() {
+    let folder = run_folder();
+    let mut board = start(folder.path(), &Marks::new(), false);
+    board.event(&step(1)).unwrap();
+    board.event(&epoch(1, None)).unwrap();
+    let marks = board.marks().unwrap();
+    let saved = read(folder.path());
+    board.event(&epoch(2, None)).unwrap();
+    drop(board);
+    // A killed process may leave half a record.
+    let whole = read(folder.path());
+    let path = folder.path().join("events.out.tfevents.0.crescendo");
+    std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+
+    let mut board = start(folder.path(), &marks, false);
+    assert_eq!(read(folder.path()), saved);
+    board.event(&epoch(2, None)).unwrap();
+    let values = values(&read(folder.path()));
+    let steps = |tag| -> Vec<u64> {
+        values.iter().filter(|value| value.0 == tag).map(|value| value.1).collect()
+    };
+    assert_eq!(steps("loss/train"), [1, 2]);
+    assert_eq!(steps("recipe"), [0]);
+    assert!(steps("step/loss").is_empty());
+}
+
+#[test]
+fn a_change_on_resume_is_recorded() {
+    let folder = run_folder();
+    let mut board = start(folder.path(), &Marks::new(), false);
+    let (from, to) = ("0.1".to_owned(), "0.01".to_owned());
+    board.event(&Event::Changed { key: "optimizer.learning_rate", from, to }).unwrap();
+    let (tag, step, line) = values(&read(folder.path())).pop().unwrap();
+    assert_eq!((&tag[..], step), ("changes/optimizer.learning_rate", 0));
+    assert_eq!(line, "Changing optimizer.learning_rate from 0.1 to 0.01");
+}

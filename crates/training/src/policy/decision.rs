@@ -1,0 +1,58 @@
+//! What policies decide, for those who record it.
+
+/// A change that takes effect when an epoch begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The first epoch that it holds for.
+    pub epoch: u32,
+    /// Updates done before it.
+    pub updates: u64,
+    /// What changes.
+    pub what: DecisionKind,
+    /// The value until now.
+    pub from: f64,
+    /// The value from now on.
+    pub to: f64,
+    /// Why, in words.
+    pub reason: String,
+    /// The metric that a plateau policy followed, if one decided.
+    pub metric: Option<PlateauObservation>,
+    /// The gradient noise scale in images, if it is known.
+    pub noise_scale: Option<f64>,
+}
+
+/// What a [`Decision`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecisionKind {
+    /// Images an update takes.
+    BatchSize,
+    /// The learning rate; under a schedule that changes it all the time, as the schedule would have it at
+    /// the beginning of the epoch.
+    LearningRate,
+    /// Pixels along each side of training images.
+    ImageSize,
+}
+
+impl DecisionKind {
+    /// Its name in tables and events.
+    pub fn name(self) -> &'static str {
+        match self {
+            DecisionKind::BatchSize => "batch_size",
+            DecisionKind::LearningRate => "learning_rate",
+            DecisionKind::ImageSize => "side",
+        }
+    }
+}
+
+/// A metric on a plateau.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlateauObservation {
+    /// Its name in recipes, such as `train_loss`.
+    pub name: &'static str,
+    /// The last value, smoothed if the recipe asks for it.
+    pub value: f64,
+    /// The best value before it.
+    pub best: f64,
+    /// Epochs without improvement.
+    pub epochs: u32,
+}

@@ -1,0 +1,140 @@
+//! Creating runs.
+
+use std::fs;
+use std::path::Path;
+
+use crescendo_data::{DataSet, without_validation};
+use crescendo_network::{Device, Devices};
+
+use super::{Progress, Run, fit, folder, initial, saved_state};
+use crate::events::Marks;
+use crate::policy::PolicyState;
+use crate::record::{self, About, Record};
+use crate::{Error, Recipe, memory};
+
+/// What a new run is created from.
+#[derive(Clone, Copy)]
+pub struct Start<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The recipe's name, or its file.
+    pub recipe_name: &'a str,
+    /// The data set.
+    pub data: &'a DataSet,
+    /// Where the data set was found, so that `resume` and `evaluate` find it again.
+    pub data_location: &'a str,
+    /// A checkpoint to start from, instead of random weights.
+    pub init: Option<&'a Path>,
+    /// What opens the device that trains.
+    pub devices: &'a dyn Devices,
+}
+
+impl Run {
+    /// Creates a run in the new folder `folder`, with the state before the first update.
+    ///
+    /// # Errors
+    /// If `folder` exists, recipe and data do not fit together, the device cannot be used or has too little
+    /// memory, or the system refuses.
+    pub fn create(folder: &Path, start: &Start) -> Result<Self, Error> {
+        let Start { data, devices, .. } = *start;
+        if folder.exists() {
+            return Err(folder::taken(folder));
+        }
+        let device = devices.open(&start.recipe.engine)?;
+        let (recipe, note) = resolved(start.recipe, &*device, data)?;
+        let mut notes = Vec::from_iter(note);
+        let available = memory::available(device.memory(), false);
+        fit::check_fit(&recipe, &*device, data, available)?;
+        // Statistics are those of the images that are trained on.
+        let train = without_validation(&data.train, recipe.data.validation);
+        let normalization = recipe.data.normalization(&train);
+        let (initial, note) = initial::state(&recipe, &*device, start, &train, &normalization)?;
+        notes.extend(note);
+        let record = Record {
+            run: About {
+                recipe: start.recipe_name.into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                data: start.data_location.into(),
+                data_name: data.name.clone(),
+                data_fingerprint: data.fingerprint(),
+                classes: data.classes.clone(),
+                init: start.init.map(|path| path.display().to_string()),
+                branch_of: None,
+                normalization,
+            },
+            recipe,
+        };
+        folder::make(folder, |temporary| {
+            for part in ["weights", "state"] {
+                let io = |error| Error::io("create", folder, error);
+                fs::create_dir_all(temporary.join(part)).map_err(io)?;
+            }
+            record::write(temporary, &record)?;
+            let chosen = PolicyState::new(&record.recipe);
+            let progress = Progress { epoch: 1, chosen, ..Progress::default() };
+            saved_state::write_initial(temporary, initial, &progress, &Marks::new())
+        })?;
+        Ok(Run { notes, ..Self::open(folder)? })
+    }
+
+    /// Creates a run in the new folder `folder` that continues this run's saved state with another recipe, on
+    /// the same data; `start.init` is ignored. What has been logged so far is in both.
+    ///
+    /// # Errors
+    /// If an epoch is half done or the run has ended, the data differs, `folder` exists, or the system
+    /// refuses.
+    pub fn branch(&self, folder: &Path, start: &Start) -> Result<(), Error> {
+        let Start { data, recipe_name, .. } = start;
+        let Progress { epoch, batch, ended, .. } = self.progress;
+        if folder.exists() {
+            return Err(folder::taken(folder));
+        }
+        if batch > 0 || ended || data.fingerprint() != self.record.run.data_fingerprint {
+            return Err(Error::Refused(format!(
+                "the run in {} cannot be branched: it has ended, is in the middle of epoch {epoch}, or \
+                 trains on other data",
+                self.folder.display()
+            )));
+        }
+        let mut record = self.record.clone();
+        // The branch continues on the device, and under the memory limit, of this run.
+        let own = &self.record.recipe;
+        let mut recipe = start.recipe.clone();
+        recipe.engine = own.engine.clone();
+        recipe.batch.memory_limit = own.batch.memory_limit;
+        let device = start.devices.open(&recipe.engine)?;
+        record.recipe = resolved(&recipe, &*device, data)?.0;
+        record.recipe.engine = own.engine.clone();
+        record.run.recipe = (*recipe_name).into();
+        let of = self.folder.display();
+        record.run.branch_of = Some(format!("{of}, after epoch {}", epoch - 1));
+        folder::make(folder, |temporary| {
+            folder::copy(&self.folder, temporary)?;
+            record::write(temporary, &record)
+        })
+    }
+}
+
+/// A recipe as a run on this device and data keeps it, with a note about what was changed to fit the data.
+///
+/// # Errors
+/// If batch sizes that fit the data do not go with other keys.
+pub fn resolved(
+    recipe: &Recipe,
+    device: &dyn Device,
+    data: &DataSet,
+) -> Result<(Recipe, Option<String>), Error> {
+    let mut recipe = recipe.clone();
+    // Results depend on these: a resumed run keeps them.
+    recipe.engine = device.config();
+    recipe.batch.memory_limit = memory::limit(&recipe, device);
+    let images = data.train.len().saturating_sub(recipe.data.validation);
+    let note = recipe.batch.shrink_to_data(images).map(|most| {
+        format!(
+            "{images} training images: batches have at most {most}, for batch.least_updates = {}.",
+            recipe.batch.least_updates
+        )
+    });
+    recipe.validate()?;
+    Ok((recipe, note))
+}

@@ -1,0 +1,164 @@
+//! What happens after the updates of an epoch: evaluation, checkpoint, saving the state.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crescendo_data::{ImageShape, Split};
+use crescendo_network::Snapshot;
+
+use super::epoch::EpochPlan;
+use super::state_writer::{StateCopy, check_finite};
+use super::{Halt, Trainer};
+use crate::evaluation::{self, Evaluation};
+use crate::events::{self, EvaluatedSplit, Event};
+use crate::inference::Input;
+use crate::policy::EpochMetrics;
+use crate::run::{Progress, saved_state};
+use crate::{Error, checkpoint};
+
+impl Trainer<'_> {
+    /// Evaluates, logs, and writes a checkpoint, as far as it is due after the epoch.
+    pub(super) fn end_epoch(&mut self, plan: &EpochPlan) -> Result<(), Halt> {
+        let train = self.run.record.recipe.train.clone();
+        let epoch = self.run.progress.epoch;
+        let last = epoch >= train.epochs || self.run.at_limit();
+        let due = |every: u32| every > 0 && epoch.is_multiple_of(every);
+        let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
+        // With a validation set, the test set is only evaluated at the end.
+        let test = test && (last || self.validation.is_none());
+        let validate = self.validation.filter(|_| last || due(train.evaluate_every));
+        if test || validate.is_some() {
+            // Evaluation can take minutes; the epoch should not be lost meanwhile.
+            self.save()?;
+        }
+        let validation = match validate {
+            Some(split) => Some(self.evaluate(EvaluatedSplit::Validation, split)?),
+            None => None,
+        };
+        let test_accuracy = match test {
+            true => Some(self.evaluate(EvaluatedSplit::Test, self.test)?.accuracy()),
+            false => None,
+        };
+
+        let recipe = &self.run.record.recipe;
+        let progress = &self.run.progress;
+        let images = progress.images as f64;
+        let train_loss = progress.loss_sum / images;
+        let metrics = EpochMetrics {
+            train_loss,
+            validation_loss: validation.as_ref().map(|evaluation| evaluation.loss),
+            validation_accuracy: validation.as_ref().map(Evaluation::accuracy),
+        };
+        let last_update = plan.position(epoch, progress.batch.saturating_sub(1));
+        self.observer.event(&Event::Epoch(events::Epoch {
+            epoch,
+            updates: progress.updates,
+            batch_size: plan.batch_size,
+            learning_rate: progress.chosen.learning_rate(recipe, last_update),
+            train_loss,
+            train_accuracy: progress.correct as f64 / images,
+            validation_loss: metrics.validation_loss,
+            validation_accuracy: metrics.validation_accuracy,
+            test_accuracy,
+            noise_scale: progress.chosen.noise.value(),
+            seconds: progress.seconds,
+            images_per_second: images / progress.seconds,
+        }))?;
+        if last || due(train.checkpoint_every) {
+            self.checkpoint(epoch, Some(train_loss))?;
+        }
+        let progress = &mut self.run.progress;
+        *progress = Progress {
+            epoch: epoch + 1,
+            updates: progress.updates,
+            test_accuracy,
+            ended: last,
+            metrics,
+            earlier_seconds: progress.total_seconds(),
+            chosen: std::mem::take(&mut progress.chosen),
+            ..Progress::default()
+        };
+        Ok(self.save()?)
+    }
+
+    /// Evaluates the model, or its average, on a split.
+    fn evaluate(&mut self, which: EvaluatedSplit, split: &Split) -> Result<Evaluation, Halt> {
+        let total = split.len();
+        self.set_image_size(ImageShape::CIFAR.width)?;
+        let (observer, stop) = (&mut *self.observer, self.stop);
+        let input = Input::new(&self.run.record.recipe.data, self.normalization);
+        self.engine.swap_average()?;
+        let evaluation = evaluation::evaluate(self.engine, &input, split, |done| {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Halt::Interrupted);
+            }
+            Ok(observer.event(&Event::Evaluating { split: which, done, total })?)
+        });
+        // Swapped back before anything can fail: a saved state has both in their places.
+        self.engine.swap_average()?;
+        let evaluation = evaluation?;
+        self.observer.event(&Event::Evaluated {
+            split: which,
+            epoch: self.run.progress.epoch,
+            evaluation: evaluation.clone(),
+            classes: self.run.record.run.classes.clone(),
+        })?;
+        Ok(evaluation)
+    }
+
+    /// Writes a checkpoint, and removes old ones as `train.keep` says.
+    pub(super) fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {
+        self.check_finite()?;
+        let (run, updates) = (&*self.run, self.run.progress.updates);
+        self.engine.swap_average()?;
+        let path = checkpoint::write(&run.folder, &run.record, self.engine, epoch, updates, loss);
+        self.engine.swap_average()?;
+        let path = path?;
+        self.observer.event(&Event::Checkpoint(path))?;
+        let keep = self.run.record.recipe.train.keep;
+        if keep > 0 {
+            let epochs = checkpoint::list(&self.run.folder)?;
+            let epochs: Vec<u32> = epochs.into_iter().filter(|&other| other <= epoch).collect();
+            for &old in &epochs[..epochs.len().saturating_sub(keep)] {
+                let path = checkpoint::path(&self.run.folder, old);
+                std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves the state after all queued updates.
+    pub(super) fn save(&mut self) -> Result<(), Error> {
+        self.finish_updates()?;
+        let marks = match self.engine.snapshot()? {
+            Snapshot::Copy(copy) => return self.hand_over(copy),
+            Snapshot::Borrowed(state) => {
+                check_finite(&state, &self.run.progress)?;
+                let marks = self.observer.marks()?;
+                saved_state::write(&self.run.folder, state, &self.run.progress, &marks)?;
+                marks
+            }
+        };
+        self.run.marks = marks;
+        self.last_save = Instant::now();
+        self.saved = self.run.progress.updates;
+        Ok(())
+    }
+
+    /// Has the writer save a copy of the state that belongs to the progress as it is now.
+    pub(super) fn hand_over(&mut self, copy: StateCopy) -> Result<(), Error> {
+        let marks = self.observer.marks()?;
+        self.writer.write(&self.run.folder, copy, &self.run.progress, &marks)?;
+        self.run.marks = marks;
+        self.last_save = Instant::now();
+        self.saved = self.run.progress.updates;
+        Ok(())
+    }
+
+    fn check_finite(&mut self) -> Result<(), Error> {
+        match self.engine.snapshot()? {
+            Snapshot::Borrowed(state) => check_finite(&state, &self.run.progress),
+            Snapshot::Copy(copy) => check_finite(&copy()?, &self.run.progress),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The training loop.
+//!
+//! [`Run::train`] opens the device, loads the saved state into an engine, and trains epoch after epoch
+//! (`epoch`); evaluations, checkpoints and saves are in `end_of_epoch`. The engine may work ahead: updates are
+//! queued, and their results processed in order when they arrive. An event, the progress and a saved state
+//! always belong to the same update.
+
+mod end_of_epoch;
+mod epoch;
+mod state_writer;
+mod update;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crescendo_data::{DataSet, Normalization, Sampling, Split, split_validation};
+use crescendo_network::{Device, DeviceData, Devices, Engine, Graph, Loss};
+
+use crate::events::{Event, Observer};
+use crate::recipe::BatchPolicyKind;
+use crate::run::{self, Change, Run};
+use crate::{Error, graph, memory};
+use epoch::QueuedUpdate;
+use state_writer::{StateCopy, StateWriter};
+
+/// How a call of [`Run::train`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The run has ended.
+    Finished,
+    /// The run had ended before.
+    AlreadyFinished,
+    /// The run was asked to stop; its state is saved.
+    Interrupted,
+}
+
+impl Run {
+    /// Trains from the saved state to the end, or until `stop` is set. The same recipe and data give
+    /// bit-identical weights, however often a run is stopped, killed and resumed, and for any number of
+    /// threads.
+    ///
+    /// # Errors
+    /// If the data differs from the run's, the device cannot be used or has too little memory, the loss
+    /// diverges, or a file cannot be written. The last saved state stays.
+    pub fn train(
+        &mut self,
+        devices: &dyn Devices,
+        data: &DataSet,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, Error> {
+        self.train_until(u32::MAX, devices, data, observer, stop)
+    }
+
+    /// As [`train`](Self::train), but at most to the end of `epoch`; a run that has not ended then counts as
+    /// interrupted.
+    ///
+    /// # Errors
+    /// See [`Run::train`].
+    pub fn train_until(
+        &mut self,
+        epoch: u32,
+        devices: &dyn Devices,
+        data: &DataSet,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, Error> {
+        // Before anything is written: if training is not possible, the folder stays unchanged.
+        let device = devices.open(&self.record.recipe.engine)?;
+        let graph = graph(&self.record.recipe)?;
+        let mut engine = self.engine(&*device, &graph, data)?;
+        let recipe = &self.record.recipe;
+        if self.progress.ended && self.progress.epoch <= recipe.train.epochs && !self.at_limit() {
+            self.progress.ended = false;
+        }
+        if let (true, Some(change)) = (self.progress.ended, self.changes.first()) {
+            return Err(Error::Refused(format!(
+                "the run in {} has ended, so {}={} would change nothing: add --epochs to train on",
+                self.folder.display(),
+                change.key,
+                change.to
+            )));
+        }
+        observer.event(&self.started(&graph, &*device, data))?;
+        let notes = std::mem::take(&mut self.notes);
+        let branch = self.record.run.branch_of.as_ref().filter(|_| !self.progress.ended);
+        let branch = branch.map(|of| format!("This run is a branch of {of}."));
+        let notes = data.warnings.iter().cloned().chain(notes).chain(branch);
+        for note in notes.chain(self.ignored_keys()) {
+            observer.event(&Event::Note(note))?;
+        }
+        if self.progress.ended {
+            observer.event(&self.finished(true))?;
+            return Ok(Outcome::AlreadyFinished);
+        }
+        let changes = std::mem::take(&mut self.changes);
+        let changed = !changes.is_empty();
+        if changed {
+            self.write_record()?;
+            for Change { key, from, to } in changes {
+                observer.event(&Event::Changed { key, from, to })?;
+            }
+        }
+
+        let recipe = &self.record.recipe;
+        let (rest, validation) = match recipe.data.validation {
+            0 => (None, None),
+            count => {
+                let (rest, validation) = split_validation(&data.train, count);
+                (Some(rest), Some(validation))
+            }
+        };
+        let train = rest.as_ref().unwrap_or(&data.train);
+        let loss = Loss { label_smoothing: recipe.train.label_smoothing, class_weights: None };
+        engine.set_loss(&loss)?;
+        let resident =
+            engine.load_data(&DeviceData { pixels: &train.pixels, labels: &train.labels })?;
+        let normalization = self.record.run.normalization;
+        let mut trainer = Trainer {
+            sampling: recipe.sampling(normalization),
+            train,
+            validation: validation.as_ref(),
+            test: &data.test,
+            normalization,
+            device: &*device,
+            engine: &mut *engine,
+            loss,
+            resident,
+            graphs: BTreeMap::new(),
+            observer,
+            stop,
+            size: (0, 0),
+            queue: VecDeque::new(),
+            busy: Duration::ZERO,
+            last_save: Instant::now(),
+            saved: self.progress.updates,
+            copy: None,
+            writer: StateWriter::default(),
+            run: self,
+        };
+        if changed {
+            // Otherwise a kill before the next save would cut the changes off the log.
+            trainer.save()?;
+        }
+        trainer.train(epoch)
+    }
+
+    /// An engine with the saved state, if it can train on this data.
+    fn engine(
+        &self,
+        device: &dyn Device,
+        graph: &Graph,
+        data: &DataSet,
+    ) -> Result<Box<dyn Engine>, Error> {
+        let recipe = &self.record.recipe;
+        if data.fingerprint() != self.record.run.data_fingerprint {
+            return Err(Error::Refused(format!(
+                "this is not the data that the run in {} was trained on ({}, found at {}, fingerprint \
+                 {:.12}…): give that one with --data",
+                self.folder.display(),
+                self.record.run.data_name,
+                self.record.run.data,
+                self.record.run.data_fingerprint
+            )));
+        }
+        run::check_fit(recipe, device, data, memory::available(device.memory(), true))?;
+        let mut engine = device.engine(graph)?;
+        self.restore(&mut *engine)?;
+        Ok(engine)
+    }
+
+    fn started(&self, graph: &Graph, device: &dyn Device, data: &DataSet) -> Event {
+        let recipe = &self.record.recipe;
+        Event::Started {
+            folder: self.folder.clone(),
+            description: format!(
+                "{}: {} parameters, {} images of {} ({}), {}",
+                self.record.run.recipe,
+                graph.parameter_count(),
+                data.train.len() - recipe.data.validation,
+                data.name,
+                data.format,
+                device.description(),
+            ),
+            resumed_at: (self.progress.updates > 0).then_some(self.progress.updates),
+            marks: self.marks.clone(),
+            log_steps: recipe.train.log_steps,
+        }
+    }
+
+    /// A note about keys that have no effect with the batch policy.
+    fn ignored_keys(&self) -> Option<String> {
+        let policy = match self.record.recipe.batch.policy {
+            BatchPolicyKind::Fixed | BatchPolicyKind::Steps => return None,
+            BatchPolicyKind::Plateau => "plateau",
+            BatchPolicyKind::NoiseScale => "noise_scale",
+            BatchPolicyKind::FromLr => "from_lr",
+        };
+        Some(format!("batch.policy is {policy}: batch.steps and batch.size are ignored"))
+    }
+
+    fn finished(&self, already: bool) -> Event {
+        let test_accuracy = self.progress.test_accuracy;
+        Event::Finished { folder: self.folder.clone(), test_accuracy, already }
+    }
+
+    /// Whether `train.max_steps` has been reached.
+    fn at_limit(&self) -> bool {
+        let limit = self.record.recipe.train.max_steps;
+        limit > 0 && self.progress.updates >= limit
+    }
+}
+
+/// A run in training.
+struct Trainer<'a> {
+    run: &'a mut Run,
+    device: &'a dyn Device,
+    engine: &'a mut dyn Engine,
+    loss: Loss,
+    sampling: Sampling,
+    normalization: Normalization,
+    train: &'a Split,
+    validation: Option<&'a Split>,
+    test: &'a Split,
+    /// Whether the engine keeps the training images on its device.
+    resident: bool,
+    /// The network's graph for each image size so far.
+    graphs: BTreeMap<usize, Graph>,
+    observer: &'a mut dyn Observer,
+    stop: &'a AtomicBool,
+    /// Images of a batch and of a micro-batch; 0 before the first epoch.
+    size: (usize, usize),
+    /// Updates whose results have not arrived.
+    queue: VecDeque<QueuedUpdate>,
+    /// Time spent in the engine since the last result.
+    busy: Duration,
+    last_save: Instant,
+    /// Updates done when the state was last saved.
+    saved: u64,
+    /// A copy of the state, after which update it was taken; its result has not arrived.
+    copy: Option<(u64, StateCopy)>,
+    writer: StateWriter,
+}
+
+/// Why an epoch stops before its last batch.
+enum Halt {
+    Interrupted,
+    Error(Error),
+}
+
+impl<E: Into<Error>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Halt::Error(error.into())
+    }
+}
+
+impl Trainer<'_> {
+    fn train(mut self, until: u32) -> Result<Outcome, Error> {
+        let epochs = self.run.record.recipe.train.epochs;
+        if epochs == 0 {
+            self.checkpoint(0, None)?;
+            self.run.progress.ended = true;
+            self.save()?;
+        }
+        while !self.run.progress.ended {
+            if self.run.progress.epoch > until {
+                self.writer.wait()?;
+                return Ok(Outcome::Interrupted);
+            }
+            match self.epoch() {
+                Ok(()) => {}
+                Err(Halt::Error(error)) => return Err(error),
+                Err(Halt::Interrupted) => {
+                    self.save()?;
+                    self.writer.wait()?;
+                    let folder = self.run.folder.clone();
+                    self.observer.event(&Event::Interrupted { folder })?;
+                    return Ok(Outcome::Interrupted);
+                }
+            }
+        }
+        self.writer.wait()?;
+        self.observer.event(&self.run.finished(false))?;
+        Ok(Outcome::Finished)
+    }
+
+    fn check_stop(&self) -> Result<(), Halt> {
+        if self.stop.load(Ordering::Relaxed) { Err(Halt::Interrupted) } else { Ok(()) }
+    }
+
+    /// Has the engine compute images of this size from now on.
+    fn set_image_size(&mut self, image_size: usize) -> Result<(), Error> {
+        if !self.graphs.contains_key(&image_size) {
+            let graph = crate::graph_for(&self.run.record.recipe, image_size)?;
+            self.graphs.insert(image_size, graph);
+        }
+        Ok(self.engine.set_graph(&self.graphs[&image_size])?)
+    }
+}

@@ -1,0 +1,66 @@
+//! Values of options: numbers, with errors that say what is accepted.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// A parser of whole numbers in `range`.
+pub fn whole_number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + Display + PartialOrd + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            format!("expected a whole number from {} to {}", range.start(), range.end())
+        })
+    }
+}
+
+/// A parser of numbers above 0 and at most `most`.
+pub fn number_up_to(most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| *number > 0.0 && *number <= most);
+        number.ok_or_else(|| format!("expected a number above 0 and at most {most}"))
+    }
+}
+
+/// Parses a number between 0 and 1, both excluded.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|fraction| *fraction > 0.0 && *fraction < 1.0);
+    fraction.ok_or_else(|| "expected a number between 0 and 1, such as 0.2".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_checked_against_their_range() {
+        let parse = whole_number(1..=20_u32);
+        assert_eq!((parse("1"), parse("20")), (Ok(1), Ok(20)));
+        for text in ["", "0", "21", "-1", "1.5", "x", "99999999999999999999"] {
+            assert_eq!(
+                parse(text),
+                Err("expected a whole number from 1 to 20".to_owned()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_are_checked_against_their_range() {
+        let parse = number_up_to(3_600.0);
+        assert_eq!((parse("0.5"), parse("3600")), (Ok(0.5), Ok(3600.0)));
+        for text in ["", "0", "-1", "3601", "nan", "inf", "x"] {
+            let problem = "expected a number above 0 and at most 3600";
+            assert_eq!(parse(text), Err(problem.to_owned()), "{text}");
+        }
+        assert_eq!(fraction("0.2"), Ok(0.2));
+        for text in ["", "0", "1", "-1", "nan", "half"] {
+            assert!(fraction(text).unwrap_err().contains("between 0 and 1"), "{text}");
+        }
+    }
+}
