@@ -107,9 +107,11 @@ impl Suite<'_> {
             }
         }
         let momentum = engine.export(Section::Momentum).unwrap();
+        let all: f64 = expected.momentum.iter().flatten().map(|m| m * m).sum();
         for (tensor, expected) in momentum.iter().zip(&expected.momentum) {
             let what = format!("the momentum buffer of {}", tensor.name);
             let relative = relative.max(self.tolerances.relative);
+            let absolute = absolute * all.sqrt().max(1.0);
             close(&what, numbers(tensor), expected, relative, absolute);
         }
     }
