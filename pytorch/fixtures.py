@@ -1,5 +1,5 @@
-"""Writes PyTorch's answers for the tests of crates/kernels, crates/network and crates/data: the
-files of `main`, below.
+"""Writes PyTorch's answers for the tests of crates/kernels, crates/conformance and crates/data:
+the files of `main`, below.
 
 What goes in is float32, so that a float32 program reads exactly the same numbers; everything
 computed from it is computed and stored in float64, but for images(), whose numbers are few steps
@@ -524,7 +524,7 @@ def images():
 
 FILES = {
     "kernels": {"layers": layers, "muon": muon},
-    "network": {
+    "conformance": {
         "step": step,
         "airbench": airbench_updates,
         "sides": sides,

@@ -354,6 +354,12 @@ impl Engine for CpuEngine {
     }
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
+        if rules.iter().any(|rule| matches!(rule, Rule::Muon(_))) {
+            // There need not have been a batch, as where the gradients were imported.
+            let plan = &self.plans[self.current];
+            let sizes = Sizes::new(plan, &plan.training, 1);
+            self.buffers.reserve(self.processor.pool.threads(), sizes)?;
+        }
         self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
         let mut result = std::mem::take(&mut self.pending);
         if let Some(norms) = &mut result.norms {

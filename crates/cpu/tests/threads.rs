@@ -1,0 +1,73 @@
+//! What is true of the CPU engine alone: results do not depend on the number of threads.
+
+use crescendo_cpu::CpuDevices;
+use crescendo_network::{
+    ActivationStorage, Devices, EngineConfig, Graph, Images, Measure, MicroBatch, Muon,
+    NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape, Tensor, UpdateResult,
+};
+
+const BATCH: usize = 37;
+
+fn graph() -> Graph {
+    let mut config = NetworkConfig::paper();
+    (config.blocks, config.widths, config.head.hidden) = (vec![1, 1], vec![2, 3], 5);
+    let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+    Graph::new(&config.network(images).unwrap()).unwrap()
+}
+
+/// What two updates come to, and everything that an engine holds after them.
+fn train(
+    threads: usize,
+    activations: ActivationStorage,
+) -> (Vec<UpdateResult>, Vec<Tensor<'static>>) {
+    let graph = graph();
+    let config = EngineConfig { threads, activations, ..EngineConfig::default() };
+    let mut engine = CpuDevices.open(&config).unwrap().engine(&graph).unwrap();
+    engine.import(Section::Model, &graph.initial(1)).unwrap();
+    let pixel = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) + (i as f32 * 0.01).sin();
+    let images: Vec<f32> = (0..BATCH * 3072).map(pixel).collect();
+    let labels: Vec<u16> = (0..BATCH as u16).map(|i| i % 10).collect();
+    let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 1e-3 };
+    let muon = Muon { learning_rate: 0.05, momentum: 0.6, nesterov: true, steps: 3 };
+    let rules = graph.parameters.iter().map(|parameter| match parameter.role {
+        Role::Weight { .. } if parameter.shape.len() == 2 => Rule::Muon(muon),
+        _ => Rule::Sgd(sgd),
+    });
+    let rules: Vec<Rule> = rules.collect();
+    let mut results = Vec::new();
+    for measure in [Measure::Nothing, Measure::Halves] {
+        let batch = MicroBatch { measure, ..MicroBatch::whole(&images, &labels) };
+        engine.accumulate(&batch).unwrap();
+        engine.update(&rules).unwrap();
+        engine.update_average(0.5).unwrap();
+        results.extend(engine.next_result(true).unwrap());
+    }
+    let logits = engine.logits(&images).unwrap();
+    let mut all = vec![Tensor::f32("logits", vec![BATCH, 10], logits)];
+    for section in [Section::Model, Section::Momentum, Section::Average] {
+        all.extend(engine.export(section).unwrap().into_iter().map(Tensor::into_owned));
+    }
+    (results, all)
+}
+
+#[test]
+fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
+    for activations in [ActivationStorage::F32, ActivationStorage::Bf16] {
+        let one = train(1, activations);
+        for threads in [2, 3, 5] {
+            assert!(train(threads, activations) == one, "{threads} threads differ from one");
+        }
+    }
+}
+
+#[test]
+fn samples_of_a_data_set_are_refused() {
+    let graph = graph();
+    let mut engine = CpuDevices.open(&EngineConfig::default()).unwrap().engine(&graph).unwrap();
+    let sample = Sample { index: 0, crop: [0, 0], flip: false, cutout: [0, 0] };
+    let preparation = Preparation { border: None, normalization: None, cutout: 0, image_size: 32 };
+    let images = Images::Samples(&[sample], &preparation);
+    let batch = MicroBatch { images, ..MicroBatch::whole(&[], &[1]) };
+    let error = engine.accumulate(&batch).unwrap_err().to_string();
+    assert_eq!(error, "the CPU engine takes images that are prepared ahead");
+}
