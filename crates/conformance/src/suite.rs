@@ -96,9 +96,15 @@ impl Suite<'_> {
         close(what, values, expected, relative, absolute);
     }
 
-    /// Holds the model's and the momentum buffers' numbers to f64.
+    /// Holds the model's numbers to f64, and those of the momentum buffers.
     #[track_caller]
-    pub(crate) fn check_model(&self, engine: &mut dyn Engine, expected: &Model, relative: f64) {
+    pub(crate) fn check_model(
+        &self,
+        engine: &mut dyn Engine,
+        expected: &Model,
+        relative: f64,
+        momentum: f64,
+    ) {
         let absolute = self.tolerances.absolute;
         let state = engine.graph().state();
         for (tensor, described) in engine.export(Section::Model).unwrap().iter().zip(state) {
@@ -106,13 +112,12 @@ impl Suite<'_> {
                 close(&tensor.name, numbers(tensor), expected, relative, absolute);
             }
         }
-        let momentum = engine.export(Section::Momentum).unwrap();
+        let buffers = engine.export(Section::Momentum).unwrap();
         let all: f64 = expected.momentum.iter().flatten().map(|m| m * m).sum();
-        for (tensor, expected) in momentum.iter().zip(&expected.momentum) {
+        for (tensor, expected) in buffers.iter().zip(&expected.momentum) {
             let what = format!("the momentum buffer of {}", tensor.name);
-            let relative = relative.max(self.tolerances.relative);
             let absolute = absolute * all.sqrt().max(1.0);
-            close(&what, numbers(tensor), expected, relative, absolute);
+            close(&what, numbers(tensor), expected, momentum, absolute);
         }
     }
 }

@@ -88,5 +88,6 @@ pub(crate) fn each_micro_batch_has_its_own_statistics(suite: &Suite) {
         model.blend_statistics(images, None);
     }
     suite.close("the gradients", &flat(&mut *engine, Section::Gradients), &expected);
-    suite.check_model(&mut *engine, &model, suite.tolerances.relative);
+    let relative = suite.tolerances.relative;
+    suite.check_model(&mut *engine, &model, relative, relative);
 }

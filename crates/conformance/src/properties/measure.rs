@@ -161,7 +161,7 @@ pub(crate) fn halves_add_up_to_the_gradient_of_their_batch(suite: &Suite) {
     // The halves' mean gradients, weighted by their images, make the batch's: so their squares bound it.
     let norms = twice.norms.expect("they were measured");
     let sum: f64 = sum.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-    assert!((norms.whole / sum - 1.0).abs() < 1e-6, "{} is not {sum}", norms.whole);
+    assert!((norms.whole / sum - 1.0).abs() < 1e-12, "{} is not {sum}", norms.whole);
     let [(3, first), (4, second)] = norms.parts[..] else { panic!("{norms:?}") };
     let bound = (3.0 * first.sqrt() + 4.0 * second.sqrt()) / 7.0;
     assert!(first > 0.0 && second > 0.0 && bound >= sum.sqrt() / 0.5);
