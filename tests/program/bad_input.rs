@@ -113,12 +113,12 @@ fn checkpoints_of_another_network_are_refused() {
 
 /// Ways to damage a safetensors file, each with a part of the error.
 const DAMAGES: [(Damage, &str); 7] = [
-    (Vec::clear, "damaged or of another kind"),
-    (|bytes| bytes.truncate(7), "damaged or of another kind"),
-    (|bytes| bytes.truncate(bytes.len() / 2), "damaged or of another kind"),
-    (|bytes| bytes.truncate(bytes.len() - 1), "damaged or of another kind"),
-    (|bytes| bytes[3] ^= 0x40, "damaged or of another kind"),
-    (|bytes| bytes[8] ^= 1, "damaged or of another kind"),
+    (Vec::clear, "damaged or of another format"),
+    (|bytes| bytes.truncate(7), "damaged or of another format"),
+    (|bytes| bytes.truncate(bytes.len() / 2), "damaged or of another format"),
+    (|bytes| bytes.truncate(bytes.len() - 1), "damaged or of another format"),
+    (|bytes| bytes[3] ^= 0x40, "damaged or of another format"),
+    (|bytes| bytes[8] ^= 1, "damaged or of another format"),
     (|bytes| replace(bytes, "start_layer.0.weight", "start_layer.0.Weight"), "is missing"),
 ];
 
@@ -555,7 +555,7 @@ fn invalid_values_of_recipe_keys_are_refused_by_key() {
     for (change, part) in [
         (
             "batch.size=301 --set batch.policy=fixed",
-            "a batch of 301 is larger than the 300 images to train on: have batches fit them with --set \
+            "a batch of 301 is larger than the 300 images to train on: let batches shrink to fit the data with --set \
              batch.least_updates=20, or lower batch.size",
         ),
         ("batch.steps=[[1,25],[2,400]]", "a batch of 400 is larger than the 300 images"),
@@ -586,7 +586,7 @@ fn missing_folders_and_files_are_named() {
     let command = format!("evaluate {CHECKPOINT} --checkpoints 1");
     place.refuse_saying(1, &command, &[CHECKPOINT, "is a file"]);
     place.refuse_saying(1, "predict nowhere x.png", &["cannot read nowhere"]);
-    place.refuse_saying(1, "evaluate run/recipe.toml", &["run/recipe.toml", "another kind"]);
+    place.refuse_saying(1, "evaluate run/recipe.toml", &["run/recipe.toml", "another format"]);
     place.refuse_saying(1, &format!("train {SMALL} --init nowhere"), &["cannot read nowhere"]);
     fs::remove_file(place.path(CHECKPOINT)).unwrap();
     place.refuse_saying(1, "evaluate run", &["run: has no checkpoint yet", "train --resume"]);

@@ -254,8 +254,8 @@ fn a_checkpoint_can_be_fine_tuned_on_other_classes() {
     let init = "old/weights/epoch-0001.safetensors";
     let tune = format!("train {TINY} --data flowers --seed 3");
     let output = place.run(&format!("{tune} --init {init} --epochs 0 --out begun"));
-    let line = "\nThe checkpoint tells 10 classes apart and the folder flowers has 3: the last layer \
-                starts anew.\n";
+    let line = "\nThe checkpoint has 10 classes and the folder flowers has 3: the last layer is \
+                reinitialised.\n";
     assert!(output.contains(line), "{output}");
     place.run(&format!("{tune} --epochs 0 --out fresh"));
     let model = |path: &str| tensors(&place.path(path));

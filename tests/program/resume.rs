@@ -141,7 +141,7 @@ fn a_finished_run_can_be_extended() {
     // epochs.csv is not compared: only the short run was evaluated after epoch 2.
     assert!(whole.0 == short.0 && whole.2 == short.2);
     let complaint = place.refuse(2, "train --resume short --epochs 3");
-    assert!(complaint.contains("this run has come to epoch 4 already"), "{complaint}");
+    assert!(complaint.contains("this run has already reached epoch 4"), "{complaint}");
 }
 
 #[test]

@@ -108,7 +108,10 @@ mod tests {
 
     #[test]
     fn initialisations_are_pytorchs() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/tests/fixtures/airbench.safetensors");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../conformance/tests/fixtures/airbench.safetensors"
+        );
         let bytes = std::fs::read(path).unwrap();
         let fixture = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         for (name, init) in

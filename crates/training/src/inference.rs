@@ -136,8 +136,10 @@ mod tests {
 
     #[test]
     fn six_views_are_pytorchs() {
-        let path =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/tests/fixtures/airbench.safetensors");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../conformance/tests/fixtures/airbench.safetensors"
+        );
         let bytes = std::fs::read(path).unwrap();
         let fixture = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let recipe = ["blocks=[2, 3]", "widths=[4, 6]", "head.scale=0.5"];

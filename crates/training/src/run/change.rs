@@ -45,7 +45,7 @@ impl Run {
         let least = if ended { epoch - 1 } else { epoch };
         if recipe.train.epochs < least {
             return Err(Error::Recipe(format!(
-                "train.epochs={} is too small: this run is already in epoch {least}",
+                "train.epochs={} is too small: this run has already reached epoch {least}",
                 recipe.train.epochs
             )));
         }
