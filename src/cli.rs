@@ -21,7 +21,7 @@ const MAX_IMAGES: usize = 1_000_000_000;
     arg_required_else_help = true,
     after_help = "\
 To get started:  crescendo train          (takes about a minute, needs no download)
-For help and an example of any command:  crescendo train --help"
+For help and examples:  crescendo COMMAND --help"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -46,7 +46,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// List the built-in recipes, or print one
     Recipes(RecipesArgs),
-    /// Download or inspect a data set
+    /// Download, inspect or export a data set
     Data(DataArgs),
     /// Print a completion script for your shell
     Completions(CompletionsArgs),
@@ -103,7 +103,8 @@ pub struct TrainArgs {
 /// How to compute.
 #[derive(Args)]
 pub struct ComputeArgs {
-    /// Device: cpu or cuda [default: auto, the best that there is; a resumed run stays on its device]
+    /// Device: auto (the best that there is) or cpu; cuda is not built yet. A resumed run stays on its
+    /// device [default: auto]
     #[arg(long, value_name = "DEVICE", value_parser = ["auto", "cpu", "cuda"])]
     pub device: Option<String>,
     /// Number of threads; results do not depend on it [default: one per processor]
@@ -140,7 +141,7 @@ pub struct SplitArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Example: evaluate the checkpoints that the paper reports
-  crescendo evaluate runs/report --checkpoints 90,80,70,60,30")]
+  crescendo evaluate runs/report --checkpoints '90,80,70,60,30'")]
 pub struct EvaluateArgs {
     /// Run folders (their last checkpoint is evaluated) or checkpoint files
     #[arg(required = true, value_name = "RUN|FILE")]
@@ -297,11 +298,11 @@ pub struct BenchArgs {
     /// A built-in recipe, or the path of a TOML file
     #[arg(default_value = "report")]
     pub recipe: String,
-    /// Batch size of training
+    /// Batch size to train with; the recipe's is not used
     #[arg(long, value_name = "N", default_value_t = 125, allow_negative_numbers = true,
           value_parser = whole_number(1..=65_536_usize))]
     pub batch: usize,
-    /// Seconds to measure for: training, then inference
+    /// Seconds to measure training for, and then inference
     #[arg(long, value_name = "SECONDS", default_value_t = 8.0, allow_negative_numbers = true,
           value_parser = number_up_to(3_600.0))]
     pub seconds: f64,

@@ -53,7 +53,7 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     let images: Vec<f32> = (0..many * image).map(|i| (i as f32 * 0.37).sin() * 1.7).collect();
     let labels: Vec<u16> = (0..batch).map(|i| (i % classes) as u16).collect();
 
-    let mut peak = engine.measure_peak();
+    let mut peak = engine.measure_peak()?;
     let rules = recipe.optimizer.first_rules(&graph, batch);
     let images_of_batch = MicroBatch::whole(&images[..batch * image], &labels);
     let mut optimizer = 0.0;
@@ -71,10 +71,10 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
         step.forward /= count;
         step.backward /= count;
     }
-    peak = peak.max(engine.measure_peak());
+    peak = peak.max(engine.measure_peak()?);
     let inference_images = &images[..INFERENCE_IMAGES * image];
     let mut passes = repeat(args.seconds, || engine.logits(inference_images).map(drop))?;
-    peak = peak.max(engine.measure_peak());
+    peak = peak.max(engine.measure_peak()?);
     let config = device.config();
     Ok(Measurements {
         isa: config.isa.name(),

@@ -47,15 +47,14 @@ impl PlannedPhase {
         images: usize,
     ) -> Result<Self, Error> {
         let (graph, batch_size) = (graph_for(recipe, phase.image_size)?, phase.batch_size);
-        let micro_batch = micro_batch_size(recipe, device, &graph, batch_size)?;
-        if micro_batch == 0 {
+        let Some(micro_batch) = micro_batch_size(recipe, device, &graph, batch_size)? else {
             return Err(Error::Recipe(format!(
                 "a batch of {batch_size} does not fit in batch.memory_limit, not even in \
                  micro-batches of one image (or of network.norm.ghost images): raise the limit, or \
                  choose a smaller network"
             )));
-        }
-        let training = required_memory(recipe, device, &graph, batch_size, micro_batch)?.here;
+        };
+        let training = required_memory(recipe, device, &graph, batch_size, micro_batch)?.configured;
         let bytes = training + (images * ImageShape::CIFAR.elements()) as u64;
         Ok(PlannedPhase { phase, micro_batch, bytes, flops: graph.training_flops() })
     }

@@ -227,7 +227,7 @@ fn nothing_is_overwritten() {
         .unwrap();
     let before = contents(place.folder());
     for path in ["run", "set", "empty", "image.npy", "run/../run"] {
-        let parts = [path, "exists already, and nothing is overwritten"];
+        let parts = [path, "already exists, and nothing is overwritten"];
         place.refuse_saying(1, &format!("train {SMALL} --out {path}"), &parts);
         place.refuse_saying(1, &format!("data export shapes:10,10 {path}"), &parts);
     }
@@ -573,10 +573,10 @@ fn missing_folders_and_files_are_named() {
     let place = Place::with_run("--epochs 1");
     fs::create_dir(place.path("folder")).unwrap();
     for path in ["nowhere", "folder", "run/weights", CHECKPOINT] {
-        let problem = format!("{path}: is no run's folder");
+        let problem = format!("{path}: is not a run folder");
         place.refuse_saying(1, &format!("train --resume {path}"), &[&problem, "`train` made"]);
     }
-    place.refuse_saying(1, "evaluate folder", &["folder: is no run's folder"]);
+    place.refuse_saying(1, "evaluate folder", &["folder: is not a run folder"]);
     place.refuse_saying(1, "evaluate nowhere", &["cannot read nowhere"]);
     place.refuse_saying(
         1,

@@ -37,7 +37,7 @@ fn fast94_fits_its_batches_to_a_folder_of_images() {
     flowers(&place, "flowers", 50);
     let train = "train fast94 --data flowers --set network.widths=[4,8,8] --epochs 2 --out run";
     let output = place.run(train);
-    let note = "120 training images: batches have at most 4, for batch.least_updates = 25.";
+    let note = "Batches have at most 4 images, so that an epoch of 120 has batch.least_updates = 25 updates.";
     assert!(output.contains(note), "{output}");
     let output = place.run("evaluate run");
     assert!(output.contains("on 30 images of the folder flowers"), "{output}");

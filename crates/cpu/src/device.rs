@@ -11,7 +11,7 @@ use crate::host;
 use crate::options::PlanOptions;
 use crate::plan::ExecutionPlan;
 
-/// Opens the processor, and nothing else.
+/// Opens the CPU device only.
 ///
 /// # Example
 ///
@@ -113,7 +113,7 @@ impl Device for CpuDevice {
     ) -> Result<RequiredMemory, EngineError> {
         let plan = self.plan(graph)?;
         let bytes = |threads| CpuEngine::memory(&plan, micro_batch, threads) as u64;
-        Ok(RequiredMemory { here: bytes(self.threads), least: bytes(1) })
+        Ok(RequiredMemory { configured: bytes(self.threads), minimum: bytes(1) })
     }
 
     fn describe_steps(&self, graph: &Graph) -> Result<String, EngineError> {

@@ -33,7 +33,7 @@ pub(crate) struct CpuEngine {
     state: State,
     buffers: Buffers,
     folded: FoldedWeights,
-    /// What the micro-batches of the update at hand came to.
+    /// The result of the current update so far.
     pending: UpdateResult,
     /// Results that have not been read.
     results: VecDeque<UpdateResult>,
@@ -88,6 +88,7 @@ impl CpuEngine {
         new_weight: Option<f64>,
     ) -> Result<(Pass<'a>, &'a Loss), EngineError> {
         let plan = &self.plans[self.current];
+        assert!(count > 0, "a batch without images");
         assert_eq!(images.len(), count * plan.graph.input.len(), "one label for each image");
         let threads = self.processor.pool.threads();
         self.buffers.reserve(threads, Sizes::new(plan, &plan.training, count))?;
@@ -291,9 +292,12 @@ impl Engine for CpuEngine {
             return Ok(());
         }
         let own = self.graph();
-        if graph.parameters != own.parameters || graph.statistics != own.statistics {
+        let names = |graph: &Graph| -> Vec<String> {
+            graph.nodes.iter().map(|node| node.name.clone()).collect()
+        };
+        if graph.parameters != own.parameters || names(graph) != names(own) {
             return Err(EngineError::Unsupported(
-                "an engine cannot change to a graph with other parameters".into(),
+                "an engine cannot change to a graph with other operations or parameters".into(),
             ));
         }
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
@@ -374,17 +378,17 @@ impl Engine for CpuEngine {
         Ok(self.results.pop_front())
     }
 
-    fn update_average(&mut self, share: f64) -> Result<(), EngineError> {
+    fn update_average(&mut self, weight: f64) -> Result<(), EngineError> {
         let graph = &self.plans[self.current].graph;
         let State { model, average, .. } = &mut self.state;
         // The first average is the model.
-        let share = if average.is_some() { share as f32 } else { 1.0 };
+        let weight = if average.is_some() { weight as f32 } else { 1.0 };
         let average = average.get_or_insert_with(|| Model::new(graph));
         for (average, model) in average.buffers().into_iter().zip(model.buffers()) {
             self.processor.pool.chunks(average, AVERAGED, |piece, average| {
                 for (average, &model) in average.iter_mut().zip(&model[piece * AVERAGED..]) {
-                    // Exact where the share is 1.
-                    *average = share.mul_add(model, (1.0 - share) * *average);
+                    // Exact if the weight is 1.
+                    *average = weight.mul_add(model, (1.0 - weight) * *average);
                 }
             });
         }
@@ -399,14 +403,15 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn blend_statistics(&mut self, images: &[f32], share: f64) -> Result<(), EngineError> {
+    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
         let count = images.len() / self.graph().input.len();
-        self.training_pass(images, count, Some(&mut SingleProcess), Some(share))?;
+        self.training_pass(images, count, Some(&mut SingleProcess), Some(weight))?;
         Ok(())
     }
 
     fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
         let image = self.graph().input.len();
+        assert!(images.len().is_multiple_of(image), "not whole images");
         let mut logits = Vec::with_capacity(images.len() / image * self.graph().classes());
         for images in images.chunks(image * INFERENCE_IMAGES) {
             self.infer(images, &mut logits)?;
@@ -476,7 +481,7 @@ impl Engine for CpuEngine {
         times.collect()
     }
 
-    fn measure_peak(&mut self) -> f64 {
-        peak::flops(&self.processor)
+    fn measure_peak(&mut self) -> Result<f64, EngineError> {
+        Ok(peak::flops(&self.processor))
     }
 }

@@ -124,6 +124,9 @@ impl FusedGraph {
     /// # Errors
     /// If the graph has a combination of operations that is not supported.
     pub fn new(graph: &Graph, options: PlanOptions) -> Result<FusedGraph, Error> {
+        if graph.input.maps().is_none() {
+            return Err(Error("the input of the network must be images, not vectors".into()));
+        }
         let images =
             TensorInfo { value: Value(0), shape: graph.input, producer: None, saved: false };
         let mut fusion = Fusion {
@@ -208,6 +211,9 @@ impl Fusion<'_> {
                 let open = before.activation.is_none() && self.uses[input.0] == 1;
                 let before = if open { before } else { FusedInput::plain(self.tensor(input)) };
                 Ok(FusedInput { activation: Some(function(f)), ..before })
+            }
+            Operation::Add if matches!(node.input, Shape::Vector { .. }) => {
+                Err(unsupported(node, "it adds vectors"))
             }
             Operation::Add => {
                 let [main, other] = [input, node.inputs[1]].map(|value| self.term(value));

@@ -117,8 +117,12 @@ impl Planner<'_> {
         for (index, &FusedStep { input, save_input, .. }) in self.fused.steps.iter().enumerate() {
             if input.main.tensor == IMAGES {
                 if !input.is_plain() {
-                    let problem = "only a convolution or a pooling can read the images";
-                    return Err(Error(problem.into()));
+                    let node = &self.graph.nodes[self.fused.steps[index].node];
+                    return Err(Error(format!(
+                        "{}: the first operation on the images must be a convolution, a pooling or \
+                         flattening",
+                        node.name
+                    )));
                 }
                 deliveries.push(None);
                 continue;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// How many threads compute, where `asked` may be 0 for one on every processor.
+/// The number of threads: `asked`, or one per logical processor if that is 0.
 pub fn threads(asked: usize) -> usize {
     match asked {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -20,8 +20,8 @@ pub(crate) fn processor_name() -> Option<String> {
 /// What a thread takes of the address space: a stack, and the region that malloc reserves for it.
 const THREAD: u64 = 68 << 20;
 
-/// Bytes of memory that can be had now, before a run's threads are started: the least of what is free, what
-/// a container allows, and what the process's own limit allows. `None` if nothing is known.
+/// Bytes of memory that are available before a run's threads are started: the minimum of what is free, what a
+/// container allows, and what the process's own limit allows. `None` if nothing is known.
 pub(crate) fn available_memory(threads: usize) -> Option<u64> {
     let own_limit = own_limit().map(|left| left.saturating_sub(threads as u64 * THREAD));
     [free(), container(), own_limit].into_iter().flatten().min()
@@ -40,7 +40,7 @@ pub fn peak_memory() -> Option<u64> {
     field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:").map(|kib| kib << 10)
 }
 
-/// Linux's estimate of what can be had without swapping.
+/// Linux's estimate of what is available without swapping.
 fn free() -> Option<u64> {
     field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:").map(|kib| kib << 10)
 }

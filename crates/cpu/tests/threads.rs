@@ -2,8 +2,9 @@
 
 use crescendo_cpu::CpuDevices;
 use crescendo_network::{
-    ActivationStorage, Devices, EngineConfig, Graph, Images, Measure, MicroBatch, Muon,
-    NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape, Tensor, UpdateResult,
+    ActivationStorage, BorderPixels, ChannelStatistics, Devices, EngineConfig, Graph, Images,
+    Measure, MicroBatch, Muon, NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape,
+    Tensor, UpdateResult,
 };
 
 const BATCH: usize = 37;
@@ -65,7 +66,12 @@ fn samples_of_a_data_set_are_refused() {
     let graph = graph();
     let mut engine = CpuDevices.open(&EngineConfig::default()).unwrap().engine(&graph).unwrap();
     let sample = Sample { index: 0, crop: [0, 0], flip: false, cutout: [0, 0] };
-    let preparation = Preparation { border: None, normalization: None, cutout: 0, image_size: 32 };
+    let preparation = Preparation {
+        border: BorderPixels::Reflect,
+        normalization: ChannelStatistics::PerImage,
+        cutout: 0,
+        image_size: 32,
+    };
     let images = Images::Samples(&[sample], &preparation);
     let batch = MicroBatch { images, ..MicroBatch::whole(&[], &[1]) };
     let error = engine.accumulate(&batch).unwrap_err().to_string();

@@ -15,7 +15,7 @@ pub fn export(set: &DataSet, folder: &Path) -> Result<(), Error> {
     if folder.exists() {
         return Err(Error::invalid(
             folder,
-            "exists already, and nothing is overwritten: choose another folder",
+            "already exists, and nothing is overwritten: choose another folder",
         ));
     }
     if set.train.len() < 5 || set.test.is_empty() || set.classes.len() > 256 {

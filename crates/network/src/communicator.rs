@@ -1,24 +1,26 @@
-//! The seam to several processes.
+//! The interface to several processes.
 
 use std::ops::Range;
 
 use crate::EngineError;
 
-/// Sums over processes. All processes call the same functions in the same order.
+/// Blocking collective operations on host memory. All processes call the same functions in the same order with
+/// slices of the same lengths, and every process receives the same bits.
 pub trait Communicator: Send {
-    /// Replaces each number by its sum over all processes: BatchNorm's sums go through this, forward and
+    /// Replaces each number by its sum over all processes. BatchNorm's sums go through this, forward and
     /// backward.
     ///
     /// # Errors
-    /// If another process is gone.
+    /// [`EngineError::Communication`] if another process failed.
     fn sum(&mut self, values: &mut [f64]) -> Result<(), EngineError>;
 
-    /// The gradients in `range` of all gradients `gradients` will not change before the update, so that
-    /// summing them can begin. In the last micro-batch of a batch this is called once for each range of
-    /// parameters, as backward produces them; together the ranges cover all parameters.
+    /// Announces that `gradients[range]` is final, so that summing it can begin; `gradients` is the flat buffer of
+    /// all gradients. Called in the last micro-batch of a batch, once for each layer (weight and bias) in the
+    /// order of the backward pass; the ranges are disjoint and cover all parameters, frozen ones included. The
+    /// borrow ends with the call, so the values must be copied.
     ///
     /// # Errors
-    /// If another process is gone.
+    /// [`EngineError::Communication`] if another process failed.
     fn gradients_final(
         &mut self,
         _range: Range<usize>,
@@ -27,15 +29,15 @@ pub trait Communicator: Send {
         Ok(())
     }
 
-    /// Replaces each gradient by its sum over all processes. Called once an update, after all ranges are
-    /// final.
+    /// Replaces each gradient by its sum over all processes. Called once in every update, also if no micro-batch was
+    /// accumulated.
     ///
     /// # Errors
-    /// If another process is gone.
+    /// [`EngineError::Communication`] if another process failed.
     fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError>;
 }
 
-/// The communicator of a single process.
+/// The communicator of a run with one process.
 pub struct SingleProcess;
 
 impl Communicator for SingleProcess {

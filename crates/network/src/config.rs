@@ -22,7 +22,7 @@ pub struct NetworkConfig {
     pub leaky_slope: f64,
     /// Rows and columns of the whitening filters of `airbench`; 0 for `resnet`, which has none.
     pub whitening: usize,
-    /// Whether convolutions and the last layer have biases.
+    /// Whether convolutions and the last layer have biases. Whitening filters always have one.
     pub bias: bool,
     /// How the filters of convolutions are initialised.
     pub init: Init,

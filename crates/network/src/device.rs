@@ -11,7 +11,7 @@ pub struct EngineConfig {
     /// The device. It is not written while it is `auto`, so that a checkpoint does not name one.
     #[serde(default, skip_serializing_if = "DeviceKind::is_auto")]
     pub device: DeviceKind,
-    /// Threads of the CPU engine; 0 for one on every processor.
+    /// Threads of the CPU engine; 0 for one per logical processor.
     pub threads: usize,
     /// The instruction set of the CPU engine.
     pub isa: IsaKind,
@@ -25,7 +25,7 @@ pub struct EngineConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
-    /// The best that there is, chosen when a run is created.
+    /// The fastest that can be used, chosen when a run is created.
     #[default]
     Auto,
     /// The processor.
@@ -107,13 +107,14 @@ pub trait Devices: Sync {
     /// Opens the device that the keys ask for.
     ///
     /// # Errors
-    /// If there is no such device here, or it cannot be used.
+    /// [`EngineError::Unsupported`] if there is no such device, or it does not have what the keys ask for.
     fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError>;
 }
 
 /// A device that engines can run on.
 pub trait Device: Send + Sync {
-    /// The keys with which it was opened, with everything `auto` resolved that results depend on.
+    /// The keys with which it was opened, with `auto` replaced by what was chosen; `device` is never `auto`. Keys of
+    /// other engines stay as they are.
     fn config(&self) -> EngineConfig;
 
     /// What it is, such as `AMD EPYC 9V74, AVX-512, 2 threads`.
@@ -122,7 +123,9 @@ pub trait Device: Send + Sync {
     /// How much memory it has.
     fn memory(&self) -> DeviceMemory;
 
-    /// How much memory an engine takes that trains with micro-batches of so many images and evaluates.
+    /// The memory that an engine takes which trains with micro-batches of so many images and computes logits:
+    /// parameters, gradients, momentum buffers, feature maps and working memory. It does not include the
+    /// average of the model, batches of images, and data sets. It does not fall with the number of images.
     ///
     /// # Errors
     /// If the device does not support the graph.
@@ -157,11 +160,11 @@ pub struct DeviceMemory {
 /// Bytes of memory that an engine takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequiredMemory {
-    /// On this device as it is configured.
-    pub here: u64,
-    /// With the settings that do not change results (such as threads) at their least. The size of
+    /// With the device as it is configured.
+    pub configured: u64,
+    /// With the settings that do not affect results, such as the number of threads, at their minimum. The size of
     /// micro-batches is chosen by this number, so that results do not depend on those settings.
-    pub least: u64,
+    pub minimum: u64,
 }
 
 impl From<Error> for EngineError {

@@ -1,16 +1,22 @@
-//! The engine: what computes a network. This is the seam between the training loop and a device.
+//! The engine: what computes a network. This is the interface between the training loop and a device.
 //!
-//! A device may work by itself, so calls queue work and return early. Losses and counts are collected in
-//! the engine and read with [`Engine::next_result`], possibly a few updates late; everything else happens
-//! in the order of the calls.
+//! Calls may be asynchronous: an engine may queue the work and return. It borrows arguments only during the
+//! call, and copies what it needs later. Losses and counts are collected in the engine and read with
+//! [`Engine::next_result`]; everything else takes effect in the order of the calls. The same calls give the
+//! same bits on the same device. After an error the engine is of no more use.
+//!
+//! The crate `crescendo-conformance` has tests for every engine.
 
-use crate::{Communicator, EngineError, Graph, Rule, Tensor};
+use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
 
 /// Computes a network: owns its parameters, gradients, BatchNorm statistics and the optimizer's state.
 ///
 /// One update is any number of [`accumulate`](Self::accumulate), then one [`update`](Self::update), which
-/// gives one [`UpdateResult`]. The engine may apply an update whose loss is not finite: the trainer learns
-/// of it with the result, and goes back to the last saved state.
+/// gives one [`UpdateResult`]. The engine may apply an update whose loss is not finite: the trainer stops when
+/// it reads that result, and the last saved state is not affected.
+///
+/// `set_graph`, `set_loss`, `set_communicator`, `swap_average`, `import` and `snapshot` are called between
+/// updates only, not between `accumulate` and `update`.
 pub trait Engine: Send {
     /// The graph that it computes.
     fn graph(&self) -> &Graph;
@@ -19,30 +25,32 @@ pub trait Engine: Send {
     /// works out for an image size is kept, so that changing back is cheap.
     ///
     /// # Errors
-    /// If the parameters or statistics differ, or the engine does not support the graph.
+    /// If its operations or parameters differ, or the engine does not support the graph.
     fn set_graph(&mut self, graph: &Graph) -> Result<(), EngineError>;
 
-    /// Sets the loss. Before, it is plain cross-entropy.
+    /// Sets the loss. The default is cross-entropy without label smoothing and class weights.
     ///
     /// # Errors
     /// If there is not one class weight for each class.
     fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError>;
 
-    /// Sums over processes go through this communicator from now on. Before, there is one process.
+    /// Sets the communicator of a run with several processes. The default is [`SingleProcess`](crate::SingleProcess).
     fn set_communicator(&mut self, communicator: Box<dyn Communicator>);
 
-    /// Sets which of [`Graph::parameters`] are trained from now on. Before, all are that can be. The
-    /// gradients of the others stay zero, and nothing is computed for them alone.
+    /// Sets for which of [`Graph::parameters`] gradients are computed. The default is their `requires_grad`;
+    /// a parameter without it stays frozen. Gradients of the others are zero. To keep a parameter
+    /// unchanged in an update, give it [`Rule::Frozen`].
     ///
     /// # Panics
     /// If there is not one answer for each parameter.
     fn set_requires_grad(&mut self, requires_grad: &[bool]);
 
-    /// Gives the engine a data set to keep on its device, so that batches come as [`Images::Samples`].
-    /// Returns whether it does; an engine that does not takes images that are prepared ahead.
+    /// Offers the engine a data set to keep in its device's memory. If it returns `true`, batches come as
+    /// [`Images::Samples`] of the last data set that it took; if `false`, as [`Images::Prepared`]. An engine
+    /// without enough memory for the data returns `false`.
     ///
     /// # Errors
-    /// If the device has too little memory.
+    /// If the device fails.
     fn load_data(&mut self, _data: &DeviceData) -> Result<bool, EngineError> {
         Ok(false)
     }
@@ -51,7 +59,10 @@ pub trait Engine: Send {
     /// Updates the running statistics.
     ///
     /// # Errors
-    /// If the device or the communicator fails.
+    /// If the device or the communicator fails, or the engine does not take such [`Images`].
+    ///
+    /// # Panics
+    /// If there are no images, not one label for each image, or a label is not a class.
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError>;
 
     /// Completes an update: sums the gradients over all processes, applies them to the parameters, each by
@@ -64,46 +75,55 @@ pub trait Engine: Send {
     /// If there is not one rule for each of [`Graph::parameters`].
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError>;
 
-    /// The result of the oldest update that has not been returned yet. `wait` says whether to wait for an
-    /// update that is still being computed; without, or if there is none, the answer is `None`.
+    /// Takes the result of the oldest update that has not been read. Returns `None` if there is none, or, with
+    /// `wait = false`, if it is not finished.
     ///
     /// # Errors
     /// If the device failed.
     fn next_result(&mut self, wait: bool) -> Result<Option<UpdateResult>, EngineError>;
 
-    /// Blends the model (parameters and running statistics) into its average, where it gets the weight
-    /// `share`. The first time, the average becomes a copy of the model.
+    /// Updates the average of the model (parameters and running statistics, not counts):
+    /// `average = (1 - weight) * average + weight * model`. The first call copies the model.
     ///
     /// # Errors
     /// If the device fails.
-    fn update_average(&mut self, share: f64) -> Result<(), EngineError>;
+    fn update_average(&mut self, weight: f64) -> Result<(), EngineError>;
 
-    /// Exchanges the model and its average, if there is one.
+    /// Exchanges the model and its average; does nothing if there is no average. Counts and momentum buffers
+    /// stay.
     ///
     /// # Errors
     /// If the device fails.
     fn swap_average(&mut self) -> Result<(), EngineError>;
 
-    /// Computes `images` `[N, C, H, W]` as in training, with their own BatchNorm statistics, and blends
-    /// those into the running ones, where they get the weight `share`.
+    /// Computes `images` `[N, C, H, W]` as in training, with their own BatchNorm statistics, and blends those
+    /// into the running ones: `running = (1 - weight) * running + weight * batch`, with the unbiased variance.
+    /// Counts stay, and other processes take no part.
     ///
     /// # Errors
     /// If the device fails.
-    fn blend_statistics(&mut self, images: &[f32], share: f64) -> Result<(), EngineError>;
+    ///
+    /// # Panics
+    /// If the length is not that of whole images.
+    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError>;
 
     /// The logits `[N, classes]` of `images` `[N, C, H, W]`, with the running statistics.
     ///
     /// # Errors
     /// If the device fails.
+    ///
+    /// # Panics
+    /// If the length is not that of whole images.
     fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError>;
 
-    /// All tensors of a section, in a fixed order.
+    /// All tensors of a section: the model and the average in the order of [`Graph::state`], the others in that
+    /// of [`Graph::parameters`].
     ///
     /// # Errors
     /// If the device fails.
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError>;
 
-    /// Replaces all tensors of a section.
+    /// Replaces all tensors of a section, given in any order; the other sections stay.
     ///
     /// # Errors
     /// If a tensor is missing, unknown, or has another shape; nothing is replaced then.
@@ -115,11 +135,15 @@ pub trait Engine: Send {
     /// If the device fails.
     fn snapshot(&mut self) -> Result<Snapshot<'_>, EngineError>;
 
-    /// The time spent in each step since the last call, in the order of the forward pass.
+    /// The time spent in each step since the last call, in the order of the forward pass. Waits for the device.
     fn take_step_times(&mut self) -> Vec<StepTime>;
 
-    /// Measures how many floating-point operations a second the device reaches at most.
-    fn measure_peak(&mut self) -> f64;
+    /// Measures the peak of the device in `f32`, in floating-point operations a second; a fused multiply-add
+    /// counts as two.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn measure_peak(&mut self) -> Result<f64, EngineError>;
 }
 
 /// A part of a batch that is computed at once, with BatchNorm statistics of its own.
@@ -158,31 +182,56 @@ pub enum Images<'a> {
     Samples(&'a [Sample], &'a Preparation),
 }
 
-/// An image of the device's data set, and how it is augmented.
+/// An image of the device's data set, and how it is augmented. See [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Its index in the data set.
     pub index: u32,
-    /// The row and column of the image at which the crop begins; negative ones lie in the border.
+    /// Row and column of the crop's top left corner, relative to the image's. They may be negative.
     pub crop: [i16; 2],
     /// Whether the crop is mirrored horizontally.
     pub flip: bool,
-    /// The row and column at which the square of [`Preparation::cutout`] begins.
+    /// Row and column of the cutout's top left corner, in the flipped crop.
     pub cutout: [u16; 2],
 }
 
-/// How samples become input of the network.
+/// How samples become the input of the network, in this order:
+///
+/// 1. A crop of the image's size is taken at [`Sample::crop`]; pixels outside the image come from `border`.
+/// 2. It is mirrored horizontally if [`Sample::flip`] says so.
+/// 3. Its bytes are normalised: `(byte - mean) * (1 / deviation)` in f64, rounded to f32.
+/// 4. The square of `cutout` rows and columns at [`Sample::cutout`] is set to zero in all channels.
+/// 5. If `image_size` is not the image's, it is resized to `image_size` rows and columns; each pixel is the mean of
+///    the area that it covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preparation {
-    /// The colour of the border around an image; `None` if the image is mirrored at its edge.
-    pub border: Option<[u8; 3]>,
-    /// For each channel the mean and the standard deviation of bytes that normalise it; `None` if each
-    /// channel of each image is normalised by its own.
-    pub normalization: Option<[(f64, f64); 3]>,
-    /// Rows and columns of the square that is set to zero after normalisation; 0 for none.
+    /// The pixels outside an image.
+    pub border: BorderPixels,
+    /// Means and standard deviations.
+    pub normalization: ChannelStatistics,
+    /// Rows and columns of the square that is set to zero; 0 for none.
     pub cutout: usize,
-    /// Rows and columns that the image is resized to, by the mean of areas.
+    /// Rows and columns of the network's input.
     pub image_size: usize,
+}
+
+/// The pixels outside an image, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BorderPixels {
+    /// A value for each channel.
+    Constant([u8; 3]),
+    /// The image mirrored at its edge pixels, which are not repeated.
+    Reflect,
+}
+
+/// The mean and the standard deviation by which bytes are normalised. A deviation of 0 counts as 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ChannelStatistics {
+    /// Those of each channel of each image: of the bytes of the flipped crop, the border included; the standard
+    /// deviation is the population's.
+    PerImage,
+    /// The same for all images: mean and standard deviation of each channel.
+    Fixed([(f64, f64); 3]),
 }
 
 /// A data set for a device.
@@ -190,8 +239,8 @@ pub struct Preparation {
 pub struct DeviceData<'a> {
     /// `[N, C, H, W]` bytes.
     pub pixels: &'a [u8],
-    /// The class of each image.
-    pub labels: &'a [u16],
+    /// The shape of an image.
+    pub shape: Shape,
 }
 
 /// Which gradient norms of a micro-batch are measured.
@@ -207,10 +256,10 @@ pub enum Measure {
     Halves,
 }
 
-/// What an update came to before its parameters changed.
+/// Loss and counts of a batch, before its update changed the parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpdateResult {
-    /// The loss of the batch (of this process's images).
+    /// This process's part of the batch's loss: the sum over processes is the mean loss of the batch.
     pub loss: f64,
     /// Images whose largest logit was their label's.
     pub correct: usize,
@@ -223,9 +272,10 @@ pub struct UpdateResult {
 /// Squared gradient norms, from which the gradient noise scale is estimated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GradientNorms {
-    /// For each micro-batch or half: its images, and the squared norm of the gradient of its mean loss.
+    /// For each micro-batch or half in this process: its images, and the squared norm of the gradient of its
+    /// mean loss.
     pub parts: Vec<(usize, f64)>,
-    /// The squared norm of the gradient of the whole batch.
+    /// The squared norm of the gradient of the whole batch, in all processes.
     pub whole: f64,
 }
 
@@ -235,8 +285,10 @@ pub struct Loss {
     /// The share of each label that is spread evenly over all classes (Szegedy et al. 2016, arXiv
     /// 1512.00567).
     pub label_smoothing: f64,
-    /// A weight for each class, as PyTorch's `weight`: the loss of an image is multiplied by its class's, and
-    /// the sum divided by the weights of all labels of the batch. `None` for equal weights.
+    /// A weight for each class, as PyTorch's `weight`. With the weights `w`, an image with the label `y` and the
+    /// probabilities `p` adds `(1 - s) * w[y] * -log p[y] + s / classes * sum over c of w[c] * -log p[c]`, where `s`
+    /// is the label smoothing, and the sum is divided by the weights of all labels of the batch. `None` for
+    /// equal weights.
     pub class_weights: Option<Vec<f32>>,
 }
 
@@ -270,16 +322,17 @@ pub type State<'a> = Vec<(Section, Vec<Tensor<'a>>)>;
 
 /// The state of an engine at one moment.
 pub enum Snapshot<'a> {
-    /// The engine's own memory: the caller reads it before it goes on.
+    /// The engine's own memory, to be read before the next call of the engine.
     Borrowed(State<'a>),
-    /// A copy, which the device may still be making. Any thread can wait for it, while the engine trains on.
+    /// A copy that later updates do not change. The function may be called on any thread, and blocks until the
+    /// copy is complete.
     Copy(Box<dyn FnOnce() -> Result<State<'static>, EngineError> + Send>),
 }
 
 /// The time that was spent in a step of the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepTime {
-    /// The operation, as an index of [`Graph::nodes`].
+    /// Its main operation, as an index of [`Graph::nodes`].
     pub node: usize,
     /// Seconds of the forward pass.
     pub forward: f64,

@@ -17,8 +17,8 @@ pub enum EngineError {
     WrongTensors(String),
     /// The device has too little memory.
     #[error(
-        "there is not enough memory for {what} ({bytes} bytes): choose smaller batches or a smaller \
-         network, or set batch.memory_limit"
+        "there is not enough memory for {what} ({:.2} GiB): use smaller batches or a smaller network",
+        *bytes as f64 / f64::from(1 << 30)
     )]
     OutOfMemory {
         /// What the memory was for.

@@ -115,8 +115,8 @@ impl Graph {
     /// Checks a network and works out its shapes and parameters.
     ///
     /// # Errors
-    /// If shapes do not fit together, an operation has the wrong number of inputs, an output is not used, or
-    /// two operations have the same name.
+    /// If shapes do not fit together, an operation has the wrong number of inputs, an output is not read, two
+    /// operations have the same name, or the last output is not a vector.
     pub fn new(network: &Network) -> Result<Graph, Error> {
         let mut graph = Graph {
             input: network.input,
@@ -130,10 +130,16 @@ impl Graph {
         for (index, node) in network.nodes.iter().enumerate() {
             let used = network.nodes.iter().any(|other| other.inputs.contains(&Value(index + 1)));
             if !used && index + 1 < network.nodes.len() {
-                return Err(Error(format!("{}: its output is not used", node.name)));
+                return Err(Error(format!(
+                    "{}: no operation reads its output: connect or remove it",
+                    node.name
+                )));
             }
             if network.nodes[..index].iter().any(|other| other.name == node.name) {
-                return Err(Error(format!("{}: two operations have this name", node.name)));
+                return Err(Error(format!(
+                    "{}: two operations have this name: rename one",
+                    node.name
+                )));
             }
         }
         if !matches!(graph.nodes.last().map(|node| node.output), Some(Shape::Vector { .. })) {
@@ -143,6 +149,9 @@ impl Graph {
     }
 
     /// The shape of a value.
+    ///
+    /// # Panics
+    /// If there is no such value.
     pub fn shape(&self, value: Value) -> Shape {
         if value.0 == 0 { self.input } else { self.nodes[value.0 - 1].output }
     }
@@ -199,7 +208,8 @@ impl Graph {
         let refuse = |problem: String| Error(format!("{}: {problem}", node.name));
         let expected = if node.operation == Operation::Add { 2 } else { 1 };
         if node.inputs.len() != expected || node.inputs.iter().any(|v| v.0 > self.nodes.len()) {
-            return Err(refuse(format!("needs {expected} inputs made by earlier operations")));
+            let plural = if expected == 1 { "" } else { "s" };
+            return Err(refuse(format!("needs {expected} input{plural} from earlier operations")));
         }
         let input = self.shape(node.inputs[0]);
         let maps = |input: Shape| match input {
@@ -220,8 +230,19 @@ impl Graph {
         match node.operation {
             Operation::Convolution { outputs, kernel, stride, padding, bias, init } => {
                 let (channels, height, width) = maps(input)?;
-                if kernel == 0 || stride == 0 || kernel > height.min(width) + 2 * padding {
+                if outputs == 0 || kernel == 0 || stride == 0 {
+                    return Err(refuse("outputs, kernel and stride must be at least 1".into()));
+                }
+                if kernel > height.min(width) + 2 * padding {
                     return Err(refuse(format!("filters of {kernel} do not fit {input}")));
+                }
+                let patches = 2 * channels * kernel * kernel;
+                let whitens = node.inputs[0] == Value(0) && padding == 0 && outputs == patches;
+                if init == Init::Whitening && !whitens {
+                    return Err(refuse(format!(
+                        "whitening filters must read the images without padding and have {patches} \
+                         outputs"
+                    )));
                 }
                 let out = |side: usize| (side + 2 * padding - kernel) / stride + 1;
                 let (height, width) = (out(height), out(width));
@@ -266,6 +287,9 @@ impl Graph {
                 let Shape::Vector { features } = input else {
                     return Err(refuse("needs a vector, not maps: flatten them first".into()));
                 };
+                if matches!(init, Init::Dirac | Init::Whitening) {
+                    return Err(refuse("its init is for convolutions: use uniform or unit".into()));
+                }
                 graph_node.output = Shape::Vector { features: outputs };
                 let shape = vec![outputs, features];
                 self.weight_and_bias(&mut graph_node, shape, features, bias, init);

@@ -73,7 +73,7 @@ fn dirac(shape: &[usize], values: &mut [f32]) {
     let pixels = kernel * kernel;
     for (filter, values) in values.chunks_exact_mut(inputs * pixels).take(inputs).enumerate() {
         values.fill(0.0);
-        values[filter * pixels + pixels / 2] = 1.0;
+        values[filter * pixels + kernel / 2 * (kernel + 1)] = 1.0;
     }
 }
 

@@ -45,8 +45,8 @@ pub use device::{
     IsaKind, RequiredMemory,
 };
 pub use engine::{
-    DeviceData, Engine, GradientNorms, Images, Loss, Measure, MicroBatch, Preparation, Sample,
-    Section, Snapshot, State, StepTime, UpdateResult,
+    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, Measure,
+    MicroBatch, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult,
 };
 pub use error::{EngineError, Error};
 pub use graph::{Graph, GraphNode, Parameter, Role, StateKind, StateTensor, Statistics};

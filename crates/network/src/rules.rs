@@ -7,7 +7,7 @@ pub enum Rule {
     Sgd(Sgd),
     /// Muon: momentum, orthogonalised; for weights of convolutions and linear layers.
     Muon(Muon),
-    /// The parameter is frozen.
+    /// The parameter is frozen: it and its momentum buffer keep their bits, and its gradient is cleared.
     Frozen,
 }
 
@@ -29,8 +29,9 @@ pub struct Sgd {
 /// Muon (Keller Jordan, <https://kellerjordan.github.io/posts/muon/>) in airbench's form. With the gradient
 /// `g` and the momentum buffer `m` of a weight `w` `[rows, columns]` (of a convolution, rows are output
 /// channels and columns the rest): `m = momentum * m + g; u = m` (with Nesterov momentum:
-/// `u = g + momentum * m`); `w *= sqrt(rows) / |w|`; `x = u / (|u| + 1e-7)`, orthogonalised by `steps`
-/// Newton-Schulz iterations; `w -= learning_rate * x`.
+/// `u = g + momentum * m`); `w *= sqrt(rows) / |w|`; `x = u / (|u| + 1e-7)`; `steps` times
+/// `x = a x + b (x x^T) x + c (x x^T)^2 x` with `a, b, c = 3.4445, -4.7750, 2.0315` (on the transpose if
+/// `rows > columns`); `w -= learning_rate * x`. A weight of zeros is not rescaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Muon {
     /// The learning rate.

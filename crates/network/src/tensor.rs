@@ -69,8 +69,20 @@ pub fn check_tensors(expected: &[Tensor], given: &[Tensor]) -> Result<(), Engine
                 "the tensor {name} has the shape {found:?}, but this network's has {expected:?}"
             ));
         }
+        let numbers: usize = found.shape.iter().product();
+        if found.values().is_some_and(|values| values.len() != numbers) {
+            return wrong(format!("the tensor {name} does not have as many numbers as its shape"));
+        }
         if std::mem::discriminant(&found.data) != std::mem::discriminant(&tensor.data) {
             return wrong(format!("the tensor {name} has the wrong type of numbers"));
+        }
+    }
+    if given.len() > expected.len() {
+        let twice = |(index, tensor): &(usize, &Tensor)| {
+            given[..*index].iter().any(|other| other.name == tensor.name)
+        };
+        if let Some((_, tensor)) = given.iter().enumerate().find(twice) {
+            return wrong(format!("the tensor {} is there twice", tensor.name));
         }
     }
     match given.iter().find(|given| expected.iter().all(|tensor| tensor.name != given.name)) {

@@ -12,7 +12,7 @@ const NONE: f64 = 1e-9;
 
 impl Graph {
     /// Replaces the filters of [`Init::Whitening`] in a state by those of `images` `[N, C, H, W]`: the
-    /// eigenvectors of their patches' covariance, each divided by the square root of its eigenvalue, in
+    /// eigenvectors of their patches' covariance (without subtracting means), each divided by the square root of its eigenvalue, in
     /// ascending order of eigenvalues, then their negatives. `images` is called only if there are such
     /// filters.
     pub fn whiten(&self, state: &mut [Tensor], images: impl Fn() -> Vec<f32>) {

@@ -9,7 +9,8 @@ use crate::Error;
 /// Writes a file under a temporary name beside `path`, syncs it, and renames it into place.
 ///
 /// # Errors
-/// If the system refuses; what was at `path` is still there then.
+/// If the system refuses. What was at `path` is still there then, unless only the last step failed, which makes
+/// the new name survive a power cut.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -25,7 +26,7 @@ pub fn write_atomically(
         sync_folder(path.parent().unwrap_or(Path::new(".")))
     })();
     outcome.map_err(|error| {
-        // Nobody reads an unfinished file; on a full disk its room is needed.
+        // The unfinished file is of no use, and takes space on a full disk.
         let _ = fs::remove_file(&temporary);
         Error::io("write", path, error)
     })

@@ -33,7 +33,7 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
         let name = entry.map_err(|error| Error::io("read", &folder, error))?.file_name();
         let name = name.to_string_lossy();
         let number = name.strip_prefix("epoch-").and_then(|name| name.strip_suffix(".safetensors"));
-        // Only what `path` would call so: somebody else's files are left alone.
+        // Files that are not named by `path` are ignored.
         let epoch = number.and_then(|number| number.parse().ok());
         epochs.extend(
             epoch.filter(|&epoch| path(run, epoch).file_name() == Some(name.as_ref().as_ref())),
@@ -61,7 +61,7 @@ pub(crate) fn write(
     updates: u64,
     loss: Option<f64>,
 ) -> Result<PathBuf, Error> {
-    // Where and on what it was computed is not the weights' business: equal weights make equal files.
+    // Without what depends on the machine, so that equal weights give equal files.
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
     recipe.engine.isa = IsaKind::Auto;
@@ -94,7 +94,7 @@ fn json(value: &impl Serialize) -> String {
 }
 
 /// What to do about a file that does not describe its network.
-pub(crate) const SAY: &str = "say with --recipe what network it holds";
+pub(crate) const SAY: &str = "describe its network with --recipe";
 
 /// A checkpoint's file.
 pub(crate) struct Checkpoint(TensorFile);

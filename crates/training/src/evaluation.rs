@@ -3,7 +3,7 @@
 use crescendo_data::{ImageShape, Split};
 use crescendo_network::{Engine, EngineError};
 
-use crate::inference::{IMAGES, Input, argmax, softmax};
+use crate::inference::{EVALUATION_BATCH, Input, argmax, softmax};
 
 /// An evaluation on a split.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,7 +97,7 @@ pub(crate) fn evaluate<E: From<EngineError>>(
         ..Evaluation::default()
     };
     let mut done = 0;
-    for images in split.pixels.chunks(IMAGES * elements) {
+    for images in split.pixels.chunks(EVALUATION_BATCH * elements) {
         let logits = input.logits(engine, images)?;
         for (logits, image) in logits.chunks_exact(classes).zip(images.chunks_exact(elements)) {
             let label = usize::from(split.labels[done]);

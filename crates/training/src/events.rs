@@ -131,7 +131,8 @@ pub struct Step {
     pub images: usize,
     /// Images of the epoch in all.
     pub epoch_images: usize,
-    /// Images of the epochs after this one, as a number of images of this epoch's size with as many pixels.
+    /// Images of the epochs after this one, weighted by their number of pixels relative to this epoch's images.
+    /// For the time that is left.
     pub later_images: u64,
     /// Seconds of training in this epoch.
     pub seconds: f64,

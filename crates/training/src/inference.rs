@@ -8,7 +8,7 @@ use crate::recipe::DataConfig;
 const SHAPE: ImageShape = ImageShape::CIFAR;
 
 /// Images that are normalised and computed at once.
-pub(crate) const IMAGES: usize = 256;
+pub(crate) const EVALUATION_BATCH: usize = 256;
 
 /// How images become input of a network, and which views of an image are averaged.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 //! saved state and checkpoints; [`Run::train`] trains from the saved state to the end and reports events to
 //! an [`Observer`](events::Observer). A [`Model`] is a checkpoint, loaded for evaluation and prediction.
 //!
-//! This crate prints nothing; observers do. It computes nothing either; engines do.
+//! This crate leaves output to observers, and computation to engines.
 //!
 //! # Example
 //!

@@ -32,14 +32,14 @@ pub fn required_memory(
             4 * (graph.parameter_count() + 2 * graph.statistic_count())
         }
     };
-    let RequiredMemory { here, least } = device.required_memory(graph, micro_batch)?;
+    let RequiredMemory { configured, minimum } = device.required_memory(graph, micro_batch)?;
     let rest = (batches + average) as u64;
-    Ok(RequiredMemory { here: here + rest, least: least + rest })
+    Ok(RequiredMemory { configured: configured + rest, minimum: minimum + rest })
 }
 
 /// How many images of a batch are computed at once, and share BatchNorm statistics: all of them if they fit
 /// in the memory limit, else batches are divided into as few micro-batches as possible; or what
-/// `network.norm.ghost` says. 0 if not even that, or one image, fits.
+/// `network.norm.ghost` says. `None` if not even that, or one image, fits.
 ///
 /// # Errors
 /// If the device does not support the graph.
@@ -48,20 +48,20 @@ pub fn micro_batch_size(
     device: &dyn Device,
     graph: &Graph,
     batch_size: usize,
-) -> Result<usize, Error> {
+) -> Result<Option<usize>, Error> {
     let limit = limit(recipe, device) * f64::from(1 << 30);
     // Results depend on the size, so it must not depend on settings such as the number of threads.
     let fits = |images: usize| {
         let required = required_memory(recipe, device, graph, batch_size, images)?;
-        Ok(required.least as f64 <= limit)
+        Ok(required.minimum as f64 <= limit)
     };
     let ghost = recipe.network.norm.ghost.min(batch_size);
     if ghost > 0 {
-        return Ok(if fits(ghost)? { ghost } else { 0 });
+        return Ok(fits(ghost)?.then_some(ghost));
     }
     Ok(match largest(batch_size, fits)? {
-        0 => 0,
-        most => batch_size.div_ceil(batch_size.div_ceil(most)),
+        0 => None,
+        most => Some(batch_size.div_ceil(batch_size.div_ceil(most))),
     })
 }
 
@@ -83,7 +83,8 @@ pub(crate) fn available(memory: DeviceMemory, resumed: bool) -> Option<u64> {
     Some(memory.available?.saturating_sub(overhead))
 }
 
-/// Whether batches of `batch_size` images can be trained on in so many bytes, if that is known.
+/// Checks that batches of `batch_size` images can be trained on; `available` is how many bytes of memory are
+/// free, if that is known.
 pub(crate) fn check(
     recipe: &Recipe,
     device: &dyn Device,
@@ -95,8 +96,7 @@ pub(crate) fn check(
     let refuse = |problem: String| Err(Error::Refused(problem));
     // The training and the validation images are copies.
     let copies = if recipe.data.validation > 0 { data.train.pixels.len() as u64 } else { 0 };
-    let micro_batch = micro_batch_size(recipe, device, graph, batch_size)?;
-    if micro_batch == 0 {
+    let Some(micro_batch) = micro_batch_size(recipe, device, graph, batch_size)? else {
         let smallest = match recipe.network.norm.ghost {
             0 => "micro-batches of one image".to_owned(),
             ghost => format!("micro-batches of network.norm.ghost = {ghost}"),
@@ -106,10 +106,10 @@ pub(crate) fn check(
              in {smallest}: choose a smaller network or smaller batches, or raise the limit",
             limit(recipe, device)
         ));
-    }
+    };
     let Some(available) = available else { return Ok(()) };
     let needed = |batch: usize, micro_batch: usize| -> Result<u64, Error> {
-        Ok(required_memory(recipe, device, graph, batch, micro_batch)?.here + copies)
+        Ok(required_memory(recipe, device, graph, batch, micro_batch)?.configured + copies)
     };
     let here = needed(batch_size, micro_batch)?;
     if here <= available {
@@ -120,8 +120,8 @@ pub(crate) fn check(
         _ if recipe.network.norm.ghost > 0 => "lower network.norm.ghost".to_owned(),
         fits => format!(
             "the largest batch that fits is {fits}: lower batch.size, batch.steps or batch.max, or \
-             set batch.memory_limit={:.1} to divide batches into micro-batches",
-            gib(available) * 0.9
+             set batch.memory_limit={:.2} to divide batches into micro-batches",
+            (gib(available) * 90.0).floor().max(1.0) / 100.0
         ),
     };
     refuse(format!(
@@ -161,7 +161,9 @@ mod tests {
             let changes = ["batch.memory_limit=0.1", "batch.steps=[[1, 1000]]", change];
             let recipe = Recipe::load("quick", &changes).unwrap();
             let device = CpuDevices.open(&recipe.engine).unwrap();
-            micro_batch_size(&recipe, &*device, &graph(&recipe).unwrap(), 1000).unwrap()
+            micro_batch_size(&recipe, &*device, &graph(&recipe).unwrap(), 1000)
+                .unwrap()
+                .unwrap_or(0)
         };
         assert_eq!(size("batch.memory_limit=8.0"), 1000);
         let cut = size("batch.memory_limit=0.1");

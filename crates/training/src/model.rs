@@ -7,7 +7,7 @@ use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Secti
 
 use crate::checkpoint::{Checkpoint, SAY};
 use crate::evaluation::{self, Evaluation};
-use crate::inference::{IMAGES, Input, softmax};
+use crate::inference::{EVALUATION_BATCH, Input, softmax};
 use crate::validation::MAX_SHIFT;
 use crate::{Error, Recipe};
 
@@ -63,7 +63,9 @@ impl Model {
         };
         let graph = recipe.network.network(crate::graph::input_shape());
         let graph = graph.and_then(|network| Graph::new(&network));
-        let graph = graph.map_err(|error| bad(error.to_string()))?;
+        let graph = graph.map_err(|error| {
+            Error::bad(path, format!("its recipe describes no valid network: {error}")).advise(SAY)
+        })?;
         let model = checkpoint.model()?;
         let numbers: usize =
             model.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
@@ -114,7 +116,7 @@ impl Model {
     pub fn predict(&mut self, images: &[u8]) -> Result<Vec<f64>, Error> {
         let classes = self.classes.len();
         let mut probabilities = Vec::new();
-        for images in images.chunks(IMAGES * IMAGE_BYTES) {
+        for images in images.chunks(EVALUATION_BATCH * IMAGE_BYTES) {
             let logits = self.input.logits(&mut *self.engine, images)?;
             probabilities.extend(logits.chunks_exact(classes).flat_map(softmax));
         }
@@ -133,7 +135,7 @@ impl Model {
         let images = images.min(train.len());
         let indices: Vec<usize> = (0..images).map(|at| at * train.len() / images).collect();
         let mut done = 0;
-        for indices in indices.chunks(IMAGES) {
+        for indices in indices.chunks(EVALUATION_BATCH) {
             let bytes: Vec<u8> = indices.iter().flat_map(|&at| train.image(at)).copied().collect();
             done += indices.len();
             // So that each image has the same weight in the end.

@@ -48,7 +48,7 @@ pub struct About {
 }
 
 /// What is said of a folder that `train` did not make.
-pub(crate) const NO_RUN: &str = "is no run's folder: name one that `train` made";
+pub(crate) const NO_RUN: &str = "is not a run folder: give one that `crescendo train` created";
 
 fn record_path(folder: &Path) -> PathBuf {
     folder.join("recipe.toml")
@@ -65,7 +65,9 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     }
     let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
     let damaged = |problem: String| {
-        let problem = format!("is damaged ({problem}): put it back as `train` wrote it");
+        let problem = format!(
+            "is damaged ({problem}): restore it from a backup, or start a new run with --init"
+        );
         Error::bad(&path, problem)
     };
     #[derive(Deserialize)]

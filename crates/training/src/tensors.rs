@@ -36,7 +36,7 @@ pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Res
         offset += bytes;
     }
     let mut header = serde_json::Value::Object(header).to_string();
-    // Readers that map the file like its numbers aligned.
+    // Aligns the numbers for readers that map the file into memory.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
     write_atomically(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;

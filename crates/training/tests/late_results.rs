@@ -9,9 +9,9 @@ use std::time::Duration;
 use crescendo_cpu::CpuDevices;
 use crescendo_data::{DataSet, ImageShape, Normalization, shapes};
 use crescendo_network::{
-    Communicator, Device, DeviceData, DeviceMemory, Devices, Engine, EngineConfig, EngineError,
-    Graph, Images, Loss, MicroBatch, Preparation, RequiredMemory, Rule, Sample, Section, Snapshot,
-    StepTime, Tensor, UpdateResult,
+    BorderPixels, ChannelStatistics, Communicator, Device, DeviceData, DeviceMemory, Devices,
+    Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch, Preparation,
+    RequiredMemory, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
 };
 use crescendo_training::events::{Event, Marks, Observer};
 use crescendo_training::{Error, Outcome, Recipe, Run, Start};
@@ -89,7 +89,7 @@ impl LateEngine {
                     let (y, x) = (y + sample.crop[0] as isize, x + sample.crop[1] as isize);
                     let inside = [mirrored(y), mirrored(x)] == [y, x];
                     bytes.push(match how.border {
-                        Some(colour) if !inside => colour[channel],
+                        BorderPixels::Constant(colour) if !inside => colour[channel],
                         _ => {
                             let pixel = mirrored(y) * side + mirrored(x);
                             image[channel * SHAPE.plane() + pixel as usize]
@@ -99,8 +99,8 @@ impl LateEngine {
             }
         }
         let normalization = match how.normalization {
-            None => Normalization::PerImage,
-            Some(channels) => Normalization::Dataset {
+            ChannelStatistics::PerImage => Normalization::PerImage,
+            ChannelStatistics::Fixed(channels) => Normalization::Dataset {
                 mean: channels.map(|(mean, _)| mean / 255.0),
                 deviation: channels.map(|(_, deviation)| deviation / 255.0),
             },
@@ -197,7 +197,7 @@ impl Engine for LateEngine {
     fn take_step_times(&mut self) -> Vec<StepTime> {
         self.cpu.take_step_times()
     }
-    fn measure_peak(&mut self) -> f64 {
+    fn measure_peak(&mut self) -> Result<f64, EngineError> {
         self.cpu.measure_peak()
     }
 }

@@ -1,7 +1,7 @@
 //! The outcome of a comparison, as a table and as JSON.
 
 use crescendo::training::comparison::{
-    Comparison, Difference, Measure, Results, Row, Spread, Verdict,
+    BatchNormStatistics, Comparison, Difference, Results, Row, Spread, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -22,10 +22,10 @@ pub fn table(comparison: &Comparison, results: &Results) -> String {
     for arm in &comparison.arms {
         let arm_results = results.of(comparison, arm);
         let mut row = vec![arm.name.clone(), arm_results.len().to_string()];
-        for measure in [Measure::Running, Measure::Precise] {
-            let spread = results.spread(comparison, arm, measure);
+        for statistics in [BatchNormStatistics::Running, BatchNormStatistics::Precise] {
+            let spread = results.spread(comparison, arm, statistics);
             row.push(spread.map_or("-".into(), |spread| accuracy(spread, arm_results.len())));
-            let difference = results.difference(comparison, arm, measure);
+            let difference = results.difference(comparison, arm, statistics);
             row.push(match difference.filter(|_| arm.name != *base) {
                 Some(difference) => against(&difference),
                 None => "-".into(),
@@ -82,9 +82,9 @@ fn verdict(difference: &Difference) -> &'static str {
 /// The outcome as JSON.
 pub fn to_json(comparison: &Comparison, results: &Results) -> Value {
     let arms = comparison.arms.iter().map(|arm| {
-        let measured = |measure: Measure| {
-            let spread = results.spread(comparison, arm, measure);
-            let difference = results.difference(comparison, arm, measure);
+        let measured = |statistics: BatchNormStatistics| {
+            let spread = results.spread(comparison, arm, statistics);
+            let difference = results.difference(comparison, arm, statistics);
             let difference = difference.filter(|_| arm.name != comparison.arms[0].name);
             json!({
                 "mean": spread.map(|spread| spread.mean),
@@ -106,8 +106,8 @@ pub fn to_json(comparison: &Comparison, results: &Results) -> Value {
         });
         json!({
             "arm": arm.name,
-            "running": measured(Measure::Running),
-            "precise": measured(Measure::Precise),
+            "running": measured(BatchNormStatistics::Running),
+            "precise": measured(BatchNormStatistics::Precise),
             "results": rows.collect::<Vec<_>>(),
         })
     });

@@ -1,7 +1,5 @@
 //! Gradient accumulation: batches in several micro-batches.
 
-use std::ops::Range;
-
 use crescendo_network::{
     ActivationKind, Engine, Graph, Images, Loss, Measure, MicroBatch, Section, UpdateResult,
 };
@@ -11,23 +9,24 @@ use crate::reference::Model;
 use crate::setup::{class_weights, labels, pixels, reduced, residual, varied, without_norms};
 use crate::suite::{each_close, finish, flat};
 
-/// A batch, as some ranges of its images.
+/// A batch in micro-batches, each from one of `bounds` to the next.
 fn accumulate(
     engine: &mut dyn Engine,
     images: &[f32],
     labels: &[u16],
     loss: &Loss,
-    parts: &[Range<usize>],
+    bounds: &[usize],
 ) {
     let image = engine.graph().input.len();
-    for part in parts {
-        let own = &labels[part.clone()];
+    for pair in bounds.windows(2) {
+        let (start, end) = (pair[0], pair[1]);
+        let own = &labels[start..end];
         let batch = MicroBatch {
-            images: Images::Prepared(&images[part.start * image..part.end * image]),
+            images: Images::Prepared(&images[start * image..end * image]),
             labels: own,
             share: own.len() as f64 / labels.len() as f64,
             mean_weight: loss.mean_weight(labels),
-            last: part.end == labels.len(),
+            last: end == labels.len(),
             measure: Measure::Nothing,
         };
         engine.accumulate(&batch).unwrap();
@@ -36,18 +35,18 @@ fn accumulate(
 
 fn check_sums(suite: &Suite, graph: &Graph, loss: &Loss) {
     let (images, labels) = (pixels(graph, 6, 1), labels(6));
-    let run = |parts: &[Range<usize>]| -> (Vec<f32>, UpdateResult) {
+    let run = |bounds: &[usize]| -> (Vec<f32>, UpdateResult) {
         let mut engine = suite.engine(graph);
         engine.set_loss(loss).unwrap();
-        accumulate(&mut *engine, &images, &labels, loss, parts);
+        accumulate(&mut *engine, &images, &labels, loss, bounds);
         (flat(&mut *engine, Section::Gradients), finish(&mut *engine))
     };
     let model = Model::new(graph, &varied(graph, 1));
     let expected = model.evaluate(&images, &labels, loss);
     let flattened: Vec<f64> = expected.gradients.into_iter().flatten().collect();
-    let (whole, result) = run(&[0..6]);
-    for parts in [&[0..6][..], &[0..4, 4..6], &[0..1, 1..3, 3..6]] {
-        let (sum, of_parts) = run(parts);
+    let (whole, result) = run(&[0, 6]);
+    for bounds in [&[0, 6][..], &[0, 4, 6], &[0, 1, 3, 6]] {
+        let (sum, of_parts) = run(bounds);
         suite.close("the gradients", &sum, &flattened);
         each_close(&whole, &sum, suite.tolerances.reordered);
         assert!((of_parts.loss - expected.loss).abs() < suite.tolerances.loss);
@@ -75,15 +74,16 @@ pub(crate) fn each_micro_batch_has_its_own_statistics(suite: &Suite) {
     let state = varied(&graph, 1);
     let (images, labels, loss) = (pixels(&graph, 7, 1), labels(7), Loss::default());
     let (mut model, mut engine) = (Model::new(&graph, &state), suite.engine_with(&graph, &state));
-    let parts = [0..4, 4..7];
-    accumulate(&mut *engine, &images, &labels, &loss, &parts);
+    let bounds = [0, 4, 7];
+    accumulate(&mut *engine, &images, &labels, &loss, &bounds);
     let mut expected = vec![0.0; graph.parameter_count()];
     let image = graph.input.len();
-    for part in parts {
-        let images = &images[part.start * image..part.end * image];
-        let own = model.evaluate(images, &labels[part.clone()], &loss).gradients;
+    for pair in bounds.windows(2) {
+        let (start, end) = (pair[0], pair[1]);
+        let images = &images[start * image..end * image];
+        let own = model.evaluate(images, &labels[start..end], &loss).gradients;
         for (sum, x) in expected.iter_mut().zip(own.iter().flatten()) {
-            *sum += part.len() as f64 / 7.0 * x;
+            *sum += (end - start) as f64 / 7.0 * x;
         }
         model.blend_statistics(images, None);
     }

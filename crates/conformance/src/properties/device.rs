@@ -25,21 +25,21 @@ pub(crate) fn required_memory_grows_with_the_micro_batch(suite: &Suite) {
         let mut last = 0;
         for micro_batch in [1, 100, 1000, 10_000] {
             let required = suite.device.required_memory(&graph, micro_batch).unwrap();
-            assert!(required.least <= required.here, "{required:?}");
+            assert!(required.minimum <= required.configured, "{required:?}");
             // Parameters, gradients and momentum buffers, and a number for each pixel.
             let state = 12 * graph.parameter_count() as u64;
             let images = 2 * (micro_batch * graph.input.len()) as u64;
-            assert!(required.least > state + images, "{required:?}");
-            assert!(required.least >= last, "{required:?}");
+            assert!(required.minimum > state + images, "{required:?}");
+            assert!(required.minimum >= last, "{required:?}");
             if micro_batch > 100 {
-                assert!(required.least > last, "{required:?}");
+                assert!(required.minimum > last, "{required:?}");
             }
-            last = required.least;
+            last = required.minimum;
         }
     }
     // Smaller images take less.
     let bytes =
-        |side: usize| suite.device.required_memory(&graph(&paper, side), 1000).unwrap().least;
+        |side: usize| suite.device.required_memory(&graph(&paper, side), 1000).unwrap().minimum;
     assert!(bytes(16) < bytes(32));
 }
 

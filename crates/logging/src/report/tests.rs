@@ -252,7 +252,7 @@ fn damaged_files_are_named_and_do_not_stop_a_run() {
     check(&report);
     assert!(report.contains("line 2 has &quot;&lt;b&gt;&quot;"), "{report}");
     let complaint = RunData::read(Path::new("nowhere")).unwrap_err().to_string();
-    assert!(complaint.starts_with("nowhere: is no run's folder"), "{complaint}");
+    assert!(complaint.starts_with("nowhere: is not a run folder"), "{complaint}");
 }
 
 #[test]

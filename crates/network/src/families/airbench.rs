@@ -10,17 +10,21 @@ use crate::{Error, Init, NetworkBuilder, NetworkConfig, Operation, Value};
 /// Names a key that does not fit.
 pub(super) fn check(config: &NetworkConfig, side: usize) -> Result<(), Error> {
     if !(1..=4).contains(&config.whitening) {
-        return refuse("whitening", format!("is {}: from 1 to 4 for airbench", config.whitening));
+        return refuse(
+            "whitening",
+            format!("must be from 1 to 4 for airbench, but is {}", config.whitening),
+        );
     }
     if config.blocks.iter().any(|blocks| !(2..=3).contains(blocks)) {
-        return refuse("blocks", "has 2 or 3 convolutions in each stack for airbench".into());
+        return refuse("blocks", "must have 2 or 3 convolutions in each stack for airbench".into());
     }
     if config.head.hidden != 0 {
-        return refuse("head.hidden", "is 0 for airbench: it has one layer".into());
+        return refuse("head.hidden", "must be 0 for airbench, which has one linear layer".into());
     }
     if last_side(config, side) == 0 {
         let stacks = config.blocks.len();
-        let problem = format!("has {stacks} stacks: each halves the maps, so at most 4");
+        let problem =
+            format!("has {stacks} stacks, but {side}x{side} pixels cannot be halved as often");
         return refuse("blocks", problem);
     }
     Ok(())

@@ -64,19 +64,28 @@ impl NetworkConfig {
             return refuse("widths", "has a stack without channels".into());
         }
         if !(2..=65_536).contains(&self.classes) {
-            return refuse("classes", format!("is {}: at least 2 and at most 65536", self.classes));
+            return refuse("classes", format!("must be from 2 to 65536, but is {}", self.classes));
         }
         if !(0.0..1.0).contains(&self.leaky_slope) {
-            return refuse("leaky_slope", format!("is {}: from 0 to below 1", self.leaky_slope));
+            return refuse(
+                "leaky_slope",
+                format!("must be at least 0 and below 1, but is {}", self.leaky_slope),
+            );
         }
         if !(self.norm.eps > 0.0 && self.norm.eps < 1.0) {
-            return refuse("norm.eps", format!("is {}: above 0 and below 1", self.norm.eps));
+            return refuse(
+                "norm.eps",
+                format!("must be above 0 and below 1, but is {}", self.norm.eps),
+            );
         }
         if !(0.0..=1.0).contains(&self.norm.momentum) {
-            return refuse("norm.momentum", format!("is {}: from 0 to 1", self.norm.momentum));
+            return refuse(
+                "norm.momentum",
+                format!("must be from 0 to 1, but is {}", self.norm.momentum),
+            );
         }
         if !(self.head.scale > 0.0 && self.head.scale <= 1e6) {
-            let problem = format!("is {}: above 0 and at most 1e6", self.head.scale);
+            let problem = format!("must be above 0 and at most 1e6, but is {}", self.head.scale);
             return refuse("head.scale", problem);
         }
         if self.head.init == Init::Dirac {
@@ -89,8 +98,10 @@ impl NetworkConfig {
         }
         let side = self.last_side(side);
         if !(1..=side).contains(&self.head.pool) {
-            let problem =
-                format!("is {}: the last stack's maps have {side}x{side} pixels", self.head.pool);
+            let problem = format!(
+                "must be from 1 to {side}, the size of the last maps, but is {}",
+                self.head.pool
+            );
             return refuse("head.pool", problem);
         }
         Ok(())
@@ -159,13 +170,18 @@ mod tests {
         airbench().network(IMAGES).unwrap();
         type Change = fn(&mut NetworkConfig);
         let changes: [(&str, Change); 7] = [
-            ("network.whitening is 0: from 1 to 4", |config| config.whitening = 0),
-            ("network.blocks has 2 or 3 convolutions", |config| config.blocks[1] = 4),
-            ("network.head.hidden is 0 for airbench", |config| config.head.hidden = 9),
-            ("network.head.pool is 4: the last stack's maps have 3x3", |config| {
-                config.head.pool = 4
+            ("network.whitening must be from 1 to 4 for airbench, but is 0", |config| {
+                config.whitening = 0
             }),
-            ("network.head.scale is 0", |config| config.head.scale = 0.0),
+            ("network.blocks must have 2 or 3 convolutions", |config| config.blocks[1] = 4),
+            ("network.head.hidden must be 0 for airbench", |config| config.head.hidden = 9),
+            (
+                "network.head.pool must be from 1 to 3, the size of the last maps, but is 4",
+                |config| config.head.pool = 4,
+            ),
+            ("network.head.scale must be above 0 and at most 1e6, but is 0", |config| {
+                config.head.scale = 0.0
+            }),
             ("network.head.init is dirac", |config| config.head.init = Init::Dirac),
             ("network.blocks has 5 stacks", |config| {
                 (config.blocks, config.widths) = (vec![2; 5], vec![4; 5]);

@@ -15,7 +15,7 @@ use crate::events::EvaluatedSplit;
 use crate::loading::{BuiltIn, convert, syntax_problem};
 use crate::{Error, Recipe};
 
-pub use results::{Measure, Results, Row};
+pub use results::{BatchNormStatistics, Results, Row};
 pub use shared_epochs::shared_epochs;
 pub use statistics::{Difference, Spread, Verdict};
 

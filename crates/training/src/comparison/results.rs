@@ -35,7 +35,7 @@ pub struct Row {
 
 /// The two accuracies of a [`Row`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
+pub enum BatchNormStatistics {
     /// With the running statistics of BatchNorm.
     Running,
     /// With statistics that were recomputed over training images with the final weights.
@@ -43,10 +43,10 @@ pub enum Measure {
 }
 
 impl Row {
-    fn accuracy(&self, measure: Measure) -> f64 {
-        match measure {
-            Measure::Running => self.running,
-            Measure::Precise => self.precise,
+    fn accuracy(&self, statistics: BatchNormStatistics) -> f64 {
+        match statistics {
+            BatchNormStatistics::Running => self.running,
+            BatchNormStatistics::Precise => self.precise,
         }
     }
 }
@@ -159,9 +159,14 @@ impl Results {
     }
 
     /// An arm's accuracy over its seeds; `None` before the first result.
-    pub fn spread(&self, comparison: &Comparison, arm: &Arm, measure: Measure) -> Option<Spread> {
+    pub fn spread(
+        &self,
+        comparison: &Comparison,
+        arm: &Arm,
+        statistics: BatchNormStatistics,
+    ) -> Option<Spread> {
         let rows = self.of(comparison, arm);
-        let numbers: Vec<f64> = rows.iter().map(|row| row.accuracy(measure)).collect();
+        let numbers: Vec<f64> = rows.iter().map(|row| row.accuracy(statistics)).collect();
         (!numbers.is_empty()).then(|| Spread::of(&numbers))
     }
 
@@ -171,7 +176,7 @@ impl Results {
         &self,
         comparison: &Comparison,
         arm: &Arm,
-        measure: Measure,
+        statistics: BatchNormStatistics,
     ) -> Option<Difference> {
         let base = self.of(comparison, &comparison.arms[0]);
         let pairs: Vec<f64> = self
@@ -179,7 +184,7 @@ impl Results {
             .into_iter()
             .filter_map(|row| {
                 let other = base.iter().find(|other| other.seed == row.seed)?;
-                Some(row.accuracy(measure) - other.accuracy(measure))
+                Some(row.accuracy(statistics) - other.accuracy(statistics))
             })
             .collect();
         (!pairs.is_empty()).then(|| Difference::of(&pairs))
@@ -270,9 +275,9 @@ mod tests {
             row(&a.name, 7, 0.1),
         ];
         let results = Results { path: PathBuf::new(), header: header(EvaluatedSplit::Test), rows };
-        let difference = results.difference(&comparison, &b, Measure::Running).unwrap();
+        let difference = results.difference(&comparison, &b, BatchNormStatistics::Running).unwrap();
         assert!((difference.mean - 0.1).abs() < 1e-12 && difference.margin.is_none());
-        let spread = results.spread(&comparison, &b, Measure::Precise).unwrap();
+        let spread = results.spread(&comparison, &b, BatchNormStatistics::Precise).unwrap();
         assert!((spread.mean - 0.76).abs() < 1e-12);
     }
 

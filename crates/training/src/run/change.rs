@@ -15,7 +15,8 @@ pub(crate) struct Change {
 
 impl Run {
     /// Changes a key of the recipe: `train.epochs`, `train.log_steps`, `optimizer.learning_rate`,
-    /// `engine.threads` or `engine.isa`. A run stays on the kind of device that it was created for.
+    /// `engine.threads` or `engine.isa`. A run stays on the kind of device that it was created for. The number of
+    /// threads and `log_steps` are saved only if another key changes too.
     ///
     /// # Errors
     /// If `change` (of the form `section.key=value`) is of another key or has an invalid value, or the device

@@ -89,12 +89,18 @@ impl Run {
         if folder.exists() {
             return Err(folder::taken(folder));
         }
-        if batch > 0 || ended || data.fingerprint() != self.record.run.data_fingerprint {
-            return Err(Error::Refused(format!(
-                "the run in {} cannot be branched: it has ended, is in the middle of epoch {epoch}, or \
-                 trains on other data",
-                self.folder.display()
-            )));
+        let refuse = |problem: String| {
+            let folder = self.folder.display();
+            Err(Error::Refused(format!("the run in {folder} cannot be branched: {problem}")))
+        };
+        if ended {
+            return refuse("it has ended".into());
+        }
+        if batch > 0 {
+            return refuse(format!("it is in the middle of epoch {epoch}"));
+        }
+        if data.fingerprint() != self.record.run.data_fingerprint {
+            return refuse("it trains on other data".into());
         }
         let mut record = self.record.clone();
         // The branch continues on the device, and under the memory limit, of this run.
@@ -131,7 +137,7 @@ pub fn resolved(
     let images = data.train.len().saturating_sub(recipe.data.validation);
     let note = recipe.batch.shrink_to_data(images).map(|most| {
         format!(
-            "{images} training images: batches have at most {most}, for batch.least_updates = {}.",
+            "Batches have at most {most} images, so that an epoch of {images} has batch.least_updates = {} updates.",
             recipe.batch.least_updates
         )
     });

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::Error;
 use crate::atomic_file::sync_folder;
 
-/// Makes a folder that is there as `fill` leaves it, or not at all.
+/// Creates a folder atomically: it appears as `fill` leaves it, or not at all.
 pub(super) fn make(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
@@ -25,7 +25,7 @@ pub(super) fn make(
         sync_folder(parent).map_err(|error| Error::io("write", parent, error))
     })();
     if made.is_err() {
-        // It is nobody's yet.
+        // Nothing refers to the partial folder.
         let _ = fs::remove_dir_all(&temporary);
     }
     made
@@ -50,8 +50,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 /// Why there cannot be a new run here.
 pub(super) fn taken(folder: &Path) -> Error {
     Error::Refused(format!(
-        "{} exists already, and nothing is overwritten: choose another folder with --out, or go on \
-         with --resume {0}",
+        "{} already exists, and nothing is overwritten: choose another folder with --out, or resume \
+         the run with --resume {0}",
         folder.display()
     ))
 }

@@ -32,7 +32,7 @@ pub(super) fn state(
         format!(
             "The checkpoint has {classes} classes and {name} has {ours}{}: the last layer is \
              reinitialised.",
-            if classes == ours { " others" } else { "" }
+            if classes == ours { ", which differ" } else { "" }
         )
     });
     // The engine checks whether they are the right tensors.

@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use crescendo_data::{Augmentation, AugmentedSample, Border, Normalization, Sampling};
-use crescendo_network::{Preparation, Rule, Sample, Snapshot, UpdateResult};
+use crescendo_data::{AugmentedSample, Border, Normalization, Sampling};
+use crescendo_network::{
+    BorderPixels, ChannelStatistics, Preparation, Rule, Sample, Snapshot, UpdateResult,
+};
 
 use super::update::{BatchInput, Update};
 use super::{Halt, Trainer};
@@ -44,7 +46,7 @@ pub(super) struct QueuedUpdate {
 impl Trainer<'_> {
     /// Trains what is left of the epoch, and does what ends one.
     pub(super) fn epoch(&mut self) -> Result<(), Halt> {
-        // Checked here too, so that no line about the batch size is written to a log that is cut after it.
+        // Before decisions are logged for an epoch that does not start.
         self.check_stop()?;
         let train = self.train;
         let (epoch, first) = (self.run.progress.epoch, self.run.progress.batch);
@@ -109,6 +111,7 @@ impl Trainer<'_> {
         let recipe = &self.run.record.recipe;
         let graph = self.engine.graph();
         let size = memory::micro_batch_size(recipe, self.device, graph, batch_size)?;
+        let size = size.expect("checked when the training started");
         if size < batch_size && (batch_size, size) != self.size {
             let ghost = recipe.network.norm.ghost > 0;
             let event = Event::MicroBatches { batch_size, micro_batch_size: size, ghost };
@@ -182,14 +185,16 @@ impl Trainer<'_> {
     /// Takes the oldest queued update into the progress.
     fn process(&mut self, result: UpdateResult) -> Result<(), Error> {
         let queued = self.queue.pop_front().expect("a result belongs to a queued update");
-        let progress = &mut self.run.progress;
         let UpdateResult { loss, correct, images, norms } = result;
         if !loss.is_finite() {
-            let Progress { updates, epoch, .. } = *progress;
-            // What went wrong right after the saved state goes wrong again.
+            let Progress { updates, epoch, .. } = self.run.progress;
+            // The saved state is only known once it has been written.
+            self.writer.wait()?;
+            // Resuming from a state right before this update would fail in the same way.
             let hopeless = updates == self.saved;
             return Err(Error::Diverged { update: updates + 1, epoch, hopeless });
         }
+        let progress = &mut self.run.progress;
         if let Some(norms) = norms.filter(|norms| norms.parts.len() > 1) {
             let parts: Vec<(f64, f64)> =
                 norms.parts.iter().map(|&(images, square)| (images as f64, square)).collect();
@@ -256,17 +261,21 @@ fn later_images(recipe: &Recipe, epoch: u32, images: usize) -> u64 {
 fn preparation(sampling: &Sampling) -> Preparation {
     let augmentation = sampling.augmentation;
     Preparation {
-        border: augmentation.and_then(|Augmentation { border, .. }| match border {
-            Border::Reflect => None,
-            Border::Grey(grey) => Some([grey; 3]),
-            Border::Colour(colour) => Some(colour),
-        }),
+        border: match augmentation.map(|augmentation| augmentation.border) {
+            Some(Border::Reflect) => BorderPixels::Reflect,
+            Some(Border::Grey(grey)) => BorderPixels::Constant([grey; 3]),
+            Some(Border::Colour(colour)) => BorderPixels::Constant(colour),
+            // Images are not cropped.
+            None => BorderPixels::Constant([0; 3]),
+        },
         normalization: match sampling.normalization {
-            Normalization::PerImage => None,
-            Normalization::Dataset { mean, deviation } => Some(std::array::from_fn(|channel| {
-                (255.0 * mean[channel], 255.0 * deviation[channel])
-            })),
-            Normalization::None => Some([(0.0, 255.0); 3]),
+            Normalization::PerImage => ChannelStatistics::PerImage,
+            Normalization::Dataset { mean, deviation } => {
+                ChannelStatistics::Fixed(std::array::from_fn(|channel| {
+                    (255.0 * mean[channel], 255.0 * deviation[channel])
+                }))
+            }
+            Normalization::None => ChannelStatistics::Fixed([(0.0, 255.0); 3]),
         },
         cutout: augmentation.map_or(0, |augmentation| augmentation.cutout),
         image_size: sampling.image_size,
@@ -277,5 +286,5 @@ fn preparation(sampling: &Sampling) -> Preparation {
 fn sample(sample: AugmentedSample) -> Sample {
     let AugmentedSample { index, top, left, flip, cutout } = sample;
     let (row, column) = cutout.unwrap_or_default();
-    Sample { index, crop: [top.into(), left.into()], flip, cutout: [row.into(), column.into()] }
+    Sample { index, crop: [top, left], flip, cutout: [row, column] }
 }

@@ -37,8 +37,8 @@ pub enum Outcome {
 
 impl Run {
     /// Trains from the saved state to the end, or until `stop` is set. The same recipe and data give
-    /// bit-identical weights, however often a run is stopped, killed and resumed, and for any number of
-    /// threads.
+    /// bit-identical weights on the same kind of device and instruction set, however often a run is stopped,
+    /// killed and resumed, and for any number of threads.
     ///
     /// # Errors
     /// If the data differs from the run's, the device cannot be used or has too little memory, the loss
@@ -53,8 +53,8 @@ impl Run {
         self.train_until(u32::MAX, devices, data, observer, stop)
     }
 
-    /// As [`train`](Self::train), but at most to the end of `epoch`; a run that has not ended then counts as
-    /// interrupted.
+    /// As [`train`](Self::train), but at most to the end of `epoch`. If the run has not ended then, the outcome is
+    /// [`Outcome::Interrupted`], without an event.
     ///
     /// # Errors
     /// See [`Run::train`].
@@ -115,7 +115,7 @@ impl Run {
         let loss = Loss { label_smoothing: recipe.train.label_smoothing, class_weights: None };
         engine.set_loss(&loss)?;
         let resident =
-            engine.load_data(&DeviceData { pixels: &train.pixels, labels: &train.labels })?;
+            engine.load_data(&DeviceData { pixels: &train.pixels, shape: graph.input })?;
         let normalization = self.record.run.normalization;
         let mut trainer = Trainer {
             sampling: recipe.sampling(normalization),
@@ -238,7 +238,8 @@ struct Trainer<'a> {
     last_save: Instant,
     /// Updates done when the state was last saved.
     saved: u64,
-    /// A copy of the state, after which update it was taken; its result has not arrived.
+    /// A copy of the state, and the number of the update that it was taken after, until that update's result
+    /// has arrived.
     copy: Option<(u64, StateCopy)>,
     writer: StateWriter,
 }

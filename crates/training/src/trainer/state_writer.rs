@@ -56,8 +56,11 @@ impl StateWriter {
 
 impl Drop for StateWriter {
     fn drop(&mut self) {
-        // What is being written when an error ends the training is still the last good state.
-        let _ = self.wait();
+        // What is being written when an error ends the training is still the last good state. The thread's own
+        // error or panic must not hide the first one.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
