@@ -146,7 +146,7 @@ fn damaged_checkpoints_are_named() {
         (|bytes| replace(bytes, "[network]", "(network]"), "has a bad recipe: line "),
         (
             |bytes| replace(bytes, "leaky_slope = 0.01", "leaky_slope = 7.01"),
-            "network.leaky_slope is 7.01",
+            "network.leaky_slope must be",
         ),
         (|bytes| replace(bytes, "\"per_image", "\"per-image"), "has a damaged normalization"),
         (|bytes| replace(bytes, "\"classes\"", "\"Classes\""), "has no classes in its metadata"),
@@ -574,7 +574,7 @@ fn missing_folders_and_files_are_named() {
     fs::create_dir(place.path("folder")).unwrap();
     for path in ["nowhere", "folder", "run/weights", CHECKPOINT] {
         let problem = format!("{path}: is not a run folder");
-        place.refuse_saying(1, &format!("train --resume {path}"), &[&problem, "`train` made"]);
+        place.refuse_saying(1, &format!("train --resume {path}"), &[&problem, "crescendo train"]);
     }
     place.refuse_saying(1, "evaluate folder", &["folder: is not a run folder"]);
     place.refuse_saying(1, "evaluate nowhere", &["cannot read nowhere"]);

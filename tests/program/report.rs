@@ -82,7 +82,7 @@ fn several_runs_are_drawn_in_the_same_figures() {
 #[test]
 fn damaged_and_missing_files_are_named() {
     let place = two_runs();
-    place.refuse_saying(1, "report nowhere", &["nowhere", "no run's folder"]);
+    place.refuse_saying(1, "report nowhere", &["nowhere", "is not a run folder"]);
     fs::write(place.path("other/epochs.csv"), "epoch,train_loss\n1,2.5\n2,x\n").unwrap();
     let parts = ["other/epochs.csv: line 3", "\"x\" as train_loss"];
     place.refuse_saying(1, "report run other --out both.html", &parts);

@@ -37,18 +37,25 @@ fn lists_that_make_no_network_are_refused() {
         builder.add("side", linear, [x]);
         builder.add("fc", linear, [x]);
     });
-    assert_eq!(unused, "side: its output is not used");
+    assert_eq!(unused, "side: no operation reads its output: connect or remove it");
     let twice = complaint(&|builder| {
         let x = flat(builder);
         let x = builder.add("fc", linear, [x]);
         builder.add("fc", linear, [x]);
     });
-    assert_eq!(twice, "fc: two operations have this name");
+    assert_eq!(twice, "fc: two operations have this name: rename one");
     let conv = Operation::Convolution { outputs: 1, kernel: 9, stride: 1, padding: 0, bias, init };
     let large = complaint(&|builder| {
         builder.add("conv", conv, [builder.images()]);
     });
     assert_eq!(large, "conv: filters of 9 do not fit 3x8x8");
+    for (kernel, stride, outputs) in [(0, 1, 1), (3, 0, 1), (3, 1, 0)] {
+        let conv = Operation::Convolution { outputs, kernel, stride, padding: 0, bias, init };
+        let zero = complaint(&|builder| {
+            builder.add("conv", conv, [builder.images()]);
+        });
+        assert!(zero.starts_with("conv: "), "{zero}");
+    }
 }
 
 #[test]

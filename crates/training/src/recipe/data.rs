@@ -36,7 +36,7 @@ pub struct DataConfig {
 /// Data sets that the program can find, or generate, by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DataSource {
-    /// CIFAR-10, where [`crescendo_data::find`] looks for it.
+    /// CIFAR-10, where [`crescendo_data::locate`] looks for it.
     #[serde(rename = "cifar-10")]
     Cifar10,
     /// The generated data set.
