@@ -3,6 +3,16 @@
 use crescendo_kernels::{ActivationFunction, Convolution, Isa, MapShape, Processor, ThreadPool};
 use crescendo_reference::{Conv2d, Nchw, Pointwise};
 
+pub const ACTIVATIONS: [ActivationFunction; 7] = [
+    ActivationFunction::Relu,
+    ActivationFunction::LeakyRelu { slope: 0.01 },
+    ActivationFunction::Elu,
+    ActivationFunction::Sigmoid,
+    ActivationFunction::Silu,
+    ActivationFunction::Gelu,
+    ActivationFunction::Scale { factor: -0.125 },
+];
+
 /// Numbers between -1 and 1 that are the same in every run.
 pub fn noise(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

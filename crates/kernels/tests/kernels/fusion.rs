@@ -14,21 +14,11 @@ use crescendo_kernels::{
 use crescendo_reference as reference;
 
 use crate::common::{
-    assert_close, channels, differences, dot, nchw, noise, pointwise, processor, wide,
+    ACTIVATIONS, assert_close, channels, differences, dot, nchw, noise, pointwise, processor, wide,
 };
 
 const SHAPE: MapShape = MapShape { images: 3, channels: 18, height: 4, width: 5 };
 const EPS: f64 = 1e-5;
-
-const ACTIVATIONS: [ActivationFunction; 7] = [
-    ActivationFunction::Relu,
-    ActivationFunction::LeakyRelu { slope: 0.01 },
-    ActivationFunction::Elu,
-    ActivationFunction::Sigmoid,
-    ActivationFunction::Silu,
-    ActivationFunction::Gelu,
-    ActivationFunction::Scale { factor: -0.125 },
-];
 
 fn planes(seed: u64) -> Vec<f32> {
     noise(seed, SHAPE.images * SHAPE.channels * SHAPE.pixels())

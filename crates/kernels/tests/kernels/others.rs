@@ -9,23 +9,17 @@ use crescendo_kernels::{
 };
 use crescendo_reference as reference;
 
-use crate::common::{assert_close, differences, dot, nchw, noise, pointwise, processor, wide};
+use crate::common::{
+    ACTIVATIONS, assert_close, differences, dot, nchw, noise, pointwise, processor, wide,
+};
 
 #[test]
 fn activations_match_the_reference_and_finite_differences() {
     // More than a piece, so that pieces are put together right; no number near a kink.
     let x: Vec<f32> = noise(9, 9003).iter().map(|x| 4.0 * x + 0.01 * x.signum()).collect();
     let dy = noise(10, x.len());
-    let kinds = [
-        ActivationFunction::Relu,
-        ActivationFunction::LeakyRelu { slope: 0.01 },
-        ActivationFunction::Elu,
-        ActivationFunction::Sigmoid,
-        ActivationFunction::Silu,
-        ActivationFunction::Gelu,
-        ActivationFunction::Scale { factor: -0.125 },
-    ];
-    for (f, isa) in kinds.into_iter().flat_map(|f| Isa::available().map(move |isa| (f, isa))) {
+    for (f, isa) in ACTIVATIONS.into_iter().flat_map(|f| Isa::available().map(move |isa| (f, isa)))
+    {
         let processor = processor(isa, 2);
         let what = format!("{f:?} {isa:?}");
         let mut y = vec![0.0; x.len()];
