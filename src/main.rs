@@ -3,15 +3,14 @@
 mod cli;
 mod commands;
 mod npy;
+mod usage;
 mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let outcome = match cli::Cli::parse().command {
+    let outcome = match usage::parse().command {
         cli::Command::Train(args) => commands::train::run(&args),
         cli::Command::Evaluate(args) => commands::evaluate::run(&args),
         cli::Command::Predict(args) => commands::predict::run(&args),

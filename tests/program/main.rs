@@ -8,6 +8,7 @@ mod engine;
 mod evaluate;
 mod full_disk;
 mod help;
+mod kills;
 mod output;
 mod own_data;
 mod policies;

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::events::Marks;
 use crate::policy::{EpochMetrics, PolicyState};
 use crate::record::{self, Record, read_record};
+use crate::{Error, Recipe};
 
 pub(crate) use change::Change;
 pub use create::{Start, resolved};
@@ -73,6 +73,8 @@ pub struct Run {
     pub(crate) progress: Progress,
     pub(crate) marks: Marks,
     pub(crate) changes: Vec<Change>,
+    /// The recipe before the first of them.
+    before: Option<Box<Recipe>>,
     /// Notes for the log.
     pub(crate) notes: Vec<String>,
     _lock: File,
@@ -102,6 +104,7 @@ impl Run {
             progress,
             marks,
             changes: Vec::new(),
+            before: None,
             notes: Vec::new(),
             _lock: lock,
         })
