@@ -63,8 +63,14 @@ fn reasons_of(a: &Arm, b: &Arm, images: usize) -> Vec<String> {
     if differing.is_empty() {
         return vec!["their recipes are the same".into()];
     }
-    // Sizes that were lowered to fit the data can be the reason.
-    let lowered = [fit_batches(&mut one, images), fit_batches(&mut other, images)];
+    if without_effects(&one, images) != without_effects(&other, images) {
+        let lowered = [fit_batches(&mut one, images), fit_batches(&mut other, images)];
+        // The fact, without the advice.
+        let fact = |note: String| {
+            note.split(": ").next().unwrap_or(&note).trim_end_matches('.').to_owned()
+        };
+        return lowered.into_iter().flatten().map(fact).collect();
+    }
     let mut reasons = Vec::new();
     let all: Vec<Unused> =
         [&one, &other].into_iter().flat_map(|recipe| unused(recipe, images)).collect();
@@ -72,15 +78,21 @@ fn reasons_of(a: &Arm, b: &Arm, images: usize) -> Vec<String> {
         if NO_RESULT.contains(&key.as_str()) || key == "train.evaluate_every" {
             reasons.push(format!("{key} does not change results"));
         }
-        for unused in all.iter().filter(|unused| unused.keys.contains(key)) {
+        // That each of two policies leaves out the other's keys does not make them alike.
+        let policy = format!("{}.policy", key.split('.').next().unwrap_or_default());
+        let by_policy = |why: &str| differing.contains(&policy) && why.starts_with(&policy);
+        for unused in all.iter().filter(|one| one.keys.contains(key) && !by_policy(&one.why)) {
             let unused = Unused { keys: vec![key.clone()], why: unused.why.clone(), ..*unused };
             reasons.push(unused.to_string());
         }
     }
-    reasons.extend(lowered.into_iter().flatten().map(|note| note.trim_end_matches('.').to_owned()));
-    if reasons.is_empty() {
-        let why = "every epoch has the same batch size, learning rate and image size";
-        reasons.push(format!("{why} with either {}", differing.join(" and ")));
+    for (section, what) in
+        [("batch.", "batch size"), ("schedule.", "learning rate"), ("data.", "image size")]
+    {
+        let about = |text: &String| text.starts_with(section);
+        if differing.iter().any(about) && !reasons.iter().any(about) {
+            reasons.push(format!("every epoch has the same {what}"));
+        }
     }
     reasons
 }
@@ -106,10 +118,16 @@ fn differing(a: &Recipe, b: &Recipe) -> Vec<String> {
     keys
 }
 
-/// A recipe's keys and values, without what has no effect on the results of a run over so many images.
+/// A recipe's keys and values as a run over so many images has them, without what has no effect on its results.
 fn canonical(recipe: &Recipe, images: usize) -> Table {
     let mut recipe = recipe.clone();
     fit_batches(&mut recipe, images);
+    without_effects(&recipe, images)
+}
+
+/// The same, with batches of the sizes that the recipe has.
+fn without_effects(recipe: &Recipe, images: usize) -> Table {
+    let mut recipe = recipe.clone();
     let has = |all: &[Unused], key: &str| {
         all.iter().any(|unused| !unused.in_part && unused.keys.iter().any(|name| name == key))
     };
@@ -227,13 +245,13 @@ mod tests {
             (
                 &["batch.policy=fixed", "batch.size=32"],
                 &["batch.steps=[[1, 32]]"],
-                "batch.size has no effect: batch.policy is steps",
+                "every epoch has the same batch size",
             ),
             (&["batch.steps=[[1, 400]]"], &["batch.steps=[[1, 500]]"], "there are 300 to train on"),
             (
                 &["schedule.policy=step", "schedule.steps=[[3, 0.5]]", "schedule.warmup=4.0"],
                 &["schedule.policy=step", "schedule.steps=[[4, 0.5]]", "schedule.warmup=4.0"],
-                "the same batch size, learning rate and image size with either schedule.steps",
+                "every epoch has the same learning rate",
             ),
             (
                 &["batch.policy=plateau", "batch.patience=7"],
@@ -291,6 +309,7 @@ mod tests {
         let error = cut.check_arms(50_000).unwrap_err().to_string();
         let names = "arms neither, grow, decay and both would train alike: ";
         assert!(error.starts_with(&format!("grow-or-decay: {names}")), "{error}");
+        assert!(!error.contains("schedule.policy is") && !error.contains("Batches"), "{error}");
         assert!(error.contains("batch.steps: its rows from epoch 11 on have no effect"), "{error}");
         assert!(
             error.contains("schedule.steps has no effect: its first row is for epoch 11"),

@@ -292,9 +292,10 @@ fn batch(recipe: &Recipe, length: &Length, list: &mut List) {
                  after {updates}",
                 updates_text(every)
             );
-            let keys = rest(&[&["policy"], &of_noise_scale[..]].concat(), &["initial"]);
+            // A measurement in the last epoch is still recorded.
+            let keys =
+                rest(&[&["policy"], &of_noise_scale[..]].concat(), &["initial", "noise_every"]);
             list.add("batch", &keys, why);
-            return;
         }
         _ => {}
     }
@@ -412,7 +413,7 @@ mod tests {
             ),
             (
                 &["train.epochs=2", "batch.policy=noise_scale", "batch.noise_every=3"],
-                "batch.policy, batch.noise_every have no effect: the noise scale is first measured after 3 \
+                "batch.policy has no effect: the noise scale is first measured after 3 \
                  updates, by batch.noise_every, and the last epoch begins after 2 updates",
             ),
             (
