@@ -35,6 +35,8 @@
 //! ```
 
 mod atomic_file;
+mod best;
+mod checksum;
 pub mod checkpoint;
 pub mod comparison;
 mod error;
@@ -52,8 +54,10 @@ mod run;
 mod tensors;
 mod trainer;
 pub mod validation;
+mod version;
 
 pub use atomic_file::write_atomically;
+pub use best::BestEpoch;
 pub use error::Error;
 pub use evaluation::{Evaluation, Misclassified};
 pub use graph::{graph, graph_for};

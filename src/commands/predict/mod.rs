@@ -1,25 +1,28 @@
 //! `crescendo predict`.
 
-use std::fs::File;
-use std::io::BufReader;
+mod inputs;
+mod output;
+
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use crescendo::data::{ImageShape, read_image};
 use crescendo::devices;
-use crescendo::training::{Error, External, Model, Recipe, write_atomically};
+use crescendo::training::{Error, External, Model, Recipe, checkpoint};
 
-use super::{DataLocation, say};
+use self::inputs::Inputs;
+use self::output::{Format, Predictions};
+use super::{DataLocation, note, say};
 use crate::cli::PredictArgs;
-use crate::npy;
 
-const SHAPE: ImageShape = ImageShape::CIFAR;
-const BYTES: usize = SHAPE.elements();
-
-pub fn run(args: &PredictArgs) -> Result<(), Error> {
+pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
     let engine = args.compute.engine()?;
-    if let Some(out) = &args.out {
-        check_out(out, args)?;
-    }
+    let format = match &args.out {
+        Some(out) => {
+            check_out(out, args)?;
+            Some((out, Format::of(out)?))
+        }
+        None => None,
+    };
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     // A file of another program has neither class names nor normalization: they come from the data.
     let data = recipe
@@ -28,29 +31,52 @@ pub fn run(args: &PredictArgs) -> Result<(), Error> {
     let data = data.transpose()?;
     let external = recipe.as_ref().zip(data.as_ref());
     let external = external.map(|(recipe, data)| External { recipe, data: &data.set });
-    let mut model = Model::open(&args.file, external, devices(), &engine)?;
+    let mut model = Model::open(&weights(&args.file)?, external, devices(), &engine)?;
     args.views.apply(&mut model);
+    model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
 
-    let mut pixels = Vec::new();
-    let mut names = Vec::new();
-    for input in &args.inputs {
-        read(input, &mut pixels, &mut names)?;
+    let inputs = Inputs::read(&args.inputs)?;
+    if inputs.names.is_empty() {
+        return Err(inputs.nothing_read());
     }
-    let probabilities = model.predict(&pixels)?;
-    let classes = model.classes.len();
-    for (name, probabilities) in names.iter().zip(probabilities.chunks_exact(classes)) {
-        let mut order: Vec<usize> = (0..classes).collect();
-        order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-        let top =
-            order.iter().take(3).map(|&c| format!("{} {:.4}", model.classes[c], probabilities[c]));
-        say!("{name}: {}", top.collect::<Vec<_>>().join(", "))?;
+    inputs.print_notes();
+    let probabilities = model.predict(&inputs.pixels)?;
+    let predictions =
+        Predictions { names: &inputs.names, classes: &model.classes, probabilities: &probabilities };
+    if args.json {
+        say!("{}", predictions.json())?;
+    } else {
+        predictions.print()?;
     }
-    if let Some(out) = &args.out {
-        write_npy(out, &probabilities, classes)?;
-        let columns = model.classes.join(", ");
-        say!("Probabilities: {} ({}, {classes}), columns: {columns}", out.display(), names.len())?;
+    if let Some((out, format)) = format {
+        predictions.write(out, format)?;
+        if !args.json {
+            let (count, classes) = (inputs.names.len(), model.classes.len());
+            let columns = model.classes.join(", ");
+            say!("Probabilities: {} ({count}, {classes}), columns: {columns}", out.display())?;
+        }
     }
-    Ok(())
+    // After everything else, so that they are not overlooked.
+    Ok(if inputs.print_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The file of weights that is meant: of a run the best by validation accuracy, or else the latest.
+fn weights(path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let best = Some(checkpoint::best_path(path)).filter(|path| path.is_file());
+    let file = match best {
+        Some(best) => Some(best),
+        None => checkpoint::latest(path)?,
+    };
+    let none = || Error::bad(path, "has no checkpoint yet: resume it with `train --resume`");
+    let file = file.ok_or_else(none)?;
+    let about = checkpoint::about(&file)?;
+    if let Some(epoch) = about.epoch.or(about.in_epoch) {
+        note(format_args!("note: these are the weights of epoch {epoch}, in {}", file.display()));
+    }
+    Ok(file)
 }
 
 /// Refuses to overwrite a file that is read.
@@ -64,37 +90,4 @@ fn check_out(out: &Path, args: &PredictArgs) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// Reads one input, and appends its images to `pixels` and a name for each image to `names`.
-fn read(path: &Path, pixels: &mut Vec<u8>, names: &mut Vec<String>) -> Result<(), Error> {
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
-        let images = read_npy(path)?;
-        let count = images.len() / SHAPE.elements();
-        names.extend((0..count).map(|index| format!("{}[{index}]", path.display())));
-        pixels.extend(images);
-    } else {
-        let image = read_image(path)?;
-        if image.is_resized() {
-            let from = format!("{}x{}", image.original_width, image.original_height);
-            let to = format!("{}x{}", SHAPE.width, SHAPE.height);
-            eprintln!("{}: resized from {from} to {to}", path.display());
-        }
-        pixels.extend(image.pixels);
-        names.push(path.display().to_string());
-    }
-    Ok(())
-}
-
-fn read_npy(path: &Path) -> Result<Vec<u8>, Error> {
-    let io = |error| Error::io("read", path, error);
-    let file = File::open(path).map_err(io)?;
-    let size = file.metadata().map_err(io)?.len();
-    npy::read_bytes(BufReader::new(file), size, BYTES).map_err(|problem| {
-        Error::bad(path, format!("{problem}: expected uint8 of shape (N, {BYTES})"))
-    })
-}
-
-fn write_npy(path: &Path, probabilities: &[f64], classes: usize) -> Result<(), Error> {
-    write_atomically(path, |file| npy::write_f64(file, probabilities, classes))
 }
