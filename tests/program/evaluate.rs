@@ -224,7 +224,7 @@ fn image_files_are_classified_like_arrays_of_the_same_pixels() {
     let arguments = format!("predict run/weights/epoch-0002.safetensors {inputs} --out p.npy");
     let output = place.command(&arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stderr), "large: resized from 128x96 to 32x32\n");
+    assert_eq!(text(&output.stderr), "note: 1 of 5 images were resized to 32x32\n");
     let rows = probabilities(&place.path("p.npy"));
     assert_eq!((&rows[1], &rows[2]), (&rows[0], &rows[0]));
     assert_ne!(rows[3], rows[0], "a JPEG is not exact");

@@ -124,7 +124,9 @@ pub(crate) fn write(
     ]);
     let epochs = [("epoch", about.epoch), ("in_epoch", about.in_epoch)];
     let epochs = epochs.map(|(key, epoch)| (key, epoch.map(|epoch| epoch.to_string())));
-    for (key, value) in epochs.into_iter().chain([("loss", about.loss.map(|loss| loss.to_string()))]) {
+    for (key, value) in
+        epochs.into_iter().chain([("loss", about.loss.map(|loss| loss.to_string()))])
+    {
         metadata.extend(value.map(|value| (key.to_owned(), value)));
     }
     let model = engine.export(Section::Model)?;

@@ -46,7 +46,11 @@ impl Input {
     /// If the device fails, or a logit is infinite or NaN: no class is the right answer then.
     pub fn logits(&self, engine: &mut dyn Engine, images: &[u8]) -> Result<Vec<f32>, Error> {
         let logits = self.average_views(engine, self.normalize(images))?;
-        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(Error::NotFinite) }
+        if logits.iter().all(|logit| logit.is_finite()) {
+            Ok(logits)
+        } else {
+            Err(Error::NotFinite)
+        }
     }
 
     /// The logits of normalised images, averaged over the views: with a shift, the image has weight 1/2 and

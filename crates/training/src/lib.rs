@@ -36,8 +36,8 @@
 
 mod atomic_file;
 mod best;
-mod checksum;
 pub mod checkpoint;
+mod checksum;
 pub mod comparison;
 mod error;
 mod evaluation;

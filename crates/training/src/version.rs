@@ -12,9 +12,8 @@ pub(crate) fn newer(version: &str) -> Option<String> {
 
 /// A note about a file that `version` wrote, if it is older than this program.
 pub(crate) fn older(version: &str) -> Option<String> {
-    (numbers(version) < numbers(OWN)).then(|| {
-        format!("This run was last saved by crescendo {version}, and this is {OWN}.")
-    })
+    (numbers(version) < numbers(OWN))
+        .then(|| format!("This run was last saved by crescendo {version}, and this is {OWN}."))
 }
 
 /// The numbers of a version such as `1.2.3`, to compare; a part that is not a number is zero.

@@ -40,9 +40,13 @@ impl Inputs {
         let mut inputs = Inputs::default();
         for path in paths {
             if path == Path::new("-") {
-                for path in listed_paths()? {
-                    inputs.add(&path);
+                let paths = listed_paths()?;
+                if paths.is_empty() {
+                    let problem =
+                        "there are no paths on the standard input: write one on each line";
+                    inputs.failures.push(Error::Refused(problem.into()));
                 }
+                paths.iter().for_each(|path| inputs.add(path));
             } else {
                 inputs.add(path);
             }
@@ -62,7 +66,10 @@ impl Inputs {
             list(path, 0, &mut images)?;
             images.sort();
             if images.is_empty() {
-                return Err(Error::bad(path, "has no images: give a folder with PNG or JPEG files"));
+                return Err(Error::bad(
+                    path,
+                    "has no images: give a folder with PNG or JPEG files",
+                ));
             }
             images.iter().for_each(|image| self.add(image));
         } else if has_ending(path, &["npy"]) {
@@ -101,16 +108,18 @@ impl Inputs {
         failed > 0
     }
 
-    /// The error if no image was read.
-    pub fn nothing_read(mut self) -> Error {
-        if self.failures.len() > 1 {
-            self.print_failures();
+    /// Whether nothing could be read.
+    pub fn all_failed(&self) -> bool {
+        self.names.is_empty() && !self.failures.is_empty()
+    }
+
+    /// The error if nothing could be read; the others are printed.
+    pub fn into_error(mut self) -> Error {
+        if self.failures.len() == 1 {
+            return self.failures.remove(0);
         }
-        match self.failures.len() {
-            1 => self.failures.remove(0),
-            0 => Error::Refused("there are no images to classify: the inputs hold none".into()),
-            _ => Error::Refused("there are no images to classify".into()),
-        }
+        self.print_failures();
+        Error::Refused("there are no images to classify".into())
     }
 }
 

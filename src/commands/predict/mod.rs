@@ -36,13 +36,16 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
     model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
 
     let inputs = Inputs::read(&args.inputs)?;
-    if inputs.names.is_empty() {
-        return Err(inputs.nothing_read());
+    if inputs.all_failed() {
+        return Err(inputs.into_error());
     }
     inputs.print_notes();
     let probabilities = model.predict(&inputs.pixels)?;
-    let predictions =
-        Predictions { names: &inputs.names, classes: &model.classes, probabilities: &probabilities };
+    let predictions = Predictions {
+        names: &inputs.names,
+        classes: &model.classes,
+        probabilities: &probabilities,
+    };
     if args.json {
         say!("{}", predictions.json())?;
     } else {

@@ -27,7 +27,9 @@ impl Format {
         match () {
             () if is("npy") => Ok(Format::Npy),
             () if is("csv") => Ok(Format::Csv),
-            () => Err(Error::bad(path, "is not written: give --out a name that ends in .npy or .csv")),
+            () => {
+                Err(Error::bad(path, "is not written: give --out a name that ends in .npy or .csv"))
+            }
         }
     }
 }
@@ -79,7 +81,8 @@ impl Predictions<'_> {
 
     /// A row for each image: its file, the most probable class, and the probability of each class.
     fn csv(&self) -> String {
-        let classes: String = self.classes.iter().map(|class| format!(",{}", quote_csv(class))).collect();
+        let classes: String =
+            self.classes.iter().map(|class| format!(",{}", quote_csv(class))).collect();
         let mut text = format!("file,class{classes}\n");
         for (name, row, order) in self.images() {
             let class = &self.classes[order[0]];

@@ -40,7 +40,8 @@ fn different_key(old: &impl Serialize, new: &impl Serialize) -> Option<String> {
         let keys = old.keys().chain(new.keys());
         let mut different = keys.filter(|key| old.get(*key) != new.get(*key));
         let key = different.next()?;
-        let inner = old.get(key).and_then(Value::as_table).zip(new.get(key).and_then(Value::as_table));
+        let inner =
+            old.get(key).and_then(Value::as_table).zip(new.get(key).and_then(Value::as_table));
         let inner = inner.and_then(|(old, new)| find(old, new));
         Some(inner.map_or(key.clone(), |inner| format!("{key}.{inner}")))
     }
@@ -100,7 +101,7 @@ impl Run {
         let Progress { epoch, ended, .. } = self.progress;
         // An epoch that has begun is trained to its end.
         let least = if ended { epoch - 1 } else { epoch };
-        if recipe.train.epochs < least {
+        if recipe.train.epochs != old.train.epochs && recipe.train.epochs < least {
             return Err(Error::Recipe(format!(
                 "train.epochs={} is too small: this run has already reached epoch {least}",
                 recipe.train.epochs

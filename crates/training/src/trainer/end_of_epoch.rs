@@ -1,7 +1,7 @@
 //! What happens after the updates of an epoch: evaluation, checkpoint, saving the state.
 
-use std::sync::atomic::Ordering;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crescendo_data::{ImageShape, Split};
