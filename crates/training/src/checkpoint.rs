@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, shapes};
-use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor};
+use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::record::{NO_RUN, Record};
@@ -137,6 +137,9 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("only strings and finite numbers")
 }
 
+/// What PyTorch puts before the names of a wrapped network's tensors.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
 /// What to do about a file that does not describe its network.
 pub(crate) const SAY: &str = "describe its network with --recipe";
 
@@ -155,8 +158,26 @@ impl Checkpoint {
         self.0.note()
     }
 
+    /// The tensors under the names that the network has. PyTorch puts prefixes before them where a network is
+    /// wrapped for several devices or compiled, and its counts of batches may be missing.
     pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
-        self.0.tensors("")
+        let mut tensors = self.0.tensors("")?;
+        while let Some(prefix) = WRAPPERS.iter().find(|prefix| {
+            !tensors.is_empty() && tensors.iter().all(|tensor| tensor.name.starts_with(**prefix))
+        }) {
+            for tensor in &mut tensors {
+                tensor.name = tensor.name[prefix.len()..].to_owned().into();
+            }
+        }
+        let norms = tensors.iter().filter_map(|tensor| tensor.name.strip_suffix("running_var"));
+        let counts = norms.map(|norm| format!("{norm}num_batches_tracked"));
+        let missing = counts.filter(|count| tensors.iter().all(|tensor| tensor.name != *count));
+        let missing: Vec<String> = missing.collect();
+        tensors.extend(missing.into_iter().map(|name| {
+            let (shape, data) = (Vec::new(), TensorData::I64(0));
+            Tensor { name: name.into(), shape, data }
+        }));
+        Ok(tensors)
     }
 
     /// The recipe, normalisation and classes that the file itself gives.

@@ -100,12 +100,19 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
         let damaged = |error| {
-            Error::bad(
-                path,
-                format!(
+            // What `torch.save` writes: a zip archive, or before PyTorch 1.6 a pickle.
+            let problem = match &bytes[..] {
+                [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, b'}' | b'c' | 0x8a | 0x95, ..] => format!(
+                    "looks like a file of PyTorch's torch.save: convert it in Python with `import torch, \
+                     safetensors.torch` and `safetensors.torch.save_file(torch.load({:?}, \
+                     map_location=\"cpu\", weights_only=True), \"model.safetensors\")`",
+                    path.display().to_string()
+                ),
+                _ => format!(
                     "is not a valid safetensors file ({error}): it is damaged or of another format"
                 ),
-            )
+            };
+            Error::bad(path, problem)
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(damaged)?;
