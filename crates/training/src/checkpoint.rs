@@ -146,6 +146,12 @@ pub(crate) const SAY: &str = "describe its network with --recipe";
 /// A checkpoint's file.
 pub(crate) struct Checkpoint(TensorFile);
 
+impl From<TensorFile> for Checkpoint {
+    fn from(file: TensorFile) -> Self {
+        Checkpoint(file)
+    }
+}
+
 impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file =

@@ -42,6 +42,8 @@ pub mod comparison;
 mod error;
 mod evaluation;
 pub mod events;
+#[cfg(test)]
+mod fuzz;
 mod graph;
 mod inference;
 pub mod loading;

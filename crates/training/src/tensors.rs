@@ -98,7 +98,11 @@ pub(crate) struct TensorFile {
 
 impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
+        Self::parse(path, fs::read(path).map_err(|error| Error::io("read", path, error))?)
+    }
+
+    /// The file at `path` with this content.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
         let damaged = |error| {
             // What `torch.save` writes: a zip archive, or before PyTorch 1.6 a pickle.
             let problem = match &bytes[..] {
