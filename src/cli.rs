@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
-use crate::values::{fraction, number_up_to, whole_number};
+use crate::values::{Which, fraction, number_up_to, which, whole_number};
 
 /// The largest seed that a recipe, a TOML file, can hold.
 const MAX_SEED: u64 = i64::MAX as u64;
@@ -143,13 +143,13 @@ pub struct SplitArgs {
 Example: evaluate the checkpoints that the paper reports
   crescendo evaluate runs/report --checkpoints '90,80,70,60,30'")]
 pub struct EvaluateArgs {
-    /// Run folders (their last checkpoint is evaluated) or checkpoint files
+    /// Run folders (their latest weights are evaluated) or checkpoint files
     #[arg(required = true, value_name = "RUN|FILE")]
     pub runs: Vec<PathBuf>,
-    /// Epochs of the checkpoints to evaluate, separated by commas [default: the last]
+    /// The checkpoints to evaluate, separated by commas: epochs, `best` (by validation accuracy) or `last`
     #[arg(long, value_name = "EPOCHS", value_delimiter = ',', allow_negative_numbers = true,
-          value_parser = whole_number(0..=MAX_EPOCHS))]
-    pub checkpoints: Vec<u32>,
+          value_parser = which(MAX_EPOCHS), default_value = "last")]
+    pub checkpoints: Vec<Which>,
     #[command(flatten)]
     pub data: DataSetArgs,
     /// The recipe of the network, for a file that was not written by this program
@@ -198,18 +198,24 @@ pub enum BnStatistics {
 #[derive(Args)]
 #[command(after_help = "\
 Example: classify two images, and write the probabilities of all classes to a file
-  crescendo predict runs/quick-1/weights/epoch-0014.safetensors cat.png dog.jpg --out p.npy")]
+  crescendo predict runs/quick-1 cat.png dog.jpg --out p.npy")]
 pub struct PredictArgs {
-    /// The checkpoint
-    #[arg(value_name = "FILE.safetensors")]
+    /// A run folder (its best weights by validation accuracy, or else its latest ones are used) or a checkpoint
+    /// file
+    #[arg(value_name = "RUN|FILE")]
     pub file: PathBuf,
-    /// PNG or JPEG images (resized to 32x32 if they have another size), or .npy files of uint8 and
-    /// shape (N, 3072): for each image 1024 bytes of red, 1024 of green and 1024 of blue
+    /// PNG or JPEG images (resized to 32x32 if they have another size), folders of them, .npy files of uint8
+    /// and shape (N, 3072): for each image 1024 bytes of red, 1024 of green and 1024 of blue; `-` for the
+    /// paths on the lines of the standard input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Write the probabilities to this file, as float64 of shape (N, classes)
-    #[arg(long, value_name = "FILE.npy")]
+    /// Write the probabilities to this file: .npy (float64 of shape (N, classes)) or .csv (a row for each image:
+    /// its file, its class, the probability of each class)
+    #[arg(long, value_name = "FILE.npy|FILE.csv")]
     pub out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     /// The recipe of the network, for a file that was not written by this program
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,

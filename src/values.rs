@@ -33,6 +33,29 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     fraction.ok_or_else(|| "expected a number between 0 and 1, such as 0.2".to_owned())
 }
 
+/// Which of a run's checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// That after an epoch.
+    Epoch(u32),
+    /// That with the highest validation accuracy.
+    Best,
+    /// The latest weights.
+    Last,
+}
+
+/// Parses an epoch up to `most`, `best` or `last`.
+pub fn which(most: u32) -> impl Fn(&str) -> Result<Which, String> + Clone {
+    move |text| match text {
+        "best" => Ok(Which::Best),
+        "last" => Ok(Which::Last),
+        epoch => match epoch.parse() {
+            Ok(epoch) if epoch <= most => Ok(Which::Epoch(epoch)),
+            _ => Err(format!("expected an epoch from 0 to {most}, best or last")),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +70,16 @@ mod tests {
                 Err("expected a whole number from 1 to 20".to_owned()),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_epochs_or_names() {
+        let parse = which(90);
+        let expected = [Which::Epoch(0), Which::Epoch(90), Which::Best, Which::Last];
+        assert_eq!(["0", "90", "best", "last"].map(|text| parse(text).unwrap()), expected);
+        for text in ["", "91", "-1", "Best", "1.5"] {
+            assert!(parse(text).unwrap_err().contains("best or last"), "{text}");
         }
     }
 

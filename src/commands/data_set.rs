@@ -6,6 +6,7 @@ use crescendo::data::{DataSet, ImageFolder, locate, open, shapes};
 use crescendo::training::Error;
 use crescendo::training::recipe::DataSource;
 
+use super::note;
 use crate::cli::{DataSetArgs, SplitArgs};
 
 /// Where a data set is.
@@ -28,7 +29,7 @@ pub struct LoadedData {
 impl LoadedData {
     /// Prints the warnings about the data set.
     pub fn print_warnings(&self) {
-        self.set.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        self.set.warnings.iter().for_each(|warning| note(format_args!("warning: {warning}")));
     }
 }
 

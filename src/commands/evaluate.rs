@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
 use crescendo::devices;
 use crescendo::logging::{ConfusionMatrix, progress_bar};
+use crescendo::training::checkpoint::About;
 use crescendo::training::recipe::DataSource;
 use crescendo::training::{
     Error, Evaluation, External, Model, Recipe, Record, checkpoint, read_record,
 };
 use serde_json::{Value, json};
 
-use super::{DataLocation, LoadedData, say};
+use super::{DataLocation, LoadedData, note, say};
 use crate::cli::{BnStatistics, EvaluateArgs};
+use crate::values::Which;
 
 pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = args.compute.engine()?;
@@ -31,12 +33,12 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
                 data.print_warnings();
                 let trained_on = record.map(|record| record.run.data_fingerprint);
                 if trained_on.is_some_and(|fingerprint| fingerprint != data.set.fingerprint()) {
-                    eprintln!(
+                    note(format_args!(
                         "warning: {} is not the data that {} was trained on, or is split \
                          differently: some of the test images may be training images",
                         data.set.name,
                         file.display()
-                    );
+                    ));
                 }
                 (location, data)
             }
@@ -44,6 +46,7 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         let external = recipe.as_ref().map(|recipe| External { recipe, data: &data.set });
         let mut model = Model::open(file, external, devices(), &engine)?;
         args.views.apply(&mut model);
+        model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
         if model.classes != data.set.classes {
             let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
             let name = &data.set.name;
@@ -103,10 +106,15 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
 
 /// The line that the paper's program prints.
 fn restored(file: &Path, model: &Model) -> String {
-    let loss = model.loss.map_or(String::new(), |loss| format!(" loss {loss:.6}"));
-    match model.epoch {
-        Some(epoch) => format!("Restored model parameters for checkpoint {epoch}{loss}"),
-        None => format!("Restored model parameters of {}", file.display()),
+    let About { epoch, in_epoch, updates, loss } = model.about;
+    let loss = loss.map_or(String::new(), |loss| format!(" loss {loss:.6}"));
+    let file = file.display();
+    match (epoch, in_epoch) {
+        (Some(epoch), _) => format!("Restored model parameters for checkpoint {epoch}{loss}"),
+        (None, Some(epoch)) => format!(
+            "Restored model parameters of {file}, saved in epoch {epoch}, after update {updates}"
+        ),
+        (None, None) => format!("Restored model parameters of {file}"),
     }
 }
 
@@ -120,8 +128,9 @@ fn to_json(
     json!({
         "data": data.name,
         "file": file.display().to_string(),
-        "checkpoint": model.epoch,
-        "loss": model.loss,
+        "checkpoint": model.about.epoch,
+        "loss": model.about.loss,
+        "updates": model.about.updates,
         "bn": if precise { "precise" } else { "running" },
         "accuracy": evaluation.accuracy(),
         "test_loss": evaluation.loss,
@@ -139,30 +148,64 @@ fn files(args: &EvaluateArgs) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for run in &args.runs {
         if !run.is_dir() {
-            if !args.checkpoints.is_empty() {
+            if args.checkpoints != [Which::Last] {
                 let problem = "is a file: --checkpoints needs the folder of a run";
                 return Err(Error::bad(run, problem));
             }
             files.push(run.clone());
             continue;
         }
-        let existing = checkpoint::list(run)?;
-        if existing.is_empty() {
-            return Err(Error::bad(run, "has no checkpoint yet: resume it with `train --resume`"));
+        for &which in &args.checkpoints {
+            files.push(checkpoint_file(run, which)?);
         }
-        let chosen = if args.checkpoints.is_empty() {
-            existing.last().copied().into_iter().collect()
-        } else {
-            args.checkpoints.clone()
-        };
-        if let Some(missing) = chosen.iter().find(|epoch| !existing.contains(epoch)) {
-            let existing: Vec<String> = existing.iter().map(u32::to_string).collect();
-            let problem = format!("has no checkpoint {missing}, only {}", existing.join(", "));
-            return Err(Error::bad(run, problem));
+        if args.checkpoints == [Which::Last] {
+            note_better(run, files.last())?;
         }
-        files.extend(chosen.iter().map(|&epoch| checkpoint::path(run, epoch)));
     }
     Ok(files)
+}
+
+/// The file of one of a run's checkpoints.
+fn checkpoint_file(run: &Path, which: Which) -> Result<PathBuf, Error> {
+    match which {
+        Which::Last => checkpoint::latest(run)?.ok_or_else(|| {
+            Error::bad(run, "has no checkpoint yet: resume it with `train --resume`")
+        }),
+        Which::Best => Some(checkpoint::best_path(run)).filter(|path| path.is_file()).ok_or_else(|| {
+            let problem = "has no best checkpoint: a run has one after the first evaluation on its \
+                           validation images, if it has any (data.validation)";
+            Error::bad(run, problem)
+        }),
+        Which::Epoch(epoch) => {
+            let existing = checkpoint::list(run)?;
+            if existing.contains(&epoch) {
+                return Ok(checkpoint::path(run, epoch));
+            }
+            let existing: Vec<String> = existing.iter().map(u32::to_string).collect();
+            let problem = match existing.is_empty() {
+                true => "has no checkpoint yet: resume it with `train --resume`".to_owned(),
+                false => format!("has no checkpoint {epoch}, only {}", existing.join(", ")),
+            };
+            Err(Error::bad(run, problem))
+        }
+    }
+}
+
+/// Says if a run's best weights are others than the latest ones, in `latest`.
+fn note_better(run: &Path, latest: Option<&PathBuf>) -> Result<(), Error> {
+    let best = checkpoint::best_path(run);
+    let Some(latest) = latest.filter(|_| best.is_file()) else { return Ok(()) };
+    let best = checkpoint::about(&best)?;
+    if let Some(epoch) = best.epoch
+        && best.updates != checkpoint::about(latest)?.updates
+    {
+        note(format_args!(
+            "note: {}: the best weights by validation accuracy are those of epoch {epoch}; evaluate them with \
+             --checkpoints best",
+            run.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The data set to evaluate on: the one given by `--data`, or that of the run, of the recipe, or of the

@@ -14,7 +14,7 @@ pub mod report;
 pub mod train;
 mod unused_keys;
 
-use std::io::{ErrorKind, Write, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::network::EngineConfig;
@@ -39,6 +39,11 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(|error| Error::io("write to", Path::new("the output"), error)),
     }
+}
+
+/// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.
+pub fn note(text: std::fmt::Arguments) {
+    let _ = writeln!(stderr(), "{text}");
 }
 
 impl ViewArgs {

@@ -1,8 +1,7 @@
 //! `crescendo train`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::ExitCode;
 
 use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
@@ -13,9 +12,10 @@ use crescendo::training::{Error, Recipe, Run, Start};
 use super::unused_keys::unused_source;
 use super::{DataLocation, LoadedData};
 use crate::cli::TrainArgs;
+use crate::signals::StopRequest;
 
-pub fn run(args: &TrainArgs) -> Result<(), Error> {
-    let stop = stop_on_signals();
+pub fn run(args: &TrainArgs) -> Result<ExitCode, Error> {
+    let request = StopRequest::on_signals();
     let (mut run, data) = match &args.resume {
         Some(folder) => resume(folder, args)?,
         None => create(args)?,
@@ -27,8 +27,8 @@ pub fn run(args: &TrainArgs) -> Result<(), Error> {
         _ => Box::new(ConsoleProgress::default()),
     };
     let mut observers = Observers(vec![&mut folder, &mut *shown]);
-    run.train(devices(), &data.set, &mut observers, &stop)?;
-    Ok(())
+    let outcome = run.train(devices(), &data.set, &mut observers, &request.stop)?;
+    Ok(request.exit_code(outcome))
 }
 
 fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
@@ -112,20 +112,4 @@ fn next_folder(recipe: &str) -> PathBuf {
     let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy();
     let mut folders = (1..).map(|n| Path::new("runs").join(format!("{name}-{n}")));
     folders.find(|folder| !folder.exists()).unwrap_or_default()
-}
-
-/// A flag that the first SIGINT or SIGTERM sets; the second signal exits immediately.
-pub fn stop_on_signals() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let handler = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("Stopping after this step; press Ctrl-C again to stop immediately.");
-    });
-    if let Err(error) = handler {
-        eprintln!("warning: Ctrl-C will stop the program without saving ({error})");
-    }
-    stop
 }

@@ -1,11 +1,11 @@
 //! Warnings about keys that the user sets and that have no effect.
 
-use std::io::{Write, stderr};
+use super::note;
 
-/// Prints warnings to standard error; that they cannot be printed is no reason to stop.
+/// Prints warnings on the standard error.
 pub fn warn(warnings: impl IntoIterator<Item = String>) {
     for warning in warnings {
-        let _ = writeln!(stderr(), "warning: {warning}");
+        note(format_args!("warning: {warning}"));
     }
 }
 

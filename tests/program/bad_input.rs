@@ -1,14 +1,11 @@
 //! Invalid input: the error is one line that says what is wrong, and nothing is lost or overwritten.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use super::{Place, SMALL, check_line, check_refusal, checkpoint, column, contents, text};
 use crescendo::data::ImageShape;
 use flate2::write::{GzEncoder, ZlibEncoder};
-use safetensors::SafeTensors;
 
 /// A way to damage a file.
 type Damage = fn(&mut Vec<u8>);
@@ -111,90 +108,6 @@ fn checkpoints_of_another_network_are_refused() {
     assert!(!place.path("runs").exists());
 }
 
-/// Ways to damage a safetensors file, each with a part of the error.
-const DAMAGES: [(Damage, &str); 7] = [
-    (Vec::clear, "damaged or of another format"),
-    (|bytes| bytes.truncate(7), "damaged or of another format"),
-    (|bytes| bytes.truncate(bytes.len() / 2), "damaged or of another format"),
-    (|bytes| bytes.truncate(bytes.len() - 1), "damaged or of another format"),
-    (|bytes| bytes[3] ^= 0x40, "damaged or of another format"),
-    (|bytes| bytes[8] ^= 1, "damaged or of another format"),
-    (|bytes| replace(bytes, "start_layer.0.weight", "start_layer.0.Weight"), "is missing"),
-];
-
-fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
-    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
-    bytes.splice(at..at + from.len(), to.bytes());
-}
-
-#[test]
-fn damaged_checkpoints_are_named() {
-    let place = Place::with_run("--epochs 1");
-    let damaged = |damage: Damage| {
-        let mut bytes = fs::read(place.path(CHECKPOINT)).unwrap();
-        damage(&mut bytes);
-        fs::write(place.path("bad.safetensors"), bytes).unwrap();
-    };
-    let train = format!("train {SMALL} --init bad.safetensors");
-    for (damage, problem) in DAMAGES {
-        damaged(damage);
-        for command in ["evaluate bad.safetensors", "predict bad.safetensors x.png", &train] {
-            place.refuse_saying(1, command, &["bad.safetensors: ", problem, "; "]);
-        }
-    }
-    let damages: [(Damage, &str); 4] = [
-        (|bytes| replace(bytes, "[network]", "(network]"), "has a bad recipe: line "),
-        (
-            |bytes| replace(bytes, "leaky_slope = 0.01", "leaky_slope = 7.01"),
-            "network.leaky_slope must be",
-        ),
-        (|bytes| replace(bytes, "\"per_image", "\"per-image"), "has a damaged normalization"),
-        (|bytes| replace(bytes, "\"classes\"", "\"Classes\""), "has no classes in its metadata"),
-    ];
-    for (damage, problem) in damages {
-        damaged(damage);
-        place.refuse_saying(
-            1,
-            "evaluate bad.safetensors",
-            &["bad.safetensors: ", problem, "--recipe"],
-        );
-    }
-    assert!(!place.path("runs").exists());
-}
-
-#[test]
-fn a_run_with_a_damaged_state_is_not_modified() {
-    let place = Place::with_run("--epochs 1 --log-steps");
-    let state = place.path("run/state/state.safetensors");
-    let good = fs::read(&state).unwrap();
-    let again = "train --resume run --epochs 2 --set optimizer.learning_rate=0.01";
-    let epoch: Damage = |bytes| replace(bytes, "\\\"epoch\\\":2", "\\\"epoch\\\":0");
-    for (damage, problem) in DAMAGES.into_iter().chain([(epoch, "has a damaged progress")]) {
-        let mut bytes = good.clone();
-        damage(&mut bytes);
-        fs::write(&state, bytes).unwrap();
-        let before = contents(&place.path("run"));
-        place.refuse_saying(1, again, &["run/state/state.safetensors: ", problem, "--init"]);
-        assert!(contents(&place.path("run")) == before);
-    }
-    fs::write(&state, good).unwrap();
-    let recipe = place.read("run/recipe.toml");
-    for (from, to, problem) in [
-        ("[data]", "[data", "line "),
-        ("size = 125", "size = 0", "batch.size must be from 1"),
-        (
-            "epochs = 1",
-            "epochs = \"one\"",
-            "train.epochs must be a whole number, but it is \"one\"",
-        ),
-    ] {
-        fs::write(place.path("run/recipe.toml"), recipe.replacen(from, to, 1)).unwrap();
-        place.refuse_saying(1, again, &["run/recipe.toml: is damaged (", problem]);
-    }
-    fs::write(place.path("run/recipe.toml"), recipe).unwrap();
-    place.run(again);
-}
-
 #[test]
 fn folders_that_cannot_be_created_are_named() {
     let place = Place::with_run("--epochs 0");
@@ -293,14 +206,13 @@ fn invalid_and_too_large_images_are_refused() {
         ("text", b"hello", "give a PNG or JPEG file"),
     ] {
         fs::write(place.path(name), content).unwrap();
-        // The first image is valid, but nothing is printed or written for it.
-        fs::write(place.path("small.png"), &small).unwrap();
-        let command = format!("{predict} small.png {name} --out p.npy");
+        let command = format!("{predict} {name} --out p.npy");
         place.refuse_saying(1, &command, &[&format!("{name}: "), problem]);
     }
     place.refuse_saying(1, &format!("{predict} nowhere.png"), &["cannot read nowhere.png"]);
-    place.refuse_saying(1, &format!("{predict} run"), &["cannot read run"]);
+    place.refuse_saying(1, &format!("{predict} run/state"), &["run/state: has no images"]);
     assert!(!place.path("p.npy").exists());
+    fs::write(place.path("small.png"), &small).unwrap();
     assert!(place.run(&format!("{predict} small.png")).starts_with("small.png: "));
 }
 
@@ -316,7 +228,7 @@ fn npy_files_of_another_type_or_shape_are_refused() {
     let place = Place::with_run("--epochs 0");
     let two = 2 * ImageShape::CIFAR.elements();
     let mut fortran = array("|u1", "(2, 3072)", two);
-    replace(&mut fortran, "False", "True ");
+    super::replace(&mut fortran, "False", "True ");
     let nested = [&b"\x93NUMPY\x02\x00\x00\x00\x10\x00"[..], &[b'('; 1 << 20]].concat();
     for (content, problem) in [
         (array("<f8", "(2, 3072)", 8 * two), "holds '<f8', not uint8"),
@@ -338,72 +250,6 @@ fn npy_files_of_another_type_or_shape_are_refused() {
         place.refuse_saying(1, command, &["x.npy: ", problem, "expected uint8 of shape (N, 3072)"]);
     }
     assert!(!place.path("p.npy").exists());
-}
-
-/// The float tensors of a file, by name.
-fn numbers(path: &Path) -> BTreeMap<String, Vec<f32>> {
-    let bytes = fs::read(path).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let real = tensors.iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32);
-    real.map(|(name, view)| {
-        let (numbers, _) = view.data().as_chunks();
-        (name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect())
-    })
-    .collect()
-}
-
-fn finite(path: &Path) -> bool {
-    numbers(path).values().flatten().all(|number| number.is_finite())
-}
-
-#[test]
-fn a_diverged_run_stops_and_can_be_resumed_from_its_last_good_state() {
-    let place = Place::with_run("--epochs 1 --log-steps");
-    place.run(&format!("train {SMALL} --epochs 1 --log-steps --out calm"));
-    let state = place.path("run/state/state.safetensors");
-    let before = numbers(&state);
-    let wild = "train --resume run --epochs 3 --set optimizer.learning_rate=1e30";
-    place.refuse_saying(
-        1,
-        wild,
-        &["not a number at update 14 (epoch 2)", "--resume", "learning_rate"],
-    );
-    assert!(numbers(&state) == before, "the state is not the last good one");
-    for run in ["run", "calm"] {
-        let calm = "--epochs 3 --set optimizer.learning_rate=0.01";
-        place.run(&format!("train --resume {run} {calm}"));
-    }
-    let last = |run: &str| fs::read(checkpoint(&place.path(run), 3)).unwrap();
-    assert!(last("run") == last("calm"), "something of the wild updates was left");
-    assert_eq!(place.read("run/steps.csv"), place.read("calm/steps.csv"));
-    assert!(finite(&checkpoint(&place.path("run"), 3)));
-}
-
-#[test]
-fn weights_that_are_not_finite_are_never_saved() {
-    let place = Place::new();
-    // The first update makes the weights infinite, which the loss would show only at the second.
-    let infinite = "--set optimizer.learning_rate=1e3 --set optimizer.weight_decay=3e38 --epochs 1";
-    let arguments =
-        format!("train {SMALL} {infinite} --set batch.policy=fixed --set batch.size=300");
-    place.refuse_saying(
-        1,
-        &format!("{arguments} --out run"),
-        &["not a number at update 1 (epoch 1)"],
-    );
-    assert!(finite(&place.path("run/state/state.safetensors")));
-    assert_eq!(fs::read_dir(place.path("run/weights")).unwrap().count(), 0);
-}
-
-#[test]
-fn a_state_that_diverges_with_any_learning_rate_is_reported_as_such() {
-    let place = Place::new();
-    let wild = "--set optimizer.learning_rate=1e30 --set batch.policy=fixed --set batch.size=300";
-    let arguments = format!("train {SMALL} {wild} --set train.final_evaluation=false --out run");
-    place.refuse_saying(1, &format!("{arguments} --epochs 3"), &["update 2", "start a new run"]);
-    assert!(finite(&place.path("run/state/state.safetensors")));
-    let calm = "train --resume run --set optimizer.learning_rate=0.01";
-    place.refuse_saying(1, calm, &["update 2 (epoch 2)", "any learning rate", "--init"]);
 }
 
 /// The program with its address space limited to `kib` KiB.
@@ -589,6 +435,7 @@ fn missing_folders_and_files_are_named() {
     place.refuse_saying(1, "evaluate run/recipe.toml", &["run/recipe.toml", "another format"]);
     place.refuse_saying(1, &format!("train {SMALL} --init nowhere"), &["cannot read nowhere"]);
     fs::remove_file(place.path(CHECKPOINT)).unwrap();
+    fs::remove_file(place.path("run/weights/last.safetensors")).unwrap();
     place.refuse_saying(1, "evaluate run", &["run: has no checkpoint yet", "train --resume"]);
 }
 

@@ -91,6 +91,22 @@ fn a_killed_comparison_can_be_continued() {
     assert_eq!(results(&whole, "runs/arms"), results(&killed, "runs/arms"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_comparison_that_a_signal_stopped_has_the_exit_code_of_the_signal() {
+    let place = place();
+    let mut command = place.command(COMPARE);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    super::resume::wait_for_updates(&mut child, &place.path("runs/arms/fixed/seed-0"), 0);
+    let process = child.id().to_string();
+    let kill = std::process::Command::new("kill").args(["-s", "TERM", &process]).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143));
+    assert!(super::text(&output.stdout).contains("Run the same command again to continue"));
+    place.run(COMPARE);
+}
+
 #[test]
 fn results_of_changed_arms_are_refused() {
     let place = place();

@@ -167,6 +167,42 @@ fn a_checkpoint_file_is_self_contained() {
     assert_eq!(lines(&output)[1], lines(&place.run("evaluate read --data set --checkpoints 1"))[1]);
 }
 
+/// Names as PyTorch gives them to a network that is wrapped.
+#[test]
+fn weights_of_a_wrapped_network_load() {
+    let place = Place::with_run("--epochs 1");
+    fs::write(place.path("own.toml"), "base = \"quick\"\n[network]\nwidths = [4, 8, 8]\n").unwrap();
+    let bytes = fs::read(place.path("run/weights/epoch-0001.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let with = "--recipe own.toml --data shapes:300,100";
+    let ours = place.run("evaluate run");
+    for prefix in ["module.", "_orig_mod.", "module._orig_mod."] {
+        let wrapped = tensors.iter().filter(|(name, _)| !name.ends_with("num_batches_tracked"));
+        let wrapped = wrapped.map(|(name, view)| (format!("{prefix}{name}"), view));
+        let wrapped = safetensors::serialize(wrapped, None).unwrap();
+        fs::write(place.path("wrapped.safetensors"), wrapped).unwrap();
+        let output = place.run(&format!("evaluate wrapped.safetensors {with}"));
+        assert_eq!(lines(&output)[1..], lines(&ours)[1..]);
+        let init =
+            format!("train own.toml --data shapes:300,100 --init wrapped.safetensors --epochs 0");
+        place.run(&format!("{init} --out {prefix}run"));
+    }
+    // Only a prefix of all names is one of a wrapper.
+    let some = tensors.iter().map(|(name, view)| match name.starts_with("start") {
+        true => (format!("module.{name}"), view),
+        false => (name.to_owned(), view),
+    });
+    fs::write(place.path("some.safetensors"), safetensors::serialize(some, None).unwrap()).unwrap();
+    let complaint = place.refuse(1, &format!("evaluate some.safetensors {with}"));
+    assert!(complaint.contains("is missing"), "{complaint}");
+    // What torch.save writes is told from damage.
+    for start in [&b"PK\x03\x04\x00\x00\x08\x08"[..], b"\x80\x02\x8a\nl\xfc\x9c"] {
+        fs::write(place.path("model.pth"), [start, &[7; 100]].concat()).unwrap();
+        let parts = ["model.pth", "torch.load(\"model.pth\"", "safetensors.torch.save_file"];
+        place.refuse_saying(1, &format!("evaluate model.pth {with}"), &parts);
+    }
+}
+
 #[test]
 fn a_file_of_another_program_is_evaluated_with_a_recipe() {
     let place = Place::with_run("--epochs 1 --set data.normalize=dataset");
@@ -224,7 +260,7 @@ fn image_files_are_classified_like_arrays_of_the_same_pixels() {
     let arguments = format!("predict run/weights/epoch-0002.safetensors {inputs} --out p.npy");
     let output = place.command(&arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stderr), "large: resized from 128x96 to 32x32\n");
+    assert_eq!(text(&output.stderr), "note: 1 of 5 images were resized to 32x32\n");
     let rows = probabilities(&place.path("p.npy"));
     assert_eq!((&rows[1], &rows[2]), (&rows[0], &rows[0]));
     assert_ne!(rows[3], rows[0], "a JPEG is not exact");

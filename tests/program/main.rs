@@ -3,15 +3,18 @@
 mod bad_input;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod before;
+mod best;
 mod compare;
 mod engine;
 mod evaluate;
 mod full_disk;
 mod help;
+mod integrity;
 mod kills;
 mod output;
 mod own_data;
 mod policies;
+mod predict;
 mod pytorch;
 mod readme;
 mod report;
@@ -128,6 +131,12 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     files
+}
+
+/// Replaces the first occurrence of a text in a file.
+fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
+    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+    bytes.splice(at..at + from.len(), to.bytes());
 }
 
 fn text(bytes: &[u8]) -> String {

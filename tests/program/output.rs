@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use super::{Place, SMALL, column, text};
+use super::{Place, SMALL, checkpoint, column, text};
 use serde_json::Value;
 
 #[test]
@@ -82,4 +82,68 @@ fn a_closed_pipe_does_not_stop_training() {
         assert!(output.status.success(), "{format}: {}", text(&output.stderr));
         assert!(place.read(&format!("{run}/log.txt")).contains("Run: "));
     }
+}
+
+/// A command with its standard output, or its standard error, into a full device or a closed pipe.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_command_panics_if_its_output_is_full_or_closed() {
+    let place = Place::with_run("--epochs 1");
+    image::RgbImage::new(40, 40).save(place.path("x.png")).unwrap();
+    std::fs::create_dir(place.path("empty")).unwrap();
+    std::fs::write(place.path("same.toml"), "recipe = \"quick\"\n").unwrap();
+    let small = format!("train {SMALL} --epochs 1 --out");
+    let commands = [
+        format!("{small} RUN"),
+        format!("{small} RUN --json"),
+        format!("{small} RUN --quiet"),
+        "train --resume run".into(),
+        "evaluate run".into(),
+        "evaluate run --json".into(),
+        "evaluate nowhere".into(),
+        "predict run x.png x.png".into(),
+        "predict run x.png nowhere.png --json".into(),
+        "plan quick".into(),
+        "plan quick --json".into(),
+        "recipes".into(),
+        "recipes quick".into(),
+        "report run".into(),
+        "data info shapes:20,10".into(),
+        "data info empty".into(),
+        "compare".into(),
+        "completions bash".into(),
+        "bench quick --batch 4 --seconds 0.01".into(),
+        "--help".into(),
+        "train --help".into(),
+        "--version".into(),
+        "nonsense".into(),
+    ];
+    let sinks =
+        [">/dev/full", "2>/dev/full", ">&-", "2>&-", ">/dev/full 2>&1", "| true", "2>&1 | true"];
+    for (index, command) in commands.iter().enumerate() {
+        for (number, sink) in sinks.iter().enumerate() {
+            let arguments = command.replace("RUN", &format!("run-{index}-{number}"));
+            let program = place.command(&arguments);
+            let mut shell = std::process::Command::new("bash");
+            // What the program itself says, where it is not in the sink, and its exit code.
+            let script = format!("set -o pipefail; \"$0\" \"$@\" {sink}");
+            shell.args(["-c", &script]).arg(program.get_program()).args(program.get_args());
+            let output = shell.current_dir(place.folder()).output().unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            let code = output.status.code();
+            assert!(!said.contains("panicked"), "{arguments} {sink}: {said}");
+            // 101 is the exit code of a panic.
+            assert!(matches!(code, Some(0..=2)), "{arguments} {sink}: {code:?} {said}");
+        }
+    }
+    // Results that could not be printed are no success; a run is whole in any case.
+    let output = std::process::Command::new("bash")
+        .args(["-c", "\"$0\" evaluate run > /dev/full"])
+        .arg(env!("CARGO_BIN_EXE_crescendo"))
+        .current_dir(place.folder())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot write to the output"));
+    assert!(checkpoint(&place.path("run-0-3"), 1).exists());
 }

@@ -208,6 +208,13 @@ fn batches_larger_than_the_training_set_shrink_to_it() {
     );
     let weights = |run: &str| std::fs::read(super::checkpoint(&place.path(run), 4)).unwrap();
     assert!(weights("late") == weights("whole"));
+    // Killed after the recipe was written and before the state was saved.
+    place.run(&format!("train quick {train} {late} --out cut"));
+    let recipe = place.read("cut/recipe.toml").replacen("epochs = 3", "epochs = 4", 1);
+    std::fs::write(place.path("cut/recipe.toml"), recipe.replacen("[4, 40]", "[4, 30]", 1))
+        .unwrap();
+    place.run("train --resume cut");
+    assert!(weights("cut") == weights("whole"));
 }
 
 #[test]

@@ -113,7 +113,8 @@ fn killed_in_the_first_moments() {
 fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
     let place = Place::new();
     place.run(&format!("train {SMALL} {OFTEN} --out whole"));
-    for signal in ["INT", "TERM"] {
+    let signals = [("INT", 130), ("HUP", 129), ("TERM", 143), ("USR1", 143), ("QUIT", 143)];
+    for (signal, code) in signals {
         let name = format!("stopped-{signal}");
         let arguments = format!("train {SMALL} {OFTEN} --out {name}");
         let mut child =
@@ -123,9 +124,13 @@ fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
         let kill = std::process::Command::new("kill").args(["-s", signal, &process]).status();
         assert!(kill.unwrap().success());
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success());
+        assert_eq!(output.status.code(), Some(code), "{signal}");
         let said = super::text(&output.stdout);
         assert!(said.contains(&format!("crescendo train --resume {name}")), "{said}");
+        // The weights of this moment can be evaluated.
+        let evaluated = place.run(&format!("evaluate {name} --json"));
+        let evaluated: serde_json::Value = serde_json::from_str(&evaluated).unwrap();
+        assert!(evaluated["results"][0]["updates"].as_u64().unwrap() >= 5, "{evaluated}");
         place.run(&format!("train --resume {name}"));
         assert_equal(&place.path("whole"), &place.path(&name));
     }

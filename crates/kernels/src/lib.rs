@@ -72,7 +72,7 @@
 //! | [`pooling`], [`max_pool`] | pooling, and the step from maps to vectors |
 //! | [`linear`], [`activation`] | layers on vectors |
 //! | [`norm`] | BatchNorm's arithmetic between the passes |
-//! | [`loss`] | softmax, cross-entropy, predictions |
+//! | [`loss`] | cross-entropy, predictions |
 //! | [`optimizer`], [`muon`] | updates of parameters |
 //! | [`peak`] | how fast the processor could be at most |
 //! | `micro_kernel`, `gemm` | the register tiles that do nearly all arithmetic; products of matrices |

@@ -133,12 +133,6 @@ pub fn argmax(logits: &[f32]) -> usize {
     (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0)
 }
 
-/// The probabilities that one image's `logits` stand for.
-pub fn softmax(logits: &[f32]) -> impl Iterator<Item = f64> {
-    let (max, sum) = max_and_sum(logits);
-    logits.iter().map(move |&logit| (f64::from(logit) - max).exp() / sum)
-}
-
 /// The largest logit, and the sum of exponentials relative to it: nothing can overflow.
 fn max_and_sum(logits: &[f32]) -> (f64, f64) {
     let max = logits.iter().fold(f64::NEG_INFINITY, |max, &logit| max.max(f64::from(logit)));

@@ -35,6 +35,7 @@ mod run_folder;
 mod tensorboard;
 mod terminal;
 
+pub use formats::csv::quote as quote_csv;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use tensorboard::TensorBoardLogger;

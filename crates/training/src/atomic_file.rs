@@ -15,6 +15,31 @@ pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {
+    write_then(path, write, |temporary| fs::rename(temporary, path))
+}
+
+/// The same, but what was at `path` is at `previous` afterwards. After a crash in between, the file is missing at
+/// `path` only if it is at `previous`.
+pub(crate) fn write_keeping(
+    path: &Path,
+    previous: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Error> {
+    write_then(path, write, |temporary| {
+        match fs::rename(path, previous) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome?,
+        }
+        fs::rename(temporary, path)
+    })
+}
+
+/// Writes a file under a temporary name beside `path`, syncs it, and has it put into place.
+fn write_then(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    put: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.tmp"));
     let outcome = (|| {
@@ -22,7 +47,7 @@ pub fn write_atomically(
         write(&mut file)?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
+        put(&temporary)?;
         sync_folder(path.parent().unwrap_or(Path::new(".")))
     })();
     outcome.map_err(|error| {
@@ -59,5 +84,21 @@ mod tests {
         assert!(error.to_string().contains("cannot write"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_previous_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, previous) = (folder.path().join("file"), folder.path().join("previous"));
+        let write = |text: &str| {
+            write_keeping(&path, &previous, |file| file.write_all(text.as_bytes())).unwrap();
+        };
+        write("one");
+        assert!(!previous.exists());
+        write("two");
+        write("three");
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+        assert_eq!(fs::read(&previous).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, shapes};
-use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor};
+use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::record::{NO_RUN, Record};
@@ -13,6 +13,37 @@ use crate::{Error, Recipe};
 
 /// The folder of checkpoints in a run's folder.
 const FOLDER: &str = "weights";
+
+/// Where the weights of the best epoch lie in a run's folder, if it has validation images.
+pub fn best_path(run: &Path) -> PathBuf {
+    run.join(FOLDER).join("best.safetensors")
+}
+
+/// Where the weights of the last checkpoint, or of the moment when the run was stopped, lie in a run's folder.
+pub fn last_path(run: &Path) -> PathBuf {
+    run.join(FOLDER).join("last.safetensors")
+}
+
+/// The file with the latest weights in a run's folder: the checkpoint of an epoch, or [`last_path`] if training
+/// went on after that; `None` if there is none.
+///
+/// # Errors
+/// If the folder or a file cannot be read.
+pub fn latest(run: &Path) -> Result<Option<PathBuf>, Error> {
+    let epoch = list(run)?.last().map(|&epoch| path(run, epoch));
+    let last = Some(last_path(run)).filter(|path| path.is_file());
+    let (Some(epoch), Some(last)) = (&epoch, &last) else { return Ok(epoch.or(last)) };
+    let newer = about(last)?.updates > about(epoch)?.updates;
+    Ok(Some(if newer { last } else { epoch }.clone()))
+}
+
+/// Of which moment of a run the weights in a file are.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn about(path: &Path) -> Result<About, Error> {
+    Ok(Checkpoint::open(path)?.about())
+}
 
 /// Where the checkpoint after `epoch` lies in a run's folder.
 pub fn path(run: &Path, epoch: u32) -> PathBuf {
@@ -52,15 +83,26 @@ pub fn data(path: &Path) -> Result<Option<String>, Error> {
     Ok(Checkpoint::open(path)?.0.metadata.remove("data"))
 }
 
-/// Writes the engine's model as the checkpoint after `epoch`.
+/// Of which moment of a run a checkpoint is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct About {
+    /// The epoch after which the weights were saved; `None` if that was within an epoch, or the file does not say.
+    pub epoch: Option<u32>,
+    /// The epoch within which the weights were saved, when the run was stopped.
+    pub in_epoch: Option<u32>,
+    /// Updates since the beginning of the run; 0 if the file does not say.
+    pub updates: u64,
+    /// The mean training loss of the epoch.
+    pub loss: Option<f64>,
+}
+
+/// Writes the engine's model as a checkpoint to each of `paths`.
 pub(crate) fn write(
-    run: &Path,
+    paths: &[PathBuf],
     record: &Record,
     engine: &mut dyn Engine,
-    epoch: u32,
-    updates: u64,
-    loss: Option<f64>,
-) -> Result<PathBuf, Error> {
+    about: &About,
+) -> Result<(), Error> {
     // Without what depends on the machine, so that equal weights give equal files.
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
@@ -68,8 +110,8 @@ pub(crate) fn write(
     recipe.engine.device = DeviceKind::Auto;
     recipe.batch.memory_limit = 0.0;
     // A path means nothing elsewhere; how the generated set was made does.
-    let about = &record.run;
-    let data = if about.data_name == shapes::NAME { &about.data } else { &about.data_name };
+    let run = &record.run;
+    let data = if run.data_name == shapes::NAME { &run.data } else { &run.data_name };
     let data = data.clone();
     let mut metadata = Metadata::from([
         ("format".into(), "pt".into()),
@@ -78,26 +120,37 @@ pub(crate) fn write(
         ("classes".into(), json(&record.run.classes)),
         ("normalization".into(), json(&record.run.normalization)),
         ("data".into(), data),
-        ("epoch".into(), epoch.to_string()),
-        ("updates".into(), updates.to_string()),
+        ("updates".into(), about.updates.to_string()),
     ]);
-    if let Some(loss) = loss {
-        metadata.insert("loss".into(), loss.to_string());
+    let epochs = [("epoch", about.epoch), ("in_epoch", about.in_epoch)];
+    let epochs = epochs.map(|(key, epoch)| (key, epoch.map(|epoch| epoch.to_string())));
+    for (key, value) in
+        epochs.into_iter().chain([("loss", about.loss.map(|loss| loss.to_string()))])
+    {
+        metadata.extend(value.map(|value| (key.to_owned(), value)));
     }
-    let path = path(run, epoch);
-    crate::tensors::write(&path, &engine.export(Section::Model)?, &metadata)?;
-    Ok(path)
+    let model = engine.export(Section::Model)?;
+    paths.iter().try_for_each(|path| crate::tensors::write(path, &model, metadata.clone()))
 }
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("only strings and finite numbers")
 }
 
+/// What PyTorch puts before the names of a wrapped network's tensors.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
 /// What to do about a file that does not describe its network.
 pub(crate) const SAY: &str = "describe its network with --recipe";
 
 /// A checkpoint's file.
 pub(crate) struct Checkpoint(TensorFile);
+
+impl From<TensorFile> for Checkpoint {
+    fn from(file: TensorFile) -> Self {
+        Checkpoint(file)
+    }
+}
 
 impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, Error> {
@@ -106,8 +159,31 @@ impl Checkpoint {
         Ok(Checkpoint(file))
     }
 
+    /// A note about a file without a checksum.
+    pub fn note(&self) -> Option<String> {
+        self.0.note()
+    }
+
+    /// The tensors under the names that the network has. PyTorch puts prefixes before them where a network is
+    /// wrapped for several devices or compiled, and its counts of batches may be missing.
     pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
-        self.0.tensors("")
+        let mut tensors = self.0.tensors("")?;
+        while let Some(prefix) = WRAPPERS.iter().find(|prefix| {
+            !tensors.is_empty() && tensors.iter().all(|tensor| tensor.name.starts_with(**prefix))
+        }) {
+            for tensor in &mut tensors {
+                tensor.name = tensor.name[prefix.len()..].to_owned().into();
+            }
+        }
+        let norms = tensors.iter().filter_map(|tensor| tensor.name.strip_suffix("running_var"));
+        let counts = norms.map(|norm| format!("{norm}num_batches_tracked"));
+        let missing = counts.filter(|count| tensors.iter().all(|tensor| tensor.name != *count));
+        let missing: Vec<String> = missing.collect();
+        tensors.extend(missing.into_iter().map(|name| {
+            let (shape, data) = (Vec::new(), TensorData::I64(0));
+            Tensor { name: name.into(), shape, data }
+        }));
+        Ok(tensors)
     }
 
     /// The recipe, normalisation and classes that the file itself gives.
@@ -118,14 +194,23 @@ impl Checkpoint {
                 recipe.map_err(|error| self.0.bad(format!("has a bad recipe: {error}")))?;
             Ok((recipe, self.0.json("normalization")?, self.0.json("classes")?))
         };
-        description().map_err(|error: Error| error.advise(SAY))
+        description().map_err(|error: Error| match self.0.newer() {
+            Some(newer) => self.0.bad(newer),
+            None => error.advise(SAY),
+        })
     }
 
-    pub fn epoch(&self) -> Option<u32> {
-        self.0.metadata.get("epoch")?.parse().ok()
-    }
-
-    pub fn loss(&self) -> Option<f64> {
-        self.0.metadata.get("loss")?.parse().ok()
+    /// Of which moment of its run the file says that it is.
+    pub fn about(&self) -> About {
+        fn number<T: std::str::FromStr>(file: &TensorFile, key: &str) -> Option<T> {
+            file.metadata.get(key)?.parse().ok()
+        }
+        let file = &self.0;
+        About {
+            epoch: number(file, "epoch"),
+            in_epoch: number(file, "in_epoch"),
+            updates: number(file, "updates").unwrap_or_default(),
+            loss: number(file, "loss"),
+        }
     }
 }

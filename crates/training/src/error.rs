@@ -51,6 +51,9 @@ pub enum Error {
         /// Whether it is the first update after the saved state, so that resuming would fail in the same way.
         hopeless: bool,
     },
+    /// The network's outputs for some image are infinite or NaN.
+    #[error("the network's outputs are not finite numbers")]
+    NotFinite,
     /// The device cannot be used, or failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

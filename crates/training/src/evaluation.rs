@@ -1,8 +1,9 @@
 //! Evaluations: accuracy, loss and confusion matrix of a network on a split.
 
 use crescendo_data::{ImageShape, Split};
-use crescendo_network::{Engine, EngineError};
+use crescendo_network::Engine;
 
+use crate::Error;
 use crate::inference::{EVALUATION_BATCH, Input, argmax, softmax};
 
 /// An evaluation on a split.
@@ -84,7 +85,7 @@ impl Evaluation {
 
 /// Evaluates an engine's model on `split`. `progress` is called with the number of images so far, and stops the
 /// evaluation with an error.
-pub(crate) fn evaluate<E: From<EngineError>>(
+pub(crate) fn evaluate<E: From<Error>>(
     engine: &mut dyn Engine,
     input: &Input,
     split: &Split,

@@ -3,6 +3,7 @@
 use crescendo_data::{ImageShape, Normalization, shift};
 use crescendo_network::{Engine, EngineError};
 
+use crate::Error;
 use crate::recipe::DataConfig;
 
 const SHAPE: ImageShape = ImageShape::CIFAR;
@@ -40,8 +41,16 @@ impl Input {
     }
 
     /// The logits `[N, classes]` of images `[N, C, H, W]` of bytes.
-    pub fn logits(&self, engine: &mut dyn Engine, images: &[u8]) -> Result<Vec<f32>, EngineError> {
-        self.average_views(engine, self.normalize(images))
+    ///
+    /// # Errors
+    /// If the device fails, or a logit is infinite or NaN: no class is the right answer then.
+    pub fn logits(&self, engine: &mut dyn Engine, images: &[u8]) -> Result<Vec<f32>, Error> {
+        let logits = self.average_views(engine, self.normalize(images))?;
+        if logits.iter().all(|logit| logit.is_finite()) {
+            Ok(logits)
+        } else {
+            Err(Error::NotFinite)
+        }
     }
 
     /// The logits of normalised images, averaged over the views: with a shift, the image has weight 1/2 and
@@ -113,8 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn huge_logits_do_not_overflow() {
+    fn probabilities_add_up_to_one_and_huge_logits_do_not_overflow() {
         assert_eq!(softmax(&[1e30, -1e30]).collect::<Vec<_>>(), [1.0, 0.0]);
+        let probabilities: Vec<f64> = softmax(&[0.0, 1.0, -2.5, 30.0]).collect();
+        assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!((probabilities[1] / probabilities[0] - 1f64.exp()).abs() < 1e-12);
     }
 
     /// The numbers of a tensor of PyTorch's.

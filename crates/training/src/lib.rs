@@ -35,11 +35,15 @@
 //! ```
 
 mod atomic_file;
+mod best;
 pub mod checkpoint;
+mod checksum;
 pub mod comparison;
 mod error;
 mod evaluation;
 pub mod events;
+#[cfg(test)]
+mod fuzz;
 mod graph;
 mod inference;
 pub mod loading;
@@ -52,8 +56,10 @@ mod run;
 mod tensors;
 mod trainer;
 pub mod validation;
+mod version;
 
 pub use atomic_file::write_atomically;
+pub use best::BestEpoch;
 pub use error::Error;
 pub use evaluation::{Evaluation, Misclassified};
 pub use graph::{graph, graph_for};

@@ -1,11 +1,11 @@
 //! A trained network for evaluation and prediction, from a checkpoint and nothing else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crescendo_data::{DataSet, ImageShape, Split, without_validation};
 use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Section};
 
-use crate::checkpoint::{Checkpoint, SAY};
+use crate::checkpoint::{About, Checkpoint, SAY};
 use crate::evaluation::{self, Evaluation};
 use crate::inference::{EVALUATION_BATCH, Input, softmax};
 use crate::validation::MAX_SHIFT;
@@ -16,15 +16,16 @@ const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 /// A network with its weights, and how images become its input.
 pub struct Model {
     engine: Box<dyn Engine>,
+    path: PathBuf,
     input: Input,
     /// How many training images are validation images.
     validation: usize,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
-    /// The epoch after which the weights were saved, if the file says so.
-    pub epoch: Option<u32>,
-    /// The training loss of that epoch, if the file says so.
-    pub loss: Option<f64>,
+    /// Of which moment of its run the weights are, as far as the file says.
+    pub about: About,
+    /// What a user should know about the file, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// What a checkpoint of another program does not say itself.
@@ -87,10 +88,11 @@ impl Model {
             let problem = format!("has {outputs} outputs, but names of {names} classes");
             return Err(Error::bad(path, problem));
         }
-        let (epoch, loss) = (checkpoint.epoch(), checkpoint.loss());
+        let about = checkpoint.about();
         let input = Input::new(&recipe.data, normalization);
         let validation = recipe.data.validation;
-        Ok(Model { engine, input, validation, classes, epoch, loss })
+        let (path, notes) = (path.to_owned(), checkpoint.note().into_iter().collect());
+        Ok(Model { engine, path, input, validation, classes, about, notes })
     }
 
     /// Sets whether predictions are averaged over an image and its mirror image, instead of what the recipe
@@ -112,12 +114,13 @@ impl Model {
     /// The probabilities `[N, classes]` of images `[N, C, H, W]` of bytes.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or the network's outputs are infinite or NaN.
     pub fn predict(&mut self, images: &[u8]) -> Result<Vec<f64>, Error> {
         let classes = self.classes.len();
         let mut probabilities = Vec::new();
         for images in images.chunks(EVALUATION_BATCH * IMAGE_BYTES) {
-            let logits = self.input.logits(&mut *self.engine, images)?;
+            let logits = self.input.logits(&mut *self.engine, images);
+            let logits = logits.map_err(|error| not_finite(&self.path, error))?;
             probabilities.extend(logits.chunks_exact(classes).flat_map(softmax));
         }
         Ok(probabilities)
@@ -148,7 +151,7 @@ impl Model {
     /// Evaluates the network on `split`; `progress` is called with the number of images so far.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or the network's outputs are infinite or NaN.
     pub fn evaluate(
         &mut self,
         split: &Split,
@@ -158,5 +161,18 @@ impl Model {
             progress(done);
             Ok(())
         })
+        .map_err(|error| not_finite(&self.path, error))
+    }
+}
+
+/// Blames the file if the network's outputs are not numbers.
+fn not_finite(path: &Path, error: Error) -> Error {
+    match error {
+        Error::NotFinite => Error::bad(
+            path,
+            "gives outputs that are infinite or not a number: its weights are damaged, or training had \
+             diverged; use another checkpoint",
+        ),
+        other => other,
     }
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use crescendo_data::Normalization;
 use crescendo_network::DeviceKind;
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 use crate::atomic_file::write_atomically;
 use crate::loading::{convert, syntax_problem};
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, version};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
@@ -64,19 +65,34 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
         return Err(Error::bad(folder, NO_RUN));
     }
     let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    parse(&text).map_err(|problem| Error::bad(&path, problem))
+}
+
+/// The record in the text of a `recipe.toml`, or what is wrong with it.
+pub(crate) fn parse(text: &str) -> Result<Record, String> {
     let damaged = |problem: String| {
-        let problem = format!(
-            "is damaged ({problem}): restore it from a backup, or start a new run with --init"
-        );
-        Error::bad(&path, problem)
+        format!(
+            "is damaged or was edited ({problem}): undo the edit, restore it from a backup, or start a new \
+             run with --init"
+        )
     };
     #[derive(Deserialize)]
     struct Rest {
         run: About,
     }
-    let table = text.parse().map_err(|error| damaged(syntax_problem(&text, &error)))?;
+    let table: Table = text.parse().map_err(|error| damaged(syntax_problem(text, &error)))?;
+    let run = table.get("run").and_then(Value::as_table);
+    let version = run.and_then(|run| run.get("version")).and_then(Value::as_str);
+    // A newer version may have keys that this one does not know.
+    let newer = version.and_then(version::newer);
+    let damaged = |problem: String| newer.clone().unwrap_or_else(|| damaged(problem));
+    let given: Vec<String> = run.into_iter().flat_map(|run| run.keys().cloned()).collect();
     let rest: Rest = convert(table).map_err(|error| damaged(error.to_string()))?;
-    let mut recipe = Recipe::saved(&text).map_err(|error| damaged(error.to_string()))?;
+    let known = Table::try_from(&rest.run).expect("the section has only strings for keys");
+    if let Some(unknown) = given.iter().find(|key| !known.contains_key(*key)) {
+        return Err(damaged(format!("there is no key run.{unknown}")));
+    }
+    let mut recipe = Recipe::saved(text).map_err(|error| damaged(error.to_string()))?;
     // Before there was a choice, every run was one of the CPU.
     if recipe.engine.device == DeviceKind::Auto {
         recipe.engine.device = DeviceKind::Cpu;
@@ -86,6 +102,10 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
 
 /// Writes it, or writes it again.
 pub(crate) fn write(folder: &Path, record: &Record) -> Result<(), Error> {
-    let text = toml::to_string(record).expect("a record has only strings for keys");
-    write_atomically(&record_path(folder), |file| file.write_all(text.as_bytes()))
+    write_atomically(&record_path(folder), |file| file.write_all(text(record).as_bytes()))
+}
+
+/// The text of `recipe.toml`.
+pub(crate) fn text(record: &Record) -> String {
+    toml::to_string(record).expect("a record has only strings for keys")
 }

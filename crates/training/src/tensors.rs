@@ -1,4 +1,4 @@
-//! Files of named tensors in the safetensors format, with text beside them.
+//! Files of named tensors in the safetensors format, with text beside them and checksums of both.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,52 +10,83 @@ use crescendo_network::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use crate::Error;
-use crate::atomic_file::write_atomically;
+use crate::atomic_file::{write_atomically, write_keeping};
+use crate::checksum::{self, TensorBytes};
+use crate::{Error, version};
 
 /// Text beside the tensors, by name.
 pub(crate) type Metadata = BTreeMap<String, String>;
 
-/// Writes tensors and metadata to `path`, atomically.
-///
+/// Writes tensors and metadata to `path`, atomically, and the checksums of both with them.
+pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: Metadata) -> Result<(), Error> {
+    let header = header(tensors, metadata);
+    write_atomically(path, |file| write_contents(file, &header, tensors))
+}
+
+/// The same, but what was at `path` is at `previous` afterwards.
+pub(crate) fn replace(
+    path: &Path,
+    previous: &Path,
+    tensors: &[Tensor],
+    metadata: Metadata,
+) -> Result<(), Error> {
+    let header = header(tensors, metadata);
+    write_keeping(path, previous, |file| write_contents(file, &header, tensors))
+}
+
 /// The header is written here, not by the safetensors crate, because that one orders metadata at
 /// random: equal weights should make equal files.
-pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Result<(), Error> {
+fn header(tensors: &[Tensor], mut metadata: Metadata) -> String {
+    let covered = tensors.iter().map(|tensor| TensorBytes {
+        name: &tensor.name,
+        dtype: dtype(tensor),
+        shape: &tensor.shape,
+        bytes: bytes(tensor),
+    });
+    let of_metadata = checksum::of_metadata(&metadata);
+    metadata.insert(checksum::TENSORS.into(), checksum::of_tensors(covered.collect()));
+    metadata.insert(checksum::METADATA.into(), of_metadata);
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".into(), json!(metadata));
     let mut offset = 0;
     for tensor in tensors {
-        let (dtype, bytes) = match &tensor.data {
-            TensorData::F32(values) => ("F32", 4 * values.len()),
-            TensorData::I64(_) => ("I64", 8),
-        };
+        let end = offset + bytes(tensor).len();
         let entry = json!({
-            "dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, offset + bytes],
+            "dtype": dtype(tensor), "shape": tensor.shape, "data_offsets": [offset, end],
         });
         header.insert(tensor.name.to_string(), entry);
-        offset += bytes;
+        offset = end;
     }
     let mut header = serde_json::Value::Object(header).to_string();
     // Aligns the numbers for readers that map the file into memory.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    write_atomically(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
-        for tensor in tensors {
-            match &tensor.data {
-                TensorData::F32(values) => write_f32(file, values)?,
-                TensorData::I64(value) => file.write_all(&value.to_le_bytes())?,
-            }
-        }
-        Ok(())
-    })
+    header
 }
 
-fn write_f32(file: &mut dyn Write, values: &[f32]) -> std::io::Result<()> {
-    if cfg!(target_endian = "little") {
-        return file.write_all(bytemuck::cast_slice(values));
+fn write_contents(file: &mut dyn Write, header: &str, tensors: &[Tensor]) -> std::io::Result<()> {
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    tensors.iter().try_for_each(|tensor| file.write_all(&bytes(tensor)))
+}
+
+fn dtype(tensor: &Tensor) -> &'static str {
+    match tensor.data {
+        TensorData::F32(_) => "F32",
+        TensorData::I64(_) => "I64",
     }
-    values.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))
+}
+
+/// A tensor's numbers as they are in a file.
+fn bytes<'a>(tensor: &'a Tensor) -> Cow<'a, [u8]> {
+    match &tensor.data {
+        TensorData::F32(values) if cfg!(target_endian = "little") => {
+            Cow::Borrowed(bytemuck::cast_slice(values))
+        }
+        TensorData::F32(values) => {
+            Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        }
+        TensorData::I64(value) => Cow::Owned(value.to_le_bytes().to_vec()),
+    }
 }
 
 /// A file of tensors in memory.
@@ -67,20 +98,61 @@ pub(crate) struct TensorFile {
 
 impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
+        Self::parse(path, fs::read(path).map_err(|error| Error::io("read", path, error))?)
+    }
+
+    /// The file at `path` with this content.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
         let damaged = |error| {
-            Error::bad(
-                path,
-                format!(
+            // What `torch.save` writes: a zip archive, or before PyTorch 1.6 a pickle.
+            let problem = match &bytes[..] {
+                [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, b'}' | b'c' | 0x8a | 0x95, ..] => format!(
+                    "looks like a file of PyTorch's torch.save: convert it in Python with `import torch, \
+                     safetensors.torch` and `safetensors.torch.save_file(torch.load({:?}, \
+                     map_location=\"cpu\", weights_only=True), \"model.safetensors\")`",
+                    path.display().to_string()
+                ),
+                _ => format!(
                     "is not a valid safetensors file ({error}): it is damaged or of another format"
                 ),
-            )
+            };
+            Error::bad(path, problem)
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let metadata = metadata.metadata().iter().flatten();
-        let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let metadata: Metadata =
+            metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let checks = [
+            (checksum::TENSORS, "tensors", checksum_of(&tensors)),
+            (checksum::METADATA, "metadata", checksum::of_metadata(&metadata)),
+        ];
+        for (key, what, computed) in checks {
+            if metadata.get(key).is_some_and(|checksum| *checksum != computed) {
+                let problem = format!(
+                    "is damaged: its {what} do not match the checksum in its metadata (if they were \
+                     edited on purpose, delete the key `{key}` from the metadata)"
+                );
+                return Err(Error::bad(path, problem));
+            }
+        }
         Ok(TensorFile { path: path.to_owned(), bytes, metadata })
+    }
+
+    /// A note about a file without a checksum.
+    pub fn note(&self) -> Option<String> {
+        let path = self.path.display();
+        (!self.metadata.contains_key(checksum::TENSORS)).then(|| {
+            format!(
+                "{path} has no checksum, as files of other programs and older versions: it was not \
+                 checked for damage"
+            )
+        })
+    }
+
+    /// What to do about content that this program does not understand, if a newer version wrote the file.
+    pub fn newer(&self) -> Option<String> {
+        version::newer(self.metadata.get("version")?)
     }
 
     /// All tensors whose names begin with `prefix`, without it.
@@ -135,6 +207,18 @@ impl TensorFile {
     }
 }
 
+fn checksum_of(tensors: &SafeTensors) -> String {
+    let tensors = tensors.iter().map(|(name, view)| (format!("{:?}", view.dtype()), name, view));
+    let tensors: Vec<_> = tensors.collect();
+    let covered = tensors.iter().map(|(dtype, name, view)| TensorBytes {
+        name,
+        dtype,
+        shape: view.shape(),
+        bytes: Cow::Borrowed(view.data()),
+    });
+    checksum::of_tensors(covered.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,34 +238,94 @@ mod tests {
         let path = folder.path().join("x.safetensors");
         let metadata =
             Metadata::from([("k".into(), "v \"quoted\"\n".into()), ("l".into(), "3".into())]);
-        write(&path, &tensors(), &metadata).unwrap();
+        write(&path, &tensors(), metadata.clone()).unwrap();
         let first = fs::read(&path).unwrap();
         let file = TensorFile::open(&path).unwrap();
-        assert_eq!(file.metadata, metadata);
+        assert!(metadata.iter().all(|(key, value)| file.metadata[key] == *value));
+        assert_eq!(file.note(), None);
         assert_eq!(file.json::<u32>("l").unwrap(), 3);
         let mut read = file.tensors("a/").unwrap();
         read.sort_by_key(|tensor| tensor.shape.len());
         assert_eq!(read[1].name, "one");
         assert_eq!(read[1].data, tensors()[0].data);
         assert_eq!(read[0].data, TensorData::I64(-7));
-        write(&path, &tensors(), &metadata).unwrap();
+        write(&path, &tensors(), metadata.clone()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "equal tensors make equal files");
     }
 
+    /// The bytes of a file with another order of its tensors, and with other metadata.
+    fn rewritten(bytes: &[u8], reverse: bool, change: impl Fn(&mut Metadata)) -> Vec<u8> {
+        let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+        let mut metadata: Metadata = header.metadata().clone().unwrap().into_iter().collect();
+        change(&mut metadata);
+        let file = SafeTensors::deserialize(bytes).unwrap();
+        let mut tensors: Vec<_> = file.iter().collect();
+        tensors.sort_by_key(|(name, _)| name.to_string());
+        if reverse {
+            tensors.reverse();
+        }
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        header.insert("__metadata__".into(), json!(metadata));
+        for (name, view) in tensors {
+            let offsets = [data.len(), data.len() + view.data().len()];
+            let dtype = format!("{:?}", view.dtype());
+            let entry = json!({ "dtype": dtype, "shape": view.shape(), "data_offsets": offsets });
+            header.insert(name.to_owned(), entry);
+            data.extend_from_slice(view.data());
+        }
+        let header = serde_json::Value::Object(header).to_string();
+        let length = (header.len() as u64).to_le_bytes();
+        [&length, header.as_bytes(), &data].concat()
+    }
+
+    #[test]
+    fn a_deliberate_edit_needs_the_checksum_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&path, &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
+        let bytes = fs::read(&path).unwrap();
+
+        fs::write(&path, rewritten(&bytes, true, |_| ())).unwrap();
+        assert_eq!(TensorFile::open(&path).unwrap().note(), None, "another order is no damage");
+
+        let mut flipped = bytes.clone();
+        *flipped.last_mut().unwrap() ^= 0x40;
+        fs::write(&path, &flipped).unwrap();
+        let error = TensorFile::open(&path).err().unwrap().to_string();
+        assert!(error.contains("its tensors") && error.contains("`checksum`"), "{error}");
+
+        let delete = |metadata: &mut Metadata| drop(metadata.remove("checksum"));
+        fs::write(&path, rewritten(&flipped, false, delete)).unwrap();
+        let note = TensorFile::open(&path).unwrap().note().unwrap();
+        assert!(note.contains("x.safetensors") && note.contains("no checksum"), "{note}");
+
+        let edit = |metadata: &mut Metadata| drop(metadata.insert("k".into(), "w".into()));
+        fs::write(&path, rewritten(&bytes, false, edit)).unwrap();
+        let error = TensorFile::open(&path).err().unwrap().to_string();
+        assert!(error.contains("its metadata") && error.contains("`metadata_checksum`"), "{error}");
+    }
+
     proptest! {
-        /// Whatever happened to a file, reading it gives an error or tensors, and no panic.
+        /// Whatever happened to a file, reading it gives an error, or what was written.
         #[test]
         fn damage_is_an_error_or_harmless(cut in 0..400usize, at in 0..400usize, byte in any::<u8>()) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.safetensors");
-            write(&path, &tensors(), &Metadata::from([("k".into(), "v".into())])).unwrap();
+            write(&path, &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
             let mut bytes = fs::read(&path).unwrap();
             let at = at % bytes.len();
             bytes[at] ^= byte;
             bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(200)));
             fs::write(&path, &bytes).unwrap();
             match TensorFile::open(&path) {
-                Ok(file) => drop(file.tensors("")),
+                Ok(file) => {
+                    let mut read = file.tensors("").unwrap();
+                    read.sort_by(|a, b| a.name.cmp(&b.name));
+                    let mut written = tensors();
+                    written.sort_by(|a, b| a.name.cmp(&b.name));
+                    prop_assert_eq!(read, written);
+                    prop_assert_eq!(file.text("k").unwrap(), "v");
+                }
                 Err(error) => prop_assert!(error.to_string().contains("x.safetensors")),
             }
         }

@@ -169,7 +169,7 @@ impl ArmRun {
             fingerprint: self.fingerprint.clone(),
             running,
             precise,
-            train_loss: model.loss.unwrap_or_default(),
+            train_loss: model.about.loss.unwrap_or_default(),
             updates: run.progress().updates,
             seconds: run.progress().total_seconds(),
         }))

@@ -4,21 +4,22 @@ mod arm_run;
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use crescendo::logging::report::{self, RunData};
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
-use crescendo::training::{Error, Recipe, write_atomically};
+use crescendo::training::{Error, Outcome, Recipe, write_atomically};
 use serde_json::json;
 
 use self::arm_run::{Context, branches, unfinished};
 use self::table::{table, to_json};
-use super::train::stop_on_signals;
 use super::unused_keys::{unused_source, warn};
 use super::{DataLocation, LoadedData, say};
 use crate::cli::CompareArgs;
+use crate::signals::StopRequest;
 
-pub fn run(args: &CompareArgs) -> Result<(), Error> {
-    let Some(name) = &args.comparison else { return list() };
+pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
+    let Some(name) = &args.comparison else { return list().map(|()| ExitCode::SUCCESS) };
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
@@ -48,7 +49,7 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     let mut results = Results::open(&folder.join("results.csv"), judged)?;
     let runs = unfinished(&comparison, &results, &data)?;
 
-    let stop = stop_on_signals();
+    let request = StopRequest::on_signals();
     let total = comparison.arms.len() * comparison.seeds.len();
     let finished = total - runs.len();
     if !args.json {
@@ -65,7 +66,7 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
         data: &data,
         engine,
         bar: !args.json,
-        stop: &stop,
+        stop: &request.stop,
     };
     for (index, run) in runs.iter().enumerate() {
         if !args.json {
@@ -79,9 +80,11 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
         let branches = branches(&runs, index);
         let Some(row) = run.train(&branches, &context)? else {
             if args.json {
-                return say!("{}", json!({ "comparison": comparison.name, "stopped": true }));
+                say!("{}", json!({ "comparison": comparison.name, "stopped": true }))?;
+            } else {
+                say!("Stopped; everything is saved. Run the same command again to continue.")?;
             }
-            return say!("Stopped; everything is saved. Run the same command again to continue.");
+            return Ok(request.exit_code(Outcome::Interrupted));
         };
         if !args.json {
             let Row { running, precise, .. } = row;
@@ -95,11 +98,12 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     }
     write_report(&folder, &comparison, &results, &data)?;
     if args.json {
-        say!("{}", to_json(&comparison, &results))
+        say!("{}", to_json(&comparison, &results))?;
     } else {
         say!("\n{}", table(&comparison, &results))?;
-        say!("Results: {}", folder.display())
+        say!("Results: {}", folder.display())?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list() -> Result<(), Error> {

@@ -145,7 +145,9 @@ fn without_effects(recipe: &Recipe, images: usize) -> Table {
         (recipe.batch.policy == BatchPolicyKind::Plateau, recipe.batch.plateau.metric),
         (recipe.schedule.policy == ScheduleKind::Plateau, recipe.schedule.plateau.metric),
     ];
-    if !follows_validation.iter().any(|(used, metric)| *used && *metric != Metric::TrainLoss) {
+    let followed =
+        follows_validation.iter().any(|(used, metric)| *used && *metric != Metric::TrainLoss);
+    if !followed && recipe.train.stop_after == 0 {
         recipe.train.evaluate_every = 0;
     }
     let mut table = recipe.table();

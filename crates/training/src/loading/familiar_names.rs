@@ -2,7 +2,7 @@
 
 /// Names, in lower case with `_` for `-`, and the changes that do the same here: `section.key=` to be followed by
 /// a value, or a whole change.
-const NAMES: [(&[&str], &[&str]); 43] = [
+const NAMES: [(&[&str], &[&str]); 44] = [
     (
         &[
             "lr",
@@ -57,6 +57,7 @@ const NAMES: [(&[&str], &[&str]); 43] = [
         &["train.max_steps="],
     ),
     (&["seed", "random_seed", "manual_seed", "random_state"], &["train.seed="]),
+    (&["early_stopping", "early_stopping_patience", "stop_patience"], &["train.stop_after="]),
     (&["label_smoothing"], &["train.label_smoothing="]),
     (
         &[

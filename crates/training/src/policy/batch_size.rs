@@ -23,6 +23,20 @@ impl BatchConfig {
         };
     }
 
+    /// Whether these are the sizes of another section, lowered to the largest of them.
+    pub(crate) fn is_lowered_from(&self, other: &Self) -> bool {
+        let most = match self.policy {
+            BatchPolicyKind::Fixed => Some(self.size),
+            BatchPolicyKind::Steps => self.steps.iter().map(|step| step.1).max(),
+            BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::FromLr => {
+                Some(self.max)
+            }
+        };
+        let mut lowered = other.clone();
+        lowered.lower_used(most.unwrap_or_default());
+        lowered == *self
+    }
+
     /// The key with the largest size of the policy.
     pub(super) fn largest_key(&self) -> &'static str {
         match self.policy {

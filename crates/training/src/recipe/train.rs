@@ -22,6 +22,9 @@ pub struct TrainConfig {
     pub checkpoint_every: u32,
     /// How many checkpoints are kept, the latest ones; 0 for all.
     pub keep: usize,
+    /// Evaluations on the validation images in a row, without a new best accuracy, after which training stops; 0
+    /// for never.
+    pub stop_after: u32,
     /// Whether every update gets a row in `steps.csv`.
     pub log_steps: bool,
     /// Minutes between saves of the state within an epoch; 0 for saving after epochs only.

@@ -3,9 +3,13 @@
 use crescendo_data::DataSet;
 use crescendo_network::{DeviceKind, Devices};
 
+use serde::Serialize;
+use toml::{Table, Value};
+
 use super::{Progress, Run};
-use crate::Error;
 use crate::recipe::ScheduleKind;
+use crate::record::Record;
+use crate::{Error, Recipe};
 
 /// A key that was changed on resume.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,9 +19,43 @@ pub(crate) struct Change {
     pub to: String,
 }
 
+/// Why other keys cannot change.
+const CHANGEABLE: &str = "on resume only train.epochs, optimizer.learning_rate, train.stop_after, \
+    train.log_steps, engine.threads and engine.isa can change, because the run so far was trained with the old value; start a new run \
+    instead, with --init to start from this one's weights";
+
+/// The first key that differs and cannot change.
+fn fixed_key(old: &Recipe, new: &Recipe) -> Option<String> {
+    let mut rest = new.clone();
+    rest.train.epochs = old.train.epochs;
+    rest.train.log_steps = old.train.log_steps;
+    rest.train.stop_after = old.train.stop_after;
+    rest.optimizer.learning_rate = old.optimizer.learning_rate;
+    rest.engine.threads = old.engine.threads;
+    rest.engine.isa = old.engine.isa;
+    different_key(old, &rest)
+}
+
+/// The whole name of the first key that differs.
+fn different_key(old: &impl Serialize, new: &impl Serialize) -> Option<String> {
+    fn find(old: &Table, new: &Table) -> Option<String> {
+        let keys = old.keys().chain(new.keys());
+        let mut different = keys.filter(|key| old.get(*key) != new.get(*key));
+        let key = different.next()?;
+        let inner =
+            old.get(key).and_then(Value::as_table).zip(new.get(key).and_then(Value::as_table));
+        let inner = inner.and_then(|(old, new)| find(old, new));
+        Some(inner.map_or(key.clone(), |inner| format!("{key}.{inner}")))
+    }
+    find(&Table::try_from(old).expect(TABLE), &Table::try_from(new).expect(TABLE))
+}
+
+/// Why recipes and records can be converted.
+const TABLE: &str = "it has only strings for keys";
+
 impl Run {
-    /// Changes a key of the recipe: `train.epochs`, `train.log_steps`, `optimizer.learning_rate`,
-    /// `engine.threads` or `engine.isa`. A run stays on the kind of device that it was created for. The number of
+    /// Changes a key of the recipe: `train.epochs`, `train.stop_after`, `train.log_steps`,
+    /// `optimizer.learning_rate`, `engine.threads` or `engine.isa`. A run stays on the kind of device that it was created for. The number of
     /// threads and `log_steps` are saved only if another key changes too.
     ///
     /// # Errors
@@ -30,23 +68,48 @@ impl Run {
             recipe.engine.device = old.engine.device;
         }
         recipe.engine = devices.open(&recipe.engine)?.config();
-        let mut rest = recipe.clone();
-        rest.train.epochs = old.train.epochs;
-        rest.train.log_steps = old.train.log_steps;
-        rest.optimizer.learning_rate = old.optimizer.learning_rate;
-        rest.engine.threads = old.engine.threads;
-        rest.engine.isa = old.engine.isa;
-        if rest != *old {
-            return Err(Error::Recipe(format!(
-                "{change}: on resume only train.epochs, optimizer.learning_rate, engine.threads, \
-                 engine.isa and train.log_steps can change, because the run so far was trained with \
-                 the old value; start a new run instead, with --init to start from this one's weights"
-            )));
+        if let Some(key) = fixed_key(old, &recipe) {
+            return Err(Error::Recipe(format!("{change} changes {key}: {CHANGEABLE}")));
         }
+        self.accept(recipe)
+    }
+
+    /// Takes over edits of `recipe.toml` since the state was saved, when it was as `saved` says.
+    pub(super) fn accept_edits(&mut self, saved: Record) -> Result<(), Error> {
+        let mut edited = std::mem::replace(&mut self.record, saved);
+        let saved = &self.record;
+        // More epochs can have come to batches that were lowered to fit the data, just before the run was killed.
+        // Training lowers them again.
+        let (old, new) = (&saved.recipe, &mut edited.recipe);
+        if new.train.epochs > old.train.epochs && new.batch.is_lowered_from(&old.batch) {
+            new.batch = old.batch.clone();
+        }
+        let refuse = |key: String| {
+            let problem = format!(
+                "{key} was edited since the run was last saved: {CHANGEABLE}; or undo the edit"
+            );
+            Err(Error::bad(&self.folder.join("recipe.toml"), problem))
+        };
+        if let Some(key) = fixed_key(&saved.recipe, &edited.recipe) {
+            return refuse(key);
+        }
+        let mut run = edited.run.clone();
+        // The data may have been moved.
+        run.data.clone_from(&saved.run.data);
+        if let Some(key) = different_key(&saved.run, &run) {
+            return refuse(format!("run.{key}"));
+        }
+        self.record.run.data = edited.run.data;
+        self.accept(edited.recipe)
+    }
+
+    /// Takes over a recipe that differs in nothing but keys that can change.
+    fn accept(&mut self, recipe: Recipe) -> Result<(), Error> {
+        let old = &self.record.recipe;
         let Progress { epoch, ended, .. } = self.progress;
         // An epoch that has begun is trained to its end.
         let least = if ended { epoch - 1 } else { epoch };
-        if recipe.train.epochs < least {
+        if recipe.train.epochs != old.train.epochs && recipe.train.epochs < least {
             return Err(Error::Recipe(format!(
                 "train.epochs={} is too small: this run has already reached epoch {least}",
                 recipe.train.epochs
@@ -61,6 +124,7 @@ impl Run {
         note("engine.isa", before.name().into(), after.name().into());
         let (before, after) = (&old.train, &recipe.train);
         note("train.epochs", before.epochs.to_string(), after.epochs.to_string());
+        note("train.stop_after", before.stop_after.to_string(), after.stop_after.to_string());
         let (before, after) = (&old.optimizer, &recipe.optimizer);
         let (before, after) = (before.learning_rate.to_string(), after.learning_rate.to_string());
         note("optimizer.learning_rate", before, after);

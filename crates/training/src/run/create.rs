@@ -7,10 +7,9 @@ use crescendo_data::{DataSet, without_validation};
 use crescendo_network::{Device, Devices};
 
 use super::{Progress, Run, fit, folder, initial, saved_state};
-use crate::events::Marks;
 use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
-use crate::{Error, Recipe, memory};
+use crate::{Error, Recipe, memory, version};
 
 /// What a new run is created from.
 #[derive(Clone, Copy)]
@@ -48,12 +47,12 @@ impl Run {
         // Statistics are those of the images that are trained on.
         let train = without_validation(&data.train, recipe.data.validation);
         let normalization = recipe.data.normalization(&train);
-        let (initial, note) = initial::state(&recipe, &*device, start, &train, &normalization)?;
-        notes.extend(note);
+        let (initial, more) = initial::state(&recipe, &*device, start, &train, &normalization)?;
+        notes.extend(more);
         let record = Record {
             run: About {
                 recipe: start.recipe_name.into(),
-                version: env!("CARGO_PKG_VERSION").into(),
+                version: version::OWN.into(),
                 data: start.data_location.into(),
                 data_name: data.name.clone(),
                 data_fingerprint: data.fingerprint(),
@@ -72,9 +71,11 @@ impl Run {
             record::write(temporary, &record)?;
             let chosen = PolicyState::new(&record.recipe);
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
-            saved_state::write_initial(temporary, initial, &progress, &Marks::new())
+            saved_state::write_initial(temporary, &record, initial, &progress)
         })?;
-        Ok(Run { notes, ..Self::open(folder)? })
+        let mut run = Self::open(folder)?;
+        run.notes.extend(notes);
+        Ok(run)
     }
 
     /// Creates a run in the new folder `folder` that continues this run's saved state with another recipe, on
@@ -116,7 +117,8 @@ impl Run {
         record.run.branch_of = Some(format!("{of}, after epoch {}", epoch - 1));
         folder::make(folder, |temporary| {
             folder::copy(&self.folder, temporary)?;
-            record::write(temporary, &record)
+            record::write(temporary, &record)?;
+            saved_state::set_record(temporary, &record)
         })
     }
 }

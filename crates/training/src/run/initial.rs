@@ -7,20 +7,20 @@ use super::Start;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Recipe, graph};
 
-/// The model before the first update, with a note about a head that was reinitialised.
+/// The model before the first update, with notes about the checkpoint that it is from.
 pub(super) fn state(
     recipe: &Recipe,
     device: &dyn Device,
     start: &Start,
     train: &Split,
     normalization: &Normalization,
-) -> Result<(Vec<Tensor<'static>>, Option<String>), Error> {
+) -> Result<(Vec<Tensor<'static>>, Vec<String>), Error> {
     let (data, seed) = (start.data, recipe.train.seed);
     let graph = graph(recipe)?;
     let Some(path) = start.init else {
         let mut model = graph.initial(seed);
         graph.whiten(&mut model, || first_images(train, normalization));
-        return Ok((model, None));
+        return Ok((model, Vec::new()));
     };
     let checkpoint = Checkpoint::open(path)?;
     let mut model = checkpoint.model()?;
@@ -43,7 +43,7 @@ pub(super) fn state(
         }
         other => other.into(),
     })?;
-    Ok((model, note))
+    Ok((model, checkpoint.note().into_iter().chain(note).collect()))
 }
 
 /// Reinitialises the last layer of a model if its classes differ in number, or `differs` says so, and returns

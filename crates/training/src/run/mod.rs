@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::best::BestEpoch;
 use crate::events::Marks;
 use crate::policy::{EpochMetrics, PolicyState};
 use crate::record::{self, Record, read_record};
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, version};
+use saved_state::SavedState;
 
 pub(crate) use change::Change;
 pub use create::{Start, resolved};
@@ -50,6 +52,9 @@ pub struct Progress {
     pub test_accuracy: Option<f64>,
     /// Whether the run has ended: its final evaluation and checkpoint are done.
     pub ended: bool,
+    /// The best epoch so far by its validation images, if there are any and an epoch was evaluated.
+    #[serde(default)]
+    pub best: Option<BestEpoch>,
     /// The last epoch's metrics.
     #[serde(default)]
     pub(crate) metrics: EpochMetrics,
@@ -59,6 +64,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether the run has stopped, or is to stop, early.
+    pub(crate) fn stops_early(&self, stop_after: u32) -> bool {
+        self.best.is_some_and(|best| best.stops(stop_after))
+    }
+
     /// Seconds of training since the beginning, without evaluation.
     pub fn total_seconds(&self) -> f64 {
         self.earlier_seconds + self.seconds
@@ -84,9 +94,13 @@ impl Run {
     /// Opens an existing run to resume it.
     ///
     /// # Errors
-    /// If `folder` holds no run, another program is working on it, or a file is damaged.
+    /// If `folder` holds no run or one of a newer version, another program is working on it, a file is damaged,
+    /// or `recipe.toml` was edited in a key that cannot [change](Self::change).
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let record = read_record(folder)?;
+        if let Some(newer) = version::newer(&record.run.version) {
+            return Err(Error::Refused(format!("{}: {newer}", folder.display())));
+        }
         let path = folder.join("state").join("lock");
         let lock = File::create(&path).map_err(|error| Error::io("write", &path, error))?;
         lock.try_lock().map_err(|error| match error {
@@ -96,18 +110,15 @@ impl Run {
                 folder.display()
             )),
         })?;
-        let (progress, marks) = saved_state::read(folder, &record)?;
+        let SavedState { progress, marks, record: saved, notes } =
+            saved_state::read(folder, &record)?;
         let folder = folder.to_owned();
-        Ok(Run {
-            folder,
-            record,
-            progress,
-            marks,
-            changes: Vec::new(),
-            before: None,
-            notes: Vec::new(),
-            _lock: lock,
-        })
+        let (changes, before) = (Vec::new(), None);
+        let mut run = Run { folder, record, progress, marks, changes, before, notes, _lock: lock };
+        if let Some(saved) = saved {
+            run.accept_edits(saved)?;
+        }
+        Ok(run)
     }
 
     /// The run's folder.

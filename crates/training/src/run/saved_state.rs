@@ -1,15 +1,18 @@
-//! `state/state.safetensors` in a run's folder: everything that resuming needs.
+//! `state/state.safetensors` in a run's folder: everything that resuming needs. The save before it is kept
+//! beside it.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crescendo_network::{Engine, EngineError, Section, State, Tensor};
 
 use super::{Progress, Run};
-use crate::Error;
 use crate::events::Marks;
 use crate::policy::PolicyState;
-use crate::record::Record;
+use crate::record::{self, Record};
 use crate::tensors::{self, Metadata, TensorFile};
+use crate::{Error, version};
 
 /// What to do about a state that cannot be read.
 const LOST: &str = "this run cannot be resumed, but its checkpoints are not lost: start a new run, with \
@@ -29,9 +32,14 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("state").join("state.safetensors")
 }
 
-/// Writes an engine's state, with the progress and the marks of the same moment.
+fn previous_path(folder: &Path) -> PathBuf {
+    folder.join("state").join("previous.safetensors")
+}
+
+/// Writes an engine's state, with the progress and the marks of the same moment, and keeps the previous save.
 pub(crate) fn write(
     folder: &Path,
+    record: &Record,
     state: State,
     progress: &Progress,
     marks: &Marks,
@@ -47,39 +55,100 @@ pub(crate) fn write(
     let metadata = Metadata::from([
         ("progress".into(), json(serde_json::to_string(progress))),
         ("marks".into(), json(serde_json::to_string(marks))),
+        ("record".into(), record::text(record)),
+        ("version".into(), version::OWN.into()),
     ]);
-    tensors::write(&path(folder), &all, &metadata)
+    tensors::replace(&path(folder), &previous_path(folder), &all, metadata)
 }
 
 /// Writes the state before the first update.
 pub(super) fn write_initial(
     folder: &Path,
+    record: &Record,
     model: Vec<Tensor>,
     progress: &Progress,
-    marks: &Marks,
 ) -> Result<(), Error> {
-    write(folder, vec![(Section::Model, model)], progress, marks)
+    write(folder, record, vec![(Section::Model, model)], progress, &Marks::new())
 }
 
-/// Reads the progress and the marks.
-pub(super) fn read(folder: &Path, record: &Record) -> Result<(Progress, Marks), Error> {
-    let state = || {
-        let state = TensorFile::open(&path(folder))?;
-        let mut progress: Progress = state.json("progress")?;
-        if progress.epoch == 0 {
-            return Err(state.bad("has a damaged progress in its metadata".into()));
+/// Makes the saved state one of a run with another recipe.
+pub(super) fn set_record(folder: &Path, record: &Record) -> Result<(), Error> {
+    let file = TensorFile::open(&path(folder))?;
+    let mut metadata = file.metadata.clone();
+    metadata.insert("record".into(), record::text(record));
+    tensors::write(&path(folder), &file.tensors("")?, metadata)?;
+    // It is of the other recipe.
+    match fs::remove_file(previous_path(folder)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove", &previous_path(folder), error))
         }
-        if progress.chosen.batch_size == 0 {
-            // The state of an older program, which saved no policy state.
-            progress.chosen = PolicyState::new(&record.recipe);
-            if progress.batch > 0 {
-                let Progress { epoch, updates, ref metrics, .. } = progress;
-                progress.chosen.enter(&record.recipe, epoch, updates, metrics);
-            }
+        _ => Ok(()),
+    }
+}
+
+/// What was saved besides the tensors.
+pub(super) struct SavedState {
+    pub progress: Progress,
+    pub marks: Marks,
+    /// What `recipe.toml` was; `None` if an older program saved the state.
+    pub record: Option<Record>,
+    /// What a user should know about it.
+    pub notes: Vec<String>,
+}
+
+/// Reads the state, or the previous one if it is damaged. That one takes its place then, and the damaged file
+/// is kept.
+pub(super) fn read(folder: &Path, record: &Record) -> Result<SavedState, Error> {
+    let (state, previous) = (path(folder), previous_path(folder));
+    let problem = match read_file(&state, record) {
+        Err(Error::Bad { problem, .. }) => problem,
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            "is missing".to_owned()
         }
-        Ok((progress, state.json("marks")?))
+        outcome => return outcome,
     };
-    state().map_err(|error: Error| error.advise(LOST))
+    let Ok(mut saved) = read_file(&previous, record) else {
+        return Err(Error::bad(&state, problem).advise(LOST));
+    };
+    let io = |error| Error::io("replace", &state, error);
+    let mut kept = String::new();
+    if state.exists() {
+        let damaged = state.with_file_name("damaged.safetensors");
+        fs::rename(&state, &damaged).map_err(io)?;
+        kept = format!(" The damaged file is kept as {}.", damaged.display());
+    }
+    fs::rename(&previous, &state).map_err(io)?;
+    saved.notes.push(format!(
+        "The state's last save cannot be used: {} {problem}. The previous save, after update {}, takes its \
+         place.{kept}",
+        state.display(),
+        saved.progress.updates
+    ));
+    Ok(saved)
+}
+
+fn read_file(path: &Path, record: &Record) -> Result<SavedState, Error> {
+    let state = TensorFile::open(path)?;
+    if let Some(newer) = state.newer() {
+        return Err(Error::Refused(format!("{}: {newer}", path.display())));
+    }
+    let mut progress: Progress = state.json("progress")?;
+    if progress.epoch == 0 {
+        return Err(state.bad("has a damaged progress in its metadata".into()));
+    }
+    if progress.chosen.batch_size == 0 {
+        // The state of an older program, which saved no policy state.
+        progress.chosen = PolicyState::new(&record.recipe);
+        if progress.batch > 0 {
+            let Progress { epoch, updates, ref metrics, .. } = progress;
+            progress.chosen.enter(&record.recipe, epoch, updates, metrics);
+        }
+    }
+    let saved = state.metadata.get("record").map(|text| record::parse(text)).transpose();
+    let saved = saved.map_err(|problem| state.bad(format!("has a record that {problem}")))?;
+    let version = state.metadata.get("version").unwrap_or(&record.run.version);
+    let notes = version::older(version).into_iter().chain(state.note()).collect();
+    Ok(SavedState { progress, marks: state.json("marks")?, record: saved, notes })
 }
 
 impl Run {

@@ -1,5 +1,6 @@
 //! What happens after the updates of an epoch: evaluation, checkpoint, saving the state.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,11 +10,13 @@ use crescendo_network::Snapshot;
 use super::epoch::EpochPlan;
 use super::state_writer::{StateCopy, check_finite};
 use super::{Halt, Trainer};
+use crate::best::BestEpoch;
+use crate::checkpoint::About;
 use crate::evaluation::{self, Evaluation};
 use crate::events::{self, EvaluatedSplit, Event};
 use crate::inference::Input;
 use crate::policy::EpochMetrics;
-use crate::run::{Progress, saved_state};
+use crate::run::{Progress, Run, saved_state};
 use crate::{Error, checkpoint};
 
 impl Trainer<'_> {
@@ -21,20 +24,23 @@ impl Trainer<'_> {
     pub(super) fn end_epoch(&mut self, plan: &EpochPlan) -> Result<(), Halt> {
         let train = self.run.record.recipe.train.clone();
         let epoch = self.run.progress.epoch;
-        let last = epoch >= train.epochs || self.run.at_limit();
+        let mut last = epoch >= train.epochs || self.run.at_limit();
         let due = |every: u32| every > 0 && epoch.is_multiple_of(every);
+        let validate = self.validation.filter(|_| last || due(train.evaluate_every));
+        let mut validation = None;
+        if let Some(split) = validate {
+            // Evaluation can take minutes; the epoch should not be lost meanwhile.
+            self.save()?;
+            let evaluation = self.evaluate(EvaluatedSplit::Validation, split)?;
+            last |= self.compare_with_best(epoch, &evaluation, train.stop_after)?;
+            validation = Some(evaluation);
+        }
         let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
         // With a validation set, the test set is only evaluated at the end.
         let test = test && (last || self.validation.is_none());
-        let validate = self.validation.filter(|_| last || due(train.evaluate_every));
-        if test || validate.is_some() {
-            // Evaluation can take minutes; the epoch should not be lost meanwhile.
+        if test {
             self.save()?;
         }
-        let validation = match validate {
-            Some(split) => Some(self.evaluate(EvaluatedSplit::Validation, split)?),
-            None => None,
-        };
         let test_accuracy = match test {
             true => Some(self.evaluate(EvaluatedSplit::Test, self.test)?.accuracy()),
             false => None,
@@ -65,7 +71,7 @@ impl Trainer<'_> {
             images_per_second: images / progress.seconds,
         }))?;
         if last || due(train.checkpoint_every) {
-            self.checkpoint(epoch, Some(train_loss))?;
+            self.checkpoint(&self.about(Some(train_loss)))?;
         }
         let progress = &mut self.run.progress;
         *progress = Progress {
@@ -76,6 +82,7 @@ impl Trainer<'_> {
             metrics,
             earlier_seconds: progress.total_seconds(),
             chosen: std::mem::take(&mut progress.chosen),
+            best: progress.best,
             ..Progress::default()
         };
         Ok(self.save()?)
@@ -96,7 +103,14 @@ impl Trainer<'_> {
         });
         // Swapped back before anything can fail: a saved state has both in their places.
         self.engine.swap_average()?;
-        let evaluation = evaluation?;
+        let evaluation = evaluation.map_err(|halt| match halt {
+            Halt::Error(Error::NotFinite) => {
+                let Progress { updates: update, epoch, .. } = self.run.progress;
+                // The state was saved before the evaluation.
+                Halt::Error(Error::Diverged { update, epoch, hopeless: true })
+            }
+            halt => halt,
+        })?;
         self.observer.event(&Event::Evaluated {
             split: which,
             epoch: self.run.progress.epoch,
@@ -106,14 +120,45 @@ impl Trainer<'_> {
         Ok(evaluation)
     }
 
-    /// Writes a checkpoint, and removes old ones as `train.keep` says.
-    pub(super) fn checkpoint(&mut self, epoch: u32, loss: Option<f64>) -> Result<(), Error> {
-        self.check_finite()?;
-        let (run, updates) = (&*self.run, self.run.progress.updates);
-        self.engine.swap_average()?;
-        let path = checkpoint::write(&run.folder, &run.record, self.engine, epoch, updates, loss);
-        self.engine.swap_average()?;
-        let path = path?;
+    /// Writes the weights as the best ones if the evaluation after this epoch is the best so far. Returns whether
+    /// training stops early.
+    fn compare_with_best(
+        &mut self,
+        epoch: u32,
+        evaluation: &Evaluation,
+        stop_after: u32,
+    ) -> Result<bool, Error> {
+        let before = self.run.progress.best;
+        let (best, is_best) = BestEpoch::update(before, epoch, evaluation);
+        if is_best {
+            let Progress { loss_sum, images, .. } = self.run.progress;
+            let about = self.about(Some(loss_sum / images as f64));
+            self.write_weights(&[checkpoint::best_path(&self.run.folder)], &about)?;
+        }
+        self.run.progress.best = Some(best);
+        let stops = best.stops(stop_after);
+        if stops {
+            self.observer.event(&Event::Note(format!(
+                "Training stops early: {stop_after} evaluations in a row (train.stop_after) did not improve \
+                 on the validation accuracy of epoch {}, {:.4}.",
+                best.epoch, best.accuracy
+            )))?;
+        }
+        Ok(stops)
+    }
+
+    /// The moment after the current epoch, of which this is the mean training loss.
+    fn about(&self, loss: Option<f64>) -> About {
+        let Progress { epoch, updates, .. } = self.run.progress;
+        About { epoch: Some(epoch), in_epoch: None, updates, loss }
+    }
+
+    /// Writes a checkpoint after an epoch, and removes old ones as `train.keep` says.
+    pub(super) fn checkpoint(&mut self, about: &About) -> Result<(), Error> {
+        let epoch = about.epoch.expect("checkpoints are written after epochs");
+        let folder = &self.run.folder;
+        let (path, last) = (checkpoint::path(folder, epoch), checkpoint::last_path(folder));
+        self.write_weights(&[path.clone(), last], about)?;
         self.observer.event(&Event::Checkpoint(path))?;
         let keep = self.run.record.recipe.train.keep;
         if keep > 0 {
@@ -127,6 +172,29 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Writes the weights of this moment as the last ones of a run that is stopped.
+    pub(super) fn save_last(&mut self) -> Result<(), Error> {
+        let Progress { epoch, batch, updates, metrics, .. } = &self.run.progress;
+        let about = match batch {
+            0 => {
+                let loss = (*epoch > 1).then_some(metrics.train_loss);
+                About { epoch: Some(epoch - 1), loss, ..About::default() }
+            }
+            _ => About { in_epoch: Some(*epoch), ..About::default() },
+        };
+        let about = About { updates: *updates, ..about };
+        self.write_weights(&[checkpoint::last_path(&self.run.folder)], &about)
+    }
+
+    /// Writes the weights that evaluations use.
+    fn write_weights(&mut self, paths: &[PathBuf], about: &About) -> Result<(), Error> {
+        self.check_finite()?;
+        self.engine.swap_average()?;
+        let written = checkpoint::write(paths, &self.run.record, self.engine, about);
+        self.engine.swap_average()?;
+        written
+    }
+
     /// Saves the state after all queued updates.
     pub(super) fn save(&mut self) -> Result<(), Error> {
         self.finish_updates()?;
@@ -135,7 +203,8 @@ impl Trainer<'_> {
             Snapshot::Borrowed(state) => {
                 check_finite(&state, &self.run.progress)?;
                 let marks = self.observer.marks()?;
-                saved_state::write(&self.run.folder, state, &self.run.progress, &marks)?;
+                let Run { folder, record, progress, .. } = &*self.run;
+                saved_state::write(folder, record, state, progress, &marks)?;
                 marks
             }
         };
@@ -148,7 +217,8 @@ impl Trainer<'_> {
     /// Has the writer save a copy of the state that belongs to the progress as it is now.
     pub(super) fn hand_over(&mut self, copy: StateCopy) -> Result<(), Error> {
         let marks = self.observer.marks()?;
-        self.writer.write(&self.run.folder, copy, &self.run.progress, &marks)?;
+        let Run { folder, record, progress, .. } = &*self.run;
+        self.writer.write(folder, record, copy, progress, &marks)?;
         self.run.marks = marks;
         self.last_save = Instant::now();
         self.saved = self.run.progress.updates;

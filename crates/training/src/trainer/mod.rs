@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crescendo_data::{DataSet, Normalization, Sampling, Split, split_validation};
 use crescendo_network::{Device, DeviceData, Devices, Engine, Graph, Loss};
 
+use crate::checkpoint::About;
 use crate::events::{Event, Observer};
 use crate::policy::fit_batches;
 use crate::run::{self, Change, Run};
@@ -75,12 +76,17 @@ impl Run {
         let graph = graph(&self.record.recipe)?;
         let mut engine = self.engine(&*device, &graph, data)?;
         let recipe = &self.record.recipe;
-        if self.progress.ended && self.progress.epoch <= recipe.train.epochs && !self.at_limit() {
+        if self.progress.ended
+            && self.progress.epoch <= recipe.train.epochs
+            && !self.at_limit()
+            && !self.progress.stops_early(recipe.train.stop_after)
+        {
             self.progress.ended = false;
         }
         if let (true, Some(change)) = (self.progress.ended, self.changes.first()) {
             return Err(Error::Refused(format!(
-                "the run in {} has ended, so {}={} would change nothing: add --epochs to train on",
+                "the run in {} has ended, so {}={} would change nothing: add --epochs (or --set \
+                 train.stop_after=0, if it stopped early) to train on",
                 self.folder.display(),
                 change.key,
                 change.to
@@ -253,7 +259,7 @@ impl Trainer<'_> {
     fn train(mut self, until: u32) -> Result<Outcome, Error> {
         let epochs = self.run.record.recipe.train.epochs;
         if epochs == 0 {
-            self.checkpoint(0, None)?;
+            self.checkpoint(&About { epoch: Some(0), updates: 0, ..About::default() })?;
             self.run.progress.ended = true;
             self.save()?;
         }
@@ -268,6 +274,7 @@ impl Trainer<'_> {
                 Err(Halt::Interrupted) => {
                     self.save()?;
                     self.writer.wait()?;
+                    self.save_last()?;
                     let folder = self.run.folder.clone();
                     self.observer.event(&Event::Interrupted { folder })?;
                     return Ok(Outcome::Interrupted);

@@ -7,6 +7,7 @@ use crescendo_network::{EngineError, State};
 
 use crate::Error;
 use crate::events::Marks;
+use crate::record::Record;
 use crate::run::{Progress, saved_state};
 
 /// What waits for an engine's copy of its state.
@@ -27,16 +28,18 @@ impl StateWriter {
     pub fn write(
         &mut self,
         folder: &Path,
+        record: &Record,
         copy: StateCopy,
         progress: &Progress,
         marks: &Marks,
     ) -> Result<(), Error> {
         self.wait()?;
-        let (folder, progress, marks) = (folder.to_owned(), progress.clone(), marks.clone());
+        let (folder, record) = (folder.to_owned(), record.clone());
+        let (progress, marks) = (progress.clone(), marks.clone());
         self.thread = Some(std::thread::spawn(move || {
             let state = copy()?;
             check_finite(&state, &progress)?;
-            saved_state::write(&folder, state, &progress, &marks)
+            saved_state::write(&folder, &record, state, &progress, &marks)
         }));
         Ok(())
     }

@@ -91,6 +91,13 @@ impl Recipe {
                     .into(),
             ));
         }
+        if self.train.stop_after > 0 && self.data.validation == 0 {
+            return Err(Error::Recipe(
+                "train.stop_after stops by the accuracy on validation images, but there are none: set \
+                 data.validation, for example to 5000"
+                    .into(),
+            ));
+        }
         let followed = [
             (batch.policy == BatchPolicyKind::Plateau, "batch", &batch.plateau),
             (self.schedule.policy == ScheduleKind::Plateau, "schedule", &self.schedule.plateau),

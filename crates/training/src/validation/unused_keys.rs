@@ -58,19 +58,20 @@ impl Length {
         };
         // Sizes that are measured only grow from the first one.
         let mut bound = recipe.clone();
-        let exact = !measures(recipe.batch.policy);
-        if !exact {
+        let measures = measures(recipe.batch.policy);
+        if measures {
             bound.batch.policy = BatchPolicyKind::Fixed;
             bound.batch.size = recipe.batch.initial;
         }
         let (mut epochs, updates) = sum(&bound);
-        if !exact {
+        if measures {
             epochs = recipe.train.epochs;
         }
         bound.train.max_steps = 0;
         let unlimited = sum(&bound).1;
         bound.train.epochs = epochs.saturating_sub(1);
         let updates_before_last = sum(&bound).1.min(updates);
+        let exact = !measures && recipe.train.stop_after == 0;
         Length { epochs, updates, updates_before_last, unlimited, exact }
     }
 
@@ -336,6 +337,15 @@ fn train(recipe: &Recipe, length: &Length, list: &mut List) {
     if train.evaluate_every > length.epochs {
         list.add("train", &["evaluate_every"], length.end());
     }
+    let evaluations =
+        length.epochs.saturating_sub(1).checked_div(train.evaluate_every).unwrap_or(0);
+    if train.stop_after > 0 && evaluations <= train.stop_after {
+        let needed = train.stop_after.saturating_add(1);
+        let why = format!(
+            "that takes {needed} evaluations, and there are {evaluations} before the last epoch"
+        );
+        list.add("train", &["stop_after"], why);
+    }
     if train.checkpoint_every > length.epochs {
         list.add("train", &["checkpoint_every"], length.end());
     }
@@ -428,6 +438,10 @@ mod tests {
             ),
             (&["train.max_steps=999"], "train.max_steps has no effect: the run has 73 updates"),
             (
+                &["train.stop_after=6", "train.evaluate_every=2", "data.validation=50"],
+                "train.stop_after has no effect: that takes 7 evaluations, and there are 6 before the last epoch",
+            ),
+            (
                 &["train.evaluate_every=15"],
                 "train.evaluate_every has no effect: the run ends with epoch 14",
             ),
@@ -497,6 +511,7 @@ mod tests {
             ],
             &["schedule.policy=plateau", "schedule.least=0.1", "schedule.patience=11"],
             &["schedule.policy=step", "schedule.steps=[[14,0.5]]"],
+            &["train.stop_after=5", "train.evaluate_every=2", "data.validation=50"],
             &["optimizer.average=ema", "optimizer.average_every=2", "optimizer.learning_rate=0.2"],
             &["optimizer.weight_decay=0.1", "optimizer.decay=weights", "optimizer.momentum=0.5"],
             &[

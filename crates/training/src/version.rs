@@ -1,0 +1,35 @@
+//! Versions of the program that wrote a file.
+
+/// This program's version.
+pub(crate) const OWN: &str = env!("CARGO_PKG_VERSION");
+
+/// What to do about a file that `version` wrote, if it is newer than this program.
+pub(crate) fn newer(version: &str) -> Option<String> {
+    (numbers(version) > numbers(OWN)).then(|| {
+        format!("it was written by crescendo {version}, and this is {OWN}: update crescendo")
+    })
+}
+
+/// A note about a file that `version` wrote, if it is older than this program.
+pub(crate) fn older(version: &str) -> Option<String> {
+    (numbers(version) < numbers(OWN))
+        .then(|| format!("This run was last saved by crescendo {version}, and this is {OWN}."))
+}
+
+/// The numbers of a version such as `1.2.3`, to compare; a part that is not a number is zero.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert!(newer("99.0.0").is_some_and(|text| text.contains("99.0.0")));
+        assert!(newer("0.0.9").is_none() && newer(OWN).is_none());
+        assert!(older("0.0.10").is_some() && older(OWN).is_none() && older("10.0.0").is_none());
+        assert!(numbers("0.10.0") > numbers("0.9.1"));
+    }
+}

@@ -1,0 +1,96 @@
+//! `crescendo predict`.
+
+mod inputs;
+mod output;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crescendo::devices;
+use crescendo::training::{Error, External, Model, Recipe, checkpoint};
+
+use self::inputs::Inputs;
+use self::output::{Format, Predictions};
+use super::{DataLocation, note, say};
+use crate::cli::PredictArgs;
+
+pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
+    let engine = args.compute.engine()?;
+    let format = match &args.out {
+        Some(out) => {
+            check_out(out, args)?;
+            Some((out, Format::of(out)?))
+        }
+        None => None,
+    };
+    let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
+    // A file of another program has neither class names nor normalization: they come from the data.
+    let data = recipe
+        .as_ref()
+        .map(|recipe| DataLocation::new(args.data.as_deref(), recipe.data.source).load());
+    let data = data.transpose()?;
+    let external = recipe.as_ref().zip(data.as_ref());
+    let external = external.map(|(recipe, data)| External { recipe, data: &data.set });
+    let mut model = Model::open(&weights(&args.file)?, external, devices(), &engine)?;
+    args.views.apply(&mut model);
+    model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
+
+    let inputs = Inputs::read(&args.inputs)?;
+    if inputs.all_failed() {
+        return Err(inputs.into_error());
+    }
+    inputs.print_notes();
+    let probabilities = model.predict(&inputs.pixels)?;
+    let predictions = Predictions {
+        names: &inputs.names,
+        classes: &model.classes,
+        probabilities: &probabilities,
+    };
+    if args.json {
+        say!("{}", predictions.json())?;
+    } else {
+        predictions.print()?;
+    }
+    if let Some((out, format)) = format {
+        predictions.write(out, format)?;
+        if !args.json {
+            let (count, classes) = (inputs.names.len(), model.classes.len());
+            let columns = model.classes.join(", ");
+            say!("Probabilities: {} ({count}, {classes}), columns: {columns}", out.display())?;
+        }
+    }
+    // After everything else, so that they are not overlooked.
+    Ok(if inputs.print_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The file of weights that is meant: of a run the best by validation accuracy, or else the latest.
+fn weights(path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let best = Some(checkpoint::best_path(path)).filter(|path| path.is_file());
+    let file = match best {
+        Some(best) => Some(best),
+        None => checkpoint::latest(path)?,
+    };
+    let none = || Error::bad(path, "has no checkpoint yet: resume it with `train --resume`");
+    let file = file.ok_or_else(none)?;
+    let about = checkpoint::about(&file)?;
+    if let Some(epoch) = about.epoch.or(about.in_epoch) {
+        note(format_args!("note: these are the weights of epoch {epoch}, in {}", file.display()));
+    }
+    Ok(file)
+}
+
+/// Refuses to overwrite a file that is read.
+fn check_out(out: &Path, args: &PredictArgs) -> Result<(), Error> {
+    let Ok(out_path) = out.canonicalize() else { return Ok(()) };
+    let same = |input: &PathBuf| input.canonicalize().is_ok_and(|input| input == out_path);
+    if args.inputs.iter().chain([&args.file]).any(same) {
+        return Err(Error::bad(
+            out,
+            "is an input and would be overwritten: choose another file with --out",
+        ));
+    }
+    Ok(())
+}
