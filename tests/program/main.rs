@@ -4,6 +4,8 @@ mod bad_input;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod before;
 mod compare;
+#[cfg(target_os = "linux")]
+mod control_groups;
 mod engine;
 mod evaluate;
 mod full_disk;
