@@ -7,6 +7,7 @@ mod compare;
 #[cfg(target_os = "linux")]
 mod control_groups;
 mod engine;
+mod environment;
 mod evaluate;
 mod full_disk;
 mod help;
@@ -18,6 +19,7 @@ mod readme;
 mod report;
 mod resume;
 mod tensorboard;
+mod tls;
 mod train;
 
 use std::collections::BTreeMap;

@@ -50,6 +50,7 @@ pub mod recipe;
 mod record;
 mod run;
 mod tensors;
+mod text_file;
 mod trainer;
 pub mod validation;
 

@@ -1,6 +1,5 @@
 //! `recipe.toml` in a run's folder: what the run is.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_data::Normalization;
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::write_atomically;
 use crate::loading::{convert, syntax_problem};
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, text_file};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
@@ -63,7 +62,8 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     if !path.exists() {
         return Err(Error::bad(folder, NO_RUN));
     }
-    let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    let text = text_file::read(&path).map_err(|error| Error::io("read", &path, error))?;
+    let text = text.map_err(|problem| Error::bad(&path, problem))?;
     let damaged = |problem: String| {
         let problem = format!(
             "is damaged ({problem}): restore it from a backup, or start a new run with --init"
