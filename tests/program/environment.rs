@@ -108,17 +108,25 @@ fn text_in_other_encodings_is_named() {
     fs::write(place.path("arms.toml"), utf16("recipe = \"quick\"\n")).unwrap();
     for command in ["train", "plan", "bench"] {
         place.refuse_saying(
-            2,
+            1,
             &format!("{command} mine.toml"),
-            &["mine.toml is UTF-16 text", "as UTF-8"],
+            &["cannot read mine.toml: it is UTF-16 text", "as UTF-8"],
         );
     }
-    place.refuse_saying(2, "compare arms.toml", &["arms.toml is UTF-16 text", "as UTF-8"]);
+    place.refuse_saying(
+        1,
+        "compare arms.toml",
+        &["cannot read arms.toml: it is UTF-16 text", "as UTF-8"],
+    );
     let recipe = place.read("run/recipe.toml");
     fs::write(place.path("run/recipe.toml"), utf16(&recipe)).unwrap();
-    place.refuse_saying(1, "train --resume run", &["recipe.toml: is UTF-16 text", "as UTF-8"]);
+    place.refuse_saying(1, "train --resume run", &["recipe.toml: it is UTF-16 text", "as UTF-8"]);
     fs::write(place.path("latin.toml"), b"base = \"quick\"\n# Gr\xf6\xdfe\n").unwrap();
-    place.refuse_saying(2, "plan latin.toml", &["latin.toml is not UTF-8 text (line 2"]);
+    place.refuse_saying(
+        1,
+        "plan latin.toml",
+        &["cannot read latin.toml: it is not UTF-8 text (line 2"],
+    );
     // Notepad's mark is passed over.
     fs::write(place.path("marked.toml"), "\u{feff}base = \"quick\"\n").unwrap();
     place.run("plan marked.toml");

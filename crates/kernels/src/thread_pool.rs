@@ -68,7 +68,7 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// The next operation of a training step comes, and the last task of another thread ends, mostly within this time,
 /// and waking a sleeping thread costs tens of microseconds.
-const PATIENCE: Duration = Duration::from_micros(200);
+const PATIENCE: Duration = Duration::from_micros(300);
 
 /// Work that one thread does before another one could begin to help: see [`ThreadPool::run`].
 const SMALL_WORK: usize = 1 << 18;

@@ -62,8 +62,7 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     if !path.exists() {
         return Err(Error::bad(folder, NO_RUN));
     }
-    let text = text_file::read(&path).map_err(|error| Error::io("read", &path, error))?;
-    let text = text.map_err(|problem| Error::bad(&path, problem))?;
+    let text = text_file::read(&path)?;
     let damaged = |problem: String| {
         let problem = format!(
             "is damaged ({problem}): restore it from a backup, or start a new run with --init"

@@ -3,9 +3,15 @@
 use std::path::Path;
 use std::{fs, io};
 
-/// Reads a text file. The inner error says what is wrong with its text and what to do.
-pub(crate) fn read(path: &Path) -> io::Result<Result<String, String>> {
-    fs::read(path).map(decode)
+use crate::Error;
+
+/// Reads a text file in UTF-8.
+///
+/// # Errors
+/// If it cannot be read, or is other text.
+pub(crate) fn read(path: &Path) -> Result<String, Error> {
+    let text = fs::read(path).and_then(|bytes| decode(bytes).map_err(io::Error::other));
+    text.map_err(|error| Error::io("read", path, error))
 }
 
 fn decode(bytes: Vec<u8>) -> Result<String, String> {
@@ -14,7 +20,7 @@ fn decode(bytes: Vec<u8>) -> Result<String, String> {
     let half_zero = matches!(bytes[..], [a, b, ..] if (a == 0) != (b == 0));
     if half_zero || MARKS.iter().any(|mark| bytes.starts_with(mark)) {
         return Err(
-            "is UTF-16 text: save it as UTF-8 (in PowerShell: Get-Content FILE | Set-Content \
+            "it is UTF-16 text: save it as UTF-8 (in PowerShell: Get-Content FILE | Set-Content \
                     -Encoding utf8 NEW-FILE)"
                 .into(),
         );
@@ -25,7 +31,7 @@ fn decode(bytes: Vec<u8>) -> Result<String, String> {
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = good.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            Err(format!("is not UTF-8 text (line {line} has other bytes): save it as UTF-8"))
+            Err(format!("it is not UTF-8 text (line {line} has other bytes): save it as UTF-8"))
         }
     }
 }

@@ -92,10 +92,7 @@ impl Comparison {
         let path = Path::new(name_or_path);
         let text = match built_in {
             Some(comparison) => comparison.text.to_owned(),
-            None if path.is_file() => {
-                let text = text_file::read(path).map_err(|error| Error::io("read", path, error))?;
-                text.map_err(|problem| Error::Recipe(format!("{name_or_path} {problem}")))?
-            }
+            None if path.is_file() => text_file::read(path)?,
             None => {
                 let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
                 return Err(Error::Recipe(format!(

@@ -208,9 +208,7 @@ pub(crate) fn path_remedy(path: &str) -> Option<String> {
 
 fn read(path: &str) -> Result<String, Error> {
     if Path::new(path).exists() {
-        let text = text_file::read(Path::new(path));
-        let text = text.map_err(|error| Error::io("read", Path::new(path), error))?;
-        return text.map_err(|problem| Error::Recipe(format!("{path} {problem}")));
+        return text_file::read(Path::new(path));
     }
     if let Some(remedy) = path_remedy(path) {
         return Err(Error::Recipe(format!("there is no recipe {}: {remedy}", path.escape_debug())));
