@@ -22,7 +22,7 @@ pub enum DataLocation {
 /// A data set in memory, and where it was read from.
 pub struct LoadedData {
     pub set: DataSet,
-    /// As in [`DataLocation::Named`]; valid in every working directory.
+    /// As in [`DataLocation::Named`]; valid in every working directory, unless the path is not UTF-8.
     pub location: String,
 }
 
@@ -63,19 +63,41 @@ impl DataLocation {
             let images = images?;
             let folder = absolute(locate(Some(images.folder()))?);
             let images = ImageFolder::new(&folder, images.test_split())?;
-            return Ok(LoadedData { set: images.open()?, location: images.to_string() });
+            return Ok(recorded(images.open()?, &folder, images.to_string()));
         }
         Self::open(locate(Some(Path::new(name)))?)
     }
 
     fn open(path: PathBuf) -> Result<LoadedData, Error> {
         let path = absolute(path);
-        Ok(LoadedData { set: open(&path)?, location: path.display().to_string() })
+        Ok(recorded(open(&path)?, &path, path.display().to_string()))
     }
 }
 
+/// A data set with its location, and a warning if that is of no use later.
+fn recorded(mut set: DataSet, path: &Path, location: String) -> LoadedData {
+    if path.to_str().is_none() {
+        set.warnings.push(format!(
+            "the path of the data, {}, is not UTF-8 and cannot be recorded: to resume a run, give the data \
+             with --data, by a link with another name",
+            path.display()
+        ));
+    } else if path.is_relative() {
+        set.warnings.push(format!(
+            "the path of this folder is not UTF-8 and cannot be recorded: a run on {} can be resumed only \
+             from here, or with --data",
+            path.display()
+        ));
+    }
+    LoadedData { set, location }
+}
+
+/// The same path from any working directory, if it can be recorded as text.
 fn absolute(path: PathBuf) -> PathBuf {
-    std::path::absolute(&path).unwrap_or(path)
+    match std::path::absolute(&path) {
+        Ok(absolute) if absolute.to_str().is_some() => absolute,
+        _ => path,
+    }
 }
 
 impl SplitArgs {

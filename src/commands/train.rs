@@ -38,9 +38,9 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     let mut recipe = Recipe::load(&args.recipe, &changes)?;
     let data = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source).load()?;
     let note = follow_data(&mut recipe, args, &changes, &data)?;
-    let folder = match &args.out {
-        Some(folder) => folder.clone(),
-        None => next_folder(&args.recipe),
+    let folders: Box<dyn Iterator<Item = PathBuf>> = match &args.out {
+        Some(folder) => Box::new(std::iter::once(folder.clone())),
+        None => Box::new(numbered_folders(&args.recipe)),
     };
     let start = Start {
         recipe: &recipe,
@@ -50,7 +50,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         init: args.init.as_deref(),
         devices: devices(),
     };
-    let mut run = Run::create(&folder, &start)?;
+    let mut run = Run::create_first(folders, &start)?;
     note.into_iter().for_each(|note| run.note(note));
     Ok((run, data))
 }
@@ -91,9 +91,8 @@ fn shorthands(args: &TrainArgs) -> impl Iterator<Item = String> {
     [epochs, log_steps].into_iter().flatten().chain(args.compute.changes())
 }
 
-/// The first of `runs/<recipe>-1`, `runs/<recipe>-2`, … that does not exist yet.
-fn next_folder(recipe: &str) -> PathBuf {
-    let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy();
-    let mut folders = (1..).map(|n| Path::new("runs").join(format!("{name}-{n}")));
-    folders.find(|folder| !folder.exists()).unwrap_or_default()
+/// The folders `runs/<recipe>-1`, `runs/<recipe>-2`, …
+fn numbered_folders(recipe: &str) -> impl Iterator<Item = PathBuf> {
+    let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    (1..).map(move |n| Path::new("runs").join(format!("{name}-{n}")))
 }

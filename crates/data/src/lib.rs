@@ -37,6 +37,7 @@ mod dataset;
 mod error;
 mod export;
 mod fetch;
+pub mod file_system;
 mod image_file;
 mod image_shape;
 mod locate;

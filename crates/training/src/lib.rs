@@ -54,6 +54,7 @@ pub mod recipe;
 mod record;
 mod run;
 mod tensors;
+mod text_file;
 mod trainer;
 pub mod validation;
 mod version;

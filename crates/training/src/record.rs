@@ -1,6 +1,5 @@
 //! `recipe.toml` in a run's folder: what the run is.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_data::Normalization;
@@ -10,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::atomic_file::write_atomically;
 use crate::loading::{convert, syntax_problem};
-use crate::{Error, Recipe, version};
+use crate::{Error, Recipe, text_file, version};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
@@ -64,7 +63,7 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     if !path.exists() {
         return Err(Error::bad(folder, NO_RUN));
     }
-    let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    let text = text_file::read(&path)?;
     parse(&text).map_err(|problem| Error::bad(&path, problem))
 }
 

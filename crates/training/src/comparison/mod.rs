@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::events::EvaluatedSplit;
 use crate::loading::{BuiltIn, convert, syntax_problem};
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, text_file};
 
 pub use results::{BatchNormStatistics, Results, Row};
 pub use shared_epochs::shared_epochs;
@@ -92,9 +92,7 @@ impl Comparison {
         let path = Path::new(name_or_path);
         let text = match built_in {
             Some(comparison) => comparison.text.to_owned(),
-            None if path.is_file() => {
-                std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?
-            }
+            None if path.is_file() => text_file::read(path)?,
             None => {
                 let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
                 return Err(Error::Recipe(format!(
