@@ -4,15 +4,14 @@ mod cli;
 mod commands;
 mod npy;
 mod signals;
+mod usage;
 mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
-    let outcome = match cli::Cli::parse().command {
+    let outcome = match usage::parse().command {
         cli::Command::Train(args) => commands::train::run(&args),
         cli::Command::Evaluate(args) => commands::evaluate::run(&args).map(success),
         cli::Command::Predict(args) => commands::predict::run(&args),

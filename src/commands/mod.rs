@@ -12,6 +12,7 @@ pub mod predict;
 pub mod recipes;
 pub mod report;
 pub mod train;
+mod unused_keys;
 
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;

@@ -4,10 +4,12 @@ use crescendo::data::{ImageShape, shapes};
 use crescendo::network::{Device, Graph};
 use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
+use crescendo::training::validation::unused_keys;
 use crescendo::training::{Error, Recipe, graph, graph_for, micro_batch_size, required_memory};
 use serde_json::json;
 
 use super::operation_text::{operation_kind, operation_text};
+use super::unused_keys::warn;
 use super::{print as print_text, say};
 use crate::cli::PlanArgs;
 
@@ -21,11 +23,21 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
         DataSource::Cifar10 => 50_000,
         DataSource::Shapes => shapes::DEFAULT_TRAIN,
     });
-    let phases = policy::training_plan(&recipe, images.saturating_sub(recipe.data.validation));
+    let trained = images.saturating_sub(recipe.data.validation);
+    let keys = Recipe::set_keys(&args.recipe, &args.changes)?;
+    warn(unused_keys(&recipe, &keys, trained));
+    let phases = policy::training_plan(&recipe, trained);
     let phases =
         phases.into_iter().map(|phase| PlannedPhase::new(&recipe, &*device, phase, images));
     let phases = phases.collect::<Result<Vec<PlannedPhase>, Error>>()?;
-    if args.json { print_json(&recipe, &graph, &phases) } else { print(&recipe, &graph, &phases) }
+    if args.json {
+        return print_json(&recipe, &graph, &phases);
+    }
+    print(&recipe, &graph, &phases)?;
+    match policy::fit_batches(&mut recipe.clone(), trained) {
+        Some(note) => say!("{note}"),
+        None => Ok(()),
+    }
 }
 
 /// A phase of a run, and what it costs.

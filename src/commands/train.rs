@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
+use crescendo::training::validation::unused_keys;
 use crescendo::training::{Error, Recipe, Run, Start};
 
+use super::unused_keys::unused_source;
 use super::{DataLocation, LoadedData};
 use crate::cli::TrainArgs;
 use crate::signals::StopRequest;
@@ -52,7 +54,18 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     };
     let mut run = Run::create_first(folders, &start)?;
     note.into_iter().for_each(|note| run.note(note));
+    let keys = Recipe::set_keys(&args.recipe, &changes)?;
+    warn_of_unused_keys(&mut run, &keys, args, &data);
     Ok((run, data))
+}
+
+/// Notes a warning for each of the keys that the user sets, `keys`, that has no effect.
+fn warn_of_unused_keys(run: &mut Run, keys: &[String], args: &TrainArgs, data: &LoadedData) {
+    let recipe = &run.record().recipe;
+    let images = data.set.train.len().saturating_sub(recipe.data.validation);
+    let mut unused = unused_keys(recipe, keys, images);
+    unused.extend(unused_source(keys, args.data.path.is_some()));
+    unused.into_iter().for_each(|unused| run.note(format!("warning: {unused}")));
 }
 
 /// Sets `network.classes` to the number of classes in the data, unless the user has set it. Returns a
@@ -76,11 +89,14 @@ fn follow_data(
 
 fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     let mut run = Run::open(folder)?;
-    for change in args.changes.iter().cloned().chain(shorthands(args)) {
-        run.change(&change, devices())?;
+    let changes: Vec<String> = args.changes.iter().cloned().chain(shorthands(args)).collect();
+    for change in &changes {
+        run.change(change, devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
     let data = DataLocation::load_named(&location)?;
+    let keys = Recipe::changed_keys(&changes)?;
+    warn_of_unused_keys(&mut run, &keys, args, &data);
     Ok((run, data))
 }
 

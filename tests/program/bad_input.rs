@@ -302,6 +302,7 @@ fn a_batch_that_does_not_fit_is_refused_with_the_largest_that_fits() {
 fn unknown_recipes_and_keys_are_refused_with_the_most_similar_name() {
     let place = Place::new();
     fs::write(place.path("own.toml"), "[train]\nepoch = 3\n").unwrap();
+    fs::write(place.path("familiar.toml"), "lr = 0.1\n").unwrap();
     fs::write(place.path("broken.toml"), "[train]\nepochs = = 3\n").unwrap();
     fs::write(place.path("text.toml"), [0xff; 9]).unwrap();
     for command in ["train", "plan", "recipes"] {
@@ -311,6 +312,7 @@ fn unknown_recipes_and_keys_are_refused_with_the_most_similar_name() {
         say("nonsense", &["there is no recipe nonsense", "TOML", "report, original, quick"]);
         say("reprot", &["there is no recipe reprot (is it report?)"]);
         say("own.toml", &["own.toml: there is no key train.epoch; the nearest is train.epochs"]);
+        say("familiar.toml", &["familiar.toml: there is no key lr; write optimizer.learning_rate"]);
         say("broken.toml", &["broken.toml is not valid TOML: line 2: "]);
         let folder = format!("{command} .");
         place.refuse_saying(1, &folder, &["cannot read ."]);
@@ -324,6 +326,11 @@ fn unknown_recipes_and_keys_are_refused_with_the_most_similar_name() {
         ("train", "train does not change a key: write section.key=value"),
         ("=3", "write section.key=value"),
         ("train=3", "train is a section"),
+        ("lr=0.1", "there is no key lr; write optimizer.learning_rate"),
+        ("optimizer.lr=0.1", "there is no key optimizer.lr; write optimizer.learning_rate"),
+        ("batch_size=64", "there is no key batch_size; write batch.size, with batch.policy=fixed"),
+        ("lr_scheduler=cosine", "there is no key lr_scheduler; write schedule.policy"),
+        ("optimizer=adam", "optimizer is a section, not a key: write optimizer.kind"),
         ("train.epochs=many", "train.epochs must be a whole number, but it is \"many\""),
         (
             "network.widths=[4,8",
@@ -334,7 +341,7 @@ fn unknown_recipes_and_keys_are_refused_with_the_most_similar_name() {
         place.refuse_saying(2, &format!("train quick --set {change}"), &[part]);
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[part]);
     }
-    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 3, "something was written");
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 4, "something was written");
 }
 
 #[test]
@@ -399,14 +406,7 @@ fn invalid_values_of_recipe_keys_are_refused_by_key() {
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[key]);
     }
     for (change, part) in [
-        (
-            "batch.size=301 --set batch.policy=fixed",
-            "a batch of 301 is larger than the 300 images to train on: let batches shrink to fit the data with --set \
-             batch.least_updates=20, or lower batch.size",
-        ),
-        ("batch.steps=[[1,25],[2,400]]", "a batch of 400 is larger than the 300 images"),
         ("data.validation=300", "data.validation = 300 leaves nothing to train on"),
-        ("data.validation=280", "a batch of 50 is larger than the 20 images"),
         ("network.classes=7", "--set network.classes=10"),
     ] {
         place.refuse_saying(1, &format!("train {SMALL} --set {change}"), &[part]);
@@ -499,6 +499,29 @@ fn wrong_usage_has_its_own_exit_code() {
         let complaint = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "crescendo {arguments}: {complaint}");
         assert!(complaint.contains("Usage: ") || complaint.contains("--help"), "{complaint}");
+    }
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "something was written");
+}
+
+#[test]
+fn options_of_other_programs_lead_to_the_key() {
+    let place = Place::new();
+    for (arguments, tip) in [
+        ("train --lr 0.05", "write --set optimizer.learning_rate=0.05"),
+        ("train quick --batch-size 64", "write --set batch.policy=fixed --set batch.size=64"),
+        ("train --learning-rate=0.1 --epochs 2", "write --set optimizer.learning_rate=0.1"),
+        ("train --weight-decay 0.1", "write --set optimizer.weight_decay=0.1"),
+        ("train --wd 0.1", "write --set optimizer.weight_decay=0.1"),
+        ("train --momentum 0.1", "write --set optimizer.momentum=0.1"),
+        ("train --lr-scheduler cosine", "write --set schedule.policy=cosine"),
+        ("plan quick --epochs 2", "write --set train.epochs=2"),
+        ("compare head --lr 1", "write --set optimizer.learning_rate=1"),
+        ("train --num-workers 2", "write --threads 2"),
+    ] {
+        let complaint = place.refuse(2, arguments);
+        assert!(complaint.contains("error: unexpected argument '--"), "{complaint}");
+        assert!(complaint.contains(&format!("tip: {tip}")), "{arguments}: {complaint}");
+        assert!(complaint.contains("Usage: "), "{complaint}");
     }
     assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "something was written");
 }

@@ -133,39 +133,93 @@ fn results_of_changed_arms_are_refused() {
 
     fs::write(place.path("arms.toml"), ARMS.replace("grown", "fixed")).unwrap();
     place.refuse_saying(2, COMPARE, &["arms.toml", "two arms have the name fixed"]);
-    fs::write(place.path("arms.toml"), ARMS.replace("[2,50]", "[2,500]")).unwrap();
-    let arguments = format!("{COMPARE} --out elsewhere");
+    fs::write(place.path("arms.toml"), ARMS.replace("[2,50]", "[2,70]")).unwrap();
+    let arguments = format!("{COMPARE} --set network.classes=7 --out elsewhere");
     let output = place.command(&arguments).output().unwrap();
     // The error comes before the first arm is trained.
     assert!(text(&output.stdout).is_empty());
-    assert!(check_refusal(&output, 1, &arguments).contains("a batch of 500 is larger"));
+    assert!(check_refusal(&output, 1, &arguments).contains("but network.classes is 7"));
     place.refuse_saying(2, "compare grow-or-decy", &["grow-or-decay"]);
 }
 
 #[test]
-fn every_built_in_comparison_runs() {
+fn every_built_in_comparison_runs_or_says_what_it_needs() {
     let place = Place::new();
-    for name in ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"] {
-        let output = place.run(&format!(
-            "compare {name} --data shapes:60,20 --seeds 0 --set train.epochs=1 --set \
-             network.widths=[4,4,4] --set batch.policy=fixed --set batch.size=30"
-        ));
+    // As short, and on as few images, as the arms still differ.
+    let short = "--data shapes:60,20 --set train.epochs=1";
+    let growing = "--data shapes:130,20 --set train.epochs=11";
+    let narrow = "--set network.widths=[4,4,4]";
+    for (name, options) in [
+        ("grow-or-decay", format!("{growing} {narrow}")),
+        ("activations", format!("{short} {narrow}")),
+        ("head", format!("{short} {narrow}")),
+        ("width", short.to_owned()),
+        ("depth", format!("{short} {narrow}")),
+    ] {
+        let output = place.run(&format!("compare {name} --seeds 0 {options}"));
         let table = place.read(&format!("runs/{name}/results.csv"));
         let rows = column(&table, "arm").len();
         assert!(rows > 1 && output.contains(&format!("{rows} of {rows}: ")), "{output}");
     }
+    // This one needs thousands of images, and says so.
+    place.refuse_saying(
+        2,
+        "compare beyond-1000 --data shapes:600,20",
+        &[
+            "beyond-1000: arms to-1000, to-2000, to-4000 and to-8000 would train alike",
+            "at most 600 images",
+        ],
+    );
+}
+
+#[test]
+fn arms_that_would_train_alike_are_refused_with_the_reason() {
+    let place = place();
+    place.refuse_saying(
+        2,
+        "compare grow-or-decay --data shapes:60,20 --set train.epochs=4",
+        &[
+            "grow-or-decay: arms neither, grow, decay and both would train alike: ",
+            "batch.steps: its rows from epoch 11 on have no effect: the run ends with epoch 4",
+            "schedule.steps has no effect: its first row is for epoch 11",
+        ],
+    );
+    let fixed = format!("{COMPARE} --set batch.policy=fixed --set batch.size=25");
+    let why = [
+        "arms fixed and grown would train alike: batch.steps has no effect: batch.policy is fixed",
+    ];
+    place.refuse_saying(2, &fixed, &why);
+    // Batches that are lowered to fit the data.
+    let lowered = format!("{COMPARE} --set batch.least_updates=20");
+    place.refuse_saying(2, &lowered, &["would train alike", "Batches have at most 15 images"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn keys_that_act_in_no_arm_are_warned_about() {
+    let place = place();
+    let arms = ARMS.replace("batch.size=25\"", "batch.size=25\", \"batch.max=9\"");
+    fs::write(place.path("arms.toml"), arms).unwrap();
+    // `batch.coupling` acts in one of the two arms.
+    let set = "--set schedule.peak=0.4 --set batch.coupling=sqrt --seeds 0";
+    let output = place.command(&format!("{COMPARE} {set}")).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(
+        text(&output.stderr),
+        "warning: schedule.peak has no effect: schedule.policy is constant\n\
+         warning: arm fixed: batch.max has no effect: batch.policy is fixed\n"
+    );
 }
 
 #[test]
 fn batches_that_are_lowered_to_fit_do_not_change_the_fingerprint() {
     let place = place();
-    // With 300 images batches have at most 15, so both arms are the same, and one is a copy of the other.
+    fs::write(place.path("arms.toml"), ARMS.replace("[1,25],[2,50]", "[1,10],[2,50]")).unwrap();
+    // With 300 images batches have at most 15.
     let compare = format!("{COMPARE} --set batch.least_updates=20");
     place.run(&compare);
     let table = place.read("runs/arms/results.csv");
-    assert_eq!(column(&table, "updates"), ["40"; 4]);
-    let accuracies = column(&table, "test_accuracy");
-    assert_eq!(accuracies[0], accuracies[1]);
+    assert_eq!(column(&table, "updates"), ["40", "50", "40", "50"]);
     assert!(!place.run(&compare).contains(" of 4: "));
 }
 

@@ -13,6 +13,7 @@ mod evaluate;
 mod full_disk;
 mod help;
 mod integrity;
+mod kills;
 mod output;
 mod own_data;
 mod policies;

@@ -58,7 +58,7 @@ pub fn unfinished(
     let data_fingerprint = data.set.fingerprint();
     let mut runs = Vec::new();
     for seed in &comparison.seeds {
-        for Arm { name, recipe } in &comparison.arms {
+        for Arm { name, recipe, .. } in &comparison.arms {
             let recipe = recipe.with(&format!("train.seed={seed}"))?;
             // The recipe as it is saved in the run's folder.
             let device = devices().open(&recipe.engine)?;

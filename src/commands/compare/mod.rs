@@ -8,11 +8,12 @@ use std::process::ExitCode;
 
 use crescendo::logging::report::{self, RunData};
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
-use crescendo::training::{Error, Outcome, write_atomically};
+use crescendo::training::{Error, Outcome, Recipe, write_atomically};
 use serde_json::json;
 
 use self::arm_run::{Context, branches, unfinished};
 use self::table::{table, to_json};
+use super::unused_keys::{unused_source, warn};
 use super::{DataLocation, LoadedData, say};
 use crate::cli::CompareArgs;
 use crate::signals::StopRequest;
@@ -37,6 +38,11 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     if !changes.iter().any(|change| change.starts_with("network.classes")) {
         comparison.set_classes(data.set.classes.len())?;
     }
+    let validation = comparison.arms[0].recipe.data.validation;
+    let images = data.set.train.len().saturating_sub(validation);
+    comparison.check_arms(images)?;
+    let named = unused_source(&Recipe::changed_keys(&changes)?, args.data.path.is_some());
+    warn(comparison.unused_keys(images).into_iter().chain(named));
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
     let judged = comparison.evaluated_on();

@@ -3,6 +3,7 @@
 //! A seed decides initial weights, the order of images and augmentation. Arms are compared in pairs of runs
 //! with the same seed, so that the effect of the seed cancels out.
 
+mod identical;
 mod results;
 mod shared_epochs;
 mod statistics;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 use crate::events::EvaluatedSplit;
 use crate::loading::{BuiltIn, convert, syntax_problem};
+use crate::validation::unused_keys;
 use crate::{Error, Recipe, text_file};
 
 pub use results::{BatchNormStatistics, Results, Row};
@@ -50,6 +52,16 @@ pub struct Arm {
     pub name: String,
     /// Its recipe; each run of it gets one of the comparison's seeds.
     pub recipe: Recipe,
+    /// Keys that the user sets for this arm, and for all arms; a built-in comparison's own do not count.
+    set_here: Vec<String>,
+    set_everywhere: Vec<String>,
+}
+
+impl Arm {
+    /// An arm whose keys all come from built-in recipes.
+    pub fn new(name: &str, recipe: Recipe) -> Self {
+        Arm { name: name.into(), recipe, set_here: Vec::new(), set_everywhere: Vec::new() }
+    }
 }
 
 /// The content of a comparison's file.
@@ -118,10 +130,27 @@ impl Comparison {
                 .map(String::as_str)
                 .chain(changes.iter().map(AsRef::as_ref))
                 .collect();
-            let recipe = beside(path, arm.recipe.as_ref().unwrap_or(&text.recipe));
-            let recipe = Recipe::load(&recipe, &all)
-                .map_err(|error| wrong(format!("arm {}: {error}", arm.name)))?;
-            arms.push(Arm { name: arm.name, recipe });
+            let of_arm = |error: Error| wrong(format!("arm {}: {error}", arm.name));
+            let name = beside(path, arm.recipe.as_ref().unwrap_or(&text.recipe));
+            let recipe = Recipe::load(&name, &all).map_err(of_arm)?;
+            // Of a recipe's own file all arms have the keys, unless each has its own.
+            let file = Recipe::set_keys::<&str>(&name, &[]).map_err(of_arm)?;
+            let mine: Vec<&str> = match built_in {
+                Some(_) => Vec::new(),
+                None => text.set.iter().map(String::as_str).collect(),
+            };
+            let given: Vec<&str> = changes.iter().map(AsRef::as_ref).chain(mine).collect();
+            let (mut set_everywhere, mut set_here) = (Recipe::changed_keys(&given)?, Vec::new());
+            if built_in.is_none() {
+                set_here = Recipe::changed_keys(&arm.set)?;
+            }
+            match arm.recipe {
+                Some(_) => set_here.extend(file),
+                None => set_everywhere.extend(file),
+            }
+            // What is changed for every arm is not the arm's own.
+            set_here.retain(|key| !set_everywhere.contains(key));
+            arms.push(Arm { name: arm.name, recipe, set_here, set_everywhere });
         }
         let data = |arm: &Arm| (arm.recipe.data.source, arm.recipe.data.validation);
         if let Some(other) = arms.iter().find(|arm| data(arm) != data(&arms[0])) {
@@ -137,6 +166,26 @@ impl Comparison {
             .and_then(|()| comparison.set_seeds(text.seeds))
             .map_err(wrong)?;
         Ok(comparison)
+    }
+
+    /// Warnings about keys that the user sets and that have no effect with so many training images: those of an
+    /// arm, and those for all arms that have none in any of them.
+    pub fn unused_keys(&self, images: usize) -> Vec<String> {
+        let everywhere =
+            self.arms.iter().map(|arm| unused_keys(&arm.recipe, &arm.set_everywhere, images));
+        let common = everywhere.reduce(|mut common, of_arm| {
+            common.retain(|warning| of_arm.contains(warning));
+            common
+        });
+        let of_arm = |arm: &Arm| {
+            let unused = unused_keys(&arm.recipe, &arm.set_here, images);
+            unused
+                .into_iter()
+                .map(|warning| format!("arm {}: {warning}", arm.name))
+                .collect::<Vec<_>>()
+        };
+        let own: Vec<String> = self.arms.iter().flat_map(of_arm).collect();
+        common.into_iter().flatten().chain(own).collect()
     }
 
     /// The images on which arms are evaluated: the validation set if there is one, so that nothing is tuned

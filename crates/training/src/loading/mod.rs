@@ -5,6 +5,8 @@
 
 mod built_in;
 mod conversion;
+mod familiar_names;
+mod set_keys;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,8 @@ use crate::{Error, Recipe, text_file};
 
 pub use built_in::{BUILT_IN, BuiltIn};
 pub(crate) use conversion::convert;
+pub use familiar_names::familiar_name;
+use familiar_names::in_words;
 
 impl Recipe {
     /// The built-in recipe of this name, or the recipe in the file of this path, with `changes` of the form
@@ -29,38 +33,6 @@ impl Recipe {
             set(&mut table, change.as_ref())?;
         }
         Self::from_table(table)
-    }
-
-    /// Whether the user sets `key`, such as `network.classes`: in one of the `changes`, in the recipe's own
-    /// file, or in the file of one of its bases. Built-in recipes do not count.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn sets_key<S: AsRef<str>>(
-        name_or_path: &str,
-        changes: &[S],
-        key: &str,
-    ) -> Result<bool, Error> {
-        for change in changes {
-            if has(&parse_change(change.as_ref())?, key) {
-                return Ok(true);
-            }
-        }
-        let mut recipe = name_or_path.to_owned();
-        for _ in 0..=MAX_BASES {
-            if BUILT_IN.iter().any(|built_in| built_in.name == recipe) {
-                break;
-            }
-            let own = parse(&recipe, &read(&recipe)?)?;
-            if has(&own, key) {
-                return Ok(true);
-            }
-            match own.get("base") {
-                Some(Value::String(base)) => recipe = base_path(&recipe, base),
-                _ => break,
-            }
-        }
-        Ok(false)
     }
 
     /// This recipe with one more `section.key=value`.
@@ -168,16 +140,6 @@ fn base_path(recipe: &str, base: &str) -> String {
     folder.join(base).to_string_lossy().into_owned()
 }
 
-/// Whether a table has this key, such as `network.classes`.
-fn has(table: &Table, key: &str) -> bool {
-    match key.split_once('.') {
-        None => table.contains_key(key),
-        Some((section, key)) => {
-            table.get(section).and_then(Value::as_table).is_some_and(|table| has(table, key))
-        }
-    }
-}
-
 /// What is wrong with the syntax of a TOML text, on one line, with the number of the line.
 pub(crate) fn syntax_problem(text: &str, error: &toml::de::Error) -> String {
     let problem = error.message().lines().collect::<Vec<_>>().join(", ");
@@ -268,7 +230,11 @@ fn merge(whole: &mut Table, own: Table, known: &Table, section: &str) -> Result<
             (Some(Value::Table(known)), Some(Value::Table(whole)), Value::Table(own)) => {
                 merge(whole, own, known, &format!("{name}."))?;
             }
-            (Some(Value::Table(_)), ..) => return Err(format!("{name} is a section, not a key")),
+            (Some(Value::Table(_)), ..) => {
+                let hint = familiar_name(&name)
+                    .map_or(String::new(), |changes| format!(": write {}", in_words(changes)));
+                return Err(format!("{name} is a section, not a key{hint}"));
+            }
             // A recipe's own table lacks keys that are not written while they have their default.
             (Some(_), _, value) => drop(whole.insert(key, value)),
             (None, _, value) => return Err(unknown(&first_key(name, &value))),
@@ -319,8 +285,14 @@ fn first_key(name: String, value: &Value) -> String {
 
 fn unknown(name: &str) -> String {
     let known = keys();
-    let hint = nearest(name, known.iter().map(String::as_str))
-        .map_or(String::new(), |key| format!("; the nearest is {key}"));
+    let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let hint = match (nearest(name, known.iter().map(String::as_str)), familiar_name(name)) {
+        // The right name in the wrong section.
+        (Some(key), _) if last(key) == last(name) => format!("; the nearest is {key}"),
+        (_, Some(changes)) => format!("; write {}", in_words(changes)),
+        (Some(key), None) => format!("; the nearest is {key}"),
+        (None, None) => String::new(),
+    };
     format!("there is no key {name}{hint}")
 }
 
@@ -356,10 +328,12 @@ fn values(table: &Table) -> Vec<(String, &Value)> {
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
     // The right key in the wrong section is nearer than another key in the right section.
-    let distance = |key: &str| {
+    let likeness = |key: &str| {
         let whole = strsim::normalized_damerau_levenshtein(name, key);
-        whole.max(strsim::normalized_damerau_levenshtein(&last(name), &last(key)) - 0.05)
+        let parts = strsim::normalized_damerau_levenshtein(&last(name), &last(key)) - 0.05;
+        [whole.max(parts), whole]
     };
-    let best = known.into_iter().map(|key| (distance(key), key));
-    best.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|best| best.0 > 0.5).map(|best| best.1)
+    let best = known.into_iter().map(|key| (likeness(key), key));
+    let best = best.max_by(|(a, _), (b, _)| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
+    best.filter(|best| best.0[0] > 0.5).map(|best| best.1)
 }

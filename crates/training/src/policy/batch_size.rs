@@ -1,22 +1,35 @@
 //! The sizes that the section `[batch]` allows.
 
-use crate::recipe::{BatchConfig, Coupling, value_at};
+use crate::recipe::{BatchConfig, BatchPolicyKind, Coupling, value_at};
 
 /// The largest batch that a recipe can ask for.
 pub(crate) const MAX_BATCH_SIZE: usize = 1_000_000;
 
 impl BatchConfig {
-    /// Lowers all sizes until an epoch of so many training images has [`Self::least_updates`] updates. Gives
-    /// the largest possible size, if that changed any.
-    pub(crate) fn shrink_to_data(&mut self, images: usize) -> Option<usize> {
-        let most = images.checked_div(self.least_updates)?.max(1);
-        let mut changed = false;
+    /// Lowers all sizes, whether the policy uses them or not, to `most`. Whether that changed any.
+    pub(super) fn lower_all(&mut self, most: usize) -> bool {
         let steps = self.steps.iter_mut().map(|step| &mut step.1);
-        for size in steps.chain([&mut self.size, &mut self.initial, &mut self.max]) {
-            changed |= *size > most;
-            *size = most.min(*size);
+        lower(steps.chain([&mut self.size, &mut self.initial, &mut self.max]), most)
+    }
+
+    /// Lowers the sizes that the policy uses.
+    pub(super) fn lower_used(&mut self, most: usize) {
+        match self.policy {
+            BatchPolicyKind::Fixed => lower([&mut self.size], most),
+            BatchPolicyKind::Steps => lower(self.steps.iter_mut().map(|step| &mut step.1), most),
+            BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::FromLr => {
+                lower([&mut self.initial, &mut self.max], most)
+            }
+        };
+    }
+
+    /// The key with the largest size of the policy.
+    pub(super) fn largest_key(&self) -> &'static str {
+        match self.policy {
+            BatchPolicyKind::Fixed => "batch.size",
+            BatchPolicyKind::Steps => "batch.steps",
+            _ => "batch.max",
         }
-        changed.then_some(most)
     }
 
     /// The size in an epoch by the policy `steps`.
@@ -48,6 +61,16 @@ impl BatchConfig {
         let next = |&size: &usize| (size < self.max).then(|| self.larger(size));
         std::iter::successors(Some(self.initial), next).collect()
     }
+}
+
+/// Lowers sizes to `most`. Whether that changed any.
+fn lower<'a>(sizes: impl IntoIterator<Item = &'a mut usize>, most: usize) -> bool {
+    let mut changed = false;
+    for size in sizes {
+        changed |= *size > most;
+        *size = most.min(*size);
+    }
+    changed
 }
 
 impl Coupling {

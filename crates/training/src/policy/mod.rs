@@ -15,14 +15,14 @@ mod update_rules;
 use serde::{Deserialize, Serialize};
 
 use crate::Recipe;
-use crate::recipe::{AfterMax, BatchConfig, BatchPolicyKind, Metric, ScheduleKind};
+use crate::recipe::{AfterMax, BatchConfig, BatchPolicyKind, Metric, PlateauConfig, ScheduleKind};
 
 pub(crate) use batch_size::MAX_BATCH_SIZE;
 pub use decision::{Decision, DecisionKind, PlateauObservation};
 pub(crate) use noise_scale::{NoiseSample, NoiseScaleEstimate};
 pub use plateau::EpochMetrics;
 use plateau::PlateauState;
-pub use training_plan::{PhaseLength, TrainingPhase, training_plan};
+pub use training_plan::{PhaseLength, TrainingPhase, fit_batches, training_plan};
 pub(crate) use update_rules::{RunPosition, name_matches};
 
 /// What the policies have chosen, and the state from which they decide next. A part of the saved state.
@@ -113,7 +113,7 @@ impl PolicyState {
             }
             BatchPolicyKind::Plateau => {
                 if let Some(seen) = self.batch_plateau.observe(&batch.plateau, last) {
-                    reason = plateau_reason(recipe, &seen);
+                    reason = plateau_reason(recipe, &batch.plateau, &seen);
                     metric = Some(seen);
                     self.grow(batch);
                 }
@@ -147,7 +147,7 @@ impl PolicyState {
         {
             let least = schedule.least.min(self.rate_factor);
             self.rate_factor = (self.rate_factor / schedule.factor).max(least);
-            reason = plateau_reason(recipe, &seen);
+            reason = plateau_reason(recipe, &schedule.plateau, &seen);
             metric = Some(seen);
         }
         // Smooth schedules change the learning rate all the time; only steps and policies' changes are recorded.
@@ -248,11 +248,17 @@ pub(crate) fn planned_epoch(recipe: &Recipe, epoch: u32) -> (Option<usize>, f64,
     (state.planned(recipe, epoch), factor, recipe.data.image_size(epoch))
 }
 
-fn plateau_reason(recipe: &Recipe, seen: &PlateauObservation) -> String {
+fn plateau_reason(recipe: &Recipe, config: &PlateauConfig, seen: &PlateauObservation) -> String {
     let PlateauObservation { name, value, best, epochs } = seen;
     let every_epoch = *name == Metric::TrainLoss.name() || recipe.train.evaluate_every == 1;
-    let counted = if every_epoch { "epochs" } else { "evaluations" };
-    format!("{name} {value:.4}, best {best:.4}: no improvement in {epochs} {counted}")
+    let counted = match (every_epoch, epochs) {
+        (true, 1) => "epoch",
+        (true, _) => "epochs",
+        (false, 1) => "evaluation",
+        (false, _) => "evaluations",
+    };
+    let why = plateau::shortfall(config, seen).map_or(String::new(), |why| format!(" ({why})"));
+    format!("{name} {value:.4}, best {best:.4}: no improvement in {epochs} {counted}{why}")
 }
 
 #[cfg(test)]

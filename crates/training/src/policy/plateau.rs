@@ -82,6 +82,41 @@ fn rises(metric: Metric) -> bool {
     metric == Metric::ValidationAccuracy
 }
 
+/// How far the last value is from the best one, and how far it would have to be: `14 % below the best; 20 %
+/// needed`. `None` if a number is not finite.
+pub(super) fn shortfall(config: &PlateauConfig, seen: &PlateauObservation) -> Option<String> {
+    let PlateauObservation { value, best, .. } = *seen;
+    let rises = rises(config.metric);
+    let relative = config.threshold_mode == ThresholdMode::Relative && best != 0.0;
+    let (scale, unit) = if relative { (100.0 / best.abs(), " %") } else { (1.0, "") };
+    let gain = scale * if rises { value - best } else { best - value };
+    if !gain.is_finite() {
+        return None;
+    }
+    let needed = if relative { 100.0 * config.threshold } else { config.threshold };
+    let digits = |digits: usize| {
+        let number = |value: f64| format!("{value:.digits$}");
+        (number(gain.abs()), number(needed))
+    };
+    // Enough digits to tell the two apart, and the first from zero.
+    let (found, enough) = (1..=9)
+        .map(digits)
+        .find(|(found, enough)| found != enough && found.bytes().any(|digit| digit > b'0'))
+        .unwrap_or(digits(9));
+    let plain = |number: String| number.trim_end_matches('0').trim_end_matches('.').to_owned();
+    let (found, enough) = (plain(found), plain(enough));
+    let [better, worse] = if rises { ["above", "below"] } else { ["below", "above"] };
+    let found = match gain {
+        0.0 => "equal to the best".to_owned(),
+        _ => format!("{found}{unit} {} the best", if gain > 0.0 { better } else { worse }),
+    };
+    Some(match (config.threshold > 0.0, gain > 0.0) {
+        (false, _) => found,
+        (true, true) => format!("{found}; {enough}{unit} needed"),
+        (true, false) => format!("{found}; {enough}{unit} {better} it needed"),
+    })
+}
+
 fn better(config: &PlateauConfig, value: f64, best: f64) -> bool {
     let margin = match config.threshold_mode {
         ThresholdMode::Relative => config.threshold * best.abs(),
@@ -127,6 +162,31 @@ mod tests {
         let absolute =
             PlateauConfig { threshold_mode: ThresholdMode::Absolute, threshold: 0.04, ..CONFIG };
         assert_eq!(plateaus(&absolute, &losses), [8]);
+    }
+
+    #[test]
+    fn the_shortfall_has_the_numbers_that_decided() {
+        let said = |config: &PlateauConfig, value: f64, best: f64| {
+            let seen = PlateauObservation { name: "", value, best, epochs: 1 };
+            shortfall(config, &seen).unwrap_or_default()
+        };
+        let strict = PlateauConfig { threshold: 0.2, ..CONFIG };
+        assert_eq!(said(&strict, 2.3141, 2.6908), "14 % below the best; 20 % needed");
+        assert_eq!(said(&strict, 2.0, 2.0), "equal to the best; 20 % below it needed");
+        assert_eq!(said(&strict, 2.1, 2.0), "5 % above the best; 20 % below it needed");
+        assert_eq!(said(&strict, 0.80004, 1.0), "19.996 % below the best; 20 % needed");
+        assert_eq!(said(&strict, 0.99999, 1.0), "0.001 % below the best; 20 % needed");
+        assert_eq!(said(&strict, f64::NAN, 1.0), "");
+        assert_eq!(
+            said(&PlateauConfig { threshold: 0.0, ..CONFIG }, 1.1, 1.0),
+            "10 % above the best"
+        );
+        let absolute =
+            PlateauConfig { threshold_mode: ThresholdMode::Absolute, threshold: 0.04, ..CONFIG };
+        assert_eq!(said(&absolute, 0.97, 1.0), "0.03 below the best; 0.04 needed");
+        let accuracy = PlateauConfig { metric: Metric::ValidationAccuracy, ..CONFIG };
+        assert_eq!(said(&accuracy, 0.51, 0.5), "2 % above the best; 10 % needed");
+        assert_eq!(said(&accuracy, 0.4, 0.5), "20 % below the best; 10 % above it needed");
     }
 
     #[test]

@@ -107,6 +107,60 @@ fn sizes_shrink_until_an_epoch_has_least_updates() {
 }
 
 #[test]
+fn batches_larger_than_the_data_shrink_to_it_under_every_policy() {
+    let fitted = |changes: &[&str], images: usize| {
+        let mut recipe = Recipe::load("report", changes).unwrap();
+        let note = fit_batches(&mut recipe, images);
+        assert_eq!(fit_batches(&mut recipe.clone(), images), None, "once is enough");
+        assert_eq!(
+            training_plan(&recipe, images),
+            training_plan(&Recipe::load("report", changes).unwrap(), images)
+        );
+        (recipe.batch, note.unwrap_or_default())
+    };
+    let (steps, note) = fitted(&["batch.steps=[[1, 30], [2, 400], [3, 500]]"], 300);
+    assert_eq!(steps.steps, [(1, 30), (2, 300), (3, 300)]);
+    assert_eq!(
+        note,
+        "Batches have at most 300 images, because there are 300 to train on and batch.steps asks for 500: an \
+         epoch can have a single update. For more, set batch.least_updates=20."
+    );
+    let (fixed, note) = fitted(&["batch.policy=fixed", "batch.size=301"], 300);
+    assert!(fixed.size == 300 && note.contains("batch.size asks for 301"), "{note}");
+    for policy in ["plateau", "noise_scale"] {
+        let policy = format!("batch.policy={policy}");
+        let (grown, note) = fitted(&[&policy, "batch.initial=400", "batch.max=900"], 300);
+        assert!(
+            (grown.initial, grown.max) == (300, 300) && note.contains("batch.max asks for 900")
+        );
+        assert_eq!(fitted(&[&policy, "batch.initial=40"], 300).0.reachable(), [40, 80, 160, 300]);
+    }
+    let from_lr = ["batch.policy=from_lr", "schedule.policy=cosine", "batch.initial=200"];
+    assert_eq!(fitted(&from_lr, 300).0.max, 300);
+    // Ghost batches still divide all sizes.
+    let ghost = ["network.norm.ghost=32", "batch.policy=fixed", "batch.size=320"];
+    assert_eq!(fitted(&ghost, 300).0.size, 288);
+    let ghost = [&ghost[..], &["batch.least_updates=2"]].concat();
+    assert_eq!(fitted(&ghost, 300).0.size, 128);
+}
+
+#[test]
+fn a_recipe_whose_batches_fit_stays_as_it_is() {
+    for changes in [
+        // Rows after the end, and sizes that the policy does not use or come to.
+        &["batch.steps=[[1, 30], [5, 400]]", "train.epochs=4"][..],
+        &["batch.steps=[[1, 100], [3, 400]]", "train.max_steps=6"],
+        &["batch.policy=fixed", "batch.size=300"],
+        &["batch.policy=from_lr", "schedule.policy=step", "schedule.steps=[[2, 0.5]]"],
+    ] {
+        let recipe = Recipe::load("report", changes).unwrap();
+        let mut fitted = recipe.clone();
+        assert_eq!(fit_batches(&mut fitted, 300), None, "{changes:?}");
+        assert_eq!(fitted, recipe);
+    }
+}
+
+#[test]
 fn a_plateau_grows_the_batch_and_then_lowers_the_learning_rate() {
     let changes = [
         "batch.policy=plateau",

@@ -34,8 +34,54 @@ pub struct PhaseLength {
 /// depends on measurements: every combination of a batch size and an image size that the run can come to.
 pub fn training_plan(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {
     let mut recipe = recipe.clone();
-    recipe.batch.shrink_to_data(images);
-    let recipe = &recipe;
+    fit_batches(&mut recipe, images);
+    phases(&recipe, images)
+}
+
+/// Lowers batch sizes so that an epoch of so many training images has `batch.least_updates` updates, and one at
+/// least. Says so if that changes the recipe; a recipe whose batches fit stays as it is.
+pub fn fit_batches(recipe: &mut Recipe, images: usize) -> Option<String> {
+    let (least, ghost) = (recipe.batch.least_updates, recipe.network.norm.ghost);
+    // Ghost batches must divide every batch.
+    let in_ghosts =
+        |most: usize| if (1..=most).contains(&ghost) { most - most % ghost } else { most };
+    if let Some(most) = images.checked_div(least) {
+        if !recipe.batch.lower_all(most.max(1)) {
+            return None;
+        }
+        let most = in_ghosts(most.max(1));
+        recipe.batch.lower_used(most);
+        return Some(format!(
+            "Batches have at most {}, so that an epoch of {images} has batch.least_updates = {least} updates.",
+            images_text(most)
+        ));
+    }
+    // Sizes that the run does not come to stay, so that it is the run that it was with any data.
+    let largest = phases(recipe, images).iter().map(|phase| phase.batch_size).max()?;
+    if images == 0 || largest <= images {
+        return None;
+    }
+    let most = in_ghosts(images);
+    recipe.batch.lower_used(most);
+    let key = recipe.batch.largest_key();
+    // No advice that leads to tiny batches.
+    let advice = match (images / 8).min(20) {
+        0 | 1 => String::new(),
+        updates => format!(" For more, set batch.least_updates={updates}."),
+    };
+    Some(format!(
+        "Batches have at most {}, because there are {images} to train on and {key} asks for {largest}: an epoch \
+         can have a single update.{advice}",
+        images_text(most)
+    ))
+}
+
+fn images_text(count: usize) -> String {
+    format!("{count} image{}", if count == 1 { "" } else { "s" })
+}
+
+/// The phases of a run whose batch sizes fit the data.
+fn phases(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {
     if matches!(recipe.batch.policy, BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale) {
         let sizes = recipe.batch.reachable();
         let image_sizes = BTreeSet::from_iter(recipe.data.sides.iter().map(|row| row.1));

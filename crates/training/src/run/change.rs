@@ -1,11 +1,13 @@
 //! Changes of a run's recipe on resume.
 
+use crescendo_data::DataSet;
 use crescendo_network::{DeviceKind, Devices};
 
 use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{Progress, Run};
+use crate::recipe::ScheduleKind;
 use crate::record::Record;
 use crate::{Error, Recipe};
 
@@ -120,7 +122,58 @@ impl Run {
         let (before, after) = (&old.optimizer, &recipe.optimizer);
         let (before, after) = (before.learning_rate.to_string(), after.learning_rate.to_string());
         note("optimizer.learning_rate", before, after);
-        self.record.recipe = recipe;
+        let old = std::mem::replace(&mut self.record.recipe, recipe);
+        self.before.get_or_insert_with(|| Box::new(old));
         Ok(())
     }
+
+    /// How the learning rate jumps because a schedule that is spread over all epochs has got another number of
+    /// them: from the last update to the next one.
+    pub(crate) fn rate_change(&mut self, data: &DataSet) -> Option<String> {
+        let (old, new) = (&*self.before.take()?, &self.record.recipe);
+        let (schedule, [before, after]) = (&new.schedule, [old, new].map(|it| it.train.epochs));
+        let spread = match schedule.policy {
+            ScheduleKind::Cosine => "cosine",
+            ScheduleKind::Linear => "linear",
+            ScheduleKind::OneCycle => "one_cycle",
+            ScheduleKind::Constant | ScheduleKind::Step | ScheduleKind::Plateau => return None,
+        };
+        let Progress { epoch, batch, updates, metrics, chosen, .. } = &self.progress;
+        if before == after || *updates == 0 || *epoch > after {
+            return None;
+        }
+        let images = data.train.len().saturating_sub(new.data.validation);
+        let sampling = new.sampling(self.record.run.normalization);
+        // As the training loop has it: the middle of an update.
+        let position = |epoch: u32, batch: usize, batch_size: usize| {
+            let batches = sampling.batches(images, batch_size).max(1);
+            let batch = batch.min(batches - 1);
+            f64::from(epoch - 1) + (batch as f64 + 0.5) / batches as f64
+        };
+        let last = match *batch {
+            0 => position(epoch - 1, usize::MAX, chosen.batch_size),
+            done => position(*epoch, done - 1, chosen.batch_size),
+        };
+        let from = chosen.learning_rate(old, last);
+        let mut next = chosen.clone();
+        if *batch == 0 {
+            next.enter(new, *epoch, *updates, metrics);
+        }
+        let to = next.learning_rate(new, position(*epoch, *batch, next.batch_size));
+        // A schedule's own steps from update to update are no jumps.
+        if (to - from).abs() <= 0.02 * from.max(to) {
+            return None;
+        }
+        Some(format!(
+            "schedule.policy is {spread}, which is now spread over {after} epochs instead of {before}: the \
+             learning rate jumps from {} at the last update to {} at the next one.",
+            digits(from),
+            digits(to)
+        ))
+    }
+}
+
+/// A number with three significant digits.
+fn digits(value: f64) -> f64 {
+    format!("{value:.2e}").parse().unwrap_or(value)
 }

@@ -7,7 +7,7 @@ use crescendo_data::{DataSet, without_validation};
 use crescendo_network::{Device, Devices};
 
 use super::{Progress, Run, fit, folder, initial, saved_state};
-use crate::policy::PolicyState;
+use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
 use crate::{Error, Recipe, memory, version};
 
@@ -159,12 +159,7 @@ pub fn resolved(
     recipe.engine = device.config();
     recipe.batch.memory_limit = memory::limit(&recipe, device);
     let images = data.train.len().saturating_sub(recipe.data.validation);
-    let note = recipe.batch.shrink_to_data(images).map(|most| {
-        format!(
-            "Batches have at most {most} images, so that an epoch of {images} has batch.least_updates = {} updates.",
-            recipe.batch.least_updates
-        )
-    });
+    let note = fit_batches(&mut recipe, images);
     recipe.validate()?;
     Ok((recipe, note))
 }

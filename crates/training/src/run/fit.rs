@@ -4,7 +4,6 @@ use crescendo_data::DataSet;
 use crescendo_network::Device;
 
 use crate::policy::training_plan;
-use crate::recipe::BatchPolicyKind;
 use crate::{Error, Recipe, graph_for, memory};
 
 /// Whether this recipe can train on this data.
@@ -51,18 +50,6 @@ pub(crate) fn check_fit(
     }
     let images = data.train.len() - validation;
     let phases = training_plan(recipe, images);
-    let largest = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(0);
-    if largest > images {
-        let key = match recipe.batch.policy {
-            BatchPolicyKind::Steps => "batch.steps",
-            BatchPolicyKind::Fixed => "batch.size",
-            _ => "batch.max",
-        };
-        return refuse(format!(
-            "a batch of {largest} is larger than the {images} images to train on: let batches \
-             shrink to fit the data with --set batch.least_updates=20, or lower {key}"
-        ));
-    }
     phases.iter().try_for_each(|phase| {
         let graph = graph_for(recipe, phase.image_size)?;
         memory::check(recipe, device, data, &graph, phase.batch_size, available)

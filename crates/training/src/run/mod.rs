@@ -21,7 +21,7 @@ use crate::best::BestEpoch;
 use crate::events::Marks;
 use crate::policy::{EpochMetrics, PolicyState};
 use crate::record::{self, Record, read_record};
-use crate::{Error, version};
+use crate::{Error, Recipe, version};
 use saved_state::SavedState;
 
 pub(crate) use change::Change;
@@ -85,6 +85,8 @@ pub struct Run {
     pub(crate) progress: Progress,
     pub(crate) marks: Marks,
     pub(crate) changes: Vec<Change>,
+    /// The recipe before the first of them.
+    before: Option<Box<Recipe>>,
     /// Notes for the log.
     pub(crate) notes: Vec<String>,
     _lock: File,
@@ -137,8 +139,8 @@ impl Run {
         let saved = saved_state::read(folder, &record)?;
         notes.extend(saved.notes);
         let SavedState { progress, marks, .. } = saved;
-        let (folder, changes) = (folder.to_owned(), Vec::new());
-        let mut run = Run { folder, record, progress, marks, changes, notes, _lock: lock };
+        let (folder, changes, before) = (folder.to_owned(), Vec::new(), None);
+        let mut run = Run { folder, record, progress, marks, changes, before, notes, _lock: lock };
         if let Some(saved) = saved.record {
             run.accept_edits(saved)?;
         }

@@ -12,6 +12,11 @@ use crate::{Recipe, checkpoint};
 
 /// The parameters and statistics of a run's last checkpoint.
 fn train(folder: &Path, changes: &[&str]) -> Vec<f32> {
+    train_in(&folder.join(changes.join(",")), changes)
+}
+
+/// The same, for a run in this folder.
+fn train_in(folder: &Path, changes: &[&str]) -> Vec<f32> {
     let data = crescendo_data::shapes::generate(0, 120, 10);
     let base = [
         "network.widths=[4, 4, 4]",
@@ -29,11 +34,10 @@ fn train(folder: &Path, changes: &[&str]) -> Vec<f32> {
         init: None,
         devices: &CpuDevices,
     };
-    let folder = folder.join(changes.join(","));
-    let mut run = Run::create(&folder, &start).unwrap();
+    let mut run = Run::create(folder, &start).unwrap();
     run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false)).unwrap();
-    let last = checkpoint::list(&folder).unwrap().pop().unwrap();
-    let file = TensorFile::open(&checkpoint::path(&folder, last)).unwrap();
+    let last = checkpoint::list(folder).unwrap().pop().unwrap();
+    let file = TensorFile::open(&checkpoint::path(folder, last)).unwrap();
     let numbers = |data: TensorData| match data {
         TensorData::F32(values) => values.to_vec(),
         TensorData::I64(_) => Vec::new(),
@@ -203,4 +207,125 @@ fn precise_statistics_are_those_of_the_images() {
     assert!((loss_with(120) / running - 1.0).abs() < 0.01, "{} {running}", loss_with(120));
     assert_eq!(loss_with(120), loss_with(500), "there are no more");
     assert_ne!(loss_with(20), loss_with(120));
+}
+
+#[test]
+fn keys_that_are_said_to_have_no_effect_have_none() {
+    // Other values than the recipe's.
+    const OTHERS: [&str; 34] = [
+        "batch.size=7",
+        "batch.steps=[[1, 11]]",
+        "batch.initial=9",
+        "batch.max=777",
+        "batch.factor=3.0",
+        "batch.patience=1",
+        "batch.threshold=0.5",
+        "batch.threshold_mode=absolute",
+        "batch.smoothing=0.5",
+        "batch.cooldown=2",
+        "batch.noise_multiple=3.0",
+        "batch.hysteresis=4.0",
+        "batch.coupling=linear",
+        "batch.after_max=decay",
+        "batch.noise_every=5000",
+        "schedule.steps=[[1, 0.5]]",
+        "schedule.last=0.3",
+        "schedule.first=0.3",
+        "schedule.peak=0.6",
+        "schedule.patience=1",
+        "schedule.threshold=0.5",
+        "schedule.threshold_mode=absolute",
+        "schedule.smoothing=0.5",
+        "schedule.cooldown=2",
+        "schedule.factor=5.0",
+        "schedule.least=0.5",
+        "optimizer.average_every=2",
+        "optimizer.average_decay=0.3",
+        "network.leaky_slope=0.3",
+        "network.head.activation=same",
+        "data.border=0",
+        "train.max_steps=5000",
+        "train.evaluate_every=5000",
+        "train.checkpoint_every=5000",
+    ];
+    let place = tempfile::tempdir().unwrap();
+    let both = |name: &str, changes: &[&str]| {
+        let small = ["network.widths=[4, 4, 4]", "batch.policy=fixed", "batch.size=30"];
+        let recipe = Recipe::load("quick", &[&small[..], changes].concat()).unwrap();
+        let unused: Vec<String> = crate::validation::unused(&recipe, 120)
+            .into_iter()
+            .filter(|unused| !unused.in_part)
+            .flat_map(|unused| unused.keys)
+            .collect();
+        let has = |change: &&&str| unused.iter().any(|key| change.starts_with(&format!("{key}=")));
+        let others: Vec<&str> = OTHERS.iter().filter(has).copied().collect();
+        let plain = train_in(&place.path().join(name), changes);
+        let other = [changes, &others].concat();
+        let other = train_in(&place.path().join(format!("{name}-other")), &other);
+        assert!(plain == other, "{name}: {others:?}");
+        others.len()
+    };
+    let mut seen = 0;
+    for (name, changes) in [
+        ("fixed", &["train.epochs=3", "network.activation=elu"][..]),
+        (
+            "steps",
+            &[
+                "train.epochs=3",
+                "batch.policy=steps",
+                "data.augment=false",
+                "schedule.policy=step",
+                "schedule.steps=[[2, 0.5]]",
+            ],
+        ),
+        (
+            "plateau",
+            &[
+                "train.epochs=3",
+                "batch.policy=plateau",
+                "batch.patience=0",
+                "batch.threshold=0.9",
+                "schedule.policy=cosine",
+            ],
+        ),
+        (
+            "idle",
+            &[
+                "train.epochs=3",
+                "batch.policy=plateau",
+                "batch.patience=2",
+                "schedule.policy=plateau",
+            ],
+        ),
+        (
+            "noise_scale",
+            &[
+                "train.epochs=3",
+                "batch.policy=noise_scale",
+                "batch.noise_every=2",
+                "schedule.policy=linear",
+            ],
+        ),
+        (
+            "unmeasured",
+            &[
+                "train.epochs=3",
+                "batch.policy=noise_scale",
+                "batch.noise_every=3",
+                "batch.initial=120",
+            ],
+        ),
+        (
+            "from_lr",
+            &[
+                "train.epochs=3",
+                "batch.policy=from_lr",
+                "schedule.policy=one_cycle",
+                "optimizer.average=ema",
+            ],
+        ),
+    ] {
+        seen += both(name, changes);
+    }
+    assert!(seen > 100, "{seen}");
 }

@@ -19,7 +19,7 @@ use crescendo_network::{Device, DeviceData, Devices, Engine, Graph, Loss};
 
 use crate::checkpoint::About;
 use crate::events::{Event, Observer};
-use crate::recipe::BatchPolicyKind;
+use crate::policy::fit_batches;
 use crate::run::{self, Change, Run};
 use crate::{Error, graph, memory};
 use epoch::QueuedUpdate;
@@ -68,6 +68,10 @@ impl Run {
         stop: &AtomicBool,
     ) -> Result<Outcome, Error> {
         // Before anything is written: if training is not possible, the folder stays unchanged.
+        let rate = self.rate_change(data);
+        // More epochs can come to batches that are larger than the training set.
+        let images = data.train.len().saturating_sub(self.record.recipe.data.validation);
+        let lowered = fit_batches(&mut self.record.recipe, images);
         let device = devices.open(&self.record.recipe.engine)?;
         let graph = graph(&self.record.recipe)?;
         let mut engine = self.engine(&*device, &graph, data)?;
@@ -92,8 +96,9 @@ impl Run {
         let notes = std::mem::take(&mut self.notes);
         let branch = self.record.run.branch_of.as_ref().filter(|_| !self.progress.ended);
         let branch = branch.map(|of| format!("This run is a branch of {of}."));
+        let changed = !self.changes.is_empty() || lowered.is_some();
         let notes = data.warnings.iter().cloned().chain(notes).chain(branch);
-        for note in notes.chain(self.ignored_keys()) {
+        for note in notes.chain(lowered).chain(rate) {
             observer.event(&Event::Note(note))?;
         }
         if self.progress.ended {
@@ -101,7 +106,6 @@ impl Run {
             return Ok(Outcome::AlreadyFinished);
         }
         let changes = std::mem::take(&mut self.changes);
-        let changed = !changes.is_empty();
         if changed {
             self.write_record()?;
             for Change { key, from, to } in changes {
@@ -193,17 +197,6 @@ impl Run {
             marks: self.marks.clone(),
             log_steps: recipe.train.log_steps,
         }
-    }
-
-    /// A note about keys that have no effect with the batch policy.
-    fn ignored_keys(&self) -> Option<String> {
-        let policy = match self.record.recipe.batch.policy {
-            BatchPolicyKind::Fixed | BatchPolicyKind::Steps => return None,
-            BatchPolicyKind::Plateau => "plateau",
-            BatchPolicyKind::NoiseScale => "noise_scale",
-            BatchPolicyKind::FromLr => "from_lr",
-        };
-        Some(format!("batch.policy is {policy}: batch.steps and batch.size are ignored"))
     }
 
     fn finished(&self, already: bool) -> Event {

@@ -9,8 +9,12 @@ mod optimizer;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod unused_keys;
 
 use crescendo_data::ImageShape;
+
+pub use unused_keys::unused_keys;
+pub(crate) use unused_keys::{Unused, measures, unused};
 
 use crate::recipe::{
     BatchPolicyKind, Coupling, LearningRatePer, Metric, PlateauConfig, ScheduleKind,
