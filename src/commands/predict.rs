@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{ImageShape, read_image};
+use crescendo::data::{ImageShape, Sizing, read_image_as};
 use crescendo::devices;
 use crescendo::training::{Error, External, Model, Recipe, write_atomically};
 
@@ -34,7 +34,7 @@ pub fn run(args: &PredictArgs) -> Result<(), Error> {
     let mut pixels = Vec::new();
     let mut names = Vec::new();
     for input in &args.inputs {
-        read(input, &mut pixels, &mut names)?;
+        read(input, model.sizing, &mut pixels, &mut names)?;
     }
     let probabilities = model.predict(&pixels)?;
     let classes = model.classes.len();
@@ -67,14 +67,19 @@ fn check_out(out: &Path, args: &PredictArgs) -> Result<(), Error> {
 }
 
 /// Reads one input, and appends its images to `pixels` and a name for each image to `names`.
-fn read(path: &Path, pixels: &mut Vec<u8>, names: &mut Vec<String>) -> Result<(), Error> {
+fn read(
+    path: &Path,
+    sizing: Sizing,
+    pixels: &mut Vec<u8>,
+    names: &mut Vec<String>,
+) -> Result<(), Error> {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
         let images = read_npy(path)?;
         let count = images.len() / SHAPE.elements();
         names.extend((0..count).map(|index| format!("{}[{index}]", path.display())));
         pixels.extend(images);
     } else {
-        let image = read_image(path)?;
+        let image = read_image_as(path, sizing)?;
         if image.is_resized() {
             let from = format!("{}x{}", image.original_width, image.original_height);
             let to = format!("{}x{}", SHAPE.width, SHAPE.height);

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crescendo::data::ReadOptions;
 use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
-use crescendo::training::{Error, Recipe, Run, Start};
+use crescendo::training::{Error, Recipe, Record, Run, Start};
 
 use super::{DataLocation, LoadedData};
 use crate::cli::TrainArgs;
@@ -36,7 +37,8 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         changes.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::load(&args.recipe, &changes)?;
-    let data = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source).load()?;
+    let location = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source);
+    let data = location.load_with(recipe.data.read_options())?;
     let note = follow_data(&mut recipe, args, &changes, &data)?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
@@ -80,7 +82,9 @@ fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         run.change(&change, devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
-    let data = DataLocation::load_named(&location)?;
+    let Record { recipe, run: about } = run.record();
+    let options = ReadOptions { sizing: about.sizing, ..recipe.data.read_options() };
+    let data = DataLocation::Named(location).load_with(options)?;
     Ok((run, data))
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{Normalization, shapes};
+use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
 use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor};
 use serde::Serialize;
 
@@ -52,6 +52,14 @@ pub fn data(path: &Path) -> Result<Option<String>, Error> {
     Ok(Checkpoint::open(path)?.0.metadata.remove("data"))
 }
 
+/// How images are brought to the size that the network in a checkpoint's file takes.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn sizing(path: &Path) -> Result<Sizing, Error> {
+    Checkpoint::open(path)?.sizing()
+}
+
 /// Writes the engine's model as the checkpoint after `epoch`.
 pub(crate) fn write(
     run: &Path,
@@ -81,6 +89,12 @@ pub(crate) fn write(
         ("epoch".into(), epoch.to_string()),
         ("updates".into(), updates.to_string()),
     ]);
+    if record.run.sizing != Sizing::default() {
+        metadata.insert("sizing".into(), json(&record.run.sizing));
+    }
+    if record.run.validation != ValidationChoice::default() {
+        metadata.insert("validation".into(), record.run.validation.name().into());
+    }
     if let Some(loss) = loss {
         metadata.insert("loss".into(), loss.to_string());
     }
@@ -119,6 +133,23 @@ impl Checkpoint {
             Ok((recipe, self.0.json("normalization")?, self.0.json("classes")?))
         };
         description().map_err(|error: Error| error.advise(SAY))
+    }
+
+    /// How images are brought to size: resized, if the file does not say it.
+    pub fn sizing(&self) -> Result<Sizing, Error> {
+        match self.0.metadata.contains_key("sizing") {
+            true => self.0.json("sizing"),
+            false => Ok(Sizing::default()),
+        }
+    }
+
+    /// How the validation images were chosen. Files that do not say it are of versions that chose at random.
+    pub fn validation(&self) -> ValidationChoice {
+        let stratified = ValidationChoice::Stratified;
+        let is = |choice: ValidationChoice| {
+            self.0.metadata.get("validation").is_some_and(|name| name == choice.name())
+        };
+        if is(stratified) { stratified } else { ValidationChoice::default() }
     }
 
     pub fn epoch(&self) -> Option<u32> {

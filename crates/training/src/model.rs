@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crescendo_data::{DataSet, ImageShape, Split, without_validation};
+use crescendo_data::{DataSet, ImageShape, Sizing, Split, ValidationChoice, without_validation};
 use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Section};
 
 use crate::checkpoint::{Checkpoint, SAY};
@@ -19,6 +19,10 @@ pub struct Model {
     input: Input,
     /// How many training images are validation images.
     validation: usize,
+    /// How these were chosen.
+    choice: ValidationChoice,
+    /// How images are brought to the size that the network takes.
+    pub sizing: Sizing,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
     /// The epoch after which the weights were saved, if the file says so.
@@ -90,7 +94,9 @@ impl Model {
         let (epoch, loss) = (checkpoint.epoch(), checkpoint.loss());
         let input = Input::new(&recipe.data, normalization);
         let validation = recipe.data.validation;
-        Ok(Model { engine, input, validation, classes, epoch, loss })
+        let choice = checkpoint.validation();
+        let sizing = checkpoint.sizing()?;
+        Ok(Model { engine, input, validation, choice, sizing, classes, epoch, loss })
     }
 
     /// Sets whether predictions are averaged over an image and its mirror image, instead of what the recipe
@@ -130,7 +136,7 @@ impl Model {
     /// # Errors
     /// If the device fails.
     pub fn recompute_statistics(&mut self, train: &Split, images: usize) -> Result<(), Error> {
-        let train = without_validation(train, self.validation);
+        let train = without_validation(train, self.validation, self.choice);
         // Evenly spread, in case the images are sorted.
         let images = images.min(train.len());
         let indices: Vec<usize> = (0..images).map(|at| at * train.len() / images).collect();

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use crescendo_data::{DataSet, without_validation};
+use crescendo_data::{DataSet, ValidationChoice};
 use crescendo_network::{Device, Devices};
 
 use super::{Progress, Run, fit, folder, initial, saved_state};
 use crate::events::Marks;
 use crate::policy::PolicyState;
 use crate::record::{self, About, Record};
-use crate::{Error, Recipe, memory};
+use crate::{Error, HeldOut, Recipe, memory};
 
 /// What a new run is created from.
 #[derive(Clone, Copy)]
@@ -36,6 +36,19 @@ impl Run {
     /// If `folder` exists, recipe and data do not fit together, the device cannot be used or has too little
     /// memory, or the system refuses.
     pub fn create(folder: &Path, start: &Start) -> Result<Self, Error> {
+        Self::create_with(folder, start, ValidationChoice::Stratified)
+    }
+
+    /// As [`create`](Self::create), with validation images that are chosen as `choice` says, if they are taken from
+    /// the training images.
+    ///
+    /// # Errors
+    /// See [`create`](Self::create).
+    pub fn create_with(
+        folder: &Path,
+        start: &Start,
+        choice: ValidationChoice,
+    ) -> Result<Self, Error> {
         let Start { data, devices, .. } = *start;
         if folder.exists() {
             return Err(folder::taken(folder));
@@ -46,7 +59,11 @@ impl Run {
         let available = memory::available(device.memory(), false);
         fit::check_fit(&recipe, &*device, data, available)?;
         // Statistics are those of the images that are trained on.
-        let train = without_validation(&data.train, recipe.data.validation);
+        let validation = match recipe.data.validation {
+            0 => ValidationChoice::default(),
+            _ => choice,
+        };
+        let train = HeldOut::new(data, recipe.data.validation, validation).train;
         let normalization = recipe.data.normalization(&train);
         let (initial, note) = initial::state(&recipe, &*device, start, &train, &normalization)?;
         notes.extend(note);
@@ -60,6 +77,8 @@ impl Run {
                 classes: data.classes.clone(),
                 init: start.init.map(|path| path.display().to_string()),
                 branch_of: None,
+                validation,
+                sizing: data.sizing,
                 normalization,
             },
             recipe,
