@@ -121,9 +121,10 @@ pub struct ComputeArgs {
 /// Which data set to use, and how to split it.
 #[derive(Args)]
 pub struct DataSetArgs {
-    /// A folder or archive of CIFAR-10 or CIFAR-100; a folder of PNG or JPEG images with one folder
-    /// for each class, or with the folders `train` and `test` that have one for each class; or
-    /// `shapes`, a generated data set [default: the recipe's data set; CIFAR-10 is looked for in
+    /// A folder or archive of CIFAR-10 or CIFAR-100; a folder, .zip or .tar of images with one folder
+    /// for each class, or with the folders `train`, `test` and possibly `val` that have one for each
+    /// class; a folder of MNIST's files; an .npz file of arrays, such as MedMNIST's; or `shapes`, a
+    /// generated data set [default: the recipe's data set; CIFAR-10 is looked for in
     /// $CRESCENDO_DATA, then in the folder that `data fetch` downloads to]
     #[arg(long = "data", value_name = "PATH|shapes", value_parser = recorded_path())]
     pub path: Option<String>,
@@ -206,7 +207,7 @@ pub struct PredictArgs {
     /// file
     #[arg(value_name = "RUN|FILE")]
     pub file: PathBuf,
-    /// PNG or JPEG images (resized to 32x32 if they have another size), folders of them, .npy files of uint8
+    /// PNG, JPEG, WebP, BMP or GIF images (resized to 32x32 if they have another size), folders of them, .npy files of uint8
     /// and shape (N, 3072): for each image 1024 bytes of red, 1024 of green and 1024 of blue; `-` for the
     /// paths on the lines of the standard input
     #[arg(required = true, value_name = "INPUT")]
@@ -374,6 +375,9 @@ Example: inspect the generated data set
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// If images cannot be read, write the paths of all of them to this file, with the reasons
+        #[arg(long, value_name = "FILE")]
+        damaged: Option<PathBuf>,
     },
     /// Write a data set in the binary format of CIFAR-10
     #[command(after_help = "\

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crescendo::data::ReadOptions;
 use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
 use crescendo::training::validation::unused_keys;
-use crescendo::training::{Error, Recipe, Run, Start};
+use crescendo::training::{Error, Recipe, Record, Run, Start};
 
 use super::unused_keys::unused_source;
 use super::{DataLocation, LoadedData};
@@ -38,7 +39,8 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         changes.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::load(&args.recipe, &changes)?;
-    let data = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source).load()?;
+    let location = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source);
+    let data = location.load_with(recipe.data.read_options())?;
     let note = follow_data(&mut recipe, args, &changes, &data)?;
     let folders: Box<dyn Iterator<Item = PathBuf>> = match &args.out {
         Some(folder) => Box::new(std::iter::once(folder.clone())),
@@ -94,7 +96,9 @@ fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         run.change(change, devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
-    let data = DataLocation::load_named(&location)?;
+    let Record { recipe, run: about } = run.record();
+    let options = ReadOptions { sizing: about.sizing, ..recipe.data.read_options() };
+    let data = DataLocation::Named(location).load_with(options)?;
     let keys = Recipe::changed_keys(&changes)?;
     warn_of_unused_keys(&mut run, &keys, args, &data);
     Ok((run, data))

@@ -45,6 +45,7 @@ pub mod events;
 #[cfg(test)]
 mod fuzz;
 mod graph;
+mod held_out;
 mod inference;
 pub mod loading;
 mod memory;
@@ -64,6 +65,7 @@ pub use best::BestEpoch;
 pub use error::Error;
 pub use evaluation::{Evaluation, Misclassified};
 pub use graph::{graph, graph_for};
+pub use held_out::HeldOut;
 pub use memory::{micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo_data::Normalization;
+use crescendo_data::{Normalization, Sizing, ValidationChoice};
 use crescendo_network::DeviceKind;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -43,8 +43,19 @@ pub struct About {
     /// Of which run it is a branch, and after which epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch_of: Option<String>,
+    /// How validation images were chosen from the training images. Runs of versions that did not record it chose
+    /// them at random.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub validation: ValidationChoice,
+    /// How the images were brought to size.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sizing: Sizing,
     /// How the images are normalised.
     pub normalization: Normalization,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is said of a folder that `train` did not make.

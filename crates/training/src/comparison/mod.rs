@@ -10,9 +10,11 @@ mod statistics;
 
 use std::path::Path;
 
+use crescendo_data::DataSet;
 use serde::Deserialize;
 
 use crate::events::EvaluatedSplit;
+use crate::held_out::validation_images;
 use crate::loading::{BuiltIn, convert, syntax_problem};
 use crate::validation::unused_keys;
 use crate::{Error, Recipe, text_file};
@@ -188,10 +190,10 @@ impl Comparison {
         common.into_iter().flatten().chain(own).collect()
     }
 
-    /// The images on which arms are evaluated: the validation set if there is one, so that nothing is tuned
-    /// on the test set.
-    pub fn evaluated_on(&self) -> EvaluatedSplit {
-        match self.arms[0].recipe.data.validation {
+    /// The images of `data` on which arms are evaluated: the validation set if there is one, so that nothing is
+    /// tuned on the test set.
+    pub fn evaluated_on(&self, data: &DataSet) -> EvaluatedSplit {
+        match validation_images(data, self.arms[0].recipe.data.validation) {
             0 => EvaluatedSplit::Test,
             _ => EvaluatedSplit::Validation,
         }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
-use crescendo_data::{DataSet, without_validation};
+use crescendo_data::{DataSet, ValidationChoice};
 use crescendo_network::{Device, Devices};
 
 use super::{Progress, Run, fit, folder, initial, saved_state};
 use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
-use crate::{Error, Recipe, memory, version};
+use crate::{Error, HeldOut, Recipe, memory, version};
 
 /// What a new run is created from.
 #[derive(Clone, Copy)]
@@ -47,6 +47,19 @@ impl Run {
         folders: impl IntoIterator<Item = PathBuf>,
         start: &Start,
     ) -> Result<Self, Error> {
+        Self::create_with(folders, start, ValidationChoice::Stratified)
+    }
+
+    /// As [`create_first`](Self::create_first), with validation images that are chosen as `choice` says, if they are
+    /// taken from the training images.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        folders: impl IntoIterator<Item = PathBuf>,
+        start: &Start,
+        choice: ValidationChoice,
+    ) -> Result<Self, Error> {
         let Start { data, devices, .. } = *start;
         let mut folders = folders.into_iter();
         let mut last = PathBuf::new();
@@ -61,7 +74,11 @@ impl Run {
         let available = memory::available(device.memory(), false);
         fit::check_fit(&recipe, &*device, data, available)?;
         // Statistics are those of the images that are trained on.
-        let train = without_validation(&data.train, recipe.data.validation);
+        let validation = match recipe.data.validation {
+            0 => ValidationChoice::default(),
+            _ => choice,
+        };
+        let train = HeldOut::new(data, recipe.data.validation, validation).train;
         let normalization = recipe.data.normalization(&train);
         let (initial, more) = initial::state(&recipe, &*device, start, &train, &normalization)?;
         notes.extend(more);
@@ -75,6 +92,8 @@ impl Run {
                 classes: data.classes.clone(),
                 init: start.init.map(|path| path.display().to_string()),
                 branch_of: None,
+                validation,
+                sizing: data.sizing,
                 normalization,
             },
             recipe,
