@@ -1,6 +1,6 @@
 //! Trains on a data set that is made in memory: `cargo run --release --example own_data`.
 
-use crescendo::data::{DataSet, ImageShape, Split};
+use crescendo::data::{DataSet, ImageShape, Sizing, Split};
 use crescendo::devices;
 use crescendo::logging::ConsoleProgress;
 use crescendo::training::{Error, Recipe, Run, Start};
@@ -14,7 +14,9 @@ fn main() -> Result<(), Error> {
     (0..100).for_each(|i| test.push(&image(i + 7), ((i + 7) % 2) as u16));
     let classes = vec!["dark".to_owned(), "light".to_owned()];
     let (name, format, warnings) = ("shades".into(), "generated".into(), Vec::new());
-    let data = DataSet { name, format, classes, train, test, warnings };
+    let validation = Split::default();
+    let sizing = Sizing::default();
+    let data = DataSet { name, format, classes, train, validation, test, sizing, warnings };
 
     let changes = ["network.classes=2", "train.epochs=2", "data.normalize=dataset"];
     let recipe = Recipe::load("quick", &changes)?;

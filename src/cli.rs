@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
-use crate::values::{Which, fraction, number_up_to, which, whole_number};
+use crate::values::{Which, fraction, number_up_to, recorded_path, which, whole_number};
 
 /// The largest seed that a recipe, a TOML file, can hold.
 const MAX_SEED: u64 = i64::MAX as u64;
@@ -19,6 +19,8 @@ const MAX_IMAGES: usize = 1_000_000_000;
 #[command(
     version,
     arg_required_else_help = true,
+    // Of an option that is given twice, the last counts: scripts add theirs to a user's.
+    args_override_self = true,
     after_help = "\
 To get started:  crescendo train          (takes about a minute, needs no download)
 For help and examples:  crescendo COMMAND --help"
@@ -62,7 +64,7 @@ Example: train on your own images, in the folders flowers/rose, flowers/tulip, .
   crescendo train quick --data flowers")]
 pub struct TrainArgs {
     /// A built-in recipe, or the path of a TOML file
-    #[arg(default_value = "quick", conflicts_with = "resume")]
+    #[arg(default_value = "quick", conflicts_with = "resume", value_parser = recorded_path())]
     pub recipe: String,
     #[command(flatten)]
     pub data: DataSetArgs,
@@ -119,11 +121,12 @@ pub struct ComputeArgs {
 /// Which data set to use, and how to split it.
 #[derive(Args)]
 pub struct DataSetArgs {
-    /// A folder or archive of CIFAR-10 or CIFAR-100; a folder of PNG or JPEG images with one folder
-    /// for each class, or with the folders `train` and `test` that have one for each class; or
-    /// `shapes`, a generated data set [default: the recipe's data set; CIFAR-10 is looked for in
+    /// A folder or archive of CIFAR-10 or CIFAR-100; a folder, .zip or .tar of images with one folder
+    /// for each class, or with the folders `train`, `test` and possibly `val` that have one for each
+    /// class; a folder of MNIST's files; an .npz file of arrays, such as MedMNIST's; or `shapes`, a
+    /// generated data set [default: the recipe's data set; CIFAR-10 is looked for in
     /// $CRESCENDO_DATA, then in the folder that `data fetch` downloads to]
-    #[arg(long = "data", value_name = "PATH|shapes")]
+    #[arg(long = "data", value_name = "PATH|shapes", value_parser = recorded_path())]
     pub path: Option<String>,
     #[command(flatten)]
     pub split: SplitArgs,
@@ -153,7 +156,7 @@ pub struct EvaluateArgs {
     #[command(flatten)]
     pub data: DataSetArgs,
     /// The recipe of the network, for a file that was not written by this program
-    #[arg(long, value_name = "RECIPE")]
+    #[arg(long, value_name = "RECIPE", value_parser = recorded_path())]
     pub recipe: Option<String>,
     /// BatchNorm statistics: the running ones of the checkpoint, or precise ones, recomputed over
     /// training images
@@ -204,7 +207,7 @@ pub struct PredictArgs {
     /// file
     #[arg(value_name = "RUN|FILE")]
     pub file: PathBuf,
-    /// PNG or JPEG images (resized to 32x32 if they have another size), folders of them, .npy files of uint8
+    /// PNG, JPEG, WebP, BMP or GIF images (resized to 32x32 if they have another size), folders of them, .npy files of uint8
     /// and shape (N, 3072): for each image 1024 bytes of red, 1024 of green and 1024 of blue; `-` for the
     /// paths on the lines of the standard input
     #[arg(required = true, value_name = "INPUT")]
@@ -217,13 +220,13 @@ pub struct PredictArgs {
     #[arg(long)]
     pub json: bool,
     /// The recipe of the network, for a file that was not written by this program
-    #[arg(long, value_name = "RECIPE")]
+    #[arg(long, value_name = "RECIPE", value_parser = recorded_path())]
     pub recipe: Option<String>,
     #[command(flatten)]
     pub views: ViewArgs,
     /// The data set that the network was trained on, for a file that was not written by this program;
     /// class names and normalization are taken from it
-    #[arg(long, value_name = "PATH|shapes", requires = "recipe")]
+    #[arg(long, value_name = "PATH|shapes", requires = "recipe", value_parser = recorded_path())]
     pub data: Option<String>,
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -249,6 +252,7 @@ Example: what changes if the batch size grows to 2000 in one step
   crescendo plan report --set \"batch.steps=[[1, 125], [61, 2000]]\"")]
 pub struct PlanArgs {
     /// A built-in recipe, or the path of a TOML file
+    #[arg(value_parser = recorded_path())]
     pub recipe: String,
     /// Change a key of the recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -273,6 +277,7 @@ After an interruption, run the same command again to continue. Without a name, t
 comparisons are listed.")]
 pub struct CompareArgs {
     /// A built-in comparison, or the path of a TOML file
+    #[arg(value_parser = recorded_path())]
     pub comparison: Option<String>,
     #[command(flatten)]
     pub data: DataSetArgs,
@@ -302,7 +307,7 @@ Example: measure with a larger batch
   crescendo bench report --batch 1000")]
 pub struct BenchArgs {
     /// A built-in recipe, or the path of a TOML file
-    #[arg(default_value = "report")]
+    #[arg(default_value = "report", value_parser = recorded_path())]
     pub recipe: String,
     /// Batch size to train with; the recipe's is not used
     #[arg(long, value_name = "N", default_value_t = 125, allow_negative_numbers = true,
@@ -346,7 +351,9 @@ pub enum DataCommand {
     /// Download CIFAR-10
     #[command(after_help = "\
 Example: download from a mirror, into a folder of your choice
-  crescendo data fetch --url https://example.org/cifar-10-binary.tar.gz --dir data")]
+  crescendo data fetch --url https://example.org/cifar-10-binary.tar.gz --dir data
+Behind a proxy that inspects connections, set the environment variable SSL_CERT_FILE to a PEM file with
+its certificate.")]
     Fetch {
         /// The folder to download to [default: the user's data folder, where other commands find it]
         #[arg(long, value_name = "DIR")]
@@ -361,13 +368,16 @@ Example: inspect the generated data set
   crescendo data info shapes")]
     Info {
         /// A folder or archive of a data set, a folder of images, or `shapes`
-        #[arg(value_name = "PATH|shapes")]
+        #[arg(value_name = "PATH|shapes", value_parser = recorded_path())]
         path: String,
         #[command(flatten)]
         split: SplitArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// If images cannot be read, write the paths of all of them to this file, with the reasons
+        #[arg(long, value_name = "FILE")]
+        damaged: Option<PathBuf>,
     },
     /// Write a data set in the binary format of CIFAR-10
     #[command(after_help = "\
@@ -375,7 +385,7 @@ Example: write the generated data set to files that other programs can read
   crescendo data export shapes data/shapes-bin")]
     Export {
         /// A folder or archive of a data set, a folder of images, or `shapes`
-        #[arg(value_name = "PATH|shapes")]
+        #[arg(value_name = "PATH|shapes", value_parser = recorded_path())]
         path: String,
         /// The folder to write, which must not exist yet
         dir: PathBuf,

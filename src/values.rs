@@ -4,6 +4,18 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+/// A parser of paths that recipes and runs record as text: they are what a run is resumed from.
+pub fn recorded_path() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().try_map(|path| {
+        path.into_string().map_err(|_| {
+            "it is not UTF-8, and could not be recorded: rename it, or give a link to it that has another \
+             name"
+        })
+    })
+}
+
 /// A parser of whole numbers in `range`.
 pub fn whole_number<T>(
     range: RangeInclusive<T>,

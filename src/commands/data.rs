@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use crescendo::data::{FetchOutcome, RemoteArchive, default_folder, export, fetch, summarize};
+use crescendo::data::{
+    self, FetchOutcome, RemoteArchive, default_folder, export, fetch, summarize,
+};
 use crescendo::logging::progress_bar;
-use crescendo::training::Error;
+use crescendo::training::{Error, write_atomically};
 
 use super::{DataLocation, say};
 use crate::cli::{DataArgs, DataCommand};
@@ -12,8 +14,14 @@ use crate::cli::{DataArgs, DataCommand};
 pub fn run(args: &DataArgs) -> Result<(), Error> {
     match &args.command {
         DataCommand::Fetch { dir, url } => download(dir.as_deref(), url.as_deref()),
-        DataCommand::Info { path, split, json } => {
-            let summary = summarize(&DataLocation::load_named(&split.name(path)?)?.set);
+        DataCommand::Info { path, split, json, damaged } => {
+            let data = DataLocation::load_named(&split.name(path)?);
+            if let (Some(file), Err(Error::Data(data::Error::Damaged { files, .. }))) =
+                (damaged, &data)
+            {
+                write_damaged(file, files)?;
+            }
+            let summary = summarize(&data?.set);
             if *json {
                 say!("{}", serde_json::to_string(&summary).expect("only names and finite numbers"))
             } else {
@@ -25,6 +33,18 @@ pub fn run(args: &DataArgs) -> Result<(), Error> {
             say!("Wrote {} to {}", path, dir.display())
         }
     }
+}
+
+/// Writes a line for each image that cannot be read: its path and the reason.
+fn write_damaged(path: &Path, files: &[data::DamagedFile]) -> Result<(), Error> {
+    if path.exists() {
+        return Err(Error::bad(
+            path,
+            "already exists, and nothing is overwritten: choose another file",
+        ));
+    }
+    let lines = files.iter().map(|file| format!("{}\t{}\n", file.path.display(), file.error));
+    write_atomically(path, |out| out.write_all(lines.collect::<String>().as_bytes()))
 }
 
 fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {

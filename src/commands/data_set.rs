@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{DataSet, ImageFolder, locate, open, shapes};
+use crescendo::data::{DataSet, ImageFolder, ReadOptions, locate, open_with, shapes};
 use crescendo::training::Error;
 use crescendo::training::recipe::DataSource;
 
@@ -22,7 +22,7 @@ pub enum DataLocation {
 /// A data set in memory, and where it was read from.
 pub struct LoadedData {
     pub set: DataSet,
-    /// As in [`DataLocation::Named`]; valid in every working directory.
+    /// As in [`DataLocation::Named`]; valid in every working directory, unless the path is not UTF-8.
     pub location: String,
 }
 
@@ -44,10 +44,18 @@ impl DataLocation {
     /// # Errors
     /// If there is no data set, or it cannot be read.
     pub fn load(&self) -> Result<LoadedData, Error> {
+        self.load_with(ReadOptions::default())
+    }
+
+    /// As [`load`](Self::load), with options for folders and archives of images.
+    ///
+    /// # Errors
+    /// If there is no data set, or it cannot be read.
+    pub fn load_with(&self, options: ReadOptions) -> Result<LoadedData, Error> {
         match self {
-            DataLocation::Standard(DataSource::Shapes) => Self::load_named(shapes::NAME),
-            DataLocation::Standard(DataSource::Cifar10) => Self::open(locate(None)?),
-            DataLocation::Named(name) => Self::load_named(name),
+            DataLocation::Standard(DataSource::Shapes) => Self::named(shapes::NAME, options),
+            DataLocation::Standard(DataSource::Cifar10) => Self::open(locate(None)?, options),
+            DataLocation::Named(name) => Self::named(name, options),
         }
     }
 
@@ -56,6 +64,10 @@ impl DataLocation {
     /// # Errors
     /// If there is no data set, or it cannot be read.
     pub fn load_named(name: &str) -> Result<LoadedData, Error> {
+        Self::named(name, ReadOptions::default())
+    }
+
+    fn named(name: &str, options: ReadOptions) -> Result<LoadedData, Error> {
         if let Some(set) = shapes::parse(name) {
             return Ok(LoadedData { set: set?, location: name.to_owned() });
         }
@@ -63,19 +75,41 @@ impl DataLocation {
             let images = images?;
             let folder = absolute(locate(Some(images.folder()))?);
             let images = ImageFolder::new(&folder, images.test_split())?;
-            return Ok(LoadedData { set: images.open()?, location: images.to_string() });
+            return Ok(recorded(images.open_with(options)?, &folder, images.to_string()));
         }
-        Self::open(locate(Some(Path::new(name)))?)
+        Self::open(locate(Some(Path::new(name)))?, options)
     }
 
-    fn open(path: PathBuf) -> Result<LoadedData, Error> {
+    fn open(path: PathBuf, options: ReadOptions) -> Result<LoadedData, Error> {
         let path = absolute(path);
-        Ok(LoadedData { set: open(&path)?, location: path.display().to_string() })
+        Ok(recorded(open_with(&path, options)?, &path, path.display().to_string()))
     }
 }
 
+/// A data set with its location, and a warning if that is of no use later.
+fn recorded(mut set: DataSet, path: &Path, location: String) -> LoadedData {
+    if path.to_str().is_none() {
+        set.warnings.push(format!(
+            "the path of the data, {}, is not UTF-8 and cannot be recorded: to resume a run, give the data \
+             with --data, by a link with another name",
+            path.display()
+        ));
+    } else if path.is_relative() {
+        set.warnings.push(format!(
+            "the path of this folder is not UTF-8 and cannot be recorded: a run on {} can be resumed only \
+             from here, or with --data",
+            path.display()
+        ));
+    }
+    LoadedData { set, location }
+}
+
+/// The same path from any working directory, if it can be recorded as text.
 fn absolute(path: PathBuf) -> PathBuf {
-    std::path::absolute(&path).unwrap_or(path)
+    match std::path::absolute(&path) {
+        Ok(absolute) if absolute.to_str().is_some() => absolute,
+        _ => path,
+    }
 }
 
 impl SplitArgs {

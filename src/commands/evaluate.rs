@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{CIFAR10_NAME, DataSet, shapes};
+use crescendo::data::{CIFAR10_NAME, DataSet, ReadOptions, shapes};
 use crescendo::devices;
 use crescendo::logging::{ConfusionMatrix, progress_bar};
 use crescendo::training::checkpoint::About;
@@ -21,15 +21,19 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let files = files(args)?;
     let mut results = Vec::new();
-    let mut last_data: Option<(DataLocation, LoadedData)> = None;
+    let mut last_data: Option<((DataLocation, ReadOptions), LoadedData)> = None;
     for file in &files {
         // Several files mostly have the same data set, which is then read only once.
         let record = file.parent().and_then(Path::parent).and_then(|run| read_record(run).ok());
         let location = location(args, recipe.as_ref(), record.as_ref(), file)?;
+        let trained = record.as_ref().map(|record| &record.recipe).or(recipe.as_ref());
+        let options = trained.map(|recipe| recipe.data.read_options()).unwrap_or_default();
+        let options = ReadOptions { sizing: checkpoint::sizing(file)?, ..options };
+        let location = (location, options);
         let (location, data) = match last_data.take().filter(|(last, _)| *last == location) {
             Some(last_data) => last_data,
             None => {
-                let data = location.load()?;
+                let data = location.0.load_with(options)?;
                 data.print_warnings();
                 let trained_on = record.map(|record| record.run.data_fingerprint);
                 if trained_on.is_some_and(|fingerprint| fingerprint != data.set.fingerprint()) {
@@ -90,6 +94,8 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
                     views => format!(", mean of {views} views of each"),
                 };
                 say!("on {} images of {name} ({format}){views}\n", evaluation.images())?;
+                let balanced = evaluation.balanced_accuracy();
+                say!("Balanced accuracy (mean over the classes): {balanced:.4}\n")?;
             }
             if evaluations.len() > 1 {
                 say!("{} statistics", if *precise { "precise" } else { "running" })?;
@@ -133,6 +139,7 @@ fn to_json(
         "updates": model.about.updates,
         "bn": if precise { "precise" } else { "running" },
         "accuracy": evaluation.accuracy(),
+        "balanced_accuracy": evaluation.balanced_accuracy(),
         "test_loss": evaluation.loss,
         "views": evaluation.views,
         "correct": evaluation.correct(),

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crescendo::data::ReadOptions;
 use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
 use crescendo::training::validation::unused_keys;
-use crescendo::training::{Error, Recipe, Run, Start};
+use crescendo::training::{Error, Recipe, Record, Run, Start};
 
 use super::unused_keys::unused_source;
 use super::{DataLocation, LoadedData};
@@ -38,11 +39,12 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         changes.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::load(&args.recipe, &changes)?;
-    let data = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source).load()?;
+    let location = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source);
+    let data = location.load_with(recipe.data.read_options())?;
     let note = follow_data(&mut recipe, args, &changes, &data)?;
-    let folder = match &args.out {
-        Some(folder) => folder.clone(),
-        None => next_folder(&args.recipe),
+    let folders: Box<dyn Iterator<Item = PathBuf>> = match &args.out {
+        Some(folder) => Box::new(std::iter::once(folder.clone())),
+        None => Box::new(numbered_folders(&args.recipe)),
     };
     let start = Start {
         recipe: &recipe,
@@ -52,7 +54,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         init: args.init.as_deref(),
         devices: devices(),
     };
-    let mut run = Run::create(&folder, &start)?;
+    let mut run = Run::create_first(folders, &start)?;
     note.into_iter().for_each(|note| run.note(note));
     let keys = Recipe::set_keys(&args.recipe, &changes)?;
     warn_of_unused_keys(&mut run, &keys, args, &data);
@@ -94,7 +96,9 @@ fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         run.change(change, devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
-    let data = DataLocation::load_named(&location)?;
+    let Record { recipe, run: about } = run.record();
+    let options = ReadOptions { sizing: about.sizing, ..recipe.data.read_options() };
+    let data = DataLocation::Named(location).load_with(options)?;
     let keys = Recipe::changed_keys(&changes)?;
     warn_of_unused_keys(&mut run, &keys, args, &data);
     Ok((run, data))
@@ -107,9 +111,8 @@ fn shorthands(args: &TrainArgs) -> impl Iterator<Item = String> {
     [epochs, log_steps].into_iter().flatten().chain(args.compute.changes())
 }
 
-/// The first of `runs/<recipe>-1`, `runs/<recipe>-2`, … that does not exist yet.
-fn next_folder(recipe: &str) -> PathBuf {
-    let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy();
-    let mut folders = (1..).map(|n| Path::new("runs").join(format!("{name}-{n}")));
-    folders.find(|folder| !folder.exists()).unwrap_or_default()
+/// The folders `runs/<recipe>-1`, `runs/<recipe>-2`, …
+fn numbered_folders(recipe: &str) -> impl Iterator<Item = PathBuf> {
+    let name = Path::new(recipe).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    (1..).map(move |n| Path::new("runs").join(format!("{name}-{n}")))
 }

@@ -183,8 +183,7 @@ fn weights_of_a_wrapped_network_load() {
         fs::write(place.path("wrapped.safetensors"), wrapped).unwrap();
         let output = place.run(&format!("evaluate wrapped.safetensors {with}"));
         assert_eq!(lines(&output)[1..], lines(&ours)[1..]);
-        let init =
-            format!("train own.toml --data shapes:300,100 --init wrapped.safetensors --epochs 0");
+        let init = "train own.toml --data shapes:300,100 --init wrapped.safetensors --epochs 0";
         place.run(&format!("{init} --out {prefix}run"));
     }
     // Only a prefix of all names is one of a wrapper.

@@ -5,7 +5,10 @@ mod bad_input;
 mod before;
 mod best;
 mod compare;
+#[cfg(target_os = "linux")]
+mod control_groups;
 mod engine;
+mod environment;
 mod evaluate;
 mod full_disk;
 mod help;
@@ -20,6 +23,7 @@ mod readme;
 mod report;
 mod resume;
 mod tensorboard;
+mod tls;
 mod train;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
-use crescendo_kernels::{AlignedBuffer, Processor, peak};
+use crescendo_kernels::{AlignedBuffer, Processor, ThreadPool, peak};
 use crescendo_network::{
     Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Rule,
     Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
@@ -385,7 +385,8 @@ impl Engine for CpuEngine {
         let weight = if average.is_some() { weight as f32 } else { 1.0 };
         let average = average.get_or_insert_with(|| Model::new(graph));
         for (average, model) in average.buffers().into_iter().zip(model.buffers()) {
-            self.processor.pool.chunks(average, AVERAGED, |piece, average| {
+            let work = ThreadPool::ELEMENT * average.len();
+            self.processor.pool.chunks(average, AVERAGED, work, |piece, average| {
                 for (average, &model) in average.iter_mut().zip(&model[piece * AVERAGED..]) {
                     // Exact if the weight is 1.
                     *average = weight.mul_add(model, (1.0 - weight) * *average);

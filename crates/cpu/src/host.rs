@@ -1,6 +1,12 @@
 //! What this machine has: processor, threads and memory.
 
 use std::fs;
+use std::path::Path;
+
+use crescendo_network::DeviceMemory;
+use sysinfo::{MemoryRefreshKind, System};
+
+use crate::control_groups;
 
 /// The number of threads: `asked`, or one per logical processor if that is 0.
 pub fn threads(asked: usize) -> usize {
@@ -20,19 +26,20 @@ pub(crate) fn processor_name() -> Option<String> {
 /// What a thread takes of the address space: a stack, and the region that malloc reserves for it.
 const THREAD: u64 = 68 << 20;
 
-/// Bytes of memory that are available before a run's threads are started: the minimum of what is free, what a
-/// container allows, and what the process's own limit allows. `None` if nothing is known.
+/// Bytes of memory that are available before a run's threads are started: the minimum of what is free, what the
+/// control groups (of a container or a batch system) have left, and what the process's own limit allows. `None` if
+/// nothing is known.
 pub(crate) fn available_memory(threads: usize) -> Option<u64> {
+    let groups = control_groups::memory(Path::new("/")).map(|groups| groups.available);
     let own_limit = own_limit().map(|left| left.saturating_sub(threads as u64 * THREAD));
-    [free(), container(), own_limit].into_iter().flatten().min()
+    [machine().available, groups, own_limit].into_iter().flatten().min()
 }
 
-/// Bytes of memory in all: the least of the machine's, what a container allows, and what the process's own
+/// Bytes of memory in all: the least of the machine's, what the control groups allow, and what the process's own
 /// limit allows. `None` if nothing is known.
 pub(crate) fn total_memory() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok();
-    let machine = machine.and_then(|text| field(&text, "MemTotal:")).map(|kib| kib << 10);
-    [machine, container_limit(), address_limit()].into_iter().flatten().min()
+    let groups = control_groups::memory(Path::new("/")).map(|groups| groups.limit);
+    [machine().total, groups, address_limit()].into_iter().flatten().min()
 }
 
 /// The most memory that this process has held so far, in bytes, if the system tells it.
@@ -40,30 +47,16 @@ pub fn peak_memory() -> Option<u64> {
     field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:").map(|kib| kib << 10)
 }
 
-/// Linux's estimate of what is available without swapping.
-fn free() -> Option<u64> {
-    field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:").map(|kib| kib << 10)
-}
-
-/// What the control group has left.
-fn container() -> Option<u64> {
-    CONTROL_GROUPS
-        .iter()
-        .find_map(|[limit, used]| Some(number(limit)?.saturating_sub(number(used)?)))
-}
-
-/// The files with the control group's limit and its use, in versions 2 and 1.
-const CONTROL_GROUPS: [[&str; 2]; 2] = [
-    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"],
-    ["/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"],
-];
-
-fn container_limit() -> Option<u64> {
-    CONTROL_GROUPS.iter().find_map(|[limit, _]| number(limit))
-}
-
-fn number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+/// The machine's memory, and what of it is available without swapping.
+fn machine() -> DeviceMemory {
+    let mut system = System::new();
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    // Zero stands for unknown.
+    let known = |bytes: u64| Some(bytes).filter(|&bytes| bytes > 0);
+    DeviceMemory {
+        total: known(system.total_memory()),
+        available: known(system.available_memory()),
+    }
 }
 
 /// What is left of the limit on the address space (`ulimit -v`).
@@ -89,8 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_os = "linux")]
-    fn linux_tells_the_memory() {
+    #[cfg(any(target_os = "linux", target_os = "macos", windows))]
+    fn the_system_tells_the_memory() {
         let (available, total) = (available_memory(1).unwrap(), total_memory().unwrap());
         assert!(1 << 20 < available && available <= total, "{available} {total}");
     }

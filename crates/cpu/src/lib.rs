@@ -39,6 +39,7 @@
 mod algorithm;
 mod arena;
 mod buffers;
+mod control_groups;
 mod describe;
 mod device;
 mod engine;

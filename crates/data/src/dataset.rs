@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::ImageShape;
+use crate::{ImageShape, Sizing};
 
 /// Images with their labels, in file order: the training, validation or test images of a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Split {
     }
 }
 
-/// A data set: training images and test images.
+/// A data set: training images and test images, and validation images if it has its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataSet {
     /// Its name, such as `CIFAR-10` or `shapes`.
@@ -59,11 +59,15 @@ pub struct DataSet {
     pub format: String,
     /// The names of the classes; a label is an index into them.
     pub classes: Vec<String>,
-    /// The training images. Validation images are taken from them by
+    /// The training images. If there are no others, validation images can be taken from them by
     /// [`split_validation`](crate::split_validation).
     pub train: Split,
+    /// The validation images that the data set has of its own; empty if it has none.
+    pub validation: Split,
     /// The test images.
     pub test: Split,
+    /// How its images were brought to size; those that a network is used on later are treated in the same way.
+    pub sizing: Sizing,
     /// Anything unusual about the files it was read from, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -78,7 +82,9 @@ impl DataSet {
     /// every format.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
-        for split in [&self.train, &self.test] {
+        // Without validation images it is the same as before data sets could have them.
+        let validation = Some(&self.validation).filter(|split| !split.is_empty());
+        for split in [&self.train, &self.test].into_iter().chain(validation) {
             hash.update((split.len() as u64).to_le_bytes());
             for label in &split.labels {
                 hash.update(label.to_le_bytes());

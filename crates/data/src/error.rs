@@ -23,6 +23,16 @@ pub enum Error {
         /// The problem and what to do about it.
         problem: String,
     },
+    /// Images of a data set cannot be read.
+    #[error("{}", damaged(root, files, *of))]
+    Damaged {
+        /// The folder or archive of the data set.
+        root: PathBuf,
+        /// The images, sorted by their paths.
+        files: Vec<DamagedFile>,
+        /// How many images there are in all.
+        of: usize,
+    },
     /// There is no data set at a path, or at none of the paths that were searched.
     #[error("{0}")]
     NotFound(String),
@@ -34,7 +44,55 @@ pub enum Error {
     Download(String),
 }
 
+/// An image that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// Its file.
+    pub path: PathBuf,
+    /// The error, which names the file.
+    pub error: String,
+}
+
+/// How many of the images that cannot be read are named in a message.
+const NAMED: usize = 10;
+
+fn damaged(root: &Path, files: &[DamagedFile], of: usize) -> String {
+    let (count, them) = (files.len(), if files.len() == 1 { "it" } else { "them" });
+    let rest = if count > NAMED {
+        format!(
+            "; `crescendo data info {} --damaged FILE` writes all of them to FILE",
+            root.display()
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "{}: {count} of {of} images cannot be read: repair or remove {them}, or leave {them} out with \
+         --set data.damaged=skip ({}){rest}",
+        root.display(),
+        first_errors(files)
+    )
+}
+
+/// The errors of the first files.
+fn first_errors(files: &[DamagedFile]) -> String {
+    let named: Vec<&str> = files.iter().take(NAMED).map(|file| &*file.error).collect();
+    let more = files.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    named.join("; ") + &more
+}
+
 impl Error {
+    /// A warning that the images of an [`Error::Damaged`] are left out.
+    pub(crate) fn skipped(&self) -> String {
+        let Error::Damaged { files, of, .. } = self else { return self.to_string() };
+        format!(
+            "{} of {of} images cannot be read and are left out ({})",
+            files.len(),
+            first_errors(files)
+        )
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { doing, path: path.to_owned(), source }

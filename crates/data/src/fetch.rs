@@ -1,16 +1,19 @@
 //! Downloads CIFAR-10. The data set appears in its folder complete and verified, or not at all.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
 use ureq::http::Response;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::Error;
+use crate::file_system::{self, Lock};
 use crate::readers::{archive, binary, open};
 
 /// An archive to download, with its checksum.
@@ -52,6 +55,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest time without any data from the server.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const BUFFER: usize = 1 << 16;
+
+/// What to do if this program cannot download.
+const OTHER_WAY: &str = "download it in another way and give its path with --data";
 
 /// Downloads `archive` and unpacks it to `folder/cifar-10-batches-bin`. `progress` is called with the
 /// number of bytes downloaded so far and the total.
@@ -103,8 +109,8 @@ impl PartialDownload {
         let failed = |source| Error::io("write", &path, source);
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).open(&path).map_err(failed)?;
-        // Some file systems have no locks; there the checksum detects two concurrent downloads.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        // Where there are no locks, the checksum detects two concurrent downloads.
+        if matches!(file_system::try_lock(&file), Ok(Lock::Taken)) {
             let problem = "is in use by another download: wait until it has finished";
             return Err(Error::invalid(&path, problem));
         }
@@ -161,6 +167,7 @@ fn download(
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(READ_TIMEOUT))
         .timeout_per_read(Some(READ_TIMEOUT))
+        .tls_config(TlsConfig::builder().root_certs(root_certificates()?).build())
         .build();
     let agent = Agent::new_with_config(config);
     if part.bytes > archive.bytes {
@@ -178,9 +185,7 @@ fn download(
         failures = if part.bytes > before { 0 } else { failures + 1 };
         if failures == MAX_FAILURES {
             let kept = match part.bytes {
-                0 => {
-                    "try again, or download it in another way and give its path with --data".into()
-                }
+                0 => format!("try again, or {OTHER_WAY}"),
                 bytes => format!(
                     "{bytes} of {} bytes are kept in {}: try again to resume the download",
                     archive.bytes,
@@ -209,10 +214,17 @@ fn transfer(
         request = request.header("Range", format!("bytes={}-", part.bytes));
     }
     let response = request.call().map_err(|error| match error {
+        // What a connection that is not secure fails with.
+        ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+            cannot(archive, &insecure(&error.to_string()))
+        }
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
+            cannot(archive, &insecure(&error.to_string()))
+        }
         ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed => {
             Failure::Interrupted(error.to_string())
         }
-        _ => cannot(archive, &error.to_string()),
+        _ => cannot(archive, &format!("{error}: {OTHER_WAY}")),
     })?;
 
     let skip = match response.status().as_u16() {
@@ -251,6 +263,51 @@ fn transfer(
         progress(part.bytes, archive.bytes);
     }
     Ok(())
+}
+
+/// The certificates that servers are trusted by: those of the system, or of the file or folder that the user names
+/// in the variables that OpenSSL reads, because a company's proxy signs connections anew. On a system without any,
+/// Mozilla's.
+fn root_certificates() -> Result<RootCerts, Error> {
+    let variable = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .into_iter()
+        .find(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
+    if cfg!(any(windows, target_os = "macos")) && variable.is_none() {
+        return Ok(RootCerts::PlatformVerifier);
+    }
+    let found = rustls_native_certs::load_native_certs();
+    if !found.certs.is_empty() {
+        let certificates = found.certs.iter();
+        return Ok(certificates.map(|one| Certificate::from_der(one).to_owned()).into());
+    }
+    match variable {
+        None => Ok(RootCerts::WebPki),
+        Some(variable) => {
+            let reason = found.errors.first().map_or(String::new(), |error| format!(" ({error})"));
+            Err(Error::Download(format!(
+                "no certificate can be read where the environment variable {variable} says{reason}: let \
+                 it name a PEM file, or unset it"
+            )))
+        }
+    }
+}
+
+/// What is wrong with a connection that cannot be made secure, and what to do.
+fn insecure(error: &str) -> String {
+    let problem = match error {
+        error if error.contains("UnknownIssuer") => {
+            "its certificate is signed by nobody that this system trusts"
+        }
+        error if error.contains("NotValidForName") => "its certificate is another server's",
+        error if error.contains("Expired") => {
+            "its certificate has expired, or this computer's clock is wrong"
+        }
+        error => error,
+    };
+    format!(
+        "the connection to the server is not secure ({problem}): behind a proxy that inspects connections, set \
+         the environment variable SSL_CERT_FILE to a PEM file with the proxy's certificate; or {OTHER_WAY}"
+    )
 }
 
 fn cannot(archive: &RemoteArchive<'_>, reason: &str) -> Failure {
@@ -316,11 +373,8 @@ fn unpack_into(folder: &Path, part: &mut PartialDownload) -> Result<(), Error> {
     sync_folder(folder)
 }
 
-/// Makes the entries of a folder survive a power failure, where the system supports it.
 fn sync_folder(folder: &Path) -> Result<(), Error> {
-    if cfg!(unix) {
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| Error::io("write", folder, source))?;
-    }
-    Ok(())
+    // Where a folder cannot be synced, the checksum has been verified all the same.
+    let synced = file_system::sync_folder(folder);
+    synced.map(drop).map_err(|source| Error::io("write", folder, source))
 }

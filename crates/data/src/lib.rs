@@ -1,7 +1,7 @@
 //! Data sets of small colour images: readers, a generated data set, augmentation and batches.
 //!
-//! [`open`] reads CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in every published form, and folders of PNG and
-//! JPEG images; [`fetch()`] downloads CIFAR-10, and [`shapes`] generates a data set that needs no download.
+//! [`open`] reads CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in every published form, folders and archives of
+//! images, idx files and arrays; [`fetch()`] downloads CIFAR-10, and [`shapes`] generates a data set that needs no download.
 //! All images have the shape [`ImageShape::CIFAR`]. A [`Sampling`] turns them into batches; how an image is
 //! augmented is a function of the seed, the epoch and the image's index, and does not depend on the order or
 //! the thread in which images are prepared.
@@ -37,6 +37,7 @@ mod dataset;
 mod error;
 mod export;
 mod fetch;
+pub mod file_system;
 mod image_file;
 mod image_shape;
 mod locate;
@@ -50,14 +51,14 @@ mod validation;
 
 pub use augmentation::{Augmentation, AugmentedSample, Border, Flip, shift};
 pub use dataset::{DataSet, Split};
-pub use error::Error;
+pub use error::{DamagedFile, Error};
 pub use export::export;
 pub use fetch::{FetchOutcome, RemoteArchive, fetch};
-pub use image_file::{DecodedImage, read_image};
+pub use image_file::{DecodedImage, Sizing, read_image, read_image_as};
 pub use image_shape::ImageShape;
 pub use locate::{default_folder, locate};
 pub use normalization::Normalization;
-pub use readers::{CIFAR10_NAME, ImageFolder, open};
+pub use readers::{CIFAR10_NAME, DamagedImages, ImageFolder, ReadOptions, open, open_with};
 pub use sampling::{ImageBatch, LastBatch, Sampling, Shuffle};
 pub use summary::{ClassCount, Summary, channel_statistics, summarize};
-pub use validation::{split_validation, without_validation};
+pub use validation::{ValidationChoice, split_validation, without_validation};

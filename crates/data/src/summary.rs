@@ -1,7 +1,7 @@
 //! A summary of a data set: counts, statistics and problems.
 
 use std::array;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -25,6 +25,8 @@ pub struct Summary {
     pub classes: Vec<ClassCount>,
     /// The number of training images.
     pub train: usize,
+    /// The number of validation images that the data set has of its own.
+    pub validation: usize,
     /// The number of test images.
     pub test: usize,
     /// The mean of each channel: [`channel_statistics`] of the training images.
@@ -44,6 +46,8 @@ pub struct ClassCount {
     pub name: String,
     /// The number of its training images.
     pub train: usize,
+    /// The number of its validation images.
+    pub validation: usize,
     /// The number of its test images.
     pub test: usize,
 }
@@ -51,11 +55,12 @@ pub struct ClassCount {
 /// Summarises a data set and looks for problems: duplicates, images of one colour, missing or very unequal
 /// classes.
 pub fn summarize(set: &DataSet) -> Summary {
-    let (train, test) = (count(&set.train, &set.classes), count(&set.test, &set.classes));
-    let counts = set.classes.iter().zip(train.into_iter().zip(test));
-    let classes: Vec<ClassCount> = counts
-        .map(|(name, (train, test))| ClassCount { name: name.clone(), train, test })
-        .collect();
+    let counts = [&set.train, &set.validation, &set.test].map(|split| count(split, &set.classes));
+    let class = |(index, name): (usize, &String)| {
+        let [train, validation, test] = counts.each_ref().map(|counts| counts[index]);
+        ClassCount { name: name.clone(), train, validation, test }
+    };
+    let classes: Vec<ClassCount> = set.classes.iter().enumerate().map(class).collect();
     let (mean, std) = channel_statistics(&set.train);
     Summary {
         name: set.name.clone(),
@@ -63,6 +68,7 @@ pub fn summarize(set: &DataSet) -> Summary {
         problems: problems(set, &classes),
         classes,
         train: set.train.len(),
+        validation: set.validation.len(),
         test: set.test.len(),
         mean,
         std,
@@ -102,7 +108,7 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
     let mut problems = set.warnings.clone();
 
     let mut seen = HashSet::new();
-    let splits = [(&set.train, "training"), (&set.test, "test")];
+    let splits = [(&set.train, "training"), (&set.validation, "validation"), (&set.test, "test")];
     let mut report = |count: usize, (split, purpose): (&Split, &str), what: &str| {
         if count > 0 {
             problems.push(format!("{count} of {} {purpose} images are {what}", split.len()));
@@ -110,19 +116,33 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
     };
     let duplicates = all(&set.train).filter(|image| !seen.insert(*image)).count();
     report(duplicates, splits[0], "exact copies of earlier ones");
-    let leaked = all(&set.test).filter(|image| seen.contains(image)).count();
-    let what = "exact copies of training images, so the test accuracy will be too high";
-    report(leaked, splits[1], what);
-    seen.clear();
-    let duplicates = all(&set.test).filter(|image| !seen.insert(*image)).count();
-    report(duplicates, splits[1], "exact copies of earlier ones");
+    for split in &splits[1..] {
+        let leaked = all(split.0).filter(|image| seen.contains(image)).count();
+        let what = format!(
+            "exact copies of training images, so the {} accuracy will be too high",
+            split.1
+        );
+        report(leaked, *split, &what);
+    }
+    for split in &splits[1..] {
+        seen.clear();
+        let duplicates = all(split.0).filter(|image| !seen.insert(*image)).count();
+        report(duplicates, *split, "exact copies of earlier ones");
+    }
     for split in splits {
         let constant = all(split.0).filter(|image| is_constant(image)).count();
         report(constant, split, "of a single colour");
     }
+    // A reader that knows the names of files has said it with them.
+    if !set.warnings.iter().any(|warning| warning.contains(LABEL_CONFLICT)) {
+        problems.extend(label_conflict(set));
+    }
 
-    for ClassCount { name, train, test } in classes {
-        for (count, purpose) in [(train, "training"), (test, "test")] {
+    for ClassCount { name, train, validation, test } in classes {
+        let validated = (!set.validation.is_empty()).then_some((validation, "validation"));
+        for (count, purpose) in
+            [(train, "training")].into_iter().chain(validated).chain([(test, "test")])
+        {
             if *count == 0 {
                 problems.push(format!("no {purpose} images of {name}"));
             }
@@ -142,6 +162,29 @@ fn problems(set: &DataSet, classes: &[ClassCount]) -> Vec<String> {
     problems
 }
 
+/// What a warning about an image in two classes says.
+pub(crate) const LABEL_CONFLICT: &str = "in another class (label conflict)";
+
+/// A sentence about images that are in two classes, if there are any.
+fn label_conflict(set: &DataSet) -> Option<String> {
+    let mut seen = HashMap::new();
+    let (mut count, mut example) = (0, None);
+    for split in [&set.train, &set.validation, &set.test] {
+        for (image, label) in all(split).zip(&split.labels) {
+            let first = *seen.entry(image).or_insert(*label);
+            if first != *label {
+                count += 1;
+                example.get_or_insert((first, *label));
+            }
+        }
+    }
+    let (first, second) = example?;
+    let class = |label: u16| &set.classes[usize::from(label)];
+    let are = if count == 1 { "image is" } else { "images are" };
+    let (first, second) = (class(first), class(second));
+    Some(format!("{count} {are} also {LABEL_CONFLICT}, such as one of {first} and of {second}"))
+}
+
 fn all(split: &Split) -> impl Iterator<Item = &[u8]> {
     (0..split.len()).map(|index| split.image(index))
 }
@@ -157,11 +200,20 @@ impl fmt::Display for Summary {
         let width = longest.unwrap_or(0).max("fingerprint".len());
         writeln!(f, "{} ({})", self.name, self.format)?;
         writeln!(f)?;
-        writeln!(f, "{:width$} {:>9} {:>9}", "images", "train", "test")?;
-        for ClassCount { name, train, test } in &self.classes {
-            writeln!(f, "{name:width$} {train:>9} {test:>9}")?;
+        let validated = self.validation > 0;
+        let mut row = |name: &str, train: &str, validation: &str, test: &str| {
+            write!(f, "{name:width$} {train:>9} ")?;
+            if validated {
+                write!(f, "{validation:>10} ")?;
+            }
+            writeln!(f, "{test:>9}")
+        };
+        row("images", "train", "validation", "test")?;
+        let text = |count: usize| count.to_string();
+        for ClassCount { name, train, validation, test } in &self.classes {
+            row(name, &text(*train), &text(*validation), &text(*test))?;
         }
-        writeln!(f, "{:width$} {:>9} {:>9}", "all", self.train, self.test)?;
+        row("all", &text(self.train), &text(self.validation), &text(self.test))?;
         writeln!(f)?;
         writeln!(f, "{:width$} {:>9} {:>9} {:>9}", "channels", "red", "green", "blue")?;
         for (name, [red, green, blue]) in [("mean", self.mean), ("std", self.std)] {
@@ -199,7 +251,9 @@ mod tests {
             format: "made for a test".into(),
             classes: vec!["cat".into(), "dog".into()],
             train: split(train),
+            validation: Split::default(),
             test: split(test),
+            sizing: crate::Sizing::default(),
             warnings: Vec::new(),
         }
     }
@@ -225,7 +279,10 @@ mod tests {
         let summary = summarize(&set(&[(1, 0), (2, 1), (3, 1)], &[(4, 0), (5, 1)]));
         assert_eq!(summary.problems, [""; 0]);
         assert_eq!((summary.train, summary.test), (3, 2));
-        assert_eq!(summary.classes[1], ClassCount { name: "dog".into(), train: 2, test: 1 });
+        assert_eq!(
+            summary.classes[1],
+            ClassCount { name: "dog".into(), train: 2, validation: 0, test: 1 }
+        );
     }
 
     #[test]
@@ -245,6 +302,27 @@ mod tests {
                 "very unequal classes: 4 training images of cat, but 1 of dog",
             ]
         );
+    }
+
+    #[test]
+    fn validation_images_are_counted_and_checked_too() {
+        let mut set = set(&[(1, 0), (2, 1)], &[(4, 0), (5, 1)]);
+        set.validation = set.train.clone();
+        set.validation.labels = vec![1, 1];
+        let summary = summarize(&set);
+        assert_eq!(summary.validation, 2);
+        assert_eq!(
+            summary.problems,
+            [
+                "2 of 2 validation images are exact copies of training images, so the validation \
+                 accuracy will be too high",
+                "1 image is also in another class (label conflict), such as one of cat and of dog",
+                "no validation images of cat",
+            ]
+        );
+        let table = summary.to_string();
+        assert!(table.contains("images          train validation      test\n"), "{table}");
+        assert!(table.contains("dog                 1          2         1\n"), "{table}");
     }
 
     #[test]

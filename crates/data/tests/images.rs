@@ -109,13 +109,21 @@ fn test_images_can_have_a_folder_of_their_own() {
         paint(root.path(), "unsorted/y.png", [9, 9, 9], [32, 32]);
         let set = open(root.path()).unwrap();
         assert_eq!((set.train.len(), &set.test.labels[..]), (5, &[1][..]));
-        assert_eq!(set.warnings, ["1 folder is ignored (not a class): unsorted"]);
+        let tested =
+            format!("the images in {test} are the test images: there are no others with labels");
+        let is_named_test = test.eq_ignore_ascii_case("test");
+        let mut expected = Vec::from_iter((!is_named_test).then_some(&*tested));
+        expected.push("1 folder is ignored (not a class): unsorted");
+        assert_eq!(set.warnings, expected);
         assert!(summarize(&set).problems.contains(&"no test images of cat".into()));
         let split = ImageFolder::new(root.path(), 0.5).unwrap().open();
         assert!(problem(root.path(), split).contains("leave --test-split out"));
 
         paint(root.path(), &format!("{test}/cow/x.png"), [9, 9, 9], [32, 32]);
-        refused(&root, &[&format!("/{test}/cow: "), "no such class of training images"]);
+        refused(
+            &root,
+            &[&format!("/{test}/cow: has test images"), "no such class of training images"],
+        );
     }
     // Without test images, a share of the training images; a folder without classes is ignored.
     let root = set(&[("train/cat", 10), ("train/dog", 10)]);
@@ -123,7 +131,12 @@ fn test_images_can_have_a_folder_of_their_own() {
     paint(root.path(), "test/1.png", [9, 9, 9], [32, 32]);
     let set = open(root.path()).unwrap();
     assert_eq!(set.test.len(), 4);
-    assert_eq!(set.warnings, ["1 folder is ignored (not a class): test"]);
+    assert_eq!(
+        set.warnings,
+        [
+            "the folder test is passed over: its images have no labels, as they are in no folders of classes"
+        ]
+    );
 }
 
 #[test]
@@ -176,7 +189,7 @@ fn ignored_files_are_counted_and_named() {
     assert_eq!(set.classes, ["cat", "dog"]);
     let expected = [
         "1 image is ignored (not in the folder of a class): loose.png",
-        "3 files are ignored (not named as PNG or JPEG), such as cat/Thumbs.db",
+        "3 files are ignored (not an image), such as cat/Thumbs.db",
     ];
     assert_eq!(set.warnings, expected);
     assert_eq!(summarize(&set).problems[..2], expected);
@@ -245,11 +258,14 @@ fn reducing_an_image_averages_pixels() {
 #[test]
 fn a_class_needs_images() {
     let root = set(&[("cat", 5), ("cow", 0), ("dog", 5)]);
-    refused(&root, &["/cow: has no PNG or JPEG images", "remove it"]);
-    fs::write(root.path().join("cow/cow.gif"), "GIF89a").unwrap();
-    refused(&root, &["/cow: has no PNG or JPEG images"]);
+    let read = open(root.path()).unwrap();
+    assert_eq!(read.classes, ["cat", "dog"]);
+    let empty = "1 folder is passed over (empty, a run's or another program's): cow";
+    assert_eq!(read.warnings, [empty]);
+    fs::write(root.path().join("cow/cow.tiff"), "II*").unwrap();
+    refused(&root, &["/cow: has no PNG, JPEG, WebP, BMP or GIF images", "move it elsewhere"]);
     paint(root.path(), "cow/1.png", [1, 2, 3], [32, 32]);
-    refused(&root, &["/cow: has only one image", "add another"]);
+    refused(&root, &["/cow: has only one image of the class cow", "add another"]);
     paint(root.path(), "cow/2.png", [1, 2, 4], [32, 32]);
     assert_eq!(open(root.path()).unwrap().classes.len(), 3);
 }
@@ -258,11 +274,9 @@ fn a_class_needs_images() {
 fn a_single_class_is_refused() {
     refused(&set(&[("cat", 5)]), &["has images of one class only (cat)"]);
     refused(&set(&[("train/cat", 5), ("test/cat", 5)]), &["has images of one class only (cat)"]);
-    let wrapped = set(&[("animals/cat", 5), ("animals/dog", 5)]);
-    refused(
-        &wrapped,
-        &["one class only (animals)", "if the folders in it are the classes, give /animals"],
-    );
+    let nested = set(&[("animals/cat/a", 5), ("animals/cat/b/c", 5)]);
+    paint(nested.path(), "animals/x.png", [1, 2, 3], [32, 32]);
+    refused(&nested, &["has images of one class only (animals)"]);
 }
 
 #[test]
@@ -270,11 +284,14 @@ fn folders_without_images_are_refused() {
     let root = set(&[("cat", 0), ("dog", 0)]);
     refused(&root, &["there is no data set in this folder", "cifar-100-python"]);
     let split = ImageFolder::new(root.path(), 0.5).unwrap().open();
-    assert!(problem(root.path(), split).contains("has no folders of PNG or JPEG images"));
+    assert!(
+        problem(root.path(), split)
+            .contains("has no folders of PNG, JPEG, WebP, BMP or GIF images")
+    );
 }
 
 #[test]
-fn damaged_images_are_counted_and_one_is_named() {
+fn damaged_images_are_counted_and_named() {
     let root = set(&[("cat", 5), ("dog", 5)]);
     let at = |name: &str| root.path().join(name);
     let good = fs::read(at("cat/0.png")).unwrap();
@@ -282,7 +299,16 @@ fn damaged_images_are_counted_and_one_is_named() {
     refused(&root, &["1 of 10 images cannot be read: repair or remove it", "/dog/3.png: cannot"]);
     fs::write(at("cat/2.png"), "<html>").unwrap();
     fs::write(at("cat/4.png"), "").unwrap();
-    refused(&root, &["3 of 10 images cannot be read: repair or remove them", "/cat/2.png: cannot"]);
+    refused(
+        &root,
+        &[
+            "3 of 10 images cannot be read: repair or remove them",
+            "/cat/2.png: cannot",
+            "/cat/4.png: cannot",
+            "/dog/3.png: cannot",
+            "data.damaged=skip",
+        ],
+    );
 }
 
 #[test]
@@ -344,7 +370,8 @@ fn names_that_are_not_text_are_refused() {
     for name in [&b"c\xffw"[..], b"c\nw"] {
         let root = set(&[("cat", 5), ("dog", 5)]);
         let folder = root.path().join(std::ffi::OsStr::from_bytes(name));
-        fs::create_dir(folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::copy(root.path().join("cat/0.png"), folder.join("0.png")).unwrap();
         refused(&root, &["its name is not valid text", "rename it"]);
     }
 }

@@ -1,8 +1,8 @@
 //! Activation functions and their derivatives.
 
-use crate::Processor;
 use crate::elementwise::PIECE;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::{Processor, ThreadPool};
 
 /// A function of one number, applied to each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -144,7 +144,8 @@ fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
 /// If lengths differ.
 pub fn forward(processor: &Processor, f: ActivationFunction, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "lengths differ");
-    processor.pool.chunks(y, PIECE, |piece, y| {
+    let work = ThreadPool::ELEMENT * x.len();
+    processor.pool.chunks(y, PIECE, work, |piece, y| {
         let x = &x[piece * PIECE..][..y.len()];
         processor.isa.run(Forward { f, x, y });
     });
@@ -156,7 +157,8 @@ pub fn forward(processor: &Processor, f: ActivationFunction, x: &[f32], y: &mut 
 /// If lengths differ.
 pub fn backward(processor: &Processor, f: ActivationFunction, x: &[f32], dy: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "lengths differ");
-    processor.pool.chunks(dy, PIECE, |piece, dy| {
+    let work = ThreadPool::ELEMENT * x.len();
+    processor.pool.chunks(dy, PIECE, work, |piece, dy| {
         let x = &x[piece * PIECE..][..dy.len()];
         processor.isa.run(Backward { f, x, dy });
     });

@@ -11,7 +11,7 @@ pub(crate) const PIECE: usize = 8192;
 /// If lengths differ.
 pub fn copy(pool: &ThreadPool, a: &[f32], out: &mut [f32]) {
     assert_eq!(a.len(), out.len(), "lengths differ");
-    pool.chunks(out, PIECE, |piece, out| {
+    pool.chunks(out, PIECE, ThreadPool::ELEMENT * a.len(), |piece, out| {
         out.copy_from_slice(&a[piece * PIECE..][..out.len()]);
     });
 }

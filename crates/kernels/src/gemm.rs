@@ -90,7 +90,7 @@ pub(crate) fn gemm(
     let (depth, columns) = rhs.sides();
     assert!(a.len() == rows * depth && c.len() == rows * columns, "wrong lengths");
     let c = &DisjointSlice::new(c);
-    processor.pool.run(columns.div_ceil(PANEL), |panel, worker| {
+    processor.pool.run(columns.div_ceil(PANEL), rows * depth * columns, |panel, worker| {
         let first = panel * PANEL;
         let width = PANEL.min(columns - first);
         let vectors = width.div_ceil(LANES);

@@ -2,13 +2,13 @@
 //!
 //! Forward and the input's gradient are GEMMs; the weights' gradient is cut up in the same way.
 
-use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
 use crate::gemm::{self, DEPTH, Rhs, gemm, prefetch};
 use crate::micro_kernel::{PANEL, PanelGemmTn};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workspace::{Workspace, WorkspaceSize};
+use crate::{Processor, ThreadPool};
 
 /// A linear layer's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn backward(
     assert_eq!(weight.len(), inputs * outputs, "wrong number of weights");
     if let Some(dbias) = dbias {
         assert_eq!(dbias.len(), outputs, "wrong number of biases");
-        processor.pool.chunks(dbias, PANEL, |panel, dbias| {
+        processor.pool.chunks(dbias, PANEL, ThreadPool::ELEMENT * dy.len(), |panel, dbias| {
             let mut sums = [0.0f64; PANEL];
             for dy in dy.chunks_exact(outputs) {
                 for (sum, &dy) in sums.iter_mut().zip(&dy[panel * PANEL..]) {
@@ -94,7 +94,7 @@ pub fn backward(
     if let Some(dweight) = dweight {
         assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
         let dweight = &DisjointSlice::new(dweight);
-        processor.pool.run(inputs.div_ceil(PANEL), |panel, worker| {
+        processor.pool.run(inputs.div_ceil(PANEL), images * weight.len(), |panel, worker| {
             // SAFETY: a worker's memory is its own.
             let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };
             let first = panel * PANEL;

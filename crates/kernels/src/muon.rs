@@ -7,12 +7,12 @@
 
 use std::mem::swap;
 
-use crate::Processor;
 use crate::elementwise::PIECE;
 use crate::gemm::{self, Rhs, gemm};
 use crate::optimizer::{SgdStep, sgd, squared_norm};
 use crate::simd::LANES;
 use crate::workspace::{Workspace, WorkspaceSize};
+use crate::{Processor, ThreadPool};
 
 /// The polynomial `a x + b x^3 + c x^5`.
 const A: f32 = 3.4445;
@@ -77,8 +77,9 @@ pub fn update(
     let MuonStep { learning_rate, momentum, nesterov, steps } = rule;
     let step = SgdStep { learning_rate: -1.0, momentum, nesterov, weight_decay: 0.0 };
     sgd(processor, step, x, gradient, momentum_buffer);
+    let memory = ThreadPool::ELEMENT * len;
     let shrink = (1.0 / (squared_norm(processor, x).sqrt() + EPS)) as f32;
-    processor.pool.chunks(x, PIECE, |_, x| x.iter_mut().for_each(|x| *x *= shrink));
+    processor.pool.chunks(x, PIECE, memory, |_, x| x.iter_mut().for_each(|x| *x *= shrink));
 
     if rows > columns {
         transpose(processor, columns, x, y);
@@ -90,7 +91,8 @@ pub fn update(
         gemm(processor, &workers, side, x, transposed, gram);
         let again = Rhs { matrix: gram, width: side, transposed: false };
         gemm(processor, &workers, side, gram, again, polynomial);
-        processor.pool.chunks(polynomial, side, |row, polynomial| {
+        let work = ThreadPool::ELEMENT * gram.len();
+        processor.pool.chunks(polynomial, side, work, |row, polynomial| {
             for (value, gram) in polynomial.iter_mut().zip(&gram[row * side..]) {
                 *value = C * *value + B * gram;
             }
@@ -107,7 +109,7 @@ pub fn update(
 
     let norm = squared_norm(processor, weight).sqrt();
     let scale = if norm > 0.0 { ((rows as f64).sqrt() / norm) as f32 } else { 1.0 };
-    processor.pool.chunks(weight, PIECE, |piece, weight| {
+    processor.pool.chunks(weight, PIECE, memory, |piece, weight| {
         for (weight, x) in weight.iter_mut().zip(&x[piece * PIECE..]) {
             *weight = scale * *weight - learning_rate * x;
         }
@@ -118,7 +120,8 @@ pub fn update(
 fn transpose(processor: &Processor, width: usize, from: &[f32], to: &mut [f32]) {
     let height = from.len() / width;
     // Sixteen columns together: their numbers share cache lines.
-    processor.pool.chunks(to, LANES * height, |block, to| {
+    let work = ThreadPool::ELEMENT * from.len();
+    processor.pool.chunks(to, LANES * height, work, |block, to| {
         for (row, from) in from.chunks_exact(width).enumerate() {
             for (to, from) in to.chunks_exact_mut(height).zip(&from[block * LANES..]) {
                 to[row] = *from;

@@ -7,7 +7,7 @@
 
 use crate::prologue::GradientPrologue;
 use crate::simd::LANES;
-use crate::{MapShape, Processor};
+use crate::{MapShape, Processor, ThreadPool};
 
 /// Adds up the sums of all images, in their order: from `[images, blocks, 2, 16]` to
 /// `[channels, 2]`.
@@ -106,7 +106,8 @@ pub fn bias_gradient(processor: &Processor, gradient: &GradientPrologue, dbias: 
     if gradient.norm.is_some() {
         return;
     }
-    processor.pool.chunks(dbias, LANES, |block, dbias| {
+    let work = ThreadPool::ELEMENT * shape.len();
+    processor.pool.chunks(dbias, LANES, work, |block, dbias| {
         let mut sums = [0.0f64; LANES];
         for image in 0..shape.images {
             let block = &gradient.gradient[shape.row_offset(image, block, 0)..];

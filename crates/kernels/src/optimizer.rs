@@ -1,10 +1,10 @@
 //! Updates of parameters from their gradients.
 
-use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::thread_pool::split_range;
+use crate::{Processor, ThreadPool};
 
 /// The settings of one update of stochastic gradient descent with momentum, as PyTorch's `SGD` computes
 /// it, with `p` a parameter, `g` its gradient and `v` its momentum buffer:
@@ -34,7 +34,7 @@ pub fn sgd(
     assert!(len == gradients.len() && len == momentum_buffer.len(), "lengths differ");
     let (gradients, momentum_buffer) =
         (DisjointSlice::new(gradients), DisjointSlice::new(momentum_buffer));
-    processor.pool.chunks(parameters, PIECE, |piece, parameters| {
+    processor.pool.chunks(parameters, PIECE, ThreadPool::ELEMENT * len, |piece, parameters| {
         let (start, len) = (piece * PIECE, parameters.len());
         // SAFETY: the same piece of each slice, and a piece is one task's.
         let (gradients, momentum_buffer) =
@@ -133,7 +133,8 @@ fn sum_of_pieces(
 ) -> f64 {
     let mut terms = [0.0f64; TERMS];
     let pieces = values.len().div_ceil(PIECE).min(TERMS);
-    processor.pool.chunks(&mut terms[..pieces], 1, |piece, out| {
+    let work = ThreadPool::ELEMENT * values.len();
+    processor.pool.chunks(&mut terms[..pieces], 1, work, |piece, out| {
         let piece = split_range(values.len(), pieces, piece);
         out[0] = term(piece.start, &values[piece]);
     });
@@ -143,7 +144,7 @@ fn sum_of_pieces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Isa, ThreadPool};
+    use crate::Isa;
 
     #[test]
     fn the_change_since_the_last_time() {

@@ -14,7 +14,7 @@ pub fn flops(processor: &Processor) -> f64 {
     let once = || {
         let (begin, done) = (Instant::now(), AtomicUsize::new(0));
         // As many tasks as threads: each takes one, since none ends before all have begun.
-        processor.pool.run(threads, |_, _| {
+        processor.pool.run(threads, usize::MAX, |_, _| {
             done.fetch_add(processor.isa.run(Chains { steps: STEPS }), Ordering::Relaxed);
         });
         done.into_inner() as f64 / begin.elapsed().as_secs_f64()

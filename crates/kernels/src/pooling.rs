@@ -7,7 +7,7 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::{Epilogue, GradientEpilogue, MAX_WIDTH, RowBuffer};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::{MapShape, Processor};
+use crate::{MapShape, Processor, ThreadPool};
 
 pub(crate) fn pointer(buffer: &mut RowBuffer) -> *mut f32 {
     buffer.as_mut_ptr().cast()
@@ -26,7 +26,8 @@ pub(crate) fn each_block<K: Kernel<Output = ()>>(
     kernel: impl Fn(usize, usize) -> K + Sync,
 ) {
     assert!(shape.width <= MAX_WIDTH, "rows of more than {MAX_WIDTH} pixels");
-    processor.pool.run(shape.images, |image, _| {
+    let work = ThreadPool::ELEMENT * shape.len();
+    processor.pool.run(shape.images, work, |image, _| {
         for block in 0..shape.blocks() {
             processor.isa.run(kernel(image, block));
         }

@@ -3,12 +3,18 @@
 //! Work comes as a number of tasks, whoever is free takes the next one, and [`Pool::run`] returns
 //! when all are done. A kernel cuts its work into tasks by shape alone, never by the number of
 //! threads, so results do not depend on how many there are.
+//!
+//! The cores may be shared with other programs, so nobody waits for a thread that is not running: a worker takes
+//! part in a job only if it arrives before the last task is taken. Who waits looks for a short time, then sleeps.
 
 use std::any::Any;
+use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use crate::disjoint_slice::DisjointSlice;
 
@@ -24,51 +30,81 @@ pub struct ThreadPool {
 /// What `run` is given: called with the task's and the worker's number.
 type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
+/// On a cache line of its own, apart from what other threads write.
+#[repr(align(64))]
+struct Alone<T>(T);
+
 struct State {
-    job: Mutex<Job>,
-    posted: Condvar,
-    finished: Condvar,
-    /// The same number as in `job`, for workers to watch without taking the lock.
-    generation: AtomicUsize,
-    next_task: AtomicUsize,
-    /// Workers that have not ended the job: the same number as in `job`, to be watched without the
-    /// lock.
-    busy: AtomicUsize,
+    /// The job, which only `run` changes, while the gate is closed and nobody is inside.
+    job: UnsafeCell<Job>,
+    /// How many workers are inside the job, and [`CLOSED`] if no more may enter.
+    gate: Alone<AtomicUsize>,
+    next_task: Alone<AtomicUsize>,
+    /// How many jobs there were, for workers to wait for the next one.
+    posted: Alone<AtomicUsize>,
+    /// Which workers sleep until they are woken for a job.
+    asleep: Box<[AtomicBool]>,
+    /// Whether the caller of `run` sleeps until the last worker has left.
+    caller_asleep: AtomicBool,
+    /// Tells the workers to end.
+    end: AtomicBool,
     /// The message of the first task that panicked.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// How long a thread looks for what it waits for before it sleeps.
+    patience: Duration,
 }
 
-#[derive(Default)]
 struct Job {
-    generation: usize,
-    /// `None` tells the workers to end.
-    task: Option<Task<'static>>,
+    task: Task<'static>,
     tasks: usize,
-    busy: usize,
+    caller: Thread,
 }
 
-/// How often a thread looks for new work, or for the end of the others' work, before it goes to sleep:
-/// the next operation of a training step usually comes within microseconds, and waking a sleeping thread
-/// costs tens of them.
-const SPINS: usize = 20_000;
+// SAFETY: the job is written by one thread, which holds the turn, while no other reads it: readers are inside the
+// gate. Everything else is made to be shared.
+unsafe impl Sync for State {}
+
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// The next operation of a training step comes, and the last task of another thread ends, mostly within this time,
+/// and waking a sleeping thread costs tens of microseconds.
+const PATIENCE: Duration = Duration::from_micros(300);
+
+/// Work that one thread does before another one could begin to help: see [`ThreadPool::run`].
+const SMALL_WORK: usize = 1 << 18;
 
 impl ThreadPool {
+    /// The work of a number that is read from memory, changed and written: see [`run`](Self::run).
+    pub const ELEMENT: usize = 8;
+
     /// A pool in which `threads` threads work, the caller of [`run`](Self::run) being one of them.
     /// Zero is taken as one.
     pub fn new(threads: usize) -> Self {
+        Self::start(threads, || ())
+    }
+
+    /// The same, where each worker calls `begin` first.
+    fn start(threads: usize, begin: impl Fn() + Clone + Send + 'static) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
         let state = Arc::new(State {
-            job: Mutex::default(),
-            posted: Condvar::new(),
-            finished: Condvar::new(),
-            generation: AtomicUsize::new(0),
-            next_task: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { task: &|_, _| (), tasks: 0, caller: thread::current() }),
+            gate: Alone(AtomicUsize::new(CLOSED)),
+            next_task: Alone(AtomicUsize::new(0)),
+            posted: Alone(AtomicUsize::new(0)),
+            asleep: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+            caller_asleep: AtomicBool::new(false),
+            end: AtomicBool::new(false),
             panic: Mutex::default(),
+            // Where threads share a core, one that looks keeps off it the one that it waits for.
+            patience: if threads <= cores { PATIENCE } else { Duration::ZERO },
         });
         let workers = (1..threads)
             .map(|worker| {
-                let state = Arc::clone(&state);
-                std::thread::spawn(move || work(&state, worker))
+                let (state, begin) = (Arc::clone(&state), begin.clone());
+                thread::spawn(move || {
+                    begin();
+                    work(&state, worker);
+                })
             })
             .collect();
         ThreadPool { state, workers, turn: Mutex::default() }
@@ -83,71 +119,74 @@ impl ThreadPool {
     /// when all calls have returned. `worker` is below [`threads`](Self::threads), and no two calls
     /// that run at the same time have the same one.
     ///
+    /// `work` is about how much all tasks compute together, in multiplications and additions as a GEMM does them,
+    /// tens in a nanosecond; what only goes through memory is counted in [`ELEMENT`](Self::ELEMENT)s. If it is so
+    /// little that another thread would come too late, the caller does it alone.
+    ///
     /// # Panics
     /// If a task panics, with the same message, after all other tasks have ended.
     ///
     /// A task must not call `run` of the same pool: it would wait for itself for ever.
-    pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+    pub fn run(&self, tasks: usize, work: usize, task: impl Fn(usize, usize) + Sync) {
         let _turn = lock(&self.turn);
-        if self.workers.is_empty() || tasks <= 1 {
+        if self.workers.is_empty() || tasks <= 1 || work < SMALL_WORK {
             (0..tasks).for_each(|index| task(index, 0));
             return;
         }
+        let state = &*self.state;
         let task: Task = &task;
-        // SAFETY: only the lifetime changes. The reference is used by the workers until `busy` is
-        // zero again, which this function waits for before it returns.
+        // SAFETY: only the lifetime changes. The reference is used inside the gate only, and this function does
+        // not return before the gate is closed and all have left.
         let task: Task<'static> = unsafe { std::mem::transmute(task) };
-        self.state.next_task.store(0, Ordering::Relaxed);
-        self.post(Some(task), tasks);
-        take_tasks(&self.state, task, tasks, 0);
-        // The others mostly end within microseconds of each other.
-        let mut spins = 0;
-        while self.state.busy.load(Ordering::Acquire) > 0 && spins < SPINS {
-            std::hint::spin_loop();
-            spins += 1;
+        // SAFETY: the gate is closed and nobody is inside, and this thread holds the turn.
+        unsafe { *state.job.get() = Job { task, tasks, caller: thread::current() } };
+        state.next_task.0.store(0, Relaxed);
+        state.gate.0.store(0, Release);
+        self.call(tasks - 1);
+        state.take_tasks(task, tasks, 0);
+        if state.gate.0.fetch_or(CLOSED, AcqRel) > 0 {
+            state.wait_for_workers();
         }
-        let mut job = lock(&self.state.job);
-        while job.busy > 0 {
-            job = self.state.finished.wait(job).unwrap_or_else(PoisonError::into_inner);
-        }
-        job.task = None;
-        drop(job);
-        let panic = lock(&self.state.panic).take();
+        let panic = lock(&state.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
     /// Cuts `data` into pieces of `len` (the last may be shorter) and calls `task(index, piece)`
-    /// for each, on all threads.
+    /// for each, on all threads. `work` is as for [`run`](Self::run).
     pub fn chunks<T: Send>(
         &self,
         data: &mut [T],
         len: usize,
+        work: usize,
         task: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let total = data.len();
         let data = DisjointSlice::new(data);
-        self.run(total.div_ceil(len), |index, _| {
+        self.run(total.div_ceil(len), work, |index, _| {
             let start = index * len;
             // SAFETY: pieces of different indices do not overlap, and each index is run once.
             task(index, unsafe { data.part(start, len.min(total - start)) });
         });
     }
 
-    fn post(&self, task: Option<Task<'static>>, tasks: usize) {
-        let mut job = lock(&self.state.job);
-        *job = Job { generation: job.generation + 1, task, tasks, busy: self.workers.len() };
-        self.state.busy.store(job.busy, Ordering::Relaxed);
-        self.state.generation.store(job.generation, Ordering::Release);
-        drop(job);
-        self.state.posted.notify_all();
+    /// Tells the workers of a new job, and wakes up to `most` of those that sleep.
+    fn call(&self, most: usize) {
+        // In one order with the flags: either the worker sees the job, or this thread sees it asleep.
+        self.state.posted.0.fetch_add(1, SeqCst);
+        let asleep = self.workers.iter().zip(&self.state.asleep);
+        asleep.filter(|(_, asleep)| asleep.load(SeqCst)).take(most).for_each(|(worker, asleep)| {
+            asleep.store(false, Relaxed);
+            worker.thread().unpark();
+        });
     }
 }
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
-        self.post(None, 0);
+        self.state.end.store(true, Release);
+        self.call(self.workers.len());
         for worker in self.workers.drain(..) {
             // A worker's panics were caught and passed on by `run`.
             let _ = worker.join();
@@ -163,44 +202,88 @@ pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops:
 fn work(state: &State, worker: usize) {
     let mut seen = 0;
     loop {
-        let mut spins = 0;
-        while state.generation.load(Ordering::Acquire) == seen && spins < SPINS {
-            std::hint::spin_loop();
-            spins += 1;
+        seen = state.wait_for_job(seen, worker);
+        if state.end.load(Acquire) {
+            return;
         }
-        let mut job = lock(&state.job);
-        while job.generation == seen {
-            job = state.posted.wait(job).unwrap_or_else(PoisonError::into_inner);
+        let enter = |inside| (inside & CLOSED == 0).then_some(inside + 1);
+        if state.gate.0.fetch_update(Acquire, Relaxed, enter).is_err() {
+            // The job is done already.
+            continue;
         }
-        seen = job.generation;
-        let (Some(task), tasks) = (job.task, job.tasks) else { return };
-        drop(job);
-        take_tasks(state, task, tasks, worker);
-        let mut job = lock(&state.job);
-        job.busy -= 1;
-        state.busy.store(job.busy, Ordering::Release);
-        if job.busy == 0 {
-            state.finished.notify_one();
+        // SAFETY: inside the gate the job is not changed.
+        let Job { task, tasks, caller } = unsafe { &*state.job.get() };
+        let caller = caller.clone();
+        state.take_tasks(task, *tasks, worker);
+        // In one order with the flag: either the caller sees that the last one has left, or it is seen asleep.
+        let last = state.gate.0.fetch_sub(1, SeqCst) == CLOSED + 1;
+        if last && state.caller_asleep.load(SeqCst) {
+            caller.unpark();
         }
     }
 }
 
-fn take_tasks(state: &State, task: Task, tasks: usize, worker: usize) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let index = state.next_task.fetch_add(1, Ordering::Relaxed);
-            if index >= tasks {
-                break;
+impl State {
+    fn take_tasks(&self, task: Task, tasks: usize, worker: usize) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let index = self.next_task.0.fetch_add(1, Relaxed);
+                if index >= tasks {
+                    break;
+                }
+                task(index, worker);
             }
-            task(index, worker);
+        }));
+        if let Err(panic) = outcome {
+            // Nothing of it may be dropped here: that could unwind while others are still at work.
+            let mut first = lock(&self.panic);
+            match *first {
+                None => *first = Some(panic),
+                Some(_) => std::mem::forget(panic),
+            }
         }
-    }));
-    if let Err(panic) = outcome {
-        // Nothing of it may be dropped here: that could unwind while others are still at work.
-        let mut first = lock(&state.panic);
-        match *first {
-            None => *first = Some(panic),
-            Some(_) => std::mem::forget(panic),
+    }
+
+    /// Waits until there were more jobs than `seen`, and returns how many there were.
+    fn wait_for_job(&self, seen: usize, worker: usize) -> usize {
+        self.look(|| self.posted.0.load(Acquire) != seen);
+        let asleep = &self.asleep[worker - 1];
+        loop {
+            asleep.store(true, SeqCst);
+            let posted = self.posted.0.load(SeqCst);
+            if posted != seen {
+                asleep.store(false, Relaxed);
+                return posted;
+            }
+            thread::park();
+        }
+    }
+
+    /// Waits until all workers have left the job. The gate is closed.
+    fn wait_for_workers(&self) {
+        if self.look(|| self.gate.0.load(Acquire) == CLOSED) {
+            return;
+        }
+        self.caller_asleep.store(true, SeqCst);
+        while self.gate.0.load(SeqCst) != CLOSED {
+            thread::park();
+        }
+        self.caller_asleep.store(false, Relaxed);
+    }
+
+    /// Looks for a short time whether something has happened, and says whether it has.
+    fn look(&self, happened: impl Fn() -> bool) -> bool {
+        let begin = Instant::now();
+        loop {
+            for _ in 0..32 {
+                if happened() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if begin.elapsed() >= self.patience {
+                return false;
+            }
         }
     }
 }
@@ -212,7 +295,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+
+    /// Enough that all threads are called.
+    const MUCH: usize = SMALL_WORK;
 
     #[test]
     fn every_task_runs_once_on_any_number_of_threads() {
@@ -220,8 +306,26 @@ mod tests {
             let pool = ThreadPool::new(threads);
             for tasks in [0, 1, 2, 7, 100] {
                 let mut hits = vec![0; tasks];
-                pool.chunks(&mut hits, 1, |index, hit| hit[0] += index + 1);
+                pool.chunks(&mut hits, 1, MUCH, |index, hit| hit[0] += index + 1);
                 assert_eq!(hits, (1..=tasks).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_follow_each_other_at_once_and_after_a_sleep() {
+        for threads in [2, 5] {
+            let pool = ThreadPool::new(threads);
+            let count = AtomicUsize::new(0);
+            for job in 0..3_000 {
+                if job % 1_000 == 999 {
+                    thread::sleep(2 * PATIENCE);
+                }
+                let before = count.load(Relaxed);
+                pool.run(job % 7, MUCH, |_, _| {
+                    count.fetch_add(1, Relaxed);
+                });
+                assert_eq!(count.load(Relaxed), before + job % 7, "job {job}");
             }
         }
     }
@@ -230,10 +334,56 @@ mod tests {
     fn workers_that_run_together_have_different_numbers() {
         let pool = ThreadPool::new(3);
         let taken: Vec<AtomicBool> = (0..3).map(|_| AtomicBool::new(false)).collect();
-        pool.run(200, |_, worker| {
-            assert!(!taken[worker].swap(true, Ordering::SeqCst));
-            std::thread::yield_now();
-            taken[worker].store(false, Ordering::SeqCst);
+        pool.run(200, MUCH, |_, worker| {
+            assert!(!taken[worker].swap(true, SeqCst));
+            thread::yield_now();
+            taken[worker].store(false, SeqCst);
+        });
+    }
+
+    #[test]
+    fn a_job_waits_for_tasks_that_other_threads_have_begun_and_they_are_woken() {
+        let pool = ThreadPool::new(2);
+        // The worker sleeps by now.
+        thread::sleep(5 * PATIENCE);
+        // Neither task ends before both have begun, so two threads take them.
+        let begun = AtomicUsize::new(0);
+        let ended = AtomicUsize::new(0);
+        pool.run(2, MUCH, |_, worker| {
+            begun.fetch_add(1, SeqCst);
+            while begun.load(SeqCst) < 2 {
+                thread::yield_now();
+            }
+            if worker > 0 {
+                // Long enough for the caller to fall asleep.
+                thread::sleep(5 * PATIENCE);
+            }
+            ended.fetch_add(1, SeqCst);
+        });
+        assert_eq!(ended.into_inner(), 2);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_is_not_running() {
+        // The workers do not come before they are told to.
+        let (tell, told) = mpsc::channel::<()>();
+        let told = Arc::new(Mutex::new(told));
+        let pool = ThreadPool::start(3, move || {
+            let _ = lock(&told).recv();
+        });
+        let mut done = [0; 10];
+        pool.chunks(&mut done, 1, MUCH, |_, done| done[0] += 1);
+        assert_eq!(done, [1; 10]);
+        drop(tell);
+    }
+
+    #[test]
+    fn little_work_is_done_by_the_caller_alone() {
+        let pool = ThreadPool::new(4);
+        let caller = thread::current().id();
+        pool.run(1_000, SMALL_WORK - 1, |_, worker| {
+            assert_eq!((worker, thread::current().id()), (0, caller));
+            thread::yield_now();
         });
     }
 
@@ -241,12 +391,12 @@ mod tests {
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         let pool = ThreadPool::new(2);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(10, |index, _| assert!(index != 5, "task 5"));
+            pool.run(10, MUCH, |index, _| assert!(index != 5, "task 5"));
         }));
         assert_eq!(*outcome.unwrap_err().downcast::<&str>().unwrap(), "task 5");
         let count = AtomicUsize::new(0);
-        pool.run(10, |_, _| {
-            count.fetch_add(1, Ordering::Relaxed);
+        pool.run(10, MUCH, |_, _| {
+            count.fetch_add(1, Relaxed);
         });
         assert_eq!(count.into_inner(), 10);
     }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use crescendo_data::file_system::sync_folder;
+
 use crate::Error;
 
 /// Writes a file under a temporary name beside `path`, syncs it, and renames it into place.
@@ -48,23 +50,14 @@ fn write_then(
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         put(&temporary)?;
+        // A file system that cannot do this is warned about when a run is opened.
         sync_folder(path.parent().unwrap_or(Path::new(".")))
     })();
-    outcome.map_err(|error| {
+    outcome.map(drop).map_err(|error: io::Error| {
         // The unfinished file is of no use, and takes space on a full disk.
         let _ = fs::remove_file(&temporary);
         Error::io("write", path, error)
     })
-}
-
-/// Makes renames inside `folder` survive a power cut.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Only Unix lets a folder be opened and synced.
-    if cfg!(unix) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

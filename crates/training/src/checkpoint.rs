@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{Normalization, shapes};
+use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
 use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor, TensorData};
 use serde::Serialize;
 
@@ -83,6 +83,14 @@ pub fn data(path: &Path) -> Result<Option<String>, Error> {
     Ok(Checkpoint::open(path)?.0.metadata.remove("data"))
 }
 
+/// How images are brought to the size that the network in a checkpoint's file takes.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn sizing(path: &Path) -> Result<Sizing, Error> {
+    Checkpoint::open(path)?.sizing()
+}
+
 /// Of which moment of a run a checkpoint is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct About {
@@ -122,6 +130,12 @@ pub(crate) fn write(
         ("data".into(), data),
         ("updates".into(), about.updates.to_string()),
     ]);
+    if record.run.sizing != Sizing::default() {
+        metadata.insert("sizing".into(), json(&record.run.sizing));
+    }
+    if record.run.validation != ValidationChoice::default() {
+        metadata.insert("validation".into(), record.run.validation.name().into());
+    }
     let epochs = [("epoch", about.epoch), ("in_epoch", about.in_epoch)];
     let epochs = epochs.map(|(key, epoch)| (key, epoch.map(|epoch| epoch.to_string())));
     for (key, value) in
@@ -198,6 +212,23 @@ impl Checkpoint {
             Some(newer) => self.0.bad(newer),
             None => error.advise(SAY),
         })
+    }
+
+    /// How images are brought to size: resized, if the file does not say it.
+    pub fn sizing(&self) -> Result<Sizing, Error> {
+        match self.0.metadata.contains_key("sizing") {
+            true => self.0.json("sizing"),
+            false => Ok(Sizing::default()),
+        }
+    }
+
+    /// How the validation images were chosen. Files that do not say it are of versions that chose at random.
+    pub fn validation(&self) -> ValidationChoice {
+        let stratified = ValidationChoice::Stratified;
+        let is = |choice: ValidationChoice| {
+            self.0.metadata.get("validation").is_some_and(|name| name == choice.name())
+        };
+        if is(stratified) { stratified } else { ValidationChoice::default() }
     }
 
     /// Of which moment of its run the file says that it is.

@@ -35,7 +35,9 @@ pub enum Error {
     #[error(
         "the loss or a weight is not a number at update {update} (epoch {epoch}); training has \
          stopped, and {}",
-        if *hopeless {
+        if let Some(cause) = cause {
+            cause
+        } else if *hopeless {
             "the run's saved state leads to this with any learning rate: start a new run with a lower \
              optimizer.learning_rate, from the beginning or from an earlier checkpoint (--init)"
         } else {
@@ -50,6 +52,9 @@ pub enum Error {
         epoch: u32,
         /// Whether it is the first update after the saved state, so that resuming would fail in the same way.
         hopeless: bool,
+        /// What the data or its weights have to do with it, and what to do, if the learning rate is not the
+        /// likely cause.
+        cause: Option<String>,
     },
     /// The network's outputs for some image are infinite or NaN.
     #[error("the network's outputs are not finite numbers")]

@@ -81,6 +81,12 @@ impl Evaluation {
         });
         classes.collect()
     }
+
+    /// The balanced accuracy, from 0 to 1: the mean of the accuracies on the classes that have images.
+    pub fn balanced_accuracy(&self) -> f64 {
+        let accuracies: Vec<f64> = self.class_accuracies().into_iter().flatten().collect();
+        accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64
+    }
 }
 
 /// Evaluates an engine's model on `split`. `progress` is called with the number of images so far, and stops the
@@ -142,5 +148,10 @@ mod tests {
         assert_eq!((evaluation.images(), evaluation.correct()), (8, 5));
         assert_eq!(evaluation.accuracy(), 0.625);
         assert_eq!(evaluation.class_accuracies(), [Some(0.75), Some(0.5), None]);
+        assert_eq!(evaluation.balanced_accuracy(), 0.625);
+        let confusion = vec![vec![90, 10], vec![5, 5]];
+        let unequal = Evaluation { confusion, ..Evaluation::default() };
+        assert_eq!(unequal.balanced_accuracy(), 0.7);
+        assert_eq!(Evaluation::default().balanced_accuracy(), 0.0);
     }
 }

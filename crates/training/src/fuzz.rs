@@ -100,7 +100,12 @@ fn fuzz_files_of_tensors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
     let recipe = toml::to_string(&Recipe::load::<&str>("quick", &[]).unwrap()).unwrap();
-    let metadata = [("recipe", &*recipe), ("classes", "[\"a\", \"b\"]"), ("epoch", "3")];
+    let metadata = [
+        ("recipe", &*recipe),
+        ("classes", "[\"a\", \"b\"]"),
+        ("normalization", "\"per_image\""),
+        ("epoch", "3"),
+    ];
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let tensors = [
         crescendo_network::Tensor::f32("bn.running_var", vec![2], vec![1.0, 2.0]),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, ImageShape, Split, without_validation};
+use crescendo_data::{DataSet, ImageShape, Sizing, Split, ValidationChoice, without_validation};
 use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Section};
 
 use crate::checkpoint::{About, Checkpoint, SAY};
@@ -20,6 +20,10 @@ pub struct Model {
     input: Input,
     /// How many training images are validation images.
     validation: usize,
+    /// How these were chosen.
+    choice: ValidationChoice,
+    /// How images are brought to the size that the network takes.
+    pub sizing: Sizing,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
     /// Of which moment of its run the weights are, as far as the file says.
@@ -91,8 +95,9 @@ impl Model {
         let about = checkpoint.about();
         let input = Input::new(&recipe.data, normalization);
         let validation = recipe.data.validation;
+        let (choice, sizing) = (checkpoint.validation(), checkpoint.sizing()?);
         let (path, notes) = (path.to_owned(), checkpoint.note().into_iter().collect());
-        Ok(Model { engine, path, input, validation, classes, about, notes })
+        Ok(Model { engine, path, input, validation, choice, sizing, classes, about, notes })
     }
 
     /// Sets whether predictions are averaged over an image and its mirror image, instead of what the recipe
@@ -133,7 +138,7 @@ impl Model {
     /// # Errors
     /// If the device fails.
     pub fn recompute_statistics(&mut self, train: &Split, images: usize) -> Result<(), Error> {
-        let train = without_validation(train, self.validation);
+        let train = without_validation(train, self.validation, self.choice);
         // Evenly spread, in case the images are sorted.
         let images = images.min(train.len());
         let indices: Vec<usize> = (0..images).map(|at| at * train.len() / images).collect();

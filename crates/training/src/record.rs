@@ -1,16 +1,15 @@
 //! `recipe.toml` in a run's folder: what the run is.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crescendo_data::Normalization;
+use crescendo_data::{Normalization, Sizing, ValidationChoice};
 use crescendo_network::DeviceKind;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::atomic_file::write_atomically;
 use crate::loading::{convert, syntax_problem};
-use crate::{Error, Recipe, version};
+use crate::{Error, Recipe, text_file, version};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
@@ -44,8 +43,19 @@ pub struct About {
     /// Of which run it is a branch, and after which epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch_of: Option<String>,
+    /// How validation images were chosen from the training images. Runs of versions that did not record it chose
+    /// them at random.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub validation: ValidationChoice,
+    /// How the images were brought to size.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sizing: Sizing,
     /// How the images are normalised.
     pub normalization: Normalization,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is said of a folder that `train` did not make.
@@ -64,7 +74,7 @@ pub fn read_record(folder: &Path) -> Result<Record, Error> {
     if !path.exists() {
         return Err(Error::bad(folder, NO_RUN));
     }
-    let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    let text = text_file::read(&path)?;
     parse(&text).map_err(|problem| Error::bad(&path, problem))
 }
 

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::data::split_validation;
+use crescendo::data::ValidationChoice;
 use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
 use crescendo::network::EngineConfig;
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{
-    Error, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, resolved,
+    Error, HeldOut, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, read_record,
+    resolved,
 };
 
 use super::LoadedData;
@@ -93,6 +94,17 @@ pub fn branches(runs: &[ArmRun], of: usize) -> Vec<(u32, &ArmRun)> {
     branches
 }
 
+/// How the runs of a comparison choose their validation images: as those that exist already did, so that all are
+/// judged on the same ones.
+fn validation_choice(folder: &Path, comparison: &Comparison) -> ValidationChoice {
+    let runs = comparison.arms.iter().flat_map(|arm| {
+        let seeds = comparison.seeds.iter();
+        seeds.map(|seed| folder.join(&arm.name).join(format!("seed-{seed}")))
+    });
+    let mut records = runs.filter_map(|run| read_record(&run).ok());
+    records.next().map_or(ValidationChoice::Stratified, |record| record.run.validation)
+}
+
 impl ArmRun {
     /// The run's folder, in the comparison's folder.
     fn folder(&self, comparison: &Path) -> PathBuf {
@@ -126,7 +138,8 @@ impl ArmRun {
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
         } else {
-            Run::create(&folder, &self.start(data))?
+            let choice = validation_choice(context.folder, comparison);
+            Run::create_with([folder.clone()], &self.start(data), choice)?
         };
         for &(epochs, branch) in branches {
             let to = branch.folder(context.folder);
@@ -153,9 +166,9 @@ impl ArmRun {
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
         let mut model = Model::open(&checkpoint::path(&folder, last), None, devices(), engine)?;
-        let count = self.recipe.data.validation;
-        let validation = (count > 0).then(|| split_validation(&data.set.train, count).1);
-        let evaluated = validation.as_ref().unwrap_or(&data.set.test);
+        let (count, choice) = (self.recipe.data.validation, run.record().run.validation);
+        let validation = HeldOut::new(&data.set, count, choice).validation;
+        let evaluated = validation.as_deref().unwrap_or(&data.set.test);
         // Training ends with an evaluation on the test set, unless the recipe turns it off.
         let running = match run.progress().test_accuracy.filter(|_| validation.is_none()) {
             Some(accuracy) => accuracy,

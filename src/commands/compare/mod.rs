@@ -32,8 +32,9 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         base.map_err(|problem| Error::Recipe(format!("--base: {problem}")))?;
     }
     let engine = args.compute.engine()?;
-    let source = comparison.arms[0].recipe.data.source;
-    let data = DataLocation::new(args.data.name()?.as_deref(), source).load()?;
+    let recipe = &comparison.arms[0].recipe.data;
+    let location = DataLocation::new(args.data.name()?.as_deref(), recipe.source);
+    let data = location.load_with(recipe.read_options())?;
     data.print_warnings();
     if !changes.iter().any(|change| change.starts_with("network.classes")) {
         comparison.set_classes(data.set.classes.len())?;
@@ -45,7 +46,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     warn(comparison.unused_keys(images).into_iter().chain(named));
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
-    let judged = comparison.evaluated_on();
+    let judged = comparison.evaluated_on(&data.set);
     let mut results = Results::open(&folder.join("results.csv"), judged)?;
     let runs = unfinished(&comparison, &results, &data)?;
 
@@ -126,7 +127,7 @@ fn write_report(
         comparison.name,
         seeds(comparison),
         data.set.name,
-        comparison.evaluated_on().name(),
+        comparison.evaluated_on(&data.set).name(),
         table(comparison, results)
     );
     write_atomically(&path, |file| file.write_all(text.as_bytes()))?;

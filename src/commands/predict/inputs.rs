@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, stdin};
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{ImageShape, read_image};
+use crescendo::data::{ImageShape, Sizing, read_image_as};
 use crescendo::training::Error;
 
 use super::note;
@@ -26,18 +26,19 @@ pub struct Inputs {
     pub pixels: Vec<u8>,
     /// A name for each image.
     pub names: Vec<String>,
+    sizing: Sizing,
     failures: Vec<Error>,
     resized: usize,
 }
 
 impl Inputs {
-    /// Reads files, folders, and for `-` the files whose paths the standard input lists. A file that cannot be read
+    /// Reads files, images of which are brought to size in this way, folders, and for `-` the files whose paths the standard input lists. A file that cannot be read
     /// is one of the failures.
     ///
     /// # Errors
     /// If the standard input cannot be read.
-    pub fn read(paths: &[PathBuf]) -> Result<Self, Error> {
-        let mut inputs = Inputs::default();
+    pub fn read(paths: &[PathBuf], sizing: Sizing) -> Result<Self, Error> {
+        let mut inputs = Inputs { sizing, ..Inputs::default() };
         for path in paths {
             if path == Path::new("-") {
                 let paths = listed_paths()?;
@@ -66,10 +67,7 @@ impl Inputs {
             list(path, 0, &mut images)?;
             images.sort();
             if images.is_empty() {
-                return Err(Error::bad(
-                    path,
-                    "has no images: give a folder with PNG or JPEG files",
-                ));
+                return Err(Error::bad(path, "has no images: give a folder of images"));
             }
             images.iter().for_each(|image| self.add(image));
         } else if has_ending(path, &["npy"]) {
@@ -78,7 +76,7 @@ impl Inputs {
             self.names.extend((0..count).map(|index| format!("{}[{index}]", path.display())));
             self.pixels.extend(images);
         } else {
-            let image = read_image(path)?;
+            let image = read_image_as(path, self.sizing)?;
             self.resized += usize::from(image.is_resized());
             self.pixels.extend(image.pixels);
             self.names.push(path.display().to_string());

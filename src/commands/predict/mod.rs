@@ -35,7 +35,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
     args.views.apply(&mut model);
     model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
 
-    let inputs = Inputs::read(&args.inputs)?;
+    let inputs = Inputs::read(&args.inputs, model.sizing)?;
     if inputs.all_failed() {
         return Err(inputs.into_error());
     }

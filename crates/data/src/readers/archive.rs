@@ -1,11 +1,13 @@
 //! The published archives, read as a stream without unpacking them to disk.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
 
+use super::image_archive::open_zip;
+use super::tree::has_image_name;
 use super::{LAYOUTS, Layout, MAX_BYTES, Parts, too_large};
 use crate::{DataSet, Error};
 
@@ -25,6 +27,31 @@ pub(super) fn open(path: &Path) -> Result<DataSet, Error> {
     parts.finish("archive")
 }
 
+/// Whether a file is an archive of images, and not of a published data set: a zip, or a tar with an image before
+/// the first of these files.
+pub(super) fn has_images(path: &Path) -> Result<bool, Error> {
+    let failed = |source| Error::io("read", path, source);
+    let mut file = File::open(path).map_err(failed)?;
+    if open_zip(path, &file)?.is_some() {
+        return Ok(true);
+    }
+    file.rewind().map_err(failed)?;
+    let Some(inner) = unpacked(path, file)? else { return Ok(false) };
+    let mut tar = tar::Archive::new(Limited { inner, left: 16 * MAX_BYTES });
+    // What is wrong with the archive is said when it is read.
+    let Ok(entries) = tar.entries() else { return Ok(false) };
+    for entry in entries.map_while(Result::ok) {
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if expected(&name).is_some() {
+            return Ok(false);
+        }
+        if has_image_name(Path::new(&name)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Calls `take` with each file in the archive that belongs to a data set, and ignores all others. `path` is
 /// the archive's path for error messages.
 pub(crate) fn each_file(
@@ -37,16 +64,14 @@ pub(crate) fn each_file(
             format!("cannot be unpacked ({error}): it is damaged or truncated; download it again");
         Error::invalid(path, problem)
     };
-    let mut archive = BufReader::new(archive);
-    let start = archive.fill_buf().map_err(|source| Error::io("read", path, source))?;
-    if !start.starts_with(&[0x1f, 0x8b]) {
-        return Err(Error::invalid(
+    let unpacked = unpacked(path, archive)?.ok_or_else(|| {
+        Error::invalid(
             path,
-            "is neither a folder nor a .tar.gz archive: give the folder or the archive of the \
-             data set",
-        ));
-    }
-    let mut unpacked = Limited { inner: GzDecoder::new(archive), left: MAX_BYTES };
+            "is neither a folder nor a .tar.gz, .tar or .zip archive: give the folder or the archive of \
+             the data set",
+        )
+    })?;
+    let mut unpacked = Limited { inner: unpacked, left: MAX_BYTES };
     let mut tar = tar::Archive::new(&mut unpacked);
     for entry in tar.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -81,6 +106,39 @@ pub(crate) fn each_file(
     Ok(())
 }
 
+/// The tar in a file, which may be compressed, whatever its name; `None` if it has none. `path` is for error
+/// messages.
+pub(super) fn unpacked<'a>(
+    path: &Path,
+    file: impl Read + 'a,
+) -> Result<Option<Box<dyn Read + 'a>>, Error> {
+    let mut file = BufReader::new(file);
+    let mut start = Vec::new();
+    let read = file.by_ref().take(512).read_to_end(&mut start);
+    read.map_err(|source| Error::io("read", path, source))?;
+    let is_gzip = start.starts_with(&[0x1f, 0x8b]);
+    let is_tar = is_tar(&start);
+    let whole = io::Cursor::new(start).chain(file);
+    Ok(match (is_gzip, is_tar) {
+        (true, _) => Some(Box::new(GzDecoder::new(whole))),
+        (_, true) => Some(Box::new(whole)),
+        _ => None,
+    })
+}
+
+/// Whether this is the first header of a tar: its checksum, the sum of its bytes with eight spaces in place of
+/// the checksum, is right. Old archives have no other mark.
+fn is_tar(header: &[u8]) -> bool {
+    if header.len() < 512 {
+        return false;
+    }
+    let sum =
+        |range: std::ops::Range<usize>| header[range].iter().map(|&b| u64::from(b)).sum::<u64>();
+    let sum = sum(0..148) + 8 * u64::from(b' ') + sum(156..512);
+    let text = String::from_utf8_lossy(&header[148..156]).replace('\0', " ");
+    u64::from_str_radix(text.trim(), 8) == Ok(sum)
+}
+
 /// The file of a data set that has this path in an archive, if it is one.
 fn expected(path: &str) -> Option<(&'static Layout, &'static str)> {
     let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
@@ -93,9 +151,9 @@ fn expected(path: &str) -> Option<(&'static Layout, &'static str)> {
 }
 
 /// Fails when more than `left` bytes have been read: a few kilobytes of archive can unpack to any size.
-struct Limited<R> {
-    inner: R,
-    left: u64,
+pub(super) struct Limited<R> {
+    pub inner: R,
+    pub left: u64,
 }
 
 impl<R: Read> Read for Limited<R> {

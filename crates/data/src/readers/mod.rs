@@ -1,20 +1,31 @@
-//! Reads data sets: CIFAR-10 and CIFAR-100 in every published form, and folders of images.
+//! Reads data sets: CIFAR-10 and CIFAR-100 in every published form, folders and archives of images, and arrays.
 
 pub(crate) mod archive;
 pub(crate) mod binary;
 mod cifar100;
+mod decode;
+mod idx;
+mod image_archive;
 mod image_folder;
+mod labels;
 mod listing;
+mod npz;
 mod pickle;
 mod python;
+mod to_size;
+mod tree;
 
+pub use decode::{DamagedImages, ReadOptions};
 pub use image_folder::ImageFolder;
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::{DataSet, Error, Split};
+use tree::Tree;
+
+use crate::image_file::FORMATS;
+use crate::{DataSet, Error, Sizing, Split};
 
 /// The limit for a file, and for an unpacked archive, in bytes. Published data sets are much smaller;
 /// anything larger is refused instead of being read into memory.
@@ -97,42 +108,143 @@ impl Layout {
 /// Reads the data set at `path`, which is one of:
 ///
 /// - CIFAR-10 or CIFAR-100 (Krizhevsky, 2009): the folder or the archive of the binary or the Python
-///   version, or a folder that contains one of these under its official name;
-/// - a folder of PNG and JPEG images: with a folder for each class, or with the folders `train` and `test`
-///   (or `val`) that have a folder for each class. Without `test`, a fifth of the images of each class
-///   become test images; [`ImageFolder`] reads it with another share.
+///   version, or a folder that contains one of these under its official name; the archive may be a `.tar`;
+/// - a folder of images, or a zip or tar archive of one: with a folder for each class, or with the folders
+///   `train` and `test` that have a folder for each class, and `val` for validation images; without `test`,
+///   `val` has the test images. Without either, a fifth of the images of each class become test images;
+///   [`ImageFolder`] reads it with another share;
+/// - Tiny ImageNet's and Kaggle's CIFAR-10's folders;
+/// - a folder of MNIST's idx files, or of a relative of MNIST;
+/// - an `.npz` file with arrays of images, such as those of MedMNIST.
 ///
 /// # Errors
 /// If there is no data set at `path`, or it is incomplete or damaged.
 pub fn open(path: &Path) -> Result<DataSet, Error> {
+    open_with(path, ReadOptions::default())
+}
+
+/// Reads the data set at `path`, as [`open`], with `options` for folders and archives of images.
+///
+/// # Errors
+/// If there is no data set at `path`, or it is incomplete or damaged.
+pub fn open_with(path: &Path, options: ReadOptions) -> Result<DataSet, Error> {
     let metadata = fs::metadata(path).map_err(|source| Error::io("read", path, source))?;
     if !metadata.is_dir() {
-        return archive::open(path);
+        return open_file(path, options);
     }
+    let mut folder = path.to_owned();
+    for _ in 0..MAX_DOUBLED {
+        if let Some(set) = open_published(&folder)? {
+            return Ok(set);
+        }
+        match only_folder(&folder) {
+            Some(inner) => folder = inner,
+            None => break,
+        }
+    }
+    if let Some(set) = image_folder::open(&Tree::Disk, path, options)? {
+        return Ok(set);
+    }
+    if let Some(file) = files(path).into_iter().find(|file| is_parquet(file)) {
+        return Err(parquet(&file));
+    }
+    Err(Error::NotFound(format!(
+        "{}: there is no data set in this folder: no folders of {FORMATS} images, one for each class, no idx \
+         files, no .npz file, and none of {}",
+        path.display(),
+        LAYOUTS.map(|layout| format!("{}, {}", layout.folder, layout.archive)).join(", ")
+    )))
+}
+
+/// How many folders that hold nothing but one folder are entered.
+const MAX_DOUBLED: usize = 4;
+
+/// Reads the data set in a folder if it has the files of a published one, or of arrays.
+fn open_published(path: &Path) -> Result<Option<DataSet>, Error> {
     let holds = |layout: &Layout| layout.batches.iter().any(|name| path.join(name).is_file());
     if let Some(layout) = LAYOUTS.into_iter().find(|layout| holds(layout)) {
-        return open_folder(path, layout);
+        return open_folder(path, layout).map(Some);
     }
     for layout in LAYOUTS {
         let folder = path.join(layout.folder);
         if folder.is_dir() {
-            return open_folder(&folder, layout);
+            // Unzipping can double a folder.
+            let doubled = folder.join(layout.folder);
+            let folder = if doubled.is_dir() { doubled } else { folder };
+            return open_folder(&folder, layout).map(Some);
         }
     }
     for layout in LAYOUTS {
-        let archive = path.join(layout.archive);
-        if archive.is_file() {
-            return archive::open(&archive);
+        let tar = layout.archive.trim_end_matches(".gz");
+        let mut archives = [layout.archive, tar].into_iter().map(|name| path.join(name));
+        if let Some(archive) = archives.find(|archive| archive.is_file()) {
+            return archive::open(&archive).map(Some);
         }
     }
-    image_folder::open(path)?.ok_or_else(|| {
-        Error::NotFound(format!(
-            "{}: there is no data set in this folder: no folders of PNG or JPEG images, one for each \
-             class, and none of {}",
-            path.display(),
-            LAYOUTS.map(|layout| format!("{}, {}", layout.folder, layout.archive)).join(", ")
-        ))
+    if let Some(set) = idx::open(path)? {
+        return Ok(Some(set));
+    }
+    let is_npz = |file: &PathBuf| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    match &files(path)[..] {
+        [file] if is_npz(file) => npz::open(file),
+        _ => Ok(None),
+    }
+}
+
+/// Reads the data set in a file.
+fn open_file(path: &Path, options: ReadOptions) -> Result<DataSet, Error> {
+    if is_parquet(path) {
+        return Err(parquet(path));
+    }
+    if idx::is_idx(path) {
+        let problem =
+            "is one of the four files of an idx data set: give the folder that has all of them";
+        return Err(Error::invalid(path, problem));
+    }
+    if let Some(set) = npz::open(path)? {
+        return Ok(set);
+    }
+    if !archive::has_images(path)? {
+        return archive::open(path);
+    }
+    let tree = image_archive::read(path, options.sizing)?.map(Tree::Archive);
+    let set = tree.as_ref().map(|tree| image_folder::open(tree, path, options)).transpose()?;
+    set.flatten().ok_or_else(|| {
+        let problem = format!("contains no folders of {FORMATS} images, one for each class");
+        Error::invalid(path, problem)
     })
+}
+
+/// The files in a folder, without hidden ones, sorted; none if it cannot be read.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let visible = entries.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    let mut files: Vec<PathBuf> =
+        visible.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// The only thing in a folder, if it is a folder.
+fn only_folder(folder: &Path) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(folder).ok()?.flatten().filter(|entry| {
+        !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.file_name() != "__MACOSX"
+    });
+    let only = entries.next()?.path();
+    (entries.next().is_none() && only.is_dir()).then_some(only)
+}
+
+fn is_parquet(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"PAR1"
+}
+
+fn parquet(path: &Path) -> Error {
+    let problem = "is a Parquet file, which is not read: save its images in one folder for each class, in Python \
+                   with `for i, x in enumerate(datasets.load_dataset(\"parquet\", data_files=FILE)[\"train\"])`, \
+                   and in the loop `x[\"image\"].save(f\"images/{x['label']}/{i}.png\")`";
+    Error::invalid(path, problem)
 }
 
 fn open_folder(folder: &Path, layout: &'static Layout) -> Result<DataSet, Error> {
@@ -218,7 +330,9 @@ impl Parts {
             format: format!("{name} {} {kind}", layout.version),
             classes,
             train,
+            validation: Split::default(),
             test,
+            sizing: Sizing::default(),
             warnings: Vec::new(),
         };
         if !is_official(&set) {

@@ -6,7 +6,6 @@ use super::SEGMENTS;
 use super::forward::stage;
 use super::geometry::{Geometry, phases};
 use super::pack::pack_phases;
-use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
@@ -16,6 +15,7 @@ use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workspace::Workspace;
+use crate::{Processor, ThreadPool};
 
 /// Output pixels whose gradient, of 64 channels, fills 32 KiB.
 const DEPTH: usize = 128;
@@ -44,7 +44,7 @@ pub(crate) fn backward(
     let (parts, wanted) = (&mut shared[..count * len], dweight.is_some());
     {
         let parts = DisjointSlice::new(parts);
-        processor.pool.run(count, |index, worker| {
+        processor.pool.run(count, 2 * geometry.work(), |index, worker| {
             let staged = geometry.staged_input();
             let rest = geometry.staged_gradient() + geometry.input.image_len();
             // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
@@ -72,7 +72,8 @@ pub(crate) fn backward(
 /// Adds partial sums `[tap][input channel][output channel]` to the gradient of the weights.
 fn add_parts(processor: &Processor, geometry: &Geometry, parts: &mut [f32], dweight: &mut [f32]) {
     let (sum, rest) = parts.split_at_mut(geometry.part());
-    processor.pool.chunks(sum, PIECE, |piece, sum| {
+    let work = ThreadPool::ELEMENT * (rest.len() + sum.len());
+    processor.pool.chunks(sum, PIECE, work, |piece, sum| {
         for part in rest.chunks_exact(geometry.part()) {
             for (sum, part) in sum.iter_mut().zip(&part[piece * PIECE..]) {
                 *sum += part;
@@ -82,7 +83,8 @@ fn add_parts(processor: &Processor, geometry: &Geometry, parts: &mut [f32], dwei
     let (taps, inputs) = (geometry.taps(), geometry.layer.inputs);
     let columns = geometry.output.padded_channels();
     // A block of output channels together: its numbers share cache lines.
-    processor.pool.chunks(dweight, LANES * inputs * taps, |block, dweight| {
+    let work = ThreadPool::ELEMENT * dweight.len();
+    processor.pool.chunks(dweight, LANES * inputs * taps, work, |block, dweight| {
         for (row, sums) in sum.chunks_exact(columns).enumerate() {
             let (tap, input) = (row / inputs, row % inputs);
             let outputs = dweight.chunks_exact_mut(inputs * taps);

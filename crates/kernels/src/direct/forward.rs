@@ -25,7 +25,7 @@ pub(crate) fn forward(
     let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, _) = workspace.split();
     let parts = geometry.parts();
-    processor.pool.run(parts, |index, worker| {
+    processor.pool.run(parts, geometry.work(), |index, worker| {
         let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
         // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
         let (staged, out) = unsafe { workers.part(worker, staged, out) };

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use crate::MapShape;
 use crate::conv_shape::Convolution;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
 use crate::thread_pool::split_range;
+use crate::{MapShape, ThreadPool};
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
 const PIXELS_PER_PART: usize = 4000;
@@ -75,6 +75,13 @@ impl Geometry {
     pub fn images_of(&self, part: usize) -> Range<usize> {
         let (images, parts) = (self.input.images, self.parts());
         split_range(images, parts, part)
+    }
+
+    /// The work of a forward pass, or of one of the two gradients: see
+    /// [`ThreadPool::run`](crate::ThreadPool::run).
+    pub fn work(&self) -> usize {
+        let multiplications = self.output.images * self.output.pixels() * self.part();
+        multiplications + ThreadPool::ELEMENT * (self.input.len() + self.output.len())
     }
 
     /// About how many steps the GEMMs of an image have: see [`Prefetch`](crate::prefetch::Prefetch).

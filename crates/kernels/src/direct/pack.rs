@@ -2,11 +2,11 @@
 //! `[panel][tap][channel][columns]`.
 
 use super::geometry::{Geometry, phases};
-use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::micro_kernel::PANEL;
 use crate::simd::LANES;
+use crate::{Processor, ThreadPool};
 
 /// See [`Convolution::packed_len`].
 pub(crate) fn packed_len(layer: &Convolution) -> usize {
@@ -25,7 +25,8 @@ pub(crate) fn pack_weights(
     let taps = kernel * kernel;
     let padded = outputs.next_multiple_of(LANES);
     let packed = &DisjointSlice::new(packed);
-    processor.pool.run(padded.div_ceil(PANEL) * taps, |task, _| {
+    let work = ThreadPool::ELEMENT * packed_len(layer);
+    processor.pool.run(padded.div_ceil(PANEL) * taps, work, |task, _| {
         let (panel, tap) = (task / taps * PANEL, task % taps);
         let width = PANEL.min(padded - panel);
         let at = panel * taps * inputs + tap * inputs * width;
@@ -58,7 +59,8 @@ pub(super) fn pack_phases(
         let mine = rows * columns;
         let packed = &DisjointSlice::new(&mut packed[begin..][..mine * outputs * padded]);
         begin += mine * outputs * padded;
-        processor.pool.run(padded.div_ceil(PANEL) * mine, |task, _| {
+        let work = ThreadPool::ELEMENT * mine * outputs * padded;
+        processor.pool.run(padded.div_ceil(PANEL) * mine, work, |task, _| {
             let (panel, index) = (task / mine * PANEL, task % mine);
             let (row, column) = (index / columns, index % columns);
             let tap = (phase_y + stride * row) * kernel + phase_x + stride * column;

@@ -8,7 +8,6 @@ use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::{self, Direction, Weights};
 use super::{Domain, Geometry, odd_cache_lines, transform_weights};
-use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::GradientEpilogue;
 use crate::micro_kernel::PANEL;
@@ -17,6 +16,7 @@ use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::thread_pool::split_range;
 use crate::workspace::Workspace;
+use crate::{Processor, ThreadPool};
 
 /// A backward pass.
 pub(super) struct Backward<'a, T> {
@@ -49,7 +49,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let (packed, wanted) = (&*u, dweight.is_some());
         {
             let sums = DisjointSlice::new(parts);
-            processor.pool.run(schedule.parts, |index, worker| {
+            processor.pool.run(schedule.parts, 2 * self.geometry.work(), |index, worker| {
                 let groups = with_next(schedule.groups(&self.geometry, index)).enumerate();
                 for (count, (group, next)) in groups {
                     let tiles = group.tiles(&self.geometry);
@@ -83,7 +83,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let Some(dweight) = dweight else { return };
         let (parts, dweight) = (&*parts, &DisjointSlice::new(dweight));
         let tasks = inputs.div_ceil(4);
-        processor.pool.run(tasks, |task, _| {
+        let work = ThreadPool::ELEMENT * parts.len();
+        processor.pool.run(tasks, work, |task, _| {
             processor.isa.run(weights::Gather {
                 parts,
                 count: schedule.parts,

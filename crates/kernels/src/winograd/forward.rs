@@ -31,7 +31,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         let Geometry { input, output, .. } = self.geometry;
         let schedule = Schedule::new(&self.geometry, Direction::Forward);
         let (workers, _) = workspace.split();
-        processor.pool.run(schedule.parts, |index, worker| {
+        processor.pool.run(schedule.parts, self.geometry.work(), |index, worker| {
             for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
                 let tiles = group.tiles(&self.geometry);
                 let len = Domain::element_len(input.blocks().max(output.blocks()), tiles);

@@ -36,7 +36,7 @@ use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
 use crate::thread_pool::split_range;
 use crate::workspace::{Workspace, WorkspaceSize};
-use crate::{MapShape, Processor};
+use crate::{MapShape, Processor, ThreadPool};
 
 use backward::Backward;
 use forward::Forward;
@@ -96,6 +96,14 @@ impl Geometry {
     /// Tiles of an image.
     fn tiles(&self) -> usize {
         self.tiles_y * self.tiles_x
+    }
+
+    /// The work of a forward pass, or of one of the two gradients: see
+    /// [`ThreadPool::run`](crate::ThreadPool::run).
+    fn work(&self) -> usize {
+        let tiles = self.input.images * self.tiles() * self.tile.elements();
+        let multiplications = tiles * self.input.channels * self.output.padded_channels();
+        multiplications + ThreadPool::ELEMENT * (self.input.len() + self.output.len())
     }
 
     /// About how many steps the GEMMs of so many tiles have: see [`Prefetch`](crate::prefetch::Prefetch).
@@ -258,8 +266,9 @@ fn transform_weights<T: Tile + Send + Sync>(
         Direction::Backward => weights.outputs,
     };
     let tasks = depth.div_ceil(8);
+    let work = ThreadPool::ELEMENT * out.len();
     let out = &DisjointSlice::new(out);
-    processor.pool.run(tasks, |task, _| {
+    processor.pool.run(tasks, work, |task, _| {
         let k = split_range(depth, tasks, task);
         processor.isa.run(weights::Transform { weights, k, out, tile });
     });

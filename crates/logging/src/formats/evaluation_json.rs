@@ -26,6 +26,9 @@ pub struct EvaluationFile {
 pub struct EvaluationRecord {
     pub epoch: u32,
     pub accuracy: f64,
+    /// The mean of the classes' accuracies; missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balanced_accuracy: Option<f64>,
     /// `None` if it is not finite, which JSON cannot represent.
     pub loss: Option<f64>,
     /// Views of each image whose predictions were averaged; missing in files of earlier versions.
@@ -126,6 +129,7 @@ impl EvaluationRecord {
         EvaluationRecord {
             epoch,
             accuracy: evaluation.accuracy(),
+            balanced_accuracy: Some(evaluation.balanced_accuracy()),
             loss: Some(evaluation.loss).filter(|loss| loss.is_finite()),
             views: Some(evaluation.views),
             classes: classes.to_vec(),

@@ -19,9 +19,12 @@ pub fn section(name: &str, record: &EvaluationRecord) -> String {
     let views = record.views.filter(|views| *views > 1);
     let views =
         views.map_or(String::new(), |views| format!(", averaged over {views} views of each"));
+    let balanced = record
+        .balanced_accuracy
+        .map_or(String::new(), |accuracy| format!(", balanced accuracy {:.2}%", 100.0 * accuracy));
     let mut html = format!(
         "<section>\n<h2>{} after epoch {}</h2>\n\
-         <p>Accuracy {:.2}% on {images} images{views}{loss}.</p>\n",
+         <p>Accuracy {:.2}% on {images} images{views}{loss}{balanced}.</p>\n",
         escape(name),
         record.epoch,
         100.0 * record.accuracy

@@ -79,6 +79,7 @@ fn object(event: &Event) -> Option<Value> {
             "split": split.name(),
             "epoch": epoch,
             "accuracy": evaluation.accuracy(),
+            "balanced_accuracy": evaluation.balanced_accuracy(),
             "loss": evaluation.loss,
             "views": evaluation.views,
             "classes": classes,
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!(
             read(&Event::Evaluated { split, epoch: 2, evaluation, classes }),
             json!({
-                "event": "evaluated", "split": "validation", "epoch": 2, "accuracy": 0.875,
+                "event": "evaluated", "split": "validation", "epoch": 2, "accuracy": 0.875, "balanced_accuracy": 0.875,
                 "loss": 0.5, "views": 2, "classes": ["cat", "mouse"],
                 "confusion": [[3, 1], [0, 4]],
             })

@@ -10,12 +10,14 @@ mod statistics;
 
 use std::path::Path;
 
+use crescendo_data::DataSet;
 use serde::Deserialize;
 
 use crate::events::EvaluatedSplit;
+use crate::held_out::validation_images;
 use crate::loading::{BuiltIn, convert, syntax_problem};
 use crate::validation::unused_keys;
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, text_file};
 
 pub use results::{BatchNormStatistics, Results, Row};
 pub use shared_epochs::shared_epochs;
@@ -104,9 +106,7 @@ impl Comparison {
         let path = Path::new(name_or_path);
         let text = match built_in {
             Some(comparison) => comparison.text.to_owned(),
-            None if path.is_file() => {
-                std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?
-            }
+            None if path.is_file() => text_file::read(path)?,
             None => {
                 let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
                 return Err(Error::Recipe(format!(
@@ -190,10 +190,10 @@ impl Comparison {
         common.into_iter().flatten().chain(own).collect()
     }
 
-    /// The images on which arms are evaluated: the validation set if there is one, so that nothing is tuned
-    /// on the test set.
-    pub fn evaluated_on(&self) -> EvaluatedSplit {
-        match self.arms[0].recipe.data.validation {
+    /// The images of `data` on which arms are evaluated: the validation set if there is one, so that nothing is
+    /// tuned on the test set.
+    pub fn evaluated_on(&self, data: &DataSet) -> EvaluatedSplit {
+        match validation_images(data, self.arms[0].recipe.data.validation) {
             0 => EvaluatedSplit::Test,
             _ => EvaluatedSplit::Validation,
         }

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, text_file};
 
 pub use built_in::{BUILT_IN, BuiltIn};
 pub(crate) use conversion::convert;
@@ -144,14 +144,36 @@ fn base_path(recipe: &str, base: &str) -> String {
 pub(crate) fn syntax_problem(text: &str, error: &toml::de::Error) -> String {
     let problem = error.message().lines().collect::<Vec<_>>().join(", ");
     let before = error.span().and_then(|span| text.get(..span.start));
-    before.map_or(problem.clone(), |text| {
-        format!("line {}: {problem}", text.matches('\n').count() + 1)
+    before.map_or(problem.clone(), |before| {
+        let line = before.matches('\n').count();
+        // In double quotes a Windows path is mostly not valid TOML.
+        let has_path = text.lines().nth(line).is_some_and(|line| line.contains('\\'));
+        let remedy = if has_path { format!("; {BACKSLASHES}") } else { String::new() };
+        format!("line {}: {problem}{remedy}", line + 1)
     })
+}
+
+/// How to write a Windows path.
+const BACKSLASHES: &str = "in double quotes a backslash begins an escape: write a path in single quotes, or with / \
+                           instead of \\";
+
+/// What may be wrong with a path that does not exist because of its backslashes.
+pub(crate) fn path_remedy(path: &str) -> Option<String> {
+    if path.contains(char::is_control) {
+        // C:\new\report.toml in double quotes has a line's end and a return.
+        return Some(BACKSLASHES.into());
+    }
+    let slashes = path.replace('\\', "/");
+    let exists = slashes != path && Path::new(&slashes).exists();
+    exists.then(|| format!("did you mean {slashes}?"))
 }
 
 fn read(path: &str) -> Result<String, Error> {
     if Path::new(path).exists() {
-        return std::fs::read_to_string(path).map_err(|e| Error::io("read", Path::new(path), e));
+        return text_file::read(Path::new(path));
+    }
+    if let Some(remedy) = path_remedy(path) {
+        return Err(Error::Recipe(format!("there is no recipe {}: {remedy}", path.escape_debug())));
     }
     let names = BUILT_IN.map(|recipe| recipe.name);
     let hint = nearest(path, names).map_or(String::new(), |name| format!(" (is it {name}?)"));

@@ -1,6 +1,9 @@
 //! The section `[data]`: what happens to images before the network sees them.
 
-use crescendo_data::{Augmentation, Border, Flip, LastBatch, Normalization, Shuffle, Split};
+use crescendo_data::{
+    Augmentation, Border, DamagedImages, Flip, LastBatch, Normalization, ReadOptions, Shuffle,
+    Split,
+};
 use serde::{Deserialize, Serialize};
 
 use super::epoch_table::value_at;
@@ -24,6 +27,10 @@ pub struct DataConfig {
     /// Progressive resizing: `(first epoch, pixels along each side)` of training images. Evaluations use
     /// whole images.
     pub sides: Vec<(u32, usize)>,
+    /// How much the images of each class count in the training loss.
+    pub class_weights: ClassWeights,
+    /// What happens to images that cannot be read.
+    pub damaged: DamagedImages,
     /// How many training images are set aside as the validation set.
     pub validation: usize,
     /// Test-time augmentation: whether logits are the mean of those of an image and its mirror image.
@@ -76,6 +83,48 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
+/// Weights of classes in the training loss, which is divided by their sum over the batch's images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "\"none\", \"balanced\", or a list of numbers, one for each class")]
+pub enum ClassWeights {
+    /// By a rule.
+    Rule(ClassWeighting),
+    /// One for each class, in the order of the classes.
+    List(Vec<f64>),
+}
+
+/// A rule for the weights of classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassWeighting {
+    /// All images count the same.
+    None,
+    /// All classes count the same: a class's weight is the mean number of images of a class, divided by its own.
+    Balanced,
+}
+
+impl ClassWeights {
+    /// The weights of `classes` classes for the training images with these labels; `None` if all images count the
+    /// same.
+    pub(crate) fn weights(&self, labels: &[u16], classes: usize) -> Option<Vec<f32>> {
+        match self {
+            ClassWeights::Rule(ClassWeighting::None) => None,
+            ClassWeights::List(weights) => {
+                Some(weights.iter().map(|&weight| weight as f32).collect())
+            }
+            ClassWeights::Rule(ClassWeighting::Balanced) => {
+                let mut counts = vec![0_usize; classes];
+                labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+                let present = counts.iter().filter(|&&count| count > 0).count();
+                let mean = labels.len() as f64 / present.max(1) as f64;
+                // A class without images occurs in smoothed labels only.
+                let weight = |count| if count > 0 { (mean / count as f64) as f32 } else { 1.0 };
+                Some(counts.into_iter().map(weight).collect())
+            }
+        }
+    }
+}
+
 /// See [`Normalization`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +158,11 @@ impl DataConfig {
         Some(Augmentation { padding, border: self.border, flip, cutout })
     }
 
+    /// How a folder or an archive of images is read.
+    pub fn read_options(&self) -> ReadOptions {
+        ReadOptions { damaged: self.damaged, ..ReadOptions::default() }
+    }
+
     /// The normalisation, with the statistics of `train` if it needs them.
     pub fn normalization(&self, train: &Split) -> Normalization {
         match self.normalize {
@@ -116,5 +170,23 @@ impl DataConfig {
             NormalizeKind::Dataset => Normalization::dataset(train),
             NormalizeKind::None => Normalization::None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balanced_weights_give_every_class_the_same_sum() {
+        let labels = [[0; 6].as_slice(), &[1; 3], &[3; 3]].concat();
+        let balanced = ClassWeights::Rule(ClassWeighting::Balanced);
+        let weights = balanced.weights(&labels, 4).unwrap();
+        assert_eq!(weights, [4.0 / 6.0, 4.0 / 3.0, 1.0, 4.0 / 3.0]);
+        // The mean weight of an image is 1.
+        let sum: f32 = labels.iter().map(|&label| weights[usize::from(label)]).sum();
+        assert!((sum - 12.0).abs() < 1e-5);
+        assert_eq!(ClassWeights::List(vec![1.0, 2.5]).weights(&labels, 2).unwrap(), [1.0, 2.5]);
+        assert_eq!(ClassWeights::Rule(ClassWeighting::None).weights(&labels, 4), None);
     }
 }

@@ -17,7 +17,10 @@ use crescendo_network::{EngineConfig, NetworkConfig};
 use serde::{Deserialize, Serialize};
 
 pub use batch::{AfterMax, BatchConfig, BatchPolicyKind, Coupling};
-pub use data::{AugmentConfig, AugmentTable, DataConfig, DataSource, NormalizeKind};
+pub use data::{
+    AugmentConfig, AugmentTable, ClassWeighting, ClassWeights, DataConfig, DataSource,
+    NormalizeKind,
+};
 pub(crate) use epoch_table::{epochs_problem, value_at};
 pub use optimizer::{
     DecayedParameters, LearningRatePer, OptimizerConfig, OptimizerKind, ParameterGroup,

@@ -1,15 +1,15 @@
 //! Creating runs.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, iter};
 
-use crescendo_data::{DataSet, without_validation};
+use crescendo_data::{DataSet, ValidationChoice};
 use crescendo_network::{Device, Devices};
 
 use super::{Progress, Run, fit, folder, initial, saved_state};
 use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
-use crate::{Error, Recipe, memory, version};
+use crate::{Error, HeldOut, Recipe, memory, version};
 
 /// What a new run is created from.
 #[derive(Clone, Copy)]
@@ -35,17 +35,50 @@ impl Run {
     /// If `folder` exists, recipe and data do not fit together, the device cannot be used or has too little
     /// memory, or the system refuses.
     pub fn create(folder: &Path, start: &Start) -> Result<Self, Error> {
+        Self::create_first([folder.to_owned()], start)
+    }
+
+    /// The same in the first of some folders that does not exist, also if other programs create folders there
+    /// at the same time.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_first(
+        folders: impl IntoIterator<Item = PathBuf>,
+        start: &Start,
+    ) -> Result<Self, Error> {
+        Self::create_with(folders, start, ValidationChoice::Stratified)
+    }
+
+    /// As [`create_first`](Self::create_first), with validation images that are chosen as `choice` says, if they are
+    /// taken from the training images.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        folders: impl IntoIterator<Item = PathBuf>,
+        start: &Start,
+        choice: ValidationChoice,
+    ) -> Result<Self, Error> {
         let Start { data, devices, .. } = *start;
-        if folder.exists() {
-            return Err(folder::taken(folder));
-        }
+        let mut folders = folders.into_iter();
+        let mut last = PathBuf::new();
+        let free = folders.find(|folder| {
+            last.clone_from(folder);
+            !folder.exists()
+        });
+        let folder = free.ok_or_else(|| folder::taken(&last))?;
         let device = devices.open(&start.recipe.engine)?;
         let (recipe, note) = resolved(start.recipe, &*device, data)?;
         let mut notes = Vec::from_iter(note);
         let available = memory::available(device.memory(), false);
         fit::check_fit(&recipe, &*device, data, available)?;
         // Statistics are those of the images that are trained on.
-        let train = without_validation(&data.train, recipe.data.validation);
+        let validation = match recipe.data.validation {
+            0 => ValidationChoice::default(),
+            _ => choice,
+        };
+        let train = HeldOut::new(data, recipe.data.validation, validation).train;
         let normalization = recipe.data.normalization(&train);
         let (initial, more) = initial::state(&recipe, &*device, start, &train, &normalization)?;
         notes.extend(more);
@@ -59,13 +92,15 @@ impl Run {
                 classes: data.classes.clone(),
                 init: start.init.map(|path| path.display().to_string()),
                 branch_of: None,
+                validation,
+                sizing: data.sizing,
                 normalization,
             },
             recipe,
         };
-        folder::make(folder, |temporary| {
+        let folder = folder::make(folder, &mut folders, |temporary| {
             for part in ["weights", "state"] {
-                let io = |error| Error::io("create", folder, error);
+                let io = |error| Error::io("create", temporary, error);
                 fs::create_dir_all(temporary.join(part)).map_err(io)?;
             }
             record::write(temporary, &record)?;
@@ -73,7 +108,12 @@ impl Run {
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             saved_state::write_initial(temporary, &record, initial, &progress)
         })?;
-        let mut run = Self::open(folder)?;
+        let mut run = Self::open(&folder).inspect_err(|error| {
+            // It is of no use to the user, unless another program is using it already.
+            if !matches!(error, Error::Refused(_)) {
+                let _ = fs::remove_dir_all(&folder);
+            }
+        })?;
         run.notes.extend(notes);
         Ok(run)
     }
@@ -115,11 +155,12 @@ impl Run {
         record.run.recipe = (*recipe_name).into();
         let of = self.folder.display();
         record.run.branch_of = Some(format!("{of}, after epoch {}", epoch - 1));
-        folder::make(folder, |temporary| {
+        folder::make(folder.to_owned(), &mut iter::empty(), |temporary| {
             folder::copy(&self.folder, temporary)?;
             record::write(temporary, &record)?;
             saved_state::set_record(temporary, &record)
-        })
+        })?;
+        Ok(())
     }
 }
 

@@ -3,7 +3,9 @@
 use crescendo_data::DataSet;
 use crescendo_network::Device;
 
+use crate::held_out::validation_images;
 use crate::policy::training_plan;
+use crate::recipe::{BatchPolicyKind, ClassWeights, Metric, ScheduleKind};
 use crate::{Error, Recipe, graph_for, memory};
 
 /// Whether this recipe can train on this data.
@@ -41,6 +43,16 @@ pub(crate) fn check_fit(
         ));
     }
     let validation = recipe.data.validation;
+    if validation > 0 && !data.validation.is_empty() {
+        return Err(Error::Recipe(format!(
+            "data.validation is {validation}, but {} has {} validation images of its own: set data.validation=0 \
+             to use those",
+            data.name,
+            data.validation.len()
+        )));
+    }
+    check_metrics(recipe, validation_images(data, validation))?;
+    check_class_weights(recipe, classes)?;
     if validation >= data.train.len() {
         let images = data.train.len();
         return refuse(format!(
@@ -54,4 +66,42 @@ pub(crate) fn check_fit(
         let graph = graph_for(recipe, phase.image_size)?;
         memory::check(recipe, device, data, &graph, phase.batch_size, available)
     })
+}
+
+/// Whether there are validation images if a policy needs them.
+fn check_metrics(recipe: &Recipe, validation: usize) -> Result<(), Error> {
+    if recipe.train.stop_after > 0 && validation == 0 {
+        return Err(Error::Recipe(
+            "train.stop_after stops by the accuracy on validation images, but there are none: set \
+             data.validation, for example to 5000, or use data with a folder of validation images"
+                .into(),
+        ));
+    }
+    let (batch, schedule) = (&recipe.batch, &recipe.schedule);
+    let followed = [
+        (batch.policy == BatchPolicyKind::Plateau, "batch", batch.plateau.metric),
+        (schedule.policy == ScheduleKind::Plateau, "schedule", schedule.plateau.metric),
+    ];
+    for (_, section, metric) in followed.into_iter().filter(|followed| followed.0) {
+        if metric != Metric::TrainLoss && validation == 0 {
+            return Err(Error::Recipe(format!(
+                "{section}.metric is {}, but there are no validation images: set data.validation, for example to \
+                 5000, or use data with a folder of validation images",
+                metric.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is a weight for each class.
+fn check_class_weights(recipe: &Recipe, classes: usize) -> Result<(), Error> {
+    match &recipe.data.class_weights {
+        ClassWeights::List(weights) if weights.len() != classes => Err(Error::Recipe(format!(
+            "data.class_weights has {} weights, but there are {classes} classes: give one for each, in the \
+                 order of `crescendo data info`",
+            weights.len()
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -10,9 +10,11 @@ mod folder;
 mod initial;
 pub(crate) mod saved_state;
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use crescendo_data::file_system::{Lock, sync_folder, try_lock};
 use serde::{Deserialize, Serialize};
 
 use crate::best::BestEpoch;
@@ -97,25 +99,49 @@ impl Run {
     /// If `folder` holds no run or one of a newer version, another program is working on it, a file is damaged,
     /// or `recipe.toml` was edited in a key that cannot [change](Self::change).
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_on(folder, try_lock, sync_folder)
+    }
+
+    /// The same on a file system that locks files and syncs folders in this way.
+    fn open_on(
+        folder: &Path,
+        try_lock: impl Fn(&File) -> io::Result<Lock>,
+        sync_folder: impl Fn(&Path) -> io::Result<bool>,
+    ) -> Result<Self, Error> {
         let record = read_record(folder)?;
         if let Some(newer) = version::newer(&record.run.version) {
             return Err(Error::Refused(format!("{}: {newer}", folder.display())));
         }
+        let mut notes = Vec::new();
         let path = folder.join("state").join("lock");
         let lock = File::create(&path).map_err(|error| Error::io("write", &path, error))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::Error(error) => Error::io("lock", &path, error),
-            TryLockError::WouldBlock => Error::Refused(format!(
-                "another program is training in {}: wait for it, or stop it first",
-                folder.display()
-            )),
-        })?;
-        let SavedState { progress, marks, record: saved, notes } =
-            saved_state::read(folder, &record)?;
-        let folder = folder.to_owned();
-        let (changes, before) = (Vec::new(), None);
+        match try_lock(&lock).map_err(|error| Error::io("lock", &path, error))? {
+            Lock::Held => {}
+            Lock::Taken => {
+                return Err(Error::Refused(format!(
+                    "another program is training in {}: wait for it, or stop it first",
+                    folder.display()
+                )));
+            }
+            Lock::Unsupported => notes.push(
+                "Warning: this file system cannot lock files: take care that no other program trains in \
+                 this run's folder at the same time."
+                    .into(),
+            ),
+        }
+        if !sync_folder(folder).map_err(|error| Error::io("write", folder, error))? {
+            notes.push(
+                "Warning: this file system cannot sync folders: after a power cut the latest files of \
+                 this run may be missing."
+                    .into(),
+            );
+        }
+        let saved = saved_state::read(folder, &record)?;
+        notes.extend(saved.notes);
+        let SavedState { progress, marks, .. } = saved;
+        let (folder, changes, before) = (folder.to_owned(), Vec::new(), None);
         let mut run = Run { folder, record, progress, marks, changes, before, notes, _lock: lock };
-        if let Some(saved) = saved {
+        if let Some(saved) = saved.record {
             run.accept_edits(saved)?;
         }
         Ok(run)

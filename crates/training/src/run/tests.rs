@@ -47,6 +47,96 @@ fn train_in(folder: &Path, changes: &[&str]) -> Vec<f32> {
     tensors.into_iter().flat_map(|tensor| numbers(tensor.data)).collect()
 }
 
+/// A run that is opened on a file system which fails in these ways trains to its end, and warns.
+#[cfg(unix)]
+#[test]
+fn runs_are_trained_without_locks_and_synced_folders() {
+    use crescendo_data::file_system::{lock_outcome, sync_outcome};
+    use std::fs::TryLockError;
+
+    let place = tempfile::tempdir().unwrap();
+    let changes = ["train.epochs=1", "network.widths=[4, 4, 4]", "train.final_evaluation=false"];
+    let recipe = Recipe::load("quick", &changes).unwrap();
+    let data = crescendo_data::shapes::generate(0, 60, 10);
+    let start = Start {
+        recipe: &recipe,
+        recipe_name: "quick",
+        data: &data,
+        data_location: "shapes:60,10",
+        init: None,
+        devices: &CpuDevices,
+    };
+    let folder = place.path().join("run");
+    drop(Run::create(&folder, &start).unwrap());
+    let error = |code: i32| io::Error::from_raw_os_error(code);
+    let open = |lock: Option<i32>, sync: Option<i32>| {
+        let lock = |_: &File| {
+            lock_outcome(lock.map_or(Ok(()), |code| Err(TryLockError::Error(error(code)))))
+        };
+        let sync = |_: &Path| sync_outcome(sync.map_or(Ok(()), |code| Err(error(code))));
+        Run::open_on(&folder, lock, sync)
+    };
+    assert_eq!(open(None, None).unwrap().notes, [""; 0]);
+    for lock in [libc::ENOSYS, libc::ENOLCK, libc::EOPNOTSUPP] {
+        let notes = open(Some(lock), None).unwrap().notes;
+        assert!(notes.len() == 1 && notes[0].contains("cannot lock files"), "{notes:?}");
+    }
+    assert!(open(Some(libc::EIO), None).unwrap_err().to_string().contains("cannot lock"));
+    assert!(open(None, Some(libc::EIO)).unwrap_err().to_string().contains("cannot write"));
+    let mut run = open(Some(libc::ENOSYS), Some(libc::EINVAL)).unwrap();
+    assert!(
+        run.notes.len() == 2 && run.notes[1].contains("cannot sync folders"),
+        "{:?}",
+        run.notes
+    );
+    run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false)).unwrap();
+    assert!(run.progress().ended);
+}
+
+#[test]
+fn the_next_folder_is_created_if_another_program_has_created_the_first() {
+    let place = tempfile::tempdir().unwrap();
+    let recipe = Recipe::load("quick", &["network.widths=[4, 4, 4]"]).unwrap();
+    let data = crescendo_data::shapes::generate(0, 600, 10);
+    let start = Start {
+        recipe: &recipe,
+        recipe_name: "quick",
+        data: &data,
+        data_location: "shapes:600,10",
+        init: None,
+        devices: &CpuDevices,
+    };
+    let folder = |n: u32| place.path().join(format!("run-{n}"));
+    std::fs::create_dir(folder(2)).unwrap();
+    let mut others = (1..).map(folder);
+    let first = others.next().unwrap();
+    let made = super::folder::make(first, &mut others, |temporary| {
+        // It was free when it was chosen.
+        std::fs::create_dir_all(folder(1).join("x")).unwrap();
+        std::fs::write(temporary.join("content"), "").map_err(|e| Error::io("write", temporary, e))
+    });
+    assert_eq!(made.unwrap(), folder(3));
+    let run = Run::create_first((1..).map(folder), &start).unwrap();
+    assert_eq!(run.folder(), folder(4));
+    let error = Run::create(&folder(4), &start).unwrap_err().to_string();
+    assert!(error.contains("run-4 already exists"), "{error}");
+    let names: Vec<_> =
+        std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+}
+
+#[test]
+fn a_failed_start_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("runs/run");
+    let failed = super::folder::make(folder.clone(), &mut std::iter::empty(), |temporary| {
+        std::fs::write(temporary.join("recipe.toml"), "").unwrap();
+        Err(Error::io("write", temporary, io::ErrorKind::StorageFull.into()))
+    });
+    assert!(failed.is_err());
+    assert_eq!(std::fs::read_dir(place.path().join("runs")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_checkpoint_holds_the_average_of_the_weights_along_the_way() {
     let place = tempfile::tempdir().unwrap();

@@ -107,7 +107,7 @@ impl Trainer<'_> {
             Halt::Error(Error::NotFinite) => {
                 let Progress { updates: update, epoch, .. } = self.run.progress;
                 // The state was saved before the evaluation.
-                Halt::Error(Error::Diverged { update, epoch, hopeless: true })
+                Halt::Error(Error::Diverged { update, epoch, hopeless: true, cause: None })
             }
             halt => halt,
         })?;

@@ -192,7 +192,7 @@ impl Trainer<'_> {
             self.writer.wait()?;
             // Resuming from a state right before this update would fail in the same way.
             let hopeless = updates == self.saved;
-            return Err(Error::Diverged { update: updates + 1, epoch, hopeless });
+            return Err(Error::Diverged { update: updates + 1, epoch, hopeless, cause: None });
         }
         let progress = &mut self.run.progress;
         if let Some(norms) = norms.filter(|norms| norms.parts.len() > 1) {

@@ -14,14 +14,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crescendo_data::{DataSet, Normalization, Sampling, Split, split_validation};
+use crescendo_data::{DataSet, Normalization, Sampling, Split};
 use crescendo_network::{Device, DeviceData, Devices, Engine, Graph, Loss};
 
 use crate::checkpoint::About;
 use crate::events::{Event, Observer};
+use crate::held_out::validation_images;
 use crate::policy::fit_batches;
 use crate::run::{self, Change, Run};
-use crate::{Error, graph, memory};
+use crate::{Error, HeldOut, graph, memory};
 use epoch::QueuedUpdate;
 use state_writer::{StateCopy, StateWriter};
 
@@ -98,7 +99,8 @@ impl Run {
         let branch = branch.map(|of| format!("This run is a branch of {of}."));
         let changed = !self.changes.is_empty() || lowered.is_some();
         let notes = data.warnings.iter().cloned().chain(notes).chain(branch);
-        for note in notes.chain(lowered).chain(rate) {
+        let images = Some(self.images(data));
+        for note in images.into_iter().chain(notes).chain(lowered).chain(rate) {
             observer.event(&Event::Note(note))?;
         }
         if self.progress.ended {
@@ -114,23 +116,23 @@ impl Run {
         }
 
         let recipe = &self.record.recipe;
-        let (rest, validation) = match recipe.data.validation {
-            0 => (None, None),
-            count => {
-                let (rest, validation) = split_validation(&data.train, count);
-                (Some(rest), Some(validation))
-            }
-        };
-        let train = rest.as_ref().unwrap_or(&data.train);
-        let loss = Loss { label_smoothing: recipe.train.label_smoothing, class_weights: None };
+        let HeldOut { train, validation } =
+            HeldOut::new(data, recipe.data.validation, self.record.run.validation);
+        if let Some(note) = validation.as_ref().and_then(|split| missing_classes(split, data)) {
+            observer.event(&Event::Note(note))?;
+        }
+        let label_smoothing = recipe.train.label_smoothing;
+        let class_weights =
+            recipe.data.class_weights.weights(&train.labels, recipe.network.classes);
+        let loss = Loss { label_smoothing, class_weights };
         engine.set_loss(&loss)?;
         let resident =
             engine.load_data(&DeviceData { pixels: &train.pixels, shape: graph.input })?;
         let normalization = self.record.run.normalization;
         let mut trainer = Trainer {
             sampling: recipe.sampling(normalization),
-            train,
-            validation: validation.as_ref(),
+            train: &train,
+            validation: validation.as_deref(),
             test: &data.test,
             normalization,
             device: &*device,
@@ -153,7 +155,14 @@ impl Run {
             // Otherwise a kill before the next save would cut the changes off the log.
             trainer.save()?;
         }
-        trainer.train(epoch)
+        let weights = trainer.loss.class_weights.clone();
+        trainer.train(epoch).map_err(|error| match error {
+            Error::Diverged { update, epoch, hopeless, .. } => {
+                let cause = divergence_cause(&train, weights.as_deref());
+                Error::Diverged { update, epoch, hopeless, cause }
+            }
+            other => other,
+        })
     }
 
     /// An engine with the saved state, if it can train on this data.
@@ -199,6 +208,14 @@ impl Run {
         }
     }
 
+    /// A note with the numbers of images.
+    fn images(&self, data: &DataSet) -> String {
+        let count = self.record.recipe.data.validation;
+        let validation = validation_images(data, count);
+        let (train, test) = (data.train.len() - count, data.test.len());
+        format!("Images: {train} for training, {validation} for validation, {test} for testing")
+    }
+
     fn finished(&self, already: bool) -> Event {
         let test_accuracy = self.progress.test_accuracy;
         Event::Finished { folder: self.folder.clone(), test_accuracy, already }
@@ -209,6 +226,40 @@ impl Run {
         let limit = self.record.recipe.train.max_steps;
         limit > 0 && self.progress.updates >= limit
     }
+}
+
+/// A note about classes that have no validation images.
+fn missing_classes(validation: &Split, data: &DataSet) -> Option<String> {
+    let has_images = |class: usize| validation.labels.iter().any(|&l| usize::from(l) == class);
+    let missing = (0..data.classes.len()).filter(|&class| !has_images(class));
+    let missing: Vec<&str> = missing.map(|class| &*data.classes[class]).collect();
+    let more = missing.len().saturating_sub(10);
+    let named = missing[..missing.len() - more].join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!missing.is_empty()).then(|| format!("There are no validation images of {named}{more}"))
+}
+
+/// Class weights that differ by more than this are named as the likely cause of a loss that is not a number.
+const EXTREME_WEIGHTS: f32 = 1_000.0;
+
+/// What the training images, or the weights of their classes, have to do with a loss that is not a number.
+fn divergence_cause(train: &Split, weights: Option<&[f32]>) -> Option<String> {
+    let first = train.image(0);
+    if (1..train.len()).all(|index| train.image(index) == first) {
+        return Some(
+            "all training images are identical, so that there is nothing to learn: look at them with \
+             `crescendo data info`, and start a new run"
+                .into(),
+        );
+    }
+    let largest = weights?.iter().copied().fold(0.0, f32::max);
+    let ratio = largest / weights?.iter().copied().fold(f32::INFINITY, f32::min);
+    (ratio > EXTREME_WEIGHTS).then(|| {
+        format!(
+            "data.class_weights has a weight that is {ratio:.0} times another: start a new run with weights that \
+             differ less"
+        )
+    })
 }
 
 /// A run in training.

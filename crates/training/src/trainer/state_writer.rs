@@ -75,5 +75,5 @@ pub(super) fn check_finite(state: &State, progress: &Progress) -> Result<(), Err
         return Ok(());
     }
     let Progress { updates, epoch, .. } = *progress;
-    Err(Error::Diverged { update: updates, epoch, hopeless: false })
+    Err(Error::Diverged { update: updates, epoch, hopeless: false, cause: None })
 }

@@ -3,9 +3,9 @@
 use crescendo_data::Border;
 use crescendo_network::NetworkConfig;
 
-use super::{IMAGE_SIZE, MAX_SHIFT, first_problem};
+use super::{IMAGE_SIZE, MAX_SHIFT, first_problem, is_finite_f32};
 use crate::Error;
-use crate::recipe::{DataConfig, epochs_problem};
+use crate::recipe::{ClassWeights, DataConfig, epochs_problem};
 
 pub(super) fn check_augmentation(data: &DataConfig) -> Result<(), Error> {
     let augmentation = data.augmentation();
@@ -46,4 +46,15 @@ pub(super) fn check_sides(data: &DataConfig, network: &NetworkConfig) -> Result<
         return refuse(format!("has {side}, but this network only takes images of {all} pixels"));
     }
     Ok(())
+}
+
+/// Whether the weights of classes can be used, if they are a list. How many there must be depends on the data.
+pub(super) fn check_class_weights(data: &DataConfig) -> Result<(), Error> {
+    let ClassWeights::List(weights) = &data.class_weights else { return Ok(()) };
+    // The loss of a batch is divided by the weights of its images, so that they cannot all be 0.
+    let valid = |&weight: &f64| is_finite_f32(weight) && weight as f32 > 0.0;
+    first_problem([(
+        weights.iter().all(valid),
+        "data.class_weights must be numbers above 0, at most 3e38".into(),
+    )])
 }

@@ -73,6 +73,7 @@ impl Recipe {
             .network(crate::graph::input_shape())
             .map_err(|error| Error::Recipe(error.to_string()))?;
         data::check_sides(&self.data, network)?;
+        data::check_class_weights(&self.data)?;
         optimizer::check(&self.optimizer, || crate::graph(self))?;
         batch::check(self)?;
         schedule::check(&self.schedule)?;
@@ -91,13 +92,6 @@ impl Recipe {
                     .into(),
             ));
         }
-        if self.train.stop_after > 0 && self.data.validation == 0 {
-            return Err(Error::Recipe(
-                "train.stop_after stops by the accuracy on validation images, but there are none: set \
-                 data.validation, for example to 5000"
-                    .into(),
-            ));
-        }
         let followed = [
             (batch.policy == BatchPolicyKind::Plateau, "batch", &batch.plateau),
             (self.schedule.policy == ScheduleKind::Plateau, "schedule", &self.schedule.plateau),
@@ -107,16 +101,18 @@ impl Recipe {
                 continue;
             }
             let name = plateau.metric.name();
-            if self.data.validation == 0 {
-                return Err(Error::Recipe(format!(
-                    "{section}.metric is {name}, but there are no validation images: set \
-                     data.validation, for example to 5000"
-                )));
-            }
+            // Whether there are validation images is checked when the data is known.
             if self.train.evaluate_every == 0 {
+                let too = match self.data.validation {
+                    0 => {
+                        ", and data.validation, for example to 5000, unless the data has validation images of \
+                         its own"
+                    }
+                    _ => "",
+                };
                 return Err(Error::Recipe(format!(
-                    "{section}.metric is {name}, but it is never measured: set \
-                     train.evaluate_every, for example to 1"
+                    "{section}.metric is {name}, but it is never measured: set train.evaluate_every, for \
+                     example to 1{too}"
                 )));
             }
         }

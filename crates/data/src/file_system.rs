@@ -1,0 +1,117 @@
+//! What not every file system has: locks, and folders that can be synced. Network file systems and those of some
+//! clusters lack one or both, and work well otherwise.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+/// The outcome of [`try_lock`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// This program has the lock.
+    Held,
+    /// Another program has it.
+    Taken,
+    /// The file system has no locks.
+    Unsupported,
+}
+
+/// Locks a file until it is closed, without waiting for another program that has locked it.
+///
+/// # Errors
+/// If the system refuses for another reason than [`Lock`] has.
+pub fn try_lock(file: &File) -> io::Result<Lock> {
+    lock_outcome(file.try_lock())
+}
+
+/// What the outcome of [`File::try_lock`] means.
+///
+/// # Errors
+/// See [`try_lock`].
+pub fn lock_outcome(outcome: Result<(), TryLockError>) -> io::Result<Lock> {
+    match outcome {
+        Ok(()) => Ok(Lock::Held),
+        Err(TryLockError::WouldBlock) => Ok(Lock::Taken),
+        Err(TryLockError::Error(error)) if is_missing(&error) => Ok(Lock::Unsupported),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Makes the names in a folder survive a power cut. Says whether the file system can do that.
+///
+/// # Errors
+/// If the system fails.
+pub fn sync_folder(folder: &Path) -> io::Result<bool> {
+    // Only Unix lets a folder be opened and synced; elsewhere the system takes care of it.
+    if !cfg!(unix) {
+        return Ok(true);
+    }
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    sync_outcome(File::open(folder)?.sync_all())
+}
+
+/// What the outcome of [`File::sync_all`] of a folder means.
+///
+/// # Errors
+/// See [`sync_folder`].
+pub fn sync_outcome(outcome: io::Result<()>) -> io::Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        // What Linux says of a file that cannot be synced.
+        Err(error) if error.kind() == ErrorKind::InvalidInput || is_missing(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error means that the file system does not have what was asked for.
+fn is_missing(error: &io::Error) -> bool {
+    // A server without locks answers "no locks available".
+    #[cfg(unix)]
+    let no_locks = error.raw_os_error() == Some(libc::ENOLCK);
+    #[cfg(not(unix))]
+    let no_locks = false;
+    no_locks || error.kind() == ErrorKind::Unsupported
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_locks_are_told_from_failures() {
+        let outcome =
+            |code| lock_outcome(Err(TryLockError::Error(io::Error::from_raw_os_error(code))));
+        for code in [libc::ENOSYS, libc::ENOLCK, libc::EOPNOTSUPP, libc::ENOTSUP] {
+            assert_eq!(outcome(code).unwrap(), Lock::Unsupported, "{code}");
+        }
+        for code in [libc::EIO, libc::EACCES, libc::EBADF, libc::EINVAL] {
+            assert_eq!(outcome(code).unwrap_err().raw_os_error(), Some(code));
+        }
+        assert_eq!(lock_outcome(Err(TryLockError::WouldBlock)).unwrap(), Lock::Taken);
+    }
+
+    #[test]
+    fn folders_that_cannot_be_synced_are_told_from_failures() {
+        let outcome = |code| sync_outcome(Err(io::Error::from_raw_os_error(code)));
+        for code in [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert!(!outcome(code).unwrap(), "{code}");
+        }
+        for code in [libc::EIO, libc::ENOSPC, libc::EDQUOT] {
+            assert_eq!(outcome(code).unwrap_err().raw_os_error(), Some(code));
+        }
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_folders_are_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = File::create(&path).unwrap();
+        assert_eq!(try_lock(&first).unwrap(), Lock::Held);
+        let second = File::open(&path).unwrap();
+        assert_eq!(try_lock(&second).unwrap(), Lock::Taken);
+        drop(first);
+        assert_eq!(try_lock(&second).unwrap(), Lock::Held);
+        assert!(sync_folder(folder.path()).unwrap());
+        assert!(sync_folder(&folder.path().join("none")).is_err());
+    }
+}
