@@ -4,6 +4,7 @@ mod bad_input;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod before;
 mod compare;
+mod data_forms;
 mod engine;
 mod evaluate;
 mod full_disk;

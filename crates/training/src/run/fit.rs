@@ -81,8 +81,11 @@ pub(crate) fn check_fit(
     })
 }
 
-/// Whether there are validation images if a policy needs them.
-fn check_metrics(recipe: &Recipe, validation: usize) -> Result<(), Error> {
+/// Whether there are validation images, of which there are `validation`, if a policy needs them.
+///
+/// # Errors
+/// Names the key that needs them.
+pub fn check_metrics(recipe: &Recipe, validation: usize) -> Result<(), Error> {
     let (batch, schedule) = (&recipe.batch, &recipe.schedule);
     let followed = [
         (batch.policy == BatchPolicyKind::Plateau, "batch", batch.plateau.metric),
