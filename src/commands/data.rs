@@ -29,7 +29,14 @@ pub fn run(args: &DataArgs) -> Result<(), Error> {
             }
         }
         DataCommand::Export { path, dir, split } => {
-            export(&DataLocation::load_named(&split.name(path)?)?.set, dir)?;
+            let set = DataLocation::load_named(&split.name(path)?)?.set;
+            export(&set, dir)?;
+            if !set.validation.is_empty() {
+                eprintln!(
+                    "warning: the {} validation images are not written: the format has no place for them",
+                    set.validation.len()
+                );
+            }
             say!("Wrote {} to {}", path, dir.display())
         }
     }

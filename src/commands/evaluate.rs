@@ -33,9 +33,12 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         let (location, data) = match last_data.take().filter(|(last, _)| *last == location) {
             Some(last_data) => last_data,
             None => {
-                let data = location.0.load_with(options)?;
+                let mut data = location.0.load_with(options)?;
                 data.print_warnings();
                 let trained_on = record.map(|record| record.run.data_fingerprint);
+                if let Some(fingerprint) = &trained_on {
+                    data.set = data.set.matching(fingerprint);
+                }
                 if trained_on.is_some_and(|fingerprint| fingerprint != data.set.fingerprint()) {
                     note(format_args!(
                         "warning: {} is not the data that {} was trained on, or is split \

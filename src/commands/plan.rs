@@ -5,7 +5,9 @@ use crescendo::network::{Device, Graph};
 use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::validation::unused_keys;
-use crescendo::training::{Error, Recipe, graph, graph_for, micro_batch_size, required_memory};
+use crescendo::training::{
+    Error, Recipe, check_metrics, graph, graph_for, micro_batch_size, required_memory,
+};
 use serde_json::json;
 
 use super::operation_text::{operation_kind, operation_text};
@@ -15,6 +17,8 @@ use crate::cli::PlanArgs;
 
 pub fn run(args: &PlanArgs) -> Result<(), Error> {
     let recipe = Recipe::load(&args.recipe, &args.changes)?;
+    // Which data it will be is not known: only `data.validation` counts.
+    check_metrics(&recipe, recipe.data.validation)?;
     let (graph, device) = (graph(&recipe)?, crescendo::devices().open(&recipe.engine)?);
     if args.steps {
         return print_text(format_args!("{}", device.describe_steps(&graph)?));

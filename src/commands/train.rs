@@ -98,7 +98,8 @@ fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
     let Record { recipe, run: about } = run.record();
     let options = ReadOptions { sizing: about.sizing, ..recipe.data.read_options() };
-    let data = DataLocation::Named(location).load_with(options)?;
+    let mut data = DataLocation::Named(location).load_with(options)?;
+    data.set = data.set.matching(&about.data_fingerprint);
     let keys = Recipe::changed_keys(&changes)?;
     warn_of_unused_keys(&mut run, &keys, args, &data);
     Ok((run, data))

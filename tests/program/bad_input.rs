@@ -197,13 +197,13 @@ fn invalid_and_too_large_images_are_refused() {
     for (name, content, problem) in [
         ("bomb.png", &bomb[..], "has 10000x8000 pixels: give an image of at most 50 million"),
         ("claim.png", &png(60_000, 60_000, 8, &[0; 9]), "has 60000x60000 pixels"),
-        ("claim.jpg", &png(u32::MAX >> 1, u32::MAX >> 1, 8, &[0; 9]), "give a PNG or JPEG"),
-        ("none.png", &png(0, 0, 8, &[]), "give a PNG or JPEG"),
+        ("claim.jpg", &png(u32::MAX >> 1, u32::MAX >> 1, 8, &[0; 9]), "give a PNG, JPEG"),
+        ("none.png", &png(0, 0, 8, &[]), "give a PNG, JPEG"),
         ("cut.png", cut, "cannot be read as an image"),
         ("empty.png", b"", "cannot be read as an image"),
         ("text.jpg", b"<html>", "cannot be read as an image"),
         ("begun.jpg", b"\xff\xd8\xff\xe0", "cannot be read as an image"),
-        ("text", b"hello", "give a PNG or JPEG file"),
+        ("text", b"hello", "give a PNG, JPEG, WebP, BMP or GIF file"),
     ] {
         fs::write(place.path(name), content).unwrap();
         let command = format!("{predict} {name} --out p.npy");

@@ -7,6 +7,7 @@ mod best;
 mod compare;
 #[cfg(target_os = "linux")]
 mod control_groups;
+mod data_forms;
 mod engine;
 mod environment;
 mod evaluate;

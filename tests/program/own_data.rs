@@ -63,7 +63,7 @@ fn a_run_trains_on_a_folder_of_images() {
     for line in [
         "36 images of the folder flowers (images, 20 % of each class for testing)",
         "\nnetwork.classes is 3, not 10: the folder flowers has 3 classes\n",
-        "\n1 file is ignored (not named as PNG or JPEG): LICENSE\n",
+        "\n1 file is ignored (not an image): LICENSE\n",
         "\nTest accuracy: ",
     ] {
         assert!(output.contains(line), "no {line:?} in {output}");
@@ -160,7 +160,8 @@ fn problems_of_an_image_folder_are_named() {
         place.refuse_saying(1, "data info flowers", part);
     };
     fs::create_dir(place.path("flowers/aster")).unwrap();
-    refuse(&["flowers/aster: has no PNG or JPEG images", "remove it"]);
+    fs::write(place.path("flowers/aster/notes.txt"), "later").unwrap();
+    refuse(&["flowers/aster: has no PNG, JPEG, WebP, BMP or GIF images", "move it elsewhere"]);
     paint(&place.path("flowers/aster/only.png"), 0, 0, [32, 32]);
     refuse(&["flowers/aster: has only one image"]);
     fs::remove_dir_all(place.path("flowers/aster")).unwrap();

@@ -12,8 +12,9 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     ));
     // The lines of the paper's program.
     let lines: Vec<&str> = output.lines().collect();
-    assert!(lines[1].starts_with("Epoch 1 Loss "), "{output}");
-    assert!(lines[1].contains(" Duration ") && lines[1].ends_with(" seconds."), "{output}");
+    assert_eq!(lines[1], "Images: 300 for training, 0 for validation, 100 for testing");
+    assert!(lines[2].starts_with("Epoch 1 Loss "), "{output}");
+    assert!(lines[2].contains(" Duration ") && lines[2].ends_with(" seconds."), "{output}");
     assert_eq!(output.matches("Increasing batch size from 25 to 50 (by batch.steps)\n").count(), 1);
     assert_eq!(output.matches("Checkpoint has been created.\n").count(), 2);
     let last = &lines[lines.len() - 2..];

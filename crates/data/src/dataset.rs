@@ -93,4 +93,32 @@ impl DataSet {
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// The data set without its validation images, if it has this fingerprint then: earlier versions of the program
+    /// did not read them. Otherwise as it is.
+    pub fn matching(mut self, fingerprint: &str) -> Self {
+        if !self.validation.is_empty() && self.fingerprint() != fingerprint {
+            let validation = std::mem::take(&mut self.validation);
+            if self.fingerprint() != fingerprint {
+                self.validation = validation;
+            }
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::shapes;
+
+    #[test]
+    fn a_run_that_began_without_validation_images_goes_on_without_them() {
+        let old = shapes::generate(0, 20, 10);
+        let mut new = old.clone();
+        new.validation = shapes::generate(1, 10, 10).train;
+        assert_ne!(new.fingerprint(), old.fingerprint());
+        assert_eq!(new.clone().matching(&old.fingerprint()), old);
+        assert_eq!(new.clone().matching(&new.fingerprint()), new);
+        assert_eq!(new.clone().matching("of other data"), new);
+    }
 }

@@ -174,7 +174,7 @@ pub(crate) fn decode(bytes: &[u8], sizing: Sizing) -> Result<DecodedImage, Strin
     })
 }
 
-/// Whether no value of an image with 16 bits for each value needs more than 12, though some need more than 8.
+/// Whether no value of an image with 16 bits for each value needs more than 12. A black image does not count.
 fn uses_12_bits(image: &DynamicImage) -> bool {
     let values: &[u16] = match image {
         DynamicImage::ImageLuma16(image) => image,
@@ -182,7 +182,7 @@ fn uses_12_bits(image: &DynamicImage) -> bool {
         _ => return false,
     };
     let max = values.iter().copied().max().unwrap_or(0);
-    (256..4096).contains(&max)
+    (1..4096).contains(&max)
 }
 
 /// A large JPEG, reduced to an eighth along each side as it is decoded.

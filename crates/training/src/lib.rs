@@ -70,5 +70,5 @@ pub use memory::{micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;
 pub use record::{About, Record, read_record};
-pub use run::{Progress, Run, Start, check, resolved};
+pub use run::{Progress, Run, Start, check, check_metrics, resolved};
 pub use trainer::Outcome;

@@ -212,8 +212,8 @@ impl Findings {
         }
         if let Counted { count: some, first: Some(first) } = &self.nearly_black {
             warnings.push(format!(
-                "{some} of {count} images have values of 16 bits that use only 12, such as {}, so that they \
-                 are nearly black: multiply their values by 16",
+                "{some} of {count} images have values of 16 bits that use at most 12, such as {}, so \
+                 that they are nearly black: scale them to all 16",
                 within(first)
             ));
         }

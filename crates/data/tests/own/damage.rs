@@ -191,8 +191,8 @@ fn grey_of_12_bits_in_16_is_warned_about() {
     assert_eq!(
         set.warnings,
         [
-            "1 of 7 images have values of 16 bits that use only 12, such as dog/12.png, so that they are nearly \
-             black: multiply their values by 16"
+            "2 of 7 images have values of 16 bits that use at most 12, such as dog/12.png, so that they are nearly \
+             black: scale them to all 16"
         ]
     );
 }

@@ -68,8 +68,11 @@ pub(crate) fn check_fit(
     })
 }
 
-/// Whether there are validation images if a policy needs them.
-fn check_metrics(recipe: &Recipe, validation: usize) -> Result<(), Error> {
+/// Whether there are validation images, of which there are `validation`, if a policy needs them.
+///
+/// # Errors
+/// Names the key that needs them.
+pub fn check_metrics(recipe: &Recipe, validation: usize) -> Result<(), Error> {
     if recipe.train.stop_after > 0 && validation == 0 {
         return Err(Error::Recipe(
             "train.stop_after stops by the accuracy on validation images, but there are none: set \

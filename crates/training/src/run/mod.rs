@@ -26,8 +26,8 @@ use saved_state::SavedState;
 
 pub(crate) use change::Change;
 pub use create::{Start, resolved};
-pub use fit::check;
 pub(crate) use fit::check_fit;
+pub use fit::{check, check_metrics};
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
