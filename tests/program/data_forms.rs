@@ -173,6 +173,13 @@ fn a_run_without_a_record_of_the_choice_keeps_the_random_one() {
     let line = "validation = \"stratified\"\n";
     assert_eq!(recipe.matches(line).count(), 1);
     fs::write(place.path("old/recipe.toml"), recipe.replace(line, "")).unwrap();
+    // Nor did the state say how the run was made.
+    let state = place.path("old/state/state.safetensors");
+    let bytes = super::with_header(&fs::read(&state).unwrap(), |header| {
+        let metadata = header["__metadata__"].as_object_mut().unwrap();
+        metadata.retain(|key, _| ["progress", "marks"].contains(&&**key));
+    });
+    fs::write(&state, bytes).unwrap();
     for run in ["new", "old"] {
         place.run(&format!("train --resume {run} --epochs 1"));
     }

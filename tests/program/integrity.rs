@@ -6,36 +6,16 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use serde_json::Value;
 
-use super::{Place, SMALL, check_line, checkpoint, contents, replace, text};
+use super::{
+    Place, SMALL, check_line, checkpoint, contents, replace, text, with_header, without_checksums,
+};
 
 /// A way to damage a file.
 type Damage = fn(&mut Vec<u8>);
 
 const CHECKPOINT: &str = "run/weights/epoch-0001.safetensors";
 const STATE: &str = "run/state/state.safetensors";
-
-/// A safetensors file with a changed header.
-fn with_header(bytes: &[u8], change: impl Fn(&mut Value)) -> Vec<u8> {
-    let (length, rest) = bytes.split_at(8);
-    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
-    let mut header: Value = serde_json::from_slice(&rest[..length]).unwrap();
-    change(&mut header);
-    let mut header = header.to_string();
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    let length = (header.len() as u64).to_le_bytes();
-    [&length, header.as_bytes(), &rest[usize::from_le_bytes(bytes[..8].try_into().unwrap())..]]
-        .concat()
-}
-
-/// A file as another program or an older version writes it.
-fn without_checksums(bytes: &[u8]) -> Vec<u8> {
-    with_header(bytes, |header| {
-        let metadata = header["__metadata__"].as_object_mut().unwrap();
-        metadata.retain(|key, _| !key.ends_with("checksum"));
-    })
-}
 
 /// Where the first number of a tensor lies in a file.
 fn offset(bytes: &[u8], name: &str) -> usize {

@@ -144,6 +144,27 @@ fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
     bytes.splice(at..at + from.len(), to.bytes());
 }
 
+/// A safetensors file with a changed header.
+fn with_header(bytes: &[u8], change: impl Fn(&mut serde_json::Value)) -> Vec<u8> {
+    let (length, rest) = bytes.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&rest[..length]).unwrap();
+    change(&mut header);
+    let mut header = header.to_string();
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let length = (header.len() as u64).to_le_bytes();
+    [&length, header.as_bytes(), &rest[usize::from_le_bytes(bytes[..8].try_into().unwrap())..]]
+        .concat()
+}
+
+/// A file as another program or an older version writes it.
+fn without_checksums(bytes: &[u8]) -> Vec<u8> {
+    with_header(bytes, |header| {
+        let metadata = header["__metadata__"].as_object_mut().unwrap();
+        metadata.retain(|key, _| !key.ends_with("checksum"));
+    })
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
