@@ -38,7 +38,7 @@ impl Trainer<'_> {
         let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
         // With a validation set, the test set is only evaluated at the end.
         let test = test && (last || self.validation.is_none());
-        if test {
+        if test && validation.is_none() {
             self.save()?;
         }
         let test_accuracy = match test {
