@@ -16,7 +16,17 @@ fn main() -> Result<(), Error> {
     let (name, format, warnings) = ("shades".into(), "generated".into(), Vec::new());
     let validation = Split::default();
     let sizing = Sizing::default();
-    let data = DataSet { name, format, classes, train, validation, test, sizing, warnings };
+    let data = DataSet {
+        name,
+        format,
+        classes,
+        train,
+        validation,
+        test,
+        test_split: None,
+        sizing,
+        warnings,
+    };
 
     let changes = ["network.classes=2", "train.epochs=2", "data.normalize=dataset"];
     let recipe = Recipe::load("quick", &changes)?;

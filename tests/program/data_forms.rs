@@ -8,11 +8,11 @@ use super::{Place, check_line, checkpoint, column, text};
 use image::{Rgb, RgbImage};
 
 /// A network, batches and an evaluation after each epoch, for a few dozen images.
-const TINY: &str = "quick --set network.widths=[4,8,8] --set batch.policy=fixed --set batch.size=8 --set \
+pub const TINY: &str = "quick --set network.widths=[4,8,8] --set batch.policy=fixed --set batch.size=8 --set \
                     train.evaluate_every=1";
 
 /// Writes images `first` to before `end` of a class into a folder; no two images are the same.
-fn images(folder: &Path, class: u32, first: u32, end: u32) {
+pub fn images(folder: &Path, class: u32, first: u32, end: u32) {
     fs::create_dir_all(folder).unwrap();
     for index in first..end {
         let pixel = |x: u32, y: u32| {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Place, SMALL, column, text};
+use super::{Place, SMALL, array_rows, column, text};
 use crescendo::data::{ImageShape, Split, shapes};
 use image::{ImageBuffer, Rgb, RgbImage, imageops};
 use safetensors::SafeTensors;
@@ -100,12 +100,7 @@ fn array(pixels: &[u8]) -> Vec<u8> {
 /// The rows of probabilities in a .npy file. Each row must be a distribution.
 fn probabilities(path: &Path) -> Vec<Vec<f64>> {
     let bytes = fs::read(path).unwrap();
-    let array = npyz::NpyFile::new(&bytes[..]).unwrap();
-    assert_eq!(array.dtype().descr(), "'<f8'");
-    let (shape, order) = (array.shape().to_vec(), array.order());
-    let numbers: Vec<f64> = array.into_vec().unwrap();
-    let rows: Vec<Vec<f64>> = numbers.chunks(10).map(<[f64]>::to_vec).collect();
-    assert_eq!((&shape[..], order), (&[rows.len() as u64, 10][..], npyz::Order::C));
+    let rows: Vec<Vec<f64>> = array_rows(&bytes, 10).chunks(10).map(<[f64]>::to_vec).collect();
     for row in &rows {
         assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12 && row.iter().all(|&p| p >= 0.0));
     }

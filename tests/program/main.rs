@@ -15,6 +15,7 @@ mod full_disk;
 mod help;
 mod integrity;
 mod kills;
+mod new_data;
 mod output;
 mod own_data;
 mod policies;
@@ -163,6 +164,20 @@ fn without_checksums(bytes: &[u8]) -> Vec<u8> {
         let metadata = header["__metadata__"].as_object_mut().unwrap();
         metadata.retain(|key, _| !key.ends_with("checksum"));
     })
+}
+
+/// The numbers in a .npy file, which must be an array of float64 with rows of `width`, and have the header that NumPy
+/// writes for it (format version 1.0).
+#[track_caller]
+fn array_rows(bytes: &[u8], width: usize) -> Vec<f64> {
+    let (start, numbers) = bytes.split_at(128);
+    let rows = numbers.len() / 8 / width;
+    let header =
+        format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+    let expected = [b"\x93NUMPY\x01\0\x76\0", format!("{header:<117}\n").as_bytes()].concat();
+    assert_eq!(text(start), text(&expected));
+    assert_eq!(numbers.len() % (8 * width), 0);
+    numbers.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -106,7 +106,8 @@ fn the_test_split_is_saved_with_the_run() {
     place.run("train --resume run --epochs 2");
     assert!(place.run("evaluate run").contains("on 12 images of the folder flowers"));
     assert!(place.run(&format!("data info {location} --json")).contains("\"test\":12"));
-    let output = place.command("evaluate run --data flowers").output().unwrap();
+    assert!(place.run("evaluate run --data flowers").contains("on 12 images"));
+    let output = place.command("evaluate run --data flowers --test-split 0.25").output().unwrap();
     let warning = text(&output.stderr);
     assert!(
         warning.contains("is split differently") && warning.contains("trained on"),

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::{Place, rows, text};
+use super::{Place, array_rows, rows, text};
 
 fn paint(place: &Place, name: &str, size: u32, colour: [u8; 3]) {
     image::RgbImage::from_pixel(size, size, image::Rgb(colour)).save(place.path(name)).unwrap();
@@ -59,8 +59,7 @@ fn probabilities_are_the_same_in_every_format() {
     assert_eq!(header, [&["file", "class"], &classes[..]].concat());
     assert!(table.contains("\n\"photos/more/c, d.png\","), "{table}");
     let npy = fs::read(place.path("p.npy")).unwrap();
-    let numbers: Vec<f64> =
-        npy[128..].chunks(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).collect();
+    let numbers = array_rows(&npy, 10);
     let predictions = json["predictions"].as_array().unwrap();
     assert_eq!(predictions.len(), 3);
     for (index, prediction) in predictions.iter().enumerate() {

@@ -203,6 +203,8 @@ fn run_page(page: &str) {
         RgbImage::from_fn(40, 36, pixel).save(path).unwrap();
     }
     fs::copy(place.path("flowers/rose/0.png"), place.path("cat.png")).unwrap();
+    fs::create_dir_all(place.path("new-flowers/rose")).unwrap();
+    fs::copy(place.path("cat.png"), place.path("new-flowers/rose/new.png")).unwrap();
     for block in parts(page).0 {
         if block.language == "toml" {
             fs::write(place.path("mine.toml"), block.lines.join("\n")).unwrap();

@@ -1,6 +1,7 @@
 //! A data set in memory, whatever format it was read from.
 
 use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::{ImageShape, Sizing};
 
@@ -51,7 +52,7 @@ impl Split {
 }
 
 /// A data set: training images and test images, and validation images if it has its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DataSet {
     /// Its name, such as `CIFAR-10` or `shapes`.
     pub name: String,
@@ -66,6 +67,9 @@ pub struct DataSet {
     pub validation: Split,
     /// The test images.
     pub test: Split,
+    /// The share of the images of each class that became test images, if the data set does not say itself which
+    /// images these are.
+    pub test_split: Option<f64>,
     /// How its images were brought to size; those that a network is used on later are treated in the same way.
     pub sizing: Sizing,
     /// Anything unusual about the files it was read from, one sentence each.
@@ -94,6 +98,48 @@ impl DataSet {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The data set with all its images as test images, if it does not say itself which images these are. Otherwise
+    /// as it is.
+    pub fn without_split(mut self) -> Self {
+        if self.test_split.take().is_some() {
+            let Split { mut pixels, mut labels } = std::mem::take(&mut self.train);
+            self.test.pixels.append(&mut pixels);
+            self.test.labels.append(&mut labels);
+            self.format = "images, all of them for testing".into();
+        }
+        self
+    }
+
+    /// Gives the data set the classes of a network: a label becomes the index of the class of the same name. Two
+    /// Unicode spellings of a name are the same.
+    ///
+    /// # Errors
+    /// The names of the classes that the network does not have, if there are images of them.
+    pub fn match_classes(&mut self, classes: &[String]) -> Result<(), Vec<String>> {
+        let nfc = |name: &String| name.nfc().collect::<String>();
+        let wanted: Vec<String> = classes.iter().map(nfc).collect();
+        let places: Vec<Option<u16>> = self
+            .classes
+            .iter()
+            .map(|name| wanted.iter().position(|other| *other == nfc(name)).map(|at| at as u16))
+            .collect();
+        let splits = [&mut self.train, &mut self.validation, &mut self.test];
+        let mut unknown = vec![false; places.len()];
+        for label in splits.iter().flat_map(|split| &split.labels) {
+            unknown[usize::from(*label)] |= places[usize::from(*label)].is_none();
+        }
+        let names = self.classes.iter().zip(unknown).filter(|(_, unknown)| *unknown);
+        let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
+        if !names.is_empty() {
+            return Err(names);
+        }
+        for label in splits.into_iter().flat_map(|split| &mut split.labels) {
+            *label = places[usize::from(*label)].expect("it was looked for above");
+        }
+        self.classes = classes.to_vec();
+        Ok(())
+    }
+
     /// The data set without its validation images, if it has this fingerprint then: earlier versions of the program
     /// did not read them. Otherwise as it is.
     pub fn matching(mut self, fingerprint: &str) -> Self {
@@ -120,5 +166,21 @@ mod tests {
         assert_eq!(new.clone().matching(&old.fingerprint()), old);
         assert_eq!(new.clone().matching(&new.fingerprint()), new);
         assert_eq!(new.clone().matching("of other data"), new);
+    }
+
+    #[test]
+    fn classes_are_matched_by_name() {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let mut set = shapes::generate(0, 3, 2);
+        set.classes = names(&["cafe\u{301}", "dog", "unused"]);
+        set.train.labels = vec![0, 1, 0];
+        set.test.labels = vec![1, 0];
+        let before = set.clone();
+        assert_eq!(set.match_classes(&names(&["dog", "cat"])), Err(names(&["cafe\u{301}"])));
+        assert_eq!(set, before);
+        let classes = names(&["ant", "dog", "caf\u{e9}"]);
+        assert_eq!(set.match_classes(&classes), Ok(()));
+        assert_eq!((&set.train.labels, &set.test.labels), (&vec![2, 1, 2], &vec![1, 2]));
+        assert_eq!(set.classes, classes);
     }
 }

@@ -58,7 +58,9 @@ pub use image_file::{DecodedImage, Sizing, read_image, read_image_as};
 pub use image_shape::ImageShape;
 pub use locate::{default_folder, locate};
 pub use normalization::Normalization;
-pub use readers::{CIFAR10_NAME, DamagedImages, ImageFolder, ReadOptions, open, open_with};
+pub use readers::{
+    CIFAR10_NAME, DamagedImages, ImageFolder, Purpose, ReadOptions, open, open_with,
+};
 pub use sampling::{ImageBatch, LastBatch, Sampling, Shuffle};
 pub use summary::{ClassCount, Summary, channel_statistics, summarize};
 pub use validation::{ValidationChoice, split_validation, without_validation};

@@ -45,6 +45,7 @@ pub fn generate(seed: u64, train: usize, test: usize) -> DataSet {
         train: split(seed, TRAIN, train),
         validation: crate::Split::default(),
         test: split(seed, TEST, test),
+        test_split: None,
         sizing: crate::Sizing::default(),
         warnings: Vec::new(),
     }

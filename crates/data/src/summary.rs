@@ -253,6 +253,7 @@ mod tests {
             train: split(train),
             validation: Split::default(),
             test: split(test),
+            test_split: None,
             sizing: crate::Sizing::default(),
             warnings: Vec::new(),
         }

@@ -7,7 +7,7 @@ use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
 use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor, TensorData};
 use serde::Serialize;
 
-use crate::record::{NO_RUN, Record};
+use crate::record::{NO_RUN, Record, TrainedOn};
 use crate::tensors::{Metadata, TensorFile};
 use crate::{Error, Recipe};
 
@@ -72,23 +72,6 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
     }
     epochs.sort_unstable();
     Ok(epochs)
-}
-
-/// What the weights in a checkpoint's file were trained on: how the generated set was made, or what other
-/// data is called; `None` where the file does not say.
-///
-/// # Errors
-/// If the file is missing or damaged.
-pub fn data(path: &Path) -> Result<Option<String>, Error> {
-    Ok(Checkpoint::open(path)?.0.metadata.remove("data"))
-}
-
-/// How images are brought to the size that the network in a checkpoint's file takes.
-///
-/// # Errors
-/// If the file is missing or damaged.
-pub fn sizing(path: &Path) -> Result<Sizing, Error> {
-    Checkpoint::open(path)?.sizing()
 }
 
 /// Of which moment of a run a checkpoint is.
@@ -157,8 +140,8 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// What to do about a file that does not describe its network.
 pub(crate) const SAY: &str = "describe its network with --recipe";
 
-/// A checkpoint's file.
-pub(crate) struct Checkpoint(TensorFile);
+/// A checkpoint's file in memory. What it holds is used by a [`Model`](crate::Model).
+pub struct Checkpoint(TensorFile);
 
 impl From<TensorFile> for Checkpoint {
     fn from(file: TensorFile) -> Self {
@@ -167,20 +150,44 @@ impl From<TensorFile> for Checkpoint {
 }
 
 impl Checkpoint {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file =
             TensorFile::open(path).map_err(|error| error.advise("use another checkpoint"))?;
         Ok(Checkpoint(file))
     }
 
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// What the weights were trained on: how the generated set was made, or what other data is called; `None` if
+    /// the file does not say.
+    pub fn data(&self) -> Option<&str> {
+        self.0.metadata.get("data").map(String::as_str)
+    }
+
+    /// What the file says about the training data, besides the description of the network.
+    ///
+    /// # Errors
+    /// If it says something that this version does not know.
+    pub fn trained_on(&self) -> Result<TrainedOn, Error> {
+        let data_name = self.data().map(str::to_owned);
+        Ok(TrainedOn { data_name, sizing: self.sizing()?, ..TrainedOn::default() })
+    }
+
     /// A note about a file without a checksum.
-    pub fn note(&self) -> Option<String> {
+    pub(crate) fn note(&self) -> Option<String> {
         self.0.note()
     }
 
     /// The tensors under the names that the network has. PyTorch puts prefixes before them where a network is
     /// wrapped for several devices or compiled, and its counts of batches may be missing.
-    pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
+    pub(crate) fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
         let mut tensors = self.0.tensors("")?;
         while let Some(prefix) = WRAPPERS.iter().find(|prefix| {
             !tensors.is_empty() && tensors.iter().all(|tensor| tensor.name.starts_with(**prefix))
@@ -201,7 +208,7 @@ impl Checkpoint {
     }
 
     /// The recipe, normalisation and classes that the file itself gives.
-    pub fn description(&self) -> Result<(Recipe, Normalization, Vec<String>), Error> {
+    pub(crate) fn description(&self) -> Result<(Recipe, Normalization, Vec<String>), Error> {
         let description = || {
             let recipe = Recipe::saved(self.0.text("recipe")?);
             let recipe =
@@ -215,7 +222,7 @@ impl Checkpoint {
     }
 
     /// How images are brought to size: resized, if the file does not say it.
-    pub fn sizing(&self) -> Result<Sizing, Error> {
+    pub(crate) fn sizing(&self) -> Result<Sizing, Error> {
         match self.0.metadata.contains_key("sizing") {
             true => self.0.json("sizing"),
             false => Ok(Sizing::default()),
@@ -223,7 +230,7 @@ impl Checkpoint {
     }
 
     /// How the validation images were chosen. Files that do not say it are of versions that chose at random.
-    pub fn validation(&self) -> ValidationChoice {
+    pub(crate) fn validation(&self) -> ValidationChoice {
         let stratified = ValidationChoice::Stratified;
         let is = |choice: ValidationChoice| {
             self.0.metadata.get("validation").is_some_and(|name| name == choice.name())

@@ -69,6 +69,6 @@ pub use held_out::HeldOut;
 pub use memory::{micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;
-pub use record::{About, Record, read_record};
+pub use record::{About, Record, TrainedOn, read_record};
 pub use run::{Progress, Run, Start, check, check_metrics, resolved};
 pub use trainer::Outcome;

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo_data::{DataSet, ImageShape, Sizing, Split, ValidationChoice, without_validation};
+use crescendo_data::{
+    DataSet, ImageShape, Normalization, Sizing, Split, ValidationChoice, without_validation,
+};
 use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Section};
 
 use crate::checkpoint::{About, Checkpoint, SAY};
 use crate::evaluation::{self, Evaluation};
 use crate::inference::{EVALUATION_BATCH, Input, softmax};
 use crate::validation::MAX_SHIFT;
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, TrainedOn};
 
 const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 
@@ -33,12 +35,46 @@ pub struct Model {
 }
 
 /// What a checkpoint of another program does not say itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct External<'a> {
-    /// The network and the normalisation.
+    /// The network.
     pub recipe: &'a Recipe,
-    /// The data set that it was trained on: the classes' names, and statistics for the normalisation.
-    pub data: &'a DataSet,
+    /// The classes' names, in the order of the logits.
+    pub classes: Vec<String>,
+    /// How images are normalised.
+    pub normalization: Normalization,
+    /// How images are brought to the size that the network takes.
+    pub sizing: Sizing,
+}
+
+impl<'a> External<'a> {
+    /// The description of a network with `recipe`. What the recipe's file does not say, `trained_on`, is that of
+    /// the data set it was trained on, `data`.
+    ///
+    /// # Errors
+    /// If neither says it.
+    pub fn new(
+        recipe: &'a Recipe,
+        trained_on: &TrainedOn,
+        data: Option<&DataSet>,
+    ) -> Result<Self, Error> {
+        let TrainedOn { classes, normalization, sizing, .. } = trained_on;
+        let classes = classes.clone().or_else(|| data.map(|data| data.classes.clone()));
+        let normalization =
+            normalization.or_else(|| recipe.data.normalization_without_images()).or_else(|| {
+                data.and_then(|data| {
+                    (!data.train.is_empty()).then(|| recipe.data.normalization(&data.train))
+                })
+            });
+        let (Some(classes), Some(normalization)) = (classes, normalization) else {
+            return Err(Error::Recipe(
+                "the recipe does not say how images are normalised or what the classes are called: give the \
+                 data that the network was trained on with --data, or the recipe.toml of its run with --recipe"
+                    .into(),
+            ));
+        };
+        Ok(External { recipe, classes, normalization, sizing: *sizing })
+    }
 }
 
 impl Model {
@@ -54,13 +90,28 @@ impl Model {
         devices: &dyn Devices,
         compute: &EngineConfig,
     ) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::open(path)?;
-        let (recipe, normalization, classes) = match external {
-            Some(External { recipe, data }) => {
-                let normalization = recipe.data.normalization(&data.train);
-                (recipe.clone(), normalization, data.classes.clone())
+        Self::new(&Checkpoint::open(path)?, external, devices, compute)
+    }
+
+    /// The network in a checkpoint that has been read; see [`open`](Self::open).
+    ///
+    /// # Errors
+    /// If it holds another network than its recipe describes, or the device cannot be used.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        external: Option<External>,
+        devices: &dyn Devices,
+        compute: &EngineConfig,
+    ) -> Result<Self, Error> {
+        let path = checkpoint.path();
+        let (recipe, normalization, classes, sizing) = match external {
+            Some(External { recipe, classes, normalization, sizing }) => {
+                (recipe.clone(), normalization, classes, sizing)
             }
-            None => checkpoint.description()?,
+            None => {
+                let (recipe, normalization, classes) = checkpoint.description()?;
+                (recipe, normalization, classes, checkpoint.sizing()?)
+            }
         };
         let bad = |problem: String| {
             let problem = format!("{problem}: it holds another network than its recipe describes");
@@ -95,7 +146,7 @@ impl Model {
         let about = checkpoint.about();
         let input = Input::new(&recipe.data, normalization);
         let validation = recipe.data.validation;
-        let (choice, sizing) = (checkpoint.validation(), checkpoint.sizing()?);
+        let choice = checkpoint.validation();
         let (path, notes) = (path.to_owned(), checkpoint.note().into_iter().collect());
         Ok(Model { engine, path, input, validation, choice, sizing, classes, about, notes })
     }

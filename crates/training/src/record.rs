@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::atomic_file::write_atomically;
-use crate::loading::{convert, syntax_problem};
+use crate::loading::{BUILT_IN, convert, syntax_problem};
 use crate::{Error, Recipe, text_file, version};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
@@ -56,6 +56,69 @@ pub struct About {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// What is known of the data that a network was trained on: from a run, from the section `[run]` of a recipe's file,
+/// or from a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainedOn {
+    /// See [`About::data`].
+    pub data: Option<String>,
+    /// See [`About::data_name`].
+    pub data_name: Option<String>,
+    /// See [`About::data_fingerprint`].
+    pub data_fingerprint: Option<String>,
+    /// See [`About::classes`].
+    pub classes: Option<Vec<String>>,
+    /// See [`About::sizing`].
+    pub sizing: Sizing,
+    /// See [`About::normalization`].
+    pub normalization: Option<Normalization>,
+}
+
+impl From<&About> for TrainedOn {
+    fn from(about: &About) -> Self {
+        TrainedOn {
+            data: Some(about.data.clone()),
+            data_name: Some(about.data_name.clone()),
+            data_fingerprint: Some(about.data_fingerprint.clone()),
+            classes: Some(about.classes.clone()),
+            sizing: about.sizing,
+            normalization: Some(about.normalization),
+            ..TrainedOn::default()
+        }
+    }
+}
+
+impl TrainedOn {
+    /// What the section `[run]` in the file of a recipe says; nothing if `recipe` is the name of a built-in one.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or its section `[run]` has an unknown key or an invalid value.
+    pub fn load(recipe: &str) -> Result<Self, Error> {
+        let path = Path::new(recipe);
+        if BUILT_IN.iter().any(|built_in| built_in.name == recipe) {
+            return Ok(Self::default());
+        }
+        let text = text_file::read(path)?;
+        let bad = |problem: String| Error::Recipe(format!("{recipe}: {problem}"));
+        let mut table: Table = text.parse().map_err(|error| bad(syntax_problem(&text, &error)))?;
+        let Some(mut run) = table.remove("run") else { return Ok(Self::default()) };
+        if let Some(run) = run.as_table_mut() {
+            // What else a run's `recipe.toml` has.
+            for key in ["recipe", "version", "init", "branch_of", "validation"] {
+                run.remove(key);
+            }
+        }
+        let section = Table::from_iter([("run".to_owned(), run)]);
+        #[derive(Deserialize)]
+        struct Section {
+            run: TrainedOn,
+        }
+        let section: Section = convert(section).map_err(|error| bad(error.to_string()))?;
+        Ok(section.run)
+    }
 }
 
 /// What is said of a folder that `train` did not make.

@@ -139,6 +139,10 @@ impl TensorFile {
         Ok(TensorFile { path: path.to_owned(), bytes, metadata })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A note about a file without a checksum.
     pub fn note(&self) -> Option<String> {
         let path = self.path.display();

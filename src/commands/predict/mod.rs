@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crescendo::devices;
-use crescendo::training::{Error, External, Model, Recipe, checkpoint};
+use crescendo::training::{Error, External, Model, Recipe, TrainedOn, checkpoint};
 
 use self::inputs::Inputs;
 use self::output::{Format, Predictions};
@@ -24,13 +24,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
         None => None,
     };
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
-    // A file of another program has neither class names nor normalization: they come from the data.
-    let data = recipe
-        .as_ref()
-        .map(|recipe| DataLocation::new(args.data.as_deref(), recipe.data.source).load());
-    let data = data.transpose()?;
-    let external = recipe.as_ref().zip(data.as_ref());
-    let external = external.map(|(recipe, data)| External { recipe, data: &data.set });
+    let external = recipe.as_ref().map(|recipe| external(recipe, args)).transpose()?;
     let mut model = Model::open(&weights(&args.file)?, external, devices(), &engine)?;
     args.views.apply(&mut model);
     model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
@@ -61,6 +55,19 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
     }
     // After everything else, so that they are not overlooked.
     Ok(if inputs.print_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What a file of another program does not say itself. What the recipe's file does not say either comes from the
+/// data set.
+fn external<'a>(recipe: &'a Recipe, args: &PredictArgs) -> Result<External<'a>, Error> {
+    let trained_on = TrainedOn::load(args.recipe.as_deref().unwrap_or_default())?;
+    if args.data.is_none()
+        && let Ok(external) = External::new(recipe, &trained_on, None)
+    {
+        return Ok(external);
+    }
+    let data = DataLocation::new(args.data.as_deref(), recipe.data.source).load()?;
+    External::new(recipe, &trained_on, Some(&data.set))
 }
 
 /// The file of weights that is meant: of a run the best by validation accuracy, or else the latest.

@@ -30,13 +30,28 @@ pub enum DamagedImages {
     Skip,
 }
 
-/// How folders and archives of images are read.
+/// What a data set is read for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// A network is trained on it.
+    #[default]
+    Training,
+    /// A trained network is evaluated on it. There need be no training images, and one class is enough.
+    Evaluation,
+}
+
+/// How folders and archives of images are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReadOptions {
     /// What happens to images that cannot be read.
     pub damaged: DamagedImages,
     /// How images of other sizes are brought to the size that networks take.
     pub sizing: Sizing,
+    /// What they are read for.
+    pub purpose: Purpose,
+    /// The share of the images of each class that become test images if these have no folder of their own,
+    /// between 0 and 1; a fifth without it.
+    pub test_split: Option<f64>,
 }
 
 /// The images that could be read.

@@ -52,6 +52,7 @@ pub(super) fn open(folder: &Path) -> Result<Option<DataSet>, Error> {
         train,
         validation: Split::default(),
         test,
+        test_split: None,
         sizing: shape.sizing(),
         warnings: Vec::from_iter(shape.changes()),
     }))

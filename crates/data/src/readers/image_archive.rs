@@ -14,8 +14,8 @@ use zip::result::ZipError;
 
 use super::archive::{Limited, unpacked};
 use super::labels::may_be_labels;
-use super::listing::{MAX_DEPTH, MAX_IMAGES};
 use super::tree::{ArchiveTree, MAX_TEXT, has_image_name};
+use super::walk::{MAX_DEPTH, MAX_IMAGES};
 use crate::image_file::{decode, is_image};
 use crate::{DecodedImage, Error, Sizing};
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::decode::{Decoded, ReadOptions, decode, label_conflict};
+use super::decode::{Decoded, Purpose, ReadOptions, decode, label_conflict};
 use super::image_archive;
-use super::listing::{Class, Listed, Listing, list};
+use super::listing::list;
 use super::tree::Tree;
+use super::walk::{Class, Listed, Listing};
 use crate::image_file::FORMATS;
 use crate::{DataSet, Error, ImageShape, Split};
 
@@ -88,7 +89,7 @@ impl ImageFolder {
             false => Some(Tree::Disk),
         };
         let listing = match &tree {
-            Some(tree) => list(tree, &self.folder)?.map(|listing| (tree, listing)),
+            Some(tree) => list(tree, &self.folder, options.purpose)?.map(|listing| (tree, listing)),
             None => None,
         };
         let (tree, listing) = listing.ok_or_else(|| {
@@ -99,7 +100,7 @@ impl ImageFolder {
             let problem = "has its own folder of test images: leave --test-split out";
             return Err(Error::invalid(&self.folder, problem));
         }
-        read(tree, listing, self.test_split, options)
+        read(tree, listing, ReadOptions { test_split: Some(self.test_split), ..options })
     }
 }
 
@@ -109,15 +110,14 @@ impl fmt::Display for ImageFolder {
     }
 }
 
-/// Reads the images of a folder, with the default share of test images if they have no folder of their own;
-/// `None` if there are no images.
+/// Reads the images of a folder; `None` if there are no images.
 pub(super) fn open(
     tree: &Tree,
     root: &Path,
     options: ReadOptions,
 ) -> Result<Option<DataSet>, Error> {
-    let listing = list(tree, root)?;
-    listing.map(|listing| read(tree, listing, DEFAULT_TEST_SPLIT, options)).transpose()
+    let listing = list(tree, root, options.purpose)?;
+    listing.map(|listing| read(tree, listing, options)).transpose()
 }
 
 /// An image to read.
@@ -128,17 +128,17 @@ struct Image {
     key: [u8; 16],
 }
 
-fn read(
-    tree: &Tree,
-    listing: Listing,
-    test_split: f64,
-    options: ReadOptions,
-) -> Result<DataSet, Error> {
+fn read(tree: &Tree, listing: Listing, options: ReadOptions) -> Result<DataSet, Error> {
+    let test_split = options.test_split.unwrap_or(DEFAULT_TEST_SPLIT);
+    let is_for_training = options.purpose == Purpose::Training;
     let Listing { root, classes, validation, test, mut warnings } = listing;
-    check(&root, &classes)?;
-    let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    // Only an evaluation does without training images.
+    let all = test.as_ref().filter(|_| classes.is_empty()).unwrap_or(&classes);
+    check(&root, all, options.purpose)?;
+    let names: Vec<String> = all.iter().map(|class| class.name.clone()).collect();
     let format = match (&validation, &test) {
         (_, None) => format!("images, {} % of each class for testing", percent(test_split)),
+        (_, Some(_)) if classes.is_empty() => "images, all of them for testing".into(),
         (None, Some(_)) => "images with a separate folder of test images".into(),
         (Some(_), Some(_)) => "images with separate folders of validation and test images".into(),
     };
@@ -148,7 +148,7 @@ fn read(
         let mut images = keyed(class, label);
         if test.is_none() {
             let count = images.len();
-            if count < 2 {
+            if count < 2 && is_for_training {
                 let name = &names[label];
                 let problem = format!(
                     "has only one image of the class {name}, but a class needs one for training and one \
@@ -157,10 +157,11 @@ fn read(
                 return Err(Error::invalid(&folder, problem));
             }
             let share = (count as f64 * test_split).round() as usize;
-            test_images.extend(images.drain(..share.clamp(1, count - 1)));
+            test_images.extend(images.drain(..share.clamp(1, (count - 1).max(1))));
         }
         train.append(&mut images);
     }
+    let test_split = test.is_none().then_some(test_split);
     test_images.append(&mut held_out(&names, test, "test")?);
     let mut validation = held_out(&names, validation, "validation")?;
     // This mixes the classes, for recipes that train in file order.
@@ -189,9 +190,9 @@ fn read(
         path.strip_prefix(&root).unwrap_or(path).display().to_string()
     };
     warnings.extend(label_conflict(&pixels, &labels, &names, within));
-    if let Some(class) = (0..names.len())
-        .find(|&class| !labels[..counts[0]].iter().any(|&label| usize::from(label) == class))
-    {
+    let mut unread = (0..names.len())
+        .filter(|&class| !labels[..counts[0]].iter().any(|&label| usize::from(label) == class));
+    if let (Some(class), true) = (unread.next(), is_for_training) {
         let problem = format!(
             "no training image of the class {} can be read: repair them, or move the class elsewhere",
             names[class]
@@ -219,6 +220,7 @@ fn read(
         train: Split { pixels, labels },
         validation,
         test,
+        test_split,
         sizing: options.sizing,
         warnings,
     })
@@ -245,8 +247,8 @@ fn held_out(
     Ok(images)
 }
 
-/// Checks that there are at least two classes and that each has images.
-fn check(root: &Path, classes: &[Class]) -> Result<(), Error> {
+/// Checks that there are at least two classes, if a network is trained on them, and that each has images.
+fn check(root: &Path, classes: &[Class], purpose: Purpose) -> Result<(), Error> {
     if let Some(empty) = classes.iter().find(|class| class.images.is_empty()) {
         let problem = format!(
             "has no {FORMATS} images, but each folder is a class: put images into it, or move it \
@@ -254,7 +256,7 @@ fn check(root: &Path, classes: &[Class]) -> Result<(), Error> {
         );
         return Err(Error::invalid(&empty.folder, problem));
     }
-    if let [only] = classes {
+    if let ([only], Purpose::Training) = (classes, purpose) {
         let problem = format!(
             "has images of one class only ({}): add a folder for at least one other class",
             only.name

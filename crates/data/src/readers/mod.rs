@@ -14,8 +14,9 @@ mod pickle;
 mod python;
 mod to_size;
 mod tree;
+mod walk;
 
-pub use decode::{DamagedImages, ReadOptions};
+pub use decode::{DamagedImages, Purpose, ReadOptions};
 pub use image_folder::ImageFolder;
 
 use std::fs::{self, File};
@@ -332,6 +333,7 @@ impl Parts {
             train,
             validation: Split::default(),
             test,
+            test_split: None,
             sizing: Sizing::default(),
             warnings: Vec::new(),
         };

@@ -9,8 +9,8 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::image_archive::{open_zip, zip_error};
-use super::listing::MAX_IMAGES;
 use super::to_size::ArrayShape;
+use super::walk::MAX_IMAGES;
 use crate::{DataSet, Error, Sizing, Split};
 
 type Zip<'a> = ZipArchive<BufReader<&'a File>>;
@@ -76,6 +76,7 @@ pub(super) fn open(path: &Path) -> Result<Option<DataSet>, Error> {
         train,
         validation,
         test,
+        test_split: None,
         sizing,
         warnings,
     }))

@@ -3,7 +3,7 @@
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma};
 
-use super::listing::MAX_IMAGES;
+use super::walk::MAX_IMAGES;
 use crate::{ImageShape, Sizing, Split, image_file};
 
 const SHAPE: ImageShape = ImageShape::CIFAR;

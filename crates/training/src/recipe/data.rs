@@ -163,6 +163,11 @@ impl DataConfig {
         ReadOptions { damaged: self.damaged, ..ReadOptions::default() }
     }
 
+    /// The normalisation, if it needs no statistics of training images.
+    pub fn normalization_without_images(&self) -> Option<Normalization> {
+        (self.normalize != NormalizeKind::Dataset).then(|| self.normalization(&Split::default()))
+    }
+
     /// The normalisation, with the statistics of `train` if it needs them.
     pub fn normalization(&self, train: &Split) -> Normalization {
         match self.normalize {

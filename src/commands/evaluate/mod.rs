@@ -1,68 +1,37 @@
 //! `crescendo evaluate`.
 
+mod data;
+
 use std::path::{Path, PathBuf};
 
-use crescendo::data::{CIFAR10_NAME, DataSet, ReadOptions, shapes};
+use crescendo::data::DataSet;
 use crescendo::devices;
 use crescendo::logging::{ConfusionMatrix, progress_bar};
-use crescendo::training::checkpoint::About;
-use crescendo::training::recipe::DataSource;
-use crescendo::training::{
-    Error, Evaluation, External, Model, Recipe, Record, checkpoint, read_record,
-};
+use crescendo::training::checkpoint::{About, Checkpoint};
+use crescendo::training::{Error, Evaluation, External, Model, Recipe, TrainedOn, checkpoint};
 use serde_json::{Value, json};
 
-use super::{DataLocation, LoadedData, note, say};
+use self::data::TestData;
+use super::{note, say};
 use crate::cli::{BnStatistics, EvaluateArgs};
 use crate::values::Which;
 
 pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = args.compute.engine()?;
-    let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
+    let recipe = args.recipe.as_deref().map(described).transpose()?;
     let files = files(args)?;
     let mut results = Vec::new();
-    let mut last_data: Option<((DataLocation, ReadOptions), LoadedData)> = None;
+    let mut last = None;
     for file in &files {
-        // Several files mostly have the same data set, which is then read only once.
-        let record = file.parent().and_then(Path::parent).and_then(|run| read_record(run).ok());
-        let location = location(args, recipe.as_ref(), record.as_ref(), file)?;
-        let trained = record.as_ref().map(|record| &record.recipe).or(recipe.as_ref());
-        let options = trained.map(|recipe| recipe.data.read_options()).unwrap_or_default();
-        let options = ReadOptions { sizing: checkpoint::sizing(file)?, ..options };
-        let location = (location, options);
-        let (location, data) = match last_data.take().filter(|(last, _)| *last == location) {
-            Some(last_data) => last_data,
-            None => {
-                let mut data = location.0.load_with(options)?;
-                data.print_warnings();
-                let trained_on = record.map(|record| record.run.data_fingerprint);
-                if let Some(fingerprint) = &trained_on {
-                    data.set = data.set.matching(fingerprint);
-                }
-                if trained_on.is_some_and(|fingerprint| fingerprint != data.set.fingerprint()) {
-                    note(format_args!(
-                        "warning: {} is not the data that {} was trained on, or is split \
-                         differently: some of the test images may be training images",
-                        data.set.name,
-                        file.display()
-                    ));
-                }
-                (location, data)
-            }
-        };
-        let external = recipe.as_ref().map(|recipe| External { recipe, data: &data.set });
-        let mut model = Model::open(file, external, devices(), &engine)?;
+        let checkpoint = Checkpoint::open(file)?;
+        let mut data = TestData::load(args, &checkpoint, recipe.as_ref(), last.take())?;
+        let external = recipe
+            .as_ref()
+            .map(|(recipe, trained_on)| External::new(recipe, trained_on, Some(&data.set)));
+        let mut model = Model::new(&checkpoint, external.transpose()?, devices(), &engine)?;
         args.views.apply(&mut model);
         model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
-        if model.classes != data.set.classes {
-            let (ours, theirs) = (model.classes.join(", "), data.set.classes.join(", "));
-            let name = &data.set.name;
-            let problem = format!(
-                "has the classes {ours}, but {name} has {theirs}: give the data it was trained on \
-                 with --data"
-            );
-            return Err(Error::bad(file, problem));
-        }
+        data.match_classes(file, &model)?;
         if !args.json {
             say!("{}", restored(file, &model))?;
         }
@@ -73,6 +42,16 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         };
         let mut evaluations = Vec::new();
         for &precise in is_precise {
+            if precise && data.set.train.is_empty() {
+                let name = &data.set.name;
+                return Err(Error::bad(
+                    file,
+                    format!(
+                        "precise BatchNorm statistics need training images, and {name} has none: leave --bn out, or \
+                         give the data that the network was trained on with --data"
+                    ),
+                ));
+            }
             if precise {
                 model.recompute_statistics(&data.set.train, args.bn_images)?;
             }
@@ -105,12 +84,17 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
             }
             say!("{}", ConfusionMatrix(evaluation, &model.classes))?;
         }
-        last_data = Some((location, data));
+        last = Some(data);
     }
     if args.json {
         say!("{}", json!({ "results": results }))?;
     }
     Ok(())
+}
+
+/// A recipe, and what its file says about the training data.
+fn described(name: &str) -> Result<(Recipe, TrainedOn), Error> {
+    Ok((Recipe::load::<&str>(name, &[])?, TrainedOn::load(name)?))
 }
 
 /// The line that the paper's program prints.
@@ -216,30 +200,4 @@ fn note_better(run: &Path, latest: Option<&PathBuf>) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// The data set to evaluate on: the one given by `--data`, or that of the run, of the recipe, or of the
-/// checkpoint, in this order.
-fn location(
-    args: &EvaluateArgs,
-    recipe: Option<&Recipe>,
-    record: Option<&Record>,
-    file: &Path,
-) -> Result<DataLocation, Error> {
-    if let Some(location) = args.data.name()? {
-        return Ok(DataLocation::Named(location));
-    }
-    Ok(match (record, recipe) {
-        (Some(record), _) => DataLocation::Named(record.run.data.clone()),
-        (_, Some(recipe)) => DataLocation::Standard(recipe.data.source),
-        _ => match checkpoint::data(file)? {
-            Some(data) if shapes::parse(&data).is_some() => DataLocation::Named(data),
-            Some(data) if data != CIFAR10_NAME => {
-                let problem =
-                    format!("was trained on {data}: give the path of that data with --data");
-                return Err(Error::bad(file, problem));
-            }
-            _ => DataLocation::Standard(DataSource::Cifar10),
-        },
-    })
 }

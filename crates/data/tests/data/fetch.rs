@@ -1,7 +1,5 @@
 //! Downloads from a local server that may misbehave in every way.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,10 +7,11 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use common::{Batches, archive, write};
 use crescendo_data::{FetchOutcome, RemoteArchive, fetch, open};
 use md5::{Digest, Md5};
 use tempfile::tempdir;
+
+use crate::common::{Batches, archive, write};
 
 const PLACE: &str = "cifar-10-batches-bin";
 const PART: &str = "cifar-10-binary.tar.gz.part";

@@ -1,7 +1,7 @@
 //! Data as people have it: the layouts, files and damage of real folders of images.
 
-mod archives;
-mod arrays;
+pub mod archives;
+pub mod arrays;
 mod damage;
 mod layouts;
 
@@ -15,19 +15,19 @@ use image::{ImageFormat, Rgb, RgbImage};
 use tempfile::{TempDir, tempdir};
 
 /// An image of one colour as a file in a format.
-fn image(format: ImageFormat, colour: [u8; 3]) -> Vec<u8> {
+pub fn image(format: ImageFormat, colour: [u8; 3]) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     RgbImage::from_pixel(32, 32, Rgb(colour)).write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
 /// A PNG whose colour is its number.
-fn png(number: u16) -> Vec<u8> {
+pub fn png(number: u16) -> Vec<u8> {
     let [low, high] = number.to_le_bytes();
     image(ImageFormat::Png, [low, high, 7])
 }
 
-fn write(root: &Path, name: &str, content: impl AsRef<[u8]>) {
+pub fn write(root: &Path, name: &str, content: impl AsRef<[u8]>) {
     let path = root.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();

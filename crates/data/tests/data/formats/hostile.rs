@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use crescendo_data::{ImageShape, open};
+use crescendo_fuzzing::{Damage, apply, damages};
 use proptest::prelude::*;
 use tar::EntryType;
 use tempfile::tempdir;
 
+use super::{BINARY, PYTHON, message, python2};
 use crate::common::{Batches, File, archive, gzip, write};
-use crate::{BINARY, PYTHON, message, python2};
 
 /// The error for an archive.
 fn problem(content: &[u8]) -> String {
@@ -114,54 +115,16 @@ fn check_open(path: &Path) {
     }
 }
 
-/// A change of bytes.
-#[derive(Clone, Debug)]
-enum Damage {
-    Flip(Vec<(prop::sample::Index, u8)>),
-    Truncate(prop::sample::Index),
-    Remove(prop::sample::Index, u8),
-    Replace(Vec<u8>),
-}
-
-impl Damage {
-    fn apply(&self, content: &mut Vec<u8>) {
-        match self {
-            Damage::Flip(bits) => {
-                for (at, bit) in bits {
-                    let at = at.index(content.len());
-                    content[at] ^= 1 << (bit % 8);
-                }
-            }
-            Damage::Truncate(at) => content.truncate(at.index(content.len())),
-            Damage::Remove(at, count) => {
-                let start = at.index(content.len());
-                content.drain(start..content.len().min(start + usize::from(*count)));
-            }
-            Damage::Replace(bytes) => content.clone_from(bytes),
-        }
-    }
-}
-
-fn damage() -> impl Strategy<Value = Damage> {
-    prop_oneof![
-        prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..8).prop_map(Damage::Flip),
-        any::<prop::sample::Index>().prop_map(Damage::Truncate),
-        any::<(prop::sample::Index, u8)>().prop_map(|(at, count)| Damage::Remove(at, count)),
-        prop::collection::vec(any::<u8>(), 0..200).prop_map(Damage::Replace),
-    ]
-}
-
-fn damaged_files(mut files: Vec<File>, which: usize, damage: &Damage) {
+fn damaged_files(mut files: Vec<File>, which: usize, damage: &[Damage]) {
     let root = tempdir().unwrap();
-    damage.apply(&mut files[which].1);
+    files[which].1 = apply(std::mem::take(&mut files[which].1), damage);
     write(root.path(), &files);
     check_open(root.path());
 }
 
-fn damaged_archive(folder: &str, files: &[File], damage: &Damage) {
+fn damaged_archive(folder: &str, files: &[File], damage: &[Damage]) {
     let root = tempdir().unwrap();
-    let mut content = archive(folder, files);
-    damage.apply(&mut content);
+    let content = apply(archive(folder, files), damage);
     let path = root.path().join("some.tar.gz");
     fs::write(&path, content).unwrap();
     check_open(&path);
@@ -171,14 +134,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn damaged_folders_do_not_panic(which in 0_usize..7, damage in damage()) {
+    fn damaged_folders_do_not_panic(which in 0_usize..7, damage in damages()) {
         let batches = Batches::new([1; 6], 1);
         damaged_files(batches.binary(), which, &damage);
         damaged_files(python2::files(&batches), which, &damage);
     }
 
     #[test]
-    fn damaged_archives_do_not_panic(damage in damage()) {
+    fn damaged_archives_do_not_panic(damage in damages()) {
         let batches = Batches::new([1; 6], 1);
         damaged_archive(BINARY, &batches.binary(), &damage);
         damaged_archive(PYTHON, &python2::files(&batches), &damage);
@@ -186,7 +149,7 @@ proptest! {
 
     /// Damage of the uncompressed archive, which the checksum would detect otherwise.
     #[test]
-    fn damaged_tars_do_not_panic(at: prop::sample::Index, byte: u8, damage in damage()) {
+    fn damaged_tars_do_not_panic(at: prop::sample::Index, byte: u8, damage in damages()) {
         let root = tempdir().unwrap();
         let mut tar = Vec::new();
         let whole = archive(BINARY, &Batches::new([1; 6], 1).binary());
@@ -194,7 +157,7 @@ proptest! {
         // Damage matters most in the header of an entry.
         let entry = at.index(6) * 4096;
         tar[entry + usize::from(byte) % 160] = byte;
-        damage.apply(&mut tar);
+        let tar = apply(tar, &damage);
         let path = root.path().join("some.tar.gz");
         fs::write(&path, gzip(&tar)).unwrap();
         check_open(&path);

@@ -6,8 +6,8 @@ use crescendo_data::{DataSet, Error, ImageShape, Split, open, summarize};
 use md5::{Digest, Md5};
 use tempfile::tempdir;
 
+use super::python2;
 use crate::common::{Batches, File, archive, write};
-use crate::python2;
 
 const COARSE: [&str; 20] = [
     "aquatic_mammals",

@@ -1,22 +1,21 @@
 //! Every published format of a data set is read as the same data set.
 
 mod cifar100;
-#[path = "../common/mod.rs"]
-mod common;
 mod hostile;
-mod python2;
+pub mod python2;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Batches, File, archive, write};
 use crescendo_data::{DataSet, ImageShape, open};
 use md5::{Digest, Md5};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
 
-const BINARY: &str = "cifar-10-batches-bin";
-const PYTHON: &str = "cifar-10-batches-py";
+use crate::common::{Batches, File, archive, write};
+
+pub const BINARY: &str = "cifar-10-batches-bin";
+pub const PYTHON: &str = "cifar-10-batches-py";
 
 /// A folder with a data set in every format: the paths to open, and the format's name of each.
 fn every_format(batches: &Batches) -> (TempDir, Vec<(PathBuf, &'static str)>) {
@@ -87,9 +86,9 @@ fn pickles_of_python_3_and_numpy_2_are_read() {
     let mut image = [0; ImageShape::CIFAR.elements()];
     image.iter_mut().enumerate().for_each(|(index, byte)| *byte = (index % 251) as u8);
     for pickle in [
-        &include_bytes!("../fixtures/numpy-protocol-2.pickle")[..],
-        include_bytes!("../fixtures/numpy-protocol-4.pickle"),
-        include_bytes!("../fixtures/numpy-protocol-5.pickle"),
+        &include_bytes!("../../fixtures/numpy-protocol-2.pickle")[..],
+        include_bytes!("../../fixtures/numpy-protocol-4.pickle"),
+        include_bytes!("../../fixtures/numpy-protocol-5.pickle"),
     ] {
         let root = tempdir().unwrap();
         let mut files = python2::files(&Batches::new([1; 6], 1));

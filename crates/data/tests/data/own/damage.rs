@@ -1,7 +1,7 @@
 use std::fs;
 
 use crescendo_data::{
-    DamagedImages, Error, ImageFolder, ReadOptions, Sizing, open_with, read_image,
+    DamagedImages, Error, ImageFolder, Purpose, ReadOptions, Sizing, open_with, read_image,
 };
 use image::{ImageBuffer, ImageFormat, Luma, Rgb, RgbImage};
 use tempfile::tempdir;
@@ -43,7 +43,12 @@ fn an_animation_is_its_first_image() {
     assert!(read_image(&path).unwrap().pixels.iter().all(|byte| *byte == 40));
 }
 
-const SKIP: ReadOptions = ReadOptions { damaged: DamagedImages::Skip, sizing: Sizing::Resize };
+const SKIP: ReadOptions = ReadOptions {
+    damaged: DamagedImages::Skip,
+    sizing: Sizing::Resize,
+    purpose: Purpose::Training,
+    test_split: None,
+};
 
 #[test]
 fn all_damaged_images_are_in_one_message_or_left_out() {
