@@ -127,7 +127,7 @@ pub(crate) fn write(
         metadata.extend(value.map(|value| (key.to_owned(), value)));
     }
     let model = engine.export(Section::Model)?;
-    paths.iter().try_for_each(|path| crate::tensors::write(path, &model, metadata.clone()))
+    crate::tensors::write(paths, &model, metadata)
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -26,7 +26,7 @@ fn fuzz_files_of_tensors() {
         crescendo_network::Tensor::f32("bn.running_var", vec![2], vec![1.0, 2.0]),
         crescendo_network::Tensor::f32("fc.weight", vec![2, 3], vec![0.5; 6]),
     ];
-    crate::tensors::write(&path, &tensors, metadata.into()).unwrap();
+    crate::tensors::write(&[&path], &tensors, metadata.into()).unwrap();
     let sealed = std::fs::read(&path).unwrap();
     // Without its checksum, damage to the numbers and the metadata is read further.
     let mut open = sealed.clone();

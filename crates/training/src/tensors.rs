@@ -17,10 +17,16 @@ use crate::{Error, version};
 /// Text beside the tensors, by name.
 pub(crate) type Metadata = BTreeMap<String, String>;
 
-/// Writes tensors and metadata to `path`, atomically, and the checksums of both with them.
-pub(crate) fn write(path: &Path, tensors: &[Tensor], metadata: Metadata) -> Result<(), Error> {
+/// Writes tensors and metadata to each of `paths`, atomically, and the checksums of both with them.
+pub(crate) fn write<P: AsRef<Path>>(
+    paths: &[P],
+    tensors: &[Tensor],
+    metadata: Metadata,
+) -> Result<(), Error> {
     let header = header(tensors, metadata);
-    write_atomically(path, |file| write_contents(file, &header, tensors))
+    paths.iter().try_for_each(|path| {
+        write_atomically(path.as_ref(), |file| write_contents(file, &header, tensors))
+    })
 }
 
 /// The same, but what was at `path` is at `previous` afterwards.
@@ -242,7 +248,7 @@ mod tests {
         let path = folder.path().join("x.safetensors");
         let metadata =
             Metadata::from([("k".into(), "v \"quoted\"\n".into()), ("l".into(), "3".into())]);
-        write(&path, &tensors(), metadata.clone()).unwrap();
+        write(&[&path], &tensors(), metadata.clone()).unwrap();
         let first = fs::read(&path).unwrap();
         let file = TensorFile::open(&path).unwrap();
         assert!(metadata.iter().all(|(key, value)| file.metadata[key] == *value));
@@ -253,7 +259,7 @@ mod tests {
         assert_eq!(read[1].name, "one");
         assert_eq!(read[1].data, tensors()[0].data);
         assert_eq!(read[0].data, TensorData::I64(-7));
-        write(&path, &tensors(), metadata.clone()).unwrap();
+        write(&[&path], &tensors(), metadata.clone()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "equal tensors make equal files");
     }
 
@@ -286,7 +292,7 @@ mod tests {
     fn a_deliberate_edit_needs_the_checksum_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
-        write(&path, &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
+        write(&[&path], &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
         let bytes = fs::read(&path).unwrap();
 
         fs::write(&path, rewritten(&bytes, true, |_| ())).unwrap();
@@ -315,7 +321,7 @@ mod tests {
         fn damage_is_an_error_or_harmless(cut in 0..400usize, at in 0..400usize, byte in any::<u8>()) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.safetensors");
-            write(&path, &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
+            write(&[&path], &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
             let mut bytes = fs::read(&path).unwrap();
             let at = at % bytes.len();
             bytes[at] ^= byte;

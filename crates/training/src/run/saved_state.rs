@@ -76,7 +76,7 @@ pub(super) fn set_record(folder: &Path, record: &Record) -> Result<(), Error> {
     let file = TensorFile::open(&path(folder))?;
     let mut metadata = file.metadata.clone();
     metadata.insert("record".into(), record::text(record));
-    tensors::write(&path(folder), &file.tensors("")?, metadata)?;
+    tensors::write(&[path(folder)], &file.tensors("")?, metadata)?;
     // It is of the other recipe.
     match fs::remove_file(previous_path(folder)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
