@@ -22,12 +22,12 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes for a pass over so many images.
-    pub fn new(plan: &ExecutionPlan, memory: &MemoryPlan, images: usize) -> Self {
+    /// The sizes for a pass over so many images on so many threads.
+    pub fn new(plan: &ExecutionPlan, memory: &MemoryPlan, images: usize, threads: usize) -> Self {
         let maps = || plan.fused.tensors.iter().filter_map(|t| map_shape(t.shape, images));
         Sizes {
             arena: memory.len * images,
-            workspace: workspace_size(plan, images, memory.trains()),
+            workspace: workspace_size(plan, images, memory.trains(), threads),
             sums: maps().map(sums_len).max().unwrap_or(0),
             channels: maps().map(|maps| maps.padded_channels()).max().unwrap_or(0),
             packed: packed_lens(plan).max().unwrap_or(0),
@@ -54,13 +54,18 @@ impl Sizes {
 }
 
 /// The workspace that serves all steps of a plan.
-fn workspace_size(plan: &ExecutionPlan, images: usize, trains: bool) -> WorkspaceSize {
+fn workspace_size(
+    plan: &ExecutionPlan,
+    images: usize,
+    trains: bool,
+    threads: usize,
+) -> WorkspaceSize {
     let sizes = plan.fused.steps.iter().map(|step| match step.kind {
         StepKind::Convolution(layer, algorithm) => {
             let input = map_shape(plan.fused.tensors[step.input.main.tensor.0].shape, images);
             let input = input.expect("a convolution reads maps");
-            let forward = layer.workspace_size(algorithm, input, false);
-            if trains { forward.max(layer.workspace_size(algorithm, input, true)) } else { forward }
+            let size = |backward| layer.workspace_size(algorithm, input, backward, threads);
+            if trains { size(false).max(size(true)) } else { size(false) }
         }
         StepKind::Linear(layer) => layer.workspace_size(images),
         _ => WorkspaceSize::default(),

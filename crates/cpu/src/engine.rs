@@ -42,8 +42,11 @@ pub(crate) struct CpuEngine {
 /// Numbers that a thread averages at a time.
 const AVERAGED: usize = 65_536;
 
-/// How many images inference computes at once, at most: enough for the kernels to be efficient.
-const INFERENCE_IMAGES: usize = 64;
+/// How many images inference computes at once, at most, on so many threads: enough for the kernels to be efficient,
+/// and to give work to all. Results do not depend on it.
+fn inference_images(threads: usize) -> usize {
+    (8 * threads).max(64)
+}
 
 impl CpuEngine {
     /// An engine for this plan, which was made with these options.
@@ -68,8 +71,8 @@ impl CpuEngine {
         // Parameters, gradients, momentum buffers, and the copy of the gradients that measuring takes.
         let graph = &plan.graph;
         let state = 4 * (4 * graph.parameter_count() + 2 * graph.statistic_count());
-        let training = Sizes::new(plan, &plan.training, micro_batch);
-        let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
+        let training = Sizes::new(plan, &plan.training, micro_batch, threads);
+        let inference = Sizes::new(plan, &plan.inference, inference_images(threads), threads);
         let folded = 4 * packed_lens(plan).sum::<usize>();
         state + folded + training.max(inference).bytes(threads)
     }
@@ -91,7 +94,7 @@ impl CpuEngine {
         assert!(count > 0, "a batch without images");
         assert_eq!(images.len(), count * plan.graph.input.len(), "one label for each image");
         let threads = self.processor.pool.threads();
-        self.buffers.reserve(threads, Sizes::new(plan, &plan.training, count))?;
+        self.buffers.reserve(threads, Sizes::new(plan, &plan.training, count, threads))?;
         for (norm, statistics) in self.state.norms.iter_mut().zip(&plan.graph.statistics) {
             let means = &self.state.model.means[statistics.range.clone()];
             norm.sum_offset[..means.len()].copy_from_slice(means);
@@ -112,12 +115,12 @@ impl CpuEngine {
         Ok((pass, &self.loss))
     }
 
-    /// The logits of at most [`INFERENCE_IMAGES`] images.
+    /// The logits of at most [`inference_images`] images.
     fn infer(&mut self, images: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
         let plan = &self.plans[self.current];
         let count = images.len() / plan.graph.input.len();
         let threads = self.processor.pool.threads();
-        self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, count))?;
+        self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, count, threads))?;
         if self.folded.packed.is_empty() {
             self.folded.packed = packed_lens(plan).map(AlignedBuffer::new).collect();
         }
@@ -361,8 +364,9 @@ impl Engine for CpuEngine {
         if rules.iter().any(|rule| matches!(rule, Rule::Muon(_))) {
             // There need not have been a batch, as where the gradients were imported.
             let plan = &self.plans[self.current];
-            let sizes = Sizes::new(plan, &plan.training, 1);
-            self.buffers.reserve(self.processor.pool.threads(), sizes)?;
+            let threads = self.processor.pool.threads();
+            let sizes = Sizes::new(plan, &plan.training, 1, threads);
+            self.buffers.reserve(threads, sizes)?;
         }
         self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
         let mut result = std::mem::take(&mut self.pending);
@@ -414,7 +418,7 @@ impl Engine for CpuEngine {
         let image = self.graph().input.len();
         assert!(images.len().is_multiple_of(image), "not whole images");
         let mut logits = Vec::with_capacity(images.len() / image * self.graph().classes());
-        for images in images.chunks(image * INFERENCE_IMAGES) {
+        for images in images.chunks(image * inference_images(self.processor.pool.threads())) {
             self.infer(images, &mut logits)?;
         }
         Ok(logits)

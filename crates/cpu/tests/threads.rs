@@ -55,7 +55,7 @@ fn train(
 fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
     for activations in [ActivationStorage::F32, ActivationStorage::Bf16] {
         let one = train(1, activations);
-        for threads in [2, 3, 5] {
+        for threads in [2, 3, 5, 16, 64] {
             assert!(train(threads, activations) == one, "{threads} threads differ from one");
         }
     }

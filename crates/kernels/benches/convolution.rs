@@ -70,8 +70,8 @@ fn layer(
 ) -> [f64; 2] {
     let (channels, out) = (layer.inputs.max(layer.outputs), layer.output_shape(shape));
     let workspace_size = layer
-        .workspace_size(algorithm, shape, true)
-        .max(layer.workspace_size(algorithm, shape, false));
+        .workspace_size(algorithm, shape, true, processor.pool.threads())
+        .max(layer.workspace_size(algorithm, shape, false, processor.pool.threads()));
     let mut workspace = Workspace::new(processor.pool.threads(), workspace_size);
     let memory = |shape: MapShape| {
         let mut buffer = AlignedBuffer::new(shape.len());

@@ -66,17 +66,19 @@ impl Convolution {
         }
     }
 
-    /// The working memory that the algorithm needs for a batch of this shape, forward or backward.
+    /// The working memory that the algorithm needs for a batch of this shape, forward or backward, on so many
+    /// threads.
     pub fn workspace_size(
         &self,
         algorithm: ConvAlgorithm,
         input: MapShape,
         backward: bool,
+        threads: usize,
     ) -> WorkspaceSize {
         match algorithm {
-            ConvAlgorithm::Direct => direct::workspace_size(self, input, backward),
+            ConvAlgorithm::Direct => direct::workspace_size(self, input, backward, threads),
             ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
-                winograd::workspace_size(size(algorithm), self, input, backward)
+                winograd::workspace_size(size(algorithm), self, input, backward, threads)
             }
         }
     }

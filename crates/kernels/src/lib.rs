@@ -42,7 +42,7 @@
 //! let image = [0., 0., 0., 0., 1., 0., 0., 0., 0.];
 //! let out = layer.output_shape(shape);
 //! let mut y = vec![0.0; out.len()];
-//! let size = layer.workspace_size(algorithm, shape, false);
+//! let size = layer.workspace_size(algorithm, shape, false, processor.pool.threads());
 //! let mut workspace = Workspace::new(processor.pool.threads(), size);
 //! let prologue = Prologue::plain(shape, MapsRef::Nchw(&image));
 //! let epilogue = Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };

@@ -194,6 +194,30 @@ impl Drop for ThreadPool {
     }
 }
 
+/// With so few threads, the parts of a batch are tasks enough.
+const FEW_THREADS: usize = 4;
+/// Tasks for each thread that make it unlikely that many wait for the last one.
+pub(crate) const TASKS_PER_THREAD: usize = 3;
+
+/// Whether so few tasks leave threads without work.
+pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
+    threads > FEW_THREADS && tasks < TASKS_PER_THREAD * threads
+}
+
+/// The chunks that `count` things are cut into, so that what each chunk holds in shared memory fits into the
+/// last-level cache; each thing has so many numbers of it.
+pub(crate) fn chunks_in_cache(
+    count: usize,
+    numbers: usize,
+    threads: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> {
+    /// 4 MiB: about a thread's share of the last-level cache.
+    const NUMBERS_PER_THREAD: usize = 1 << 20;
+    let most = (threads * NUMBERS_PER_THREAD / numbers).max(1);
+    let chunks = count.div_ceil(most);
+    (0..chunks).map(move |chunk| split_range(count, chunks, chunk))
+}
+
 /// The range `index` of the range `0..count`, cut into `parts` as equal as can be.
 pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
     count * index / parts..count * (index + 1) / parts

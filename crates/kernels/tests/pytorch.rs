@@ -111,8 +111,8 @@ fn convolutions() {
                 continue;
             }
             let workspace_size = layer
-                .workspace_size(algorithm, shape, false)
-                .max(layer.workspace_size(algorithm, shape, true));
+                .workspace_size(algorithm, shape, false, 2)
+                .max(layer.workspace_size(algorithm, shape, true, 2));
             let mut workspace = Workspace::new(2, workspace_size);
             let x = to_blocked(shape, &get("input"));
             let dy = to_blocked(out, &get("grad_output"));

@@ -14,7 +14,8 @@ use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::workspace::Workspace;
+use crate::thread_pool::{are_too_few, chunks_in_cache};
+use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
 /// Output pixels whose gradient, of 64 channels, fills 32 KiB.
@@ -41,28 +42,16 @@ pub(crate) fn backward(
     }
     let packed = &*packed;
     let (count, len) = (geometry.parts(), geometry.part());
-    let (parts, wanted) = (&mut shared[..count * len], dweight.is_some());
+    let (parts, shared) = shared.split_at_mut(count * len);
     {
-        let parts = DisjointSlice::new(parts);
-        processor.pool.run(count, 2 * geometry.work(), |index, worker| {
-            let staged = geometry.staged_input();
-            let rest = geometry.staged_gradient() + geometry.input.image_len();
-            // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-            let (staged, rest) = unsafe { workers.part(worker, staged, rest) };
-            processor.isa.run(Backward {
-                geometry,
-                prologue,
-                gradient,
-                epilogue,
-                packed,
-                images: geometry.images_of(index),
-                // SAFETY: one part a task.
-                part: wanted.then(|| unsafe { parts.part(index * len, len) }.as_mut_ptr()),
-                staged,
-                staged_gradient: rest,
-                dx: rest.wrapping_add(geometry.staged_gradient()),
-            });
-        });
+        let sums = DisjointSlice::new(parts);
+        let backward = Backward { geometry, prologue, gradient, epilogue, packed };
+        let sums = dweight.is_some().then_some(&sums);
+        if are_too_few(count, processor.pool.threads()) {
+            backward.run_by_stages(processor, &workers, sums, shared);
+        } else {
+            backward.run(processor, &workers, sums);
+        }
     }
     if let Some(dweight) = dweight {
         add_parts(processor, geometry, parts, dweight);
@@ -101,51 +90,154 @@ struct Backward<'a> {
     gradient: &'a GradientPrologue<'a>,
     epilogue: Option<&'a GradientEpilogue<'a>>,
     packed: &'a [f32],
+}
+
+/// The chunks of parts whose images are laid out together.
+pub(super) fn chunks(geometry: &Geometry, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    let images = geometry.input.images.div_ceil(geometry.parts());
+    chunks_in_cache(geometry.parts(), images * geometry.staged(), threads)
+}
+
+impl Backward<'_> {
+    /// A task for each part of the batch.
+    fn run(&self, processor: &Processor, workers: &Workers, sums: Option<&DisjointSlice<f32>>) {
+        let (geometry, len) = (self.geometry, self.geometry.part());
+        processor.pool.run(geometry.parts(), 2 * geometry.work(), |index, worker| {
+            // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+            let (start, dx) =
+                unsafe { workers.part(worker, geometry.staged(), geometry.input.image_len()) };
+            processor.isa.run(Part {
+                pass: self,
+                images: geometry.images_of(index),
+                // SAFETY: one part a task.
+                sum: sums.map(|sums| unsafe { sums.part(index * len, len) }.as_mut_ptr()),
+                staged: Staged { start, geometry },
+                dx,
+            });
+        });
+    }
+
+    /// For many threads: images are laid out in tasks of an image, which deliver the input's gradient, too; then the
+    /// weights' gradient is computed in tasks of a part, a tap and a panel. Every number is computed as by
+    /// [`run`](Self::run), in the same order.
+    fn run_by_stages(
+        &self,
+        processor: &Processor,
+        workers: &Workers,
+        sums: Option<&DisjointSlice<f32>>,
+        memory: &mut [f32],
+    ) {
+        let (geometry, len, pool) = (self.geometry, self.geometry.part(), &processor.pool);
+        for parts in chunks(geometry, pool.threads()) {
+            let images = geometry.images_of_parts(parts.clone());
+            assert!(images.len() * geometry.staged() <= memory.len(), "the workspace is too small");
+            let memory = DisjointSlice::new(memory);
+            let staged = |image: usize| {
+                let at = (image - images.start) * geometry.staged();
+                Staged { start: memory.as_mut_ptr().wrapping_add(at), geometry }
+            };
+            let work = geometry.work() * images.len() / geometry.input.images;
+            pool.run(images.len(), work, |index, worker| {
+                let image = images.start + index;
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                let (dx, _) = unsafe { workers.part(worker, geometry.input.image_len(), 0) };
+                let wanted = sums.is_some();
+                processor.isa.run(Lay { pass: self, image, staged: staged(image), wanted, dx });
+            });
+            let Some(sums) = sums else { continue };
+            let panels = geometry.output.blocks().div_ceil(PANEL / LANES);
+            pool.run(parts.len() * geometry.taps() * panels, work, |index, _| {
+                let (index, panel) = (index / panels, index % panels * (PANEL / LANES));
+                let (part, tap) = (parts.start + index / geometry.taps(), index % geometry.taps());
+                processor.isa.run(Correlate {
+                    geometry,
+                    images: geometry.images_of(part),
+                    staged: &staged,
+                    // SAFETY: another task writes other numbers of the part's sum, which all lie in it.
+                    sum: unsafe { sums.as_mut_ptr().add(part * len) },
+                    tap,
+                    panel,
+                });
+            });
+        }
+    }
+
+    /// Lays out an image, if `wanted`, and its output's gradient.
+    ///
+    /// # Safety
+    /// Prologues were checked, and the memory has room and is this task's.
+    #[inline(always)]
+    unsafe fn lay_out<S: Simd>(&self, s: S, image: usize, staged: Staged, wanted: bool) {
+        let geometry = self.geometry;
+        let Geometry { output, out_rows, out_columns, margin, .. } = *geometry;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if wanted {
+                stage(s, geometry, self.prologue, image, staged.start);
+            }
+            staged.gradient().write_bytes(0, geometry.staged_gradient());
+            for block in 0..output.blocks() {
+                for y in 0..output.height {
+                    let at = ((block * out_rows + y + margin) * out_columns + margin) * LANES;
+                    self.gradient.row(s, image, block, y, staged.gradient().add(at));
+                }
+            }
+        }
+    }
+}
+
+/// An image and its output's gradient, laid out.
+#[derive(Clone, Copy)]
+struct Staged<'a> {
+    start: *mut f32,
+    geometry: &'a Geometry,
+}
+
+impl Staged<'_> {
+    fn gradient(self) -> *mut f32 {
+        self.start.wrapping_add(self.geometry.staged_input())
+    }
+}
+
+/// Both gradients for a part of the batch.
+struct Part<'a> {
+    pass: &'a Backward<'a>,
     images: Range<usize>,
     /// The partial sum of the weights' gradient, where that is wanted.
-    part: Option<*mut f32>,
-    staged: *mut f32,
-    staged_gradient: *mut f32,
+    sum: Option<*mut f32>,
+    staged: Staged<'a>,
     dx: *mut f32,
 }
 
-impl Kernel for Backward<'_> {
+impl Kernel for Part<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let geometry = self.geometry;
-        let Geometry { output, out_rows, out_columns, margin, .. } = *geometry;
+        let Part { pass, staged, sum, dx, .. } = self;
+        let geometry = pass.geometry;
         for (index, image) in self.images.clone().enumerate() {
             // SAFETY: prologues and epilogue were checked; the worker's memory has room for both images
             // laid out and for the gradient.
             unsafe {
-                if self.part.is_some() {
-                    stage(s, geometry, self.prologue, image, self.staged);
-                }
-                self.staged_gradient.write_bytes(0, geometry.staged_gradient());
-                for block in 0..output.blocks() {
-                    for y in 0..output.height {
-                        let at = ((block * out_rows + y + margin) * out_columns + margin) * LANES;
-                        self.gradient.row(s, image, block, y, self.staged_gradient.add(at));
-                    }
-                }
+                pass.lay_out(s, image, staged, sum.is_some());
                 let mut prefetch = Prefetch::nothing();
                 if image + 1 < self.images.end {
                     let [input, output] = geometry.rows(image + 1);
-                    self.gradient.prefetch(&mut prefetch, &output);
-                    if self.part.is_some() {
-                        self.prologue.prefetch(&mut prefetch, &input);
+                    pass.gradient.prefetch(&mut prefetch, &output);
+                    if sum.is_some() {
+                        pass.prologue.prefetch(&mut prefetch, &input);
                     }
                 }
-                if let Some(epilogue) = self.epilogue {
+                if let Some(epilogue) = pass.epilogue {
                     epilogue.prefetch(&mut prefetch, &geometry.rows(image)[0]);
                 }
-                let prefetch = prefetch.over(2 * geometry.steps());
-                if let Some(part) = self.part {
-                    self.weights(s, part, index > 0, &prefetch);
+                let prefetch = &prefetch.over(2 * geometry.steps());
+                if let Some(sum) = sum {
+                    let (taps, blocks) = (0..geometry.taps(), 0..geometry.output.blocks());
+                    add_to_sum(s, staged, sum, taps, blocks, index > 0, prefetch);
                 }
-                if let Some(epilogue) = self.epilogue {
-                    self.input(s, epilogue, image, &prefetch);
+                if let Some(epilogue) = pass.epilogue {
+                    pass.input(s, epilogue, image, staged, dx, prefetch);
                 }
             }
         }
@@ -153,55 +245,115 @@ impl Kernel for Backward<'_> {
     }
 }
 
-impl Backward<'_> {
-    /// Adds the image's part to the partial sum of the weights' gradient.
-    ///
-    /// # Safety
-    /// The image and the output's gradient are laid out, and `part` is this task's.
+/// An image is laid out, and its input's gradient delivered.
+struct Lay<'a> {
+    pass: &'a Backward<'a>,
+    image: usize,
+    staged: Staged<'a>,
+    /// Whether the weights' gradient is wanted.
+    wanted: bool,
+    dx: *mut f32,
+}
+
+impl Kernel for Lay<'_> {
+    type Output = ();
     #[inline(always)]
-    unsafe fn weights<S: Simd>(&self, s: S, part: *mut f32, accumulate: bool, prefetch: &Prefetch) {
-        let geometry = self.geometry;
-        let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
-        let Geometry { out_rows, out_columns, margin, .. } = *geometry;
-        let columns = output.padded_channels();
-        // Some lines of some columns at once: their part of the gradient stays in the first-level
-        // cache for all taps and input channels.
-        let some = (DEPTH / output.width).clamp(1, output.height);
-        for (first, vector) in (0..output.height)
-            .step_by(some)
-            .flat_map(|y| (0..output.blocks()).step_by(PANEL / LANES).map(move |v| (y, v)))
-        {
-            for (tap, block) in
-                (0..geometry.taps()).flat_map(|t| (0..input.blocks()).map(move |b| (t, b)))
-            {
-                let (ky, kx) = (first * layer.stride + tap / layer.kernel, tap % layer.kernel);
-                let row = tap * input.channels + block * LANES;
-                let line = vector * out_rows + margin + first;
-                // SAFETY: every tap of every output pixel lies within the laid-out image.
-                unsafe {
-                    let correlate = PanelGemmTn {
-                        rows: input.lanes(block),
-                        vectors: (output.blocks() - vector).min(PANEL / LANES),
-                        lines: some.min(output.height - first),
-                        len: output.width,
-                        a: self.staged.add(((block * in_rows + ky) * in_columns + kx) * LANES),
-                        a_step: layer.stride * LANES,
-                        a_line: layer.stride * in_columns * LANES,
-                        b: self.staged_gradient.add((line * out_columns + margin) * LANES),
-                        b_step: LANES,
-                        b_line: out_columns * LANES,
-                        b_vector: out_rows * out_columns * LANES,
-                        c: part.add(row * columns + vector * LANES),
-                        c_row: columns,
-                        accumulate: accumulate || first > 0,
-                        prefetch,
-                    };
-                    correlate.run(s);
-                }
+    fn run<S: Simd>(self, s: S) {
+        let Lay { pass, image, staged, wanted, dx } = self;
+        // SAFETY: as in `Part`.
+        unsafe {
+            pass.lay_out(s, image, staged, wanted);
+            if let Some(epilogue) = pass.epilogue {
+                pass.input(s, epilogue, image, staged, dx, &Prefetch::nothing());
+            }
+        }
+        s.fence();
+    }
+}
+
+/// The weights' gradient of a part of the batch, for one tap and a panel of output channels.
+struct Correlate<'a, F> {
+    geometry: &'a Geometry,
+    images: Range<usize>,
+    /// Where an image is laid out.
+    staged: &'a F,
+    sum: *mut f32,
+    tap: usize,
+    panel: usize,
+}
+
+impl<'a, F: Fn(usize) -> Staged<'a>> Kernel for Correlate<'a, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Correlate { geometry, images, staged, sum, tap, panel } = self;
+        let blocks = panel..geometry.output.blocks().min(panel + PANEL / LANES);
+        for (index, image) in images.enumerate() {
+            let (tap, blocks, accumulate) = (tap..tap + 1, blocks.clone(), index > 0);
+            // SAFETY: the images were laid out before; these numbers of the sum are this task's.
+            unsafe {
+                let prefetch = &Prefetch::nothing();
+                add_to_sum(s, staged(image), sum, tap, blocks, accumulate, prefetch);
+            }
+        }
+        s.fence();
+    }
+}
+
+/// Adds an image's part to the partial sum of the weights' gradient, for some taps and blocks of output channels.
+///
+/// # Safety
+/// The image and the output's gradient are laid out, and these numbers of `sum` are this task's.
+#[inline(always)]
+unsafe fn add_to_sum<S: Simd>(
+    s: S,
+    staged: Staged,
+    sum: *mut f32,
+    taps: Range<usize>,
+    blocks: Range<usize>,
+    accumulate: bool,
+    prefetch: &Prefetch,
+) {
+    let Geometry { layer, input, output, in_rows, in_columns, .. } = *staged.geometry;
+    let Geometry { out_rows, out_columns, margin, .. } = *staged.geometry;
+    let columns = output.padded_channels();
+    // Some lines of some columns at once: their part of the gradient stays in the first-level
+    // cache for all taps and input channels.
+    let some = (DEPTH / output.width).clamp(1, output.height);
+    for (first, vector) in (0..output.height)
+        .step_by(some)
+        .flat_map(|y| blocks.clone().step_by(PANEL / LANES).map(move |v| (y, v)))
+    {
+        for (tap, block) in taps.clone().flat_map(|t| (0..input.blocks()).map(move |b| (t, b))) {
+            let (ky, kx) = (first * layer.stride + tap / layer.kernel, tap % layer.kernel);
+            let row = tap * input.channels + block * LANES;
+            let line = vector * out_rows + margin + first;
+            // SAFETY: every tap of every output pixel lies within the laid-out image.
+            unsafe {
+                let correlate = PanelGemmTn {
+                    rows: input.lanes(block),
+                    vectors: (output.blocks() - vector).min(PANEL / LANES),
+                    lines: some.min(output.height - first),
+                    len: output.width,
+                    a: staged.start.add(((block * in_rows + ky) * in_columns + kx) * LANES),
+                    a_step: layer.stride * LANES,
+                    a_line: layer.stride * in_columns * LANES,
+                    b: staged.gradient().add((line * out_columns + margin) * LANES),
+                    b_step: LANES,
+                    b_line: out_columns * LANES,
+                    b_vector: out_rows * out_columns * LANES,
+                    c: sum.add(row * columns + vector * LANES),
+                    c_row: columns,
+                    accumulate: accumulate || first > 0,
+                    prefetch,
+                };
+                correlate.run(s);
             }
         }
     }
+}
 
+impl Backward<'_> {
     /// Computes and delivers the gradient of the image's input.
     ///
     /// # Safety
@@ -212,6 +364,8 @@ impl Backward<'_> {
         s: S,
         epilogue: &GradientEpilogue,
         image: usize,
+        staged: Staged,
+        dx: *mut f32,
         prefetch: &Prefetch,
     ) {
         let geometry = self.geometry;
@@ -222,7 +376,7 @@ impl Backward<'_> {
         unsafe {
             if kernel < stride {
                 // Some phases see no tap.
-                self.dx.write_bytes(0, input.image_len());
+                dx.write_bytes(0, input.image_len());
             }
             let mut b = self.packed.as_ptr();
             for (phase_y, phase_x) in phases(stride) {
@@ -250,13 +404,11 @@ impl Backward<'_> {
                             let gemm = PanelGemm {
                                 rows: len,
                                 vectors,
-                                a: self
-                                    .staged_gradient
-                                    .add((from_y * out_columns + from_x) * LANES),
+                                a: staged.gradient().add((from_y * out_columns + from_x) * LANES),
                                 a_row: LANES,
                                 segments: &some[..count],
                                 b,
-                                c: self.dx.add(
+                                c: dx.add(
                                     (panel * input.height + y) * input.row_len() + left * LANES,
                                 ),
                                 c_row: stride * LANES,
@@ -273,7 +425,7 @@ impl Backward<'_> {
             }
             for block in 0..input.blocks() {
                 for y in 0..input.height {
-                    let row = self.dx.add((block * input.height + y) * input.row_len());
+                    let row = dx.add((block * input.height + y) * input.row_len());
                     epilogue.row(s, image, block, y, row);
                 }
             }

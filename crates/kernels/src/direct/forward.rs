@@ -11,6 +11,7 @@ use crate::micro_kernel::{PANEL, PanelGemm, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::thread_pool::split_range;
 use crate::workspace::Workspace;
 
 /// See [`crate::convolution::forward`].
@@ -24,12 +25,12 @@ pub(crate) fn forward(
 ) {
     let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, _) = workspace.split();
-    let parts = geometry.parts();
-    processor.pool.run(parts, geometry.work(), |index, worker| {
+    let tasks = geometry.forward_tasks(processor.pool.threads());
+    processor.pool.run(tasks, geometry.work(), |index, worker| {
         let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
         // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
         let (staged, out) = unsafe { workers.part(worker, staged, out) };
-        let images = geometry.images_of(index);
+        let images = split_range(geometry.input.images, tasks, index);
         processor.isa.run(Forward { geometry, prologue, epilogue, packed, images, staged, out });
     });
 }

@@ -6,7 +6,7 @@ use crate::conv_shape::Convolution;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
-use crate::thread_pool::split_range;
+use crate::thread_pool::{TASKS_PER_THREAD, are_too_few};
 use crate::{MapShape, ThreadPool};
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
@@ -73,8 +73,26 @@ impl Geometry {
 
     /// The images of a part of the batch.
     pub fn images_of(&self, part: usize) -> Range<usize> {
-        let (images, parts) = (self.input.images, self.parts());
-        split_range(images, parts, part)
+        self.images_of_parts(part..part + 1)
+    }
+
+    /// The images of some parts of the batch.
+    pub fn images_of_parts(&self, parts: Range<usize>) -> Range<usize> {
+        let first = |part| self.input.images * part / self.parts();
+        first(parts.start)..first(parts.end)
+    }
+
+    /// The number of tasks of a forward pass, which does not change results.
+    pub fn forward_tasks(&self, threads: usize) -> usize {
+        match are_too_few(self.parts(), threads) {
+            true => (TASKS_PER_THREAD * threads).min(self.input.images),
+            false => self.parts(),
+        }
+    }
+
+    /// Numbers of an image and of its output's gradient, laid out.
+    pub fn staged(&self) -> usize {
+        self.staged_input() + self.staged_gradient()
     }
 
     /// The work of a forward pass, or of one of the two gradients: see

@@ -23,6 +23,7 @@ mod pack;
 
 use crate::MapShape;
 use crate::conv_shape::Convolution;
+use crate::thread_pool::are_too_few;
 use crate::workspace::WorkspaceSize;
 
 use geometry::Geometry;
@@ -40,14 +41,23 @@ pub(crate) fn workspace_size(
     layer: &Convolution,
     input: MapShape,
     backward: bool,
+    threads: usize,
 ) -> WorkspaceSize {
     let geometry = Geometry::new(layer, input);
     let (input, output) = (geometry.input, geometry.output);
     if backward {
         let weights = geometry.taps() * output.channels * input.padded_channels();
+        let staged = match are_too_few(geometry.parts(), threads) {
+            true => {
+                let chunks = backward::chunks(&geometry, threads);
+                let images = chunks.map(|parts| geometry.images_of_parts(parts).len());
+                images.max().unwrap_or_default() * geometry.staged()
+            }
+            false => 0,
+        };
         WorkspaceSize {
-            worker: geometry.staged_input() + geometry.staged_gradient() + input.image_len(),
-            shared: weights + geometry.parts() * geometry.part(),
+            worker: geometry.staged() + input.image_len(),
+            shared: weights + geometry.parts() * geometry.part() + staged,
         }
     } else {
         WorkspaceSize { worker: geometry.staged_input() + output.image_len(), shared: 0 }

@@ -14,7 +14,7 @@ use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::split_range;
+use crate::thread_pool::{are_too_few, split_range};
 use crate::workspace::Workspace;
 use crate::{Processor, ThreadPool};
 
@@ -42,12 +42,16 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let (workers, shared) = workspace.split();
         let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride());
         let len = T::ELEMENTS * odd_cache_lines(inputs * output.padded_channels());
-        let parts = &mut shared[..schedule.parts * len];
+        let (parts, shared) = shared.split_at_mut(schedule.parts * len);
         if self.epilogue.is_some() {
             transform_weights(processor, weights, u, self.tile);
         }
         let (packed, wanted) = (&*u, dweight.is_some());
-        {
+        if are_too_few(schedule.parts, processor.pool.threads()) {
+            let sums = DisjointSlice::new(parts);
+            let sums = wanted.then_some(&sums);
+            self.run_by_stages(processor, &workers, packed, sums, shared);
+        } else {
             let sums = DisjointSlice::new(parts);
             processor.pool.run(schedule.parts, 2 * self.geometry.work(), |index, worker| {
                 let groups = with_next(schedule.groups(&self.geometry, index)).enumerate();
@@ -59,9 +63,9 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
                     let (scratch, start) =
                         unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
-                    let v = Domain { start, element_stride: lens[0], tiles };
+                    let v = Domain::new(start, input.blocks(), tiles);
                     let start = start.wrapping_add(T::ELEMENTS * lens[0]);
-                    let dm = Domain { start, element_stride: lens[1], tiles };
+                    let dm = Domain::new(start, output.blocks(), tiles);
                     // SAFETY: one part a task.
                     let du = wanted.then(|| unsafe { sums.part(index * len, len) }.as_mut_ptr());
                     let accumulate = count > 0;

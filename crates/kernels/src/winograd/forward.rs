@@ -14,6 +14,7 @@ use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::thread_pool::are_too_few;
 use crate::workspace::Workspace;
 
 /// A forward pass.
@@ -29,8 +30,13 @@ pub(super) struct Forward<'a, T> {
 impl<T: Tile + Send + Sync> Forward<'_, T> {
     pub fn run(&self, processor: &Processor, workspace: &mut Workspace) {
         let Geometry { input, output, .. } = self.geometry;
+        let threads = processor.pool.threads();
         let schedule = Schedule::new(&self.geometry, Direction::Forward);
-        let (workers, _) = workspace.split();
+        let schedule = schedule.for_threads(&self.geometry, threads);
+        let (workers, shared) = workspace.split();
+        if are_too_few(schedule.parts, threads) {
+            return self.run_by_stages(processor, &workers, shared);
+        }
         processor.pool.run(schedule.parts, self.geometry.work(), |index, worker| {
             for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
                 let tiles = group.tiles(&self.geometry);
@@ -39,8 +45,9 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
                 // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
                 let (scratch, start) =
                     unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
-                let m = Domain { start, element_stride: len, tiles };
-                let v = Domain { start: start.wrapping_add(len), element_stride: len, tiles };
+                // Both have the strides of the one with more channels.
+                let m = Domain::new(start, input.blocks().max(output.blocks()), tiles);
+                let v = Domain { start: start.wrapping_add(len), ..m };
                 processor.isa.run(Task { pass: self, group, next, v, m, scratch });
             }
         });

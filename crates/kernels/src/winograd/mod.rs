@@ -22,11 +22,13 @@ mod backward;
 mod forward;
 mod panel;
 mod schedule;
+mod stages;
 mod tile;
 mod transform;
 mod weights;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
@@ -34,7 +36,7 @@ use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::micro_kernel::PANEL;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::thread_pool::split_range;
+use crate::thread_pool::{are_too_few, split_range};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 
@@ -136,6 +138,8 @@ struct Domain {
     start: *mut f32,
     /// Numbers from the matrix of an element to the next.
     element_stride: usize,
+    /// Numbers from a block to the next.
+    block_stride: usize,
     tiles: usize,
 }
 
@@ -151,13 +155,21 @@ impl Domain {
     unsafe fn at(self, element: usize, block: usize, tile: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
         unsafe {
-            self.start.add(element * self.element_stride + (block * self.tiles + tile) * LANES)
+            let at = element * self.element_stride + block * self.block_stride + tile * LANES;
+            self.start.add(at)
         }
     }
 
-    /// Numbers from a block to the next.
-    fn block(self) -> usize {
-        self.tiles * LANES
+    /// A domain of its own, with tiles that follow each other.
+    fn new(start: *mut f32, blocks: usize, tiles: usize) -> Self {
+        let element_stride = Self::element_len(blocks, tiles);
+        Domain { start, element_stride, block_stride: tiles * LANES, tiles }
+    }
+
+    /// Some of its tiles.
+    fn part(self, tiles: Range<usize>) -> Self {
+        let start = self.start.wrapping_add(tiles.start * LANES);
+        Domain { start, tiles: tiles.len(), ..self }
     }
 }
 // SAFETY: a domain is a place in memory; its users say which thread may use it when.
@@ -165,30 +177,40 @@ unsafe impl Send for Domain {}
 // SAFETY: as above.
 unsafe impl Sync for Domain {}
 
-/// The memory that a convolution works in.
+/// The memory that a convolution works in, on so many threads.
 pub(crate) fn workspace_size(
     size: Size,
     layer: &Convolution,
     input: MapShape,
     backward: bool,
+    threads: usize,
 ) -> WorkspaceSize {
     let geometry = Geometry::new(size, layer, input);
-    let direction = if backward { Direction::Backward } else { Direction::Forward };
-    let schedule = Schedule::new(&geometry, direction);
     let output = geometry.output;
-    let tiles = schedule.tiles(&geometry);
-    let element_len = |blocks| Domain::element_len(blocks, tiles);
-    let (domains, shared) = if backward {
+    let scratch = Lines::scratch(&geometry);
+    if backward {
+        let schedule = Schedule::new(&geometry, Direction::Backward);
         let weights = odd_cache_lines(output.channels * input.padded_channels());
         let sums = schedule.parts * odd_cache_lines(input.channels * output.padded_channels());
+        let fixed = size.elements() * (weights + sums);
+        if are_too_few(schedule.parts, threads) {
+            let shared = fixed + stages::domains(&geometry, Some(schedule), threads);
+            return WorkspaceSize { worker: scratch, shared };
+        }
+        let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
         let domains = element_len(input.blocks()) + element_len(output.blocks());
-        (size.elements() * domains, size.elements() * (weights + sums))
+        WorkspaceSize { worker: size.elements() * domains + scratch, shared: fixed }
     } else {
+        let schedule = Schedule::new(&geometry, Direction::Forward).for_threads(&geometry, threads);
+        if are_too_few(schedule.parts, threads) {
+            let shared = stages::domains(&geometry, None, threads);
+            return WorkspaceSize { worker: scratch, shared };
+        }
+        let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
         // The output overwrites the input, one element behind it.
         let domains = (size.elements() + 1) * element_len(input.blocks().max(output.blocks()));
-        (domains, 0)
-    };
-    WorkspaceSize { worker: domains + Lines::scratch(&geometry), shared }
+        WorkspaceSize { worker: domains + scratch, shared: 0 }
+    }
 }
 
 /// See [`Convolution::packed_len`].

@@ -45,7 +45,7 @@ impl Kernel for DomainGemm<'_> {
             let count = BLOCKS.min(a_shape.blocks() - first);
             let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
             for (block, segment) in (first..first + count).zip(&mut segments) {
-                *segment = Segment { offset: block * a.block(), len: a_shape.lanes(block) };
+                *segment = Segment { offset: block * a.block_stride, len: a_shape.lanes(block) };
             }
             // SAFETY: the promise above.
             unsafe {
@@ -58,7 +58,7 @@ impl Kernel for DomainGemm<'_> {
                     b: packed.add(first * LANES * vectors * LANES),
                     c: c.at(element, panel, 0),
                     c_row: LANES,
-                    c_vector: c.block(),
+                    c_vector: c.block_stride,
                     accumulate: first > 0,
                     prefetch,
                 };
@@ -113,7 +113,7 @@ impl Kernel for DomainGemmTn<'_> {
                         b: dm.at(element, vector, tiles.start),
                         b_step: LANES,
                         b_line: 0,
-                        b_vector: dm.block(),
+                        b_vector: dm.block_stride,
                         c: row.add(vector * LANES),
                         c_row: output.padded_channels(),
                         accumulate: self.accumulate || chunk > 0,

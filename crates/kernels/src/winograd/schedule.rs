@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Geometry;
 use super::weights::Direction;
 use crate::prefetch::MapRows;
-use crate::thread_pool::split_range;
+use crate::thread_pool::{TASKS_PER_THREAD, are_too_few, split_range};
 
 /// Tiles of a group, about: enough rows for the GEMMs, few enough for the cache.
 const GROUP_TILES: usize = 48;
@@ -56,14 +56,30 @@ impl Schedule {
         }
     }
 
+    /// The same with more parts, if there are groups for them: forward their number does not change results.
+    pub fn for_threads(self, geometry: &Geometry, threads: usize) -> Self {
+        let groups = geometry.input.images.div_ceil(self.images);
+        let parts = match are_too_few(self.parts, threads) {
+            true => groups.min(TASKS_PER_THREAD * threads).max(self.parts),
+            false => self.parts,
+        };
+        Schedule { parts, ..self }
+    }
+
     /// The most tiles that are in the domain together.
     pub fn tiles(self, geometry: &Geometry) -> usize {
         self.images * geometry.tiles_y.div_ceil(self.bands) * geometry.tiles_x
     }
 
+    /// The images of some parts of the batch.
+    pub fn images_of(self, geometry: &Geometry, parts: Range<usize>) -> Range<usize> {
+        let first = |part| geometry.input.images * part / self.parts;
+        first(parts.start)..first(parts.end)
+    }
+
     /// The groups of a part of the batch, in order.
     pub fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
-        let mine = split_range(geometry.input.images, self.parts, index);
+        let mine = self.images_of(geometry, index..index + 1);
         let count = mine.len().div_ceil(self.images);
         let tiles_y = geometry.tiles_y;
         (0..count).flat_map(move |index| {

@@ -70,8 +70,8 @@ impl Case {
         let Case { layer, shape, weight, bias, .. } = self;
         let (shape, out) = (*shape, layer.output_shape(*shape));
         let workspace_size = layer
-            .workspace_size(algorithm, shape, false)
-            .max(layer.workspace_size(algorithm, shape, true));
+            .workspace_size(algorithm, shape, false, processor.pool.threads())
+            .max(layer.workspace_size(algorithm, shape, true, processor.pool.threads()));
         let mut workspace = Workspace::new(processor.pool.threads(), workspace_size);
         let (x, dy) = (to_blocked(shape, &self.x), to_blocked(out, &self.dy));
         let mut y = vec![f32::NAN; out.len()];
@@ -223,12 +223,23 @@ proptest! {
 
 #[test]
 fn results_are_the_same_to_the_bit_for_any_number_of_threads() {
-    for (inputs, outputs, images) in [(20, 36, 13), (150, 140, 9)] {
-        let layer = Convolution { inputs, outputs, kernel: 3, stride: 1, padding: 1 };
-        let case = Case::new(layer, MapShape { images, channels: inputs, height: 8, width: 8 }, 7);
-        for algorithm in ALGORITHMS {
+    for (layer, images, side) in [
+        (conv(20, 36, 3, 1, 1), 13, 8),
+        (conv(150, 140, 3, 1, 1), 9, 8),
+        // Images in bands; with five threads, two chunks of images.
+        (conv(64, 64, 3, 1, 1), 20, 32),
+        (conv(33, 70, 3, 1, 0), 7, 31),
+        // Fewer images than threads.
+        (conv(64, 80, 3, 1, 1), 2, 8),
+        (conv(40, 70, 3, 2, 1), 19, 9),
+        (conv(20, 130, 1, 2, 0), 9, 8),
+        (conv(6, 20, 5, 3, 2), 6, 13),
+    ] {
+        let shape = MapShape { images, channels: layer.inputs, height: side, width: side };
+        let case = Case::new(layer, shape, 7);
+        for algorithm in ALGORITHMS.into_iter().filter(|&algorithm| layer.supports(algorithm)) {
             let one = case.compute(&processor(Isa::best(), 1), algorithm);
-            for threads in [2, 3, 5] {
+            for threads in [2, 3, 5, 16, 64] {
                 let many = case.compute(&processor(Isa::best(), threads), algorithm);
                 assert!(many == one, "{algorithm:?}: {threads} threads differ from one");
             }
@@ -276,7 +287,7 @@ fn a_workspace_that_is_too_small_is_refused() {
     let small = MapShape { images: 1, channels: 2, height: 4, width: 4 };
     let processor = processor(Isa::best(), 2);
     let mut workspace =
-        Workspace::new(2, layer.workspace_size(ConvAlgorithm::Winograd4, small, false));
+        Workspace::new(2, layer.workspace_size(ConvAlgorithm::Winograd4, small, false, 2));
     let shape = MapShape { height: 30, width: 30, ..small };
     let x = vec![0.0; shape.len()];
     let mut y = vec![0.0; shape.len()];
