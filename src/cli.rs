@@ -109,7 +109,7 @@ pub struct ComputeArgs {
     /// device [default: auto]
     #[arg(long, value_name = "DEVICE", value_parser = ["auto", "cpu", "cuda"])]
     pub device: Option<String>,
-    /// Number of threads; results do not depend on it [default: one per processor]
+    /// Number of threads; results do not depend on it [default: one per core]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = whole_number(0..=MAX_THREADS))]
     pub threads: Option<usize>,
@@ -313,6 +313,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 125, allow_negative_numbers = true,
           value_parser = whole_number(1..=65_536_usize))]
     pub batch: usize,
+    /// Predict the speed on these numbers of threads, separated by commas, from the times of all tasks on one thread
+    #[arg(long, value_name = "N", value_delimiter = ',', allow_negative_numbers = true,
+          value_parser = whole_number(1..=1024_usize))]
+    pub model_threads: Vec<usize>,
     /// Seconds to measure training for, and then inference
     #[arg(long, value_name = "SECONDS", default_value_t = 8.0, allow_negative_numbers = true,
           value_parser = number_up_to(3_600.0))]

@@ -29,6 +29,27 @@ fn bench_measures_training_inference_and_every_step() {
 }
 
 #[test]
+fn bench_predicts_other_numbers_of_threads() {
+    let place = Place::new();
+    let small = "--set network.widths=[16,16,16] --batch 40 --seconds 0.01 --model-threads 1,16";
+    let result: Value =
+        serde_json::from_str(&place.run(&format!("bench quick {small} --json"))).unwrap();
+    let model = result["model"].as_array().unwrap();
+    assert_eq!([&model[0]["threads"], &model[1]["threads"]], [1, 16]);
+    for key in ["training", "inference"] {
+        // Sixteen threads cannot be more than sixteen times as fast, but for the noise of the measurement.
+        let [one, many] = [0, 1].map(|at| model[at][key].as_f64().unwrap());
+        assert!(one > 0.1 && one < 10.0 && many > 0.1 && many < 60.0, "{key}: {one} {many}");
+    }
+    for step in model[1]["steps"].as_array().unwrap() {
+        let seconds = |key: &str| step[key].as_f64().unwrap();
+        assert!(seconds("one_thread_seconds") > 0.0 && seconds("seconds") > 0.0, "{step}");
+    }
+    let text = place.run(&format!("bench quick {small}"));
+    assert!(text.contains("model, 16 threads: ") && text.contains(" times one thread ("), "{text}");
+}
+
+#[test]
 fn the_plan_shows_fused_operations_and_convolution_algorithms() {
     let place = Place::new();
     let steps = place.run("plan report --steps");

@@ -1,6 +1,6 @@
 //! The processor as a device.
 
-use crescendo_kernels::{Isa, Processor, ThreadPool};
+use crescendo_kernels::{Isa, Processor, TaskTimes, ThreadPool};
 use crescendo_network::{
     Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
     RequiredMemory,
@@ -67,6 +67,28 @@ impl CpuDevice {
         Ok(CpuDevice { isa, threads: host::threads(config.threads), config })
     }
 
+    /// An engine that divides work as for `threads` threads, but computes on one, and the times of its tasks: they
+    /// tell how long the work would take on so many. Steps are numbered as in
+    /// [`Engine::take_step_times`].
+    ///
+    /// # Errors
+    /// If the device cannot compute the graph.
+    pub fn recording_engine(
+        &self,
+        graph: &Graph,
+        threads: usize,
+    ) -> Result<(Box<dyn Engine>, TaskTimes), EngineError> {
+        let times = TaskTimes::default();
+        let pool = ThreadPool::recording(threads, times.clone());
+        Ok((self.engine_on(graph, pool)?, times))
+    }
+
+    fn engine_on(&self, graph: &Graph, pool: ThreadPool) -> Result<Box<dyn Engine>, EngineError> {
+        let processor = Processor { pool, isa: self.isa };
+        let options = PlanOptions::from(&self.config);
+        Ok(Box::new(CpuEngine::new(self.plan(graph)?, options, processor)))
+    }
+
     fn plan(&self, graph: &Graph) -> Result<ExecutionPlan, EngineError> {
         Ok(ExecutionPlan::new(graph, PlanOptions::from(&self.config))?)
     }
@@ -91,10 +113,7 @@ impl Device for CpuDevice {
             IsaKind::Avx2 => "AVX2",
             IsaKind::Auto | IsaKind::Portable => "portable code",
         };
-        let threads = match self.threads {
-            1 => "1 thread".to_owned(),
-            threads => format!("{threads} threads"),
-        };
+        let threads = host::threads_in_words(self.config.threads);
         let name = host::processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
         format!("{name}, {isa}, {threads}")
     }
@@ -121,8 +140,6 @@ impl Device for CpuDevice {
     }
 
     fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError> {
-        let processor = Processor { pool: ThreadPool::new(self.threads), isa: self.isa };
-        let options = PlanOptions::from(&self.config);
-        Ok(Box::new(CpuEngine::new(self.plan(graph)?, options, processor)))
+        self.engine_on(graph, ThreadPool::new(self.threads))
     }
 }

@@ -2,18 +2,51 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
+use crescendo_kernels::ThreadPool;
 use crescendo_network::DeviceMemory;
 use sysinfo::{MemoryRefreshKind, System};
 
-use crate::control_groups;
+use crate::{control_groups, cores};
 
-/// The number of threads: `asked`, or one per logical processor if that is 0.
+/// The number of threads: `asked`, or if that is 0, one for each physical core that this process may use, and no more
+/// than its control group allows.
 pub fn threads(asked: usize) -> usize {
     match asked {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => processors().min(cores::physical_cores(Path::new("/")).unwrap_or(usize::MAX)),
         threads => threads,
     }
+}
+
+/// The number of threads in words, such as `8 threads, one a core, of 16 processors`; `asked` as in [`threads`].
+pub fn threads_in_words(asked: usize) -> String {
+    let (threads, processors) = (threads(asked), processors());
+    match threads {
+        _ if asked == 0 && threads < processors => {
+            let s = if threads == 1 { "" } else { "s" };
+            format!("{threads} thread{s}, one a core, of {processors} processors")
+        }
+        1 => "1 thread".to_owned(),
+        threads => format!("{threads} threads"),
+    }
+}
+
+/// The logical processors that this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The seconds that threads take to begin a piece of work together and to end it together: the mean over many pieces
+/// without work, on two threads.
+pub fn barrier_seconds() -> f64 {
+    const PIECES: u32 = 2_000;
+    let pool = ThreadPool::new(2);
+    let run = || (0..PIECES).for_each(|_| pool.run(2, usize::MAX, |_, _| ()));
+    run();
+    let begin = Instant::now();
+    run();
+    begin.elapsed().as_secs_f64() / f64::from(PIECES)
 }
 
 /// The processor's name, if the system tells it.

@@ -40,6 +40,7 @@ mod algorithm;
 mod arena;
 mod buffers;
 mod control_groups;
+mod cores;
 mod describe;
 mod device;
 mod engine;
@@ -53,4 +54,5 @@ mod plan;
 mod required_gradients;
 mod state;
 
+pub use crescendo_kernels::{JobTimes, TaskTimes};
 pub use device::{CpuDevice, CpuDevices};

@@ -1,6 +1,6 @@
-//! What is true of the CPU engine alone: results do not depend on the number of threads.
+//! What is true of the CPU engine alone: results do not depend on the number of threads, and many have work.
 
-use crescendo_cpu::CpuDevices;
+use crescendo_cpu::{CpuDevice, CpuDevices, JobTimes};
 use crescendo_network::{
     ActivationStorage, BorderPixels, ChannelStatistics, Devices, EngineConfig, Graph, Images,
     Measure, MicroBatch, Muon, NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape,
@@ -58,6 +58,32 @@ fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
         for threads in [2, 3, 5, 16, 64] {
             assert!(train(threads, activations) == one, "{threads} threads differ from one");
         }
+    }
+}
+
+/// The paper's network, with two blocks in each stack: its layers have all the shapes that there are.
+#[test]
+fn there_are_tasks_for_sixteen_threads() {
+    const IMAGES: usize = 125;
+    let config = NetworkConfig { blocks: vec![2, 2, 2], ..NetworkConfig::paper() };
+    let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+    let graph = Graph::new(&config.network(images).unwrap()).unwrap();
+    let device = CpuDevice::new(&EngineConfig::default()).unwrap();
+    let (mut engine, times) = device.recording_engine(&graph, 16).unwrap();
+    engine.import(Section::Model, &graph.initial(1)).unwrap();
+    let images: Vec<f32> = (0..IMAGES * 3072).map(|i| (i as f32 * 0.37).sin()).collect();
+    let labels: Vec<u16> = (0..IMAGES as u16).map(|i| i % 10).collect();
+    engine.accumulate(&MicroBatch::whole(&images, &labels)).unwrap();
+    engine.update(&vec![Rule::Sgd(Sgd::default()); graph.parameters.len()]).unwrap();
+    engine.logits(&images).unwrap();
+    let jobs = times.take();
+    let nodes: Vec<usize> = engine.take_step_times().iter().map(|step| step.node).collect();
+    let update: f64 = jobs.iter().map(JobTimes::sum).sum();
+    assert!(jobs.len() > 100, "{}", jobs.len());
+    for job in jobs.iter().filter(|job| job.sum() > 0.01 * update) {
+        let name = job.step.map_or("optimizer", |(step, _)| &graph.nodes[nodes[step]].name);
+        let tasks = job.tasks.len();
+        assert!(tasks >= 16 && !job.alone, "{name}, {:?}: {tasks} tasks", job.step);
     }
 }
 

@@ -104,6 +104,7 @@ pub mod pooling;
 mod prefetch;
 pub mod prologue;
 mod simd;
+mod task_times;
 mod thread_pool;
 mod winograd;
 mod workspace;
@@ -116,6 +117,7 @@ pub use disjoint_slice::DisjointSlice;
 pub use layout::{MapShape, to_blocked, to_nchw};
 pub use maps::{MapsMut, MapsRef};
 pub use simd::{Isa, LANES};
+pub use task_times::{JobTimes, TaskTimes};
 pub use thread_pool::ThreadPool;
 pub use workspace::{Workspace, WorkspaceSize};
 

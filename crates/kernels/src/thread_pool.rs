@@ -1,8 +1,8 @@
 //! A persistent pool of threads.
 //!
 //! Work comes as a number of tasks, whoever is free takes the next one, and [`Pool::run`] returns
-//! when all are done. A kernel cuts its work into tasks by shape alone, never by the number of
-//! threads, so results do not depend on how many there are.
+//! when all are done. Results do not depend on how many threads there are: a kernel cuts what is summed up by shape
+//! alone, and only the rest by the number of threads.
 //!
 //! The cores may be shared with other programs, so nobody waits for a thread that is not running: a worker takes
 //! part in a job only if it arrives before the last task is taken. Who waits looks for a short time, then sleeps.
@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::disjoint_slice::DisjointSlice;
+use crate::{JobTimes, TaskTimes};
 
 /// A persistent pool of threads. [`run`](Self::run) calls a task for each of a number of indices on all
 /// threads; which thread takes which index is not determined, so tasks must not depend on it.
@@ -25,6 +26,8 @@ pub struct ThreadPool {
     workers: Vec<JoinHandle<()>>,
     /// Held during `run`, so that two callers take turns.
     turn: Mutex<()>,
+    /// How many threads it stands for, and the times of its tasks: see [`recording`](ThreadPool::recording).
+    recording: Option<(usize, TaskTimes)>,
 }
 
 /// What `run` is given: called with the task's and the worker's number.
@@ -83,6 +86,22 @@ impl ThreadPool {
         Self::start(threads, || ())
     }
 
+    /// A pool that stands for one of `threads` threads: work is divided as for that one, but the caller does all of it,
+    /// and the times of the tasks go to `times`.
+    pub fn recording(threads: usize, times: TaskTimes) -> Self {
+        let mut pool = Self::new(1);
+        pool.recording = Some((threads.max(1), times));
+        pool
+    }
+
+    /// Says that all tasks since this was last called were of a step, forward or backward: see
+    /// [`recording`](Self::recording).
+    pub fn end_step(&self, step: usize, backward: bool) {
+        if let Some((_, times)) = &self.recording {
+            times.end_step(step, backward);
+        }
+    }
+
     /// The same, where each worker calls `begin` first.
     fn start(threads: usize, begin: impl Fn() + Clone + Send + 'static) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -107,12 +126,12 @@ impl ThreadPool {
                 })
             })
             .collect();
-        ThreadPool { state, workers, turn: Mutex::default() }
+        ThreadPool { state, workers, turn: Mutex::default(), recording: None }
     }
 
     /// How many threads work.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.recording.as_ref().map_or(self.workers.len() + 1, |(threads, _)| *threads)
     }
 
     /// Calls `task(index, worker)` once for every index below `tasks`, on all threads, and returns
@@ -129,6 +148,16 @@ impl ThreadPool {
     /// A task must not call `run` of the same pool: it would wait for itself for ever.
     pub fn run(&self, tasks: usize, work: usize, task: impl Fn(usize, usize) + Sync) {
         let _turn = lock(&self.turn);
+        if let Some((_, times)) = &self.recording {
+            let mut tasks_seconds = Vec::with_capacity(tasks);
+            for index in 0..tasks {
+                let begin = Instant::now();
+                task(index, 0);
+                tasks_seconds.push(begin.elapsed().as_secs_f64());
+            }
+            times.add(JobTimes { tasks: tasks_seconds, alone: work < SMALL_WORK, step: None });
+            return;
+        }
         if self.workers.is_empty() || tasks <= 1 || work < SMALL_WORK {
             (0..tasks).for_each(|index| task(index, 0));
             return;
@@ -202,6 +231,12 @@ pub(crate) const TASKS_PER_THREAD: usize = 3;
 /// Whether so few tasks leave threads without work.
 pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
     threads > FEW_THREADS && tasks < TASKS_PER_THREAD * threads
+}
+
+/// How many tasks `count` things are cut into, `usual` of them each, or fewer where that leaves threads without work.
+pub(crate) fn tasks_of(count: usize, usual: usize, threads: usize) -> usize {
+    let tasks = count.div_ceil(usual);
+    if are_too_few(tasks, threads) { count.min(TASKS_PER_THREAD * threads) } else { tasks }
 }
 
 /// The chunks that `count` things are cut into, so that what each chunk holds in shared memory fits into the

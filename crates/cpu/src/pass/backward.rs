@@ -78,6 +78,7 @@ impl Pass<'_> {
                 self.report_final(step.node)?;
             }
             self.state.seconds[index][1] += begin.elapsed().as_secs_f64();
+            self.processor.pool.end_step(index, true);
         }
         // Those of frozen parameters, for which there is no backward.
         (0..self.plan.graph.nodes.len()).try_for_each(|node| self.report_final(node))

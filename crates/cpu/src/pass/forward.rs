@@ -25,6 +25,7 @@ impl Pass<'_> {
                 _ => self.maps_forward(index, step)?,
             }
             self.state.seconds[index][0] += begin.elapsed().as_secs_f64();
+            self.processor.pool.end_step(index, false);
         }
         if let Mode::Inference(folded) = &mut self.mode {
             folded.version = Some(self.state.version);

@@ -14,7 +14,7 @@ use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{are_too_few, split_range};
+use crate::thread_pool::{are_too_few, split_range, tasks_of};
 use crate::workspace::Workspace;
 use crate::{Processor, ThreadPool};
 
@@ -86,7 +86,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         }
         let Some(dweight) = dweight else { return };
         let (parts, dweight) = (&*parts, &DisjointSlice::new(dweight));
-        let tasks = inputs.div_ceil(4);
+        let tasks = tasks_of(inputs, 4, processor.pool.threads());
         let work = ThreadPool::ELEMENT * parts.len();
         processor.pool.run(tasks, work, |task, _| {
             processor.isa.run(weights::Gather {

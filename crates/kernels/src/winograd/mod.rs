@@ -16,7 +16,8 @@
 //! A task takes a part of the batch, and takes group after group of it (some images, or a band of one)
 //! through all stages, with the transform domain in its core's second-level cache. While it multiplies, it
 //! prefetches what comes next: weights, sums, and the maps of the next group. Gradients of weights are
-//! summed up in a fixed number of partial sums, as many as cost little: see [`schedule`].
+//! summed up in a fixed number of partial sums, as many as cost little: see [`schedule`]. Where that is too few tasks
+//! for the threads, all tiles go through one stage after the other: see [`stages`].
 
 mod backward;
 mod forward;
@@ -36,7 +37,7 @@ use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::micro_kernel::PANEL;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::thread_pool::{are_too_few, split_range};
+use crate::thread_pool::{are_too_few, split_range, tasks_of};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 
@@ -287,7 +288,7 @@ fn transform_weights<T: Tile + Send + Sync>(
         Direction::Forward => weights.inputs,
         Direction::Backward => weights.outputs,
     };
-    let tasks = depth.div_ceil(8);
+    let tasks = tasks_of(depth, 8, processor.pool.threads());
     let work = ThreadPool::ELEMENT * out.len();
     let out = &DisjointSlice::new(out);
     processor.pool.run(tasks, work, |task, _| {

@@ -1,4 +1,5 @@
-//! How the work of a convolution is cut up: by shape alone, so that results do not depend on the threads.
+//! How the work of a convolution is cut up. Sums of the weights' gradient are cut by shape alone, so that results do not
+//! depend on the threads.
 
 use std::ops::Range;
 

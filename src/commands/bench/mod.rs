@@ -1,12 +1,15 @@
 //! `crescendo bench`.
 
+mod model;
+
 use std::time::Instant;
 
-use crescendo::cpu::host;
+use crescendo::cpu::{CpuDevice, host};
 use crescendo::network::{EngineError, Graph, MicroBatch, Section, StepTime};
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
+use self::model::Prediction;
 use super::say;
 use crate::cli::BenchArgs;
 
@@ -19,7 +22,8 @@ const INFERENCE_IMAGES: usize = 512;
 struct Measurements {
     graph: Graph,
     isa: &'static str,
-    threads: usize,
+    /// As the recipe or the command line asks: see [`host::threads`].
+    asked_threads: usize,
     batch: usize,
     /// The processor's measured peak, in floating-point operations per second.
     peak: f64,
@@ -32,6 +36,8 @@ struct Measurements {
     optimizer: f64,
     /// Peak memory in bytes.
     memory: Option<u64>,
+    /// What a model says about other numbers of threads.
+    predictions: Vec<Prediction>,
 }
 
 pub fn run(args: &BenchArgs) -> Result<(), Error> {
@@ -75,17 +81,31 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     let inference_images = &images[..INFERENCE_IMAGES * image];
     let mut passes = repeat(args.seconds, || engine.logits(inference_images).map(drop))?;
     peak = peak.max(engine.measure_peak()?);
-    let config = device.config();
+    let (config, memory) = (device.config(), host::peak_memory());
+    drop(engine);
+    let mut predictions = Vec::new();
+    if !args.model_threads.is_empty() {
+        let work = model::Work {
+            device: CpuDevice::new(&config)?,
+            graph: &graph,
+            rules: &rules,
+            batch: images_of_batch,
+            inference: inference_images,
+            seconds: args.seconds,
+        };
+        predictions = work.predict(&args.model_threads)?;
+    }
     Ok(Measurements {
         isa: config.isa.name(),
-        threads: host::threads(config.threads),
+        asked_threads: config.threads,
         batch,
         peak,
         training: batch as f64 / median(&mut updates),
         inference: INFERENCE_IMAGES as f64 / median(&mut passes),
         steps,
         optimizer: optimizer / count,
-        memory: host::peak_memory(),
+        memory,
+        predictions,
         graph,
     })
 }
@@ -136,7 +156,7 @@ impl Measurements {
 }
 
 fn print(measured: &Measurements) -> Result<(), Error> {
-    let Measurements { graph, isa, threads, batch, peak, training, inference, .. } = measured;
+    let Measurements { graph, isa, asked_threads, batch, peak, training, inference, .. } = measured;
     say!("{:<34} {:>10} {:>7} {:>10} {:>7}", "step", "forward", "of peak", "backward", "of peak")?;
     for step in &measured.steps {
         let [forward_ratio, backward_ratio] = measured.step_ratios(step);
@@ -148,8 +168,7 @@ fn print(measured: &Measurements) -> Result<(), Error> {
         )?;
     }
     say!("{:<34} {:>7.2} ms", "optimizer", measured.optimizer * 1e3)?;
-    let plural = if *threads == 1 { "" } else { "s" };
-    say!("\n{isa}, {threads} thread{plural}, peak {:.0} GFLOP/s", peak / 1e9)?;
+    say!("\n{isa}, {}, peak {:.0} GFLOP/s", host::threads_in_words(*asked_threads), peak / 1e9)?;
     for (what, images_per_second, flops) in [
         (format!("training, batch {batch}"), training, measured.training_flops()),
         ("inference".to_owned(), inference, measured.inference_flops()),
@@ -164,7 +183,7 @@ fn print(measured: &Measurements) -> Result<(), Error> {
     if let Some(bytes) = measured.memory {
         say!("{:<20} {:>8.2} GiB", "peak memory", bytes as f64 / f64::from(1 << 30))?;
     }
-    Ok(())
+    measured.predictions.iter().try_for_each(|prediction| prediction.print(graph))
 }
 
 fn to_json(args: &BenchArgs, measured: &Measurements) -> Value {
@@ -188,7 +207,7 @@ fn to_json(args: &BenchArgs, measured: &Measurements) -> Value {
     json!({
         "recipe": args.recipe,
         "isa": measured.isa,
-        "threads": measured.threads,
+        "threads": host::threads(measured.asked_threads),
         "batch_size": measured.batch,
         "peak_gflops": measured.peak / 1e9,
         "training": of(measured.training, measured.training_flops()),
@@ -196,5 +215,6 @@ fn to_json(args: &BenchArgs, measured: &Measurements) -> Value {
         "peak_memory_bytes": measured.memory,
         "optimizer_seconds": measured.optimizer,
         "steps": steps.collect::<Vec<_>>(),
+        "model": measured.predictions.iter().map(|p| p.to_json(&measured.graph)).collect::<Vec<_>>(),
     })
 }
