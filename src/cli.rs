@@ -313,7 +313,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 125, allow_negative_numbers = true,
           value_parser = whole_number(1..=65_536_usize))]
     pub batch: usize,
-    /// Predict the speed on these numbers of threads, separated by commas, from the times of all tasks on one thread
+    /// Predict the speed on these numbers of threads, separated by commas, from the times of all tasks on one thread;
+    /// each number, and one thread twice, is measured for as long as --seconds says
     #[arg(long, value_name = "N", value_delimiter = ',', allow_negative_numbers = true,
           value_parser = whole_number(1..=1024_usize))]
     pub model_threads: Vec<usize>,

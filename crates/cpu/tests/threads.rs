@@ -75,8 +75,9 @@ fn there_are_tasks_for_sixteen_threads() {
     let labels: Vec<u16> = (0..IMAGES as u16).map(|i| i % 10).collect();
     engine.accumulate(&MicroBatch::whole(&images, &labels)).unwrap();
     engine.update(&vec![Rule::Sgd(Sgd::default()); graph.parameters.len()]).unwrap();
+    let mut jobs = times.take();
     engine.logits(&images).unwrap();
-    let jobs = times.take();
+    jobs.extend(times.take());
     let nodes: Vec<usize> = engine.take_step_times().iter().map(|step| step.node).collect();
     let update: f64 = jobs.iter().map(JobTimes::sum).sum();
     assert!(jobs.len() > 100, "{}", jobs.len());

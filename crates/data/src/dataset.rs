@@ -1,5 +1,7 @@
 //! A data set in memory, whatever format it was read from.
 
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
@@ -117,12 +119,10 @@ impl DataSet {
     /// The names of the classes that the network does not have, if there are images of them.
     pub fn match_classes(&mut self, classes: &[String]) -> Result<(), Vec<String>> {
         let nfc = |name: &String| name.nfc().collect::<String>();
-        let wanted: Vec<String> = classes.iter().map(nfc).collect();
-        let places: Vec<Option<u16>> = self
-            .classes
-            .iter()
-            .map(|name| wanted.iter().position(|other| *other == nfc(name)).map(|at| at as u16))
-            .collect();
+        let wanted: HashMap<String, u16> =
+            (0..).zip(classes).map(|(at, name)| (nfc(name), at)).collect();
+        let places: Vec<Option<u16>> =
+            self.classes.iter().map(|name| wanted.get(&nfc(name)).copied()).collect();
         let splits = [&mut self.train, &mut self.validation, &mut self.test];
         let mut unknown = vec![false; places.len()];
         for label in splits.iter().flat_map(|split| &split.labels) {

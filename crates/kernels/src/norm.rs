@@ -14,20 +14,20 @@ use crate::{MapShape, Processor, ThreadPool};
 ///
 /// # Panics
 /// If lengths do not fit.
-pub fn sum_over_images(shape: MapShape, sums: &[f64], total: &mut [f64]) {
+pub fn sum_over_images(processor: &Processor, shape: MapShape, sums: &[f64], total: &mut [f64]) {
     assert_eq!(sums.len(), shape.images * shape.blocks() * 2 * LANES, "wrong number of sums");
     assert_eq!(total.len(), 2 * shape.channels, "two sums a channel");
-    total.fill(0.0);
-    for image in sums.chunks_exact(shape.blocks() * 2 * LANES) {
-        for (block, sums) in image.chunks_exact(2 * LANES).enumerate() {
-            let lanes = shape.lanes(block);
-            let total = &mut total[2 * block * LANES..][..2 * lanes];
+    let work = ThreadPool::ELEMENT * sums.len();
+    processor.pool.chunks(total, 2 * LANES, work, |block, total| {
+        total.fill(0.0);
+        for image in sums.chunks_exact(shape.blocks() * 2 * LANES) {
+            let sums = &image[block * 2 * LANES..][..2 * LANES];
             for (lane, total) in total.chunks_exact_mut(2).enumerate() {
                 total[0] += sums[lane];
                 total[1] += sums[LANES + lane];
             }
         }
-    }
+    });
 }
 
 /// Mean and variance of one channel over a batch, or its running statistics.

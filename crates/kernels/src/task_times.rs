@@ -34,7 +34,7 @@ impl JobTimes {
     /// assert_eq!(job.on(8, 0.5), 3.5);
     /// ```
     pub fn on(&self, threads: usize, barrier: f64) -> f64 {
-        if self.alone || threads == 1 || self.tasks.len() < 2 {
+        if self.alone || threads <= 1 || self.tasks.len() < 2 {
             return self.sum();
         }
         let mut free = vec![0.0_f64; threads];

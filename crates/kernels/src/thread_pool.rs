@@ -223,33 +223,38 @@ impl Drop for ThreadPool {
     }
 }
 
-/// With so few threads, the parts of a batch are tasks enough.
-const FEW_THREADS: usize = 4;
 /// Tasks for each thread that make it unlikely that many wait for the last one.
 pub(crate) const TASKS_PER_THREAD: usize = 3;
 
-/// Whether so few tasks leave threads without work.
-pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
-    threads > FEW_THREADS && tasks < TASKS_PER_THREAD * threads
+/// Whether the parts of a batch may be too few tasks for so many threads.
+pub(crate) fn are_many(threads: usize) -> bool {
+    threads > 4
 }
 
-/// How many tasks `count` things are cut into, `usual` of them each, or fewer where that leaves threads without work.
+/// Whether so few tasks leave threads without work.
+pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
+    are_many(threads) && tasks < TASKS_PER_THREAD * threads
+}
+
+/// How many tasks `count` things are cut into: `usual` things each, or fewer where threads would be without work.
 pub(crate) fn tasks_of(count: usize, usual: usize, threads: usize) -> usize {
     let tasks = count.div_ceil(usual);
     if are_too_few(tasks, threads) { count.min(TASKS_PER_THREAD * threads) } else { tasks }
 }
 
-/// The chunks that `count` things are cut into, so that what each chunk holds in shared memory fits into the
-/// last-level cache; each thing has so many numbers of it.
+/// How many numbers of shared memory stay in the last-level cache, about: 4 MiB for each thread.
+pub(crate) fn numbers_in_cache(threads: usize) -> usize {
+    threads << 20
+}
+
+/// The chunks that `count` things are cut into, so that what each chunk holds in shared memory stays in the last-level
+/// cache; each thing has so many numbers of it.
 pub(crate) fn chunks_in_cache(
     count: usize,
     numbers: usize,
     threads: usize,
 ) -> impl Iterator<Item = std::ops::Range<usize>> {
-    /// 4 MiB: about a thread's share of the last-level cache.
-    const NUMBERS_PER_THREAD: usize = 1 << 20;
-    let most = (threads * NUMBERS_PER_THREAD / numbers).max(1);
-    let chunks = count.div_ceil(most);
+    let chunks = count.div_ceil((numbers_in_cache(threads) / numbers).max(1));
     (0..chunks).map(move |chunk| split_range(count, chunks, chunk))
 }
 

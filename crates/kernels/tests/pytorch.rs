@@ -197,7 +197,7 @@ fn batch_norm() {
         sums: Some(BatchStatistics { sums: DisjointSlice::new(&mut sums), shift: &zeros }),
     };
     pooling::materialise(&processor, &Prologue::plain(shape, MapsRef::F32(&x)), &epilogue);
-    norm::sum_over_images(shape, &sums, &mut total);
+    norm::sum_over_images(&processor, shape, &sums, &mut total);
     let moments: Vec<BatchMoments> =
         total.chunks(2).map(|s| BatchMoments::from_sums(s[0], s[1], count, 0.0)).collect();
     output("batchnorm_train", &moments);
@@ -212,7 +212,7 @@ fn batch_norm() {
         Some(NormGradientSums { value, mean: &mean, sums: DisjointSlice::new(&mut sums) });
     let gradient = GradientPrologue { shape, gradient: &dy, norm: None };
     pooling::materialise_backward(&processor, &gradient, &epilogue);
-    norm::sum_over_images(shape, &sums, &mut total);
+    norm::sum_over_images(&processor, shape, &sums, &mut total);
     let weight = get("weight");
     let mut abc = [zeros.clone(), zeros.clone(), zeros];
     let (mut dweight, mut dbias) = (Vec::new(), Vec::new());

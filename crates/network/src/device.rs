@@ -11,7 +11,7 @@ pub struct EngineConfig {
     /// The device. It is not written while it is `auto`, so that a checkpoint does not name one.
     #[serde(default, skip_serializing_if = "DeviceKind::is_auto")]
     pub device: DeviceKind,
-    /// Threads of the CPU engine; 0 for one per logical processor.
+    /// Threads of the CPU engine; 0 for one for each physical core.
     pub threads: usize,
     /// The instruction set of the CPU engine.
     pub isa: IsaKind,

@@ -177,7 +177,9 @@ impl Checkpoint {
     /// If it says something that this version does not know.
     pub fn trained_on(&self) -> Result<TrainedOn, Error> {
         let data_name = self.data().map(str::to_owned);
-        Ok(TrainedOn { data_name, sizing: self.sizing()?, ..TrainedOn::default() })
+        let is_said = self.0.metadata.contains_key("sizing");
+        let sizing = is_said.then(|| self.sizing()).transpose()?;
+        Ok(TrainedOn { data_name, sizing, ..TrainedOn::default() })
     }
 
     /// A note about a file without a checksum.

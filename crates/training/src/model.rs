@@ -43,16 +43,16 @@ pub struct External<'a> {
     pub classes: Vec<String>,
     /// How images are normalised.
     pub normalization: Normalization,
-    /// How images are brought to the size that the network takes.
-    pub sizing: Sizing,
+    /// How images are brought to the size that the network takes; what the checkpoint says, if this does not.
+    pub sizing: Option<Sizing>,
 }
 
 impl<'a> External<'a> {
-    /// The description of a network with `recipe`. What the recipe's file does not say, `trained_on`, is that of
-    /// the data set it was trained on, `data`.
+    /// The description of a network with `recipe`. `trained_on` is what the recipe's file says about the training data;
+    /// classes and normalisation that it does not say are those of `data`, the data set the network was trained on.
     ///
     /// # Errors
-    /// If neither says it.
+    /// If neither says them.
     pub fn new(
         recipe: &'a Recipe,
         trained_on: &TrainedOn,
@@ -106,6 +106,7 @@ impl Model {
         let path = checkpoint.path();
         let (recipe, normalization, classes, sizing) = match external {
             Some(External { recipe, classes, normalization, sizing }) => {
+                let sizing = sizing.or(checkpoint.trained_on()?.sizing).unwrap_or_default();
                 (recipe.clone(), normalization, classes, sizing)
             }
             None => {

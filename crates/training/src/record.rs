@@ -72,7 +72,7 @@ pub struct TrainedOn {
     /// See [`About::classes`].
     pub classes: Option<Vec<String>>,
     /// See [`About::sizing`].
-    pub sizing: Sizing,
+    pub sizing: Option<Sizing>,
     /// See [`About::normalization`].
     pub normalization: Option<Normalization>,
 }
@@ -84,7 +84,7 @@ impl From<&About> for TrainedOn {
             data_name: Some(about.data_name.clone()),
             data_fingerprint: Some(about.data_fingerprint.clone()),
             classes: Some(about.classes.clone()),
-            sizing: about.sizing,
+            sizing: Some(about.sizing),
             normalization: Some(about.normalization),
             ..TrainedOn::default()
         }

@@ -22,7 +22,7 @@ pub struct Work<'a> {
     pub rules: &'a [Rule],
     pub batch: MicroBatch<'a>,
     pub inference: &'a [f32],
-    /// For how long, at each number of threads.
+    /// For how long updates are measured at each number of threads, and then inference passes.
     pub seconds: f64,
 }
 
@@ -46,8 +46,8 @@ struct Step {
     /// Seconds on one thread, and by the model.
     one: f64,
     many: f64,
-    /// The fewest tasks of a piece of its work.
-    tasks: usize,
+    /// The fewest tasks of a piece of its work that threads share, if there is any.
+    tasks: Option<usize>,
 }
 
 /// Steps that are printed.
@@ -83,28 +83,30 @@ impl Work<'_> {
     /// If the device fails.
     pub fn predict(&self, threads: &[usize]) -> Result<Vec<Prediction>, Error> {
         let barrier = host::barrier_seconds();
-        let mut predictions = Vec::new();
-        for &threads in threads {
-            // One thread before and after, so that both are measured in the same minutes.
-            let before = self.measure(1)?;
-            let many = self.measure(threads)?;
-            let after = self.measure(1)?;
-            let of = |times: &[Times], threads| {
-                let mut all: Vec<f64> = times.iter().map(|t| t.on(threads, barrier)).collect();
-                median(&mut all)
-            };
-            let mean = |before: &[Times], after: &[Times]| (of(before, 1) + of(after, 1)) / 2.0;
-            let (update, pass) = (of(&many.updates, threads), of(&many.passes, threads));
-            predictions.push(Prediction {
+        // One thread before and after, in case the machine's speed changes.
+        let before = self.measure(1)?;
+        let many = threads.iter().map(|&threads| Ok((threads, self.measure(threads)?)));
+        let many = many.collect::<Result<Vec<_>, EngineError>>()?;
+        let after = self.measure(1)?;
+        let of = |times: &[Times], threads| {
+            let mut all: Vec<f64> = times.iter().map(|t| t.on(threads, barrier)).collect();
+            median(&mut all)
+        };
+        let mean = |before: &[Times], after: &[Times]| (of(before, 1) + of(after, 1)) / 2.0;
+        let one_update = mean(&before.updates, &after.updates);
+        let one_pass = mean(&before.passes, &after.passes);
+        let predictions = many.into_iter().map(|(threads, many)| {
+            let update = of(&many.updates, threads);
+            Prediction {
                 threads,
-                training: mean(&before.updates, &after.updates) / update,
-                inference: mean(&before.passes, &after.passes) / pass,
+                training: one_update / update,
+                inference: one_pass / of(&many.passes, threads),
                 update,
                 batch: self.batch.labels.len(),
                 steps: steps(&many, threads, barrier),
-            });
-        }
-        Ok(predictions)
+            }
+        });
+        Ok(predictions.collect())
     }
 
     /// The times of updates and of inference passes, whose work is divided as for so many threads.
@@ -150,12 +152,12 @@ fn steps(measured: &Measured, threads: usize, barrier: f64) -> Vec<Step> {
     for job in measured.updates.iter().flat_map(|update| &update.jobs) {
         let Some((index, backward)) = job.step else { continue };
         let node = measured.nodes[index];
-        let step = Step { node, backward, one: 0.0, many: 0.0, tasks: usize::MAX };
+        let step = Step { node, backward, one: 0.0, many: 0.0, tasks: None };
         let step = steps.entry((index, backward)).or_insert(step);
         step.one += job.sum() / count;
         step.many += job.on(threads, barrier) / count;
         if !job.alone {
-            step.tasks = step.tasks.min(job.tasks.len());
+            step.tasks = Some(step.tasks.map_or(job.tasks.len(), |n| n.min(job.tasks.len())));
         }
     }
     let mut steps: Vec<Step> = steps.into_values().collect();
@@ -174,7 +176,8 @@ impl Step {
         format!("{} {direction}", graph.nodes[self.node].name)
     }
 
-    /// Bytes a second between the cores and memory, if maps and weights go there once each time they are read or written.
+    /// Bytes a second between the cores and memory, at most: if maps and weights, of four bytes a number, go there each time
+    /// they are read or written.
     fn bandwidth(&self, graph: &Graph, batch: usize) -> f64 {
         let node = &graph.nodes[self.node];
         let maps = batch * (node.input.len() + node.output.len());
@@ -190,19 +193,20 @@ impl Prediction {
     pub fn print(&self, graph: &Graph) -> Result<(), Error> {
         let Prediction { threads, training, inference, batch, .. } = *self;
         say!(
-            "\nmodel, {threads} threads: {training:.1} times one thread ({:.0} images/s); inference {inference:.1} times",
+            "\nmodel, {threads} thread{}: {training:.1} times one thread ({:.0} images/s); inference {inference:.1} times",
+            if threads == 1 { "" } else { "s" },
             batch as f64 / self.update
         )?;
         for step in self.steps.iter().take(SHOWN) {
             let (times, share) = (step.one / step.many, 100.0 * step.many / self.update);
             say!("  {:<40} {times:>5.1} times, {share:.1} % of the update", step.name(graph))?;
         }
-        let fast = self.steps.iter().filter(|step| step.one > 0.01 * self.one_thread());
-        for step in fast {
+        let large = self.steps.iter().filter(|step| step.one > 0.01 * self.one_thread());
+        for step in large {
             let bandwidth = step.bandwidth(graph, batch);
             if bandwidth > COMMON_BANDWIDTH {
                 say!(
-                    "  {:<40} needs {:.0} GB/s of memory bandwidth",
+                    "  {:<40} needs up to {:.0} GB/s of memory bandwidth",
                     step.name(graph),
                     bandwidth / 1e9
                 )?;

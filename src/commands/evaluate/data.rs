@@ -40,7 +40,10 @@ impl TestData {
         let record = run.and_then(|run| read_record(run).ok());
         let trained_on = match (&record, recipe) {
             (Some(record), _) => TrainedOn::from(&record.run),
-            (None, Some((_, trained_on))) => trained_on.clone(),
+            (None, Some((_, trained_on))) => {
+                let sizing = trained_on.sizing.or(checkpoint.trained_on()?.sizing);
+                TrainedOn { sizing, ..trained_on.clone() }
+            }
             (None, None) => checkpoint.trained_on()?,
         };
         let recipe = record.as_ref().map(|record| &record.recipe).or(recipe.map(|(own, _)| own));
@@ -48,7 +51,7 @@ impl TestData {
         // The run's own data is recognised by another path, too.
         let recorded = trained_on.data.as_deref().and_then(ImageFolder::parse);
         let test_split = recorded.and_then(Result::ok).map(|images| images.test_split());
-        let (purpose, sizing) = (Purpose::Evaluation, trained_on.sizing);
+        let (purpose, sizing) = (Purpose::Evaluation, trained_on.sizing.unwrap_or_default());
         let options = ReadOptions { sizing, purpose, test_split, ..options };
         let location = match args.data.name()? {
             Some(location) => DataLocation::Named(location),
@@ -69,34 +72,42 @@ impl TestData {
         if let Some(fingerprint) = &trained_on.data_fingerprint {
             set = set.matching(fingerprint);
         }
-        let is_own = match &trained_on.data_fingerprint {
-            Some(fingerprint) => *fingerprint == set.fingerprint(),
+        let has_test_images = set.test_split.is_none() && !set.train.is_empty();
+        let is_own = match (&trained_on.data_fingerprint, &trained_on.data_name) {
+            (Some(fingerprint), _) => *fingerprint == set.fingerprint(),
             // A checkpoint by itself says only what the data is called.
-            None => {
-                let name = trained_on.data_name.as_ref();
-                let has_split = set.test_split.is_none() && !set.train.is_empty();
-                has_split || name.is_none_or(|name| *name == set.name)
-            }
+            (None, Some(name)) => has_test_images || *name == set.name,
+            (None, None) => !set.train.is_empty(),
         };
+        let file = file.display();
         if is_own {
+            if trained_on.data_fingerprint.is_none() && !has_test_images {
+                let (name, test) = (&set.name, set.test.len());
+                note(format_args!(
+                    "note: {name} is taken for the data that {file} was trained on: its {test} test images are scored"
+                ));
+            }
             return Ok(TestData { source, set });
         }
         // If the data has changed since, most of it is still what the network was trained on.
         let has_changed = trained_on.data.as_deref().map(folder) == Some(folder(&place));
-        let is_split = args.data.split.test_split.is_some() || ImageFolder::parse(&place).is_some();
-        if !has_changed && !is_split {
+        let asks_for_split =
+            args.data.split.test_split.is_some() || ImageFolder::parse(&place).is_some();
+        if !has_changed && !asks_for_split {
             set = set.without_split();
         }
-        let (name, file) = (&set.name, file.display());
         if set.train.is_empty() {
             note(format_args!(
-                "note: {name} is not the data that {file} was trained on: all of its {} images are test images",
+                "note: {} is not the data that {file} was trained on: all of its {} images are test images (give \
+                 --test-split if they include images that it was trained on)",
+                set.name,
                 set.test.len()
             ));
         } else {
             note(format_args!(
-                "warning: {name} is not the data that {file} was trained on, or is split differently: some of the \
-                 test images may be training images"
+                "warning: {} is not the data that {file} was trained on, or is split differently: some of the test \
+                 images may be training images",
+                set.name
             ));
         }
         Ok(TestData { source, set })

@@ -54,7 +54,12 @@ impl Pass<'_> {
         // The sums of all channels, and how many numbers each is over.
         let sums = &mut self.buffers.totals[..2 * range.len() + 1];
         let (channels, count) = sums.split_at_mut(2 * range.len());
-        norm::sum_over_images(maps, &self.buffers.sums[0][..sums_len(maps)], channels);
+        norm::sum_over_images(
+            self.processor,
+            maps,
+            &self.buffers.sums[0][..sums_len(maps)],
+            channels,
+        );
         count[0] = (maps.images * maps.pixels()) as f64;
         Self::sum_over_processes(&mut self.mode, sums)?;
         let count = sums[2 * range.len()];
@@ -89,7 +94,12 @@ impl Pass<'_> {
         let (node, eps, _) = self.batch_norm(norm);
         let graph = &self.plan.graph;
         let sums = &mut self.buffers.totals[..2 * maps.channels];
-        norm::sum_over_images(maps, &self.buffers.sums[which][..sums_len(maps)], sums);
+        norm::sum_over_images(
+            self.processor,
+            maps,
+            &self.buffers.sums[which][..sums_len(maps)],
+            sums,
+        );
         // Each process adds its own part to the gradients here; the update sums them.
         let requires_grad = &self.state.requires_grad;
         let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);

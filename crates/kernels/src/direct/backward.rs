@@ -14,7 +14,7 @@ use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{are_too_few, chunks_in_cache};
+use crate::thread_pool::{are_too_few, chunks_in_cache, numbers_in_cache};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
@@ -92,8 +92,16 @@ struct Backward<'a> {
     packed: &'a [f32],
 }
 
+/// Numbers of shared memory for images that are laid out, of this batch or a smaller one, which may go by stages where
+/// this one does not.
+pub(super) fn staged(geometry: &Geometry, threads: usize) -> usize {
+    let images = chunks(geometry, threads).map(|parts| geometry.images_of_parts(parts).len());
+    let largest = images.max().unwrap_or_default() * geometry.staged();
+    largest.max((geometry.input.images * geometry.staged()).min(numbers_in_cache(threads)))
+}
+
 /// The chunks of parts whose images are laid out together.
-pub(super) fn chunks(geometry: &Geometry, threads: usize) -> impl Iterator<Item = Range<usize>> {
+fn chunks(geometry: &Geometry, threads: usize) -> impl Iterator<Item = Range<usize>> {
     let images = geometry.input.images.div_ceil(geometry.parts());
     chunks_in_cache(geometry.parts(), images * geometry.staged(), threads)
 }

@@ -23,7 +23,7 @@ mod pack;
 
 use crate::MapShape;
 use crate::conv_shape::Convolution;
-use crate::thread_pool::are_too_few;
+use crate::thread_pool::are_many;
 use crate::workspace::WorkspaceSize;
 
 use geometry::Geometry;
@@ -47,14 +47,7 @@ pub(crate) fn workspace_size(
     let (input, output) = (geometry.input, geometry.output);
     if backward {
         let weights = geometry.taps() * output.channels * input.padded_channels();
-        let staged = match are_too_few(geometry.parts(), threads) {
-            true => {
-                let chunks = backward::chunks(&geometry, threads);
-                let images = chunks.map(|parts| geometry.images_of_parts(parts).len());
-                images.max().unwrap_or_default() * geometry.staged()
-            }
-            false => 0,
-        };
+        let staged = if are_many(threads) { backward::staged(&geometry, threads) } else { 0 };
         WorkspaceSize {
             worker: geometry.staged() + input.image_len(),
             shared: weights + geometry.parts() * geometry.part() + staged,

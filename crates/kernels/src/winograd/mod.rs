@@ -37,7 +37,7 @@ use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::micro_kernel::PANEL;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::thread_pool::{are_too_few, split_range, tasks_of};
+use crate::thread_pool::{split_range, tasks_of};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 
@@ -187,31 +187,21 @@ pub(crate) fn workspace_size(
     threads: usize,
 ) -> WorkspaceSize {
     let geometry = Geometry::new(size, layer, input);
-    let output = geometry.output;
-    let scratch = Lines::scratch(&geometry);
-    if backward {
-        let schedule = Schedule::new(&geometry, Direction::Backward);
+    let (output, scratch) = (geometry.output, Lines::scratch(&geometry));
+    let direction = if backward { Direction::Backward } else { Direction::Forward };
+    let schedule = Schedule::new(&geometry, direction);
+    let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
+    let (domains, shared) = if backward {
         let weights = odd_cache_lines(output.channels * input.padded_channels());
         let sums = schedule.parts * odd_cache_lines(input.channels * output.padded_channels());
-        let fixed = size.elements() * (weights + sums);
-        if are_too_few(schedule.parts, threads) {
-            let shared = fixed + stages::domains(&geometry, Some(schedule), threads);
-            return WorkspaceSize { worker: scratch, shared };
-        }
-        let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
         let domains = element_len(input.blocks()) + element_len(output.blocks());
-        WorkspaceSize { worker: size.elements() * domains + scratch, shared: fixed }
+        (size.elements() * domains, size.elements() * (weights + sums))
     } else {
-        let schedule = Schedule::new(&geometry, Direction::Forward).for_threads(&geometry, threads);
-        if are_too_few(schedule.parts, threads) {
-            let shared = stages::domains(&geometry, None, threads);
-            return WorkspaceSize { worker: scratch, shared };
-        }
-        let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
         // The output overwrites the input, one element behind it.
-        let domains = (size.elements() + 1) * element_len(input.blocks().max(output.blocks()));
-        WorkspaceSize { worker: domains + scratch, shared: 0 }
-    }
+        ((size.elements() + 1) * element_len(input.blocks().max(output.blocks())), 0)
+    };
+    let by_stages = stages::domains(&geometry, backward.then_some(schedule), threads);
+    WorkspaceSize { worker: domains + scratch, shared: shared + by_stages }
 }
 
 /// See [`Convolution::packed_len`].

@@ -3,7 +3,7 @@
 //! With a task for each part of the batch, [`forward`](super::forward) and [`backward`](super::backward) keep their
 //! domains in the second-level caches, but there are as few tasks as parts, and more parts would change the
 //! results. Here the tiles of many images are transformed, in tasks of an image; then multiplied, in tasks of an
-//! element and a panel; then transformed back. Their domains lie in the last-level cache. Every number is computed as
+//! element, a panel, and some tiles or a part of the batch; then transformed back. Their domains lie in the last-level cache. Every number is computed as
 //! there, in the same order, so results are the same.
 
 use std::marker::PhantomData;
@@ -20,7 +20,9 @@ use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, chunks_in_cache, split_range};
+use crate::thread_pool::{
+    TASKS_PER_THREAD, are_many, chunks_in_cache, numbers_in_cache, split_range,
+};
 use crate::workspace::Workers;
 use crate::{DisjointSlice, Processor};
 
@@ -34,23 +36,26 @@ fn domain_lens(geometry: &Geometry, images: usize) -> [usize; 2] {
         .map(|shape| geometry.tile.elements() * Domain::element_len(shape.blocks(), tiles))
 }
 
-/// Numbers of shared memory for the domains.
+/// Numbers of shared memory for the domains. So many are enough for smaller batches, too, which may go by stages where
+/// this one does not.
 pub(super) fn domains(geometry: &Geometry, backward: Option<Schedule>, threads: usize) -> usize {
+    if !are_many(threads) {
+        return 0;
+    }
     let len = |images| domain_lens(geometry, images).iter().sum::<usize>();
     let images = geometry.input.images;
-    let most = match backward {
+    let largest = match backward {
         None => chunks_in_cache(images, len(1), threads).map(|images| len(images.len())).max(),
         Some(schedule) => {
-            chunks_in_cache(schedule.parts, len(images.div_ceil(schedule.parts)), threads)
-                .map(|parts| len(schedule.images_of(geometry, parts).len()))
-                .max()
+            let part = len(images.div_ceil(schedule.parts));
+            let chunks = chunks_in_cache(schedule.parts, part, threads);
+            chunks.map(|parts| len(schedule.images_of(geometry, parts).len())).max()
         }
     };
-    most.unwrap_or_default()
+    largest.unwrap_or_default().max(len(images).min(numbers_in_cache(threads)))
 }
 
 /// The domains of some images in shared memory: of the input, and of the output.
-#[derive(Clone)]
 struct Domains {
     images: Range<usize>,
     input: Domain,
@@ -83,9 +88,24 @@ impl Domains {
 }
 
 /// A worker's scratch memory.
-fn scratch(workers: &Workers, worker: usize, geometry: &Geometry) -> *mut f32 {
-    // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+///
+/// # Safety
+/// As of [`Workers::part`].
+unsafe fn scratch(workers: &Workers, worker: usize, geometry: &Geometry) -> *mut f32 {
+    // SAFETY: the caller's promise.
     unsafe { workers.part(worker, Lines::scratch(geometry), 0).0 }
+}
+
+/// A transform, after which other threads may read what it has written past the caches.
+struct Fenced<K>(K);
+
+impl<K: Kernel<Output = ()>> Kernel for Fenced<K> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        s.call(self.0);
+        s.fence();
+    }
 }
 
 /// An image between the domains and its maps.
@@ -115,9 +135,10 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
             let domains = &Domains::new(geometry, images, memory);
             let work = geometry.work() * count / geometry.input.images;
             pool.run(count, work, |index, worker| {
-                let scratch = scratch(workers, worker, geometry);
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                let scratch = unsafe { scratch(workers, worker, geometry) };
                 let place = place::<T>(geometry, domains.input, start, start + index, scratch);
-                isa.run(transform::Input { place, prologue });
+                isa.run(Fenced(transform::Input { place, prologue }));
             });
             let panels = panels(geometry.output.blocks());
             let tiles = domains.input.tiles;
@@ -131,9 +152,10 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
                 isa.run(Multiply { pass: self, a, c, element, panel });
             });
             pool.run(count, work, |index, worker| {
-                let scratch = scratch(workers, worker, geometry);
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                let scratch = unsafe { scratch(workers, worker, geometry) };
                 let place = place::<T>(geometry, domains.output, start, start + index, scratch);
-                isa.run(transform::Output { place, epilogue });
+                isa.run(Fenced(transform::Output { place, epilogue }));
             });
         }
     }
@@ -190,14 +212,15 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             let domains = &Domains::new(geometry, images, memory);
             let work = geometry.work() * count / geometry.input.images;
             pool.run(count, work, |index, worker| {
-                let scratch = scratch(workers, worker, geometry);
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                let scratch = unsafe { scratch(workers, worker, geometry) };
                 let place = |domain| place::<T>(geometry, domain, start, start + index, scratch);
                 isa.run(transform::OutputAdjoint {
                     place: place(domains.output),
                     prologue: gradient,
                 });
                 if sums.is_some() {
-                    isa.run(transform::Input { place: place(domains.input), prologue });
+                    isa.run(Fenced(transform::Input { place: place(domains.input), prologue }));
                 }
             });
             let panels = panels(geometry.input.blocks());
@@ -223,9 +246,10 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             });
             let Some(epilogue) = epilogue else { continue };
             pool.run(count, work, |index, worker| {
-                let scratch = scratch(workers, worker, geometry);
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                let scratch = unsafe { scratch(workers, worker, geometry) };
                 let place = place::<T>(geometry, domains.input, start, start + index, scratch);
-                isa.run(transform::InputAdjoint { place, epilogue });
+                isa.run(Fenced(transform::InputAdjoint { place, epilogue }));
             });
         }
     }
