@@ -231,9 +231,9 @@ pub(crate) fn are_many(threads: usize) -> bool {
     threads > 4
 }
 
-/// Whether so few tasks leave threads without work.
+/// Whether so few tasks of the same size leave threads without work for more than a fifth of the time.
 pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
-    are_many(threads) && tasks < TASKS_PER_THREAD * threads
+    are_many(threads) && 5 * tasks < 4 * tasks.div_ceil(threads) * threads
 }
 
 /// How many tasks `count` things are cut into: `usual` things each, or fewer where threads would be without work.
