@@ -86,7 +86,6 @@ impl From<&About> for TrainedOn {
             classes: Some(about.classes.clone()),
             sizing: Some(about.sizing),
             normalization: Some(about.normalization),
-            ..TrainedOn::default()
         }
     }
 }
