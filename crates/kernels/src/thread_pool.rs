@@ -238,8 +238,12 @@ pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
 
 /// How many tasks `count` things are cut into: `usual` things each, or fewer where threads would be without work.
 pub(crate) fn tasks_of(count: usize, usual: usize, threads: usize) -> usize {
-    let tasks = count.div_ceil(usual);
-    if are_too_few(tasks, threads) { count.min(TASKS_PER_THREAD * threads) } else { tasks }
+    enough_tasks(count.div_ceil(usual), count, threads)
+}
+
+/// How many tasks there are: `usual`, or if these are too few, as many as threads want, at most `most`.
+pub(crate) fn enough_tasks(usual: usize, most: usize, threads: usize) -> usize {
+    if are_too_few(usual, threads) { most.min(TASKS_PER_THREAD * threads) } else { usual }
 }
 
 /// How many numbers of shared memory stay in the last-level cache, about: 4 MiB for each thread.
@@ -261,6 +265,15 @@ pub(crate) fn chunks_in_cache(
 /// The range `index` of the range `0..count`, cut into `parts` as equal as can be.
 pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
     count * index / parts..count * (index + 1) / parts
+}
+
+/// The ranges `indices` of the range `0..count`, which is cut as by [`split_range`], together.
+pub(crate) fn split_ranges(
+    count: usize,
+    parts: usize,
+    indices: std::ops::Range<usize>,
+) -> std::ops::Range<usize> {
+    split_range(count, parts, indices.start).start..split_range(count, parts, indices.end).start
 }
 
 fn work(state: &State, worker: usize) {

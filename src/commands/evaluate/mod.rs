@@ -42,18 +42,16 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         };
         let mut evaluations = Vec::new();
         for &precise in is_precise {
-            if precise && data.set.train.is_empty() {
-                let name = &data.set.name;
-                return Err(Error::bad(
-                    file,
-                    format!(
+            if precise {
+                let DataSet { name, train, .. } = &data.set;
+                if train.is_empty() {
+                    let problem = format!(
                         "precise BatchNorm statistics need training images, and {name} has none: leave --bn out, or \
                          give the data that the network was trained on with --data"
-                    ),
-                ));
-            }
-            if precise {
-                model.recompute_statistics(&data.set.train, args.bn_images)?;
+                    );
+                    return Err(Error::bad(file, problem));
+                }
+                model.recompute_statistics(train, args.bn_images)?;
             }
             let bar = progress_bar(data.set.test.len() as u64);
             let evaluation =

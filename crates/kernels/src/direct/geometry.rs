@@ -6,7 +6,7 @@ use crate::conv_shape::Convolution;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
-use crate::thread_pool::{TASKS_PER_THREAD, are_too_few};
+use crate::thread_pool::{enough_tasks, split_ranges};
 use crate::{MapShape, ThreadPool};
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
@@ -78,16 +78,12 @@ impl Geometry {
 
     /// The images of some parts of the batch.
     pub fn images_of_parts(&self, parts: Range<usize>) -> Range<usize> {
-        let first = |part| self.input.images * part / self.parts();
-        first(parts.start)..first(parts.end)
+        split_ranges(self.input.images, self.parts(), parts)
     }
 
     /// The number of tasks of a forward pass, which does not change results.
     pub fn forward_tasks(&self, threads: usize) -> usize {
-        match are_too_few(self.parts(), threads) {
-            true => (TASKS_PER_THREAD * threads).min(self.input.images),
-            false => self.parts(),
-        }
+        enough_tasks(self.parts(), self.input.images, threads)
     }
 
     /// Numbers of an image and of its output's gradient, laid out.

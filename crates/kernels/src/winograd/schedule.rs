@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Geometry;
 use super::weights::Direction;
 use crate::prefetch::MapRows;
-use crate::thread_pool::{TASKS_PER_THREAD, are_too_few, split_range};
+use crate::thread_pool::{enough_tasks, split_range, split_ranges};
 
 /// Tiles of a group, about: enough rows for the GEMMs, few enough for the cache.
 const GROUP_TILES: usize = 48;
@@ -60,11 +60,8 @@ impl Schedule {
     /// The same with more parts, if there are groups for them: forward their number does not change results.
     pub fn for_threads(self, geometry: &Geometry, threads: usize) -> Self {
         let groups = geometry.input.images.div_ceil(self.images);
-        let parts = match are_too_few(self.parts, threads) {
-            true => groups.min(TASKS_PER_THREAD * threads).max(self.parts),
-            false => self.parts,
-        };
-        Schedule { parts, ..self }
+        let parts = enough_tasks(self.parts, groups, threads);
+        Schedule { parts: parts.max(self.parts), ..self }
     }
 
     /// The most tiles that are in the domain together.
@@ -74,8 +71,7 @@ impl Schedule {
 
     /// The images of some parts of the batch.
     pub fn images_of(self, geometry: &Geometry, parts: Range<usize>) -> Range<usize> {
-        let first = |part| geometry.input.images * part / self.parts;
-        first(parts.start)..first(parts.end)
+        split_ranges(geometry.input.images, self.parts, parts)
     }
 
     /// The groups of a part of the batch, in order.
