@@ -1,8 +1,9 @@
 //! A model of how fast training and inference would be on other numbers of threads.
 //!
-//! The work is divided as for so many threads and computed on one, and every task is timed. The tasks of a piece of work
-//! are then given to the threads as the thread pool would, and the measured time of a barrier is added. What the model
-//! leaves out: that threads share caches and memory bandwidth, and that clocks fall when many cores are busy.
+//! The work is divided as for so many threads and computed on one, and every task is timed: its time is the median of
+//! several updates. The tasks of a piece of work are then given to the threads as the thread pool would, and the measured
+//! time of a barrier is added. What the model leaves out: that threads share caches and memory bandwidth, and that
+//! clocks fall when many cores are busy.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,7 +23,7 @@ pub struct Work<'a> {
     pub rules: &'a [Rule],
     pub batch: MicroBatch<'a>,
     pub inference: &'a [f32],
-    /// For how long updates are measured at each number of threads, and then inference passes.
+    /// For how long updates are measured at each number of threads, and on one, and then inference passes.
     pub seconds: f64,
 }
 
@@ -55,14 +56,6 @@ const SHOWN: usize = 3;
 /// Bytes a second that common machines with many cores have.
 const COMMON_BANDWIDTH: f64 = 100e9;
 
-/// Updates and inference passes whose work is divided as for a number of threads.
-struct Measured {
-    updates: Vec<Times>,
-    passes: Vec<Times>,
-    /// The node of each step.
-    nodes: Vec<usize>,
-}
-
 /// Times of an update or of an inference pass.
 struct Times {
     /// Without the tasks.
@@ -74,6 +67,65 @@ impl Times {
     fn on(&self, threads: usize, barrier: f64) -> f64 {
         self.rest + self.jobs.iter().map(|job| job.on(threads, barrier)).sum::<f64>()
     }
+
+    /// The median of each time: a task that the system interrupted once does not look longer than it is.
+    fn median(all: &[Times]) -> Times {
+        let median_of =
+            |time: &dyn Fn(&Times) -> f64| median(&mut all.iter().map(time).collect::<Vec<_>>());
+        let jobs = all[0].jobs.iter().enumerate().map(|(index, job)| {
+            let task = |task| median_of(&|times| times.jobs[index].tasks[task]);
+            JobTimes { tasks: (0..job.tasks.len()).map(task).collect(), ..job.clone() }
+        });
+        Times { rest: median_of(&|times| times.rest), jobs: jobs.collect() }
+    }
+}
+
+/// An engine that divides its work as for a number of threads, and what was measured with it.
+struct Recording<'a> {
+    work: &'a Work<'a>,
+    engine: Box<dyn Engine>,
+    times: TaskTimes,
+    updates: Vec<Times>,
+    passes: Vec<Times>,
+}
+
+impl<'a> Recording<'a> {
+    fn new(work: &'a Work, threads: usize) -> Result<Self, EngineError> {
+        let (mut engine, times) = work.device.recording_engine(work.graph, threads)?;
+        engine.import(Section::Model, &work.graph.initial(0))?;
+        Ok(Recording { work, engine, times, updates: Vec::new(), passes: Vec::new() })
+    }
+
+    fn update(&mut self) -> Result<(), EngineError> {
+        let Work { batch, rules, .. } = self.work;
+        let times = self.time(|engine| {
+            engine.accumulate(batch)?;
+            engine.update(rules)?;
+            engine.next_result(true).map(drop)
+        })?;
+        self.updates.push(times);
+        Ok(())
+    }
+
+    fn pass(&mut self) -> Result<(), EngineError> {
+        let images = self.work.inference;
+        let times = self.time(|engine| engine.logits(images).map(drop))?;
+        self.passes.push(times);
+        Ok(())
+    }
+
+    fn time(
+        &mut self,
+        call: impl Fn(&mut dyn Engine) -> Result<(), EngineError>,
+    ) -> Result<Times, EngineError> {
+        self.times.take();
+        let begin = Instant::now();
+        call(&mut *self.engine)?;
+        let whole = begin.elapsed().as_secs_f64();
+        let jobs = self.times.take();
+        let rest = (whole - jobs.iter().map(JobTimes::sum).sum::<f64>()).max(0.0);
+        Ok(Times { rest, jobs })
+    }
 }
 
 impl Work<'_> {
@@ -83,81 +135,61 @@ impl Work<'_> {
     /// If the device fails.
     pub fn predict(&self, threads: &[usize]) -> Result<Vec<Prediction>, Error> {
         let barrier = host::barrier_seconds();
-        // One thread before and after, in case the machine's speed changes.
-        let before = self.measure(1)?;
-        let many = threads.iter().map(|&threads| Ok((threads, self.measure(threads)?)));
-        let many = many.collect::<Result<Vec<_>, EngineError>>()?;
-        let after = self.measure(1)?;
-        let of = |times: &[Times], threads| {
-            let mut all: Vec<f64> = times.iter().map(|t| t.on(threads, barrier)).collect();
-            median(&mut all)
-        };
-        let mean = |before: &[Times], after: &[Times]| (of(before, 1) + of(after, 1)) / 2.0;
-        let one_update = mean(&before.updates, &after.updates);
-        let one_pass = mean(&before.passes, &after.passes);
-        let predictions = many.into_iter().map(|(threads, many)| {
-            let update = of(&many.updates, threads);
-            Prediction {
-                threads,
-                training: one_update / update,
-                inference: one_pass / of(&many.passes, threads),
-                update,
-                batch: self.batch.labels.len(),
-                steps: steps(&many, threads, barrier),
-            }
-        });
-        Ok(predictions.collect())
+        threads.iter().map(|&threads| Ok(self.predict_one(threads, barrier)?)).collect()
     }
 
-    /// The times of updates and of inference passes, whose work is divided as for so many threads.
-    fn measure(&self, threads: usize) -> Result<Measured, EngineError> {
-        let (mut engine, times) = self.device.recording_engine(self.graph, threads)?;
-        engine.import(Section::Model, &self.graph.initial(0))?;
-        let updates = self.repeat(&mut *engine, &times, |engine| {
-            engine.accumulate(&self.batch)?;
-            engine.update(self.rules)?;
-            engine.next_result(true).map(drop)
-        })?;
-        let passes =
-            self.repeat(&mut *engine, &times, |engine| engine.logits(self.inference).map(drop))?;
-        let nodes = engine.take_step_times().iter().map(|step| step.node).collect();
-        Ok(Measured { updates, passes, nodes })
+    fn predict_one(&self, threads: usize, barrier: f64) -> Result<Prediction, EngineError> {
+        // In turns with one thread, in case the machine's speed changes.
+        let mut recordings = [Recording::new(self, 1)?, Recording::new(self, threads)?];
+        self.repeat(&mut recordings, Recording::update)?;
+        self.repeat(&mut recordings, Recording::pass)?;
+        let update = recordings.each_ref().map(|recording| Times::median(&recording.updates[1..]));
+        let [one_pass, pass] =
+            recordings.each_ref().map(|recording| Times::median(&recording.passes[1..]));
+        let seconds = update[1].on(threads, barrier);
+        let nodes = recordings[1].engine.take_step_times();
+        let nodes: Vec<usize> = nodes.iter().map(|step| step.node).collect();
+        Ok(Prediction {
+            threads,
+            training: update[0].on(1, barrier) / seconds,
+            inference: one_pass.on(1, barrier) / pass.on(threads, barrier),
+            update: seconds,
+            batch: self.batch.labels.len(),
+            steps: steps(&update, threads, barrier, &nodes),
+        })
     }
 
-    fn repeat(
-        &self,
-        engine: &mut dyn Engine,
-        times: &TaskTimes,
-        call: impl Fn(&mut dyn Engine) -> Result<(), EngineError>,
-    ) -> Result<Vec<Times>, EngineError> {
-        call(engine)?;
-        let (start, mut all) = (Instant::now(), Vec::new());
-        while all.len() < 3 || start.elapsed().as_secs_f64() < self.seconds {
-            times.take();
-            let begin = Instant::now();
-            call(engine)?;
-            let whole = begin.elapsed().as_secs_f64();
-            let jobs = times.take();
-            let rest = (whole - jobs.iter().map(JobTimes::sum).sum::<f64>()).max(0.0);
-            all.push(Times { rest, jobs });
+    /// Once to warm up, then at least three times and for the given time each.
+    fn repeat<'a>(
+        &'a self,
+        recordings: &mut [Recording<'a>],
+        measure: impl Fn(&mut Recording<'a>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        recordings.iter_mut().try_for_each(&measure)?;
+        let (start, mut count) = (Instant::now(), 0);
+        while count < 3 || start.elapsed().as_secs_f64() < self.seconds * recordings.len() as f64 {
+            recordings.iter_mut().try_for_each(&measure)?;
+            count += 1;
         }
-        Ok(all)
+        Ok(())
     }
 }
 
-/// The steps of updates, those that lose most first.
-fn steps(measured: &Measured, threads: usize, barrier: f64) -> Vec<Step> {
+/// The steps of an update, those that lose most first, from its times on one thread and divided as for many.
+fn steps([one, many]: &[Times; 2], threads: usize, barrier: f64, nodes: &[usize]) -> Vec<Step> {
     let mut steps: BTreeMap<(usize, bool), Step> = BTreeMap::new();
-    let count = measured.updates.len() as f64;
-    for job in measured.updates.iter().flat_map(|update| &update.jobs) {
+    for job in &many.jobs {
         let Some((index, backward)) = job.step else { continue };
-        let node = measured.nodes[index];
-        let step = Step { node, backward, one: 0.0, many: 0.0, tasks: None };
+        let step = Step { node: nodes[index], backward, one: 0.0, many: 0.0, tasks: None };
         let step = steps.entry((index, backward)).or_insert(step);
-        step.one += job.sum() / count;
-        step.many += job.on(threads, barrier) / count;
+        step.many += job.on(threads, barrier);
         if !job.alone {
             step.tasks = Some(step.tasks.map_or(job.tasks.len(), |n| n.min(job.tasks.len())));
+        }
+    }
+    for job in &one.jobs {
+        if let Some(step) = job.step.and_then(|step| steps.get_mut(&step)) {
+            step.one += job.sum();
         }
     }
     let mut steps: Vec<Step> = steps.into_values().collect();
