@@ -1,6 +1,6 @@
 //! GEMM of matrices in row-major order.
 //!
-//! A task takes a panel of 64 columns of the result. It packs 128 rows of the right-hand matrix at a time
+//! A task takes a panel of 64 columns of the result, or fewer for many threads. It packs 128 rows of the right-hand matrix at a time
 //! (32 KiB: the first-level cache), and multiplies the rows of the left-hand matrix with them in place.
 
 use std::ops::Range;
@@ -10,6 +10,7 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::micro_kernel::{PANEL, PanelGemm, Segment};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::thread_pool::are_too_few;
 use crate::workspace::{Workers, WorkspaceSize};
 
 /// Numbers of `k` that are packed and multiplied in one go.
@@ -90,9 +91,14 @@ pub(crate) fn gemm(
     let (depth, columns) = rhs.sides();
     assert!(a.len() == rows * depth && c.len() == rows * columns, "wrong lengths");
     let c = &DisjointSlice::new(c);
-    processor.pool.run(columns.div_ceil(PANEL), rows * depth * columns, |panel, worker| {
-        let first = panel * PANEL;
-        let width = PANEL.min(columns - first);
+    // Narrower panels where threads would be without work.
+    let mut panel = PANEL;
+    while panel > LANES && are_too_few(columns.div_ceil(panel), processor.pool.threads()) {
+        panel /= 2;
+    }
+    processor.pool.run(columns.div_ceil(panel), rows * depth * columns, |index, worker| {
+        let first = index * panel;
+        let width = panel.min(columns - first);
         let vectors = width.div_ceil(LANES);
         // SAFETY: a worker's memory is its own.
         let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, rows * PANEL) };
@@ -100,7 +106,7 @@ pub(crate) fn gemm(
             let depth = DEPTH.min(depth - start);
             // SAFETY: the part has this length.
             let slice = unsafe { std::slice::from_raw_parts_mut(packed, depth * vectors * LANES) };
-            processor.isa.run(PanelRows { a, rhs, start, rows, first, packed: slice, out });
+            processor.isa.run(PanelRows { a, rhs, start, rows, first, width, packed: slice, out });
         }
         for row in 0..rows {
             // SAFETY: each task writes its own columns; the results lie one row after another.
@@ -121,6 +127,7 @@ struct PanelRows<'a> {
     start: usize,
     rows: usize,
     first: usize,
+    width: usize,
     packed: &'a mut [f32],
     out: *mut f32,
 }
@@ -129,9 +136,9 @@ impl Kernel for PanelRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let PanelRows { a, rhs, start, rows, first, packed, out } = self;
-        let (stride, columns) = rhs.sides();
-        let vectors = PANEL.min(columns - first).div_ceil(LANES);
+        let PanelRows { a, rhs, start, rows, first, width, packed, out } = self;
+        let (stride, _) = rhs.sides();
+        let vectors = width.div_ceil(LANES);
         let depth = packed.len() / (vectors * LANES);
         rhs.pack(s, start..start + depth, first, vectors * LANES, packed);
         let mut segments = [Segment { offset: 0, len: 0 }; DEPTH / LANES];

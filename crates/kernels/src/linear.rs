@@ -2,11 +2,14 @@
 //!
 //! Forward and the input's gradient are GEMMs; the weights' gradient is cut up in the same way.
 
+use std::ops::Range;
+
 use crate::disjoint_slice::DisjointSlice;
 use crate::gemm::{self, DEPTH, Rhs, gemm, prefetch};
 use crate::micro_kernel::{PANEL, PanelGemmTn};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
+use crate::thread_pool::{enough_tasks, split_range};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{Processor, ThreadPool};
 
@@ -94,11 +97,16 @@ pub fn backward(
     if let Some(dweight) = dweight {
         assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
         let dweight = &DisjointSlice::new(dweight);
-        processor.pool.run(inputs.div_ceil(PANEL), images * weight.len(), |panel, worker| {
+        let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(LANES));
+        let slices = enough_tasks(panels, panels * blocks, processor.pool.threads()) / panels;
+        processor.pool.run(panels * slices, images * weight.len(), |index, worker| {
             // SAFETY: a worker's memory is its own.
             let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };
-            let first = panel * PANEL;
-            processor.isa.run(Weights { layer, images, x, dy, first, packed, out, dweight });
+            let first = index / slices * PANEL;
+            let blocks = split_range(blocks, slices, index % slices);
+            let outputs = blocks.start * LANES..outputs.min(blocks.end * LANES);
+            let weights = Weights { layer, images, x, dy, first, outputs, packed, out, dweight };
+            processor.isa.run(weights);
         });
     }
     let Some(dx) = dx else { return };
@@ -107,13 +115,14 @@ pub fn backward(
     gemm(processor, &workers, images, dy, rhs, dx);
 }
 
-/// 64 columns of the weights' gradient, `dy^T x`.
+/// 64 columns of some rows of the weights' gradient, `dy^T x`.
 struct Weights<'a> {
     layer: &'a Linear,
     images: usize,
     x: &'a [f32],
     dy: &'a [f32],
     first: usize,
+    outputs: Range<usize>,
     packed: *mut f32,
     out: *mut f32,
     dweight: &'a DisjointSlice<'a, f32>,
@@ -123,7 +132,7 @@ impl Kernel for Weights<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Weights { layer, images, x, dy, first, packed, out, dweight } = self;
+        let Weights { layer, images, x, dy, first, outputs: some, packed, out, dweight } = self;
         let Linear { inputs, outputs } = *layer;
         let width = PANEL.min(inputs - first);
         let vectors = width.div_ceil(LANES);
@@ -140,8 +149,8 @@ impl Kernel for Weights<'_> {
                     row[width..].fill(0.0);
                     row[..width].copy_from_slice(&x[(start + k) * inputs + first..][..width]);
                 }
-                for output in (0..outputs).step_by(LANES) {
-                    let rows = LANES.min(outputs - output);
+                for output in some.clone().step_by(LANES) {
+                    let rows = LANES.min(some.end - output);
                     for row in 0..rows {
                         prefetch(s, dweight.part((output + row) * inputs + first, width));
                     }

@@ -224,7 +224,7 @@ impl Drop for ThreadPool {
 }
 
 /// Tasks for each thread that make it unlikely that many wait for the last one.
-pub(crate) const TASKS_PER_THREAD: usize = 3;
+pub(crate) const TASKS_PER_THREAD: usize = 4;
 
 /// Whether the parts of a batch may be too few tasks for so many threads.
 pub(crate) fn are_many(threads: usize) -> bool {
@@ -246,20 +246,23 @@ pub(crate) fn enough_tasks(usual: usize, most: usize, threads: usize) -> usize {
     if are_too_few(usual, threads) { most.min(TASKS_PER_THREAD * threads) } else { usual }
 }
 
-/// How many numbers of shared memory stay in the last-level cache, about: 4 MiB for each thread.
-pub(crate) fn numbers_in_cache(threads: usize) -> usize {
-    threads << 20
+/// Numbers of shared memory that stay in the last-level cache, about: 1 MiB for each thread.
+const NUMBERS_PER_THREAD: usize = 1 << 18;
+
+/// How many of `images` are worked on together, so that what each holds in shared memory, so many numbers, stays in the
+/// last-level cache: as many for each thread.
+pub(crate) fn chunk_len(images: usize, numbers: usize, threads: usize) -> usize {
+    images.min((NUMBERS_PER_THREAD / numbers).max(1) * threads)
 }
 
-/// The chunks that `count` things are cut into, so that what each chunk holds in shared memory stays in the last-level
-/// cache; each thing has so many numbers of it.
+/// The images, in chunks of at most [`chunk_len`].
 pub(crate) fn chunks_in_cache(
-    count: usize,
+    images: usize,
     numbers: usize,
     threads: usize,
 ) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let chunks = count.div_ceil((numbers_in_cache(threads) / numbers).max(1));
-    (0..chunks).map(move |chunk| split_range(count, chunks, chunk))
+    let chunks = images.div_ceil(chunk_len(images, numbers, threads));
+    (0..chunks).map(move |chunk| split_range(images, chunks, chunk))
 }
 
 /// The range `index` of the range `0..count`, cut into `parts` as equal as can be.
@@ -267,13 +270,16 @@ pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops:
     count * index / parts..count * (index + 1) / parts
 }
 
-/// The ranges `indices` of the range `0..count`, which is cut as by [`split_range`], together.
-pub(crate) fn split_ranges(
+/// Which of the ranges that [`split_range`] makes have something of the range `some`.
+pub(crate) fn ranges_of(
     count: usize,
     parts: usize,
-    indices: std::ops::Range<usize>,
+    some: &std::ops::Range<usize>,
 ) -> std::ops::Range<usize> {
-    split_range(count, parts, indices.start).start..split_range(count, parts, indices.end).start
+    let with = |at: usize| {
+        (0..parts).take_while(|&part| split_range(count, parts, part).end <= at).count()
+    };
+    with(some.start)..with(some.end - 1) + 1
 }
 
 fn work(state: &State, worker: usize) {

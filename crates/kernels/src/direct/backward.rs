@@ -14,7 +14,7 @@ use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{are_too_few, chunks_in_cache, numbers_in_cache};
+use crate::thread_pool::{TASKS_PER_THREAD, are_too_few, chunk_len, chunks_in_cache, split_range};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
@@ -92,18 +92,9 @@ struct Backward<'a> {
     packed: &'a [f32],
 }
 
-/// Numbers of shared memory for images that are laid out, of this batch or a smaller one, which may go by stages where
-/// this one does not.
+/// Numbers of shared memory for images that are laid out, of this batch or a smaller one.
 pub(super) fn staged(geometry: &Geometry, threads: usize) -> usize {
-    let images = chunks(geometry, threads).map(|parts| geometry.images_of_parts(parts).len());
-    let largest = images.max().unwrap_or_default() * geometry.staged();
-    largest.max((geometry.input.images * geometry.staged()).min(numbers_in_cache(threads)))
-}
-
-/// The chunks of parts whose images are laid out together.
-fn chunks(geometry: &Geometry, threads: usize) -> impl Iterator<Item = Range<usize>> {
-    let images = geometry.input.images.div_ceil(geometry.parts());
-    chunks_in_cache(geometry.parts(), images * geometry.staged(), threads)
+    geometry.staged() * chunk_len(geometry.input.images, geometry.staged(), threads)
 }
 
 impl Backward<'_> {
@@ -126,7 +117,7 @@ impl Backward<'_> {
     }
 
     /// For many threads: images are laid out in tasks of an image, which deliver the input's gradient, too; then the
-    /// weights' gradient is computed in tasks of a part, a tap and a panel. Every number is computed as by
+    /// weights' gradient is computed in tasks of a part, a tap, a panel, and some of the input's blocks. Every number is computed as by
     /// [`run`](Self::run), in the same order.
     fn run_by_stages(
         &self,
@@ -136,8 +127,7 @@ impl Backward<'_> {
         memory: &mut [f32],
     ) {
         let (geometry, len, pool) = (self.geometry, self.geometry.part(), &processor.pool);
-        for parts in chunks(geometry, pool.threads()) {
-            let images = geometry.images_of_parts(parts.clone());
+        for images in chunks_in_cache(geometry.input.images, geometry.staged(), pool.threads()) {
             assert!(images.len() * geometry.staged() <= memory.len(), "the workspace is too small");
             let memory = DisjointSlice::new(memory);
             let staged = |image: usize| {
@@ -153,18 +143,26 @@ impl Backward<'_> {
                 processor.isa.run(Lay { pass: self, image, staged: staged(image), wanted, dx });
             });
             let Some(sums) = sums else { continue };
-            let panels = geometry.output.blocks().div_ceil(PANEL / LANES);
-            pool.run(parts.len() * geometry.taps() * panels, work, |index, _| {
-                let (index, panel) = (index / panels, index % panels * (PANEL / LANES));
-                let (part, tap) = (parts.start + index / geometry.taps(), index % geometry.taps());
+            let parts = geometry.parts_of(&images);
+            let (taps, panels) =
+                (geometry.taps(), geometry.output.blocks().div_ceil(PANEL / LANES));
+            let tasks = parts.len() * taps * panels;
+            let slices = (TASKS_PER_THREAD * pool.threads()).div_ceil(tasks);
+            let slices = slices.min(geometry.input.blocks());
+            pool.run(tasks * slices, work, |index, _| {
+                let (task, slice) = (index / slices, index % slices);
+                let (part, tap) = (parts.start + task / panels / taps, task / panels % taps);
+                let all = geometry.images_of(part);
                 processor.isa.run(Correlate {
                     geometry,
-                    images: geometry.images_of(part),
+                    images: all.start.max(images.start)..all.end.min(images.end),
                     staged: &staged,
                     // SAFETY: another task writes other numbers of the part's sum, which all lie in it.
                     sum: unsafe { sums.as_mut_ptr().add(part * len) },
+                    accumulate: all.start < images.start,
                     tap,
-                    panel,
+                    inputs: split_range(geometry.input.blocks(), slices, slice),
+                    panel: task % panels * (PANEL / LANES),
                 });
             });
         }
@@ -241,8 +239,7 @@ impl Kernel for Part<'_> {
                 }
                 let prefetch = &prefetch.over(2 * geometry.steps());
                 if let Some(sum) = sum {
-                    let (taps, blocks) = (0..geometry.taps(), 0..geometry.output.blocks());
-                    add_to_sum(s, staged, sum, taps, blocks, index > 0, prefetch);
+                    add_to_sum(s, staged, sum, WeightRange::all(geometry), index > 0, prefetch);
                 }
                 if let Some(epilogue) = pass.epilogue {
                     pass.input(s, epilogue, image, staged, dx, prefetch);
@@ -279,14 +276,17 @@ impl Kernel for Lay<'_> {
     }
 }
 
-/// The weights' gradient of a part of the batch, for one tap and a panel of output channels.
+/// The weights' gradient of some images, for one tap, some blocks of input channels and a panel of output channels.
 struct Correlate<'a, F> {
     geometry: &'a Geometry,
     images: Range<usize>,
     /// Where an image is laid out.
     staged: &'a F,
     sum: *mut f32,
+    /// Whether images before these have begun it.
+    accumulate: bool,
     tap: usize,
+    inputs: Range<usize>,
     panel: usize,
 }
 
@@ -294,21 +294,40 @@ impl<'a, F: Fn(usize) -> Staged<'a>> Kernel for Correlate<'a, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Correlate { geometry, images, staged, sum, tap, panel } = self;
-        let blocks = panel..geometry.output.blocks().min(panel + PANEL / LANES);
+        let Correlate { geometry, images, staged, sum, accumulate, tap, inputs, panel } = self;
+        let outputs = panel..geometry.output.blocks().min(panel + PANEL / LANES);
         for (index, image) in images.enumerate() {
-            let (tap, blocks, accumulate) = (tap..tap + 1, blocks.clone(), index > 0);
+            let some = WeightRange {
+                taps: tap..tap + 1,
+                inputs: inputs.clone(),
+                outputs: outputs.clone(),
+            };
+            let accumulate = accumulate || index > 0;
             // SAFETY: the images were laid out before; these numbers of the sum are this task's.
             unsafe {
                 let prefetch = &Prefetch::nothing();
-                add_to_sum(s, staged(image), sum, tap, blocks, accumulate, prefetch);
+                add_to_sum(s, staged(image), sum, some, accumulate, prefetch);
             }
         }
         s.fence();
     }
 }
 
-/// Adds an image's part to the partial sum of the weights' gradient, for some taps and blocks of output channels.
+/// Some of the weights: which taps, and which blocks of channels.
+struct WeightRange {
+    taps: Range<usize>,
+    inputs: Range<usize>,
+    outputs: Range<usize>,
+}
+
+impl WeightRange {
+    fn all(geometry: &Geometry) -> Self {
+        let (inputs, outputs) = (geometry.input.blocks(), geometry.output.blocks());
+        WeightRange { taps: 0..geometry.taps(), inputs: 0..inputs, outputs: 0..outputs }
+    }
+}
+
+/// Adds an image's part to the partial sum of the weights' gradient, for some of the weights.
 ///
 /// # Safety
 /// The image and the output's gradient are laid out, and these numbers of `sum` are this task's.
@@ -317,11 +336,11 @@ unsafe fn add_to_sum<S: Simd>(
     s: S,
     staged: Staged,
     sum: *mut f32,
-    taps: Range<usize>,
-    blocks: Range<usize>,
+    range: WeightRange,
     accumulate: bool,
     prefetch: &Prefetch,
 ) {
+    let WeightRange { taps, inputs, outputs } = range;
     let Geometry { layer, input, output, in_rows, in_columns, .. } = *staged.geometry;
     let Geometry { out_rows, out_columns, margin, .. } = *staged.geometry;
     let columns = output.padded_channels();
@@ -330,9 +349,9 @@ unsafe fn add_to_sum<S: Simd>(
     let some = (DEPTH / output.width).clamp(1, output.height);
     for (first, vector) in (0..output.height)
         .step_by(some)
-        .flat_map(|y| blocks.clone().step_by(PANEL / LANES).map(move |v| (y, v)))
+        .flat_map(|y| outputs.clone().step_by(PANEL / LANES).map(move |v| (y, v)))
     {
-        for (tap, block) in taps.clone().flat_map(|t| (0..input.blocks()).map(move |b| (t, b))) {
+        for (tap, block) in taps.clone().flat_map(|t| inputs.clone().map(move |b| (t, b))) {
             let (ky, kx) = (first * layer.stride + tap / layer.kernel, tap % layer.kernel);
             let row = tap * input.channels + block * LANES;
             let line = vector * out_rows + margin + first;

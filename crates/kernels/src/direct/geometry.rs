@@ -6,7 +6,7 @@ use crate::conv_shape::Convolution;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
-use crate::thread_pool::{enough_tasks, split_ranges};
+use crate::thread_pool::{enough_tasks, ranges_of, split_range};
 use crate::{MapShape, ThreadPool};
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
@@ -73,12 +73,12 @@ impl Geometry {
 
     /// The images of a part of the batch.
     pub fn images_of(&self, part: usize) -> Range<usize> {
-        self.images_of_parts(part..part + 1)
+        split_range(self.input.images, self.parts(), part)
     }
 
-    /// The images of some parts of the batch.
-    pub fn images_of_parts(&self, parts: Range<usize>) -> Range<usize> {
-        split_ranges(self.input.images, self.parts(), parts)
+    /// The parts that some images belong to.
+    pub fn parts_of(&self, images: &Range<usize>) -> Range<usize> {
+        ranges_of(self.input.images, self.parts(), images)
     }
 
     /// The number of tasks of a forward pass, which does not change results.

@@ -16,7 +16,7 @@ use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::thread_pool::{are_too_few, split_range, tasks_of};
 use crate::workspace::Workspace;
-use crate::{Processor, ThreadPool};
+use crate::{MapShape, Processor, ThreadPool};
 
 /// A backward pass.
 pub(super) struct Backward<'a, T> {
@@ -121,10 +121,13 @@ struct Task<'a, T> {
 }
 
 impl<T: Tile> Task<'_, T> {
-    fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
+    /// The place of the group's image `index`, of the input or of the output.
+    fn place(&self, shape: MapShape, domain: Domain, index: usize) -> Place<'_, T> {
         let Backward { ref geometry, tile, .. } = *self.pass;
+        let (image, blocks) = (self.group.images.start + index, 0..shape.blocks());
         let band = self.group.band.clone();
-        Place { geometry, image, band, domain, first, scratch: self.scratch, tile }
+        let first = index * band.len() * geometry.tiles_x;
+        Place { geometry, image, blocks, band, domain, first, scratch: self.scratch, tile }
     }
 
     fn prefetch(&self) -> Prefetch {
@@ -191,26 +194,24 @@ impl<T: Tile> Kernel for Task<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Backward { geometry, prologue, gradient, epilogue, .. } = *self.pass;
-        let each = self.group.tiles(&geometry) / self.group.images.len();
-        for (index, image) in self.group.images.clone().enumerate() {
-            let place = self.place(image, self.dm, index * each);
+        let Geometry { input, output, .. } = geometry;
+        for index in 0..self.group.images.len() {
+            let place = self.place(output, self.dm, index);
             s.call(transform::OutputAdjoint { place, prologue: gradient });
             if self.du.is_some() {
-                s.call(transform::Input {
-                    place: self.place(image, self.v, index * each),
-                    prologue,
-                });
+                let place = self.place(input, self.v, index);
+                s.call(transform::Input { place, prologue });
             }
         }
         let prefetch = self.prefetch();
         for element in 0..T::ELEMENTS {
-            for panel in (0..geometry.input.blocks()).step_by(PANEL / LANES) {
+            for panel in (0..input.blocks()).step_by(PANEL / LANES) {
                 self.gemms(s, element, panel, &prefetch);
             }
         }
         if let Some(epilogue) = epilogue {
-            for (index, image) in self.group.images.clone().enumerate() {
-                let place = self.place(image, self.v, index * each);
+            for index in 0..self.group.images.len() {
+                let place = self.place(input, self.v, index);
                 s.call(transform::InputAdjoint { place, epilogue });
             }
         }

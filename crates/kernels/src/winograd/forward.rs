@@ -3,19 +3,21 @@
 use std::marker::PhantomData;
 
 use super::panel::DomainGemm;
-use super::schedule::{Group, SMALL_WEIGHTS, Schedule, with_next};
+use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::Direction;
 use super::{Domain, Geometry, odd_cache_lines};
-use crate::Processor;
 use crate::epilogue::Epilogue;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::are_too_few;
 use crate::workspace::Workspace;
+use crate::{MapShape, Processor};
+
+/// Transformed weights that stay in the cache, so that a GEMM finds them without prefetching.
+const SMALL_WEIGHTS: usize = 160 * 1024;
 
 /// A forward pass.
 pub(super) struct Forward<'a, T> {
@@ -32,11 +34,10 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         let Geometry { input, output, .. } = self.geometry;
         let threads = processor.pool.threads();
         let schedule = Schedule::new(&self.geometry, Direction::Forward);
-        let schedule = schedule.for_threads(&self.geometry, threads);
         let (workers, shared) = workspace.split();
-        if are_too_few(schedule.parts, threads) {
+        let Some(schedule) = schedule.for_threads(&self.geometry, threads) else {
             return self.run_by_stages(processor, &workers, shared);
-        }
+        };
         processor.pool.run(schedule.parts, self.geometry.work(), |index, worker| {
             for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
                 let tiles = group.tiles(&self.geometry);
@@ -66,10 +67,13 @@ struct Task<'a, T> {
 }
 
 impl<T: Tile> Task<'_, T> {
-    fn place(&self, image: usize, domain: Domain, first: usize) -> Place<'_, T> {
+    /// The place of the group's image `index`, of the input or of the output.
+    fn place(&self, shape: MapShape, domain: Domain, index: usize) -> Place<'_, T> {
         let Forward { ref geometry, tile, .. } = *self.pass;
+        let (image, blocks) = (self.group.images.start + index, 0..shape.blocks());
         let band = self.group.band.clone();
-        Place { geometry, image, band, domain, first, scratch: self.scratch, tile }
+        let first = index * band.len() * geometry.tiles_x;
+        Place { geometry, image, blocks, band, domain, first, scratch: self.scratch, tile }
     }
 
     fn prefetch(&self) -> Prefetch {
@@ -87,9 +91,8 @@ impl<T: Tile> Kernel for Task<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Forward { geometry, prologue, epilogue, .. } = *self.pass;
         let Geometry { input, output, .. } = geometry;
-        let each = self.group.tiles(&geometry) / self.group.images.len();
-        for (index, image) in self.group.images.clone().enumerate() {
-            s.call(transform::Input { place: self.place(image, self.v, index * each), prologue });
+        for index in 0..self.group.images.len() {
+            s.call(transform::Input { place: self.place(input, self.v, index), prologue });
         }
         let prefetch = self.prefetch();
         let len = odd_cache_lines(input.channels * output.padded_channels());
@@ -111,8 +114,8 @@ impl<T: Tile> Kernel for Task<'_, T> {
                 });
             }
         }
-        for (index, image) in self.group.images.clone().enumerate() {
-            s.call(transform::Output { place: self.place(image, self.m, index * each), epilogue });
+        for index in 0..self.group.images.len() {
+            s.call(transform::Output { place: self.place(output, self.m, index), epilogue });
         }
         s.fence();
     }

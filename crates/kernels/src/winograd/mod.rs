@@ -200,7 +200,7 @@ pub(crate) fn workspace_size(
         // The output overwrites the input, one element behind it.
         ((size.elements() + 1) * element_len(input.blocks().max(output.blocks())), 0)
     };
-    let by_stages = stages::domains(&geometry, backward.then_some(schedule), threads);
+    let by_stages = stages::domains(&geometry, threads);
     WorkspaceSize { worker: domains + scratch, shared: shared + by_stages }
 }
 

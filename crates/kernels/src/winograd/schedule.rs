@@ -6,15 +6,16 @@ use std::ops::Range;
 use super::Geometry;
 use super::weights::Direction;
 use crate::prefetch::MapRows;
-use crate::thread_pool::{enough_tasks, split_range, split_ranges};
+use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
 
 /// Tiles of a group, about: enough rows for the GEMMs, few enough for the cache.
-const GROUP_TILES: usize = 48;
+const GROUP_TILES: usize = 64;
 
-/// The same for backward, where two domains, weights and their gradients fit in the cache together if
-/// there are fewer tiles: for at most [`SMALL_WEIGHTS`] transformed weights.
-const GROUP_TILES_BACKWARD: usize = 32;
-pub(super) const SMALL_WEIGHTS: usize = 160 * 1024;
+/// Weights are read once for each group: that takes as long as so many tiles.
+const WEIGHTS_IN_TILES: f64 = 4.5;
+
+/// What work by stages costs, at least, compared with groups of [`GROUP_TILES`]: see [`super::stages`].
+const STAGES_COST: f64 = 1.15;
 
 /// Parts of the batch, and groups of each.
 #[derive(Clone, Copy, Debug)]
@@ -37,31 +38,37 @@ pub(super) struct Group {
 
 impl Schedule {
     pub fn new(geometry: &Geometry, direction: Direction) -> Self {
-        let Geometry { input, output, tile, .. } = *geometry;
-        let (tiles, images) = (geometry.tiles(), input.images);
-        let weights = tile.elements() * input.channels * output.padded_channels();
+        let (tiles, images) = (geometry.tiles(), geometry.input.images);
         // A partial sum costs a pass over it; so many cost a few hundredths of the GEMMs.
         let parts = (images * tiles / 500).clamp(4, 64).min(images);
-        let group = match direction {
-            Direction::Forward => GROUP_TILES,
-            Direction::Backward if weights <= SMALL_WEIGHTS => GROUP_TILES_BACKWARD,
-            Direction::Backward => GROUP_TILES,
-        };
         Schedule {
-            images: (group / tiles).max(1).min(images.div_ceil(parts)),
+            images: (GROUP_TILES / tiles).max(1).min(images.div_ceil(parts)),
             bands: match direction {
                 Direction::Forward => 1,
-                Direction::Backward => tiles.div_ceil(group).min(geometry.tiles_y),
+                Direction::Backward => tiles.div_ceil(GROUP_TILES).min(geometry.tiles_y),
             },
             parts,
         }
     }
 
-    /// The same with more parts, if there are groups for them: forward their number does not change results.
-    pub fn for_threads(self, geometry: &Geometry, threads: usize) -> Self {
-        let groups = geometry.input.images.div_ceil(self.images);
-        let parts = enough_tasks(self.parts, groups, threads);
-        Schedule { parts: parts.max(self.parts), ..self }
+    /// The same for the forward pass on so many threads, where parts and groups do not change results: as many groups as
+    /// keep all threads at work to the end. `None` where it is better to go by stages.
+    pub fn for_threads(self, geometry: &Geometry, threads: usize) -> Option<Self> {
+        if !are_many(threads) {
+            return Some(self);
+        }
+        let all = geometry.input.images;
+        // In images without weights to read.
+        let cost = |&images: &usize| {
+            let rounds = all.div_ceil(images).div_ceil(threads);
+            rounds as f64 * (images as f64 + WEIGHTS_IN_TILES / geometry.tiles() as f64)
+        };
+        let by_cost = |a: &usize, b: &usize| cost(a).total_cmp(&cost(b));
+        let images = (1..=self.images).rev().min_by(by_cost)?;
+        let ideal = 1.0 + WEIGHTS_IN_TILES / GROUP_TILES as f64;
+        let stages = STAGES_COST * ideal * all as f64 / threads as f64;
+        let parts = all.div_ceil(images).min(TASKS_PER_THREAD * threads);
+        (cost(&images) < stages).then_some(Schedule { images, parts, ..self })
     }
 
     /// The most tiles that are in the domain together.
@@ -69,14 +76,19 @@ impl Schedule {
         self.images * geometry.tiles_y.div_ceil(self.bands) * geometry.tiles_x
     }
 
-    /// The images of some parts of the batch.
-    pub fn images_of(self, geometry: &Geometry, parts: Range<usize>) -> Range<usize> {
-        split_ranges(geometry.input.images, self.parts, parts)
+    /// The images of a part of the batch.
+    pub fn images_of(self, geometry: &Geometry, part: usize) -> Range<usize> {
+        split_range(geometry.input.images, self.parts, part)
+    }
+
+    /// The parts that some images belong to.
+    pub fn parts_of(self, geometry: &Geometry, images: &Range<usize>) -> Range<usize> {
+        ranges_of(geometry.input.images, self.parts, images)
     }
 
     /// The groups of a part of the batch, in order.
     pub fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
-        let mine = self.images_of(geometry, index..index + 1);
+        let mine = self.images_of(geometry, index);
         let count = mine.len().div_ceil(self.images);
         let tiles_y = geometry.tiles_y;
         (0..count).flat_map(move |index| {

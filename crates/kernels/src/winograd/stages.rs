@@ -2,9 +2,9 @@
 //!
 //! With a task for each part of the batch, [`forward`](super::forward) and [`backward`](super::backward) keep their
 //! domains in the second-level caches, but there are as few tasks as parts, and more parts would change the
-//! results. Here the tiles of many images are transformed, in tasks of an image; then multiplied, in tasks of an
-//! element, a panel, and some tiles or a part of the batch; then transformed back. Their domains lie in the last-level cache. Every number is computed as
-//! there, in the same order, so results are the same.
+//! results. Here the tiles of some images, whose domains fit in the last-level cache, are transformed, in tasks of an
+//! image or some blocks of it; then multiplied, in tasks of an element, a panel, and some tiles or a part of the
+//! batch; then transformed back. Every number is computed as there, in the same order, so results are the same.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -20,11 +20,9 @@ use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{
-    TASKS_PER_THREAD, are_many, chunks_in_cache, numbers_in_cache, split_range,
-};
+use crate::thread_pool::{TASKS_PER_THREAD, are_many, chunk_len, chunks_in_cache, split_range};
 use crate::workspace::Workers;
-use crate::{DisjointSlice, Processor};
+use crate::{DisjointSlice, MapShape, Processor};
 
 /// The fewest tiles of a task that multiplies.
 const LEAST_TILES: usize = 48;
@@ -36,23 +34,19 @@ fn domain_lens(geometry: &Geometry, images: usize) -> [usize; 2] {
         .map(|shape| geometry.tile.elements() * Domain::element_len(shape.blocks(), tiles))
 }
 
-/// Numbers of shared memory for the domains. So many are enough for smaller batches, too, which may go by stages where
-/// this one does not.
-pub(super) fn domains(geometry: &Geometry, backward: Option<Schedule>, threads: usize) -> usize {
+/// The images, in chunks whose domains are in the cache together.
+fn chunks(geometry: &Geometry, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    let numbers = domain_lens(geometry, 1).iter().sum();
+    chunks_in_cache(geometry.input.images, numbers, threads)
+}
+
+/// Numbers of shared memory for the domains, of this batch or a smaller one.
+pub(super) fn domains(geometry: &Geometry, threads: usize) -> usize {
     if !are_many(threads) {
         return 0;
     }
-    let len = |images| domain_lens(geometry, images).iter().sum::<usize>();
-    let images = geometry.input.images;
-    let largest = match backward {
-        None => chunks_in_cache(images, len(1), threads).map(|images| len(images.len())).max(),
-        Some(schedule) => {
-            let part = len(images.div_ceil(schedule.parts));
-            let chunks = chunks_in_cache(schedule.parts, part, threads);
-            chunks.map(|parts| len(schedule.images_of(geometry, parts).len())).max()
-        }
-    };
-    largest.unwrap_or_default().max(len(images).min(numbers_in_cache(threads)))
+    let numbers = domain_lens(geometry, 1).iter().sum();
+    domain_lens(geometry, chunk_len(geometry.input.images, numbers, threads)).iter().sum()
 }
 
 /// The domains of some images in shared memory: of the input, and of the output.
@@ -87,15 +81,6 @@ impl Domains {
     }
 }
 
-/// A worker's scratch memory.
-///
-/// # Safety
-/// As of [`Workers::part`].
-unsafe fn scratch(workers: &Workers, worker: usize, geometry: &Geometry) -> *mut f32 {
-    // SAFETY: the caller's promise.
-    unsafe { workers.part(worker, Lines::scratch(geometry), 0).0 }
-}
-
 /// A transform, after which other threads may read what it has written past the caches.
 struct Fenced<K>(K);
 
@@ -108,16 +93,59 @@ impl<K: Kernel<Output = ()>> Kernel for Fenced<K> {
     }
 }
 
-/// An image between the domains and its maps.
-fn place<'a, T>(
+/// Some blocks of an image, to be transformed between the domains and the maps.
+struct Transforms<'a> {
     geometry: &'a Geometry,
-    domain: Domain,
-    first_image: usize,
+    domains: &'a Domains,
     image: usize,
+    /// Which of so many slices of the blocks.
+    slice: usize,
+    slices: usize,
     scratch: *mut f32,
-) -> Place<'a, T> {
-    let (band, first) = (0..geometry.tiles_y, (image - first_image) * geometry.tiles());
-    Place { geometry, image, band, domain, first, scratch, tile: PhantomData }
+}
+
+impl<'a> Transforms<'a> {
+    /// Calls `task` for each slice of each image of the domains, on all threads.
+    fn run(
+        processor: &Processor,
+        workers: &Workers,
+        geometry: &'a Geometry,
+        domains: &'a Domains,
+        task: impl Fn(Transforms<'a>) + Sync,
+    ) {
+        let (images, threads) = (domains.images.len(), processor.pool.threads());
+        let most = geometry.input.blocks().min(geometry.output.blocks());
+        let slices = (TASKS_PER_THREAD * threads).div_ceil(images).min(most);
+        let work = geometry.work() * images / geometry.input.images;
+        processor.pool.run(images * slices, work, |index, worker| {
+            let (image, slice) = (domains.images.start + index / slices, index % slices);
+            // SAFETY: a worker's memory is its own, and one task at a time uses it.
+            let (scratch, _) = unsafe { workers.part(worker, Lines::scratch(geometry), 0) };
+            task(Transforms { geometry, domains, image, slice, slices, scratch });
+        });
+    }
+
+    fn place<T>(&self, domain: Domain, shape: MapShape) -> Place<'a, T> {
+        let Transforms { geometry, domains, image, slice, slices, scratch } = *self;
+        Place {
+            geometry,
+            image,
+            blocks: split_range(shape.blocks(), slices, slice),
+            band: 0..geometry.tiles_y,
+            domain,
+            first: (image - domains.images.start) * geometry.tiles(),
+            scratch,
+            tile: PhantomData,
+        }
+    }
+
+    fn input<T>(&self) -> Place<'a, T> {
+        self.place(self.domains.input, self.geometry.input)
+    }
+
+    fn output<T>(&self) -> Place<'a, T> {
+        self.place(self.domains.output, self.geometry.output)
+    }
 }
 
 /// The panels of a matrix with columns for these blocks.
@@ -129,16 +157,11 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
     pub fn run_by_stages(&self, processor: &Processor, workers: &Workers, memory: &mut [f32]) {
         let Forward { geometry, prologue, epilogue, .. } = self;
         let (pool, isa) = (&processor.pool, processor.isa);
-        let numbers = domain_lens(geometry, 1).iter().sum();
-        for images in chunks_in_cache(geometry.input.images, numbers, pool.threads()) {
-            let (count, start) = (images.len(), images.start);
+        for images in chunks(geometry, pool.threads()) {
+            let work = geometry.work() * images.len() / geometry.input.images;
             let domains = &Domains::new(geometry, images, memory);
-            let work = geometry.work() * count / geometry.input.images;
-            pool.run(count, work, |index, worker| {
-                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                let scratch = unsafe { scratch(workers, worker, geometry) };
-                let place = place::<T>(geometry, domains.input, start, start + index, scratch);
-                isa.run(Fenced(transform::Input { place, prologue }));
+            Transforms::run(processor, workers, geometry, domains, |image| {
+                isa.run(Fenced(transform::Input::<T> { place: image.input(), prologue }));
             });
             let panels = panels(geometry.output.blocks());
             let tiles = domains.input.tiles;
@@ -151,11 +174,8 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
                 let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
                 isa.run(Multiply { pass: self, a, c, element, panel });
             });
-            pool.run(count, work, |index, worker| {
-                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                let scratch = unsafe { scratch(workers, worker, geometry) };
-                let place = place::<T>(geometry, domains.output, start, start + index, scratch);
-                isa.run(Fenced(transform::Output { place, epilogue }));
+            Transforms::run(processor, workers, geometry, domains, |image| {
+                isa.run(Fenced(transform::Output::<T> { place: image.output(), epilogue }));
             });
         }
     }
@@ -204,23 +224,15 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let Backward { geometry, prologue, gradient, epilogue, .. } = self;
         let (pool, isa) = (&processor.pool, processor.isa);
         let schedule = Schedule::new(geometry, Direction::Backward);
-        let images = geometry.input.images;
-        let numbers = domain_lens(geometry, images.div_ceil(schedule.parts)).iter().sum();
-        for parts in chunks_in_cache(schedule.parts, numbers, pool.threads()) {
-            let images = schedule.images_of(geometry, parts.clone());
-            let (count, start) = (images.len(), images.start);
+        for images in chunks(geometry, pool.threads()) {
+            let work = geometry.work() * images.len() / geometry.input.images;
+            let parts = schedule.parts_of(geometry, &images);
             let domains = &Domains::new(geometry, images, memory);
-            let work = geometry.work() * count / geometry.input.images;
-            pool.run(count, work, |index, worker| {
-                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                let scratch = unsafe { scratch(workers, worker, geometry) };
-                let place = |domain| place::<T>(geometry, domain, start, start + index, scratch);
-                isa.run(transform::OutputAdjoint {
-                    place: place(domains.output),
-                    prologue: gradient,
-                });
+            Transforms::run(processor, workers, geometry, domains, |image| {
+                let place = image.output::<T>();
+                isa.run(transform::OutputAdjoint { place, prologue: gradient });
                 if sums.is_some() {
-                    isa.run(Fenced(transform::Input { place: place(domains.input), prologue }));
+                    isa.run(transform::Input { place: image.input::<T>(), prologue });
                 }
             });
             let panels = panels(geometry.input.blocks());
@@ -233,38 +245,31 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 // SAFETY: another task writes other rows of the part's sum, which all lie in it.
                 let du = sums.map(|sums| unsafe { sums.as_mut_ptr().add(part * len) });
                 let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
-                isa.run(Gradients {
-                    pass: self,
-                    schedule,
-                    domains,
-                    packed,
-                    part,
-                    du,
-                    element,
-                    panel,
-                });
+                let all = schedule.images_of(geometry, part);
+                let images = all.start.max(domains.images.start)..all.end.min(domains.images.end);
+                let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
+                let accumulate = images.start > all.start;
+                isa.run(Gradients { pass: self, v, dm, packed, du, accumulate, element, panel });
             });
             let Some(epilogue) = epilogue else { continue };
-            pool.run(count, work, |index, worker| {
-                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                let scratch = unsafe { scratch(workers, worker, geometry) };
-                let place = place::<T>(geometry, domains.input, start, start + index, scratch);
-                isa.run(Fenced(transform::InputAdjoint { place, epilogue }));
+            Transforms::run(processor, workers, geometry, domains, |image| {
+                isa.run(Fenced(transform::InputAdjoint::<T> { place: image.input(), epilogue }));
             });
         }
     }
 }
 
-/// An element's gradients for a panel of the input's channels: of the weights, and of the input, whose domain it
-/// overwrites.
+/// An element's gradients for a panel of the input's channels, from the domains of some tiles: of the weights, and of the
+/// input, whose domain it overwrites.
 struct Gradients<'a, T> {
     pass: &'a Backward<'a, T>,
-    schedule: Schedule,
-    domains: &'a Domains,
+    v: Domain,
+    dm: Domain,
     packed: &'a [f32],
-    part: usize,
     /// The part's sum.
     du: Option<*mut f32>,
+    /// Whether tiles before these have begun it.
+    accumulate: bool,
     element: usize,
     panel: usize,
 }
@@ -273,37 +278,27 @@ impl<T: Tile> Kernel for Gradients<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Gradients { pass, schedule, domains, packed, part, du, element, panel } = self;
-        let geometry = &pass.geometry;
-        let Geometry { input, output, .. } = *geometry;
+        let Gradients { pass, v, dm, packed, du, accumulate, element, panel } = self;
+        let Geometry { input, output, .. } = pass.geometry;
         let prefetch = &Prefetch::nothing();
         let len = odd_cache_lines(output.channels * input.padded_channels());
         let packed = packed.as_ptr().wrapping_add(element * len);
         if let Some(du) = du {
             let len = odd_cache_lines(input.channels * output.padded_channels());
-            let du = du.wrapping_add(element * len);
-            for (count, group) in schedule.groups(geometry, part).enumerate() {
-                // Bands follow each other in the domain.
-                let image = domains.tiles_of(geometry, &group.images).start;
-                let first = image + group.band.start * geometry.tiles_x;
-                let [v, dm] = domains.tiles(first..first + group.tiles(geometry));
-                s.call(DomainGemmTn {
-                    v,
-                    dm,
-                    input,
-                    output,
-                    du,
-                    element,
-                    panel,
-                    accumulate: count > 0,
-                    prefetch,
-                    next: packed.wrapping_add(panel * LANES * output.channels),
-                });
-            }
+            s.call(DomainGemmTn {
+                v,
+                dm,
+                input,
+                output,
+                du: du.wrapping_add(element * len),
+                element,
+                panel,
+                accumulate,
+                prefetch,
+                next: packed.wrapping_add(panel * LANES * output.channels),
+            });
         }
         if pass.epilogue.is_some() {
-            let images = schedule.images_of(geometry, part..part + 1);
-            let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
             s.call(DomainGemm {
                 a: dm,
                 a_shape: output,

@@ -103,7 +103,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
             for line in 0..T::POINTS {
                 rows.clear(line);
             }
-            for block in 0..input.blocks() {
+            for block in place.blocks.clone() {
                 for tile_y in place.band.clone() {
                     // The first two rows are the last two of the row of tiles above.
                     let top = tile_y * T::OUTPUTS;
@@ -177,7 +177,7 @@ impl<T: Tile> Kernel for Output<'_, T> {
         // SAFETY: as in `input`.
         unsafe {
             let (rows, ..) = Lines::new(geometry, scratch);
-            for block in 0..output.blocks() {
+            for block in place.blocks.clone() {
                 for tile_y in place.band.clone() {
                     let start = first + (tile_y - place.band.start) * tiles_x;
                     for tile in 0..tiles_x {
@@ -225,7 +225,7 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
             for row in 0..T::OUTPUTS {
                 rows.clear(row);
             }
-            for block in 0..output.blocks() {
+            for block in place.blocks.clone() {
                 for tile_y in place.band.clone() {
                     let top = tile_y * T::OUTPUTS;
                     for row in 0..T::OUTPUTS {
@@ -276,7 +276,7 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
         // SAFETY: as in `input`.
         unsafe {
             let (rows, _, carried) = Lines::new(geometry, scratch);
-            for block in 0..input.blocks() {
+            for block in place.blocks.clone() {
                 let carry = 2 * block;
                 if place.band.start == 0 {
                     carried.clear(carry);
@@ -349,13 +349,14 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
     }
 }
 
-/// Where the tiles of an image, or of a band of it, are. Whoever makes one promises that the prologue or
+/// Where the tiles of some blocks of an image, or of a band of it, are. Whoever makes one promises that the prologue or
 /// the epilogue has passed its check and has the geometry's shape; that the domain has room for all blocks of the tiles,
 /// which begin at `first`, and no other thread is at them; and that `scratch` is this worker's and has
 /// room for [`Lines::scratch`].
 pub(super) struct Place<'a, T> {
     pub geometry: &'a Geometry,
     pub image: usize,
+    pub blocks: Range<usize>,
     /// Which rows of tiles.
     pub band: Range<usize>,
     pub domain: Domain,
