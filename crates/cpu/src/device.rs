@@ -1,6 +1,6 @@
 //! The processor as a device.
 
-use crescendo_kernels::{Isa, Processor, TaskTimes, ThreadPool};
+use crescendo_kernels::{Isa, Processor, TaskTimes, ThreadPool, Workspace};
 use crescendo_network::{
     Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
     RequiredMemory,
@@ -10,6 +10,7 @@ use crate::engine::CpuEngine;
 use crate::host;
 use crate::options::PlanOptions;
 use crate::plan::ExecutionPlan;
+use crate::tuning::Tuning;
 
 /// Opens the CPU device only.
 ///
@@ -80,13 +81,20 @@ impl CpuDevice {
     ) -> Result<(Box<dyn Engine>, TaskTimes), EngineError> {
         let times = TaskTimes::default();
         let pool = ThreadPool::recording(threads, times.clone());
-        Ok((self.engine_on(graph, pool)?, times))
+        // All updates divide work in the same way.
+        let tiles = if self.config.tiles == 0 { Workspace::GROUP_TILES } else { self.config.tiles };
+        Ok((self.engine_on(graph, pool, Tuning::new(tiles))?, times))
     }
 
-    fn engine_on(&self, graph: &Graph, pool: ThreadPool) -> Result<Box<dyn Engine>, EngineError> {
+    fn engine_on(
+        &self,
+        graph: &Graph,
+        pool: ThreadPool,
+        tuning: Tuning,
+    ) -> Result<Box<dyn Engine>, EngineError> {
         let processor = Processor { pool, isa: self.isa };
         let options = PlanOptions::from(&self.config);
-        Ok(Box::new(CpuEngine::new(self.plan(graph)?, options, processor)))
+        Ok(Box::new(CpuEngine::new(self.plan(graph)?, options, processor, tuning)))
     }
 
     fn plan(&self, graph: &Graph) -> Result<ExecutionPlan, EngineError> {
@@ -140,6 +148,6 @@ impl Device for CpuDevice {
     }
 
     fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError> {
-        self.engine_on(graph, ThreadPool::new(self.threads))
+        self.engine_on(graph, ThreadPool::new(self.threads), Tuning::new(self.config.tiles))
     }
 }

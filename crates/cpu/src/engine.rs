@@ -18,6 +18,7 @@ use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
 use crate::plan::ExecutionPlan;
 use crate::required_gradients::RequiredGradients;
 use crate::state::{Model, State};
+use crate::tuning::Tuning;
 
 /// Computes on the processor, with a thread pool of its own. It computes within each call, so results are
 /// there as soon as an update returns.
@@ -33,6 +34,7 @@ pub(crate) struct CpuEngine {
     state: State,
     buffers: Buffers,
     folded: FoldedWeights,
+    tuning: Tuning,
     /// The result of the current update so far.
     pending: UpdateResult,
     /// Results that have not been read.
@@ -50,7 +52,12 @@ fn inference_images(threads: usize) -> usize {
 
 impl CpuEngine {
     /// An engine for this plan, which was made with these options.
-    pub fn new(plan: ExecutionPlan, options: PlanOptions, processor: Processor) -> Self {
+    pub fn new(
+        plan: ExecutionPlan,
+        options: PlanOptions,
+        processor: Processor,
+        tuning: Tuning,
+    ) -> Self {
         CpuEngine {
             state: State::new(&plan),
             plans: vec![plan],
@@ -61,6 +68,7 @@ impl CpuEngine {
             loss: Loss::default(),
             buffers: Buffers::default(),
             folded: FoldedWeights::default(),
+            tuning,
             pending: UpdateResult::default(),
             results: VecDeque::new(),
         }
@@ -107,6 +115,7 @@ impl CpuEngine {
             processor: &self.processor,
             state: &mut self.state,
             buffers: &mut self.buffers,
+            tuning: &mut self.tuning,
             images,
             count,
             mode: Mode::Training { communicator, new_weight },
@@ -130,6 +139,7 @@ impl CpuEngine {
             processor: &self.processor,
             state: &mut self.state,
             buffers: &mut self.buffers,
+            tuning: &mut self.tuning,
             images,
             count,
             mode: Mode::Inference(&mut self.folded),
@@ -484,6 +494,10 @@ impl Engine for CpuEngine {
             StepTime { node: step.node, forward, backward, input_gradient }
         });
         times.collect()
+    }
+
+    fn choices(&self) -> Option<String> {
+        self.tuning.tiles().map(|tiles| format!("{tiles} tiles at a time"))
     }
 
     fn measure_peak(&mut self) -> Result<f64, EngineError> {

@@ -53,6 +53,7 @@ mod pass;
 mod plan;
 mod required_gradients;
 mod state;
+mod tuning;
 
 pub use crescendo_kernels::{JobTimes, TaskTimes};
 pub use device::{CpuDevice, CpuDevices};

@@ -39,20 +39,43 @@ pub struct Workspace {
     workspace_size: WorkspaceSize,
     workers: AlignedBuffer,
     shared: AlignedBuffer,
+    /// 0 for the usual number.
+    group_tiles: usize,
 }
 
 impl Workspace {
+    /// Tiles that a core works on at a time in a Winograd convolution, unless
+    /// [`set_group_tiles`](Self::set_group_tiles) says otherwise.
+    pub const GROUP_TILES: usize = 64;
+    /// The most that it can work on.
+    pub const MOST_GROUP_TILES: usize = 96;
+
     /// A workspace of this size for a pool of `threads` threads.
     pub fn new(threads: usize, workspace_size: WorkspaceSize) -> Self {
         let workers = AlignedBuffer::new(workspace_size.stride() * threads);
-        Workspace { workspace_size, workers, shared: AlignedBuffer::new(workspace_size.shared) }
+        let shared = AlignedBuffer::new(workspace_size.shared);
+        Workspace { workspace_size, workers, shared, group_tiles: 0 }
     }
 
     /// As [`new`](Self::new); `None` if there is too little memory.
     pub fn try_new(threads: usize, workspace_size: WorkspaceSize) -> Option<Self> {
         let workers = AlignedBuffer::try_new(workspace_size.stride().checked_mul(threads)?)?;
         let shared = AlignedBuffer::try_new(workspace_size.shared)?;
-        Some(Workspace { workspace_size, workers, shared })
+        Some(Workspace { workspace_size, workers, shared, group_tiles: 0 })
+    }
+
+    /// Sets how many tiles a core works on at a time in a Winograd convolution, about: as many as fit in its
+    /// second-level cache. Results do not depend on it.
+    ///
+    /// # Panics
+    /// If there are none, or more than [`MOST_GROUP_TILES`](Self::MOST_GROUP_TILES).
+    pub fn set_group_tiles(&mut self, tiles: usize) {
+        assert!((1..=Self::MOST_GROUP_TILES).contains(&tiles), "too few or too many tiles");
+        self.group_tiles = tiles;
+    }
+
+    pub(crate) fn group_tiles(&self) -> usize {
+        if self.group_tiles == 0 { Self::GROUP_TILES } else { self.group_tiles }
     }
 
     /// The workers' memory, and what they share.

@@ -15,10 +15,18 @@ pub struct EngineConfig {
     pub threads: usize,
     /// The instruction set of the CPU engine.
     pub isa: IsaKind,
+    /// Tiles that a core works on at a time in a Winograd convolution, up to 96; 0 to try what is fastest. It is
+    /// written only if it is set.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tiles: usize,
     /// How the CPU engine computes convolutions.
     pub conv: ConvolutionKind,
     /// How the CPU engine stores the feature maps that backward reads.
     pub activations: ActivationStorage,
+}
+
+fn is_zero(tiles: &usize) -> bool {
+    *tiles == 0
 }
 
 /// Kinds of devices.

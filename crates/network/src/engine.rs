@@ -138,6 +138,12 @@ pub trait Engine: Send {
     /// The time spent in each step since the last call, in the order of the forward pass. Waits for the device.
     fn take_step_times(&mut self) -> Vec<StepTime>;
 
+    /// What the engine has chosen by timing its first updates, in words, such as `64 tiles at a time`; empty if there was
+    /// nothing to choose, `None` while it still tries.
+    fn choices(&self) -> Option<String> {
+        Some(String::new())
+    }
+
     /// Measures the peak of the device in `f32`, in floating-point operations a second; a fused multiply-add
     /// counts as two.
     ///

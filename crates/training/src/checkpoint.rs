@@ -97,6 +97,7 @@ pub(crate) fn write(
     // Without what depends on the machine, so that equal weights give equal files.
     let mut recipe = record.recipe.clone();
     recipe.engine.threads = 0;
+    recipe.engine.tiles = 0;
     recipe.engine.isa = IsaKind::Auto;
     recipe.engine.device = DeviceKind::Auto;
     recipe.batch.memory_limit = 0.0;

@@ -132,8 +132,9 @@ impl Model {
             let problem = format!("holds {numbers} numbers, but its network has {parameters}");
             return Err(Error::bad(path, problem).advise(SAY));
         }
-        let EngineConfig { device, threads, isa, .. } = *compute;
-        let device = devices.open(&EngineConfig { device, threads, isa, ..recipe.engine })?;
+        let EngineConfig { device, threads, isa, tiles, .. } = *compute;
+        let device =
+            devices.open(&EngineConfig { device, threads, isa, tiles, ..recipe.engine })?;
         let mut engine = device.engine(&graph)?;
         engine.import(Section::Model, &model).map_err(|error| match error {
             EngineError::WrongTensors(problem) => bad(problem),

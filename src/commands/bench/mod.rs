@@ -5,7 +5,7 @@ mod model;
 use std::time::Instant;
 
 use crescendo::cpu::{CpuDevice, host};
-use crescendo::network::{EngineError, Graph, MicroBatch, Section, StepTime};
+use crescendo::network::{Engine, EngineError, Graph, MicroBatch, Section, StepTime};
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use crate::cli::BenchArgs;
 
 /// Updates, and inference passes, before the measurement begins.
 const WARM_UP: usize = 2;
+/// Updates before the measurement begins, at most, while the engine tries what is fastest.
+const MOST_WARM_UP: usize = 20;
 /// Batch size of inference.
 const INFERENCE_IMAGES: usize = 512;
 
@@ -24,6 +26,8 @@ struct Measurements {
     isa: &'static str,
     /// As the recipe or the command line asks: see [`host::threads`].
     asked_threads: usize,
+    /// What the engine has chosen by timing.
+    choices: String,
     batch: usize,
     /// The processor's measured peak, in floating-point operations per second.
     peak: f64,
@@ -62,16 +66,26 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     let mut peak = engine.measure_peak()?;
     let rules = recipe.optimizer.first_rules(&graph, batch);
     let images_of_batch = MicroBatch::whole(&images[..batch * image], &labels);
-    let mut optimizer = 0.0;
-    let mut updates = repeat(args.seconds, || {
+    let update = |engine: &mut dyn Engine| -> Result<f64, EngineError> {
         engine.accumulate(&images_of_batch)?;
         let begin = Instant::now();
         engine.update(&rules)?;
         engine.next_result(true)?;
-        optimizer += begin.elapsed().as_secs_f64();
+        Ok(begin.elapsed().as_secs_f64())
+    };
+    for count in 0..MOST_WARM_UP {
+        if count >= WARM_UP && engine.choices().is_some() {
+            break;
+        }
+        update(&mut *engine)?;
+    }
+    engine.take_step_times();
+    let mut optimizer = 0.0;
+    let mut updates = repeat(args.seconds, || {
+        optimizer += update(&mut *engine)?;
         Ok(())
     })?;
-    let count = (updates.len() + WARM_UP) as f64;
+    let count = updates.len() as f64;
     let mut steps = engine.take_step_times();
     for step in &mut steps {
         step.forward /= count;
@@ -79,9 +93,12 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     }
     peak = peak.max(engine.measure_peak()?);
     let inference_images = &images[..INFERENCE_IMAGES * image];
-    let mut passes = repeat(args.seconds, || engine.logits(inference_images).map(drop))?;
+    let mut pass = || engine.logits(inference_images).map(drop);
+    (0..WARM_UP).try_for_each(|_| pass())?;
+    let mut passes = repeat(args.seconds, pass)?;
     peak = peak.max(engine.measure_peak()?);
     let (config, memory) = (device.config(), host::peak_memory());
+    let choices = engine.choices().unwrap_or_default();
     drop(engine);
     let mut predictions = Vec::new();
     if !args.model_threads.is_empty() {
@@ -98,6 +115,7 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     Ok(Measurements {
         isa: config.isa.name(),
         asked_threads: config.threads,
+        choices,
         batch,
         peak,
         training: batch as f64 / median(&mut updates),
@@ -110,12 +128,11 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     })
 }
 
-/// The seconds that each call takes, after a warm-up: at least three calls, for at least `seconds`.
+/// The seconds that each call takes: at least three calls, for at least `seconds`.
 fn repeat(
     seconds: f64,
     mut call: impl FnMut() -> Result<(), EngineError>,
 ) -> Result<Vec<f64>, EngineError> {
-    (0..WARM_UP).try_for_each(|_| call())?;
     let (begin, mut times) = (Instant::now(), Vec::new());
     while times.len() < 3 || begin.elapsed().as_secs_f64() < seconds {
         let begin = Instant::now();
@@ -156,7 +173,8 @@ impl Measurements {
 }
 
 fn print(measured: &Measurements) -> Result<(), Error> {
-    let Measurements { graph, isa, asked_threads, batch, peak, training, inference, .. } = measured;
+    let Measurements { graph, isa, choices, batch, peak, training, inference, .. } = measured;
+    let threads = host::threads_in_words(measured.asked_threads);
     say!("{:<34} {:>10} {:>7} {:>10} {:>7}", "step", "forward", "of peak", "backward", "of peak")?;
     for step in &measured.steps {
         let [forward_ratio, backward_ratio] = measured.step_ratios(step);
@@ -168,7 +186,7 @@ fn print(measured: &Measurements) -> Result<(), Error> {
         )?;
     }
     say!("{:<34} {:>7.2} ms", "optimizer", measured.optimizer * 1e3)?;
-    say!("\n{isa}, {}, peak {:.0} GFLOP/s", host::threads_in_words(*asked_threads), peak / 1e9)?;
+    say!("\n{isa}, {threads}, {choices}, peak {:.0} GFLOP/s", peak / 1e9)?;
     for (what, images_per_second, flops) in [
         (format!("training, batch {batch}"), training, measured.training_flops()),
         ("inference".to_owned(), inference, measured.inference_flops()),
@@ -208,6 +226,7 @@ fn to_json(args: &BenchArgs, measured: &Measurements) -> Value {
         "recipe": args.recipe,
         "isa": measured.isa,
         "threads": host::threads(measured.asked_threads),
+        "choices": measured.choices,
         "batch_size": measured.batch,
         "peak_gflops": measured.peak / 1e9,
         "training": of(measured.training, measured.training_flops()),

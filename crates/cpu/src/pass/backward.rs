@@ -67,6 +67,7 @@ impl Pass<'_> {
             if !required.any() {
                 continue;
             }
+            self.use_tiles(index);
             let begin = Instant::now();
             match step.kind {
                 StepKind::Linear(_) | StepKind::Activation(_) => {
@@ -77,9 +78,9 @@ impl Pass<'_> {
             if !matches!(step.kind, StepKind::Write) {
                 self.report_final(step.node)?;
             }
-            self.state.seconds[index][1] += begin.elapsed().as_secs_f64();
-            self.processor.pool.end_step(index, true);
+            self.count_seconds(index, true, begin.elapsed().as_secs_f64());
         }
+        self.tuning.end_pass();
         // Those of frozen parameters, for which there is no backward.
         (0..self.plan.graph.nodes.len()).try_for_each(|node| self.report_final(node))
     }

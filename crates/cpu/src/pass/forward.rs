@@ -16,7 +16,11 @@ use crate::state::parameter_range;
 impl Pass<'_> {
     /// Computes every step.
     pub fn forward(&mut self) -> Result<(), EngineError> {
+        if self.trains() {
+            self.tuning.begin_pass(self.count);
+        }
         for (index, step) in self.plan.fused.steps.iter().enumerate() {
+            self.use_tiles(index);
             let begin = Instant::now();
             match step.kind {
                 StepKind::Flatten | StepKind::Linear(_) | StepKind::Activation(_) => {
@@ -24,8 +28,7 @@ impl Pass<'_> {
                 }
                 _ => self.maps_forward(index, step)?,
             }
-            self.state.seconds[index][0] += begin.elapsed().as_secs_f64();
-            self.processor.pool.end_step(index, false);
+            self.count_seconds(index, false, begin.elapsed().as_secs_f64());
         }
         if let Mode::Inference(folded) = &mut self.mode {
             folded.version = Some(self.state.version);

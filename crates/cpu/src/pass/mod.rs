@@ -5,13 +5,15 @@ mod forward;
 mod statistics;
 mod view;
 
-use crescendo_kernels::{AlignedBuffer, Processor, Workspace};
+use crescendo_kernels::{AlignedBuffer, ConvAlgorithm, Processor, Workspace};
 use crescendo_network::{Communicator, EngineError};
 
 use crate::buffers::Buffers;
+use crate::fusion::StepKind;
 use crate::memory_plan::MemoryPlan;
 use crate::plan::ExecutionPlan;
 use crate::state::{Model, State};
+use crate::tuning::Tuning;
 pub(crate) use backward::{BatchLoss, LossScale};
 use view::View;
 
@@ -22,6 +24,7 @@ pub(crate) struct Pass<'a> {
     pub processor: &'a Processor,
     pub state: &'a mut State,
     pub buffers: &'a mut Buffers,
+    pub tuning: &'a mut Tuning,
     /// `[N, C, H, W]`.
     pub images: &'a [f32],
     pub count: usize,
@@ -66,6 +69,24 @@ struct Operands<'p> {
 impl Pass<'_> {
     fn trains(&self) -> bool {
         matches!(self.mode, Mode::Training { .. })
+    }
+
+    /// Before a step: how many tiles its convolution works on at a time.
+    fn use_tiles(&mut self, step: usize) {
+        self.buffers.workspace.set_group_tiles(self.tuning.tiles_of(step));
+    }
+
+    /// Counts the seconds of a step, forward or backward.
+    fn count_seconds(&mut self, step: usize, backward: bool, seconds: f64) {
+        self.state.seconds[step][usize::from(backward)] += seconds;
+        self.processor.pool.end_step(step, backward);
+        let winograd = matches!(
+            self.plan.fused.steps[step].kind,
+            StepKind::Convolution(_, ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4)
+        );
+        if winograd && self.trains() {
+            self.tuning.add(step, seconds);
+        }
     }
 
     /// The operands of the step of this index.

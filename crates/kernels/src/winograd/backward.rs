@@ -37,7 +37,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
     ) {
         let Geometry { input, output, .. } = self.geometry;
         let (inputs, outputs, direction) = (input.channels, output.channels, Direction::Backward);
-        let schedule = Schedule::new(&self.geometry, direction);
+        let schedule = Schedule::new(&self.geometry, direction, workspace.group_tiles());
         let weights = Weights { weight, inputs, outputs, scale: None, direction };
         let (workers, shared) = workspace.split();
         let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride());
@@ -50,7 +50,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         if are_too_few(schedule.parts, processor.pool.threads()) {
             let sums = DisjointSlice::new(parts);
             let sums = wanted.then_some(&sums);
-            self.run_by_stages(processor, &workers, packed, sums, shared);
+            self.run_by_stages(processor, &workers, schedule, packed, sums, shared);
         } else {
             let sums = DisjointSlice::new(parts);
             processor.pool.run(schedule.parts, 2 * self.geometry.work(), |index, worker| {

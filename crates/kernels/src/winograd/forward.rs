@@ -33,7 +33,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
     pub fn run(&self, processor: &Processor, workspace: &mut Workspace) {
         let Geometry { input, output, .. } = self.geometry;
         let threads = processor.pool.threads();
-        let schedule = Schedule::new(&self.geometry, Direction::Forward);
+        let schedule = Schedule::new(&self.geometry, Direction::Forward, workspace.group_tiles());
         let (workers, shared) = workspace.split();
         let Some(schedule) = schedule.for_threads(&self.geometry, threads) else {
             return self.run_by_stages(processor, &workers, shared);

@@ -189,7 +189,7 @@ pub(crate) fn workspace_size(
     let geometry = Geometry::new(size, layer, input);
     let (output, scratch) = (geometry.output, Lines::scratch(&geometry));
     let direction = if backward { Direction::Backward } else { Direction::Forward };
-    let schedule = Schedule::new(&geometry, direction);
+    let schedule = Schedule::new(&geometry, direction, Workspace::MOST_GROUP_TILES);
     let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
     let (domains, shared) = if backward {
         let weights = odd_cache_lines(output.channels * input.padded_channels());

@@ -8,13 +8,10 @@ use super::weights::Direction;
 use crate::prefetch::MapRows;
 use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
 
-/// Tiles of a group, about: enough rows for the GEMMs, few enough for the cache.
-const GROUP_TILES: usize = 64;
-
 /// Weights are read once for each group: that takes as long as so many tiles.
 const WEIGHTS_IN_TILES: f64 = 4.5;
 
-/// What work by stages costs, at least, compared with groups of [`GROUP_TILES`]: see [`super::stages`].
+/// What work by stages costs, at least, compared with the largest groups: see [`super::stages`].
 const STAGES_COST: f64 = 1.15;
 
 /// Parts of the batch, and groups of each.
@@ -37,15 +34,17 @@ pub(super) struct Group {
 }
 
 impl Schedule {
-    pub fn new(geometry: &Geometry, direction: Direction) -> Self {
+    /// With groups of about so many tiles: enough rows for the GEMMs, few enough for the cache. Results do not depend on
+    /// their number.
+    pub fn new(geometry: &Geometry, direction: Direction, group_tiles: usize) -> Self {
         let (tiles, images) = (geometry.tiles(), geometry.input.images);
         // A partial sum costs a pass over it; so many cost a few hundredths of the GEMMs.
         let parts = (images * tiles / 500).clamp(4, 64).min(images);
         Schedule {
-            images: (GROUP_TILES / tiles).max(1).min(images.div_ceil(parts)),
+            images: (group_tiles / tiles).max(1).min(images.div_ceil(parts)),
             bands: match direction {
                 Direction::Forward => 1,
-                Direction::Backward => tiles.div_ceil(GROUP_TILES).min(geometry.tiles_y),
+                Direction::Backward => tiles.div_ceil(group_tiles).min(geometry.tiles_y),
             },
             parts,
         }
@@ -65,7 +64,7 @@ impl Schedule {
         };
         let by_cost = |a: &usize, b: &usize| cost(a).total_cmp(&cost(b));
         let images = (1..=self.images).rev().min_by(by_cost)?;
-        let ideal = 1.0 + WEIGHTS_IN_TILES / GROUP_TILES as f64;
+        let ideal = cost(&self.images) / self.images as f64;
         let stages = STAGES_COST * ideal * all as f64 / threads as f64;
         let parts = all.div_ceil(images).min(TASKS_PER_THREAD * threads);
         (cost(&images) < stages).then_some(Schedule { images, parts, ..self })

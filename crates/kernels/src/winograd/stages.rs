@@ -15,7 +15,6 @@ use super::panel::{DomainGemm, DomainGemmTn};
 use super::schedule::Schedule;
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
-use super::weights::Direction;
 use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
@@ -217,13 +216,13 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         &self,
         processor: &Processor,
         workers: &Workers,
+        schedule: Schedule,
         packed: &[f32],
         sums: Option<&DisjointSlice<f32>>,
         memory: &mut [f32],
     ) {
         let Backward { geometry, prologue, gradient, epilogue, .. } = self;
         let (pool, isa) = (&processor.pool, processor.isa);
-        let schedule = Schedule::new(geometry, Direction::Backward);
         for images in chunks(geometry, pool.threads()) {
             let work = geometry.work() * images.len() / geometry.input.images;
             let parts = schedule.parts_of(geometry, &images);

@@ -9,7 +9,7 @@ use crate::validation::{Unused, measures, unused};
 use crate::{Error, Recipe};
 
 /// Keys that change what a run writes, shows or how fast it is, but not what it comes to.
-const NO_RESULT: [&str; 7] = [
+const NO_RESULT: [&str; 8] = [
     "train.seed",
     "train.final_evaluation",
     "train.checkpoint_every",
@@ -17,6 +17,7 @@ const NO_RESULT: [&str; 7] = [
     "train.log_steps",
     "train.save_every_minutes",
     "engine.threads",
+    "engine.tiles",
 ];
 
 impl Comparison {

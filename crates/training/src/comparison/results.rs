@@ -107,6 +107,7 @@ impl Results {
     pub fn fingerprint(recipe: &Recipe, data_fingerprint: &str, bn_images: usize) -> String {
         let mut recipe = recipe.clone();
         recipe.engine.threads = 0;
+        recipe.engine.tiles = 0;
         recipe.engine.isa = IsaKind::Auto;
         recipe.engine.device = DeviceKind::Auto;
         recipe.batch.memory_limit = 0.0;

@@ -21,7 +21,7 @@ pub(crate) struct Change {
 
 /// Why other keys cannot change.
 const CHANGEABLE: &str = "on resume only train.epochs, optimizer.learning_rate, train.stop_after, \
-    train.log_steps, engine.threads and engine.isa can change, because the run so far was trained with the old value; start a new run \
+    train.log_steps, engine.threads, engine.tiles and engine.isa can change, because the run so far was trained with the old value; start a new run \
     instead, with --init to start from this one's weights";
 
 /// The first key that differs and cannot change.
@@ -33,6 +33,7 @@ fn fixed_key(old: &Recipe, new: &Recipe) -> Option<String> {
     rest.optimizer.learning_rate = old.optimizer.learning_rate;
     rest.engine.threads = old.engine.threads;
     rest.engine.isa = old.engine.isa;
+    rest.engine.tiles = old.engine.tiles;
     different_key(old, &rest)
 }
 
@@ -55,8 +56,8 @@ const TABLE: &str = "it has only strings for keys";
 
 impl Run {
     /// Changes a key of the recipe: `train.epochs`, `train.stop_after`, `train.log_steps`,
-    /// `optimizer.learning_rate`, `engine.threads` or `engine.isa`. A run stays on the kind of device that it was created for. The number of
-    /// threads and `log_steps` are saved only if another key changes too.
+    /// `optimizer.learning_rate`, `engine.threads`, `engine.tiles` or `engine.isa`. A run stays on the kind of device that it was created for. The numbers of
+    /// threads and tiles and `log_steps` are saved only if another key changes too.
     ///
     /// # Errors
     /// If `change` (of the form `section.key=value`) is of another key or has an invalid value, or the device

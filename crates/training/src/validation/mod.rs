@@ -67,6 +67,10 @@ impl Recipe {
                 self.engine.threads <= MAX_THREADS,
                 format!("engine.threads must be at most {MAX_THREADS}"),
             ),
+            (
+                self.engine.tiles == 0 || (16..=96).contains(&self.engine.tiles),
+                "engine.tiles must be from 16 to 96, or 0".into(),
+            ),
         ])?;
         data::check_augmentation(&self.data)?;
         network
