@@ -326,7 +326,14 @@ fn first_updates(isa: &str, threads: &[usize]) {
 
 #[test]
 fn the_first_updates_are_the_same() {
-    first_updates("avx2", &[1, 3]);
+    first_updates("avx2", &[1, 3, 16]);
+}
+
+#[test]
+#[ignore = "takes long: see CONTRIBUTING.md"]
+fn the_first_updates_are_the_same_on_any_number_of_threads() {
+    first_updates("avx2", &[1, 2, 3, 7, 16, 64]);
+    first_updates("portable", &[1, 2, 3, 7, 16, 64]);
 }
 
 #[test]

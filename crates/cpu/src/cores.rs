@@ -11,16 +11,38 @@ pub(crate) fn physical_cores(root: &Path) -> Option<usize> {
     if cfg!(target_os = "linux") { linux(root) } else { sysinfo::System::physical_core_count() }
 }
 
-fn linux(root: &Path) -> Option<usize> {
+/// Whether some of the cores that this process may use are clearly slower than others, if the system tells it.
+/// `root` as in [`physical_cores`].
+pub(crate) fn are_unequal(root: &Path) -> bool {
+    if cfg!(target_os = "linux") {
+        // How fast Linux takes a core to be, and else its highest clock.
+        ["cpu_capacity", "cpufreq/cpuinfo_max_freq"].into_iter().any(|file| {
+            let speeds = files(root, file).map(|speeds| speeds.map(|s| s.trim().parse::<f64>()));
+            let speeds: Vec<f64> = speeds.into_iter().flatten().flatten().collect();
+            let fastest = speeds.iter().copied().fold(0.0, f64::max);
+            speeds.iter().any(|&speed| speed < 0.8 * fastest)
+        })
+    } else {
+        // Apple's processors have both kinds.
+        cfg!(all(target_os = "macos", target_arch = "aarch64"))
+    }
+}
+
+/// What the system says in a file of each processor that this process may use.
+fn files(root: &Path, name: &str) -> Option<impl Iterator<Item = String>> {
     let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let cores = numbers(allowed)?.into_iter().map(|processor| {
-        let file = format!("sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list");
-        fs::read_to_string(root.join(file)).ok()
-    });
+    let files = numbers(allowed)?
+        .into_iter()
+        .map(|processor| root.join(format!("sys/devices/system/cpu/cpu{processor}")).join(name));
+    let texts: Option<Vec<String>> = files.map(|file| fs::read_to_string(file).ok()).collect();
+    texts.map(Vec::into_iter)
+}
+
+fn linux(root: &Path) -> Option<usize> {
+    let cores = files(root, "topology/thread_siblings_list")?;
     // Each core by the processors that it is.
-    let cores: Option<BTreeSet<String>> = cores.collect();
-    Some(cores?.len()).filter(|&count| count > 0)
+    Some(cores.collect::<BTreeSet<String>>().len()).filter(|&count| count > 0)
 }
 
 /// The numbers in a list such as `0-3,8`.
@@ -43,8 +65,8 @@ fn numbers(list: &str) -> Option<Vec<usize>> {
 mod tests {
     use super::*;
 
-    /// A machine with these siblings, where the process may use the processors `allowed`.
-    fn cores(allowed: &str, siblings: &[&str]) -> Option<usize> {
+    /// A machine with these contents of a file of each processor, where the process may use the processors `allowed`.
+    fn machine(allowed: &str, file: &str, contents: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let write = |name: String, text: String| {
             let path = root.path().join(name);
@@ -52,12 +74,29 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         write("proc/self/status".into(), format!("Name:\tx\nCpus_allowed_list:\t{allowed}\n"));
-        for (processor, siblings) in siblings.iter().enumerate() {
-            let file =
-                format!("sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list");
-            write(file, format!("{siblings}\n"));
+        for (processor, content) in contents.iter().enumerate() {
+            let file = format!("sys/devices/system/cpu/cpu{processor}/{file}");
+            write(file, format!("{content}\n"));
         }
-        linux(root.path())
+        root
+    }
+
+    fn cores(allowed: &str, siblings: &[&str]) -> Option<usize> {
+        linux(machine(allowed, "topology/thread_siblings_list", siblings).path())
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn slow_cores_are_noticed() {
+        let unequal =
+            |allowed, file, contents: &[&str]| are_unequal(machine(allowed, file, contents).path());
+        assert!(unequal("0-3", "cpu_capacity", &["1024", "1024", "446", "446"]));
+        assert!(unequal("0-1", "cpufreq/cpuinfo_max_freq", &["5800000", "4300000"]));
+        // Some cores of one kind may clock a little higher.
+        assert!(!unequal("0-1", "cpufreq/cpuinfo_max_freq", &["5800000", "5500000"]));
+        assert!(!unequal("0-1", "cpu_capacity", &["1024", "1024", "446", "446"]));
+        assert!(!unequal("0-1", "another", &["1", "2"]));
+        assert!(!unequal("0-1", "cpu_capacity", &["1024", "x"]));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The processor as a device.
 
+use std::path::Path;
+
 use crescendo_kernels::{Isa, Processor, TaskTimes, ThreadPool, Workspace};
 use crescendo_network::{
     Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
@@ -7,10 +9,10 @@ use crescendo_network::{
 };
 
 use crate::engine::CpuEngine;
-use crate::host;
 use crate::options::PlanOptions;
 use crate::plan::ExecutionPlan;
 use crate::tuning::Tuning;
+use crate::{cores, host};
 
 /// Opens the CPU device only.
 ///
@@ -148,6 +150,8 @@ impl Device for CpuDevice {
     }
 
     fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError> {
-        self.engine_on(graph, ThreadPool::new(self.threads), Tuning::new(self.config.tiles))
+        let mut pool = ThreadPool::new(self.threads);
+        pool.set_unequal_cores(cores::are_unequal(Path::new("/")));
+        self.engine_on(graph, pool, Tuning::new(self.config.tiles))
     }
 }

@@ -15,30 +15,31 @@ const CLEARLY: f64 = 0.97;
 
 /// Passes before the first that counts: memory is touched for the first time.
 const WARM_UP: usize = 1;
-/// How often each number is tried in each step, at most, and after how many seconds no more.
+/// How often each number is tried in each step, at most, and after how many seconds it is not tried again.
 const ROUNDS: usize = 3;
 const SECONDS: f64 = 2.0;
 
 /// Tries numbers of tiles in the training passes that come first. A step takes another one in each pass, and its
 /// neighbours others in the same pass: so that a change of the machine's speed meanwhile meets all alike.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tuning {
     /// What was chosen, or asked for.
     tiles: Option<usize>,
     /// Passes so far, over so many images.
     passes: usize,
     images: usize,
-    /// Seconds with each number, and of the current pass.
-    seconds: [f64; TILES.len()],
-    current: [f64; TILES.len()],
+    /// Seconds of each step in the current pass, forward and backward.
+    current: Vec<f64>,
+    /// The least seconds of each step with each number, where it was tried.
+    least: Vec<[Option<f64>; TILES.len()]>,
+    /// Seconds of all passes that count.
+    spent: f64,
 }
 
 impl Tuning {
     /// `tiles` at a time; 0 to try which number is the fastest.
     pub fn new(tiles: usize) -> Self {
-        let tiles = Some(tiles).filter(|&tiles| tiles > 0);
-        let seconds = [0.0; TILES.len()];
-        Tuning { tiles, passes: 0, images: 0, seconds, current: seconds }
+        Tuning { tiles: Some(tiles).filter(|&tiles| tiles > 0), ..Tuning::default() }
     }
 
     /// What was chosen, or asked for.
@@ -57,15 +58,19 @@ impl Tuning {
 
     /// A pass over so many images begins.
     pub fn begin_pass(&mut self, images: usize) {
-        self.current = [0.0; TILES.len()];
         if images != self.images {
-            *self = Tuning { tiles: self.tiles, images, ..Tuning::new(0) };
+            (self.images, self.passes, self.spent) = (images, 0, 0.0);
+            self.least.clear();
         }
+        self.current.clear();
     }
 
     /// Counts the seconds of a step, forward or backward.
     pub fn add(&mut self, step: usize, seconds: f64) {
-        self.current[self.tried_by(step)] += seconds;
+        if self.tiles.is_none() {
+            self.current.resize(self.current.len().max(step + 1), 0.0);
+            self.current[step] += seconds;
+        }
     }
 
     /// The pass has ended, forward and backward.
@@ -73,8 +78,14 @@ impl Tuning {
         if self.tiles.is_some() {
             return;
         }
+        self.least.resize(self.current.len(), [None; TILES.len()]);
         if self.passes >= WARM_UP {
-            self.seconds.iter_mut().zip(self.current).for_each(|(sum, seconds)| *sum += seconds);
+            self.spent += self.current.iter().sum::<f64>();
+            for (step, &seconds) in self.current.iter().enumerate().filter(|(_, s)| **s > 0.0) {
+                let tried = (self.passes + step) % TILES.len();
+                let least = &mut self.least[step][tried];
+                *least = Some(least.map_or(seconds, |least| least.min(seconds)));
+            }
         }
         self.passes += 1;
         let tried = self.passes - WARM_UP;
@@ -82,16 +93,16 @@ impl Tuning {
         if tried == 0 || !tried.is_multiple_of(TILES.len()) {
             return;
         }
-        if tried == ROUNDS * TILES.len() || self.seconds.iter().sum::<f64>() >= SECONDS {
+        if tried == ROUNDS * TILES.len() || self.spent >= SECONDS {
             self.tiles = Some(TILES[self.fastest()]);
         }
     }
 
     fn fastest(&self) -> usize {
-        let by_seconds = |&a: &usize, &b: &usize| self.seconds[a].total_cmp(&self.seconds[b]);
+        let seconds = |tiles: usize| -> f64 { self.least.iter().filter_map(|s| s[tiles]).sum() };
+        let by_seconds = |&a: &usize, &b: &usize| seconds(a).total_cmp(&seconds(b));
         let fastest = (0..TILES.len()).min_by(by_seconds).unwrap_or(USUAL);
-        let clearly = self.seconds[fastest] < CLEARLY * self.seconds[USUAL];
-        if clearly { fastest } else { USUAL }
+        if seconds(fastest) < CLEARLY * seconds(USUAL) { fastest } else { USUAL }
     }
 }
 

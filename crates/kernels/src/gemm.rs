@@ -10,7 +10,6 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::micro_kernel::{PANEL, PanelGemm, Segment};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::are_too_few;
 use crate::workspace::{Workers, WorkspaceSize};
 
 /// Numbers of `k` that are packed and multiplied in one go.
@@ -93,7 +92,7 @@ pub(crate) fn gemm(
     let c = &DisjointSlice::new(c);
     // Narrower panels where threads would be without work.
     let mut panel = PANEL;
-    while panel > LANES && are_too_few(columns.div_ceil(panel), processor.pool.threads()) {
+    while panel > LANES && processor.pool.are_too_few(columns.div_ceil(panel)) {
         panel /= 2;
     }
     processor.pool.run(columns.div_ceil(panel), rows * depth * columns, |index, worker| {

@@ -9,7 +9,7 @@ use crate::gemm::{self, DEPTH, Rhs, gemm, prefetch};
 use crate::micro_kernel::{PANEL, PanelGemmTn};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{enough_tasks, split_range};
+use crate::thread_pool::split_range;
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{Processor, ThreadPool};
 
@@ -98,7 +98,7 @@ pub fn backward(
         assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
         let dweight = &DisjointSlice::new(dweight);
         let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(LANES));
-        let slices = enough_tasks(panels, panels * blocks, processor.pool.threads()) / panels;
+        let slices = processor.pool.enough_tasks(panels, panels * blocks) / panels;
         processor.pool.run(panels * slices, images * weight.len(), |index, worker| {
             // SAFETY: a worker's memory is its own.
             let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };

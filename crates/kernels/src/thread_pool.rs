@@ -28,6 +28,7 @@ pub struct ThreadPool {
     turn: Mutex<()>,
     /// How many threads it stands for, and the times of its tasks: see [`recording`](ThreadPool::recording).
     recording: Option<(usize, TaskTimes)>,
+    unequal: bool,
 }
 
 /// What `run` is given: called with the task's and the worker's number.
@@ -40,15 +41,17 @@ struct Alone<T>(T);
 struct State {
     /// The job, which only `run` changes, while the gate is closed and nobody is inside.
     job: UnsafeCell<Job>,
-    /// How many workers are inside the job, and [`CLOSED`] if no more may enter.
+    /// How many workers are inside the gate, and [`CLOSED`] if those that come in now are too late for the job. It is
+    /// only added to and subtracted from, so that many workers do not make each other try again.
     gate: Alone<AtomicUsize>,
     next_task: Alone<AtomicUsize>,
     /// How many jobs there were, for workers to wait for the next one.
     posted: Alone<AtomicUsize>,
     /// Which workers sleep until they are woken for a job.
     asleep: Box<[AtomicBool]>,
-    /// Whether the caller of `run` sleeps until the last worker has left.
+    /// Whether the caller of `run` sleeps until the last worker has left, and which thread that is.
     caller_asleep: AtomicBool,
+    caller: Mutex<Option<Thread>>,
     /// Tells the workers to end.
     end: AtomicBool,
     /// The message of the first task that panicked.
@@ -60,11 +63,10 @@ struct State {
 struct Job {
     task: Task<'static>,
     tasks: usize,
-    caller: Thread,
 }
 
-// SAFETY: the job is written by one thread, which holds the turn, while no other reads it: readers are inside the
-// gate. Everything else is made to be shared.
+// SAFETY: the job is written by one thread, which holds the turn, while no other reads it: readers came through the
+// open gate, and have left before the next job is written. Everything else is made to be shared.
 unsafe impl Sync for State {}
 
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -94,6 +96,12 @@ impl ThreadPool {
         pool
     }
 
+    /// Says whether some of the cores are slower than others. Where they are, many threads get smaller tasks, so that the
+    /// fast cores do not wait long for the slow ones.
+    pub fn set_unequal_cores(&mut self, unequal: bool) {
+        self.unequal = unequal;
+    }
+
     /// Says that all tasks since this was last called were of a step, forward or backward: see
     /// [`recording`](Self::recording).
     pub fn end_step(&self, step: usize, backward: bool) {
@@ -106,12 +114,13 @@ impl ThreadPool {
     fn start(threads: usize, begin: impl Fn() + Clone + Send + 'static) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let state = Arc::new(State {
-            job: UnsafeCell::new(Job { task: &|_, _| (), tasks: 0, caller: thread::current() }),
+            job: UnsafeCell::new(Job { task: &|_, _| (), tasks: 0 }),
             gate: Alone(AtomicUsize::new(CLOSED)),
             next_task: Alone(AtomicUsize::new(0)),
             posted: Alone(AtomicUsize::new(0)),
             asleep: (1..threads).map(|_| AtomicBool::new(false)).collect(),
             caller_asleep: AtomicBool::new(false),
+            caller: Mutex::default(),
             end: AtomicBool::new(false),
             panic: Mutex::default(),
             // Where threads share a core, one that looks keeps off it the one that it waits for.
@@ -126,7 +135,7 @@ impl ThreadPool {
                 })
             })
             .collect();
-        ThreadPool { state, workers, turn: Mutex::default(), recording: None }
+        ThreadPool { state, workers, turn: Mutex::default(), recording: None, unequal: false }
     }
 
     /// How many threads work.
@@ -167,10 +176,11 @@ impl ThreadPool {
         // SAFETY: only the lifetime changes. The reference is used inside the gate only, and this function does
         // not return before the gate is closed and all have left.
         let task: Task<'static> = unsafe { std::mem::transmute(task) };
-        // SAFETY: the gate is closed and nobody is inside, and this thread holds the turn.
-        unsafe { *state.job.get() = Job { task, tasks, caller: thread::current() } };
+        // SAFETY: the gate is closed, nobody who came in while it was open is inside, and this thread holds the turn.
+        unsafe { *state.job.get() = Job { task, tasks } };
         state.next_task.0.store(0, Relaxed);
-        state.gate.0.store(0, Release);
+        // Workers that are too late for the last job may still be on their way out.
+        state.gate.0.fetch_and(!CLOSED, Release);
         self.call(tasks - 1);
         state.take_tasks(task, tasks, 0);
         if state.gate.0.fetch_or(CLOSED, AcqRel) > 0 {
@@ -231,19 +241,37 @@ pub(crate) fn are_many(threads: usize) -> bool {
     threads > 4
 }
 
-/// Whether so few tasks of the same size leave threads without work for more than a fifth of the time.
-pub(crate) fn are_too_few(tasks: usize, threads: usize) -> bool {
-    are_many(threads) && 5 * tasks < 4 * tasks.div_ceil(threads) * threads
-}
+impl ThreadPool {
+    /// Whether so few tasks of the same size leave threads without work for more than a fifth of the time.
+    pub(crate) fn are_too_few(&self, tasks: usize) -> bool {
+        let threads = self.threads();
+        let few = if self.unequal {
+            tasks < TASKS_PER_THREAD * threads
+        } else {
+            5 * tasks < 4 * tasks.div_ceil(threads) * threads
+        };
+        are_many(threads) && few
+    }
 
-/// How many tasks `count` things are cut into: `usual` things each, or fewer where threads would be without work.
-pub(crate) fn tasks_of(count: usize, usual: usize, threads: usize) -> usize {
-    enough_tasks(count.div_ceil(usual), count, threads)
-}
+    /// How many tasks `count` things are cut into: `usual` things each, or fewer where threads would be without work.
+    pub(crate) fn tasks_of(&self, count: usize, usual: usize) -> usize {
+        self.enough_tasks(count.div_ceil(usual), count)
+    }
 
-/// How many tasks there are: `usual`, or if these are too few, as many as threads want, at most `most`.
-pub(crate) fn enough_tasks(usual: usize, most: usize, threads: usize) -> usize {
-    if are_too_few(usual, threads) { most.min(TASKS_PER_THREAD * threads) } else { usual }
+    /// How many tasks there are: `usual`, or if these are too few, as many as threads want, at most `most`.
+    pub(crate) fn enough_tasks(&self, usual: usize, most: usize) -> usize {
+        if self.are_too_few(usual) { most.min(TASKS_PER_THREAD * self.threads()) } else { usual }
+    }
+
+    /// How long the threads take for so many tasks of the same size, in tasks.
+    pub(crate) fn rounds(&self, tasks: usize) -> f64 {
+        if self.unequal {
+            // The last ones to end wait for each other for half a task.
+            tasks as f64 / self.threads() as f64 + 0.5
+        } else {
+            tasks.div_ceil(self.threads()) as f64
+        }
+    }
 }
 
 /// Numbers of shared memory that stay in the last-level cache, about: 1 MiB for each thread.
@@ -289,18 +317,18 @@ fn work(state: &State, worker: usize) {
         if state.end.load(Acquire) {
             return;
         }
-        let enter = |inside| (inside & CLOSED == 0).then_some(inside + 1);
-        if state.gate.0.fetch_update(Acquire, Relaxed, enter).is_err() {
-            // The job is done already.
-            continue;
+        // With the gate closed the job is done already.
+        if state.gate.0.fetch_add(1, Acquire) & CLOSED == 0 {
+            // SAFETY: the job is not changed before this worker has left.
+            let Job { task, tasks } = unsafe { &*state.job.get() };
+            state.take_tasks(task, *tasks, worker);
         }
-        // SAFETY: inside the gate the job is not changed.
-        let Job { task, tasks, caller } = unsafe { &*state.job.get() };
-        let caller = caller.clone();
-        state.take_tasks(task, *tasks, worker);
         // In one order with the flag: either the caller sees that the last one has left, or it is seen asleep.
         let last = state.gate.0.fetch_sub(1, SeqCst) == CLOSED + 1;
-        if last && state.caller_asleep.load(SeqCst) {
+        if last
+            && state.caller_asleep.load(SeqCst)
+            && let Some(caller) = &*lock(&state.caller)
+        {
             caller.unpark();
         }
     }
@@ -347,6 +375,7 @@ impl State {
         if self.look(|| self.gate.0.load(Acquire) == CLOSED) {
             return;
         }
+        *lock(&self.caller) = Some(thread::current());
         self.caller_asleep.store(true, SeqCst);
         while self.gate.0.load(SeqCst) != CLOSED {
             thread::park();

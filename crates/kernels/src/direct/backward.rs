@@ -14,7 +14,7 @@ use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, are_too_few, chunk_len, chunks_in_cache, split_range};
+use crate::thread_pool::{TASKS_PER_THREAD, chunk_len, chunks_in_cache, split_range};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
@@ -47,7 +47,7 @@ pub(crate) fn backward(
         let sums = DisjointSlice::new(parts);
         let backward = Backward { geometry, prologue, gradient, epilogue, packed };
         let sums = dweight.is_some().then_some(&sums);
-        if are_too_few(count, processor.pool.threads()) {
+        if processor.pool.are_too_few(count) {
             backward.run_by_stages(processor, &workers, sums, shared);
         } else {
             backward.run(processor, &workers, sums);

@@ -25,7 +25,7 @@ pub(crate) fn forward(
 ) {
     let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, _) = workspace.split();
-    let tasks = geometry.forward_tasks(processor.pool.threads());
+    let tasks = geometry.forward_tasks(&processor.pool);
     processor.pool.run(tasks, geometry.work(), |index, worker| {
         let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
         // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.

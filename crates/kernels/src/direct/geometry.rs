@@ -6,7 +6,7 @@ use crate::conv_shape::Convolution;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
-use crate::thread_pool::{enough_tasks, ranges_of, split_range};
+use crate::thread_pool::{ranges_of, split_range};
 use crate::{MapShape, ThreadPool};
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
@@ -82,8 +82,8 @@ impl Geometry {
     }
 
     /// The number of tasks of a forward pass, which does not change results.
-    pub fn forward_tasks(&self, threads: usize) -> usize {
-        enough_tasks(self.parts(), self.input.images, threads)
+    pub fn forward_tasks(&self, pool: &ThreadPool) -> usize {
+        pool.enough_tasks(self.parts(), self.input.images)
     }
 
     /// Numbers of an image and of its output's gradient, laid out.

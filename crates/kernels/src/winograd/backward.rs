@@ -14,7 +14,7 @@ use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{are_too_few, split_range, tasks_of};
+use crate::thread_pool::split_range;
 use crate::workspace::Workspace;
 use crate::{MapShape, Processor, ThreadPool};
 
@@ -47,7 +47,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             transform_weights(processor, weights, u, self.tile);
         }
         let (packed, wanted) = (&*u, dweight.is_some());
-        if are_too_few(schedule.parts, processor.pool.threads()) {
+        if processor.pool.are_too_few(schedule.parts) {
             let sums = DisjointSlice::new(parts);
             let sums = wanted.then_some(&sums);
             self.run_by_stages(processor, &workers, schedule, packed, sums, shared);
@@ -86,7 +86,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         }
         let Some(dweight) = dweight else { return };
         let (parts, dweight) = (&*parts, &DisjointSlice::new(dweight));
-        let tasks = tasks_of(inputs, 4, processor.pool.threads());
+        let tasks = processor.pool.tasks_of(inputs, 4);
         let work = ThreadPool::ELEMENT * parts.len();
         processor.pool.run(tasks, work, |task, _| {
             processor.isa.run(weights::Gather {

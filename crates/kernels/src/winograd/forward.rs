@@ -32,10 +32,9 @@ pub(super) struct Forward<'a, T> {
 impl<T: Tile + Send + Sync> Forward<'_, T> {
     pub fn run(&self, processor: &Processor, workspace: &mut Workspace) {
         let Geometry { input, output, .. } = self.geometry;
-        let threads = processor.pool.threads();
         let schedule = Schedule::new(&self.geometry, Direction::Forward, workspace.group_tiles());
         let (workers, shared) = workspace.split();
-        let Some(schedule) = schedule.for_threads(&self.geometry, threads) else {
+        let Some(schedule) = schedule.for_threads(&self.geometry, &processor.pool) else {
             return self.run_by_stages(processor, &workers, shared);
         };
         processor.pool.run(schedule.parts, self.geometry.work(), |index, worker| {

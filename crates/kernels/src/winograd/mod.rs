@@ -37,7 +37,7 @@ use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::micro_kernel::PANEL;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::thread_pool::{split_range, tasks_of};
+use crate::thread_pool::split_range;
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 
@@ -278,7 +278,7 @@ fn transform_weights<T: Tile + Send + Sync>(
         Direction::Forward => weights.inputs,
         Direction::Backward => weights.outputs,
     };
-    let tasks = tasks_of(depth, 8, processor.pool.threads());
+    let tasks = processor.pool.tasks_of(depth, 8);
     let work = ThreadPool::ELEMENT * out.len();
     let out = &DisjointSlice::new(out);
     processor.pool.run(tasks, work, |task, _| {

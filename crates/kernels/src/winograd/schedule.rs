@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::Geometry;
 use super::weights::Direction;
+use crate::ThreadPool;
 use crate::prefetch::MapRows;
 use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
 
@@ -50,21 +51,22 @@ impl Schedule {
         }
     }
 
-    /// The same for the forward pass on so many threads, where parts and groups do not change results: as many groups as
+    /// The same for the forward pass on many threads, where parts and groups do not change results: as many groups as
     /// keep all threads at work to the end. `None` where it is better to go by stages.
-    pub fn for_threads(self, geometry: &Geometry, threads: usize) -> Option<Self> {
+    pub fn for_threads(self, geometry: &Geometry, pool: &ThreadPool) -> Option<Self> {
+        let threads = pool.threads();
         if !are_many(threads) {
             return Some(self);
         }
         let all = geometry.input.images;
         // In images without weights to read.
         let cost = |&images: &usize| {
-            let rounds = all.div_ceil(images).div_ceil(threads);
-            rounds as f64 * (images as f64 + WEIGHTS_IN_TILES / geometry.tiles() as f64)
+            pool.rounds(all.div_ceil(images))
+                * (images as f64 + WEIGHTS_IN_TILES / geometry.tiles() as f64)
         };
         let by_cost = |a: &usize, b: &usize| cost(a).total_cmp(&cost(b));
         let images = (1..=self.images).rev().min_by(by_cost)?;
-        let ideal = cost(&self.images) / self.images as f64;
+        let ideal = 1.0 + WEIGHTS_IN_TILES / (self.images * geometry.tiles()) as f64;
         let stages = STAGES_COST * ideal * all as f64 / threads as f64;
         let parts = all.div_ceil(images).min(TASKS_PER_THREAD * threads);
         (cost(&images) < stages).then_some(Schedule { images, parts, ..self })
@@ -131,5 +133,50 @@ impl Group {
     pub fn output_rows(&self, geometry: &Geometry) -> MapRows {
         let row = |tile_y: usize| (tile_y * geometry.tile.outputs()).min(geometry.output.height);
         MapRows { images: self.images.clone(), rows: row(self.band.start)..row(self.band.end) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conv_shape::Convolution;
+    use crate::winograd::Size;
+    use crate::{MapShape, TaskTimes};
+
+    /// The schedule of 125 images on so many threads.
+    fn schedule(channels: usize, side: usize, threads: usize, unequal: bool) -> Option<Schedule> {
+        let layer =
+            Convolution { inputs: channels, outputs: channels, kernel: 3, stride: 1, padding: 1 };
+        let input = MapShape { images: 125, channels, height: side, width: side };
+        let geometry = Geometry::new(Size::Four, &layer, input);
+        let mut pool = ThreadPool::recording(threads, TaskTimes::default());
+        pool.set_unequal_cores(unequal);
+        Schedule::new(&geometry, Direction::Forward, 64).for_threads(&geometry, &pool)
+    }
+
+    #[test]
+    fn groups_keep_all_threads_at_work() {
+        for (channels, side) in [(64, 32), (128, 16), (256, 8)] {
+            for threads in [6, 8, 12, 16, 64] {
+                let Some(schedule) = schedule(channels, side, threads, false) else { continue };
+                let groups = 125_usize.div_ceil(schedule.images);
+                let busy = groups as f64 / (groups.div_ceil(threads) * threads) as f64;
+                assert!(busy > 0.8, "{channels} channels, {threads} threads: {schedule:?}");
+                assert!(schedule.parts >= groups.min(3 * threads));
+            }
+        }
+        // Groups of two images would read the weights too often.
+        assert!(schedule(256, 8, 64, false).is_none());
+        // Few threads take the parts as they are.
+        assert_eq!(schedule(256, 8, 2, false).unwrap().parts, 4);
+    }
+
+    #[test]
+    fn unequal_cores_get_smaller_tasks() {
+        let tasks = |unequal| schedule(64, 32, 16, unequal).unwrap().parts;
+        assert!(tasks(true) >= 48 && tasks(false) >= 16);
+        assert_eq!(schedule(256, 8, 16, false).unwrap().parts, 16);
+        // One task a core would wait for the slowest.
+        assert!(schedule(256, 8, 16, true).is_none_or(|schedule| schedule.parts > 30));
     }
 }
