@@ -16,12 +16,12 @@ pub(crate) fn physical_cores(root: &Path) -> Option<usize> {
 pub(crate) fn are_unequal(root: &Path) -> bool {
     if cfg!(target_os = "linux") {
         // How fast Linux takes a core to be, and else its highest clock.
-        ["cpu_capacity", "cpufreq/cpuinfo_max_freq"].into_iter().any(|file| {
-            let speeds = files(root, file).map(|speeds| speeds.map(|s| s.trim().parse::<f64>()));
-            let speeds: Vec<f64> = speeds.into_iter().flatten().flatten().collect();
-            let fastest = speeds.iter().copied().fold(0.0, f64::max);
-            speeds.iter().any(|&speed| speed < 0.8 * fastest)
-        })
+        let of_each = |file| contents_of_each(root, file);
+        let speeds = of_each("cpu_capacity").or_else(|| of_each("cpufreq/cpuinfo_max_freq"));
+        let speeds = speeds.into_iter().flatten().filter_map(|speed| speed.trim().parse().ok());
+        let speeds: Vec<f64> = speeds.collect();
+        let fastest = speeds.iter().copied().fold(0.0, f64::max);
+        speeds.iter().any(|&speed| speed < 0.8 * fastest)
     } else {
         // Apple's processors have both kinds.
         cfg!(all(target_os = "macos", target_arch = "aarch64"))
@@ -29,7 +29,7 @@ pub(crate) fn are_unequal(root: &Path) -> bool {
 }
 
 /// What the system says in a file of each processor that this process may use.
-fn files(root: &Path, name: &str) -> Option<impl Iterator<Item = String>> {
+fn contents_of_each(root: &Path, name: &str) -> Option<impl Iterator<Item = String>> {
     let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let files = numbers(allowed)?
@@ -40,7 +40,7 @@ fn files(root: &Path, name: &str) -> Option<impl Iterator<Item = String>> {
 }
 
 fn linux(root: &Path) -> Option<usize> {
-    let cores = files(root, "topology/thread_siblings_list")?;
+    let cores = contents_of_each(root, "topology/thread_siblings_list")?;
     // Each core by the processors that it is.
     Some(cores.collect::<BTreeSet<String>>().len()).filter(|&count| count > 0)
 }

@@ -54,8 +54,15 @@ impl CpuDevice {
     /// The processor as the section `[engine]` asks for it.
     ///
     /// # Errors
-    /// If the processor does not have the instruction set.
+    /// If the processor does not have the instruction set, or the number of tiles is not possible.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        if config.tiles > Workspace::MOST_GROUP_TILES {
+            return Err(EngineError::Unsupported(format!(
+                "engine.tiles is {}, but the CPU engine takes at most {}",
+                config.tiles,
+                Workspace::MOST_GROUP_TILES
+            )));
+        }
         let isa = match config.isa {
             IsaKind::Auto => Isa::best(),
             named => Isa::new(named.name()).ok_or_else(|| unavailable(named))?,

@@ -320,6 +320,7 @@ impl Engine for CpuEngine {
                 self.plans.len() - 1
             }
         };
+        self.tuning.restart();
         let plan = &self.plans[self.current];
         self.state.required = RequiredGradients::new(plan, &self.state.requires_grad);
         self.state.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
@@ -497,7 +498,7 @@ impl Engine for CpuEngine {
     }
 
     fn choices(&self) -> Option<String> {
-        self.tuning.tiles().map(|tiles| format!("{tiles} tiles at a time"))
+        self.tuning.choice()
     }
 
     fn measure_peak(&mut self) -> Result<f64, EngineError> {

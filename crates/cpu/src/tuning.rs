@@ -8,8 +8,8 @@ use crescendo_kernels::Workspace;
 
 /// The numbers that are tried.
 const TILES: [usize; 3] = [32, Workspace::GROUP_TILES, Workspace::MOST_GROUP_TILES];
-/// Which one is kept if no other is clearly faster.
-const USUAL: usize = 1;
+/// The index of the one that is kept if no other is clearly faster.
+const DEFAULT: usize = 1;
 /// How much faster another one must be.
 const CLEARLY: f64 = 0.97;
 
@@ -25,12 +25,14 @@ const SECONDS: f64 = 2.0;
 pub(crate) struct Tuning {
     /// What was chosen, or asked for.
     tiles: Option<usize>,
-    /// Passes so far, over so many images.
+    chosen: bool,
+    /// Passes so far, over about so many images.
     passes: usize,
     images: usize,
-    /// Seconds of each step in the current pass, forward and backward.
+    /// Images of the current pass, and the seconds of each step in it, forward and backward.
+    current_images: usize,
     current: Vec<f64>,
-    /// The least seconds of each step with each number, where it was tried.
+    /// The least seconds an image of each step with each number, where it was tried.
     least: Vec<[Option<f64>; TILES.len()]>,
     /// Seconds of all passes that count.
     spent: f64,
@@ -42,9 +44,10 @@ impl Tuning {
         Tuning { tiles: Some(tiles).filter(|&tiles| tiles > 0), ..Tuning::default() }
     }
 
-    /// What was chosen, or asked for.
-    pub fn tiles(&self) -> Option<usize> {
-        self.tiles
+    /// What was chosen by timing, in words: see [`Engine::choices`](crescendo_network::Engine::choices).
+    pub fn choice(&self) -> Option<String> {
+        let tiles = self.tiles?;
+        Some(if self.chosen { format!("{tiles} tiles at a time") } else { String::new() })
     }
 
     /// How many tiles a step works on at a time in the current pass.
@@ -53,15 +56,29 @@ impl Tuning {
     }
 
     fn tried_by(&self, step: usize) -> usize {
-        if self.passes < WARM_UP { USUAL } else { (self.passes + step) % TILES.len() }
+        let counts = self.passes >= WARM_UP && self.counts();
+        if counts { (self.passes + step) % TILES.len() } else { DEFAULT }
     }
 
-    /// A pass over so many images begins.
+    /// Whether the current pass has about as many images as those that it is compared with.
+    fn counts(&self) -> bool {
+        10 * self.current_images >= 9 * self.images
+    }
+
+    /// The steps are others from now on.
+    pub fn restart(&mut self) {
+        (self.images, self.passes, self.spent) = (0, 0, 0.0);
+        self.least.clear();
+    }
+
+    /// A pass over so many images begins. The last batch of an epoch may have few, which are left out; larger batches
+    /// begin again.
     pub fn begin_pass(&mut self, images: usize) {
-        if images != self.images {
-            (self.images, self.passes, self.spent) = (images, 0, 0.0);
-            self.least.clear();
+        if 10 * images > 11 * self.images {
+            self.restart();
+            self.images = images;
         }
+        self.current_images = images;
         self.current.clear();
     }
 
@@ -75,15 +92,20 @@ impl Tuning {
 
     /// The pass has ended, forward and backward.
     pub fn end_pass(&mut self) {
-        if self.tiles.is_some() {
+        if self.tiles.is_some() || !self.counts() {
+            return;
+        }
+        if self.current.is_empty() {
+            // There is no such convolution.
+            self.tiles = Some(TILES[DEFAULT]);
             return;
         }
         self.least.resize(self.current.len(), [None; TILES.len()]);
         if self.passes >= WARM_UP {
             self.spent += self.current.iter().sum::<f64>();
             for (step, &seconds) in self.current.iter().enumerate().filter(|(_, s)| **s > 0.0) {
-                let tried = (self.passes + step) % TILES.len();
-                let least = &mut self.least[step][tried];
+                let seconds = seconds / self.current_images as f64;
+                let least = &mut self.least[step][(self.passes + step) % TILES.len()];
                 *least = Some(least.map_or(seconds, |least| least.min(seconds)));
             }
         }
@@ -94,15 +116,15 @@ impl Tuning {
             return;
         }
         if tried == ROUNDS * TILES.len() || self.spent >= SECONDS {
-            self.tiles = Some(TILES[self.fastest()]);
+            (self.tiles, self.chosen) = (Some(TILES[self.fastest()]), true);
         }
     }
 
     fn fastest(&self) -> usize {
         let seconds = |tiles: usize| -> f64 { self.least.iter().filter_map(|s| s[tiles]).sum() };
         let by_seconds = |&a: &usize, &b: &usize| seconds(a).total_cmp(&seconds(b));
-        let fastest = (0..TILES.len()).min_by(by_seconds).unwrap_or(USUAL);
-        if seconds(fastest) < CLEARLY * seconds(USUAL) { fastest } else { USUAL }
+        let fastest = (0..TILES.len()).min_by(by_seconds).unwrap_or(DEFAULT);
+        if seconds(fastest) < CLEARLY * seconds(DEFAULT) { fastest } else { DEFAULT }
     }
 }
 
@@ -121,8 +143,9 @@ mod tests {
                 tuning.add(step, disturbed * seconds(tuning.tiles_of(step)) * (1 + step) as f64);
             }
             tuning.end_pass();
-            if let Some(tiles) = tuning.tiles() {
-                assert_eq!(tuning.tiles_of(3), tiles);
+            if let Some(choice) = tuning.choice() {
+                let tiles = tuning.tiles_of(3);
+                assert_eq!(choice, format!("{tiles} tiles at a time"));
                 return (tiles, pass);
             }
         }
@@ -146,17 +169,33 @@ mod tests {
     fn what_is_asked_for_is_not_tried() {
         let mut tuning = Tuning::new(48);
         tuning.begin_pass(10);
-        assert_eq!((tuning.tiles(), tuning.tiles_of(0), tuning.tiles_of(1)), (Some(48), 48, 48));
+        assert_eq!((tuning.tiles_of(0), tuning.tiles_of(1)), (48, 48));
+        assert_eq!(tuning.choice().as_deref(), Some(""));
     }
 
     #[test]
-    fn other_numbers_of_images_are_not_compared() {
+    fn without_such_convolutions_there_is_nothing_to_choose() {
         let mut tuning = Tuning::new(0);
-        for images in [10, 10, 10, 20, 20, 20] {
+        tuning.begin_pass(10);
+        tuning.end_pass();
+        assert_eq!(tuning.choice().as_deref(), Some(""));
+    }
+
+    /// How many passes count, of passes with these numbers of images.
+    fn passes(images: &[usize]) -> usize {
+        let mut tuning = Tuning::new(0);
+        for &images in images {
             tuning.begin_pass(images);
-            tuning.add(0, 1.0);
+            tuning.add(0, 1e-3);
             tuning.end_pass();
         }
-        assert_eq!((tuning.tiles(), tuning.passes), (None, 3));
+        tuning.passes
+    }
+
+    #[test]
+    fn only_passes_with_about_as_many_images_are_compared() {
+        assert_eq!(passes(&[334, 334, 332, 334]), 4);
+        assert_eq!(passes(&[125, 125, 80, 125]), 3);
+        assert_eq!(passes(&[125, 125, 250]), 1);
     }
 }

@@ -98,7 +98,7 @@ pub fn backward(
         assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
         let dweight = &DisjointSlice::new(dweight);
         let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(LANES));
-        let slices = processor.pool.enough_tasks(panels, panels * blocks) / panels;
+        let slices = processor.pool.enough_tasks(panels, panels * blocks).div_ceil(panels);
         processor.pool.run(panels * slices, images * weight.len(), |index, worker| {
             // SAFETY: a worker's memory is its own.
             let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };

@@ -28,6 +28,7 @@ pub struct ThreadPool {
     turn: Mutex<()>,
     /// How many threads it stands for, and the times of its tasks: see [`recording`](ThreadPool::recording).
     recording: Option<(usize, TaskTimes)>,
+    /// Whether some cores are slower than others.
     unequal: bool,
 }
 
@@ -41,9 +42,11 @@ struct Alone<T>(T);
 struct State {
     /// The job, which only `run` changes, while the gate is closed and nobody is inside.
     job: UnsafeCell<Job>,
-    /// How many workers are inside the gate, and [`CLOSED`] if those that come in now are too late for the job. It is
-    /// only added to and subtracted from, so that many workers do not make each other try again.
+    /// How many workers have come so far, and [`CLOSED`] if those that come now are too late for the job. Workers use
+    /// `fetch_add` on it, so that they never make each other try again.
     gate: Alone<AtomicUsize>,
+    /// How many of those that came in time have left.
+    left: Alone<AtomicUsize>,
     next_task: Alone<AtomicUsize>,
     /// How many jobs there were, for workers to wait for the next one.
     posted: Alone<AtomicUsize>,
@@ -116,6 +119,7 @@ impl ThreadPool {
         let state = Arc::new(State {
             job: UnsafeCell::new(Job { task: &|_, _| (), tasks: 0 }),
             gate: Alone(AtomicUsize::new(CLOSED)),
+            left: Alone(AtomicUsize::new(0)),
             next_task: Alone(AtomicUsize::new(0)),
             posted: Alone(AtomicUsize::new(0)),
             asleep: (1..threads).map(|_| AtomicBool::new(false)).collect(),
@@ -176,16 +180,15 @@ impl ThreadPool {
         // SAFETY: only the lifetime changes. The reference is used inside the gate only, and this function does
         // not return before the gate is closed and all have left.
         let task: Task<'static> = unsafe { std::mem::transmute(task) };
-        // SAFETY: the gate is closed, nobody who came in while it was open is inside, and this thread holds the turn.
+        // SAFETY: the gate is closed, all that came in while it was open have left, and this thread holds the turn.
         unsafe { *state.job.get() = Job { task, tasks } };
         state.next_task.0.store(0, Relaxed);
-        // Workers that are too late for the last job may still be on their way out.
-        state.gate.0.fetch_and(!CLOSED, Release);
+        let left = state.left.0.load(Relaxed);
+        let came = state.gate.0.fetch_and(!CLOSED, Release) & !CLOSED;
         self.call(tasks - 1);
         state.take_tasks(task, tasks, 0);
-        if state.gate.0.fetch_or(CLOSED, AcqRel) > 0 {
-            state.wait_for_workers();
-        }
+        let in_time = state.gate.0.fetch_or(CLOSED, AcqRel) - came;
+        state.wait_for_workers(left + in_time);
         let panic = lock(&state.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -277,20 +280,16 @@ impl ThreadPool {
 /// Numbers of shared memory that stay in the last-level cache, about: 1 MiB for each thread.
 const NUMBERS_PER_THREAD: usize = 1 << 18;
 
-/// How many of `images` are worked on together, so that what each holds in shared memory, so many numbers, stays in the
-/// last-level cache: as many for each thread.
-pub(crate) fn chunk_len(images: usize, numbers: usize, threads: usize) -> usize {
-    images.min((NUMBERS_PER_THREAD / numbers).max(1) * threads)
+/// How many images are worked on together: as many as fit in the last-level cache, where each holds so many numbers in
+/// shared memory, but at least one. Where there are enough, they are a multiple of the threads.
+pub(crate) fn images_in_cache(numbers: usize, threads: usize) -> usize {
+    let images = NUMBERS_PER_THREAD * threads / numbers;
+    if images < threads { images.max(1) } else { images - images % threads }
 }
 
-/// The images, in chunks of at most [`chunk_len`].
-pub(crate) fn chunks_in_cache(
-    images: usize,
-    numbers: usize,
-    threads: usize,
-) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let chunks = images.div_ceil(chunk_len(images, numbers, threads));
-    (0..chunks).map(move |chunk| split_range(images, chunks, chunk))
+/// Chunks of `len` images, and the rest.
+pub(crate) fn chunks(images: usize, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..images).step_by(len).map(move |start| start..images.min(start + len))
 }
 
 /// The range `index` of the range `0..count`, cut into `parts` as equal as can be.
@@ -317,16 +316,16 @@ fn work(state: &State, worker: usize) {
         if state.end.load(Acquire) {
             return;
         }
-        // With the gate closed the job is done already.
-        if state.gate.0.fetch_add(1, Acquire) & CLOSED == 0 {
-            // SAFETY: the job is not changed before this worker has left.
-            let Job { task, tasks } = unsafe { &*state.job.get() };
-            state.take_tasks(task, *tasks, worker);
+        if state.gate.0.fetch_add(1, Acquire) & CLOSED != 0 {
+            // The job is done already.
+            continue;
         }
-        // In one order with the flag: either the caller sees that the last one has left, or it is seen asleep.
-        let last = state.gate.0.fetch_sub(1, SeqCst) == CLOSED + 1;
-        if last
-            && state.caller_asleep.load(SeqCst)
+        // SAFETY: the job is not changed before this worker has left.
+        let Job { task, tasks } = unsafe { &*state.job.get() };
+        state.take_tasks(task, *tasks, worker);
+        // In one order with the flag: either the caller sees that this worker has left, or it is seen asleep.
+        state.left.0.fetch_add(1, SeqCst);
+        if state.caller_asleep.load(SeqCst)
             && let Some(caller) = &*lock(&state.caller)
         {
             caller.unpark();
@@ -370,14 +369,14 @@ impl State {
         }
     }
 
-    /// Waits until all workers have left the job. The gate is closed.
-    fn wait_for_workers(&self) {
-        if self.look(|| self.gate.0.load(Acquire) == CLOSED) {
+    /// Waits until so many workers have left. The gate is closed.
+    fn wait_for_workers(&self, leaving: usize) {
+        if self.look(|| self.left.0.load(Acquire) == leaving) {
             return;
         }
         *lock(&self.caller) = Some(thread::current());
         self.caller_asleep.store(true, SeqCst);
-        while self.gate.0.load(SeqCst) != CLOSED {
+        while self.left.0.load(SeqCst) != leaving {
             thread::park();
         }
         self.caller_asleep.store(false, Relaxed);

@@ -39,8 +39,7 @@ pub struct Workspace {
     workspace_size: WorkspaceSize,
     workers: AlignedBuffer,
     shared: AlignedBuffer,
-    /// 0 for the usual number.
-    group_tiles: usize,
+    group_tiles: Option<usize>,
 }
 
 impl Workspace {
@@ -54,14 +53,14 @@ impl Workspace {
     pub fn new(threads: usize, workspace_size: WorkspaceSize) -> Self {
         let workers = AlignedBuffer::new(workspace_size.stride() * threads);
         let shared = AlignedBuffer::new(workspace_size.shared);
-        Workspace { workspace_size, workers, shared, group_tiles: 0 }
+        Workspace { workspace_size, workers, shared, group_tiles: None }
     }
 
     /// As [`new`](Self::new); `None` if there is too little memory.
     pub fn try_new(threads: usize, workspace_size: WorkspaceSize) -> Option<Self> {
         let workers = AlignedBuffer::try_new(workspace_size.stride().checked_mul(threads)?)?;
         let shared = AlignedBuffer::try_new(workspace_size.shared)?;
-        Some(Workspace { workspace_size, workers, shared, group_tiles: 0 })
+        Some(Workspace { workspace_size, workers, shared, group_tiles: None })
     }
 
     /// Sets how many tiles a core works on at a time in a Winograd convolution, about: as many as fit in its
@@ -71,11 +70,11 @@ impl Workspace {
     /// If there are none, or more than [`MOST_GROUP_TILES`](Self::MOST_GROUP_TILES).
     pub fn set_group_tiles(&mut self, tiles: usize) {
         assert!((1..=Self::MOST_GROUP_TILES).contains(&tiles), "too few or too many tiles");
-        self.group_tiles = tiles;
+        self.group_tiles = Some(tiles);
     }
 
     pub(crate) fn group_tiles(&self) -> usize {
-        if self.group_tiles == 0 { Self::GROUP_TILES } else { self.group_tiles }
+        self.group_tiles.unwrap_or(Self::GROUP_TILES)
     }
 
     /// The workers' memory, and what they share.

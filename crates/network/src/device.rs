@@ -15,7 +15,7 @@ pub struct EngineConfig {
     pub threads: usize,
     /// The instruction set of the CPU engine.
     pub isa: IsaKind,
-    /// Tiles that a core works on at a time in a Winograd convolution, up to 96; 0 to try what is fastest. It is
+    /// Tiles that a core works on at a time in a Winograd convolution, from 16 to 96; 0 to try what is fastest. It is
     /// written only if it is set.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tiles: usize,

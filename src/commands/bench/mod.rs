@@ -186,7 +186,8 @@ fn print(measured: &Measurements) -> Result<(), Error> {
         )?;
     }
     say!("{:<34} {:>7.2} ms", "optimizer", measured.optimizer * 1e3)?;
-    say!("\n{isa}, {threads}, {choices}, peak {:.0} GFLOP/s", peak / 1e9)?;
+    let choices = if choices.is_empty() { String::new() } else { format!(", {choices}") };
+    say!("\n{isa}, {threads}{choices}, peak {:.0} GFLOP/s", peak / 1e9)?;
     for (what, images_per_second, flops) in [
         (format!("training, batch {batch}"), training, measured.training_flops()),
         ("inference".to_owned(), inference, measured.inference_flops()),

@@ -36,6 +36,8 @@ pub struct Prediction {
     /// Seconds of an update, and its images.
     update: f64,
     batch: usize,
+    /// Seconds of a barrier, measured on two threads.
+    barrier: f64,
     /// The steps of an update, those that lose most first.
     steps: Vec<Step>,
 }
@@ -155,6 +157,7 @@ impl Work<'_> {
             inference: one_pass.on(1, barrier) / pass.on(threads, barrier),
             update: seconds,
             batch: self.batch.labels.len(),
+            barrier,
             steps: steps(&update, threads, barrier, &nodes),
         })
     }
@@ -268,6 +271,7 @@ impl Prediction {
             "training": self.training,
             "inference": self.inference,
             "update_seconds": self.update,
+            "barrier_seconds": self.barrier,
             "steps": steps.collect::<Vec<_>>(),
         })
     }

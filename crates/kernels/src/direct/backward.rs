@@ -14,7 +14,7 @@ use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, chunk_len, chunks_in_cache, split_range};
+use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, split_range};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
@@ -94,7 +94,12 @@ struct Backward<'a> {
 
 /// Numbers of shared memory for images that are laid out, of this batch or a smaller one.
 pub(super) fn staged(geometry: &Geometry, threads: usize) -> usize {
-    geometry.staged() * chunk_len(geometry.input.images, geometry.staged(), threads)
+    geometry.staged() * chunk_len(geometry, threads)
+}
+
+/// How many images are laid out together: at least one for each thread, as a task takes an image.
+fn chunk_len(geometry: &Geometry, threads: usize) -> usize {
+    images_in_cache(geometry.staged(), threads).max(threads).min(geometry.input.images)
 }
 
 impl Backward<'_> {
@@ -127,7 +132,7 @@ impl Backward<'_> {
         memory: &mut [f32],
     ) {
         let (geometry, len, pool) = (self.geometry, self.geometry.part(), &processor.pool);
-        for images in chunks_in_cache(geometry.input.images, geometry.staged(), pool.threads()) {
+        for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
             assert!(images.len() * geometry.staged() <= memory.len(), "the workspace is too small");
             let memory = DisjointSlice::new(memory);
             let staged = |image: usize| {

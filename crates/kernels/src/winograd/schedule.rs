@@ -9,7 +9,7 @@ use crate::ThreadPool;
 use crate::prefetch::MapRows;
 use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
 
-/// Weights are read once for each group: that takes as long as so many tiles.
+/// Reading all weights once, as each group does, takes as long as multiplying so many tiles.
 const WEIGHTS_IN_TILES: f64 = 4.5;
 
 /// What work by stages costs, at least, compared with the largest groups: see [`super::stages`].
@@ -30,7 +30,7 @@ pub(super) struct Schedule {
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     pub images: Range<usize>,
-    /// MapRows of tiles.
+    /// Rows of tiles.
     pub band: Range<usize>,
 }
 
@@ -59,7 +59,7 @@ impl Schedule {
             return Some(self);
         }
         let all = geometry.input.images;
-        // In images without weights to read.
+        // Time, in units of one image's GEMMs.
         let cost = |&images: &usize| {
             pool.rounds(all.div_ceil(images))
                 * (images as f64 + WEIGHTS_IN_TILES / geometry.tiles() as f64)

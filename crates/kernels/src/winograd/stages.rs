@@ -19,7 +19,7 @@ use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, are_many, chunk_len, chunks_in_cache, split_range};
+use crate::thread_pool::{TASKS_PER_THREAD, are_many, chunks, images_in_cache, split_range};
 use crate::workspace::Workers;
 use crate::{DisjointSlice, MapShape, Processor};
 
@@ -33,10 +33,10 @@ fn domain_lens(geometry: &Geometry, images: usize) -> [usize; 2] {
         .map(|shape| geometry.tile.elements() * Domain::element_len(shape.blocks(), tiles))
 }
 
-/// The images, in chunks whose domains are in the cache together.
-fn chunks(geometry: &Geometry, threads: usize) -> impl Iterator<Item = Range<usize>> {
+/// How many images' domains are in the cache together.
+fn chunk_len(geometry: &Geometry, threads: usize) -> usize {
     let numbers = domain_lens(geometry, 1).iter().sum();
-    chunks_in_cache(geometry.input.images, numbers, threads)
+    images_in_cache(numbers, threads).min(geometry.input.images)
 }
 
 /// Numbers of shared memory for the domains, of this batch or a smaller one.
@@ -44,8 +44,7 @@ pub(super) fn domains(geometry: &Geometry, threads: usize) -> usize {
     if !are_many(threads) {
         return 0;
     }
-    let numbers = domain_lens(geometry, 1).iter().sum();
-    domain_lens(geometry, chunk_len(geometry.input.images, numbers, threads)).iter().sum()
+    domain_lens(geometry, chunk_len(geometry, threads)).iter().sum()
 }
 
 /// The domains of some images in shared memory: of the input, and of the output.
@@ -114,7 +113,7 @@ impl<'a> Transforms<'a> {
     ) {
         let (images, threads) = (domains.images.len(), processor.pool.threads());
         let most = geometry.input.blocks().min(geometry.output.blocks());
-        let slices = (TASKS_PER_THREAD * threads).div_ceil(images).min(most);
+        let slices = (2 * TASKS_PER_THREAD * threads).div_ceil(images).min(most);
         let work = geometry.work() * images / geometry.input.images;
         processor.pool.run(images * slices, work, |index, worker| {
             let (image, slice) = (domains.images.start + index / slices, index % slices);
@@ -156,7 +155,7 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
     pub fn run_by_stages(&self, processor: &Processor, workers: &Workers, memory: &mut [f32]) {
         let Forward { geometry, prologue, epilogue, .. } = self;
         let (pool, isa) = (&processor.pool, processor.isa);
-        for images in chunks(geometry, pool.threads()) {
+        for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
             let work = geometry.work() * images.len() / geometry.input.images;
             let domains = &Domains::new(geometry, images, memory);
             Transforms::run(processor, workers, geometry, domains, |image| {
@@ -223,7 +222,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
     ) {
         let Backward { geometry, prologue, gradient, epilogue, .. } = self;
         let (pool, isa) = (&processor.pool, processor.isa);
-        for images in chunks(geometry, pool.threads()) {
+        for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
             let work = geometry.work() * images.len() / geometry.input.images;
             let parts = schedule.parts_of(geometry, &images);
             let domains = &Domains::new(geometry, images, memory);
