@@ -107,14 +107,9 @@ fn model(layer: &mut Layer, isa: Isa, threads: &[usize]) {
         }
     }
     for pass in [0, 1] {
-        // The median of each task, so that an interruption counts once.
-        let jobs = |of: &[[Vec<JobTimes>; 2]]| -> Vec<JobTimes> {
-            let first = &of[0][pass];
-            let job = |(j, job): (usize, &JobTimes)| {
-                let task = |t: usize| median(of.iter().map(|jobs| jobs[pass][j].tasks[t]));
-                JobTimes { tasks: (0..job.tasks.len()).map(task).collect(), ..job.clone() }
-            };
-            first.iter().enumerate().map(job).collect()
+        let jobs = |of: &[[Vec<JobTimes>; 2]]| {
+            let repetitions: Vec<&[JobTimes]> = of.iter().map(|jobs| &*jobs[pass]).collect();
+            JobTimes::medians(&repetitions)
         };
         let sum = |jobs: &[JobTimes]| jobs.iter().map(JobTimes::sum).sum::<f64>();
         let one = sum(&jobs(&measured[0]));

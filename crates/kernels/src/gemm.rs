@@ -1,7 +1,7 @@
 //! GEMM of matrices in row-major order.
 //!
-//! A task takes a panel of 64 columns of the result, or fewer for many threads. It packs 128 rows of the right-hand matrix at a time
-//! (32 KiB: the first-level cache), and multiplies the rows of the left-hand matrix with them in place.
+//! A task takes a panel of 64 columns of the result, or fewer for many threads. It packs 128 rows of the right-hand
+//! matrix at a time (32 KiB: the first-level cache), and multiplies the rows of the left-hand matrix with them in place.
 
 use std::ops::Range;
 

@@ -20,6 +20,24 @@ impl JobTimes {
         self.tasks.iter().sum()
     }
 
+    /// The median time of each task over several repetitions of the same jobs: a task that the system interrupted once does
+    /// not look longer than it is.
+    ///
+    /// # Panics
+    /// If there are no repetitions, or not the same jobs in each.
+    pub fn medians(repetitions: &[&[JobTimes]]) -> Vec<JobTimes> {
+        let jobs = repetitions[0].iter().enumerate().map(|(index, job)| {
+            let median = |task: usize| {
+                let mut times: Vec<f64> =
+                    repetitions.iter().map(|jobs| jobs[index].tasks[task]).collect();
+                times.sort_by(f64::total_cmp);
+                times[times.len() / 2]
+            };
+            JobTimes { tasks: (0..job.tasks.len()).map(median).collect(), ..job.clone() }
+        });
+        jobs.collect()
+    }
+
     /// Seconds on so many threads, each of which takes the next task when it is free, and `barrier` seconds for
     /// beginning and ending together.
     ///

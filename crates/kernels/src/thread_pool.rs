@@ -297,6 +297,14 @@ pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops:
     count * index / parts..count * (index + 1) / parts
 }
 
+/// What two ranges have in common.
+pub(crate) fn intersection(
+    a: &std::ops::Range<usize>,
+    b: &std::ops::Range<usize>,
+) -> std::ops::Range<usize> {
+    a.start.max(b.start)..a.end.min(b.end)
+}
+
 /// Which of the ranges that [`split_range`] makes have something of the range `some`.
 pub(crate) fn ranges_of(
     count: usize,

@@ -70,15 +70,11 @@ impl Times {
         self.rest + self.jobs.iter().map(|job| job.on(threads, barrier)).sum::<f64>()
     }
 
-    /// The median of each time: a task that the system interrupted once does not look longer than it is.
+    /// The median of each time.
     fn median(all: &[Times]) -> Times {
-        let median_of =
-            |time: &dyn Fn(&Times) -> f64| median(&mut all.iter().map(time).collect::<Vec<_>>());
-        let jobs = all[0].jobs.iter().enumerate().map(|(index, job)| {
-            let task = |task| median_of(&|times| times.jobs[index].tasks[task]);
-            JobTimes { tasks: (0..job.tasks.len()).map(task).collect(), ..job.clone() }
-        });
-        Times { rest: median_of(&|times| times.rest), jobs: jobs.collect() }
+        let jobs: Vec<&[JobTimes]> = all.iter().map(|times| &*times.jobs).collect();
+        let mut rests: Vec<f64> = all.iter().map(|times| times.rest).collect();
+        Times { rest: median(&mut rests), jobs: JobTimes::medians(&jobs) }
     }
 }
 

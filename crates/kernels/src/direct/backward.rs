@@ -14,7 +14,7 @@ use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, split_range};
+use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
@@ -122,8 +122,8 @@ impl Backward<'_> {
     }
 
     /// For many threads: images are laid out in tasks of an image, which deliver the input's gradient, too; then the
-    /// weights' gradient is computed in tasks of a part, a tap, a panel, and some of the input's blocks. Every number is computed as by
-    /// [`run`](Self::run), in the same order.
+    /// weights' gradient is computed in tasks of a part, a tap, a panel, and some of the input's blocks. Every number is
+    /// computed as by [`run`](Self::run), in the same order.
     fn run_by_stages(
         &self,
         processor: &Processor,
@@ -160,7 +160,7 @@ impl Backward<'_> {
                 let all = geometry.images_of(part);
                 processor.isa.run(Correlate {
                     geometry,
-                    images: all.start.max(images.start)..all.end.min(images.end),
+                    images: intersection(&all, &images),
                     staged: &staged,
                     // SAFETY: another task writes other numbers of the part's sum, which all lie in it.
                     sum: unsafe { sums.as_mut_ptr().add(part * len) },

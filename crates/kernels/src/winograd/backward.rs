@@ -123,11 +123,7 @@ struct Task<'a, T> {
 impl<T: Tile> Task<'_, T> {
     /// The place of the group's image `index`, of the input or of the output.
     fn place(&self, shape: MapShape, domain: Domain, index: usize) -> Place<'_, T> {
-        let Backward { ref geometry, tile, .. } = *self.pass;
-        let (image, blocks) = (self.group.images.start + index, 0..shape.blocks());
-        let band = self.group.band.clone();
-        let first = index * band.len() * geometry.tiles_x;
-        Place { geometry, image, blocks, band, domain, first, scratch: self.scratch, tile }
+        self.group.place(&self.pass.geometry, shape, domain, index, self.scratch)
     }
 
     fn prefetch(&self) -> Prefetch {

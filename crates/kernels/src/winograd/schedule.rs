@@ -1,13 +1,15 @@
 //! How the work of a convolution is cut up. Sums of the weights' gradient are cut by shape alone, so that results do not
 //! depend on the threads.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Geometry;
+use super::transform::Place;
 use super::weights::Direction;
-use crate::ThreadPool;
+use super::{Domain, Geometry};
 use crate::prefetch::MapRows;
 use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
+use crate::{MapShape, ThreadPool};
 
 /// Reading all weights once, as each group does, takes as long as multiplying so many tiles.
 const WEIGHTS_IN_TILES: f64 = 4.5;
@@ -117,6 +119,27 @@ impl Group {
         self.images.len() * self.band.len() * geometry.tiles_x
     }
 
+    /// Where the tiles of its image `index` are, in maps of this shape and in the domain of the group.
+    pub fn place<'a, T>(
+        &self,
+        geometry: &'a Geometry,
+        shape: MapShape,
+        domain: Domain,
+        index: usize,
+        scratch: *mut f32,
+    ) -> Place<'a, T> {
+        Place {
+            geometry,
+            image: self.images.start + index,
+            blocks: 0..shape.blocks(),
+            band: self.band.clone(),
+            domain,
+            first: index * self.band.len() * geometry.tiles_x,
+            scratch,
+            tile: PhantomData,
+        }
+    }
+
     /// The rows of the input that its tiles are computed from, and become.
     pub fn input_rows(&self, geometry: &Geometry) -> MapRows {
         let row = |tile_y: usize, more: usize| {
@@ -139,9 +162,9 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TaskTimes;
     use crate::conv_shape::Convolution;
     use crate::winograd::Size;
-    use crate::{MapShape, TaskTimes};
 
     /// The schedule of 125 images on so many threads.
     fn schedule(channels: usize, side: usize, threads: usize, unequal: bool) -> Option<Schedule> {

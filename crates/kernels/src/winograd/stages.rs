@@ -19,7 +19,9 @@ use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, are_many, chunks, images_in_cache, split_range};
+use crate::thread_pool::{
+    TASKS_PER_THREAD, are_many, chunks, images_in_cache, intersection, split_range,
+};
 use crate::workspace::Workers;
 use crate::{DisjointSlice, MapShape, Processor};
 
@@ -244,7 +246,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 let du = sums.map(|sums| unsafe { sums.as_mut_ptr().add(part * len) });
                 let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
                 let all = schedule.images_of(geometry, part);
-                let images = all.start.max(domains.images.start)..all.end.min(domains.images.end);
+                let images = intersection(&all, &domains.images);
                 let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
                 let accumulate = images.start > all.start;
                 isa.run(Gradients { pass: self, v, dm, packed, du, accumulate, element, panel });
