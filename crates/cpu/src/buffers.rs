@@ -5,9 +5,9 @@ use std::ops::Range;
 use crescendo_kernels::{AlignedBuffer, LANES, MapShape, Workspace, WorkspaceSize, muon};
 use crescendo_network::{EngineError, Role};
 
-use crate::algorithm::map_shape;
-use crate::fusion::StepKind;
-use crate::memory_plan::MemoryPlan;
+use crate::algorithm::Layer;
+use crate::convert::map_shape;
+use crate::memory_layout::MemoryLayout;
 use crate::plan::ExecutionPlan;
 
 /// How many numbers of each kind a pass needs.
@@ -23,11 +23,11 @@ pub(crate) struct Sizes {
 
 impl Sizes {
     /// The sizes for a pass over so many images on so many threads.
-    pub fn new(plan: &ExecutionPlan, memory: &MemoryPlan, images: usize, threads: usize) -> Self {
+    pub fn new(plan: &ExecutionPlan, memory: &MemoryLayout, images: usize, threads: usize) -> Self {
         let maps = || plan.fused.tensors.iter().filter_map(|t| map_shape(t.shape, images));
         Sizes {
-            arena: memory.len * images,
-            workspace: workspace_size(plan, images, memory.trains(), threads),
+            arena: memory.plan.len * images,
+            workspace: workspace_size(plan, images, memory.plan.trains(), threads),
             sums: maps().map(sums_len).max().unwrap_or(0),
             channels: maps().map(|maps| maps.padded_channels()).max().unwrap_or(0),
             packed: packed_lens(plan).max().unwrap_or(0),
@@ -60,15 +60,15 @@ fn workspace_size(
     trains: bool,
     threads: usize,
 ) -> WorkspaceSize {
-    let sizes = plan.fused.steps.iter().map(|step| match step.kind {
-        StepKind::Convolution(layer, algorithm) => {
+    let sizes = plan.fused.steps.iter().zip(&plan.layers).map(|(step, layer)| match layer {
+        Some(Layer::Convolution(layer, algorithm)) => {
             let input = map_shape(plan.fused.tensors[step.input.main.tensor.0].shape, images);
             let input = input.expect("a convolution reads maps");
-            let size = |backward| layer.workspace_size(algorithm, input, backward, threads);
+            let size = |backward| layer.workspace_size(*algorithm, input, backward, threads);
             if trains { size(false).max(size(true)) } else { size(false) }
         }
-        StepKind::Linear(layer) => layer.workspace_size(images),
-        _ => WorkspaceSize::default(),
+        Some(Layer::Linear(layer)) => layer.workspace_size(images),
+        None => WorkspaceSize::default(),
     });
     let passes = sizes.fold(WorkspaceSize::default(), WorkspaceSize::max);
     if !trains {
@@ -87,8 +87,8 @@ fn workspace_size(
 
 /// Numbers of the packed weights of each step.
 pub(crate) fn packed_lens(plan: &ExecutionPlan) -> impl Iterator<Item = usize> {
-    plan.fused.steps.iter().map(|step| match step.kind {
-        StepKind::Convolution(layer, algorithm) => layer.packed_len(algorithm),
+    plan.layers.iter().map(|layer| match layer {
+        Some(Layer::Convolution(layer, algorithm)) => layer.packed_len(*algorithm),
         _ => 0,
     })
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crescendo_kernels::{ActivationFunction, ConvAlgorithm, Convolution};
+use crescendo_kernels::{ConvAlgorithm, Convolution};
+use crescendo_network::Activation;
+use crescendo_plan::{Delivery, FusedInput, NormedTensor, StepKind, TensorId};
 
-use crate::fusion::{FusedInput, NormedTensor, StepKind, TensorId};
-use crate::gradients::Delivery;
+use crate::algorithm::Layer;
 use crate::plan::ExecutionPlan;
 
 impl ExecutionPlan {
@@ -17,19 +18,13 @@ impl ExecutionPlan {
         {
             let name = &self.graph.nodes[step.node].name;
             let kind = match step.kind {
-                StepKind::Convolution(Convolution { kernel, stride, .. }, algorithm) => {
-                    let algorithm = match algorithm {
-                        ConvAlgorithm::Direct => "direct",
-                        ConvAlgorithm::Winograd2 => "winograd2",
-                        ConvAlgorithm::Winograd4 => "winograd4",
-                    };
-                    format!("conv {kernel}x{kernel}/{stride} {algorithm}")
+                StepKind::Convolution | StepKind::Linear => {
+                    layer_name(self.layers[index].expect("it has weights"))
                 }
                 StepKind::AveragePool(size) => format!("average {size}x{size}"),
                 StepKind::MaxPool(size) => format!("max {size}x{size}"),
                 StepKind::Write => "write".into(),
                 StepKind::Flatten => "flatten".into(),
-                StepKind::Linear(_) => "linear".into(),
                 StepKind::Activation(f) => activation_name(f).into(),
             };
             let _ = write!(
@@ -89,14 +84,28 @@ impl ExecutionPlan {
     }
 }
 
-fn activation_name(f: ActivationFunction) -> &'static str {
+fn layer_name(layer: Layer) -> String {
+    match layer {
+        Layer::Convolution(Convolution { kernel, stride, .. }, algorithm) => {
+            let algorithm = match algorithm {
+                ConvAlgorithm::Direct => "direct",
+                ConvAlgorithm::Winograd2 => "winograd2",
+                ConvAlgorithm::Winograd4 => "winograd4",
+            };
+            format!("conv {kernel}x{kernel}/{stride} {algorithm}")
+        }
+        Layer::Linear(_) => "linear".into(),
+    }
+}
+
+fn activation_name(f: Activation) -> &'static str {
     match f {
-        ActivationFunction::Relu => "relu",
-        ActivationFunction::LeakyRelu { .. } => "leakyrelu",
-        ActivationFunction::Elu => "elu",
-        ActivationFunction::Sigmoid => "sigmoid",
-        ActivationFunction::Silu => "silu",
-        ActivationFunction::Gelu => "gelu",
-        ActivationFunction::Scale { .. } => "scale",
+        Activation::Relu => "relu",
+        Activation::LeakyRelu { .. } => "leakyrelu",
+        Activation::Elu => "elu",
+        Activation::Sigmoid => "sigmoid",
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+        Activation::Scale { .. } => "scale",
     }
 }

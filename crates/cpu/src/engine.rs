@@ -16,7 +16,6 @@ use crate::buffers::{Buffers, Sizes, packed_lens};
 use crate::options::PlanOptions;
 use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
 use crate::plan::ExecutionPlan;
-use crate::required_gradients::RequiredGradients;
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
 
@@ -322,7 +321,7 @@ impl Engine for CpuEngine {
         };
         self.tuning.restart();
         let plan = &self.plans[self.current];
-        self.state.required = RequiredGradients::new(plan, &self.state.requires_grad);
+        self.state.required = plan.required_gradients(&self.state.requires_grad);
         self.state.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
         // Another image size may take other algorithms, whose weights are packed otherwise.
         self.folded = FoldedWeights::default();
@@ -347,7 +346,7 @@ impl Engine for CpuEngine {
 
     fn set_requires_grad(&mut self, requires_grad: &[bool]) {
         if requires_grad != self.state.requires_grad {
-            self.state.required = RequiredGradients::new(self.plan(), requires_grad);
+            self.state.required = self.plan().required_gradients(requires_grad);
             self.state.requires_grad.copy_from_slice(requires_grad);
         }
     }

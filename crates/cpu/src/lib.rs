@@ -1,9 +1,9 @@
 //! The CPU engine: computes a network's graph with the kernels of `crescendo-kernels`.
 //!
 //! [`CpuDevices`] is what a program hands to the training loop; a [`CpuDevice`] creates engines. For each
-//! image size an engine works out an execution plan once: operations become fused steps (`fusion`), each
-//! convolution gets an algorithm (`algorithm`), the backward pass its gradients (`gradients`), and every
-//! tensor and gradient a place in one arena (`memory_plan`). A pass (`pass`) computes the steps of a batch.
+//! image size an engine works out an execution plan once (`plan`): with `crescendo-plan`, what is fused and where
+//! everything lies in memory; by itself, an algorithm for each convolution (`algorithm`) and how maps are stored
+//! (`memory_layout`). A pass (`pass`) computes the steps of a batch.
 //! All memory is allocated when a batch size is first seen; an update allocates nothing.
 //!
 //! Results do not depend on the number of threads.
@@ -37,21 +37,18 @@
 //! ```
 
 mod algorithm;
-mod arena;
 mod buffers;
 mod control_groups;
+mod convert;
 mod cores;
 mod describe;
 mod device;
 mod engine;
-mod fusion;
-mod gradients;
 pub mod host;
-mod memory_plan;
+mod memory_layout;
 mod options;
 mod pass;
 mod plan;
-mod required_gradients;
 mod state;
 mod tuning;
 

@@ -1,20 +1,22 @@
 //! The execution plan: everything that the engine works out for a graph before it computes.
 
 use crescendo_network::{Error, Graph};
+use crescendo_plan::{FusedGraph, GradientPlan, RequiredGradients};
 
-use crate::fusion::FusedGraph;
-use crate::gradients::GradientPlan;
-use crate::memory_plan::MemoryPlan;
+use crate::algorithm::Layer;
+use crate::memory_layout::MemoryLayout;
 use crate::options::PlanOptions;
 
-/// How a graph is computed: graph -> fused steps -> gradients -> memory.
+/// How a graph is computed: graph -> fused steps -> layers, gradients -> memory.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ExecutionPlan {
     pub graph: Graph,
     pub fused: FusedGraph,
+    /// For each step its layer, if it is a convolution or a linear layer.
+    pub layers: Vec<Option<Layer>>,
     pub gradients: GradientPlan,
-    pub training: MemoryPlan,
-    pub inference: MemoryPlan,
+    pub training: MemoryLayout,
+    pub inference: MemoryLayout,
 }
 
 impl ExecutionPlan {
@@ -23,10 +25,17 @@ impl ExecutionPlan {
     /// # Errors
     /// If the graph has a combination of operations that is not supported.
     pub fn new(graph: &Graph, options: PlanOptions) -> Result<ExecutionPlan, Error> {
-        let fused = FusedGraph::new(graph, options)?;
+        let fused = FusedGraph::new(graph)?;
+        let layer = |node: usize| Layer::of(&graph.nodes[node], options.convolution);
+        let layers = fused.steps.iter().map(|step| layer(step.node)).collect();
         let gradients = GradientPlan::new(graph, &fused)?;
-        let training = MemoryPlan::training(&fused, &gradients, options.activations);
-        let inference = MemoryPlan::inference(&fused);
-        Ok(ExecutionPlan { graph: graph.clone(), fused, gradients, training, inference })
+        let training = MemoryLayout::training(&fused, &gradients, options.activations);
+        let inference = MemoryLayout::inference(&fused);
+        Ok(ExecutionPlan { graph: graph.clone(), fused, layers, gradients, training, inference })
+    }
+
+    /// What each step's backward computes, if these of the graph's parameters are trained.
+    pub fn required_gradients(&self, requires_grad: &[bool]) -> Vec<RequiredGradients> {
+        RequiredGradients::new(&self.graph, &self.fused, requires_grad)
     }
 }

@@ -5,9 +5,9 @@ use std::ops::Range;
 use crescendo_kernels::norm::BatchMoments;
 use crescendo_kernels::{AlignedBuffer, LANES};
 use crescendo_network::{Graph, GraphNode, StateKind};
+use crescendo_plan::RequiredGradients;
 
 use crate::plan::ExecutionPlan;
-use crate::required_gradients::RequiredGradients;
 
 /// The numbers of a model.
 pub(crate) struct Model {
@@ -49,7 +49,7 @@ impl Model {
     /// The weight and the bias of an operation; the bias is empty if there is none.
     pub fn parameters(&self, graph: &Graph, node: usize) -> (&[f32], &[f32]) {
         let weight = graph.nodes[node].weight.expect("it has a weight");
-        let numbers = &self.parameters.as_slice()[parameter_range(graph, node)];
+        let numbers = &self.parameters.as_slice()[graph.parameter_range(node)];
         numbers.split_at(graph.parameters[weight].range.len())
     }
 }
@@ -62,13 +62,6 @@ fn location(graph: &Graph, kind: StateKind) -> Option<(usize, Range<usize>)> {
         StateKind::RunningVariance(index) => Some((2, graph.statistics[index].range.clone())),
         StateKind::BatchesTracked(_) => None,
     }
-}
-
-/// Where the weight and the bias of an operation lie in the flat buffers: next to each other.
-pub(crate) fn parameter_range(graph: &Graph, node: usize) -> Range<usize> {
-    let weight = graph.nodes[node].weight.expect("it has a weight");
-    let last = graph.nodes[node].bias.unwrap_or(weight);
-    graph.parameters[weight].range.start..graph.parameters[last].range.end
 }
 
 /// The model, the optimizer's state, and what passes leave behind.
@@ -142,7 +135,7 @@ impl State {
             batches_tracked: vec![0; graph.statistics.len()],
             norms: graph.nodes.iter().enumerate().filter_map(norm).collect(),
             version: 0,
-            required: RequiredGradients::new(plan, &requires_grad),
+            required: plan.required_gradients(&requires_grad),
             reported: vec![false; requires_grad.len()],
             requires_grad,
             seconds: vec![[0.0; 2]; plan.fused.steps.len()],

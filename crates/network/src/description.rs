@@ -78,6 +78,13 @@ pub enum Activation {
     },
 }
 
+impl Activation {
+    /// Whether the derivative is a function of the function's output, so that its input need not be saved.
+    pub fn derivative_from_output(self) -> bool {
+        !matches!(self, Activation::Silu | Activation::Gelu)
+    }
+}
+
 /// What an operation computes. The sizes of its input are not repeated here: they follow from the
 /// operations before it.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -161,6 +161,16 @@ impl Graph {
         self.parameters.last().map_or(0, |p| p.range.end)
     }
 
+    /// Where the weight and the bias of an operation lie in a flat buffer: next to each other.
+    ///
+    /// # Panics
+    /// If there is no such operation, or it has no weight.
+    pub fn parameter_range(&self, node: usize) -> Range<usize> {
+        let weight = self.nodes[node].weight.expect("it has a weight");
+        let last = self.nodes[node].bias.unwrap_or(weight);
+        self.parameters[weight].range.start..self.parameters[last].range.end
+    }
+
     /// How many channels all running statistics have together.
     pub fn statistic_count(&self) -> usize {
         self.statistics.last().map_or(0, |s| s.range.end)

@@ -8,13 +8,12 @@ use crescendo_kernels::{
     activation, convolution, elementwise, linear, loss, max_pool, norm, pooling,
 };
 use crescendo_network::{EngineError, Loss};
+use crescendo_plan::{Delivery, FusedStep, RequiredGradients, StepKind};
 
 use super::{Mode, Operands, Pass};
+use crate::algorithm::Layer;
 use crate::buffers::ReadArena;
-use crate::fusion::{FusedStep, StepKind};
-use crate::gradients::Delivery;
-use crate::required_gradients::RequiredGradients;
-use crate::state::parameter_range;
+use crate::convert::function;
 
 /// How the loss of a micro-batch enters that of its batch: see [`MicroBatch`](crescendo_network::MicroBatch).
 #[derive(Clone, Copy)]
@@ -70,7 +69,7 @@ impl Pass<'_> {
             self.use_tiles(index);
             let begin = Instant::now();
             match step.kind {
-                StepKind::Linear(_) | StepKind::Activation(_) => {
+                StepKind::Linear | StepKind::Activation(_) => {
                     self.vector_backward(index, step, required);
                 }
                 _ => self.maps_backward(index, step, required)?,
@@ -95,14 +94,13 @@ impl Pass<'_> {
         match &mut self.mode {
             Mode::Training { communicator, .. } => {
                 let gradients = self.state.gradients.as_slice();
-                communicator.gradients_final(parameter_range(graph, node), gradients)
+                communicator.gradients_final(graph.parameter_range(node), gradients)
             }
             Mode::Inference(_) => Ok(()),
         }
     }
 
     fn vector_backward(&mut self, index: usize, step: &FusedStep, required: RequiredGradients) {
-        let range = matches!(step.kind, StepKind::Linear(_)).then(|| self.parameter_range(step));
         let Operands { view, processor, model, gradients, arena, workspace, .. } =
             self.operands(index);
         let own = &view.plan.gradients.steps[index];
@@ -111,9 +109,11 @@ impl Pass<'_> {
         let (arena, [dx, _]) = ReadArena::split(arena, [written, None]);
         let x = view.vector(&arena, step.input.main.tensor);
         let dy = arena.get(view.gradient_range(own.output));
-        match (step.kind, range, dx) {
-            (StepKind::Linear(layer), Some(range), dx) => {
-                let (weight, _) = model.parameters(&view.plan.graph, step.node);
+        match (step.kind, view.plan.layers[index], dx) {
+            (_, Some(Layer::Linear(layer)), dx) => {
+                let graph = &view.plan.graph;
+                let (weight, _) = model.parameters(graph, step.node);
+                let range = graph.parameter_range(step.node);
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
                 let dweight = required.weight.then_some(dweight);
                 let dbias = required.bias.then_some(dbias);
@@ -121,7 +121,7 @@ impl Pass<'_> {
             }
             (StepKind::Activation(f), _, Some(dx)) => {
                 elementwise::copy(&processor.pool, dy, dx);
-                activation::backward(processor, f, x, dx);
+                activation::backward(processor, function(f), x, dx);
             }
             _ => unreachable!("not a step on vectors"),
         }
@@ -165,11 +165,11 @@ impl Pass<'_> {
             .map(|(delivery, dx)| view.gradient_epilogue(&arena, delivery, dx, sums));
         let gradient = || view.gradient_prologue(&arena, index);
         let input = || view.prologue(&arena, &step.backward_input(), None);
-        match (step.kind, &epilogue) {
-            (StepKind::Convolution(layer, algorithm), epilogue) => {
+        match (step.kind, view.plan.layers[index], &epilogue) {
+            (_, Some(Layer::Convolution(layer, algorithm)), epilogue) => {
                 let graph = &view.plan.graph;
                 let (weight, _) = model.parameters(graph, step.node);
-                let range = parameter_range(graph, step.node);
+                let range = graph.parameter_range(step.node);
                 let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
                 let gradient = gradient();
                 convolution::backward(
@@ -187,17 +187,17 @@ impl Pass<'_> {
                     norm::bias_gradient(processor, &gradient, dbias);
                 }
             }
-            (_, None) => {}
-            (StepKind::AveragePool(size), Some(epilogue)) => {
+            (_, _, None) => {}
+            (StepKind::AveragePool(size), _, Some(epilogue)) => {
                 pooling::average_backward(processor, size, &gradient(), epilogue);
             }
-            (StepKind::MaxPool(size), Some(epilogue)) => {
+            (StepKind::MaxPool(size), _, Some(epilogue)) => {
                 max_pool::backward(processor, size, &input(), &gradient(), epilogue);
             }
-            (StepKind::Write, Some(epilogue)) => {
+            (StepKind::Write, _, Some(epilogue)) => {
                 pooling::materialise_backward(processor, &gradient(), epilogue);
             }
-            (_, Some(epilogue)) => {
+            (_, _, Some(epilogue)) => {
                 let own = &view.plan.gradients.steps[index];
                 let dy = arena.get(view.gradient_range(own.output));
                 pooling::flatten_backward(processor, dy, epilogue);

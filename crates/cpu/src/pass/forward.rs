@@ -7,11 +7,12 @@ use crescendo_kernels::{
     ConvAlgorithm, Convolution, DisjointSlice, activation, convolution, linear, max_pool, pooling,
 };
 use crescendo_network::EngineError;
+use crescendo_plan::{FusedStep, StepKind};
 
 use super::{Mode, Operands, Pass};
+use crate::algorithm::Layer;
 use crate::buffers::{ReadArena, sums_len};
-use crate::fusion::{FusedStep, StepKind};
-use crate::state::parameter_range;
+use crate::convert::function;
 
 impl Pass<'_> {
     /// Computes every step.
@@ -23,7 +24,7 @@ impl Pass<'_> {
             self.use_tiles(index);
             let begin = Instant::now();
             match step.kind {
-                StepKind::Flatten | StepKind::Linear(_) | StepKind::Activation(_) => {
+                StepKind::Flatten | StepKind::Linear | StepKind::Activation(_) => {
                     self.vector_forward(index, step);
                 }
                 _ => self.maps_forward(index, step)?,
@@ -44,9 +45,10 @@ impl Pass<'_> {
 
     fn maps_forward(&mut self, index: usize, step: &FusedStep) -> Result<(), EngineError> {
         let trains = self.trains();
-        let folds = !trains && matches!(step.kind, StepKind::Convolution(..));
+        let folds = !trains && matches!(step.kind, StepKind::Convolution);
         let bias = self.prepare_bias(step, folds);
-        if let StepKind::Convolution(layer, algorithm) = step.kind {
+        let layer = self.plan.layers[index];
+        if let Some(Layer::Convolution(layer, algorithm)) = layer {
             self.pack_weights(index, step, &layer, algorithm);
         }
         if let (false, false, Some(norm)) = (trains, folds, step.norm) {
@@ -73,15 +75,19 @@ impl Pass<'_> {
                 shift: &view.norms[norm].sum_offset,
             }),
         };
-        match step.kind {
-            StepKind::Convolution(layer, algorithm) => {
+        match (step.kind, layer) {
+            (_, Some(Layer::Convolution(layer, algorithm))) => {
                 let packed = &packed.as_slice()[..layer.packed_len(algorithm)];
                 convolution::forward(
                     processor, workspace, algorithm, &layer, &prologue, packed, &epilogue,
                 );
             }
-            StepKind::AveragePool(size) => pooling::average(processor, size, &prologue, &epilogue),
-            StepKind::MaxPool(size) => max_pool::forward(processor, size, &prologue, &epilogue),
+            (StepKind::AveragePool(size), _) => {
+                pooling::average(processor, size, &prologue, &epilogue);
+            }
+            (StepKind::MaxPool(size), _) => {
+                max_pool::forward(processor, size, &prologue, &epilogue);
+            }
             _ => pooling::materialise(processor, &prologue, &epilogue),
         }
         match norm {
@@ -93,7 +99,7 @@ impl Pass<'_> {
     /// Fills in the bias that the step adds, with that of a BatchNorm that is folded in. Returns whether
     /// there is one.
     fn prepare_bias(&mut self, step: &FusedStep, folds: bool) -> bool {
-        if !matches!(step.kind, StepKind::Convolution(..)) {
+        if !matches!(step.kind, StepKind::Convolution) {
             return false;
         }
         let (_, bias) = self.state.model.parameters(&self.plan.graph, step.node);
@@ -144,25 +150,20 @@ impl Pass<'_> {
         let (arena, [out, _]) = ReadArena::split(arena, written);
         let out = out.expect("it is written");
         let input = step.input.main.tensor;
-        match step.kind {
-            StepKind::Flatten => {
+        match (step.kind, view.plan.layers[index]) {
+            (StepKind::Flatten, _) => {
                 pooling::flatten(processor, &view.prologue(&arena, &step.input, None), out);
             }
-            StepKind::Linear(layer) => {
+            (_, Some(Layer::Linear(layer))) => {
                 let (weight, bias) = model.parameters(&view.plan.graph, step.node);
                 let x = view.vector(&arena, input);
                 let bias = (!bias.is_empty()).then_some(bias);
                 linear::forward(processor, workspace, &layer, x, weight, bias, out);
             }
-            StepKind::Activation(f) => {
-                activation::forward(processor, f, view.vector(&arena, input), out);
+            (StepKind::Activation(f), _) => {
+                activation::forward(processor, function(f), view.vector(&arena, input), out);
             }
             _ => unreachable!("not a step on vectors"),
         }
-    }
-
-    /// Where the parameters of a step lie in the flat buffers.
-    pub(super) fn parameter_range(&self, step: &FusedStep) -> std::ops::Range<usize> {
-        parameter_range(&self.plan.graph, step.node)
     }
 }

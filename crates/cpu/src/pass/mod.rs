@@ -8,9 +8,9 @@ mod view;
 use crescendo_kernels::{AlignedBuffer, ConvAlgorithm, Processor, Workspace};
 use crescendo_network::{Communicator, EngineError};
 
+use crate::algorithm::Layer;
 use crate::buffers::Buffers;
-use crate::fusion::StepKind;
-use crate::memory_plan::MemoryPlan;
+use crate::memory_layout::MemoryLayout;
 use crate::plan::ExecutionPlan;
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
@@ -20,7 +20,7 @@ use view::View;
 /// What a pass computes with.
 pub(crate) struct Pass<'a> {
     pub plan: &'a ExecutionPlan,
-    pub memory: &'a MemoryPlan,
+    pub memory: &'a MemoryLayout,
     pub processor: &'a Processor,
     pub state: &'a mut State,
     pub buffers: &'a mut Buffers,
@@ -81,8 +81,8 @@ impl Pass<'_> {
         self.state.seconds[step][usize::from(backward)] += seconds;
         self.processor.pool.end_step(step, backward);
         let winograd = matches!(
-            self.plan.fused.steps[step].kind,
-            StepKind::Convolution(_, ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4)
+            self.plan.layers[step],
+            Some(Layer::Convolution(_, ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4))
         );
         if winograd && self.trains() {
             self.tuning.add(step, seconds);

@@ -6,7 +6,6 @@ use crescendo_network::{EngineError, Operation};
 
 use super::{Mode, Pass};
 use crate::buffers::sums_len;
-use crate::state::parameter_range;
 
 impl Pass<'_> {
     /// Computes a BatchNorm's factors from its running statistics.
@@ -105,7 +104,7 @@ impl Pass<'_> {
         let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);
         let layer = &graph.nodes[node];
         let (weight, bias) = (trained(layer.weight), trained(layer.bias));
-        let gradients = &mut self.state.gradients.as_mut_slice()[parameter_range(graph, node)];
+        let gradients = &mut self.state.gradients.as_mut_slice()[graph.parameter_range(node)];
         let (dweight, dbias) = gradients.split_at_mut(maps.channels);
         for (channel, sums) in sums.chunks_exact(2).enumerate() {
             let moments = self.state.norms[norm].moments[channel];

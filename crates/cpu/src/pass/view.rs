@@ -9,12 +9,11 @@ use crescendo_kernels::epilogue::{
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
 use crescendo_kernels::{DisjointSlice, MapShape, MapsMut, MapsRef, as_bf16, as_bf16_mut};
 use crescendo_network::ActivationStorage;
+use crescendo_plan::{Delivery, FusedInput, IMAGES, NormedTensor, StepKind, TensorId};
 
-use crate::algorithm::map_shape;
 use crate::buffers::{ReadArena, sums_len};
-use crate::fusion::{FusedInput, IMAGES, NormedTensor, StepKind, TensorId};
-use crate::gradients::Delivery;
-use crate::memory_plan::{MemoryPlan, numbers};
+use crate::convert::{function, map_shape};
+use crate::memory_layout::{MemoryLayout, numbers};
 use crate::plan::ExecutionPlan;
 use crate::state::NormState;
 
@@ -22,7 +21,7 @@ use crate::state::NormState;
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub plan: &'a ExecutionPlan,
-    pub memory: &'a MemoryPlan,
+    pub memory: &'a MemoryLayout,
     /// `[N, C, H, W]`.
     pub images: &'a [f32],
     pub count: usize,
@@ -40,14 +39,14 @@ impl<'a> View<'a> {
 
     /// Where a tensor lies in the arena.
     pub fn range(&self, tensor: TensorId) -> Range<usize> {
-        let offset = self.memory.tensors[tensor.0].expect("the images are not in the arena");
+        let offset = self.memory.plan.tensors[tensor.0].expect("the images are not in the arena");
         let shape = self.plan.fused.tensors[tensor.0].shape;
         offset * self.count..(offset + numbers(shape, self.memory.storage)) * self.count
     }
 
     /// Where a gradient lies in the arena.
     pub fn gradient_range(&self, gradient: usize) -> Range<usize> {
-        let offset = self.memory.gradients[gradient].expect("every gradient has an offset");
+        let offset = self.memory.plan.gradients[gradient].expect("every gradient has an offset");
         let shape = self.plan.gradients.gradients[gradient].shape;
         offset * self.count..(offset + numbers(shape, ActivationStorage::F32)) * self.count
     }
@@ -78,8 +77,8 @@ impl<'a> View<'a> {
 
     fn affine(&self, term: NormedTensor) -> Option<Affine<'a>> {
         let producer = self.plan.fused.producer(term.tensor);
-        let folded = self.folded
-            && producer.is_some_and(|step| matches!(step.kind, StepKind::Convolution(..)));
+        let folded =
+            self.folded && producer.is_some_and(|step| matches!(step.kind, StepKind::Convolution));
         let norm = &self.norms[term.norm.filter(|_| !folded)?];
         Some(Affine { scale: &norm.scale, shift: &norm.shift })
     }
@@ -100,7 +99,7 @@ impl<'a> View<'a> {
                 value: self.stored(arena, term.tensor),
                 affine: self.affine(term),
             }),
-            activation,
+            activation: activation.map(function),
             save,
         }
     }
@@ -129,7 +128,7 @@ impl<'a> View<'a> {
         let gradient = &self.plan.gradients.gradients[delivery.gradient];
         let input = &gradient.input;
         let maps = self.maps(input.main.tensor);
-        let offsets = &self.memory.gradients;
+        let offsets = &self.memory.plan.gradients;
         let in_place = |&addend: &usize| offsets[addend] == offsets[delivery.gradient];
         let accumulate = delivery.accumulate || delivery.addends.iter().any(in_place);
         let mut addends = delivery
@@ -145,8 +144,8 @@ impl<'a> View<'a> {
         if !delivery.last {
             return epilogue;
         }
-        epilogue.derivative = input.activation.map(|function| ActivationDerivative {
-            function,
+        epilogue.derivative = input.activation.map(|activation| ActivationDerivative {
+            function: function(activation),
             at: match gradient.saved_output() {
                 Some(saved) => DerivativeAt::Output(self.stored(arena, saved)),
                 None => {

@@ -9,23 +9,18 @@
 //! What cannot be read in this form (an activation of an activation, a sum of two activations) is written
 //! to memory first, by a step of its own.
 
-use crescendo_kernels::linear::Linear;
-use crescendo_kernels::{ActivationFunction, ConvAlgorithm, Convolution};
 use crescendo_network::{Activation, Error, Graph, GraphNode, Operation, Shape, Value};
-
-use crate::algorithm;
-use crate::options::PlanOptions;
 
 /// A tensor, as an index of [`FusedGraph::tensors`]. The first one is the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TensorId(pub usize);
+pub struct TensorId(pub usize);
 
 /// The images, as they come.
-pub(crate) const IMAGES: TensorId = TensorId(0);
+pub const IMAGES: TensorId = TensorId(0);
 
 /// A tensor: what it holds, and which step writes it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TensorInfo {
+pub struct TensorInfo {
     /// The value of the network that it holds.
     pub value: Value,
     /// Its shape for one image.
@@ -38,7 +33,8 @@ pub(crate) struct TensorInfo {
 
 /// A tensor, normalised by a BatchNorm or as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NormedTensor {
+pub struct NormedTensor {
+    /// The tensor.
     pub tensor: TensorId,
     /// The BatchNorm, as an index of [`Graph::statistics`].
     pub norm: Option<usize>,
@@ -46,10 +42,13 @@ pub(crate) struct NormedTensor {
 
 /// What a step reads: `activation(main + residual)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct FusedInput {
+pub struct FusedInput {
+    /// The first term.
     pub main: NormedTensor,
+    /// What is added to it.
     pub residual: Option<NormedTensor>,
-    pub activation: Option<ActivationFunction>,
+    /// What is applied to the sum.
+    pub activation: Option<Activation>,
 }
 
 impl FusedInput {
@@ -70,10 +69,11 @@ impl FusedInput {
     }
 }
 
-/// What a step computes.
+/// What a step computes. Sizes that are not here are those of its operation and of its tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum StepKind {
-    Convolution(Convolution, ConvAlgorithm),
+pub enum StepKind {
+    /// A convolution, with its bias if it has one.
+    Convolution,
     /// Average pooling over squares of this size.
     AveragePool(usize),
     /// Max-pooling over squares of this size.
@@ -82,21 +82,25 @@ pub(crate) enum StepKind {
     Write,
     /// From maps to a vector.
     Flatten,
-    Linear(Linear),
+    /// A linear layer, with its bias if it has one.
+    Linear,
     /// An activation of a vector.
-    Activation(ActivationFunction),
+    Activation(Activation),
 }
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct FusedStep {
+pub struct FusedStep {
     /// The operation, as an index of [`Graph::nodes`]; for [`StepKind::Write`] the one whose output is
     /// written.
     pub node: usize,
+    /// What it computes.
     pub kind: StepKind,
+    /// What it reads.
     pub input: FusedInput,
     /// The tensor in which the input is saved as it was read, if it is needed again.
     pub save_input: Option<TensorId>,
+    /// The tensor that it computes.
     pub output: TensorId,
     /// The BatchNorm of the output, whose sums the epilogue computes, as an index of [`Graph::statistics`].
     pub norm: Option<usize>,
@@ -111,7 +115,7 @@ impl FusedStep {
 
 /// The steps of a forward pass.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct FusedGraph {
+pub struct FusedGraph {
     /// What lies in memory; the images first, the logits last.
     pub tensors: Vec<TensorInfo>,
     /// The steps in order.
@@ -123,7 +127,7 @@ impl FusedGraph {
     ///
     /// # Errors
     /// If the graph has a combination of operations that is not supported.
-    pub fn new(graph: &Graph, options: PlanOptions) -> Result<FusedGraph, Error> {
+    pub fn new(graph: &Graph) -> Result<FusedGraph, Error> {
         if graph.input.maps().is_none() {
             return Err(Error("the input of the network must be images, not vectors".into()));
         }
@@ -131,7 +135,6 @@ impl FusedGraph {
             TensorInfo { value: Value(0), shape: graph.input, producer: None, saved: false };
         let mut fusion = Fusion {
             graph,
-            options,
             uses: uses(graph),
             inputs: vec![FusedInput::plain(IMAGES)],
             fused: FusedGraph { tensors: vec![images], steps: Vec::new() },
@@ -165,7 +168,6 @@ pub(crate) fn uses(graph: &Graph) -> Vec<usize> {
 
 struct Fusion<'a> {
     graph: &'a Graph,
-    options: PlanOptions,
     uses: Vec<usize>,
     /// How each value so far is read.
     inputs: Vec<FusedInput>,
@@ -177,19 +179,13 @@ impl Fusion<'_> {
     fn fuse(&mut self, index: usize, node: &GraphNode) -> Result<FusedInput, Error> {
         let input = node.inputs[0];
         match node.operation {
-            Operation::Convolution { .. } => {
-                let (layer, algorithm) = algorithm::of(node, self.options.convolution);
-                Ok(self.push(index, StepKind::Convolution(layer, algorithm), input))
-            }
+            Operation::Convolution { .. } => Ok(self.push(index, StepKind::Convolution, input)),
             Operation::AveragePool { size } => {
                 Ok(self.push(index, StepKind::AveragePool(size), input))
             }
             Operation::MaxPool { size } => Ok(self.push(index, StepKind::MaxPool(size), input)),
             Operation::Flatten => Ok(self.push(index, StepKind::Flatten, input)),
-            Operation::Linear { outputs, .. } => {
-                let layer = Linear { inputs: node.input.len(), outputs };
-                Ok(self.push(index, StepKind::Linear(layer), input))
-            }
+            Operation::Linear { .. } => Ok(self.push(index, StepKind::Linear, input)),
             Operation::BatchNorm { .. } => {
                 let tensor = self.tensor(input);
                 if self.uses[input.0] > 1 {
@@ -204,13 +200,13 @@ impl Fusion<'_> {
                 Ok(FusedInput { main, residual: None, activation: None })
             }
             Operation::Activation(f) if matches!(node.input, Shape::Vector { .. }) => {
-                Ok(self.push(index, StepKind::Activation(function(f)), input))
+                Ok(self.push(index, StepKind::Activation(f), input))
             }
             Operation::Activation(f) => {
                 let before = self.inputs[input.0];
                 let open = before.activation.is_none() && self.uses[input.0] == 1;
                 let before = if open { before } else { FusedInput::plain(self.tensor(input)) };
-                Ok(FusedInput { activation: Some(function(f)), ..before })
+                Ok(FusedInput { activation: Some(f), ..before })
             }
             Operation::Add if matches!(node.input, Shape::Vector { .. }) => {
                 Err(unsupported(node, "it adds vectors"))
@@ -269,17 +265,4 @@ impl Fusion<'_> {
 
 fn unsupported(node: &GraphNode, problem: &str) -> Error {
     Error(format!("{}: {problem}, which is not supported", node.name))
-}
-
-/// An activation as kernels take it.
-fn function(activation: Activation) -> ActivationFunction {
-    match activation {
-        Activation::Relu => ActivationFunction::Relu,
-        Activation::LeakyRelu { slope } => ActivationFunction::LeakyRelu { slope },
-        Activation::Elu => ActivationFunction::Elu,
-        Activation::Sigmoid => ActivationFunction::Sigmoid,
-        Activation::Silu => ActivationFunction::Silu,
-        Activation::Gelu => ActivationFunction::Gelu,
-        Activation::Scale { factor } => ActivationFunction::Scale { factor },
-    }
 }

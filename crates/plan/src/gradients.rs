@@ -5,15 +5,14 @@
 //! first is the last to deliver, and completes the gradient: its kernel's epilogue multiplies by the
 //! derivative of the activation and computes the sums that the BatchNorms before it need.
 
-use crescendo_kernels::ActivationFunction;
-use crescendo_network::{Error, Graph, Shape};
+use crescendo_network::{Activation, Error, Graph, Shape};
 
 use crate::fusion::{FusedGraph, FusedInput, FusedStep, IMAGES, NormedTensor, TensorId, uses};
 
 /// The gradient of a value that is read, before its activation: where the backward of its BatchNorms, and
 /// of its residual, starts.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GradientInfo {
+pub struct GradientInfo {
     /// How the value is read for the first time.
     pub input: FusedInput,
     /// Where it is saved, if its first reader saves it.
@@ -25,14 +24,14 @@ pub(crate) struct GradientInfo {
 impl GradientInfo {
     /// The saved output of the activation, if the activation's derivative can be computed from it.
     pub fn saved_output(&self) -> Option<TensorId> {
-        let from_output = ActivationFunction::derivative_from_output;
+        let from_output = Activation::derivative_from_output;
         self.saved.filter(|_| self.input.activation.is_some_and(from_output))
     }
 }
 
 /// How a step delivers the gradient of its input.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Delivery {
+pub struct Delivery {
     /// The gradient that it adds to or completes, as an index of [`GradientPlan::gradients`].
     pub gradient: usize,
     /// Whether another step has delivered a part before.
@@ -45,7 +44,7 @@ pub(crate) struct Delivery {
 
 /// The backward of one step.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct StepGradients {
+pub struct StepGradients {
     /// The gradient of its output, from which it starts.
     pub output: usize,
     /// Where the gradient of its input goes; `None` for the images.
@@ -54,7 +53,7 @@ pub(crate) struct StepGradients {
 
 /// The gradients of a backward pass.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GradientPlan {
+pub struct GradientPlan {
     /// All gradients; that of the logits last.
     pub gradients: Vec<GradientInfo>,
     /// One for each step of the [`FusedGraph`].

@@ -2,23 +2,23 @@
 //!
 //! The forward of step `i` of `n` happens at moment `i`, the loss at `n`, the backward of step `i` at
 //! `2n - i`. What backward reads is live until then; all other memory is reused.
+//!
+//! How numbers are laid out and stored is the engine's: it says how much memory a value takes, in units of its
+//! choice, per image. Sizes are rounded up to multiples of 16 units.
 
-use crescendo_network::{ActivationStorage, Shape};
+use crescendo_network::Shape;
 
-use crate::algorithm::map_shape;
 use crate::arena::{LiveRange, pack};
-use crate::fusion::{FusedGraph, FusedStep, NormedTensor, StepKind, TensorId};
+use crate::fusion::{FusedGraph, FusedStep, NormedTensor, StepKind, TensorId, TensorInfo};
 use crate::gradients::{Delivery, GradientInfo, GradientPlan};
 
-/// Offsets and sizes, in units of 4 bytes per image.
+/// Offsets and sizes, in units of the engine's choice, per image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MemoryPlan {
+pub struct MemoryPlan {
     /// The size of the arena.
     pub len: usize,
     /// The offset of each tensor; `None` for the images, which are not in the arena.
     pub tensors: Vec<Option<usize>>,
-    /// How the maps among the tensors are stored.
-    pub storage: ActivationStorage,
     /// The offset of each gradient; empty in inference. A gradient may share the memory of one of its
     /// addends: then that part is already there.
     pub gradients: Vec<Option<usize>>,
@@ -30,22 +30,23 @@ impl MemoryPlan {
         !self.gradients.is_empty()
     }
 
-    /// The plan of a forward pass alone.
-    pub fn inference(fused: &FusedGraph) -> MemoryPlan {
-        let storage = ActivationStorage::F32;
-        let (offsets, len) = pack(&forward_ranges(fused, storage));
-        MemoryPlan { len, tensors: with_images(&offsets), storage, gradients: Vec::new() }
+    /// The plan of a forward pass alone. `size` says how many units a tensor takes for one image.
+    pub fn inference(fused: &FusedGraph, size: impl Fn(Shape) -> usize) -> MemoryPlan {
+        let (offsets, len) = pack(&forward_ranges(fused, size));
+        MemoryPlan { len, tensors: with_images(&offsets), gradients: Vec::new() }
     }
 
-    /// The plan of a forward and a backward pass.
+    /// The plan of a forward and a backward pass. The functions say how many units a tensor and a gradient take
+    /// for one image.
     pub fn training(
         fused: &FusedGraph,
         gradients: &GradientPlan,
-        storage: ActivationStorage,
+        size_of_tensor: impl Fn(Shape) -> usize,
+        size_of_gradient: impl Fn(Shape) -> usize,
     ) -> MemoryPlan {
         let n = fused.steps.len();
         let backward = |step: usize| 2 * n - step;
-        let mut tensors = forward_ranges(fused, storage);
+        let mut tensors = forward_ranges(fused, size_of_tensor);
         let mut extend = |tensor: TensorId, moment: usize| {
             if let Some(index) = tensor.0.checked_sub(1) {
                 tensors[index].last = tensors[index].last.max(moment);
@@ -59,7 +60,7 @@ impl MemoryPlan {
         }
         extend(fused.logits(), n);
 
-        let (owners, own_ranges) = gradient_ranges(gradients, backward);
+        let (owners, own_ranges) = gradient_ranges(gradients, size_of_gradient, backward);
         let shares = |&gradient: &usize| owners[gradient] != gradient;
         let own: Vec<usize> = (0..owners.len()).filter(|gradient| !shares(gradient)).collect();
         let count = tensors.len();
@@ -70,7 +71,7 @@ impl MemoryPlan {
             of_gradient[gradient] = Some(offset);
         }
         let gradients = owners.iter().map(|&owner| of_gradient[owner]).collect();
-        MemoryPlan { len, tensors: with_images(&offsets[..count]), storage, gradients }
+        MemoryPlan { len, tensors: with_images(&offsets[..count]), gradients }
     }
 }
 
@@ -78,20 +79,11 @@ fn with_images(offsets: &[usize]) -> Vec<Option<usize>> {
     std::iter::once(None).chain(offsets.iter().copied().map(Some)).collect()
 }
 
-/// Units of 4 bytes that a value takes per image.
-pub(crate) fn numbers(shape: Shape, storage: ActivationStorage) -> usize {
-    match (map_shape(shape, 1), storage) {
-        (Some(maps), ActivationStorage::F32) => maps.len(),
-        (Some(maps), ActivationStorage::Bf16) => maps.len() / 2,
-        (None, _) => shape.len(),
-    }
-}
-
 /// The live ranges of all tensors but the images, as far as the forward pass goes.
-fn forward_ranges(fused: &FusedGraph, storage: ActivationStorage) -> Vec<LiveRange> {
-    let range = |tensor: &crate::fusion::TensorInfo| {
+fn forward_ranges(fused: &FusedGraph, size: impl Fn(Shape) -> usize) -> Vec<LiveRange> {
+    let range = |tensor: &TensorInfo| {
         let written = tensor.producer.expect("only the images have no producer");
-        LiveRange { size: numbers(tensor.shape, storage), first: written, last: written }
+        LiveRange { size: size(tensor.shape), first: written, last: written }
     };
     let mut ranges: Vec<LiveRange> = fused.tensors.iter().skip(1).map(range).collect();
     for (index, step) in fused.steps.iter().enumerate() {
@@ -109,13 +101,12 @@ fn forward_ranges(fused: &FusedGraph, storage: ActivationStorage) -> Vec<LiveRan
 /// the sum begins. A gradient is live from its first part until the last backward that starts from it.
 fn gradient_ranges(
     plan: &GradientPlan,
+    size: impl Fn(Shape) -> usize,
     backward: impl Fn(usize) -> usize,
 ) -> (Vec<usize>, Vec<LiveRange>) {
     let n = plan.steps.len();
-    let range = |gradient: &GradientInfo| {
-        let size = numbers(gradient.shape, ActivationStorage::F32);
-        LiveRange { size, first: n, last: n }
-    };
+    let range =
+        |gradient: &GradientInfo| LiveRange { size: size(gradient.shape), first: n, last: n };
     let mut ranges: Vec<LiveRange> = plan.gradients.iter().map(range).collect();
     for (index, step) in plan.steps.iter().enumerate() {
         let addends = step.delivery.iter().flat_map(|delivery| &delivery.addends);

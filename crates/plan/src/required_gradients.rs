@@ -1,12 +1,15 @@
 //! Which gradients backward computes: none of frozen parameters, and none that only those would need.
 
-use crate::fusion::StepKind;
-use crate::plan::ExecutionPlan;
+use crescendo_network::Graph;
+
+use crate::fusion::{FusedGraph, StepKind};
 
 /// The gradients that a step's backward computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequiredGradients {
+pub struct RequiredGradients {
+    /// That of its weight.
     pub weight: bool,
+    /// That of its bias.
     pub bias: bool,
     /// That of its input, because a parameter before it is trained.
     pub input: bool,
@@ -17,8 +20,11 @@ impl RequiredGradients {
     ///
     /// # Panics
     /// If there is not one answer for each parameter.
-    pub fn new(plan: &ExecutionPlan, requires_grad: &[bool]) -> Vec<RequiredGradients> {
-        let graph = &plan.graph;
+    pub fn new(
+        graph: &Graph,
+        fused: &FusedGraph,
+        requires_grad: &[bool],
+    ) -> Vec<RequiredGradients> {
         assert_eq!(requires_grad.len(), graph.parameters.len(), "one answer for each parameter");
         // Whether a value depends on a trained parameter.
         let mut depends = vec![false];
@@ -27,7 +33,7 @@ impl RequiredGradients {
             let inputs = node.inputs.iter().any(|input| depends[input.0]);
             depends.push(own || inputs);
         }
-        let required = plan.fused.steps.iter().map(|step| {
+        let required = fused.steps.iter().map(|step| {
             let node = &graph.nodes[step.node];
             let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);
             match step.kind {

@@ -1,6 +1,6 @@
 //! Packing of tensors into one arena: tensors whose live ranges do not overlap may share memory.
 
-/// A tensor to be packed: its size in numbers per image, and the first and last moment at which it is live.
+/// A tensor to be packed: its size in units per image, and the first and last moment at which it is live.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LiveRange {
     pub size: usize,
@@ -8,11 +8,11 @@ pub(crate) struct LiveRange {
     pub last: usize,
 }
 
-/// Sizes are rounded up to this: a cache line.
-const UNIT: usize = 16;
+/// Sizes are rounded up to this: a cache line, if a unit is four bytes.
+const LINE: usize = 16;
 
 /// Packs tensors, the largest first, each at the lowest offset where it overlaps no tensor that is live at the
-/// same time. Returns the offsets and the size of the arena, in numbers per image.
+/// same time. Returns the offsets and the size of the arena, in units per image.
 pub(crate) fn pack(ranges: &[LiveRange]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(ranges[i].size), ranges[i].first, i));
@@ -20,7 +20,7 @@ pub(crate) fn pack(ranges: &[LiveRange]) -> (Vec<usize>, usize) {
     let mut end = 0;
     for (done, &i) in order.iter().enumerate() {
         let range = ranges[i];
-        let size = |range: LiveRange| range.size.next_multiple_of(UNIT);
+        let size = |range: LiveRange| range.size.next_multiple_of(LINE);
         let together = |&&other: &&usize| {
             let other = ranges[other];
             range.first <= other.last && other.first <= range.last
