@@ -303,15 +303,7 @@ impl Engine for CpuEngine {
         if graph == self.graph() {
             return Ok(());
         }
-        let own = self.graph();
-        let names = |graph: &Graph| -> Vec<String> {
-            graph.nodes.iter().map(|node| node.name.clone()).collect()
-        };
-        if graph.parameters != own.parameters || names(graph) != names(own) {
-            return Err(EngineError::Unsupported(
-                "an engine cannot change to a graph with other operations or parameters".into(),
-            ));
-        }
+        self.graph().check_same_network(graph)?;
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
             Some(known) => known,
             None => {
@@ -329,13 +321,7 @@ impl Engine for CpuEngine {
     }
 
     fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError> {
-        let classes = self.graph().classes();
-        if let Some(weights) = loss.class_weights.as_ref().filter(|w| w.len() != classes) {
-            let given = weights.len();
-            return Err(EngineError::Unsupported(format!(
-                "there are {given} class weights for {classes} classes"
-            )));
-        }
+        loss.check(self.graph().classes())?;
         self.loss = loss.clone();
         Ok(())
     }

@@ -11,6 +11,9 @@ pub struct EngineConfig {
     /// The device. It is not written while it is `auto`, so that a checkpoint does not name one.
     #[serde(default, skip_serializing_if = "DeviceKind::is_auto")]
     pub device: DeviceKind,
+    /// The precision of its arithmetic. It is not written while it is `auto`.
+    #[serde(default, skip_serializing_if = "PrecisionKind::is_auto")]
+    pub precision: PrecisionKind,
     /// Threads of the CPU engine; 0 for one for each physical core.
     pub threads: usize,
     /// The instruction set of the CPU engine.
@@ -54,6 +57,35 @@ impl DeviceKind {
 
     fn is_auto(&self) -> bool {
         *self == DeviceKind::Auto
+    }
+}
+
+/// The precision of an engine's arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionKind {
+    /// f32 on the CPU, bf16 on CUDA.
+    #[default]
+    Auto,
+    /// All in 32 bits.
+    F32,
+    /// Feature maps and products in bfloat16, sums in f32; parameters, gradients of parameters, statistics and the
+    /// optimizer in f32.
+    Bf16,
+}
+
+impl PrecisionKind {
+    /// Its name in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            PrecisionKind::Auto => "auto",
+            PrecisionKind::F32 => "f32",
+            PrecisionKind::Bf16 => "bf16",
+        }
+    }
+
+    fn is_auto(&self) -> bool {
+        *self == PrecisionKind::Auto
     }
 }
 

@@ -299,6 +299,19 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// Checks it for so many classes.
+    ///
+    /// # Errors
+    /// If there is not one class weight for each class.
+    pub fn check(&self, classes: usize) -> Result<(), EngineError> {
+        match self.class_weights.as_ref().map(Vec::len) {
+            Some(given) if given != classes => Err(EngineError::Unsupported(format!(
+                "there are {given} class weights for {classes} classes"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The mean class weight of these labels: 1 if there are no class weights.
     ///
     /// # Panics

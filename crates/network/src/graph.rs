@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, Init, Network, Node, Operation, Shape, Value};
+use crate::{EngineError, Error, Init, Network, Node, Operation, Shape, Value};
 
 /// What a parameter is; it decides how it is initialised and whether weight decay applies to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +190,22 @@ impl Graph {
     /// The number of classes: the length of the logits.
     pub fn classes(&self) -> usize {
         self.nodes.last().map_or(0, |node| node.output.len())
+    }
+
+    /// Checks that another graph is of the same network, for images of this or another size.
+    ///
+    /// # Errors
+    /// If its operations or parameters differ.
+    pub fn check_same_network(&self, other: &Graph) -> Result<(), EngineError> {
+        let names = |graph: &Graph| -> Vec<String> {
+            graph.nodes.iter().map(|node| node.name.clone()).collect()
+        };
+        if other.parameters == self.parameters && names(other) == names(self) {
+            return Ok(());
+        }
+        Err(EngineError::Unsupported(
+            "an engine cannot change to a graph with other operations or parameters".into(),
+        ))
     }
 
     /// The tensors of a checkpoint in the order of PyTorch's state, layer by layer.

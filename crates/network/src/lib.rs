@@ -41,7 +41,7 @@ pub use config::{
 };
 pub use description::{Activation, Init, Network, NetworkBuilder, Node, Operation, Shape, Value};
 pub use device::{
-    ActivationStorage, ConvolutionKind, Device, DeviceKind, DeviceMemory, Devices, EngineConfig,
+    ActivationStorage, ConvolutionKind, Device, DeviceKind, PrecisionKind, DeviceMemory, Devices, EngineConfig,
     IsaKind, RequiredMemory,
 };
 pub use engine::{

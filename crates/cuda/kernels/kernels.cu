@@ -1,0 +1,8 @@
+// All kernels, as one translation unit.
+#include "convolution.cu"
+#include "images.cu"
+#include "loss.cu"
+#include "norm.cu"
+#include "optimizer.cu"
+#include "pooling.cu"
+#include "weight_gradient.cu"

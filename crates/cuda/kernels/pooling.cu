@@ -1,0 +1,188 @@
+// Steps that compute each pixel by itself or from a square of pixels: pooling, writing maps, flattening. A block has 128
+// pixels, counted through all images, by 64 channels.
+#include "epilogue.cuh"
+
+struct PoolParams {
+    int images, in_rows, in_columns;
+    int out_rows, out_columns;
+    int padded_channels;
+    int size;
+    int channels;
+    Input input;
+    GradientInput gradient;  // of the output
+    Epilogue epilogue;
+    GradientEpilogue gradient_epilogue;
+};
+
+// A pixel of maps of so many rows and columns.
+struct Pixel {
+    int image, row, column;
+
+    DEVICE Pixel(i64 index, int rows, int columns) {
+        column = int(index % columns);
+        i64 rest = index / columns;
+        row = int(rest % rows);
+        image = int(rest / rows);
+    }
+
+    DEVICE i64 at(int rows, int columns, int channels) const {
+        return ((i64(image) * rows + row) * columns + column) * channels;
+    }
+};
+
+// Calls `compute(pixel, channel, value)` for the groups of a tile and delivers the values. `pixels` are those of the
+// result, in all images.
+template <class End, class Compute>
+DEVICE void each_group(i64 pixels, int padded_channels, End end, float* shared, const Compute& compute) {
+    int first = int(block_index_y()) * TILE_CHANNELS;
+    int channel = first + thread_index() % TILE_GROUPS * GROUP;
+    if (channel < padded_channels) {
+        for (int i = thread_index() / TILE_GROUPS; i < TILE_PIXELS; i += PIXELS_AT_ONCE) {
+            i64 pixel = i64(block_index_x()) * TILE_PIXELS + i;
+            if (pixel >= pixels) break;
+            float value[GROUP];
+            compute(pixel, channel, value);
+            end.group(pixel * padded_channels + channel, channel, value);
+        }
+    }
+    end.finish(block_index_x(), first, padded_channels, shared);
+}
+
+DEVICE i64 in_pixels(const PoolParams& p) { return i64(p.images) * p.in_rows * p.in_columns; }
+DEVICE i64 out_pixels(const PoolParams& p) { return i64(p.images) * p.out_rows * p.out_columns; }
+
+// Loads pixel (row, column) of the square of an output.
+DEVICE void load_of_square(const PoolParams& p, Pixel out, int row, int column, int channel, float (&value)[GROUP]) {
+    out.row = out.row * p.size + row;
+    out.column = out.column * p.size + column;
+    load_input(p.input, out.at(p.in_rows, p.in_columns, p.padded_channels) + channel, channel, value);
+}
+
+KERNEL(write_maps, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    each_group(in_pixels(p), p.padded_channels, Deliver(p.epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            load_input(p.input, pixel * p.padded_channels + channel, channel, value);
+        });
+}
+
+KERNEL(write_maps_gradient, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            load_gradient(p.gradient, pixel * p.padded_channels + channel, channel, value);
+        });
+}
+
+KERNEL(average_pool, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    each_group(out_pixels(p), p.padded_channels, Deliver(p.epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            Pixel out(pixel, p.out_rows, p.out_columns);
+            clear(value);
+            for (int row = 0; row < p.size; row++) {
+                for (int column = 0; column < p.size; column++) {
+                    float part[GROUP];
+                    load_of_square(p, out, row, column, channel, part);
+                    for (int i = 0; i < GROUP; i++) value[i] += part[i];
+                }
+            }
+            float share = 1.0f / float(p.size * p.size);
+            for (int i = 0; i < GROUP; i++) value[i] *= share;
+        });
+}
+
+KERNEL(average_pool_gradient, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            Pixel out(pixel, p.in_rows, p.in_columns);
+            out.row /= p.size;
+            out.column /= p.size;
+            clear(value);
+            // What does not fill a square was left out.
+            if (out.row >= p.out_rows || out.column >= p.out_columns) return;
+            load_gradient(p.gradient, out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, channel, value);
+            float share = 1.0f / float(p.size * p.size);
+            for (int i = 0; i < GROUP; i++) value[i] *= share;
+        });
+}
+
+// The maximum, or NaN where one of the two is.
+DEVICE float maximum(float a, float b) { return a > b || a != a ? a : b; }
+
+DEVICE void maximum_of_square(const PoolParams& p, const Pixel& out, int channel, float (&value)[GROUP]) {
+    load_of_square(p, out, 0, 0, channel, value);
+    for (int at = 1; at < p.size * p.size; at++) {
+        float other[GROUP];
+        load_of_square(p, out, at / p.size, at % p.size, channel, other);
+        for (int i = 0; i < GROUP; i++) value[i] = maximum(value[i], other[i]);
+    }
+}
+
+KERNEL(max_pool, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    each_group(out_pixels(p), p.padded_channels, Deliver(p.epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            maximum_of_square(p, Pixel(pixel, p.out_rows, p.out_columns), channel, value);
+        });
+}
+
+// The first of equal maxima gets the gradient; where the maximum is NaN, the first pixel.
+KERNEL(max_pool_gradient, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            Pixel in(pixel, p.in_rows, p.in_columns), out = in;
+            out.row /= p.size;
+            out.column /= p.size;
+            clear(value);
+            if (out.row >= p.out_rows || out.column >= p.out_columns) return;
+            float largest[GROUP], gradient[GROUP];
+            maximum_of_square(p, out, channel, largest);
+            load_gradient(p.gradient, out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, channel, gradient);
+            int own = (in.row - out.row * p.size) * p.size + in.column - out.column * p.size;
+            bool taken[GROUP];
+            for (int i = 0; i < GROUP; i++) taken[i] = false;
+            for (int at = 0; at <= own; at++) {
+                float other[GROUP];
+                load_of_square(p, out, at / p.size, at % p.size, channel, other);
+                for (int i = 0; i < GROUP; i++) {
+                    bool is_largest = !taken[i] && !(other[i] < largest[i]);
+                    taken[i] = taken[i] || is_largest;
+                    if (at == own && is_largest) value[i] = gradient[i];
+                }
+            }
+        });
+}
+
+// From maps to vectors [images, channels * rows * columns] in PyTorch's order, in f32.
+KERNEL(flatten, PoolParams, THREADS) {
+    int groups = p.padded_channels / GROUP, area = p.in_rows * p.in_columns;
+    int features = p.channels * area, padded = (features + 15) / 16 * 16;
+    float* out = static_cast<float*>(p.epilogue.out.data);
+    i64 index = i64(block_index_x()) * THREADS + thread_index(), total = i64(p.images) * area * groups;
+    if (index < total) {
+        int channel = int(index % groups) * GROUP;
+        i64 pixel = index / groups;
+        float value[GROUP];
+        load_input(p.input, pixel * p.padded_channels + channel, channel, value);
+        i64 to = pixel / area * padded + i64(channel) * area + pixel % area;
+        for (int i = 0; i < GROUP; i++) {
+            if (channel + i < p.channels) out[to + i * area] = value[i];
+        }
+    }
+    int rest = padded - features;
+    if (index < i64(p.images) * rest) out[index / rest * padded + features + index % rest] = 0.0f;
+}
+
+KERNEL(flatten_gradient, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    int area = p.in_rows * p.in_columns, padded = (p.channels * area + 15) / 16 * 16;
+    const float* gradient = static_cast<const float*>(p.gradient.gradient.data);
+    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+        [&](i64 pixel, int channel, float (&value)[GROUP]) {
+            i64 from = pixel / area * padded + i64(channel) * area + pixel % area;
+            for (int i = 0; i < GROUP; i++) value[i] = channel + i < p.channels ? gradient[from + i * area] : 0.0f;
+        });
+}

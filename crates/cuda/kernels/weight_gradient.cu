@@ -1,0 +1,240 @@
+// The gradient of a convolution's weights: sums over all pixels of the output's gradient times the input. A block has 64
+// outputs by 32 inputs and `taps` taps of the window, and goes through a range of tiles of pixels; what blocks have summed
+// is added by another kernel in a fixed order.
+#include "tile.cuh"
+
+struct WeightGradientParams {
+    Window window;           // of the convolution; its chunk is 32
+    Input input;
+    GradientInput gradient;  // of the output
+    float* sums;             // [splits, tap, padded outputs, padded inputs]
+    int tiles;               // all of them
+    int splits;
+    int tap_groups;          // blocks in z are splits times this
+    int unused;
+};
+
+constexpr int WEIGHT_INPUTS = 32;
+constexpr int GRADIENT_PLANE = TILE_PIXELS + 1;
+
+// Warps are 4 x 2: each has 16 outputs and 16 inputs. Both operands lie as [group of channels, pixel, 8].
+template <int TAPS>
+struct Bf16WeightProducts {
+    static constexpr int BYTES = 2;
+    float sum[TAPS][2][4];
+    int lane, warp_output, warp_input;
+
+    DEVICE Bf16WeightProducts() {
+        lane = thread_index() % 32;
+        int warp = thread_index() / 32;
+        warp_output = warp % 4;
+        warp_input = warp / 4;
+        for (int tap = 0; tap < TAPS; tap++)
+            for (int j = 0; j < 2; j++)
+                for (int k = 0; k < 4; k++) sum[tap][j][k] = 0.0f;
+    }
+
+    DEVICE static void store(unsigned char* to, int plane, int group, int pixel, const float (&value)[GROUP]) {
+        reinterpret_cast<Bytes16*>(to)[group * plane + pixel] = to_bf16(value);
+    }
+
+    DEVICE void multiply(const Window& w, const int* offsets, const unsigned char* halo, const unsigned char* gradient, int first_tap) {
+        const Bytes16* inputs = reinterpret_cast<const Bytes16*>(halo);
+        const Bytes16* outputs = reinterpret_cast<const Bytes16*>(gradient);
+        int matrix = lane / 8;
+        outputs += (warp_output * 2 + matrix % 2) * GRADIENT_PLANE + matrix / 2 * 8 + lane % 8;
+        inputs += (warp_input * 2 + matrix / 2) * w.plane;
+        int pixel_of_lane = matrix % 2 * 8 + lane % 8;
+        for (int pixel = 0; pixel < TILE_PIXELS; pixel += 16) {
+            u32 a[4];
+            load_matrices_transposed(a, outputs + pixel);
+            int from = offsets[pixel + pixel_of_lane];
+#pragma unroll
+            for (int tap = 0; tap < TAPS; tap++) {
+                int at = first_tap + tap;
+                u32 b[4];
+                load_matrices_transposed(b, inputs + from + at / w.kernel * w.halo_columns + at % w.kernel);
+                multiply_add(sum[tap][0], a, b[0], b[1]);
+                multiply_add(sum[tap][1], a, b[2], b[3]);
+            }
+        }
+    }
+
+    // Calls `to(tap, output, input, value)` for every sum, numbered from the block's first.
+    template <class To>
+    DEVICE void deliver(const To& to) const {
+#pragma unroll
+        for (int tap = 0; tap < TAPS; tap++) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                int output = warp_output * 16 + i / 2 % 2 * 8 + lane / 4;
+                int input = warp_input * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                to(tap, output, input, sum[tap][i / 4][i % 4]);
+            }
+        }
+    }
+};
+
+// A lane has two outputs, a warp four inputs. Both operands lie as [channel, pixel].
+template <int TAPS>
+struct F32WeightProducts {
+    static constexpr int BYTES = 4;
+    float sum[TAPS][2][4];
+    int lane, warp;
+
+    DEVICE F32WeightProducts() {
+        lane = thread_index() % 32;
+        warp = thread_index() / 32;
+        for (int tap = 0; tap < TAPS; tap++)
+            for (int i = 0; i < 2; i++)
+                for (int j = 0; j < 4; j++) sum[tap][i][j] = 0.0f;
+    }
+
+    DEVICE static void store(unsigned char* to, int plane, int group, int pixel, const float (&value)[GROUP]) {
+        float* numbers = reinterpret_cast<float*>(to) + group * GROUP * plane + pixel;
+        for (int i = 0; i < GROUP; i++) numbers[i * plane] = value[i];
+    }
+
+    DEVICE void multiply(const Window& w, const int* offsets, const unsigned char* halo, const unsigned char* gradient, int first_tap) {
+        const float* inputs = reinterpret_cast<const float*>(halo) + warp * 4 * w.plane;
+        const float* outputs = reinterpret_cast<const float*>(gradient) + lane * GRADIENT_PLANE;
+        for (int pixel = 0; pixel < TILE_PIXELS; pixel++) {
+            float a[2] = {outputs[pixel], outputs[32 * GRADIENT_PLANE + pixel]};
+            int from = offsets[pixel];
+#pragma unroll
+            for (int tap = 0; tap < TAPS; tap++) {
+                int at = first_tap + tap;
+                int shifted = from + at / w.kernel * w.halo_columns + at % w.kernel;
+                for (int j = 0; j < 4; j++) {
+                    float b = inputs[j * w.plane + shifted];
+                    for (int i = 0; i < 2; i++) sum[tap][i][j] = fmaf(a[i], b, sum[tap][i][j]);
+                }
+            }
+        }
+    }
+
+    template <class To>
+    DEVICE void deliver(const To& to) const {
+#pragma unroll
+        for (int tap = 0; tap < TAPS; tap++) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) to(tap, lane + i / 4 * 32, warp * 4 + i % 4, sum[tap][i / 4][i % 4]);
+        }
+    }
+};
+
+template <class Products, int TAPS>
+DEVICE void weight_gradient(const WeightGradientParams& p, unsigned char* shared) {
+    const Window& w = p.window;
+    int* offsets = reinterpret_cast<int*>(shared);
+    unsigned char* gradient = shared + TILE_PIXELS * sizeof(int);
+    unsigned char* halo = gradient + GRADIENT_PLANE * TILE_CHANNELS * Products::BYTES;
+    int output = int(block_index_x()) * TILE_CHANNELS, input = int(block_index_y()) * WEIGHT_INPUTS;
+    int split = int(block_index_z()) / p.tap_groups;
+    int first_tap = int(block_index_z()) % p.tap_groups * TAPS;
+    if (thread_index() < TILE_PIXELS) offsets[thread_index()] = TilePixel(w, thread_index()).halo(w);
+
+    Products products;
+    int halo_pixels = w.tile_images * w.halo_rows * w.halo_columns;
+    int begin = int(i64(p.tiles) * split / p.splits), end = int(i64(p.tiles) * (split + 1) / p.splits);
+    for (int index = begin; index < end; index++) {
+        Tile tile(w, index);
+        block_barrier();
+        for (int unit = thread_index(); unit < TILE_PIXELS * TILE_GROUPS; unit += THREADS) {
+            int group = unit % TILE_GROUPS, pixel = unit / TILE_GROUPS, channel = output + group * GROUP;
+            i64 at = TilePixel(w, pixel).output(w, tile);
+            float value[GROUP];
+            clear(value);
+            if (at >= 0 && channel < w.out_channels) load_gradient(p.gradient, at + channel, channel, value);
+            Products::store(gradient, GRADIENT_PLANE, group, pixel, value);
+        }
+        constexpr int groups = WEIGHT_INPUTS / GROUP;
+        for (int unit = thread_index(); unit < halo_pixels * groups; unit += THREADS) {
+            int group = unit % groups, pixel = unit / groups, channel = input + group * GROUP;
+            HaloPixel from(w, tile, pixel);
+            float value[GROUP];
+            clear(value);
+            if (from.at >= 0 && channel < w.in_channels) load_input(p.input, from.at + channel, channel, value);
+            Products::store(halo, w.plane, group, pixel, value);
+        }
+        block_barrier();
+        products.multiply(w, offsets, halo, gradient, first_tap);
+    }
+
+    i64 taps = w.kernel * w.kernel;
+    products.deliver([&](int tap, int out, int in, float value) {
+        if (output + out >= w.out_channels || input + in >= w.in_channels) return;
+        i64 at = (split * taps + first_tap + tap) * w.out_channels + output + out;
+        p.sums[at * w.in_channels + input + in] = value;
+    });
+}
+
+// All nine taps at once, for windows of 3x3: each pixel is read once for all.
+KERNEL(weight_gradient_9_bf16, WeightGradientParams, THREADS) {
+    SHARED_MEMORY(shared);
+    weight_gradient<Bf16WeightProducts<9>, 9>(p, shared);
+}
+
+KERNEL(weight_gradient_9_f32, WeightGradientParams, THREADS) {
+    SHARED_MEMORY(shared);
+    weight_gradient<F32WeightProducts<9>, 9>(p, shared);
+}
+
+KERNEL(weight_gradient_1_bf16, WeightGradientParams, THREADS) {
+    SHARED_MEMORY(shared);
+    weight_gradient<Bf16WeightProducts<1>, 1>(p, shared);
+}
+
+KERNEL(weight_gradient_1_f32, WeightGradientParams, THREADS) {
+    SHARED_MEMORY(shared);
+    weight_gradient<F32WeightProducts<1>, 1>(p, shared);
+}
+
+// Adds the sums of all splits, in their order, to the gradient [outputs, inputs, kernel, kernel].
+struct WeightSumParams {
+    const float* sums;
+    float* gradient;
+    i64 splits, taps;
+    i64 outputs, inputs;
+    i64 padded_outputs, padded_inputs;
+};
+
+KERNEL(sum_weight_gradient, WeightSumParams, THREADS) {
+    i64 split = p.taps * p.padded_outputs * p.padded_inputs, total = p.taps * p.outputs * p.inputs;
+    for (i64 i = i64(block_index_x()) * THREADS + thread_index(); i < total; i += i64(grid_blocks_x()) * THREADS) {
+        i64 input = i % p.inputs, rest = i / p.inputs;
+        i64 output = rest % p.outputs, tap = rest / p.outputs;
+        const float* from = p.sums + (tap * p.padded_outputs + output) * p.padded_inputs + input;
+        float sum = 0.0f;
+        for (i64 part = 0; part < p.splits; part++) sum += from[part * split];
+        p.gradient[(output * p.inputs + input) * p.taps + tap] += sum;
+    }
+}
+
+// The gradient of a bias: the sum of the output's gradient over all pixels; sixteen channels a block.
+struct BiasGradientParams {
+    GradientInput gradient;
+    float* bias;
+    i64 pixels, channels, padded_channels;
+};
+
+KERNEL(bias_gradient, BiasGradientParams, THREADS) {
+    SHARED_MEMORY(shared);
+    double* sums = reinterpret_cast<double*>(shared);
+    int half = thread_index() % 2, channel = int(block_index_x()) * 16 + half * GROUP;
+    double sum[GROUP];
+    for (int i = 0; i < GROUP; i++) sum[i] = 0.0;
+    for (i64 pixel = thread_index() / 2; pixel < p.pixels; pixel += THREADS / 2) {
+        float value[GROUP];
+        load_gradient(p.gradient, pixel * p.padded_channels + channel, channel, value);
+        for (int i = 0; i < GROUP; i++) sum[i] += value[i];
+    }
+    for (int i = 0; i < GROUP; i++) sums[thread_index() * GROUP + i] = sum[i];
+    block_barrier();
+    if (thread_index() < 16) {
+        int at = int(block_index_x()) * 16 + thread_index();
+        double total = 0.0;
+        for (int from = 0; from < THREADS / 2; from++) total += sums[from * 16 + thread_index()];
+        if (at < p.channels) p.bias[at] += float(total);
+    }
+}

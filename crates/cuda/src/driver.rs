@@ -1,0 +1,127 @@
+//! The driver: what runs kernels and owns the device's memory. NVIDIA's is one (`nvidia.rs`); the tests have another,
+//! which runs the same kernels on the processor.
+
+use std::sync::Arc;
+
+use crescendo_network::{DeviceMemory, EngineError};
+
+/// An address in the device's memory.
+pub type Address = u64;
+
+/// Runs kernels on one device. Everything takes effect in the order of the calls. Calls may return before the device
+/// has finished; an error of the device may be reported by a later call.
+pub trait Driver: Send + Sync {
+    /// What the device is, such as `NVIDIA H100 80GB HBM3`.
+    fn name(&self) -> String;
+
+    /// The device's memory.
+    fn memory(&self) -> DeviceMemory;
+
+    /// Allocates memory; its address is a multiple of 256. What it holds is undefined.
+    ///
+    /// # Errors
+    /// If there is too little memory.
+    fn allocate(&self, bytes: usize) -> Result<Address, EngineError>;
+
+    /// Frees memory that [`allocate`](Self::allocate) gave.
+    fn free(&self, address: Address);
+
+    /// Copies to the device. The bytes may change as soon as it returns.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), EngineError>;
+
+    /// Copies from the device, after all that was queued before.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), EngineError>;
+
+    /// As [`download`](Self::download), but without waiting: the bytes are there when the download is finished.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn begin_download(&self, from: Address, len: usize) -> Result<Box<dyn Download>, EngineError>;
+
+    /// Prepares launches to be run together, any number of times. No launch is in flight while another one of the
+    /// same device runs.
+    ///
+    /// # Errors
+    /// If there is no such kernel.
+    fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError>;
+
+    /// Measures the peak of the device in f32, in floating-point operations a second.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn measure_peak(&self) -> Result<f64, EngineError>;
+}
+
+/// Launches that were prepared.
+pub trait Program: Send {
+    /// Queues the launches.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn run(&mut self) -> Result<(), EngineError>;
+
+    /// Runs the launches and waits; returns the seconds that each took.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn run_timed(&mut self) -> Result<Vec<f64>, EngineError>;
+}
+
+/// A download that may not be finished.
+pub trait Download: Send {
+    /// The bytes, or `None` if they are not there yet and `wait` is false.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn bytes(&mut self, wait: bool) -> Result<Option<Vec<u8>>, EngineError>;
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// Blocks in x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of shared memory of a block.
+    pub shared: u32,
+    /// The kernel's parameters: the bytes of one struct.
+    pub params: Vec<u8>,
+}
+
+/// Memory on a device, freed when it is dropped.
+pub(crate) struct Buffer {
+    driver: Arc<dyn Driver>,
+    pub address: Address,
+    pub len: usize,
+}
+
+impl Buffer {
+    pub fn new(driver: &Arc<dyn Driver>, len: usize) -> Result<Buffer, EngineError> {
+        let address = if len == 0 { 0 } else { driver.allocate(len)? };
+        Ok(Buffer { driver: driver.clone(), address, len })
+    }
+
+    /// Zeros.
+    pub fn zeros(driver: &Arc<dyn Driver>, len: usize) -> Result<Buffer, EngineError> {
+        let buffer = Buffer::new(driver, len)?;
+        driver.upload(buffer.address, &vec![0; len])?;
+        Ok(buffer)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            self.driver.free(self.address);
+        }
+    }
+}

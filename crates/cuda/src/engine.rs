@@ -1,0 +1,600 @@
+//! The engine on a GPU.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crescendo_network::{
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Rule, Section,
+    Snapshot, State as Tensors, StateKind, StateTensor, StepTime, Tensor, TensorData,
+    UpdateResult, check_tensors,
+};
+use crescendo_plan::RequiredGradients;
+
+use crate::driver::{Buffer, Download, Driver, Launch};
+use crate::params::{Batch, ImagesParams, ResultHead};
+use crate::pass::{Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
+use crate::plan::{ExecutionPlan, Precision};
+use crate::sequence::Sequence;
+use crate::state::State;
+use crate::window::{MapShape, THREADS};
+use crate::workspace::{Sizes, Workspace};
+
+/// Images that inference computes at once, at most.
+const INFERENCE_IMAGES: usize = 512;
+
+/// Updates whose results may be waited for; then the oldest is read first.
+const MOST_RESULTS: usize = 256;
+
+/// Computes on a GPU. Calls queue launches and return.
+pub(crate) struct CudaEngine {
+    driver: Arc<dyn Driver>,
+    precision: Precision,
+    /// One for each image size so far.
+    plans: Vec<ExecutionPlan>,
+    /// The index of the plan in use.
+    current: usize,
+    requires_grad: Vec<bool>,
+    required: Vec<RequiredGradients>,
+    loss: Loss,
+    /// Of a run with several processes.
+    communicator: Option<Box<dyn Communicator>>,
+    /// All gradients, for the communicator.
+    host_gradients: Vec<f32>,
+    state: State,
+    space: Workspace,
+    sequences: HashMap<Key, Sequence>,
+    /// What the current update has so far.
+    pending: Pending,
+    /// Updates that are not read: with what the host knows of them, and their downloads.
+    results: VecDeque<(Pending, Box<dyn Download>)>,
+    read: VecDeque<UpdateResult>,
+    /// Seconds in each step, forward and backward, since they were last taken.
+    seconds: Vec<[f64; 2]>,
+    /// Passes since step times were last taken, and how many of them were timed.
+    passes: u64,
+    timed: u64,
+}
+
+/// What is run again and again.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Pass { count: usize, purpose: Purpose },
+    Images { count: usize },
+    Update(Vec<RuleGroup>),
+    Measure { add: bool },
+    MeasureWhole,
+    ClearMeasured,
+    ClearResult,
+    Blend,
+    Exchange,
+}
+
+/// What the host knows of an update.
+#[derive(Clone, Debug, Default)]
+struct Pending {
+    images: usize,
+    /// For each part that is measured its images, and the factor from its gradient to that of its mean loss.
+    parts: Vec<(usize, f64)>,
+    measured: bool,
+}
+
+impl CudaEngine {
+    pub fn new(driver: Arc<dyn Driver>, plan: ExecutionPlan) -> Result<Self, EngineError> {
+        let graph = &plan.graph;
+        let requires_grad: Vec<bool> = graph.parameters.iter().map(|p| p.requires_grad).collect();
+        Ok(CudaEngine {
+            state: State::new(&driver, graph)?,
+            space: Workspace::new(&driver)?,
+            precision: plan.precision,
+            required: RequiredGradients::new(graph, &plan.fused, &requires_grad),
+            requires_grad,
+            loss: Loss::default(),
+            communicator: None,
+            host_gradients: Vec::new(),
+            sequences: HashMap::new(),
+            pending: Pending::default(),
+            results: VecDeque::new(),
+            read: VecDeque::new(),
+            seconds: vec![[0.0; 2]; plan.fused.steps.len()],
+            passes: 0,
+            timed: 0,
+            plans: vec![plan],
+            current: 0,
+            driver,
+        })
+    }
+
+    /// Bytes that an engine takes that trains with micro-batches of so many images and evaluates.
+    pub fn memory(plan: &ExecutionPlan, micro_batch: usize) -> usize {
+        let training = Sizes::new(plan, &plan.training, micro_batch);
+        let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
+        State::size(&plan.graph) + training.max(inference).total()
+    }
+
+    fn plan(&self) -> &ExecutionPlan {
+        &self.plans[self.current]
+    }
+
+    /// Makes room for a pass.
+    fn reserve(&mut self, sizes: Sizes) -> Result<(), EngineError> {
+        if self.space.reserve(&self.driver, sizes)? {
+            self.sequences.clear();
+        }
+        Ok(())
+    }
+
+    fn reserve_training(&mut self, images: usize) -> Result<(), EngineError> {
+        let plan = self.plan();
+        self.reserve(Sizes::new(plan, &plan.training, images))
+    }
+
+    /// Runs launches, which are made the first time.
+    fn run(
+        &mut self,
+        key: Key,
+        launches: impl FnOnce(&Self) -> Vec<Launch>,
+    ) -> Result<(), EngineError> {
+        let mut sequence = match self.sequences.remove(&key) {
+            Some(sequence) => sequence,
+            None => Sequence::of_launches(&*self.driver, launches(self))?,
+        };
+        sequence.run(None, |_| Ok(()))?;
+        self.sequences.insert(key, sequence);
+        Ok(())
+    }
+
+    /// Runs a pass over images that lie in the workspace.
+    fn run_pass(&mut self, count: usize, purpose: Purpose) -> Result<(), EngineError> {
+        let key = Key::Pass { count, purpose };
+        let mut sequence = match self.sequences.remove(&key) {
+            Some(sequence) => sequence,
+            None => {
+                let context = Context {
+                    plan: &self.plans[self.current],
+                    state: &self.state,
+                    space: &self.space,
+                    required: &self.required,
+                    requires_grad: &self.requires_grad,
+                    label_smoothing: self.loss.label_smoothing,
+                    processes: self.communicator.is_some(),
+                };
+                let actions = Pass::actions(context, count, purpose);
+                Sequence::new(&*self.driver, actions)?
+            }
+        };
+        // Some passes are timed, launch by launch: too few to slow training down.
+        let timed = purpose != Purpose::Inference && self.passes.is_multiple_of(TIMED_PASSES);
+        self.passes += u64::from(purpose != Purpose::Inference);
+        self.timed += u64::from(timed);
+        let seconds = timed.then_some(&mut self.seconds);
+        let graph = &self.plans[self.current].graph;
+        let (driver, state) = (&self.driver, &self.state);
+        let (communicator, gradients) = (&mut self.communicator, &mut self.host_gradients);
+        sequence.run(seconds, |host| {
+            let communicator = communicator.as_mut().expect("a run with several processes");
+            host.run(&**driver, graph, state, gradients, &mut **communicator)
+        })?;
+        self.sequences.insert(key, sequence);
+        Ok(())
+    }
+
+    /// Brings images `[N, C, H, W]` to the device.
+    fn upload_images(&mut self, images: &[f32], count: usize) -> Result<(), EngineError> {
+        self.driver.upload(self.space.uploaded(), bytemuck::cast_slice(images))?;
+        self.run(Key::Images { count }, |engine| {
+            let shape = MapShape::new(engine.graph().input);
+            let params = ImagesParams {
+                images: engine.space.uploaded(),
+                out: crate::params::Maps {
+                    data: engine.space.images(),
+                    f32: (engine.precision == Precision::F32).into(),
+                },
+                count: count as i64,
+                channels: shape.channels as i64,
+                padded_channels: shape.padded() as i64,
+                pixels: shape.pixels() as i64,
+            };
+            let groups = count * shape.len() / 8;
+            vec![launch("lay_out_images", [groups.div_ceil(THREADS as usize), 1, 1], 0, &params)]
+        })
+    }
+
+    fn upload_batch(&mut self, batch: Batch) -> Result<(), EngineError> {
+        self.driver.upload(self.state.batch.address, bytemuck::bytes_of(&batch))
+    }
+
+    /// Forward and backward of the images in `part`, normalised with the statistics of all of them.
+    fn forward_and_backward(
+        &mut self,
+        batch: &MicroBatch,
+        part: Range<usize>,
+        statistics_weight: f64,
+        purpose: Purpose,
+    ) -> Result<(), EngineError> {
+        let count = batch.labels.len();
+        self.upload_batch(Batch {
+            share: batch.share,
+            mean_weight: batch.mean_weight,
+            statistics_weight,
+            images: count as i64,
+            first: part.start as i64,
+            end: part.end as i64,
+        })?;
+        self.run_pass(count, purpose)
+    }
+
+    /// Brings a micro-batch to the device.
+    fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
+        let count = batch.labels.len();
+        assert!(count > 0, "a batch without images");
+        let Images::Prepared(images) = batch.images else {
+            return Err(EngineError::Unsupported(
+                "the CUDA engine takes images that are prepared ahead".into(),
+            ));
+        };
+        assert_eq!(images.len(), count * self.graph().input.len(), "one label for each image");
+        let classes = self.graph().classes();
+        assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
+        self.reserve_training(count)?;
+        self.upload_images(images, count)?;
+        self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))
+    }
+
+    /// Measures the change of the gradients, and notes it as a part if there is one.
+    fn measure(&mut self, part: Option<(usize, f64)>) -> Result<(), EngineError> {
+        if self.state.measured.is_none() {
+            let len = 4 * self.graph().parameter_count();
+            self.state.measured = Some(Buffer::zeros(&self.driver, len)?);
+        }
+        self.pending.measured = true;
+        self.pending.parts.extend(part);
+        let add = part.is_some();
+        self.run(Key::Measure { add }, |engine| {
+            let measured = engine.state.measured.as_ref().expect("it was made above").address;
+            update::measure(engine.graph(), &engine.state, measured, add)
+        })
+    }
+
+    /// The model's numbers, or the average's.
+    fn download(&self, buffer: &Buffer) -> Result<Vec<f32>, EngineError> {
+        let mut numbers = vec![0.0f32; buffer.len / 4];
+        self.driver.download(buffer.address, bytemuck::cast_slice_mut(&mut numbers))?;
+        Ok(numbers)
+    }
+
+    /// The tensors of a model, with counts or without.
+    fn model_tensors(
+        &self,
+        buffer: &Buffer,
+        counts: bool,
+    ) -> Result<Vec<Tensor<'static>>, EngineError> {
+        let (numbers, graph) = (self.download(buffer)?, self.graph());
+        let tensors = graph.state().into_iter().filter_map(|StateTensor { name, shape, kind }| {
+            let data = match (self.state.layout.range(graph, kind), kind) {
+                (Some(range), _) => TensorData::F32(numbers[range].to_vec().into()),
+                (None, StateKind::BatchesTracked(index)) if counts => {
+                    TensorData::I64(self.state.batches_tracked[index])
+                }
+                _ => return None,
+            };
+            Some(Tensor { name: name.into(), shape, data })
+        });
+        Ok(tensors.collect())
+    }
+
+    fn tensors(&self, section: Section) -> Result<Vec<Tensor<'static>>, EngineError> {
+        let flat = match section {
+            Section::Model => return self.model_tensors(&self.state.model, true),
+            Section::Average => {
+                let average = self.state.average.as_ref();
+                return average
+                    .map_or(Ok(Vec::new()), |average| self.model_tensors(average, false));
+            }
+            Section::Gradients => &self.state.gradients,
+            Section::Momentum => &self.state.momentum,
+        };
+        let numbers = self.download(flat)?;
+        let tensors = self.graph().parameters.iter().map(|parameter| {
+            let values = numbers[parameter.range.clone()].to_vec();
+            Tensor {
+                name: parameter.name.clone().into(),
+                shape: parameter.shape.clone(),
+                data: TensorData::F32(values.into()),
+            }
+        });
+        Ok(tensors.collect())
+    }
+
+    fn average(&mut self) -> Result<(), EngineError> {
+        if self.state.average.is_none() {
+            self.state.average = Some(Buffer::zeros(&self.driver, self.state.model.len)?);
+        }
+        Ok(())
+    }
+
+    /// Reads the oldest result that has not been read.
+    fn read_oldest(&mut self, wait: bool) -> Result<bool, EngineError> {
+        let Some((_, download)) = self.results.front_mut() else { return Ok(false) };
+        let Some(bytes) = download.bytes(wait)? else { return Ok(false) };
+        let (pending, _) = self.results.pop_front().expect("there is a front");
+        let (head, squares) = bytes.split_at(size_of::<ResultHead>());
+        let head: ResultHead = bytemuck::pod_read_unaligned(head);
+        let squares = squares.chunks_exact(8).map(bytemuck::pod_read_unaligned::<f64>);
+        let parts = pending.parts.iter().zip(squares);
+        let parts = parts.map(|(&(images, factor), square)| (images, square * factor * factor));
+        let norms = crescendo_network::GradientNorms { parts: parts.collect(), whole: head.whole };
+        self.read.push_back(UpdateResult {
+            loss: head.loss,
+            correct: head.correct as usize,
+            images: pending.images,
+            norms: pending.measured.then_some(norms),
+        });
+        Ok(true)
+    }
+}
+
+/// One pass of so many is timed.
+const TIMED_PASSES: u64 = 64;
+
+impl Engine for CudaEngine {
+    fn graph(&self) -> &Graph {
+        &self.plan().graph
+    }
+
+    fn set_graph(&mut self, graph: &Graph) -> Result<(), EngineError> {
+        if graph == self.graph() {
+            return Ok(());
+        }
+        self.graph().check_same_network(graph)?;
+        self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
+            Some(known) => known,
+            None => {
+                self.plans.push(ExecutionPlan::new(graph, self.precision)?);
+                self.plans.len() - 1
+            }
+        };
+        let plan = &self.plans[self.current];
+        self.required = RequiredGradients::new(graph, &plan.fused, &self.requires_grad);
+        self.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
+        self.sequences.clear();
+        Ok(())
+    }
+
+    fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError> {
+        loss.check(self.graph().classes())?;
+        let weights = loss.class_weights.as_deref().unwrap_or_default();
+        self.state.class_weights = Buffer::new(&self.driver, 4 * weights.len())?;
+        self.driver.upload(self.state.class_weights.address, bytemuck::cast_slice(weights))?;
+        self.loss = loss.clone();
+        self.sequences.clear();
+        Ok(())
+    }
+
+    fn set_communicator(&mut self, communicator: Box<dyn Communicator>) {
+        self.communicator = Some(communicator);
+        self.host_gradients = vec![0.0; self.graph().parameter_count()];
+        self.sequences.clear();
+    }
+
+    fn set_requires_grad(&mut self, requires_grad: &[bool]) {
+        if requires_grad != self.requires_grad {
+            let plan = &self.plans[self.current];
+            self.required = RequiredGradients::new(&plan.graph, &plan.fused, requires_grad);
+            self.requires_grad.copy_from_slice(requires_grad);
+            self.sequences.clear();
+            self.take_step_times();
+        }
+    }
+
+    fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
+        self.upload_micro_batch(batch)?;
+        let count = batch.labels.len();
+        let training = Purpose::Training { last: batch.last };
+        if batch.measure == Measure::Halves {
+            assert!(count > 1, "a batch of one image has no halves");
+            self.measure(None)?;
+            // The running statistics take in the batch once.
+            let halves = [
+                (0..count / 2, 0.0, Purpose::FirstHalf),
+                (count / 2..count, -1.0, training),
+            ];
+            for (half, statistics_weight, purpose) in halves {
+                let images = half.len();
+                self.forward_and_backward(batch, half, statistics_weight, purpose)?;
+                let factor = count as f64 / (images as f64 * batch.share);
+                self.measure(Some((images, factor)))?;
+            }
+        } else {
+            self.forward_and_backward(batch, 0..count, -1.0, training)?;
+            if batch.measure == Measure::MicroBatch {
+                self.measure(Some((count, 1.0 / batch.share)))?;
+            }
+        }
+        self.state.batches_tracked.iter_mut().for_each(|batches| *batches += 1);
+        self.pending.images += count;
+        Ok(())
+    }
+
+    fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
+        assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
+        // There need not have been a batch, as where the gradients were imported.
+        self.reserve_training(1)?;
+        if let Some(communicator) = &mut self.communicator {
+            let gradients = &mut self.host_gradients;
+            let address = self.state.gradients.address;
+            self.driver.download(address, bytemuck::cast_slice_mut(gradients))?;
+            communicator.sum_gradients(gradients)?;
+            self.driver.upload(address, bytemuck::cast_slice(gradients))?;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        if pending.measured {
+            self.run(Key::MeasureWhole, |engine| {
+                update::measure_whole(engine.graph(), &engine.state)
+            })?;
+        }
+        let (groups, settings) = rule_groups(rules);
+        self.driver.upload(self.state.rules.address, bytemuck::cast_slice(&settings))?;
+        self.run(Key::Update(groups.clone()), |engine| {
+            update::update(engine.graph(), &engine.state, &engine.space, &groups)
+        })?;
+        if pending.measured {
+            // The gradients became zeros.
+            self.run(Key::ClearMeasured, |engine| {
+                let measured = engine.state.measured.as_ref().expect("it was measured");
+                vec![update::clear(measured.address, measured.len / 4)]
+            })?;
+        }
+        let len = size_of::<ResultHead>() + 8 * pending.parts.len();
+        let download = self.driver.begin_download(self.state.result.address, len)?;
+        self.results.push_back((pending, download));
+        self.run(Key::ClearResult, |engine| {
+            vec![update::clear(engine.state.result.address, size_of::<ResultHead>() / 4)]
+        })?;
+        if self.results.len() > MOST_RESULTS {
+            self.read_oldest(true)?;
+        }
+        Ok(())
+    }
+
+    fn next_result(&mut self, wait: bool) -> Result<Option<UpdateResult>, EngineError> {
+        if self.read.is_empty() {
+            self.read_oldest(wait)?;
+        }
+        Ok(self.read.pop_front())
+    }
+
+    fn update_average(&mut self, weight: f64) -> Result<(), EngineError> {
+        // The first average is the model.
+        let weight = if self.state.average.is_some() { weight as f32 } else { 1.0 };
+        self.average()?;
+        self.driver.upload(self.state.average_weight.address, bytemuck::bytes_of(&weight))?;
+        self.run(Key::Blend, |engine| {
+            let average = engine.state.average.as_ref().expect("there is one").address;
+            vec![update::blend(&engine.state, average)]
+        })
+    }
+
+    fn swap_average(&mut self) -> Result<(), EngineError> {
+        if self.state.average.is_none() {
+            return Ok(());
+        }
+        self.run(Key::Exchange, |engine| {
+            let average = engine.state.average.as_ref().expect("there is one").address;
+            vec![update::exchange(&engine.state, average)]
+        })
+    }
+
+    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
+        let image = self.graph().input.len();
+        assert!(images.len().is_multiple_of(image), "not whole images");
+        let count = images.len() / image;
+        self.reserve_training(count)?;
+        self.upload_images(images, count)?;
+        self.upload_batch(Batch {
+            statistics_weight: weight,
+            images: count as i64,
+            ..Batch::default()
+        })?;
+        self.run_pass(count, Purpose::Statistics)
+    }
+
+    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let image = self.graph().input.len();
+        assert!(images.len().is_multiple_of(image), "not whole images");
+        let classes = self.graph().classes();
+        let padded = classes.next_multiple_of(16);
+        let mut logits = Vec::with_capacity(images.len() / image * classes);
+        for images in images.chunks(image * INFERENCE_IMAGES) {
+            let count = images.len() / image;
+            let plan = self.plan();
+            self.reserve(Sizes::new(plan, &plan.inference, count))?;
+            self.upload_images(images, count)?;
+            self.run_pass(count, Purpose::Inference)?;
+            let plan = self.plan();
+            let offset = plan.inference.tensors[plan.fused.logits().0].unwrap_or(0) * count;
+            let mut rows = vec![0.0f32; count * padded];
+            let address = self.space.arena() + offset as u64;
+            self.driver.download(address, bytemuck::cast_slice_mut(&mut rows))?;
+            rows.chunks_exact(padded).for_each(|row| logits.extend_from_slice(&row[..classes]));
+        }
+        Ok(logits)
+    }
+
+    fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
+        self.tensors(section)
+    }
+
+    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {
+        let expected = match section {
+            // There need not be one yet.
+            Section::Average => self.model_tensors(&self.state.model, false)?,
+            _ => self.tensors(section)?,
+        };
+        check_tensors(&expected, tensors)?;
+        if section == Section::Average {
+            self.average()?;
+        }
+        let named: HashMap<&str, &TensorData> =
+            tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.data)).collect();
+        let graph = &self.plans[self.current].graph;
+        let buffer = match section {
+            Section::Model => &self.state.model,
+            Section::Average => self.state.average.as_ref().expect("it was made above"),
+            Section::Gradients => &self.state.gradients,
+            Section::Momentum => &self.state.momentum,
+        };
+        let mut numbers = vec![0.0f32; buffer.len / 4];
+        let mut fill = |range: Range<usize>, name: &str| {
+            if let Some(TensorData::F32(values)) = named.get(name) {
+                numbers[range].copy_from_slice(values);
+            }
+        };
+        match section {
+            Section::Gradients | Section::Momentum => {
+                for parameter in &graph.parameters {
+                    fill(parameter.range.clone(), &parameter.name);
+                }
+            }
+            Section::Model | Section::Average => {
+                for StateTensor { name, kind, .. } in graph.state() {
+                    match (self.state.layout.range(graph, kind), kind) {
+                        (Some(range), _) => fill(range, &name),
+                        (None, StateKind::BatchesTracked(index)) => {
+                            if let Some(TensorData::I64(count)) = named.get(name.as_str()) {
+                                self.state.batches_tracked[index] = *count;
+                            }
+                        }
+                        _ => unreachable!("only a count has no numbers"),
+                    }
+                }
+            }
+        }
+        self.driver.upload(buffer.address, bytemuck::cast_slice(&numbers))
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot<'_>, EngineError> {
+        let mut state: Tensors = Vec::new();
+        for section in [Section::Model, Section::Momentum, Section::Average] {
+            state.push((section, self.tensors(section)?));
+        }
+        Ok(Snapshot::Copy(Box::new(move || Ok(state))))
+    }
+
+    fn take_step_times(&mut self) -> Vec<StepTime> {
+        let plan = &self.plans[self.current];
+        let all = std::mem::take(&mut self.passes) as f64;
+        let factor = all / std::mem::take(&mut self.timed).max(1) as f64;
+        let steps = plan.fused.steps.iter().zip(&plan.gradients.steps);
+        let times = steps.zip(&mut self.seconds).map(|((step, gradients), seconds)| {
+            let [forward, backward] = std::mem::take(seconds).map(|seconds| factor * seconds);
+            let input_gradient = gradients.delivery.is_some();
+            StepTime { node: step.node, forward, backward, input_gradient }
+        });
+        times.collect()
+    }
+
+    fn measure_peak(&mut self) -> Result<f64, EngineError> {
+        self.driver.measure_peak()
+    }
+}

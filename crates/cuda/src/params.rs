@@ -1,0 +1,235 @@
+//! The parameters of kernels, as `kernels/*.cu` declare them. They have no padding, so that their bytes are theirs alone.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::driver::Address;
+
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+            pub(crate) struct $name { $(pub $field: $type),* }
+
+            impl Default for $name {
+                fn default() -> Self { Zeroable::zeroed() }
+            }
+        )*
+
+        /// The sizes of all structs, by name.
+        #[cfg(test)]
+        pub(crate) const SIZES: &[(&str, usize)] = &[$((stringify!($name), size_of::<$name>())),*];
+    };
+}
+
+params! {
+    /// See `maps.cuh`, for this and the next ones.
+    Maps { data: Address, f32: i64 }
+    Term { value: Maps, scale: Address, shift: Address }
+    Activation { kind: i32, constant: f32 }
+    Input { main: Term, residual: Term, activation: Activation }
+    GradientInput { gradient: Maps, value: Maps, a: Address, b: Address, c: Address }
+    /// See `epilogue.cuh`.
+    Epilogue { out: Maps, bias: Address, shift: Address, sums: Address, channels: i64 }
+    NormSums { value: Maps, mean: Address, sums: Address }
+    GradientEpilogue {
+        out: Maps,
+        accumulate: i64,
+        addend: [Maps; 2],
+        activation: Activation,
+        saved: Maps,
+        argument: Input,
+        norm: [NormSums; 2],
+    }
+    /// See `tile.cuh`.
+    Window {
+        images: i32,
+        in_rows: i32,
+        in_columns: i32,
+        in_channels: i32,
+        out_rows: i32,
+        out_columns: i32,
+        out_channels: i32,
+        kernel: i32,
+        stride: i32,
+        padding: i32,
+        spread: i32,
+        tile_images: i32,
+        tile_rows: i32,
+        tile_columns: i32,
+        tiles_down: i32,
+        tiles_across: i32,
+        halo_rows: i32,
+        halo_columns: i32,
+        plane: i32,
+        chunk: i32,
+    }
+    ConvolutionParams {
+        window: Window,
+        input: Input,
+        save: Maps,
+        gradient: GradientInput,
+        weights: Address,
+        epilogue: Epilogue,
+        gradient_epilogue: GradientEpilogue,
+    }
+    PackParams {
+        weights: Address,
+        packed: Address,
+        outputs: i64,
+        inputs: i64,
+        kernel: i64,
+        padded_sums: i64,
+        padded_results: i64,
+        gradient: i64,
+        f32: i64,
+    }
+    WeightGradientParams {
+        window: Window,
+        input: Input,
+        gradient: GradientInput,
+        sums: Address,
+        tiles: i32,
+        splits: i32,
+        tap_groups: i32,
+        unused: i32,
+    }
+    WeightSumParams {
+        sums: Address,
+        gradient: Address,
+        splits: i64,
+        taps: i64,
+        outputs: i64,
+        inputs: i64,
+        padded_outputs: i64,
+        padded_inputs: i64,
+    }
+    BiasGradientParams {
+        gradient: GradientInput,
+        bias: Address,
+        pixels: i64,
+        channels: i64,
+        padded_channels: i64,
+    }
+    PoolParams {
+        images: i32,
+        in_rows: i32,
+        in_columns: i32,
+        out_rows: i32,
+        out_columns: i32,
+        padded_channels: i32,
+        size: i32,
+        channels: i32,
+        input: Input,
+        gradient: GradientInput,
+        epilogue: Epilogue,
+        gradient_epilogue: GradientEpilogue,
+    }
+    NormParams {
+        sums: Address,
+        tiles: i64,
+        channels: i32,
+        padded_channels: i32,
+        phase: i64,
+        eps: f64,
+        new_weight: f64,
+        batch: Address,
+        pixels: f64,
+        weight: Address,
+        bias: Address,
+        running_means: Address,
+        running_variances: Address,
+        totals: Address,
+        moments: Address,
+        means: Address,
+        scale: Address,
+        shift: Address,
+    }
+    NormGradientParams {
+        sums: Address,
+        tiles: i64,
+        channels: i32,
+        padded_channels: i32,
+        phase: i64,
+        eps: f64,
+        moments: Address,
+        count: Address,
+        weight: Address,
+        weight_gradient: Address,
+        bias_gradient: Address,
+        totals: Address,
+        a: Address,
+        b: Address,
+        c: Address,
+    }
+    /// See `batch.cuh`, for this and the next one.
+    Batch {
+        share: f64,
+        mean_weight: f64,
+        statistics_weight: f64,
+        images: i64,
+        first: i64,
+        end: i64,
+    }
+    ResultHead { loss: f64, whole: f64, correct: i64, parts: i64 }
+    LossParams {
+        logits: Address,
+        gradient: Address,
+        labels: Address,
+        batch: Address,
+        class_weights: Address,
+        losses: Address,
+        correct: Address,
+        result: Address,
+        smoothing: f64,
+        classes: i32,
+        padded_classes: i32,
+    }
+    /// See `optimizer.cu`, for this and the next ones.
+    RuleSettings { learning_rate: f32, momentum: f32, weight_decay: f32, nesterov: i32 }
+    FlatParams {
+        parameters: Address,
+        gradients: Address,
+        momentum: Address,
+        rule: Address,
+        weight: Address,
+        parts: Address,
+        result: Address,
+        len: i64,
+    }
+    MuonParams {
+        weight: Address,
+        gradient: Address,
+        momentum: Address,
+        step: Address,
+        step_parts: Address,
+        weight_parts: Address,
+        rule: Address,
+        rows: i64,
+        columns: i64,
+        transpose: i64,
+    }
+    ProductParams {
+        a: Address,
+        b: Address,
+        c: Address,
+        out: Address,
+        rows: i32,
+        columns: i32,
+        inner: i32,
+        transposed: i32,
+        product: f32,
+        addend: f32,
+        diagonal: f32,
+        unused: i32,
+    }
+    ImagesParams {
+        images: Address,
+        out: Maps,
+        count: i64,
+        channels: i64,
+        padded_channels: i64,
+        pixels: i64,
+    }
+}

@@ -1,0 +1,255 @@
+//! The loss and the backward pass.
+
+use crescendo_network::Operation;
+use crescendo_plan::{Delivery, FusedInput, RequiredGradients, StepKind};
+
+use super::forward::{BOTH, FINISH, SUM};
+use super::view::activation;
+use super::{Action, Pass, SUMS_BYTES};
+use crate::params::{
+    BiasGradientParams, ConvolutionParams, GradientEpilogue, LossParams, NormGradientParams,
+    PoolParams, WeightGradientParams, WeightSumParams,
+};
+use crate::window::{Layer, THREADS, TILE_CHANNELS, TILE_PIXELS, WEIGHT_INPUTS};
+
+impl Pass<'_> {
+    /// The loss, and the gradient of the logits.
+    pub(super) fn loss(&mut self) {
+        let classes = self.shape(self.plan.fused.logits());
+        let losses = self.space.losses();
+        let params = LossParams {
+            logits: self.logits().data,
+            gradient: self.gradient_maps(self.plan.gradients.logits()).data,
+            labels: self.space.labels(),
+            batch: self.state.batch.address,
+            class_weights: self.state.class_weights.address,
+            losses,
+            correct: losses + 8 * self.count as u64,
+            result: self.state.result.address,
+            smoothing: self.label_smoothing,
+            classes: classes.channels as i32,
+            padded_classes: classes.padded() as i32,
+        };
+        let blocks = self.count.div_ceil(THREADS as usize);
+        self.launch("cross_entropy", [blocks, 1, 1], 0, &params);
+        if self.adds_to_result() {
+            self.launch("sum_loss", [1, 1, 1], SUMS_BYTES, &params);
+        }
+    }
+
+    pub(super) fn backward(&mut self) {
+        self.backward = true;
+        let plan = self.plan;
+        for (index, step) in plan.fused.steps.iter().enumerate().rev() {
+            let required = self.required[index];
+            if !required.any() {
+                continue;
+            }
+            self.step = Some(index);
+            let delivery = plan.gradients.steps[index].delivery.as_ref();
+            let delivery = delivery.filter(|_| required.input);
+            match plan.layers[index] {
+                Some(layer) => self.layer_backward(index, layer, required, delivery),
+                None => {
+                    if let Some(delivery) = delivery {
+                        self.pool_backward(index, delivery);
+                    }
+                }
+            }
+            if let Some(delivery) = delivery.filter(|delivery| delivery.last) {
+                let input = plan.gradients.gradients[delivery.gradient].input;
+                for (which, term) in input.terms().enumerate() {
+                    if let Some(norm) = term.norm {
+                        self.finish_norm_gradient(which, norm, self.gradient_tiles(index));
+                        self.report_final(self.state.norms[norm].node);
+                    }
+                }
+            }
+            if step.kind != StepKind::Write {
+                self.report_final(step.node);
+            }
+        }
+        self.step = None;
+        // Those of frozen parameters, for which there is no backward.
+        (0..plan.graph.nodes.len()).for_each(|node| self.report_final(node));
+        self.backward = false;
+    }
+
+    /// The gradients of an operation's parameters are final.
+    fn report_final(&mut self, node: usize) {
+        let graph = self.graph();
+        let Some(weight) = graph.nodes[node].weight else { return };
+        if !std::mem::replace(&mut self.reported[weight], true) && self.processes {
+            let last = graph.nodes[node].bias.unwrap_or(weight);
+            let range = graph.parameters[weight].range.start..graph.parameters[last].range.end;
+            self.actions.push(Action::Final(range));
+        }
+    }
+
+    fn layer_backward(
+        &mut self,
+        index: usize,
+        layer: Layer,
+        required: RequiredGradients,
+        delivery: Option<&Delivery>,
+    ) {
+        let step = &self.plan.fused.steps[index];
+        let node = &self.graph().nodes[step.node];
+        let gradient = self.gradient_input(index);
+        if required.weight {
+            self.weight_gradient(index, layer);
+        }
+        // The BatchNorm behind a bias takes every shift away.
+        if let Some(bias) = node.bias.filter(|_| required.bias && step.norm.is_none()) {
+            let params = BiasGradientParams {
+                gradient,
+                bias: self.state.gradient(self.graph(), bias),
+                pixels: (self.count * layer.output.pixels()) as i64,
+                channels: layer.output.channels as i64,
+                padded_channels: layer.output.padded() as i64,
+            };
+            let blocks = layer.output.padded() / 16;
+            self.launch("bias_gradient", [blocks, 1, 1], 8 * 8 * THREADS as usize, &params);
+        }
+        let Some(delivery) = delivery else { return };
+        let bytes = self.plan.precision.bytes();
+        let tiling = layer.input_gradient(self.count, bytes).expect("the layer was checked");
+        self.pack_weights(step.node, layer, true);
+        let params = ConvolutionParams {
+            window: tiling.window,
+            gradient,
+            weights: self.space.packed_weights(),
+            gradient_epilogue: self.gradient_epilogue(delivery),
+            ..ConvolutionParams::default()
+        };
+        let grid = [tiling.tiles, layer.input.padded().div_ceil(TILE_CHANNELS), 1];
+        let kernel = self.kernel("input_gradient_f32", "input_gradient_bf16");
+        self.launch(kernel, grid, tiling.shared, &params);
+    }
+
+    fn weight_gradient(&mut self, index: usize, layer: Layer) {
+        let step = &self.plan.fused.steps[index];
+        let bytes = self.plan.precision.bytes();
+        let tiling = layer.weight_gradient(self.count, bytes).expect("the layer was checked");
+        let splits = layer.splits(tiling.tiles);
+        let params = WeightGradientParams {
+            window: tiling.window,
+            input: self.input(&step.backward_input()),
+            gradient: self.gradient_input(index),
+            sums: self.space.weight_sums(),
+            tiles: tiling.tiles as i32,
+            splits: splits as i32,
+            tap_groups: layer.tap_groups() as i32,
+            unused: 0,
+        };
+        let grid = [
+            layer.output.padded().div_ceil(TILE_CHANNELS),
+            layer.input.padded().div_ceil(WEIGHT_INPUTS),
+            splits * layer.tap_groups(),
+        ];
+        let kernel = match layer.taps_at_once() {
+            9 => self.kernel("weight_gradient_9_f32", "weight_gradient_9_bf16"),
+            _ => self.kernel("weight_gradient_1_f32", "weight_gradient_1_bf16"),
+        };
+        self.launch(kernel, grid, tiling.shared, &params);
+        let weight = self.graph().nodes[step.node].weight.expect("it has a weight");
+        let taps = layer.kernel * layer.kernel;
+        let params = WeightSumParams {
+            sums: self.space.weight_sums(),
+            gradient: self.state.gradient(self.graph(), weight),
+            splits: splits as i64,
+            taps: taps as i64,
+            outputs: layer.output.channels as i64,
+            inputs: layer.input.channels as i64,
+            padded_outputs: layer.output.padded() as i64,
+            padded_inputs: layer.input.padded() as i64,
+        };
+        let blocks = super::blocks(taps * layer.input.channels * layer.output.channels);
+        self.launch("sum_weight_gradient", [blocks, 1, 1], 0, &params);
+    }
+
+    fn pool_backward(&mut self, index: usize, delivery: &Delivery) {
+        let step = &self.plan.fused.steps[index];
+        let (from, to) = (self.shape(step.input.main.tensor), self.shape(step.output));
+        let (kernel, size) = match step.kind {
+            StepKind::AveragePool(size) => ("average_pool_gradient", size),
+            StepKind::MaxPool(size) => ("max_pool_gradient", size),
+            StepKind::Flatten => ("flatten_gradient", 1),
+            _ => ("write_maps_gradient", 1),
+        };
+        let mut epilogue = self.gradient_epilogue(delivery);
+        if let StepKind::Activation(function) = step.kind {
+            epilogue = GradientEpilogue {
+                activation: activation(function),
+                argument: self.input(&FusedInput::plain(step.input.main.tensor)),
+                ..epilogue
+            };
+        }
+        let params = PoolParams {
+            input: self.input(&step.backward_input()),
+            gradient: self.gradient_input(index),
+            gradient_epilogue: epilogue,
+            ..self.pool_params(from, to, size)
+        };
+        let grid = self.pool_grid(from);
+        self.launch(kernel, grid, SUMS_BYTES, &params);
+    }
+
+    /// Tiles whose sums a step's backward has written.
+    fn gradient_tiles(&self, step: usize) -> usize {
+        match self.plan.layers[step] {
+            Some(layer) => {
+                let tiling = layer.input_gradient(self.count, self.plan.precision.bytes());
+                tiling.expect("the layer was checked").tiles
+            }
+            None => {
+                let shape = self.shape(self.plan.fused.steps[step].input.main.tensor);
+                (self.count * shape.pixels()).div_ceil(TILE_PIXELS)
+            }
+        }
+    }
+
+    /// From the sums of the gradient to BatchNorm's own gradients, and to the coefficients with which its input's
+    /// gradient is computed.
+    fn finish_norm_gradient(&mut self, which: usize, index: usize, tiles: usize) {
+        let (graph, state) = (self.graph(), self.state);
+        let norm = &state.norms[index];
+        let node = &graph.nodes[norm.node];
+        let Operation::BatchNorm { eps, .. } = node.operation else {
+            unreachable!("statistics belong to a BatchNorm")
+        };
+        let parameter = |index: Option<usize>| index.expect("BatchNorm has a weight and a bias");
+        let (weight, bias) = (parameter(node.weight), parameter(node.bias));
+        let gradient = |parameter: usize| match self.requires_grad[parameter] {
+            true => state.gradient(graph, parameter),
+            false => 0,
+        };
+        let [a, b, c] = norm.abc;
+        let mut params = NormGradientParams {
+            sums: self.space.sums(which),
+            tiles: tiles as i64,
+            channels: norm.channels as i32,
+            padded_channels: norm.channels.next_multiple_of(16) as i32,
+            eps,
+            moments: norm.moments,
+            count: norm.count(),
+            weight: state.parameter(graph, weight),
+            weight_gradient: gradient(weight),
+            bias_gradient: gradient(bias),
+            totals: norm.gradient_totals,
+            a,
+            b,
+            c,
+            phase: BOTH,
+        };
+        let channels = norm.channels;
+        let phases = if self.processes { vec![SUM, FINISH] } else { vec![BOTH] };
+        for phase in phases {
+            if phase == FINISH {
+                self.actions.push(Action::SumGradients(index));
+            }
+            params.phase = phase;
+            self.launch("norm_gradient", [channels, 1, 1], SUMS_BYTES, &params);
+        }
+    }
+}

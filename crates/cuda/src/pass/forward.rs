@@ -1,0 +1,235 @@
+//! The forward pass.
+
+use crescendo_plan::{FusedInput, FusedStep, StepKind, TensorId};
+
+use super::view::activation;
+use super::{Action, Pass, Purpose, SUMS_BYTES};
+use crate::params::{ConvolutionParams, Epilogue, Maps, NormParams, PackParams, PoolParams};
+use crate::window::{Layer, MapShape, THREADS, TILE_CHANNELS, TILE_PIXELS};
+
+/// Phases of the kernels of BatchNorm, as `norm.cu` has them.
+pub(super) const BOTH: i64 = 0;
+pub(super) const SUM: i64 = 1;
+pub(super) const FINISH: i64 = 2;
+
+impl Pass<'_> {
+    pub(super) fn forward(&mut self) {
+        if !self.trains() {
+            for norm in 0..self.state.norms.len() {
+                let params = self.norm_params(norm);
+                let blocks = self.state.norms[norm].channels.div_ceil(THREADS as usize);
+                self.launch("norm_running", [blocks, 1, 1], 0, &params);
+            }
+        }
+        let plan = self.plan;
+        for (index, step) in plan.fused.steps.iter().enumerate() {
+            self.step = Some(index);
+            let mut input = step.input;
+            if let Some(saved) = step.save_input
+                && !plan.layers[index].is_some_and(Layer::reads_all)
+            {
+                // The step's own kernel does not read every pixel once.
+                self.write(&step.input, saved);
+                input = FusedInput::plain(saved);
+            }
+            match plan.layers[index] {
+                Some(layer) => self.convolution(step, layer, &input),
+                None => self.pool(step, &input),
+            }
+            if let Some(norm) = step.norm.filter(|_| self.trains()) {
+                self.finish_statistics(index, norm);
+            }
+        }
+        self.step = None;
+    }
+
+    /// Writes an input to memory.
+    fn write(&mut self, input: &FusedInput, to: TensorId) {
+        let shape = self.shape(to);
+        let params = PoolParams {
+            input: self.input(input),
+            epilogue: Epilogue { out: self.maps(to), ..Epilogue::default() },
+            ..self.pool_params(shape, shape, 1)
+        };
+        let grid = self.pool_grid(shape);
+        self.launch("write_maps", grid, SUMS_BYTES, &params);
+    }
+
+    fn convolution(&mut self, step: &FusedStep, layer: Layer, input: &FusedInput) {
+        let bytes = self.plan.precision.bytes();
+        let tiling = layer.forward(self.count, bytes).expect("the layer was checked");
+        self.pack_weights(step.node, layer, false);
+        let save = step.save_input.filter(|_| !input.is_plain());
+        let params = ConvolutionParams {
+            window: tiling.window,
+            input: self.input(input),
+            save: save.map(|saved| self.maps(saved)).unwrap_or_default(),
+            weights: self.space.packed_weights(),
+            epilogue: self.epilogue(step),
+            ..ConvolutionParams::default()
+        };
+        let grid = [tiling.tiles, layer.output.padded().div_ceil(TILE_CHANNELS), 1];
+        let kernel = self.kernel("convolution_f32", "convolution_bf16");
+        self.launch(kernel, grid, tiling.shared, &params);
+    }
+
+    /// Lays out a layer's weights for its convolution, or for the gradient of its input.
+    pub(super) fn pack_weights(&mut self, node: usize, layer: Layer, gradient: bool) {
+        let weight = self.graph().nodes[node].weight.expect("it has a weight");
+        let (inputs, outputs) = (layer.input.padded() as i64, layer.output.padded() as i64);
+        let [padded_sums, padded_results] =
+            if gradient { [outputs, inputs] } else { [inputs, outputs] };
+        let params = PackParams {
+            weights: self.state.parameter(self.graph(), weight),
+            packed: self.space.packed_weights(),
+            outputs: layer.output.channels as i64,
+            inputs: layer.input.channels as i64,
+            kernel: layer.kernel as i64,
+            padded_sums,
+            padded_results,
+            gradient: gradient.into(),
+            f32: (self.plan.precision.bytes() == 4).into(),
+        };
+        let blocks = super::blocks(layer.packed_len());
+        self.launch("pack_weights", [blocks, 1, 1], 0, &params);
+    }
+
+    fn epilogue(&self, step: &FusedStep) -> Epilogue {
+        let graph = self.graph();
+        let node = &graph.nodes[step.node];
+        let has_bias = self.plan.layers.iter().zip(&self.plan.fused.steps);
+        let has_bias = has_bias.into_iter().any(|(layer, s)| s == step && layer.is_some());
+        let bias = node.bias.filter(|_| has_bias);
+        let mut epilogue = Epilogue {
+            out: self.maps(step.output),
+            bias: bias.map_or(0, |bias| self.state.parameter(graph, bias)),
+            channels: self.shape(step.output).channels as i64,
+            ..Epilogue::default()
+        };
+        if let Some(norm) = step.norm.filter(|_| self.trains()) {
+            epilogue.sums = self.space.sums(0);
+            epilogue.shift = self.norm_params(norm).running_means;
+        }
+        epilogue
+    }
+
+    fn pool(&mut self, step: &FusedStep, input: &FusedInput) {
+        let (from, to) = (self.shape(input.main.tensor), self.shape(step.output));
+        let (kernel, size) = match step.kind {
+            StepKind::AveragePool(size) => ("average_pool", size),
+            StepKind::MaxPool(size) => ("max_pool", size),
+            StepKind::Flatten => ("flatten", 1),
+            _ => ("write_maps", 1),
+        };
+        let mut params = PoolParams {
+            input: self.input(input),
+            epilogue: self.epilogue(step),
+            ..self.pool_params(from, to, size)
+        };
+        if let StepKind::Activation(function) = step.kind {
+            params.input.activation = activation(function);
+        }
+        let grid = match step.kind {
+            StepKind::Flatten => {
+                // A thread has a group of channels; some also have the zeros behind a vector.
+                let groups = self.count * from.len() / 8;
+                let zeros = self.count * (to.padded() - to.channels);
+                [groups.max(zeros).div_ceil(THREADS as usize), 1, 1]
+            }
+            _ => self.pool_grid(to),
+        };
+        self.launch(kernel, grid, SUMS_BYTES, &params);
+    }
+
+    pub(super) fn pool_params(&self, from: MapShape, to: MapShape, size: usize) -> PoolParams {
+        PoolParams {
+            images: self.count as i32,
+            in_rows: from.rows as i32,
+            in_columns: from.columns as i32,
+            out_rows: to.rows as i32,
+            out_columns: to.columns as i32,
+            padded_channels: from.padded() as i32,
+            size: size as i32,
+            channels: from.channels as i32,
+            ..PoolParams::default()
+        }
+    }
+
+    /// Blocks of a kernel whose result has this shape.
+    pub(super) fn pool_grid(&self, result: MapShape) -> [usize; 3] {
+        let tiles = (self.count * result.pixels()).div_ceil(TILE_PIXELS);
+        [tiles, result.padded().div_ceil(TILE_CHANNELS), 1]
+    }
+
+    /// Tiles whose sums a step's forward has written.
+    fn tiles(&self, step: usize) -> usize {
+        match self.plan.layers[step] {
+            Some(layer) => {
+                let tiling = layer.forward(self.count, self.plan.precision.bytes());
+                tiling.expect("the layer was checked").tiles
+            }
+            None => {
+                let shape = self.shape(self.plan.fused.steps[step].output);
+                (self.count * shape.pixels()).div_ceil(TILE_PIXELS)
+            }
+        }
+    }
+
+    fn norm_params(&self, index: usize) -> NormParams {
+        let (graph, state) = (self.graph(), self.state);
+        let norm = &state.norms[index];
+        let node = &graph.nodes[norm.node];
+        let (eps, new_weight) = self.batch_norm(index);
+        let at = |index: Option<usize>| {
+            state.parameter(graph, index.expect("BatchNorm has a weight and a bias"))
+        };
+        let running = |first: usize| {
+            state.model.address + 4 * (first + graph.statistics[index].range.start) as u64
+        };
+        NormParams {
+            channels: norm.channels as i32,
+            padded_channels: norm.channels.next_multiple_of(16) as i32,
+            eps,
+            new_weight,
+            batch: state.batch.address,
+            pixels: MapShape::new(node.output).pixels() as f64,
+            weight: at(node.weight),
+            bias: at(node.bias),
+            running_means: running(state.layout.means()),
+            running_variances: running(state.layout.variances()),
+            totals: norm.totals,
+            moments: norm.moments,
+            means: norm.mean,
+            scale: norm.scale,
+            shift: norm.shift,
+            ..NormParams::default()
+        }
+    }
+
+    /// From the sums of the batch to its moments, the factors, and new running statistics.
+    fn finish_statistics(&mut self, step: usize, norm: usize) {
+        let mut params = NormParams {
+            sums: self.space.sums(0),
+            tiles: self.tiles(step) as i64,
+            ..self.norm_params(norm)
+        };
+        let channels = self.state.norms[norm].channels;
+        let phases = if self.processes { vec![SUM, FINISH] } else { vec![BOTH] };
+        for phase in phases {
+            if phase == FINISH {
+                self.actions.push(Action::SumStatistics(norm));
+            }
+            params.phase = phase;
+            self.launch("norm_statistics", [channels, 1, 1], SUMS_BYTES, &params);
+        }
+    }
+
+    /// The logits.
+    pub(super) fn logits(&self) -> Maps {
+        self.maps(self.plan.fused.logits())
+    }
+
+    pub(super) fn adds_to_result(&self) -> bool {
+        matches!(self.purpose, Purpose::Training { .. })
+    }
+}

@@ -1,0 +1,117 @@
+//! Launches that are run again and again, with what the host does in between.
+
+use crescendo_network::{Communicator, EngineError, Graph};
+
+use crate::driver::{Driver, Launch, Program};
+use crate::pass::Action;
+use crate::state::State;
+
+/// What the host does between launches, in a run with several processes.
+pub(crate) struct HostAction(Action);
+
+/// Launches, and what follows them on the host.
+struct Piece {
+    program: Option<Box<dyn Program>>,
+    /// The step and the direction of each launch.
+    steps: Vec<(Option<usize>, bool)>,
+    then: Option<HostAction>,
+}
+
+/// The pieces in order.
+pub(crate) struct Sequence(Vec<Piece>);
+
+impl Sequence {
+    pub fn of_launches(driver: &dyn Driver, launches: Vec<Launch>) -> Result<Self, EngineError> {
+        let launches = launches.into_iter();
+        let action = |launch| Action::Launch { launch, step: None, backward: false };
+        Sequence::new(driver, launches.map(action).collect())
+    }
+
+    pub fn new(driver: &dyn Driver, actions: Vec<Action>) -> Result<Self, EngineError> {
+        let mut pieces = Vec::new();
+        let (mut launches, mut steps) = (Vec::new(), Vec::new());
+        let mut end = |launches: &mut Vec<Launch>, steps: &mut Vec<_>, then| {
+            let program = match launches.is_empty() {
+                true => None,
+                false => Some(driver.prepare(launches)?),
+            };
+            launches.clear();
+            pieces.push(Piece { program, steps: std::mem::take(steps), then });
+            Ok::<(), EngineError>(())
+        };
+        for action in actions {
+            match action {
+                Action::Launch { launch, step, backward } => {
+                    launches.push(launch);
+                    steps.push((step, backward));
+                }
+                host => end(&mut launches, &mut steps, Some(HostAction(host)))?,
+            }
+        }
+        end(&mut launches, &mut steps, None)?;
+        Ok(Sequence(pieces))
+    }
+
+    /// Runs everything; adds the time of each launch to its step's if there are `seconds`.
+    pub fn run(
+        &mut self,
+        mut seconds: Option<&mut Vec<[f64; 2]>>,
+        mut host: impl FnMut(&HostAction) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        for Piece { program, steps, then } in &mut self.0 {
+            match (program, &mut seconds) {
+                (None, _) => {}
+                (Some(program), None) => program.run()?,
+                (Some(program), Some(seconds)) => {
+                    let times = program.run_timed()?;
+                    for (time, &(step, backward)) in times.into_iter().zip(steps.iter()) {
+                        if let Some(step) = step {
+                            seconds[step][usize::from(backward)] += time;
+                        }
+                    }
+                }
+            }
+            if let Some(action) = then {
+                host(action)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HostAction {
+    /// Does it, through the host's memory.
+    pub fn run(
+        &self,
+        driver: &dyn Driver,
+        graph: &Graph,
+        state: &State,
+        gradients: &mut [f32],
+        communicator: &mut dyn Communicator,
+    ) -> Result<(), EngineError> {
+        let mut sum = |address, len: usize| {
+            let mut totals = vec![0.0f64; len];
+            driver.download(address, bytemuck::cast_slice_mut(&mut totals))?;
+            communicator.sum(&mut totals)?;
+            driver.upload(address, bytemuck::cast_slice(&totals))
+        };
+        debug_assert_eq!(gradients.len(), graph.parameter_count());
+        match &self.0 {
+            Action::Launch { .. } => unreachable!("launches are no actions of the host"),
+            &Action::SumStatistics(norm) => {
+                let norm = &state.norms[norm];
+                sum(norm.totals, 2 * norm.channels + 1)
+            }
+            &Action::SumGradients(norm) => {
+                let norm = &state.norms[norm];
+                sum(norm.gradient_totals, 2 * norm.channels)
+            }
+            Action::Final(range) => {
+                let address = state.gradients.address + 4 * range.start as u64;
+                let bytes = bytemuck::cast_slice_mut(&mut gradients[range.clone()]);
+                driver.download(address, bytes)?;
+                communicator.gradients_final(range.clone(), gradients)
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What the engine keeps from one batch to the next, in the device's memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crescendo_network::{EngineError, Graph, StateKind};
+
+use crate::driver::{Address, Buffer, Driver};
+use crate::params::{Batch, ResultHead, RuleSettings};
+
+/// Squared norms of parts of a batch that an update can measure.
+const MOST_PARTS: usize = 1 << 16;
+
+/// Blocks of kernels that write a sum for each block, as `optimizer.cu` has it.
+pub(crate) const PART_BLOCKS: u32 = 128;
+
+/// The numbers of a model, in f32: parameters, running means, running variances.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ModelLayout {
+    parameters: usize,
+    channels: usize,
+}
+
+impl ModelLayout {
+    pub fn new(graph: &Graph) -> ModelLayout {
+        ModelLayout { parameters: graph.parameter_count(), channels: graph.statistic_count() }
+    }
+
+    pub fn len(self) -> usize {
+        self.parameters + 2 * self.channels
+    }
+
+    pub fn means(self) -> usize {
+        self.parameters
+    }
+
+    pub fn variances(self) -> usize {
+        self.parameters + self.channels
+    }
+
+    /// Where a tensor of the state lies; `None` for a count.
+    pub fn range(self, graph: &Graph, kind: StateKind) -> Option<Range<usize>> {
+        let shifted = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
+        match kind {
+            StateKind::Parameter(index) => Some(graph.parameters[index].range.clone()),
+            StateKind::RunningMean(index) => {
+                Some(shifted(&graph.statistics[index].range, self.means()))
+            }
+            StateKind::RunningVariance(index) => {
+                Some(shifted(&graph.statistics[index].range, self.variances()))
+            }
+            StateKind::BatchesTracked(_) => None,
+        }
+    }
+}
+
+/// What the last batch gave for a BatchNorm: addresses of numbers for each channel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NormState {
+    /// The operation, as an index of [`Graph::nodes`].
+    pub node: usize,
+    pub channels: usize,
+    /// In f32, padded with zeros to whole groups of sixteen.
+    pub mean: Address,
+    pub scale: Address,
+    pub shift: Address,
+    pub abc: [Address; 3],
+    /// In f64: mean and variance of each channel.
+    pub moments: Address,
+    /// In f64: two sums of each channel, and the count.
+    pub totals: Address,
+    /// In f64: two sums of each channel.
+    pub gradient_totals: Address,
+}
+
+impl NormState {
+    /// Where the count of numbers in a channel lies.
+    pub fn count(&self) -> Address {
+        self.totals + 8 * 2 * self.channels as Address
+    }
+}
+
+/// The model, the optimizer's state, and what passes leave behind.
+pub(crate) struct State {
+    pub layout: ModelLayout,
+    pub model: Buffer,
+    /// The average of the model, once there is one.
+    pub average: Option<Buffer>,
+    pub gradients: Buffer,
+    pub momentum: Buffer,
+    /// The gradients when they were last measured, once they were.
+    pub measured: Option<Buffer>,
+    pub batches_tracked: Vec<i64>,
+    pub norms: Vec<NormState>,
+    /// A [`RuleSettings`] for each parameter.
+    pub rules: Buffer,
+    /// A [`Batch`].
+    pub batch: Buffer,
+    /// A [`ResultHead`], and squared norms.
+    pub result: Buffer,
+    /// Sums of blocks: two times [`PART_BLOCKS`] in f64.
+    pub parts: Buffer,
+    /// The weight of the model in its average.
+    pub average_weight: Buffer,
+    /// Class weights, or nothing.
+    pub class_weights: Buffer,
+    /// The memory of `norms`.
+    _norms: Buffer,
+}
+
+impl State {
+    pub fn new(driver: &Arc<dyn Driver>, graph: &Graph) -> Result<State, EngineError> {
+        let layout = ModelLayout::new(graph);
+        let parameters = 4 * graph.parameter_count();
+        let (norms, buffer) = norms(driver, graph)?;
+        let model = Buffer::new(driver, 4 * layout.len())?;
+        let mut initial = vec![0.0f32; layout.len()];
+        initial[layout.variances()..].fill(1.0);
+        driver.upload(model.address, bytemuck::cast_slice(&initial))?;
+        Ok(State {
+            layout,
+            model,
+            average: None,
+            gradients: Buffer::zeros(driver, parameters)?,
+            momentum: Buffer::zeros(driver, parameters)?,
+            measured: None,
+            batches_tracked: vec![0; graph.statistics.len()],
+            norms,
+            rules: Buffer::new(driver, size_of::<RuleSettings>() * graph.parameters.len())?,
+            batch: Buffer::new(driver, size_of::<Batch>())?,
+            result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * MOST_PARTS)?,
+            parts: Buffer::new(driver, 2 * 8 * PART_BLOCKS as usize)?,
+            average_weight: Buffer::new(driver, 4)?,
+            class_weights: Buffer::new(driver, 0)?,
+            _norms: buffer,
+        })
+    }
+
+    /// Bytes that a state takes, without an average and measurements.
+    pub fn size(graph: &Graph) -> usize {
+        let model = ModelLayout::new(graph).len();
+        let norms: usize = norm_lens(graph).map(|(_, len)| len).sum();
+        4 * (model + 2 * graph.parameter_count()) + norms + 8 * MOST_PARTS
+    }
+
+    /// The address of a parameter.
+    pub fn parameter(&self, graph: &Graph, index: usize) -> Address {
+        self.model.address + 4 * graph.parameters[index].range.start as Address
+    }
+
+    /// The address of a parameter's gradient.
+    pub fn gradient(&self, graph: &Graph, index: usize) -> Address {
+        self.gradients.address + 4 * graph.parameters[index].range.start as Address
+    }
+}
+
+/// For each BatchNorm its operation, and the bytes that it takes.
+fn norm_lens(graph: &Graph) -> impl Iterator<Item = (usize, usize)> {
+    let norms = graph.nodes.iter().enumerate();
+    norms.filter_map(|(node, layer)| {
+        let channels = graph.statistics[layer.statistics?].range.len();
+        let padded = channels.next_multiple_of(16);
+        Some((node, 6 * 4 * padded + 8 * (6 * channels + 1)))
+    })
+}
+
+fn norms(
+    driver: &Arc<dyn Driver>,
+    graph: &Graph,
+) -> Result<(Vec<NormState>, Buffer), EngineError> {
+    let total = norm_lens(graph).map(|(_, len)| len).sum();
+    let buffer = Buffer::zeros(driver, total)?;
+    let mut next = buffer.address;
+    let mut take = |bytes: usize| {
+        let address = next;
+        next += bytes as Address;
+        address
+    };
+    let norms = norm_lens(graph).map(|(node, _)| {
+        let statistics = graph.nodes[node].statistics.expect("it is a BatchNorm");
+        let channels = graph.statistics[statistics].range.len();
+        let padded = 4 * channels.next_multiple_of(16);
+        NormState {
+            node,
+            channels,
+            mean: take(padded),
+            scale: take(padded),
+            shift: take(padded),
+            abc: [take(padded), take(padded), take(padded)],
+            moments: take(8 * 2 * channels),
+            totals: take(8 * (2 * channels + 1)),
+            gradient_totals: take(8 * 2 * channels),
+        }
+    });
+    Ok((norms.collect(), buffer))
+}

@@ -1,0 +1,170 @@
+//! The memory that passes work in: allocated when a batch size is first seen, used by training and inference in turn.
+
+use std::sync::Arc;
+
+use crescendo_network::{EngineError, Role};
+use crescendo_plan::{MemoryPlan, TensorId};
+
+use crate::driver::{Address, Buffer, Driver};
+use crate::plan::ExecutionPlan;
+use crate::window::{MapShape, TILE_PIXELS};
+
+/// How many bytes of each kind a pass needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes([usize; 9]);
+
+/// What lies where.
+#[derive(Clone, Copy)]
+enum Part {
+    Arena,
+    /// The images as they come, and as maps.
+    Uploaded,
+    Images,
+    Labels,
+    /// Losses of images in f64, and whether they are right.
+    Losses,
+    /// Sums of tiles for up to two BatchNorms.
+    Sums,
+    PackedWeights,
+    WeightSums,
+    /// Muon's step, and matrices.
+    Muon,
+}
+
+impl Sizes {
+    /// The sizes for a pass over so many images.
+    pub fn new(plan: &ExecutionPlan, memory: &MemoryPlan, images: usize) -> Sizes {
+        let graph = &plan.graph;
+        let input = plan.precision.size(graph.input);
+        let layers = || plan.layers.iter().flatten();
+        let trains = memory.trains();
+        let weight_sums = |layer: &crate::window::Layer| {
+            let tiling = layer.weight_gradient(images, plan.precision.bytes());
+            let tiles = tiling.expect("the layer was checked").tiles;
+            4 * layer.splits(tiles) * layer.packed_len()
+        };
+        let mut sizes = Sizes::default();
+        let mut set = |part: Part, bytes: usize| sizes.0[part as usize] = bytes;
+        set(Part::Arena, memory.len * images);
+        set(Part::Uploaded, 4 * graph.input.len() * images);
+        set(Part::Images, input * images);
+        set(Part::Labels, 2 * images);
+        set(Part::Losses, 12 * images);
+        set(Part::PackedWeights, {
+            let most = layers().map(|layer| layer.packed_len()).max().unwrap_or(0);
+            plan.precision.bytes() * most
+        });
+        if trains {
+            set(Part::Sums, 2 * sums_size(plan, images));
+            set(Part::WeightSums, layers().map(weight_sums).max().unwrap_or(0));
+            set(Part::Muon, muon_size(plan));
+        }
+        sizes
+    }
+
+    /// The sizes that serve both.
+    pub fn max(self, other: Sizes) -> Sizes {
+        let mut sizes = self;
+        for (size, other) in sizes.0.iter_mut().zip(other.0) {
+            *size = (*size).max(other);
+        }
+        sizes
+    }
+
+    /// All bytes.
+    pub fn total(self) -> usize {
+        self.0.iter().map(|size| size.next_multiple_of(256)).sum()
+    }
+}
+
+/// Bytes of the sums of one BatchNorm's tiles, at most.
+fn sums_size(plan: &ExecutionPlan, images: usize) -> usize {
+    let bytes = plan.precision.bytes();
+    let steps = plan.fused.steps.iter().zip(&plan.layers).map(|(step, layer)| {
+        let shape = |tensor: TensorId| MapShape::new(plan.fused.tensors[tensor.0].shape);
+        let (input, output) = (shape(step.input.main.tensor), shape(step.output));
+        let tiles = match layer {
+            Some(layer) => [layer.forward(images, bytes), layer.input_gradient(images, bytes)]
+                .map(|tiling| tiling.expect("the layer was checked").tiles),
+            None => [output, input].map(|maps| (images * maps.pixels()).div_ceil(TILE_PIXELS)),
+        };
+        2 * 4 * (tiles[0] * output.padded()).max(tiles[1] * input.padded())
+    });
+    steps.max().unwrap_or(0)
+}
+
+fn muon_size(plan: &ExecutionPlan) -> usize {
+    let matrices = plan.graph.parameters.iter().filter(|p| matches!(p.role, Role::Weight { .. }));
+    let size = matrices.map(|parameter| {
+        let (rows, all) = (parameter.shape[0], parameter.range.len());
+        let side = rows.min(all / rows);
+        4 * (2 * all + 2 * side * side)
+    });
+    size.max().unwrap_or(0)
+}
+
+/// The memory.
+pub(crate) struct Workspace {
+    buffer: Buffer,
+    sizes: Sizes,
+}
+
+impl Workspace {
+    pub fn new(driver: &Arc<dyn Driver>) -> Result<Workspace, EngineError> {
+        Ok(Workspace { buffer: Buffer::new(driver, 0)?, sizes: Sizes::default() })
+    }
+
+    /// Makes room; returns whether addresses have changed.
+    pub fn reserve(
+        &mut self,
+        driver: &Arc<dyn Driver>,
+        sizes: Sizes,
+    ) -> Result<bool, EngineError> {
+        let sizes = self.sizes.max(sizes);
+        if sizes == self.sizes {
+            return Ok(false);
+        }
+        // The old memory is given back first.
+        self.sizes = Sizes::default();
+        self.buffer = Buffer::new(driver, 0)?;
+        self.buffer = Buffer::new(driver, sizes.total())?;
+        self.sizes = sizes;
+        Ok(true)
+    }
+
+    fn address(&self, part: Part) -> Address {
+        let before = &self.sizes.0[..part as usize];
+        let offset: usize = before.iter().map(|size| size.next_multiple_of(256)).sum();
+        self.buffer.address + offset as Address
+    }
+
+    pub fn arena(&self) -> Address {
+        self.address(Part::Arena)
+    }
+    pub fn uploaded(&self) -> Address {
+        self.address(Part::Uploaded)
+    }
+    pub fn images(&self) -> Address {
+        self.address(Part::Images)
+    }
+    pub fn labels(&self) -> Address {
+        self.address(Part::Labels)
+    }
+    pub fn losses(&self) -> Address {
+        self.address(Part::Losses)
+    }
+    /// Sums of the tiles of one of two BatchNorms.
+    pub fn sums(&self, which: usize) -> Address {
+        let half = self.sizes.0[Part::Sums as usize] / 2;
+        self.address(Part::Sums) + (which * half) as Address
+    }
+    pub fn packed_weights(&self) -> Address {
+        self.address(Part::PackedWeights)
+    }
+    pub fn weight_sums(&self) -> Address {
+        self.address(Part::WeightSums)
+    }
+    pub fn muon(&self) -> Address {
+        self.address(Part::Muon)
+    }
+}
