@@ -352,6 +352,8 @@ fn invalid_values_of_recipe_keys_are_refused_by_key() {
         "train.epochs=4294967295",
         "train.save_every_minutes=-1",
         "train.save_every_minutes=1e300",
+        "train.save_every_minutes=nan",
+        "train.save_every_minutes=often",
         "train.seed=-1",
         "train.label_smoothing=1.0",
         "optimizer.learning_rate=-0.1",

@@ -9,12 +9,15 @@ use std::time::Duration;
 use crescendo_cpu::CpuDevices;
 use crescendo_data::{DataSet, ImageShape, Normalization, shapes};
 use crescendo_network::{
-    BorderPixels, ChannelStatistics, Communicator, Device, DeviceData, DeviceMemory, Devices,
-    Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch, Preparation,
+    BorderPixels, ChannelStatistics, Communicator, Device, DeviceData, DeviceKind, DeviceMemory,
+    Devices, Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch, Preparation,
     RequiredMemory, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
 };
 use crescendo_training::events::{Event, Marks, Observer};
 use crescendo_training::{Error, Outcome, Recipe, Run, Start};
+
+#[path = "late_results/saving.rs"]
+mod saving;
 
 /// How many results are held back.
 const LATE: usize = 3;
@@ -23,11 +26,14 @@ const LATE: usize = 3;
 struct LateDevices {
     /// Whether engines keep the data set.
     keeps_data: bool,
+    /// What the device says that it is.
+    kind: DeviceKind,
 }
 
 struct LateDevice {
     cpu: Box<dyn Device>,
     keeps_data: bool,
+    kind: DeviceKind,
 }
 
 /// An engine that hands out nothing before it must.
@@ -42,14 +48,15 @@ struct LateEngine {
 
 impl Devices for LateDevices {
     fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError> {
-        let cpu = CpuDevices.open(config)?;
-        Ok(Box::new(LateDevice { cpu, keeps_data: self.keeps_data }))
+        let LateDevices { keeps_data, kind } = *self;
+        let cpu = CpuDevices.open(&EngineConfig { device: DeviceKind::Cpu, ..config.clone() })?;
+        Ok(Box::new(LateDevice { cpu, keeps_data, kind }))
     }
 }
 
 impl Device for LateDevice {
     fn config(&self) -> EngineConfig {
-        self.cpu.config()
+        EngineConfig { device: self.kind, ..self.cpu.config() }
     }
     fn description(&self) -> String {
         self.cpu.description()
@@ -291,7 +298,7 @@ fn a_run_on_a_late_engine_is_that_of_the_cpu() {
         let (mut plain, mut late) = (Recorder::default(), Recorder::default());
         let mut run = create(&folder("plain"), &CpuDevices, &data, changes);
         assert_eq!(plain.train(&mut run, &CpuDevices, &data).unwrap(), Outcome::Finished);
-        let devices = LateDevices { keeps_data };
+        let devices = LateDevices { keeps_data, kind: DeviceKind::Cpu };
         let mut run = create(&folder("late"), &devices, &data, changes);
         assert_eq!(late.train(&mut run, &devices, &data).unwrap(), Outcome::Finished);
         assert!(weights(&folder("plain")) == weights(&folder("late")), "{changes:?}");
@@ -316,7 +323,7 @@ fn a_run_on_a_late_engine_is_resumed_to_the_bit() {
     let place = tempfile::tempdir().unwrap();
     let data = shapes::generate(0, 150, 20);
     let folder = |name: &str| place.path().join(name);
-    let devices = LateDevices { keeps_data: true };
+    let devices = LateDevices { keeps_data: true, kind: DeviceKind::Cpu };
     let whole = Recorder::default().train(
         &mut create(&folder("whole"), &CpuDevices, &data, &EVERYTHING),
         &CpuDevices,
@@ -343,7 +350,8 @@ fn a_run_on_a_late_engine_is_resumed_to_the_bit() {
 fn states_saved_meanwhile_belong_to_one_update() {
     let place = tempfile::tempdir().unwrap();
     let data = shapes::generate(0, 150, 20);
-    let (folder, devices) = (place.path().join("run"), LateDevices { keeps_data: true });
+    let (folder, devices) =
+        (place.path().join("run"), LateDevices { keeps_data: true, kind: DeviceKind::Cpu });
     let mut run = create(&folder, &devices, &data, &EVERYTHING);
     // An observer that fails ends the run at once, as a kill does: what was saved is what counts.
     struct Failing(Recorder, u64);
@@ -390,7 +398,7 @@ fn divergence_is_noticed_late_and_leaves_the_last_good_state() {
         (error.to_string(), steps, saved(&folder))
     };
     let plain = outcome("plain", &CpuDevices);
-    let late = outcome("late", &LateDevices { keeps_data: true });
+    let late = outcome("late", &LateDevices { keeps_data: true, kind: DeviceKind::Cpu });
     assert!(late.0.contains("is not a number at update"), "{}", late.0);
     assert_eq!((&plain.0, plain.1), (&late.0, late.1), "the same update diverges");
     let [updates, marks] = late.2;

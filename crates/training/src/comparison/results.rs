@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{Arm, Comparison, Difference, Spread};
 use crate::atomic_file::write_atomically;
 use crate::events::EvaluatedSplit;
+use crate::recipe::SaveEvery;
 use crate::{Error, Recipe};
 
 /// The result of an arm with one seed.
@@ -112,6 +113,10 @@ impl Results {
         recipe.engine.device = DeviceKind::Auto;
         recipe.batch.memory_limit = 0.0;
         recipe.train.log_steps = false;
+        // What every recipe had that does not say it, before there was `auto`.
+        if recipe.train.save_every_minutes == SaveEvery::Minutes(5.0) {
+            recipe.train.save_every_minutes = SaveEvery::Auto;
+        }
         let text = recipe.differences().join("\n");
         let digest = Sha256::digest(format!("{text}\n{data_fingerprint}\n{bn_images}"));
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -287,6 +292,8 @@ mod tests {
         let recipe = |change: &str| Recipe::load("quick", &[change]).unwrap();
         let fingerprint = |change: &str| Results::fingerprint(&recipe(change), "data", 100);
         assert_eq!(fingerprint("engine.threads=1"), fingerprint("batch.memory_limit=3.0"));
+        let every = |value: &str| fingerprint(&format!("train.save_every_minutes={value}"));
+        assert_eq!(every("5"), every("auto"));
         assert_ne!(fingerprint("train.seed=1"), fingerprint("train.seed=2"));
         assert_ne!(
             fingerprint("train.seed=1"),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::recipe::SaveEvery;
 use crescendo_data::{Augmentation, Border, Flip};
 
 fn complaint(name: &str, changes: &[&str]) -> String {
@@ -142,6 +143,32 @@ fn a_recipe_can_be_saved_and_read_again() {
 }
 
 #[test]
+fn minutes_between_saves_are_a_number_or_left_to_the_device() {
+    let report = Recipe::load::<&str>("report", &[]).unwrap();
+    assert_eq!(report.train.save_every_minutes, SaveEvery::Auto);
+    for (value, every, line) in [
+        ("auto", SaveEvery::Auto, "save_every_minutes = \"auto\"\n"),
+        ("\"auto\"", SaveEvery::Auto, "save_every_minutes = \"auto\"\n"),
+        ("2.5", SaveEvery::Minutes(2.5), "save_every_minutes = 2.5\n"),
+        ("2", SaveEvery::Minutes(2.0), "save_every_minutes = 2.0\n"),
+        ("0", SaveEvery::Minutes(0.0), "save_every_minutes = 0.0\n"),
+    ] {
+        let recipe = report.with(&format!("train.save_every_minutes={value}")).unwrap();
+        assert_eq!(recipe.train.save_every_minutes, every);
+        let text = toml::to_string(&recipe).unwrap();
+        assert!(text.contains(line), "{text}");
+        assert_eq!(Recipe::saved(&text).unwrap(), recipe);
+        assert_eq!(recipe.with("train.save_every_minutes=auto").unwrap(), report);
+    }
+    for value in ["-1", "1e300", "nan", "inf"] {
+        assert_eq!(
+            complaint("report", &[&format!("train.save_every_minutes={value}")]),
+            "train.save_every_minutes must be \"auto\" or a number from 0 to 3e38",
+        );
+    }
+}
+
+#[test]
 fn a_table_can_take_the_place_of_a_switch_and_back() {
     let table = "data.augment={ padding = 2, flip = false }";
     let recipe = Recipe::load("report", &[table, "data.augment=false"]).unwrap();
@@ -204,6 +231,14 @@ fn a_value_of_the_wrong_type_gives_the_key_what_it_may_be_and_the_value() {
         // Fractions.
         ("optimizer.momentum=high", "optimizer.momentum must be a number, but it is \"high\""),
         ("schedule.smoothing=true", "schedule.smoothing must be a number, but it is true"),
+        (
+            "train.save_every_minutes=often",
+            "train.save_every_minutes must be \"auto\" or a number of minutes, but it is \"often\"",
+        ),
+        (
+            "train.save_every_minutes=[5]",
+            "train.save_every_minutes must be \"auto\" or a number of minutes, but it is [5]",
+        ),
         // Booleans.
         ("network.bias=1", "network.bias must be true or false, but it is 1"),
         // Names.

@@ -28,7 +28,7 @@ pub use optimizer::{
 };
 pub use plateau::{Metric, PlateauConfig, ThresholdMode};
 pub use schedule::{ScheduleConfig, ScheduleKind};
-pub use train::TrainConfig;
+pub use train::{SaveEvery, TrainConfig};
 
 /// All sections of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -27,6 +27,17 @@ pub struct TrainConfig {
     pub stop_after: u32,
     /// Whether every update gets a row in `steps.csv`.
     pub log_steps: bool,
-    /// Minutes between saves of the state within an epoch; 0 for saving after epochs only.
-    pub save_every_minutes: f64,
+    /// Minutes between saves of the state.
+    pub save_every_minutes: SaveEvery,
+}
+
+/// Minutes between saves of the state: `"auto"` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "\"auto\" or a number of minutes")]
+pub enum SaveEvery {
+    /// What is right for the device.
+    Auto,
+    /// So many; 0 for saving after epochs only.
+    #[serde(untagged)]
+    Minutes(f64),
 }

@@ -30,19 +30,40 @@ impl Trainer<'_> {
         let mut validation = None;
         if let Some(split) = validate {
             // Evaluation can take minutes; the epoch should not be lost meanwhile.
-            self.save()?;
+            self.save_after_epoch()?;
             let evaluation = self.evaluate(EvaluatedSplit::Validation, split)?;
-            last |= self.compare_with_best(epoch, &evaluation, train.stop_after)?;
+            let (best, is_best) = BestEpoch::update(self.run.progress.best, epoch, &evaluation);
+            let stops = best.stops(train.stop_after);
+            last |= stops;
+            if is_best || last || due(train.checkpoint_every) {
+                // Before the evaluation is logged: a run that is resumed from here evaluates again.
+                self.save_before_checkpoint()?;
+            }
+            self.log_evaluation(EvaluatedSplit::Validation, &evaluation)?;
+            self.take_best(best, is_best)?;
+            if stops {
+                self.note_early_stop(best, train.stop_after)?;
+            }
             validation = Some(evaluation);
         }
         let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
         // With a validation set, the test set is only evaluated at the end.
         let test = test && (last || self.validation.is_none());
-        if test && validation.is_none() {
-            self.save()?;
+        let writes_checkpoint = last || due(train.checkpoint_every);
+        if validation.is_none() {
+            if test {
+                self.save_after_epoch()?;
+            }
+            if writes_checkpoint {
+                self.save_before_checkpoint()?;
+            }
         }
         let test_accuracy = match test {
-            true => Some(self.evaluate(EvaluatedSplit::Test, self.test)?.accuracy()),
+            true => {
+                let evaluation = self.evaluate(EvaluatedSplit::Test, self.test)?;
+                self.log_evaluation(EvaluatedSplit::Test, &evaluation)?;
+                Some(evaluation.accuracy())
+            }
             false => None,
         };
 
@@ -70,7 +91,7 @@ impl Trainer<'_> {
             seconds: progress.seconds,
             images_per_second: images / progress.seconds,
         }))?;
-        if last || due(train.checkpoint_every) {
+        if writes_checkpoint {
             self.checkpoint(&self.about(Some(train_loss)))?;
         }
         let progress = &mut self.run.progress;
@@ -85,7 +106,28 @@ impl Trainer<'_> {
             best: progress.best,
             ..Progress::default()
         };
-        Ok(self.save()?)
+        if last || epoch >= self.until {
+            self.save()?;
+        } else {
+            self.save_after_epoch()?;
+        }
+        Ok(())
+    }
+
+    /// Saves the state after an epoch's updates, if it is time.
+    fn save_after_epoch(&mut self) -> Result<(), Error> {
+        if self.save_policy.after_epoch(self.last_save.elapsed()) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Saves the state, unless it is saved, if weights that are to be written would be newer.
+    fn save_before_checkpoint(&mut self) -> Result<(), Error> {
+        if self.save_policy.before_checkpoint() && self.saved < self.run.progress.updates {
+            self.save()?;
+        }
+        Ok(())
     }
 
     /// Evaluates the model, or its average, on a split.
@@ -106,45 +148,45 @@ impl Trainer<'_> {
         let evaluation = evaluation.map_err(|halt| match halt {
             Halt::Error(Error::NotFinite) => {
                 let Progress { updates: update, epoch, .. } = self.run.progress;
-                // The state was saved before the evaluation.
-                Halt::Error(Error::Diverged { update, epoch, hopeless: true, cause: None })
+                // A state that was saved before the evaluation would fail in the same way.
+                let hopeless = self.saved == update;
+                Halt::Error(Error::Diverged { update, epoch, hopeless, cause: None })
             }
             halt => halt,
         })?;
+        Ok(evaluation)
+    }
+
+    fn log_evaluation(
+        &mut self,
+        which: EvaluatedSplit,
+        evaluation: &Evaluation,
+    ) -> Result<(), Error> {
         self.observer.event(&Event::Evaluated {
             split: which,
             epoch: self.run.progress.epoch,
             evaluation: evaluation.clone(),
             classes: self.run.record.run.classes.clone(),
-        })?;
-        Ok(evaluation)
+        })
     }
 
-    /// Writes the weights as the best ones if the evaluation after this epoch is the best so far. Returns whether
-    /// training stops early.
-    fn compare_with_best(
-        &mut self,
-        epoch: u32,
-        evaluation: &Evaluation,
-        stop_after: u32,
-    ) -> Result<bool, Error> {
-        let before = self.run.progress.best;
-        let (best, is_best) = BestEpoch::update(before, epoch, evaluation);
+    /// Takes over the best epoch so far, and writes its weights if it is the current one.
+    fn take_best(&mut self, best: BestEpoch, is_best: bool) -> Result<(), Error> {
         if is_best {
             let Progress { loss_sum, images, .. } = self.run.progress;
             let about = self.about(Some(loss_sum / images as f64));
             self.write_weights(&[checkpoint::best_path(&self.run.folder)], &about)?;
         }
         self.run.progress.best = Some(best);
-        let stops = best.stops(stop_after);
-        if stops {
-            self.observer.event(&Event::Note(format!(
-                "Training stops early: {stop_after} evaluations in a row (train.stop_after) did not improve \
-                 on the validation accuracy of epoch {}, {:.4}.",
-                best.epoch, best.accuracy
-            )))?;
-        }
-        Ok(stops)
+        Ok(())
+    }
+
+    fn note_early_stop(&mut self, best: BestEpoch, stop_after: u32) -> Result<(), Error> {
+        self.observer.event(&Event::Note(format!(
+            "Training stops early: {stop_after} evaluations in a row (train.stop_after) did not improve on the \
+             validation accuracy of epoch {}, {:.4}.",
+            best.epoch, best.accuracy
+        )))
     }
 
     /// The moment after the current epoch, of which this is the mean training loss.
@@ -189,6 +231,8 @@ impl Trainer<'_> {
     /// Writes the weights that evaluations use.
     fn write_weights(&mut self, paths: &[PathBuf], about: &About) -> Result<(), Error> {
         self.check_finite()?;
+        // The state that was saved before them is on disk before they are.
+        self.writer.wait()?;
         self.engine.swap_average()?;
         let written = checkpoint::write(paths, &self.run.record, self.engine, about);
         self.engine.swap_average()?;

@@ -158,8 +158,7 @@ impl Trainer<'_> {
         });
         self.busy += begin.elapsed();
         self.process_results(false)?;
-        let minutes = self.run.record.recipe.train.save_every_minutes;
-        if minutes > 0.0 && self.last_save.elapsed().as_secs_f64() >= 60.0 * minutes {
+        if self.save_policy.within_epoch(self.last_save.elapsed()) {
             self.save_meanwhile()?;
         }
         Ok(())

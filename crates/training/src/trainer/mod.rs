@@ -7,6 +7,7 @@
 
 mod end_of_epoch;
 mod epoch;
+mod save_policy;
 mod state_writer;
 mod update;
 
@@ -24,6 +25,7 @@ use crate::policy::fit_batches;
 use crate::run::{self, Change, Run};
 use crate::{Error, HeldOut, graph, memory};
 use epoch::QueuedUpdate;
+use save_policy::SavePolicy;
 use state_writer::{StateCopy, StateWriter};
 
 /// How a call of [`Run::train`] ended.
@@ -145,6 +147,8 @@ impl Run {
             size: (0, 0),
             queue: VecDeque::new(),
             busy: Duration::ZERO,
+            until: epoch,
+            save_policy: SavePolicy::new(recipe.train.save_every_minutes, device.config().device),
             last_save: Instant::now(),
             saved: self.progress.updates,
             copy: None,
@@ -156,7 +160,7 @@ impl Run {
             trainer.save()?;
         }
         let weights = trainer.loss.class_weights.clone();
-        trainer.train(epoch).map_err(|error| match error {
+        trainer.train().map_err(|error| match error {
             Error::Diverged { update, epoch, hopeless, .. } => {
                 let cause = divergence_cause(&train, weights.as_deref());
                 Error::Diverged { update, epoch, hopeless, cause }
@@ -285,6 +289,9 @@ struct Trainer<'a> {
     queue: VecDeque<QueuedUpdate>,
     /// Time spent in the engine since the last result.
     busy: Duration,
+    /// The epoch after which training stops, also if the run has not ended.
+    until: u32,
+    save_policy: SavePolicy,
     last_save: Instant,
     /// Updates done when the state was last saved.
     saved: u64,
@@ -307,7 +314,7 @@ impl<E: Into<Error>> From<E> for Halt {
 }
 
 impl Trainer<'_> {
-    fn train(mut self, until: u32) -> Result<Outcome, Error> {
+    fn train(mut self) -> Result<Outcome, Error> {
         let epochs = self.run.record.recipe.train.epochs;
         if epochs == 0 {
             self.checkpoint(&About { epoch: Some(0), updates: 0, ..About::default() })?;
@@ -315,7 +322,7 @@ impl Trainer<'_> {
             self.save()?;
         }
         while !self.run.progress.ended {
-            if self.run.progress.epoch > until {
+            if self.run.progress.epoch > self.until {
                 self.writer.wait()?;
                 return Ok(Outcome::Interrupted);
             }

@@ -17,7 +17,7 @@ pub use unused_keys::unused_keys;
 pub(crate) use unused_keys::{Unused, measures, unused};
 
 use crate::recipe::{
-    BatchPolicyKind, Coupling, LearningRatePer, Metric, PlateauConfig, ScheduleKind,
+    BatchPolicyKind, Coupling, LearningRatePer, Metric, PlateauConfig, SaveEvery, ScheduleKind,
 };
 use crate::{Error, Recipe};
 
@@ -60,8 +60,11 @@ impl Recipe {
             ),
             (self.train.epochs <= MAX_EPOCHS, format!("train.epochs must be at most {MAX_EPOCHS}")),
             (
-                is_finite_f32(self.train.save_every_minutes),
-                "train.save_every_minutes must be a number from 0 to 3e38".into(),
+                match self.train.save_every_minutes {
+                    SaveEvery::Auto => true,
+                    SaveEvery::Minutes(minutes) => is_finite_f32(minutes),
+                },
+                "train.save_every_minutes must be \"auto\" or a number from 0 to 3e38".into(),
             ),
             (
                 self.engine.threads <= MAX_THREADS,
