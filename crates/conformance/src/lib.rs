@@ -124,6 +124,9 @@ properties! { $
         norms_with_class_weights_match_the_reference,
         measuring_changes_nothing_else,
         halves_add_up_to_the_gradient_of_their_batch;
+    samples:
+        samples_become_the_input_that_is_described,
+        samples_are_of_the_last_data_set;
     state:
         a_new_engine_has_zeros_for_parameters,
         tensors_are_the_graphs,

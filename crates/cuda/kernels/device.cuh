@@ -48,6 +48,9 @@ DEVICE u32 pack_bf16(float low, float high) {
     return packed;
 }
 
+// A product that is rounded by itself, never a part of a fused multiply-add.
+DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+
 DEVICE float bits_to_f32(u32 bits) { return __uint_as_float(bits); }
 
 // Sixteen bytes, loaded and stored at once; addresses are multiples of 16.

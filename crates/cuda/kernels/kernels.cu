@@ -4,5 +4,6 @@
 #include "loss.cu"
 #include "norm.cu"
 #include "optimizer.cu"
+#include "peak.cu"
 #include "pooling.cu"
 #include "weight_gradient.cu"

@@ -18,11 +18,12 @@ struct PoolParams {
 struct Pixel {
     int image, row, column;
 
+    // Pixels are fewer than 2^31: divisions of 64 bits are slow.
     DEVICE Pixel(i64 index, int rows, int columns) {
-        column = int(index % columns);
-        i64 rest = index / columns;
-        row = int(rest % rows);
-        image = int(rest / rows);
+        int at = int(index), rest = at / columns;
+        column = at % columns;
+        row = rest % rows;
+        image = rest / rows;
     }
 
     DEVICE i64 at(int rows, int columns, int channels) const {

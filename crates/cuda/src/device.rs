@@ -30,8 +30,7 @@ impl CudaDevice {
             Precision::F32 => PrecisionKind::F32,
             Precision::Bf16 => PrecisionKind::Bf16,
         };
-        let config =
-            EngineConfig { device: DeviceKind::Cuda, precision: chosen, ..config.clone() };
+        let config = EngineConfig { device: DeviceKind::Cuda, precision: chosen, ..config.clone() };
         CudaDevice { driver, config, precision }
     }
 

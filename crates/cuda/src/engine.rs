@@ -5,14 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Rule, Section,
-    Snapshot, State as Tensors, StateKind, StateTensor, StepTime, Tensor, TensorData,
-    UpdateResult, check_tensors,
+    Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch,
+    Preparation, Rule, Sample, Section, Snapshot, State as Tensors, StateKind, StateTensor,
+    StepTime, Tensor, TensorData, UpdateResult, check_tensors,
 };
 use crescendo_plan::RequiredGradients;
 
+use crate::data::ResidentData;
 use crate::driver::{Buffer, Download, Driver, Launch};
-use crate::params::{Batch, ImagesParams, ResultHead};
+use crate::params::{Batch, ImagesParams, Maps, ResultHead};
 use crate::pass::{Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
 use crate::plan::{ExecutionPlan, Precision};
 use crate::sequence::Sequence;
@@ -42,8 +43,11 @@ pub(crate) struct CudaEngine {
     /// All gradients, for the communicator.
     host_gradients: Vec<f32>,
     state: State,
+    data: Option<ResidentData>,
     space: Workspace,
-    sequences: HashMap<Key, Sequence>,
+    /// What was run, and when it was run last.
+    sequences: HashMap<Key, (Sequence, u64)>,
+    runs: u64,
     /// What the current update has so far.
     pending: Pending,
     /// Updates that are not read: with what the host knows of them, and their downloads.
@@ -59,10 +63,24 @@ pub(crate) struct CudaEngine {
 /// What is run again and again.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Key {
-    Pass { count: usize, purpose: Purpose },
-    Images { count: usize },
+    /// By the index of the plan.
+    Pass {
+        plan: usize,
+        count: usize,
+        purpose: Purpose,
+    },
+    Images {
+        plan: usize,
+        count: usize,
+    },
+    Samples {
+        plan: usize,
+        count: usize,
+    },
     Update(Vec<RuleGroup>),
-    Measure { add: bool },
+    Measure {
+        add: bool,
+    },
     MeasureWhole,
     ClearMeasured,
     ClearResult,
@@ -85,6 +103,7 @@ impl CudaEngine {
         let requires_grad: Vec<bool> = graph.parameters.iter().map(|p| p.requires_grad).collect();
         Ok(CudaEngine {
             state: State::new(&driver, graph)?,
+            data: None,
             space: Workspace::new(&driver)?,
             precision: plan.precision,
             required: RequiredGradients::new(graph, &plan.fused, &requires_grad),
@@ -93,6 +112,7 @@ impl CudaEngine {
             communicator: None,
             host_gradients: Vec::new(),
             sequences: HashMap::new(),
+            runs: 0,
             pending: Pending::default(),
             results: VecDeque::new(),
             read: VecDeque::new(),
@@ -118,15 +138,34 @@ impl CudaEngine {
 
     /// Makes room for a pass.
     fn reserve(&mut self, sizes: Sizes) -> Result<(), EngineError> {
-        if self.space.reserve(&self.driver, sizes)? {
-            self.sequences.clear();
+        if self.space.has(sizes) {
+            return Ok(());
         }
-        Ok(())
+        // They name addresses that become invalid.
+        self.sequences.clear();
+        self.space.reserve(&self.driver, sizes)
     }
 
     fn reserve_training(&mut self, images: usize) -> Result<(), EngineError> {
         let plan = self.plan();
         self.reserve(Sizes::new(plan, &plan.training, images))
+    }
+
+    /// A sequence that was run before.
+    fn known(&mut self, key: &Key) -> Option<Sequence> {
+        self.sequences.remove(key).map(|(sequence, _)| sequence)
+    }
+
+    /// Keeps a sequence, and drops the one that was not used for the longest time if there are many.
+    fn keep(&mut self, key: Key, sequence: Sequence) {
+        self.runs += 1;
+        self.sequences.insert(key, (sequence, self.runs));
+        if self.sequences.len() > MOST_SEQUENCES {
+            let oldest = self.sequences.iter().min_by_key(|(_, (_, run))| *run);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.sequences.remove(&oldest);
+            }
+        }
     }
 
     /// Runs launches, which are made the first time.
@@ -135,19 +174,22 @@ impl CudaEngine {
         key: Key,
         launches: impl FnOnce(&Self) -> Vec<Launch>,
     ) -> Result<(), EngineError> {
-        let mut sequence = match self.sequences.remove(&key) {
+        let mut sequence = match self.known(&key) {
             Some(sequence) => sequence,
             None => Sequence::of_launches(&*self.driver, launches(self))?,
         };
         sequence.run(None, |_| Ok(()))?;
-        self.sequences.insert(key, sequence);
+        self.keep(key, sequence);
         Ok(())
     }
 
     /// Runs a pass over images that lie in the workspace.
     fn run_pass(&mut self, count: usize, purpose: Purpose) -> Result<(), EngineError> {
-        let key = Key::Pass { count, purpose };
-        let mut sequence = match self.sequences.remove(&key) {
+        let key = Key::Pass { plan: self.current, count, purpose };
+        let known = self.known(&key);
+        // The first run of a pass is slower than the others, and is timed only if nothing else was.
+        let is_first = known.is_none() && self.timed > 0;
+        let mut sequence = match known {
             Some(sequence) => sequence,
             None => {
                 let context = Context {
@@ -164,7 +206,8 @@ impl CudaEngine {
             }
         };
         // Some passes are timed, launch by launch: too few to slow training down.
-        let timed = purpose != Purpose::Inference && self.passes.is_multiple_of(TIMED_PASSES);
+        let timed =
+            purpose != Purpose::Inference && !is_first && self.passes.is_multiple_of(TIMED_PASSES);
         self.passes += u64::from(purpose != Purpose::Inference);
         self.timed += u64::from(timed);
         let seconds = timed.then_some(&mut self.seconds);
@@ -175,21 +218,18 @@ impl CudaEngine {
             let communicator = communicator.as_mut().expect("a run with several processes");
             host.run(&**driver, graph, state, gradients, &mut **communicator)
         })?;
-        self.sequences.insert(key, sequence);
+        self.keep(key, sequence);
         Ok(())
     }
 
     /// Brings images `[N, C, H, W]` to the device.
     fn upload_images(&mut self, images: &[f32], count: usize) -> Result<(), EngineError> {
         self.driver.upload(self.space.uploaded(), bytemuck::cast_slice(images))?;
-        self.run(Key::Images { count }, |engine| {
+        self.run(Key::Images { plan: self.current, count }, |engine| {
             let shape = MapShape::new(engine.graph().input);
             let params = ImagesParams {
                 images: engine.space.uploaded(),
-                out: crate::params::Maps {
-                    data: engine.space.images(),
-                    f32: (engine.precision == Precision::F32).into(),
-                },
+                out: engine.input_maps(),
                 count: count as i64,
                 channels: shape.channels as i64,
                 padded_channels: shape.padded() as i64,
@@ -198,6 +238,31 @@ impl CudaEngine {
             let groups = count * shape.len() / 8;
             vec![launch("lay_out_images", [groups.div_ceil(THREADS as usize), 1, 1], 0, &params)]
         })
+    }
+
+    /// Prepares samples of the data set on the device.
+    fn upload_samples(
+        &mut self,
+        samples: &[Sample],
+        preparation: &Preparation,
+    ) -> Result<(), EngineError> {
+        let side = MapShape::new(self.graph().input).rows;
+        assert_eq!(preparation.image_size, side, "samples of another size than the graph's");
+        let Some(data) = &self.data else {
+            return Err(EngineError::Unsupported("the engine has no data set".into()));
+        };
+        let count = samples.len();
+        data.upload(&*self.driver, samples, preparation, self.space.uploaded())?;
+        self.run(Key::Samples { plan: self.current, count }, |engine| {
+            let data = engine.data.as_ref().expect("there is a data set");
+            let samples = engine.space.uploaded();
+            vec![data.prepare(samples, count, engine.graph().input, engine.input_maps())]
+        })
+    }
+
+    /// The input of the network.
+    fn input_maps(&self) -> Maps {
+        Maps { data: self.space.images(), f32: (self.precision == Precision::F32).into() }
     }
 
     fn upload_batch(&mut self, batch: Batch) -> Result<(), EngineError> {
@@ -228,16 +293,20 @@ impl CudaEngine {
     fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
         let count = batch.labels.len();
         assert!(count > 0, "a batch without images");
-        let Images::Prepared(images) = batch.images else {
-            return Err(EngineError::Unsupported(
-                "the CUDA engine takes images that are prepared ahead".into(),
-            ));
-        };
-        assert_eq!(images.len(), count * self.graph().input.len(), "one label for each image");
         let classes = self.graph().classes();
         assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
         self.reserve_training(count)?;
-        self.upload_images(images, count)?;
+        match batch.images {
+            Images::Prepared(images) => {
+                let len = count * self.graph().input.len();
+                assert_eq!(images.len(), len, "one label for each image");
+                self.upload_images(images, count)?;
+            }
+            Images::Samples(samples, preparation) => {
+                assert_eq!(samples.len(), count, "one label for each image");
+                self.upload_samples(samples, preparation)?;
+            }
+        }
         self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))
     }
 
@@ -334,6 +403,9 @@ impl CudaEngine {
     }
 }
 
+/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
+const MOST_SEQUENCES: usize = 48;
+
 /// One pass of so many is timed.
 const TIMED_PASSES: u64 = 64;
 
@@ -357,7 +429,6 @@ impl Engine for CudaEngine {
         let plan = &self.plans[self.current];
         self.required = RequiredGradients::new(graph, &plan.fused, &self.requires_grad);
         self.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
-        self.sequences.clear();
         Ok(())
     }
 
@@ -387,18 +458,26 @@ impl Engine for CudaEngine {
         }
     }
 
+    fn load_data(&mut self, data: &DeviceData) -> Result<bool, EngineError> {
+        // What is there is given back first.
+        self.data = None;
+        self.sequences.clear();
+        self.data = ResidentData::new(&self.driver, data)?;
+        Ok(self.data.is_some())
+    }
+
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
         self.upload_micro_batch(batch)?;
         let count = batch.labels.len();
-        let training = Purpose::Training { last: batch.last };
+        // Who sums gradients over processes wants to know when they are final.
+        let last = batch.last || self.communicator.is_none();
+        let training = Purpose::Training { last };
         if batch.measure == Measure::Halves {
             assert!(count > 1, "a batch of one image has no halves");
             self.measure(None)?;
             // The running statistics take in the batch once.
-            let halves = [
-                (0..count / 2, 0.0, Purpose::FirstHalf),
-                (count / 2..count, -1.0, training),
-            ];
+            let halves =
+                [(0..count / 2, 0.0, Purpose::FirstHalf), (count / 2..count, -1.0, training)];
             for (half, statistics_weight, purpose) in halves {
                 let images = half.len();
                 self.forward_and_backward(batch, half, statistics_weight, purpose)?;

@@ -8,9 +8,12 @@
 //! Maps lie as `[images, rows, columns, channels]`, in bfloat16 or f32. Sums are added in an order that depends on
 //! shapes alone, so the same calls give the same bits on the same model of card.
 
+mod code;
+mod data;
 mod device;
 mod driver;
 mod engine;
+mod nvidia;
 mod params;
 mod pass;
 mod plan;
@@ -21,3 +24,4 @@ mod workspace;
 
 pub use device::CudaDevice;
 pub use driver::{Address, Download, Driver, Launch, Program};
+pub use nvidia::{Card, Installed, installed, open, planning_driver};

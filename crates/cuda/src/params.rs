@@ -232,4 +232,35 @@ params! {
         padded_channels: i64,
         pixels: i64,
     }
+    /// See `images.cu`, for this and the next ones.
+    SamplePreparation {
+        mean: [f64; 3],
+        scale: [f64; 3],
+        per_image: i64,
+        reflect: i64,
+        border: [i64; 3],
+        cutout: i64,
+    }
+    SampleParams {
+        index: u32,
+        flip: u32,
+        row: i32,
+        column: i32,
+        cutout_row: i32,
+        cutout_column: i32,
+    }
+    SamplesParams {
+        pixels: Address,
+        samples: Address,
+        preparation: Address,
+        out: Maps,
+        channels: i32,
+        rows: i32,
+        columns: i32,
+        padded_channels: i32,
+        side: i32,
+        unused: i32,
+    }
+    /// See `peak.cu`.
+    PeakParams { out: Address, iterations: i64 }
 }

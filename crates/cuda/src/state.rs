@@ -136,11 +136,13 @@ impl State {
         })
     }
 
-    /// Bytes that a state takes, without an average and measurements.
+    /// Bytes that a state takes, without an average; with the copy of the gradients that measuring takes.
     pub fn size(graph: &Graph) -> usize {
         let model = ModelLayout::new(graph).len();
         let norms: usize = norm_lens(graph).map(|(_, len)| len).sum();
-        4 * (model + 2 * graph.parameter_count()) + norms + 8 * MOST_PARTS
+        let rules = size_of::<RuleSettings>() * graph.parameters.len();
+        let parts = 2 * 8 * PART_BLOCKS as usize;
+        4 * (model + 3 * graph.parameter_count()) + norms + 8 * MOST_PARTS + rules + parts
     }
 
     /// The address of a parameter.
@@ -160,14 +162,16 @@ fn norm_lens(graph: &Graph) -> impl Iterator<Item = (usize, usize)> {
     norms.filter_map(|(node, layer)| {
         let channels = graph.statistics[layer.statistics?].range.len();
         let padded = channels.next_multiple_of(16);
-        Some((node, 6 * 4 * padded + 8 * (6 * channels + 1)))
+        Some((node, 6 * 4 * padded + norm_f64(channels)))
     })
 }
 
-fn norms(
-    driver: &Arc<dyn Driver>,
-    graph: &Graph,
-) -> Result<(Vec<NormState>, Buffer), EngineError> {
+/// Bytes of the numbers in f64 of a BatchNorm, so many that the next one is aligned as this one.
+fn norm_f64(channels: usize) -> usize {
+    (8 * (6 * channels + 1)).next_multiple_of(64)
+}
+
+fn norms(driver: &Arc<dyn Driver>, graph: &Graph) -> Result<(Vec<NormState>, Buffer), EngineError> {
     let total = norm_lens(graph).map(|(_, len)| len).sum();
     let buffer = Buffer::zeros(driver, total)?;
     let mut next = buffer.address;
@@ -180,16 +184,20 @@ fn norms(
         let statistics = graph.nodes[node].statistics.expect("it is a BatchNorm");
         let channels = graph.statistics[statistics].range.len();
         let padded = 4 * channels.next_multiple_of(16);
+        let [mean, scale, shift, a, b, c] = [(); 6].map(|()| take(padded));
+        let numbers = take(norm_f64(channels));
+        let pairs = 8 * 2 * channels as Address;
         NormState {
             node,
             channels,
-            mean: take(padded),
-            scale: take(padded),
-            shift: take(padded),
-            abc: [take(padded), take(padded), take(padded)],
-            moments: take(8 * 2 * channels),
-            totals: take(8 * (2 * channels + 1)),
-            gradient_totals: take(8 * 2 * channels),
+            mean,
+            scale,
+            shift,
+            abc: [a, b, c],
+            moments: numbers,
+            gradient_totals: numbers + pairs,
+            // The count follows.
+            totals: numbers + 2 * pairs,
         }
     });
     Ok((norms.collect(), buffer))

@@ -13,7 +13,7 @@ pub(crate) const WEIGHT_INPUTS: usize = 32;
 pub(crate) const THREADS: u32 = 256;
 
 /// Shared memory that a block may have on every card from compute capability 8.0.
-const SHARED_BYTES: usize = 99 * 1024;
+pub(crate) const SHARED_BYTES: usize = 99 * 1024;
 /// Numbers of a row of the output in shared memory.
 const OUTPUT_STRIDE: usize = TILE_CHANNELS + 4;
 
@@ -204,7 +204,8 @@ fn tiling(mut window: Window, bytes: usize, kind: Kind) -> Option<Tiling> {
             Kind::WeightGradient => [WEIGHT_INPUTS as i32; 3],
         };
         let most = window.in_channels;
-        for chunk in chunks.into_iter().filter(|&chunk| kind != Kind::Convolution || chunk <= most) {
+        for chunk in chunks.into_iter().filter(|&chunk| kind != Kind::Convolution || chunk <= most)
+        {
             window.chunk = chunk;
             let (tiling, fits) = with_halo(window, bytes, kind);
             if fits {

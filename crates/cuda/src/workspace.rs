@@ -114,22 +114,20 @@ impl Workspace {
         Ok(Workspace { buffer: Buffer::new(driver, 0)?, sizes: Sizes::default() })
     }
 
-    /// Makes room; returns whether addresses have changed.
-    pub fn reserve(
-        &mut self,
-        driver: &Arc<dyn Driver>,
-        sizes: Sizes,
-    ) -> Result<bool, EngineError> {
+    /// Whether there is room.
+    pub fn has(&self, sizes: Sizes) -> bool {
+        self.sizes.max(sizes) == self.sizes
+    }
+
+    /// Makes room; addresses change.
+    pub fn reserve(&mut self, driver: &Arc<dyn Driver>, sizes: Sizes) -> Result<(), EngineError> {
         let sizes = self.sizes.max(sizes);
-        if sizes == self.sizes {
-            return Ok(false);
-        }
         // The old memory is given back first.
         self.sizes = Sizes::default();
         self.buffer = Buffer::new(driver, 0)?;
         self.buffer = Buffer::new(driver, sizes.total())?;
         self.sizes = sizes;
-        Ok(true)
+        Ok(())
     }
 
     fn address(&self, part: Part) -> Address {

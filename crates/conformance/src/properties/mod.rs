@@ -8,6 +8,7 @@ pub(crate) mod gradients;
 pub(crate) mod measure;
 pub(crate) mod processes;
 pub(crate) mod pytorch;
+pub(crate) mod samples;
 pub(crate) mod state;
 pub(crate) mod statistics;
 pub(crate) mod updates;

@@ -94,11 +94,15 @@ impl<'a> Pass<'a> {
             label_smoothing,
             count,
             purpose,
-            processes: processes && matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf),
+            processes: processes
+                && matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf),
             actions: Vec::new(),
             step: None,
             backward: false,
-            reported: vec![purpose != Purpose::Training { last: true }; plan.graph.parameters.len()],
+            reported: vec![
+                purpose != Purpose::Training { last: true };
+                plan.graph.parameters.len()
+            ],
         };
         pass.forward();
         if matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf) {

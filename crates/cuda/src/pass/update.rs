@@ -76,8 +76,8 @@ pub(crate) fn update(
         let first = &graph.parameters[group.parameters.start];
         let end = graph.parameters[group.parameters.end - 1].range.end;
         let at = |base: Address| base + 4 * first.range.start as Address;
-        let rule = state.rules.address
-            + (size_of::<RuleSettings>() * group.parameters.start) as Address;
+        let rule =
+            state.rules.address + (size_of::<RuleSettings>() * group.parameters.start) as Address;
         let len = end - first.range.start;
         let flat = FlatParams {
             parameters: at(state.model.address),
@@ -168,10 +168,7 @@ pub(crate) fn measure(graph: &Graph, state: &State, measured: Address, add: bool
 /// Measures the squared norm of all gradients.
 pub(crate) fn measure_whole(graph: &Graph, state: &State) -> Vec<Launch> {
     let flat = gradients(graph, state);
-    vec![
-        square_parts(&flat),
-        Launch { threads: 32, ..launch("set_whole", [1, 1, 1], 0, &flat) },
-    ]
+    vec![square_parts(&flat), Launch { threads: 32, ..launch("set_whole", [1, 1, 1], 0, &flat) }]
 }
 
 fn square_parts(flat: &FlatParams) -> Launch {

@@ -97,6 +97,8 @@ DEVICE float to_f32(Bf16 value) { return host::same_bits<float>(u32(value.bits) 
 
 DEVICE u32 pack_bf16(float low, float high) { return host::bf16_bits(high) << 16 | host::bf16_bits(low); }
 
+// The library is compiled without contraction.
+DEVICE float rounded_product(float a, float b) { return a * b; }
 DEVICE float bits_to_f32(u32 bits) { return host::same_bits<float>(bits); }
 
 struct alignas(16) Bytes16 {

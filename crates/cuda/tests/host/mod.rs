@@ -32,11 +32,20 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
 /// Compiles the kernels for the processor.
 fn compile() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{}.so", std::process::id()));
+    let out =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{}.so", std::process::id()));
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let flags = [
-        "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+        "-std=c++17",
+        "-O2",
+        "-fPIC",
+        "-shared",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
         "-Wframe-larger-than=32768",
+        "-ffp-contract=off",
     ];
     let mut command = Command::new(&compiler);
     command.args(flags).arg(folder.join("tests/host/host.cpp")).arg("-o").arg(&out);
@@ -76,7 +85,8 @@ impl Driver for HostDriver {
     fn allocate(&self, bytes: usize) -> Result<Address, EngineError> {
         // SAFETY: the function has this type.
         let address = unsafe {
-            let allocate = LIBRARY.get::<unsafe extern "C" fn(u64) -> *mut c_void>(b"crescendo_allocate");
+            let allocate =
+                LIBRARY.get::<unsafe extern "C" fn(u64) -> *mut c_void>(b"crescendo_allocate");
             (allocate.unwrap())(bytes as u64)
         };
         assert!(!address.is_null(), "no memory");
@@ -102,7 +112,9 @@ impl Driver for HostDriver {
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), EngineError> {
         if !bytes.is_empty() {
             // SAFETY: as for `upload`.
-            unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+            unsafe {
+                std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len())
+            };
         }
         Ok(())
     }
