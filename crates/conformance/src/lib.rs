@@ -60,12 +60,14 @@ macro_rules! properties {
         }
 
         /// Makes a test of every property, given a function that opens a device and says how closely its
-        /// engines must come: `Fn() -> (Box<dyn Device>, Tolerances)`.
+        /// engines must come: `Fn() -> (Box<dyn Device>, Tolerances)`. Attributes that follow it, such as
+        /// `#[ignore = "needs an NVIDIA card"]`, are those of every test.
         #[macro_export]
         macro_rules! conformance_tests {
-            ($d open:expr) => {
+            ($d open:expr $d(, #[$d attribute:meta])*) => {
                 $($(
                     #[test]
+                    $d(#[$d attribute])*
                     fn $name() {
                         let (device, tolerances) = ($d open)();
                         let suite = $d crate::Suite { device: &*device, tolerances };

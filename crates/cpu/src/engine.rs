@@ -7,8 +7,8 @@ use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
 use crescendo_kernels::{AlignedBuffer, Processor, ThreadPool, peak};
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Rule,
-    Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Peaks,
+    Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
     UpdateResult, check_tensors,
 };
 
@@ -486,7 +486,7 @@ impl Engine for CpuEngine {
         self.tuning.choice()
     }
 
-    fn measure_peak(&mut self) -> Result<f64, EngineError> {
-        Ok(peak::flops(&self.processor))
+    fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
+        Ok(Peaks { flops: peak::flops(&self.processor), ..Peaks::default() })
     }
 }

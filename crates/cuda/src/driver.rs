@@ -50,12 +50,6 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If there is no such kernel.
     fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError>;
-
-    /// Measures the peak of the device in f32, in floating-point operations a second.
-    ///
-    /// # Errors
-    /// If the device fails.
-    fn measure_peak(&self) -> Result<f64, EngineError>;
 }
 
 /// Launches that were prepared.

@@ -5,20 +5,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch,
+    Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Peaks,
     Preparation, Rule, Sample, Section, Snapshot, State as Tensors, StateKind, StateTensor,
-    StepTime, Tensor, TensorData, UpdateResult, check_tensors,
+    StepTime, Tensor, TensorData, UpdateResult, UpdateWork, check_tensors,
 };
 use crescendo_plan::RequiredGradients;
 
 use crate::data::ResidentData;
 use crate::driver::{Buffer, Download, Driver, Launch};
 use crate::params::{Batch, ImagesParams, Maps, ResultHead};
+use crate::peak;
 use crate::pass::{Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
 use crate::plan::{ExecutionPlan, Precision};
 use crate::sequence::Sequence;
 use crate::state::State;
 use crate::window::{MapShape, THREADS};
+use crate::work;
 use crate::workspace::{Sizes, Workspace};
 
 /// Images that inference computes at once, at most.
@@ -673,7 +675,11 @@ impl Engine for CudaEngine {
         times.collect()
     }
 
-    fn measure_peak(&mut self) -> Result<f64, EngineError> {
-        self.driver.measure_peak()
+    fn work(&self, images: usize) -> Option<UpdateWork> {
+        Some(work::of_update(self.plan(), &self.required, &self.requires_grad, images))
+    }
+
+    fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
+        peak::measure(&*self.driver, self.precision)
     }
 }

@@ -16,10 +16,12 @@ mod engine;
 mod nvidia;
 mod params;
 mod pass;
+mod peak;
 mod plan;
 mod sequence;
 mod state;
 mod window;
+mod work;
 mod workspace;
 
 pub use device::CudaDevice;

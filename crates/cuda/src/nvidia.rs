@@ -11,8 +11,6 @@ use cudarc::driver::sys::{self, CUfunction_attribute, CUresult};
 
 use crate::code;
 use crate::driver::{Address, Download, Driver, Launch, Program};
-use crate::params::PeakParams;
-use crate::pass::launch;
 
 /// The oldest version of CUDA that the driver must know: that of driver 525.
 const OLDEST_VERSION: i32 = 12_000;
@@ -400,20 +398,6 @@ impl Driver for Nvidia {
     fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError> {
         Ok(Box::new(self.prepared(launches)?))
     }
-
-    fn measure_peak(&self) -> Result<f64, EngineError> {
-        const BLOCKS: usize = 8 * 1024;
-        const THREADS: usize = 256;
-        const ITERATIONS: usize = 4096;
-        const PRODUCTS: usize = 16;
-        let out = self.allocate(4 * BLOCKS * THREADS)?;
-        let params = PeakParams { out, iterations: ITERATIONS as i64 };
-        let launches = vec![launch("peak_f32", [BLOCKS, 1, 1], 0, &params); 3];
-        let seconds = self.prepared(&launches).and_then(|mut program| program.run_timed());
-        self.free(out);
-        let best = seconds?.into_iter().fold(f64::INFINITY, f64::min);
-        Ok((2 * BLOCKS * THREADS * ITERATIONS * PRODUCTS) as f64 / best)
-    }
 }
 
 /// The largest piece of pinned memory: longer copies are cut.
@@ -682,9 +666,6 @@ impl Driver for Planning {
         self.refuse()
     }
     fn prepare(&self, _: &[Launch]) -> Result<Box<dyn Program>, EngineError> {
-        self.refuse()
-    }
-    fn measure_peak(&self) -> Result<f64, EngineError> {
         self.refuse()
     }
 }

@@ -261,6 +261,7 @@ params! {
         side: i32,
         unused: i32,
     }
-    /// See `peak.cu`.
+    /// See `peak.cu`, for this and the next one.
     PeakParams { out: Address, iterations: i64 }
+    CopyParams { from: Address, to: Address, units: i64 }
 }

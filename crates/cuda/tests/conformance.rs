@@ -5,7 +5,7 @@ mod host;
 use std::sync::Arc;
 
 use crescendo_conformance::Tolerances;
-use crescendo_cuda::CudaDevice;
+use crescendo_cuda::{CudaDevice, Driver, Launch};
 use crescendo_network::{Device, EngineConfig, PrecisionKind};
 
 fn open(precision: PrecisionKind) -> Box<dyn Device> {
@@ -21,4 +21,47 @@ mod f32 {
 mod bf16 {
     use super::*;
     crescendo_conformance::conformance_tests!(|| (open(PrecisionKind::Bf16), Tolerances::BF16));
+}
+
+/// A launch of a kernel that measures rates, whose parameters are numbers of 64 bits.
+fn rate(kernel: &'static str, params: [u64; 3]) -> Launch {
+    let params = match kernel {
+        "peak_copy" => &params[..],
+        _ => &params[..2],
+    };
+    let params = params.iter().flat_map(|number| number.to_le_bytes()).collect();
+    Launch { kernel, grid: [2, 1, 1], threads: 256, shared: 0, params }
+}
+
+#[test]
+fn what_measures_rates_computes_and_copies_everything() {
+    let driver = host::HostDriver::new();
+    let run = |launches: &[Launch]| driver.prepare(launches).unwrap().run().unwrap();
+    let numbers = |kernel: &'static str, iterations: u64| {
+        let out = driver.allocate(4 * 512).unwrap();
+        run(&[rate(kernel, [out, iterations, 0])]);
+        let mut bytes = vec![0; 4 * 512];
+        driver.download(out, &mut bytes).unwrap();
+        driver.free(out);
+        let numbers =
+            bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        numbers.collect::<Vec<f32>>()
+    };
+    // Sums of the same products, which f32 holds exactly.
+    let (once, three_times) = (numbers("peak_bf16", 1), numbers("peak_bf16", 3));
+    assert!(once.iter().zip(&three_times).all(|(one, three)| 3.0 * one == *three));
+    assert!(once.iter().filter(|sum| **sum != 0.0).count() > 500);
+    assert!(numbers("peak_f32", 2) != numbers("peak_f32", 1));
+
+    // The last block has room for more than there is.
+    let bytes = 16 * (2 * 1024 - 300);
+    let (from, to) = (driver.allocate(bytes).unwrap(), driver.allocate(bytes).unwrap());
+    let units = bytes as u64 / 16;
+    run(&[rate("peak_copy", [0, from, units]), rate("peak_copy", [from, to, units])]);
+    let (mut first, mut second) = (vec![0; bytes], vec![0; bytes]);
+    driver.download(from, &mut first).unwrap();
+    driver.download(to, &mut second).unwrap();
+    assert!(first == second);
+    let words: std::collections::HashSet<&[u8]> = first.chunks_exact(4).collect();
+    assert!(words.len() > bytes / 4 - 10, "they look random");
 }

@@ -144,12 +144,16 @@ pub trait Engine: Send {
         Some(String::new())
     }
 
-    /// Measures the peak of the device in `f32`, in floating-point operations a second; a fused multiply-add
-    /// counts as two.
+    /// What an update with a batch of so many images must do at least; `None` where the engine does not count it.
+    fn work(&self, _images: usize) -> Option<UpdateWork> {
+        None
+    }
+
+    /// Measures the peak rates of the device.
     ///
     /// # Errors
     /// If the device fails.
-    fn measure_peak(&mut self) -> Result<f64, EngineError>;
+    fn measure_peaks(&mut self) -> Result<Peaks, EngineError>;
 }
 
 /// A part of a batch that is computed at once, with BatchNorm statistics of its own.
@@ -359,4 +363,60 @@ pub struct StepTime {
     pub backward: f64,
     /// Whether backward computes the gradient of the step's input.
     pub input_gradient: bool,
+}
+
+/// The peak rates of a device, as they were measured. In floating-point operations a fused multiply-add counts as two.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Peaks {
+    /// Floating-point operations a second in `f32`.
+    pub flops: f64,
+    /// The same of the matrix units that compute the engine's products; `None` if none do.
+    pub matrix_flops: Option<f64>,
+    /// Bytes a second of a long copy within the device's memory, those read and those written together; `None` if it is
+    /// not measured.
+    pub copy_bytes: Option<f64>,
+}
+
+impl Peaks {
+    /// Floating-point operations a second in the engine's products.
+    pub fn product_flops(&self) -> f64 {
+        self.matrix_flops.unwrap_or(self.flops)
+    }
+
+    /// The larger of each.
+    #[must_use]
+    pub fn max(self, other: Peaks) -> Peaks {
+        let larger = |a: Option<f64>, b: Option<f64>| [a, b].into_iter().flatten().reduce(f64::max);
+        Peaks {
+            flops: self.flops.max(other.flops),
+            matrix_flops: larger(self.matrix_flops, other.matrix_flops),
+            copy_bytes: larger(self.copy_bytes, other.copy_bytes),
+        }
+    }
+}
+
+/// What must be done at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Bytes of the device's memory that are read or written.
+    pub bytes: f64,
+    /// Floating-point operations of products of matrices and of convolutions.
+    pub flops: f64,
+}
+
+impl Work {
+    /// The seconds that it takes at these rates, if reading, writing and computing overlap: the larger of two times.
+    pub fn seconds(&self, peaks: &Peaks) -> f64 {
+        let copying = peaks.copy_bytes.map_or(0.0, |rate| self.bytes / rate);
+        copying.max(self.flops / peaks.product_flops())
+    }
+}
+
+/// The work of an update.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpdateWork {
+    /// Forward and backward of each step, in the order of [`Engine::take_step_times`].
+    pub steps: Vec<[Work; 2]>,
+    /// The optimizer.
+    pub optimizer: Work,
 }

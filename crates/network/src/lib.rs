@@ -46,7 +46,8 @@ pub use device::{
 };
 pub use engine::{
     BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, Measure,
-    MicroBatch, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult,
+    MicroBatch, Peaks, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult,
+    UpdateWork, Work,
 };
 pub use error::{EngineError, Error};
 pub use graph::{Graph, GraphNode, Parameter, Role, StateKind, StateTensor, Statistics};

@@ -10,8 +10,8 @@ use crescendo_cpu::CpuDevices;
 use crescendo_data::{DataSet, ImageShape, Normalization, shapes};
 use crescendo_network::{
     BorderPixels, ChannelStatistics, Communicator, Device, DeviceData, DeviceKind, DeviceMemory,
-    Devices, Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch, Preparation,
-    RequiredMemory, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
+    Devices, Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch, Peaks,
+    Preparation, RequiredMemory, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
 };
 use crescendo_training::events::{Event, Marks, Observer};
 use crescendo_training::{Error, Outcome, Recipe, Run, Start};
@@ -204,8 +204,8 @@ impl Engine for LateEngine {
     fn take_step_times(&mut self) -> Vec<StepTime> {
         self.cpu.take_step_times()
     }
-    fn measure_peak(&mut self) -> Result<f64, EngineError> {
-        self.cpu.measure_peak()
+    fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
+        self.cpu.measure_peaks()
     }
 }
 

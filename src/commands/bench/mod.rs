@@ -1,11 +1,14 @@
 //! `crescendo bench`.
 
+mod gpu;
 mod model;
 
 use std::time::Instant;
 
 use crescendo::cpu::{CpuDevice, host};
-use crescendo::network::{Engine, EngineError, Graph, MicroBatch, Section, StepTime};
+use crescendo::network::{
+    Device, DeviceKind, Engine, EngineError, Graph, MicroBatch, Section, StepTime,
+};
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
@@ -48,12 +51,21 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let recipe = Recipe::load(&args.recipe, &changes)?;
-    let measured = measure(args, &recipe)?;
+    let (graph, device) = (graph(&recipe)?, crescendo::devices().open(&recipe.engine)?);
+    if device.config().device == DeviceKind::Cuda {
+        let rules = recipe.optimizer.first_rules(&graph, args.batch);
+        return gpu::run(args, &graph, &*device, &rules);
+    }
+    let measured = measure(args, &recipe, graph, &*device)?;
     if args.json { say!("{}", to_json(args, &measured)) } else { print(&measured) }
 }
 
-fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
-    let (graph, device) = (graph(recipe)?, crescendo::devices().open(&recipe.engine)?);
+fn measure(
+    args: &BenchArgs,
+    recipe: &Recipe,
+    graph: Graph,
+    device: &dyn Device,
+) -> Result<Measurements, Error> {
     let batch = args.batch;
     let mut engine = device.engine(&graph)?;
     engine.import(Section::Model, &graph.initial(0))?;
@@ -63,7 +75,7 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
     let images: Vec<f32> = (0..many * image).map(|i| (i as f32 * 0.37).sin() * 1.7).collect();
     let labels: Vec<u16> = (0..batch).map(|i| (i % classes) as u16).collect();
 
-    let mut peak = engine.measure_peak()?;
+    let mut peak = engine.measure_peaks()?.flops;
     let rules = recipe.optimizer.first_rules(&graph, batch);
     let images_of_batch = MicroBatch::whole(&images[..batch * image], &labels);
     let update = |engine: &mut dyn Engine| -> Result<f64, EngineError> {
@@ -91,12 +103,12 @@ fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
         step.forward /= count;
         step.backward /= count;
     }
-    peak = peak.max(engine.measure_peak()?);
+    peak = peak.max(engine.measure_peaks()?.flops);
     let inference_images = &images[..INFERENCE_IMAGES * image];
     let mut pass = || engine.logits(inference_images).map(drop);
     (0..WARM_UP).try_for_each(|_| pass())?;
     let mut passes = repeat(args.seconds, pass)?;
-    peak = peak.max(engine.measure_peak()?);
+    peak = peak.max(engine.measure_peaks()?.flops);
     let (config, memory) = (device.config(), host::peak_memory());
     let choices = engine.choices().unwrap_or_default();
     drop(engine);

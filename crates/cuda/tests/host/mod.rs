@@ -129,10 +129,6 @@ impl Driver for HostDriver {
         let schedule = self.schedule.fetch_add(1, Ordering::Relaxed) % 6;
         Ok(Box::new(HostProgram { launches: launches.to_vec(), schedule }))
     }
-
-    fn measure_peak(&self) -> Result<f64, EngineError> {
-        Ok(1e9)
-    }
 }
 
 impl Download for Finished {
