@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares the speed of Crescendo and of its peers with the report's network, or fast94's.
+"""Compares the speed of Crescendo and of its peers with the report's network, or fast94's, on the
+CPU or on a GPU.
 
 Everything is measured in one run and in turns: in each round one slice of Crescendo and one of
 each peer, never two at once, so that a machine whose speed drifts is equally unkind to all.
@@ -35,6 +36,12 @@ RECIPES = {
     "fast94": {"batch": 2000, "seconds": 20.0, "peers": ["pytorch"]},
 }
 PEERS = ["pytorch", "burn"]
+DEVICES = ["cpu", "cuda"]
+# On a GPU, where a slice is many more steps and only PyTorch has a program.
+CUDA = {"seconds": 3.0, "peers": ["pytorch"]}
+# What PyTorch is tried in.
+LAYOUTS = {"cpu": ["channels_last", "nchw"], "cuda": ["channels_last"]}
+DTYPES = {"cpu": ["f32", "bf16"], "cuda": ["bf16", "fp16", "tf32"]}
 TITLES = {"pytorch": "PyTorch", "burn": "Burn"}
 INFER_BATCH = 250
 
@@ -70,6 +77,25 @@ def run(what, command, **options):
         raise Failure(f"{what}: cannot start {command[0]}: {error}") from error
     if code != 0:
         raise Failure(f"{what} failed (exit code {code}): {' '.join(map(str, command))}")
+
+
+def has_pytorch(python):
+    """Whether this Python has a PyTorch that finds a GPU."""
+    check = "import torch, sys; sys.exit(not torch.cuda.is_available())"
+    try:
+        done = subprocess.run([python, "-c", check], capture_output=True, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def python_of_peer(options):
+    """The Python that runs PyTorch: the one that is named; on a GPU this one if it has PyTorch."""
+    if options.python:
+        return options.python
+    if options.device == "cuda" and has_pytorch(sys.executable):
+        return sys.executable
+    return venv_python()
 
 
 def venv_python():
@@ -194,19 +220,19 @@ def steps_for(seconds, images_per_second, batch):
     return max(1, round(seconds * images_per_second / batch))
 
 
-def pytorch_configurations(words):
+def pytorch_configurations(device, words):
     """Those that have all of these words in them."""
-    for dtype in ["f32", "bf16"]:
+    for dtype in DTYPES[device]:
         for mode in ["eager", "compile"]:
-            for layout in ["channels_last", "nchw"]:
+            for layout in LAYOUTS[device]:
                 configuration = {"layout": layout, "mode": mode, "dtype": dtype}
                 if set(words) <= set(configuration.values()):
                     yield configuration
 
 
 def start_pytorch(python, options, configuration):
-    command = [python, "-B", PYTORCH_PEER, "--batch", options.batch, "--threads", options.threads]
-    command += ["--infer-batch", INFER_BATCH, "--recipe", options.recipe]
+    command = [python, "-B", PYTORCH_PEER, "--batch", options.batch, "--device", options.device]
+    command += ["--threads", options.threads, "--infer-batch", INFER_BATCH, "--recipe", options.recipe]
     for key, value in configuration.items():
         command += [f"--{key}", value]
     environment = {}
@@ -221,8 +247,13 @@ def best_pytorch(python, options):
     Each has a process of its own that is ended before the next starts: two at once may need more
     memory than there is.
     """
+    configurations = list(pytorch_configurations(options.device, options.only))
+    if not configurations:
+        raise Failure(f"--only {','.join(options.only)}: PyTorch has no such configuration")
+    if len(configurations) == 1:
+        return configurations[0], configurations
     trials = []
-    for configuration in pytorch_configurations(options.only):
+    for configuration in configurations:
         label = "PyTorch " + ", ".join(configuration.values())
         trial = dict(configuration)
         trials.append(trial)
@@ -250,7 +281,9 @@ def best_pytorch(python, options):
 
 def slice_of_ours(program, options):
     command = [program, "bench", options.recipe, "--batch", options.batch]
-    command += ["--threads", options.threads, "--seconds", options.seconds, "--json"]
+    command += ["--device", options.device, "--seconds", options.seconds, "--json"]
+    if options.device == "cpu":
+        command += ["--threads", options.threads]
     if options.isa:
         command += ["--isa", options.isa]
     command = [str(word) for word in command]
@@ -264,13 +297,18 @@ def slice_of_ours(program, options):
         raise Failure(f"Crescendo: exit code {done.returncode}\n{done.stderr.strip()}")
     try:
         told = json.loads(done.stdout)
-        return {
+        figures = {
             "train": float(told["training"]["images_per_second"]),
             "infer": float(told["inference"]["images_per_second"]),
             "peak_memory_bytes": int(told["peak_memory_bytes"]),
             "peak_gflops": float(told["peak_gflops"]),
             "roof_ratio": float(told["training"]["roof_ratio"]),
         }
+        if options.device == "cuda":
+            for key in ["product_gflops", "copy_gb_per_second", "floor_seconds"]:
+                figures[key] = float(told[key])
+            options.gpu = told["device"]
+        return figures
     except (ValueError, KeyError, TypeError) as error:
         raise Failure(f"Crescendo: `bench report --json` does not say {error}") from error
 
@@ -289,7 +327,7 @@ def slice_of_peer(peer, speeds, options):
     return {
         "train": trained["images_per_second"],
         "infer": inferred["images_per_second"],
-        "peak_memory_bytes": trained["peak_rss_bytes"],
+        "peak_memory_bytes": trained.get("peak_device_bytes", trained["peak_rss_bytes"]),
     }
 
 
@@ -417,9 +455,19 @@ def report(result):
         rows.append(row)
         parts.append(f"{title}, images a second\n\n{table(rows)}")
     ours = medians["ours"]
-    lines = [
-        f"FMA peak {ours['peak_gflops']:.0f} GFLOP/s; training at {ours['roof_ratio']:.2f} of the "
-        "direct-convolution roof (medians)",
+    if result["device"] == "cuda":
+        floor = result["batch"] / ours["floor_seconds"]
+        lines = [
+            f"products {ours['product_gflops'] / 1e3:.0f} TFLOP/s, copies "
+            f"{ours['copy_gb_per_second'] / 1e3:.2f} TB/s; the floors of the steps allow "
+            f"{floor:.0f} images a second (medians)",
+        ]
+    else:
+        lines = [
+            f"FMA peak {ours['peak_gflops']:.0f} GFLOP/s; training at {ours['roof_ratio']:.2f} of "
+            "the direct-convolution roof (medians)",
+        ]
+    lines += [
         f"peak memory of training: Crescendo {gib(ours['peak_memory_bytes'])}"
         + "".join(f", {TITLES[p]} {gib(medians[p]['peak_memory_bytes'])}" for p in peers),
     ]
@@ -430,7 +478,7 @@ def report(result):
     m = result["machine"]
     lines.append(
         f"{m['cpu']}, {m['cores']} cores, {gib(m['memory_bytes'])}, {m['kernel']}; "
-        f"{result['threads']} threads"
+        + (result["gpu"] if result["gpu"] else f"{result['threads']} threads")
     )
     lines += [f"NOT FAIR: {reason}" for reason in result["warnings"]]
     parts.append("\n".join(lines))
@@ -438,7 +486,9 @@ def report(result):
 
 
 def save(result):
-    what = f"batch{result['batch']}-threads{result['threads']}"
+    what = f"batch{result['batch']}-" + (
+        "cuda" if result["device"] == "cuda" else f"threads{result['threads']}"
+    )
     if result["recipe"] != "report":
         what = f"{result['recipe']}-{what}"
     if result["isa"]:
@@ -459,7 +509,7 @@ def measure(options):
     peers = {}
     warnings = []
     with contextlib.ExitStack() as stack:
-        python = venv_python() if "pytorch" in options.peers else None
+        python = python_of_peer(options) if "pytorch" in options.peers else None
         ours = options.ours or build_ours()
         burn = build_burn(options.isa) if "burn" in options.peers else None
 
@@ -494,6 +544,8 @@ def measure(options):
             "batch": options.batch,
             "seconds": options.seconds,
             "infer_batch": INFER_BATCH,
+            "device": options.device,
+            "gpu": options.gpu,
             "threads": options.threads,
             "isa": options.isa,
             "machine": machine(),
@@ -533,11 +585,12 @@ def peer_list(text):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--recipe", choices=RECIPES, default="report", help="what to train")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to train (cpu)")
     parser.add_argument(
         "--batch", type=positive, help="images a training step (report 125, fast94 2000)"
     )
     parser.add_argument(
-        "--seconds", type=seconds, help="of training in a slice (report 6, fast94 20)"
+        "--seconds", type=seconds, help="of training in a slice (report 6, fast94 20; cuda 3)"
     )
     parser.add_argument("--rounds", type=positive, default=7, help="slices of each program (7)")
     parser.add_argument("--threads", type=positive, default=cores(), help="one on every processor")
@@ -557,13 +610,24 @@ def parse():
     parser.add_argument(
         "--ours", type=Path, metavar="PROGRAM", help="measure this crescendo; build none"
     )
+    parser.add_argument(
+        "--python",
+        metavar="PYTHON",
+        help="run PyTorch with this Python, which has it, and install nothing (with cuda: the one "
+        "that runs this, if its PyTorch finds a GPU)",
+    )
     options = parser.parse_args()
-    for name, value in RECIPES[options.recipe].items():
+    options.gpu = None
+    defaults = RECIPES[options.recipe] | (CUDA if options.device == "cuda" else {})
+    if options.device == "cuda" and options.isa:
+        parser.error("--isa is for --device cpu")
+    for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     for name in options.peers:
-        if name not in RECIPES[options.recipe]["peers"]:
-            parser.error(f"{TITLES[name]} has no program of {options.recipe}; use --peers")
+        if name not in defaults["peers"]:
+            what = options.recipe if options.device == "cpu" else "a GPU"
+            parser.error(f"{TITLES[name]} has no program of {what}; use --peers")
     if options.ours:
         options.ours = options.ours.resolve()
     return options

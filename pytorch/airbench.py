@@ -208,17 +208,26 @@ class Trainer:
 
     Every learning rate falls linearly to 0 at `total_steps`, that of the whitening's bias at
     `whiten_steps`, after which it is not trained; without them the rates stay as they are.
-    `forward` is the network where that is compiled.
+    `forward` is the network where that is compiled. `autocast` is the type that autocast computes
+    in, if it shall. The gradients are those of the loss times `loss_scale`.
     """
 
     def __init__(
-        self, net, rule, total_steps=None, whiten_steps=None, forward=None, autocast=False
+        self,
+        net,
+        rule,
+        total_steps=None,
+        whiten_steps=None,
+        forward=None,
+        autocast=None,
+        loss_scale=None,
     ):
         self.net = net
         self.rule = rule
         self.whiten_steps = whiten_steps
         self.forward = net if forward is None else forward
         self.autocast = autocast
+        self.loss_scale = loss_scale
         self.steps_done = 0
         norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
         bias = {"lr": rule.bias_lr, "weight_decay": rule.bias_decay}
@@ -231,7 +240,12 @@ class Trainer:
         filters = [{"params": filters_of(net), "steps": total_steps}]
         self.optimizers = [
             Muon(filters, rule.muon_lr, rule.muon_momentum, rule.muon_steps),
-            torch.optim.SGD(groups, momentum=rule.momentum, nesterov=True),
+            torch.optim.SGD(
+                groups,
+                momentum=rule.momentum,
+                nesterov=True,
+                fused=net.head.weight.is_cuda or None,
+            ),
         ]
         for group in self.groups():
             group["full_lr"] = group["lr"]
@@ -246,12 +260,12 @@ class Trainer:
 
     def gradients(self, images, labels):
         """The loss and the logits of a batch; leaves the gradients in the parameters."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(images.device.type, self.autocast, enabled=bool(self.autocast)):
             logits = self.forward(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.rule.label_smoothing)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        (loss if self.loss_scale is None else loss * self.loss_scale).backward()
         return loss, logits
 
     def step(self, images, labels):
@@ -467,7 +481,7 @@ def main():
         total_steps=arguments.epochs * epoch_steps,
         whiten_steps=arguments.whiten_epochs * epoch_steps,
         forward=torch.compile(net) if arguments.compile else net,
-        autocast=arguments.bf16,
+        autocast=torch.bfloat16 if arguments.bf16 else None,
     )
     if arguments.steps:
         result = follow(trainer, arguments, torch.from_numpy(pixels), labels, normalise)
