@@ -7,8 +7,8 @@ use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
 use crescendo_kernels::{AlignedBuffer, Processor, ThreadPool, peak};
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Peaks,
-    Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
+    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Peaks, Rule,
+    Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
     UpdateResult, check_tensors,
 };
 
