@@ -123,42 +123,42 @@ struct F32WeightProducts {
     }
 };
 
+struct WeightInputReader {
+    InputReader reader;
+    DEVICE void load(i64 at, bool, float (&value)[GROUP]) const { reader.load(at, value); }
+};
+
 template <class Products, int TAPS>
 DEVICE void weight_gradient(const WeightGradientParams& p, unsigned char* shared) {
     const Window& w = p.window;
-    int* offsets = reinterpret_cast<int*>(shared);
-    unsigned char* gradient = shared + TILE_PIXELS * sizeof(int);
+    TileTables tables(w, shared);
+    unsigned char* gradient = tables.rest;
     unsigned char* halo = gradient + GRADIENT_PLANE * TILE_CHANNELS * Products::BYTES;
     int output = int(block_index_x()) * TILE_CHANNELS, input = int(block_index_y()) * WEIGHT_INPUTS;
     int split = int(block_index_z()) / p.tap_groups;
     int first_tap = int(block_index_z()) % p.tap_groups * TAPS;
-    if (thread_index() < TILE_PIXELS) offsets[thread_index()] = TilePixel(w, thread_index()).halo(w);
+    int group = thread_index() % TILE_GROUPS, channel = output + group * GROUP;
+    bool inside = channel < w.out_channels;
 
     Products products;
-    int halo_pixels = w.tile_images * w.halo_rows * w.halo_columns;
     int begin = int(i64(p.tiles) * split / p.splits), end = int(i64(p.tiles) * (split + 1) / p.splits);
     for (int index = begin; index < end; index++) {
-        Tile tile(w, index);
         block_barrier();
-        for (int unit = thread_index(); unit < TILE_PIXELS * TILE_GROUPS; unit += THREADS) {
-            int group = unit % TILE_GROUPS, pixel = unit / TILE_GROUPS, channel = output + group * GROUP;
-            i64 at = TilePixel(w, pixel).output(w, tile);
+        tables.fill(w, Tile(w, index));
+        block_barrier();
+        GradientReader reader(p.gradient, inside ? channel : 0);
+        for (int pixel = thread_index() / TILE_GROUPS; pixel < TILE_PIXELS; pixel += PIXELS_AT_ONCE) {
+            int at = tables.outputs[pixel];
             float value[GROUP];
             clear(value);
-            if (at >= 0 && channel < w.out_channels) load_gradient(p.gradient, at + channel, channel, value);
+            if (at >= 0 && inside) reader.load(i64(at) * w.out_channels + channel, value);
             Products::store(gradient, GRADIENT_PLANE, group, pixel, value);
         }
-        constexpr int groups = WEIGHT_INPUTS / GROUP;
-        for (int unit = thread_index(); unit < halo_pixels * groups; unit += THREADS) {
-            int group = unit % groups, pixel = unit / groups, channel = input + group * GROUP;
-            HaloPixel from(w, tile, pixel);
-            float value[GROUP];
-            clear(value);
-            if (from.at >= 0 && channel < w.in_channels) load_input(p.input, from.at + channel, channel, value);
-            Products::store(halo, w.plane, group, pixel, value);
-        }
+        read_halo<Products>(w, tables, input / GROUP, WEIGHT_INPUTS / GROUP, halo, [&](int from) {
+            return WeightInputReader{InputReader(p.input, from)};
+        });
         block_barrier();
-        products.multiply(w, offsets, halo, gradient, first_tap);
+        products.multiply(w, tables.offsets, halo, gradient, first_tap);
     }
 
     i64 taps = w.kernel * w.kernel;
@@ -224,9 +224,10 @@ KERNEL(bias_gradient, BiasGradientParams, THREADS) {
     int half = thread_index() % 2, channel = int(block_index_x()) * 16 + half * GROUP;
     double sum[GROUP];
     for (int i = 0; i < GROUP; i++) sum[i] = 0.0;
+    GradientReader reader(p.gradient, channel);
     for (i64 pixel = thread_index() / 2; pixel < p.pixels; pixel += THREADS / 2) {
         float value[GROUP];
-        load_gradient(p.gradient, pixel * p.padded_channels + channel, channel, value);
+        reader.load(pixel * p.padded_channels + channel, value);
         for (int i = 0; i < GROUP; i++) sum[i] += value[i];
     }
     for (int i = 0; i < GROUP; i++) sums[thread_index() * GROUP + i] = sum[i];

@@ -77,13 +77,14 @@ params! {
     PackParams {
         weights: Address,
         packed: Address,
-        outputs: i64,
-        inputs: i64,
-        kernel: i64,
-        padded_sums: i64,
-        padded_results: i64,
-        gradient: i64,
-        f32: i64,
+        outputs: i32,
+        inputs: i32,
+        kernel: i32,
+        padded_sums: i32,
+        padded_results: i32,
+        gradient: i32,
+        f32: i32,
+        unused: i32,
     }
     WeightGradientParams {
         window: Window,

@@ -15,7 +15,7 @@ pub(crate) const THREADS: u32 = 256;
 /// Shared memory that a block may have on every card from compute capability 8.0.
 pub(crate) const SHARED_BYTES: usize = 99 * 1024;
 /// Numbers of a row of the output in shared memory.
-const OUTPUT_STRIDE: usize = TILE_CHANNELS + 4;
+const OUTPUT_STRIDE: usize = TILE_CHANNELS + 8;
 
 /// The numbers of a value's maps: a vector is maps of one pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +94,15 @@ impl Layer {
             && covers(self.input.columns, self.output.columns)
     }
 
-    /// Packed weights of one direction, in numbers.
-    pub fn packed_len(self) -> usize {
+    /// Packed weights for the convolution or the gradient of its input, in numbers.
+    pub fn packed_len(self, gradient: bool) -> usize {
+        let (inputs, outputs) = (self.input.padded(), self.output.padded());
+        let (sums, results) = if gradient { (outputs, inputs) } else { (inputs, outputs) };
+        self.kernel * self.kernel * sums * results.next_multiple_of(TILE_CHANNELS)
+    }
+
+    /// The gradient of the weights as blocks sum it up, in numbers.
+    pub fn weight_sums_len(self) -> usize {
         self.kernel * self.kernel * self.input.padded() * self.output.padded()
     }
 
@@ -235,8 +242,8 @@ fn with_halo(mut window: Window, bytes: usize, kind: Kind) -> (Tiling, bool) {
     window.tiles_across = (window.out_columns + window.tile_columns - 1) / window.tile_columns;
     let images = (window.images + window.tile_images - 1) / window.tile_images;
     let halo = (window.plane as usize * window.chunk as usize * bytes).next_multiple_of(16);
-    let offsets = TILE_PIXELS * size_of::<i32>();
-    let shared = offsets
+    let tables = (2 * TILE_PIXELS + (window.plane as usize).next_multiple_of(4)) * size_of::<i32>();
+    let shared = tables
         + match kind {
             Kind::Convolution => {
                 let taps = (window.kernel * window.kernel) as usize;

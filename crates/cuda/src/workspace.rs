@@ -7,7 +7,7 @@ use crescendo_plan::{MemoryPlan, TensorId};
 
 use crate::driver::{Address, Buffer, Driver};
 use crate::plan::ExecutionPlan;
-use crate::window::{MapShape, TILE_PIXELS};
+use crate::window::{Layer, MapShape, TILE_PIXELS};
 
 /// How many bytes of each kind a pass needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,10 +38,10 @@ impl Sizes {
         let input = plan.precision.size(graph.input);
         let layers = || plan.layers.iter().flatten();
         let trains = memory.trains();
-        let weight_sums = |layer: &crate::window::Layer| {
+        let weight_sums = |layer: &Layer| {
             let tiling = layer.weight_gradient(images, plan.precision.bytes());
             let tiles = tiling.expect("the layer was checked").tiles;
-            4 * layer.splits(tiles) * layer.packed_len()
+            4 * layer.splits(tiles) * layer.weight_sums_len()
         };
         let mut sizes = Sizes::default();
         let mut set = |part: Part, bytes: usize| sizes.0[part as usize] = bytes;
@@ -51,7 +51,8 @@ impl Sizes {
         set(Part::Labels, 2 * images);
         set(Part::Losses, 12 * images);
         set(Part::PackedWeights, {
-            let most = layers().map(|layer| layer.packed_len()).max().unwrap_or(0);
+            let len = |layer: &Layer| layer.packed_len(false).max(layer.packed_len(true));
+            let most = layers().map(len).max().unwrap_or(0);
             plan.precision.bytes() * most
         });
         if trains {

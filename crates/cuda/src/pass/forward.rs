@@ -76,21 +76,21 @@ impl Pass<'_> {
     /// Lays out a layer's weights for its convolution, or for the gradient of its input.
     pub(super) fn pack_weights(&mut self, node: usize, layer: Layer, gradient: bool) {
         let weight = self.graph().nodes[node].weight.expect("it has a weight");
-        let (inputs, outputs) = (layer.input.padded() as i64, layer.output.padded() as i64);
-        let [padded_sums, padded_results] =
-            if gradient { [outputs, inputs] } else { [inputs, outputs] };
+        let (inputs, outputs) = (layer.input.padded(), layer.output.padded());
+        let (sums, results) = if gradient { (outputs, inputs) } else { (inputs, outputs) };
         let params = PackParams {
             weights: self.state.parameter(self.graph(), weight),
             packed: self.space.packed_weights(),
-            outputs: layer.output.channels as i64,
-            inputs: layer.input.channels as i64,
-            kernel: layer.kernel as i64,
-            padded_sums,
-            padded_results,
+            outputs: layer.output.channels as i32,
+            inputs: layer.input.channels as i32,
+            kernel: layer.kernel as i32,
+            padded_sums: sums as i32,
+            padded_results: results.next_multiple_of(TILE_CHANNELS) as i32,
             gradient: gradient.into(),
             f32: (self.plan.precision.bytes() == 4).into(),
+            unused: 0,
         };
-        let blocks = super::blocks(layer.packed_len());
+        let blocks = super::blocks(layer.packed_len(gradient));
         self.launch("pack_weights", [blocks, 1, 1], 0, &params);
     }
 
