@@ -6,7 +6,7 @@
 struct ConvolutionParams {
     Window window;
     Input input;             // of a convolution
-    Maps save;               // where the input is stored as it was read, or null
+    Maps save;               // where the input, or the gradient, is stored as it was read, or null
     GradientInput gradient;  // of the gradient of an input
     const void* weights;     // as pack_weights lays them out
     Epilogue epilogue;
@@ -128,29 +128,31 @@ struct F32Products {
     }
 };
 
-// Reads the input of a convolution.
-struct ConvolutionReader {
-    InputReader reader;
+// Reads the input of a convolution, or the gradient of its output, and saves it.
+template <class Groups>
+struct SavingReader {
+    Groups groups;
     Maps save;  // null: it is not saved, or another block saves it
 
-    DEVICE ConvolutionReader(const ConvolutionParams& p, int channel) : reader(p.input, channel), save(p.save) {
+    DEVICE SavingReader(const Groups& reader, const Maps& to) : groups(reader), save(to) {
         // One of the blocks that share a tile saves it.
         if (block_index_y() != 0) save.data = nullptr;
     }
 
     DEVICE void load(i64 at, bool owned, float (&value)[GROUP]) const {
-        reader.load(at, value);
+        groups.load(at, value);
         if (owned && save.data) store_group(save, at, value);
     }
 };
 
-// Reads the gradient of the output.
-struct OutputGradientReader {
-    GradientReader reader;
+struct ConvolutionReader : SavingReader<InputReader> {
+    DEVICE ConvolutionReader(const ConvolutionParams& p, int channel)
+        : SavingReader(InputReader(p.input, channel), p.save) {}
+};
 
-    DEVICE OutputGradientReader(const ConvolutionParams& p, int channel) : reader(p.gradient, channel) {}
-
-    DEVICE void load(i64 at, bool, float (&value)[GROUP]) const { reader.load(at, value); }
+struct OutputGradientReader : SavingReader<GradientReader> {
+    DEVICE OutputGradientReader(const ConvolutionParams& p, int channel)
+        : SavingReader(GradientReader(p.gradient, channel), p.save) {}
 };
 
 // Copies the weights of a chunk of input channels and of the block's outputs, which lie together.
@@ -234,28 +236,33 @@ struct PackParams {
     int gradient, f32, unused;
 };
 
-KERNEL(pack_weights, PackParams, THREADS) {
-    int taps = p.kernel * p.kernel, total = taps * p.padded_sums * p.padded_results;
+struct PackAllParams {
+    const PackParams* layers;  // one for each block in y
+};
+
+KERNEL(pack_weights, PackAllParams, THREADS) {
+    PackParams layer = p.layers[block_index_y()];
+    int taps = layer.kernel * layer.kernel, total = taps * layer.padded_sums * layer.padded_results;
     for (int i = int(block_index_x()) * THREADS + thread_index(); i < total; i += int(grid_blocks_x()) * THREADS) {
         // In the order of what is written.
-        int inner = p.f32 ? 1 : GROUP;
+        int inner = layer.f32 ? 1 : GROUP;
         int sum = i % inner, rest = i / inner;
         int result = rest % TILE_CHANNELS;
         rest /= TILE_CHANNELS;
         int tap = rest % taps;
         rest /= taps;
-        sum += rest % (p.padded_sums / inner) * inner;
-        result += rest / (p.padded_sums / inner) * TILE_CHANNELS;
-        int output = p.gradient ? sum : result, input = p.gradient ? result : sum;
+        sum += rest % (layer.padded_sums / inner) * inner;
+        result += rest / (layer.padded_sums / inner) * TILE_CHANNELS;
+        int output = layer.gradient ? sum : result, input = layer.gradient ? result : sum;
         float value = 0.0f;
-        if (output < p.outputs && input < p.inputs) {
-            int from = p.gradient ? taps - 1 - tap : tap;
-            value = p.weights[(i64(output) * p.inputs + input) * taps + from];
+        if (output < layer.outputs && input < layer.inputs) {
+            int from = layer.gradient ? taps - 1 - tap : tap;
+            value = layer.weights[(i64(output) * layer.inputs + input) * taps + from];
         }
-        if (p.f32) {
-            static_cast<float*>(p.packed)[i] = value;
+        if (layer.f32) {
+            static_cast<float*>(layer.packed)[i] = value;
         } else {
-            static_cast<Bf16*>(p.packed)[i].bits = u16(pack_bf16(value, 0.0f));
+            static_cast<Bf16*>(layer.packed)[i].bits = u16(pack_bf16(value, 0.0f));
         }
     }
 }

@@ -114,7 +114,7 @@ struct TileTables {
     }
 };
 
-// Brings `groups` groups of channels (a power of two) of a tile's halo to shared memory; zeros outside the maps.
+// Brings `groups` groups of channels of a tile's halo to shared memory; zeros outside the maps.
 // `reader(channel)` makes what loads groups; a thread has the same channels all the time.
 template <class Products, class MakeReader>
 DEVICE void read_halo(const Window& w, const TileTables& tables, int first_group, int groups, unsigned char* to, const MakeReader& reader) {
@@ -122,7 +122,9 @@ DEVICE void read_halo(const Window& w, const TileTables& tables, int first_group
     int group = thread_index() % groups, channel = (first_group + group) * GROUP;
     bool inside = channel < w.in_channels;
     auto source = reader(inside ? channel : 0);
-    for (int pixel = thread_index() / groups; pixel < pixels; pixel += THREADS / groups) {
+    // Threads that make no whole row of groups have nothing to do.
+    int rows = THREADS / groups, row = thread_index() / groups;
+    for (int pixel = row; row < rows && pixel < pixels; pixel += rows) {
         int from = tables.halo[pixel];
         float value[GROUP];
         if (from < 0 || !inside) {

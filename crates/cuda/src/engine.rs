@@ -43,6 +43,8 @@ pub(crate) struct CudaEngine {
     /// All gradients, for the communicator.
     host_gradients: Vec<f32>,
     state: State,
+    /// Whether the packed weights are the model's.
+    is_packed: bool,
     data: Option<ResidentData>,
     space: Workspace,
     /// What was run, and when it was run last.
@@ -77,6 +79,7 @@ enum Key {
         plan: usize,
         count: usize,
     },
+    Pack,
     Update(Vec<RuleGroup>),
     Measure {
         add: bool,
@@ -102,7 +105,8 @@ impl CudaEngine {
         let graph = &plan.graph;
         let requires_grad: Vec<bool> = graph.parameters.iter().map(|p| p.requires_grad).collect();
         Ok(CudaEngine {
-            state: State::new(&driver, graph)?,
+            state: State::new(&driver, &plan)?,
+            is_packed: false,
             data: None,
             space: Workspace::new(&driver)?,
             precision: plan.precision,
@@ -129,7 +133,7 @@ impl CudaEngine {
     pub fn memory(plan: &ExecutionPlan, micro_batch: usize) -> usize {
         let training = Sizes::new(plan, &plan.training, micro_batch);
         let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
-        State::size(&plan.graph) + training.max(inference).total()
+        State::size(plan) + training.max(inference).total()
     }
 
     fn plan(&self) -> &ExecutionPlan {
@@ -185,6 +189,9 @@ impl CudaEngine {
 
     /// Runs a pass over images that lie in the workspace.
     fn run_pass(&mut self, count: usize, purpose: Purpose) -> Result<(), EngineError> {
+        if !std::mem::replace(&mut self.is_packed, true) {
+            self.run(Key::Pack, |engine| vec![update::pack(&engine.state)])?;
+        }
         let key = Key::Pass { plan: self.current, count, purpose };
         let known = self.known(&key);
         // The first run of a pass is slower than the others, and is timed only if nothing else was.
@@ -512,6 +519,7 @@ impl Engine for CudaEngine {
                 update::measure_whole(engine.graph(), &engine.state)
             })?;
         }
+        self.is_packed = false;
         let (groups, settings) = rule_groups(rules);
         self.driver.upload(self.state.rules.address, bytemuck::cast_slice(&settings))?;
         self.run(Key::Update(groups.clone()), |engine| {
@@ -558,6 +566,7 @@ impl Engine for CudaEngine {
         if self.state.average.is_none() {
             return Ok(());
         }
+        self.is_packed = false;
         self.run(Key::Exchange, |engine| {
             let average = engine.state.average.as_ref().expect("there is one").address;
             vec![update::exchange(&engine.state, average)]
@@ -649,6 +658,7 @@ impl Engine for CudaEngine {
                 }
             }
         }
+        self.is_packed &= section != Section::Model;
         self.driver.upload(buffer.address, bytemuck::cast_slice(&numbers))
     }
 

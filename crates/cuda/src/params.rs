@@ -86,6 +86,7 @@ params! {
         f32: i32,
         unused: i32,
     }
+    PackAllParams { layers: Address }
     WeightGradientParams {
         window: Window,
         input: Input,
@@ -109,9 +110,11 @@ params! {
     BiasGradientParams {
         gradient: GradientInput,
         bias: Address,
+        sums: Address,
         pixels: i64,
-        channels: i64,
-        padded_channels: i64,
+        channels: i32,
+        padded_channels: i32,
+        parts: i64,
     }
     PoolParams {
         images: i32,

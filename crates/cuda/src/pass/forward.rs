@@ -4,7 +4,8 @@ use crescendo_plan::{FusedInput, FusedStep, StepKind, TensorId};
 
 use super::view::activation;
 use super::{Action, Pass, Purpose, SUMS_BYTES};
-use crate::params::{ConvolutionParams, Epilogue, Maps, NormParams, PackParams, PoolParams};
+use crate::driver::Address;
+use crate::params::{ConvolutionParams, Epilogue, Maps, NormParams, PoolParams};
 use crate::window::{Layer, MapShape, THREADS, TILE_CHANNELS, TILE_PIXELS};
 
 /// Phases of the kernels of BatchNorm, as `norm.cu` has them.
@@ -33,7 +34,7 @@ impl Pass<'_> {
                 input = FusedInput::plain(saved);
             }
             match plan.layers[index] {
-                Some(layer) => self.convolution(step, layer, &input),
+                Some(layer) => self.convolution(index, layer, &input),
                 None => self.pool(step, &input),
             }
             if let Some(norm) = step.norm.filter(|_| self.trains()) {
@@ -55,16 +56,16 @@ impl Pass<'_> {
         self.launch("write_maps", grid, SUMS_BYTES, &params);
     }
 
-    fn convolution(&mut self, step: &FusedStep, layer: Layer, input: &FusedInput) {
+    fn convolution(&mut self, index: usize, layer: Layer, input: &FusedInput) {
+        let step = &self.plan.fused.steps[index];
         let bytes = self.plan.precision.bytes();
         let tiling = layer.forward(self.count, bytes).expect("the layer was checked");
-        self.pack_weights(step.node, layer, false);
         let save = step.save_input.filter(|_| !input.is_plain());
         let params = ConvolutionParams {
             window: tiling.window,
             input: self.input(input),
             save: save.map(|saved| self.maps(saved)).unwrap_or_default(),
-            weights: self.space.packed_weights(),
+            weights: self.packed_weights(index)[0],
             epilogue: self.epilogue(step),
             ..ConvolutionParams::default()
         };
@@ -73,25 +74,9 @@ impl Pass<'_> {
         self.launch(kernel, grid, tiling.shared, &params);
     }
 
-    /// Lays out a layer's weights for its convolution, or for the gradient of its input.
-    pub(super) fn pack_weights(&mut self, node: usize, layer: Layer, gradient: bool) {
-        let weight = self.graph().nodes[node].weight.expect("it has a weight");
-        let (inputs, outputs) = (layer.input.padded(), layer.output.padded());
-        let (sums, results) = if gradient { (outputs, inputs) } else { (inputs, outputs) };
-        let params = PackParams {
-            weights: self.state.parameter(self.graph(), weight),
-            packed: self.space.packed_weights(),
-            outputs: layer.output.channels as i32,
-            inputs: layer.input.channels as i32,
-            kernel: layer.kernel as i32,
-            padded_sums: sums as i32,
-            padded_results: results.next_multiple_of(TILE_CHANNELS) as i32,
-            gradient: gradient.into(),
-            f32: (self.plan.precision.bytes() == 4).into(),
-            unused: 0,
-        };
-        let blocks = super::blocks(layer.packed_len(gradient));
-        self.launch("pack_weights", [blocks, 1, 1], 0, &params);
+    /// A layer's packed weights: for the convolution, and for the gradient of its input.
+    pub(super) fn packed_weights(&self, step: usize) -> [Address; 2] {
+        self.state.packed.steps[step].expect("the step has weights")
     }
 
     fn epilogue(&self, step: &FusedStep) -> Epilogue {
