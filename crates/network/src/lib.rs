@@ -41,8 +41,8 @@ pub use config::{
 };
 pub use description::{Activation, Init, Network, NetworkBuilder, Node, Operation, Shape, Value};
 pub use device::{
-    ActivationStorage, ConvolutionKind, Device, DeviceKind, PrecisionKind, DeviceMemory, Devices, EngineConfig,
-    IsaKind, RequiredMemory,
+    ActivationStorage, ConvolutionKind, Device, DeviceKind, DeviceMemory, Devices, EngineConfig,
+    IsaKind, PrecisionKind, RequiredMemory,
 };
 pub use engine::{
     BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, Measure,

@@ -5,7 +5,7 @@ mod model;
 use std::time::Instant;
 
 use crescendo::cpu::{CpuDevice, host};
-use crescendo::network::{Engine, EngineError, Graph, MicroBatch, Section, StepTime};
+use crescendo::network::{Devices, Engine, EngineError, Graph, MicroBatch, Section, StepTime};
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
 }
 
 fn measure(args: &BenchArgs, recipe: &Recipe) -> Result<Measurements, Error> {
-    let (graph, device) = (graph(recipe)?, crescendo::devices().open(&recipe.engine)?);
+    let (graph, device) = (graph(recipe)?, args.compute.devices().open(&recipe.engine)?);
     let batch = args.batch;
     let mut engine = device.engine(&graph)?;
     engine.import(Section::Model, &graph.initial(0))?;
