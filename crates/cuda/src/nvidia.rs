@@ -442,7 +442,7 @@ impl Staging {
             pinned.len >= len
                 && unsafe { sys::cuEventQuery(pinned.event) } == CUresult::CUDA_SUCCESS
         };
-        if let Some(at) = free.iter().position(|pinned| finished(pinned)) {
+        if let Some(at) = free.iter().position(finished) {
             return Ok(free.swap_remove(at));
         }
         let len = len.next_power_of_two().max(4096);

@@ -254,7 +254,7 @@ fn tiling(mut window: Window, bytes: usize, kind: Kind) -> Option<Tiling> {
 fn with_halo(mut window: Window, kind: Kind, bytes: usize) -> Tiling {
     let halo = |side: i32| (side - 1) * window.stride + window.kernel;
     (window.halo_rows, window.halo_columns) = (halo(window.tile_rows), halo(window.tile_columns));
-    window.plane = window.tile_images * window.halo_rows * window.halo_columns | 1;
+    window.plane = (window.tile_images * window.halo_rows * window.halo_columns) | 1;
     window.tiles_down = (window.out_rows + window.tile_rows - 1) / window.tile_rows;
     window.tiles_across = (window.out_columns + window.tile_columns - 1) / window.tile_columns;
     let images = (window.images + window.tile_images - 1) / window.tile_images;
