@@ -27,6 +27,12 @@ const INFERENCE_IMAGES: usize = 512;
 /// Updates whose results may be waited for; then the oldest is read first.
 const MOST_RESULTS: usize = 256;
 
+/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
+const MOST_SEQUENCES: usize = 48;
+
+/// One pass of so many is timed.
+const TIMED_PASSES: u64 = 64;
+
 /// Computes on a GPU. Calls queue launches and return.
 pub(crate) struct CudaEngine {
     driver: Arc<dyn Driver>,
@@ -409,12 +415,6 @@ impl CudaEngine {
         Ok(true)
     }
 }
-
-/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
-const MOST_SEQUENCES: usize = 48;
-
-/// One pass of so many is timed.
-const TIMED_PASSES: u64 = 64;
 
 impl Engine for CudaEngine {
     fn graph(&self) -> &Graph {

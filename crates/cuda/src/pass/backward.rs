@@ -5,7 +5,7 @@ use crescendo_plan::{Delivery, FusedInput, RequiredGradients, StepKind};
 
 use super::forward::{BOTH, FINISH, SUM};
 use super::view::activation;
-use super::{Action, Pass, SUMS_BYTES};
+use super::{Action, Pass, Purpose, SUMS_BYTES};
 use crate::params::{
     BiasGradientParams, ConvolutionParams, GradientEpilogue, GradientInput, LossParams, Maps,
     NormGradientParams, PoolParams, WeightGradientParams, WeightSumParams,
@@ -19,7 +19,7 @@ impl Pass<'_> {
         let classes = self.shape(self.plan.fused.logits());
         let losses = self.space.losses();
         let params = LossParams {
-            logits: self.logits().data,
+            logits: self.maps(self.plan.fused.logits()).data,
             gradient: self.gradient_maps(self.plan.gradients.logits()).data,
             labels: self.space.labels(),
             batch: self.state.batch.address,
@@ -33,7 +33,7 @@ impl Pass<'_> {
         };
         let blocks = self.count.div_ceil(THREADS as usize);
         self.launch("cross_entropy", [blocks, 1, 1], 0, &params);
-        if self.adds_to_result() {
+        if matches!(self.purpose, Purpose::Training { .. }) {
             self.launch("sum_loss", [1, 1, 1], SUMS_BYTES, &params);
         }
     }

@@ -1,11 +1,11 @@
 //! The forward pass.
 
-use crescendo_plan::{FusedInput, FusedStep, StepKind, TensorId};
+use crescendo_plan::{FusedInput, StepKind, TensorId};
 
 use super::view::activation;
-use super::{Action, Pass, Purpose, SUMS_BYTES};
+use super::{Action, Pass, SUMS_BYTES};
 use crate::driver::Address;
-use crate::params::{ConvolutionParams, Epilogue, Maps, NormParams, PoolParams};
+use crate::params::{ConvolutionParams, Epilogue, NormParams, PoolParams};
 use crate::window::{Layer, MapShape, THREADS, TILE_CHANNELS, TILE_PIXELS};
 
 /// Phases of the kernels of BatchNorm, as `norm.cu` has them.
@@ -35,7 +35,7 @@ impl Pass<'_> {
             }
             match plan.layers[index] {
                 Some(layer) => self.convolution(index, layer, &input),
-                None => self.pool(step, &input),
+                None => self.pool(index, &input),
             }
             if let Some(norm) = step.norm.filter(|_| self.trains()) {
                 self.finish_statistics(index, norm);
@@ -66,7 +66,7 @@ impl Pass<'_> {
             input: self.input(input),
             save: save.map(|saved| self.maps(saved)).unwrap_or_default(),
             weights: self.packed_weights(index)[0],
-            epilogue: self.epilogue(step),
+            epilogue: self.epilogue(index),
             ..ConvolutionParams::default()
         };
         let grid = [tiling.tiles, layer.output.padded().div_ceil(TILE_CHANNELS), 1];
@@ -79,12 +79,11 @@ impl Pass<'_> {
         self.state.packed.steps[step].expect("the step has weights")
     }
 
-    fn epilogue(&self, step: &FusedStep) -> Epilogue {
-        let graph = self.graph();
-        let node = &graph.nodes[step.node];
-        let has_bias = self.plan.layers.iter().zip(&self.plan.fused.steps);
-        let has_bias = has_bias.into_iter().any(|(layer, s)| s == step && layer.is_some());
-        let bias = node.bias.filter(|_| has_bias);
+    fn epilogue(&self, index: usize) -> Epilogue {
+        let (graph, step) = (self.graph(), &self.plan.fused.steps[index]);
+        // A step that writes the output of a BatchNorm is not the one that adds its bias.
+        let adds_bias = self.plan.layers[index].is_some();
+        let bias = graph.nodes[step.node].bias.filter(|_| adds_bias);
         let mut epilogue = Epilogue {
             out: self.maps(step.output),
             bias: bias.map_or(0, |bias| self.state.parameter(graph, bias)),
@@ -98,7 +97,8 @@ impl Pass<'_> {
         epilogue
     }
 
-    fn pool(&mut self, step: &FusedStep, input: &FusedInput) {
+    fn pool(&mut self, index: usize, input: &FusedInput) {
+        let step = &self.plan.fused.steps[index];
         let (from, to) = (self.shape(input.main.tensor), self.shape(step.output));
         let (kernel, size) = match step.kind {
             StepKind::AveragePool(size) => ("average_pool", size),
@@ -108,7 +108,7 @@ impl Pass<'_> {
         };
         let mut params = PoolParams {
             input: self.input(input),
-            epilogue: self.epilogue(step),
+            epilogue: self.epilogue(index),
             ..self.pool_params(from, to, size)
         };
         if let StepKind::Activation(function) = step.kind {
@@ -207,14 +207,5 @@ impl Pass<'_> {
             params.phase = phase;
             self.launch("norm_statistics", [channels, 1, 1], SUMS_BYTES, &params);
         }
-    }
-
-    /// The logits.
-    pub(super) fn logits(&self) -> Maps {
-        self.maps(self.plan.fused.logits())
-    }
-
-    pub(super) fn adds_to_result(&self) -> bool {
-        matches!(self.purpose, Purpose::Training { .. })
     }
 }
