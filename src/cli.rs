@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
-use crate::values::{Which, fraction, number_up_to, recorded_path, which, whole_number};
+use crate::values::{
+    DeviceParser, RequestedDevice, Which, bytes, fraction, number_up_to, recorded_path, which,
+    whole_number,
+};
 
 /// The largest seed that a recipe, a TOML file, can hold.
 const MAX_SEED: u64 = i64::MAX as u64;
@@ -46,6 +49,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure how fast a recipe's network trains and predicts on this computer
     Bench(BenchArgs),
+    /// List what can compute: the processor, NVIDIA cards, and why one cannot be used
+    Devices(DevicesArgs),
     /// List the built-in recipes, or print one
     Recipes(RecipesArgs),
     /// Download, inspect or export a data set
@@ -105,15 +110,15 @@ pub struct TrainArgs {
 /// How to compute.
 #[derive(Args)]
 pub struct ComputeArgs {
-    /// Device: auto (the best that there is) or cpu; cuda is not built yet. A resumed run stays on its
-    /// device [default: auto]
-    #[arg(long, value_name = "DEVICE", value_parser = ["auto", "cpu", "cuda"])]
-    pub device: Option<String>,
-    /// Number of threads; results do not depend on it [default: one per core]
+    /// Device: cpu, cuda (an NVIDIA card; cuda:1 for the one with this number), or auto (the first card that can be
+    /// used, otherwise the CPU). A resumed run stays on its device unless another one is named [default: auto]
+    #[arg(long, value_name = "DEVICE", value_parser = DeviceParser)]
+    pub device: Option<RequestedDevice>,
+    /// Number of threads of the CPU; results do not depend on it [default: one per core]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = whole_number(0..=MAX_THREADS))]
     pub threads: Option<usize>,
-    /// Instruction set: avx512, avx2 or portable [default: the fastest that this processor has]
+    /// Instruction set of the CPU: avx512, avx2 or portable [default: the fastest that this processor has]
     #[arg(long, value_name = "ISA", value_parser = ["auto", "avx512", "avx2", "portable"])]
     pub isa: Option<String>,
 }
@@ -260,6 +265,12 @@ pub struct PlanArgs {
     /// Show the steps as they are computed: fused operations and convolution algorithms
     #[arg(long)]
     pub steps: bool,
+    /// Device to plan for: cpu, cuda (an NVIDIA card, which need not be there), or auto [default: auto]
+    #[arg(long, value_name = "DEVICE", value_parser = DeviceParser)]
+    pub device: Option<RequestedDevice>,
+    /// Memory of the device, such as 80GiB; batches that do not fit are divided [default: what it has]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub memory: Option<u64>,
     /// Number of images in the training set [default: that of the recipe's data set]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = whole_number(0..=MAX_IMAGES))]
@@ -327,6 +338,16 @@ pub struct BenchArgs {
     /// Change a key of the recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: show the processor and the cards that --device can name
+  crescendo devices")]
+pub struct DevicesArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,

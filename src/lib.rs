@@ -1,10 +1,10 @@
-//! Trains classifiers of CIFAR-size images on the CPU, and grows the batch size instead of decaying
+//! Trains classifiers of CIFAR-size images on the CPU or an NVIDIA GPU, and grows the batch size instead of decaying
 //! the learning rate.
 //!
 //! This is the library behind the program of the same name, which only adds a command line. It re-exports its
 //! crates. Data flows one way: [`data`] reads data sets and makes batches, an engine of a device ([`devices`])
 //! computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and [`logging`]
-//! writes and shows what happened. [`cpu`] is the CPU engine.
+//! writes and shows what happened. [`cpu`] is the CPU engine, [`cuda`] that of NVIDIA's cards.
 //!
 //! # Example
 //!
@@ -24,13 +24,19 @@
 //! # Ok::<(), crescendo::training::Error>(())
 //! ```
 
+mod devices;
+
 pub use crescendo_cpu as cpu;
+pub use crescendo_cuda as cuda;
 pub use crescendo_data as data;
 pub use crescendo_logging as logging;
 pub use crescendo_network as network;
 pub use crescendo_training as training;
 
-/// The devices that this build can train on.
+pub use devices::AllDevices;
+
+/// The devices of this machine: NVIDIA's cards and the processor.
 pub fn devices() -> &'static dyn network::Devices {
-    &cpu::CpuDevices
+    static ALL: AllDevices = AllDevices::new(None);
+    &ALL
 }

@@ -41,12 +41,13 @@ const OPTIONS: [(&str, &str); 6] = [
 ];
 
 /// Keys whose values are something else than those of the options that other programs have.
-const OTHER_VALUES: [&str; 10] = [
+const OTHER_VALUES: [&str; 11] = [
     "batch.memory_limit=",
     "batch.steps=",
     "data.augment=",
     "data.source=",
     "data.validation=",
+    "engine.precision=",
     "network.blocks=",
     "network.family=",
     "network.widths=",

@@ -1,10 +1,13 @@
 //! Values of options: numbers, with errors that say what is accepted.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, TypedValueParser};
+use clap::{Arg, Command};
+use crescendo::network::DeviceKind;
 
 /// A parser of paths that recipes and runs record as text: they are what a run is resumed from.
 pub fn recorded_path() -> impl TypedValueParser<Value = String> {
@@ -43,6 +46,69 @@ pub fn number_up_to(most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
 pub fn fraction(text: &str) -> Result<f64, String> {
     let fraction = text.parse().ok().filter(|fraction| *fraction > 0.0 && *fraction < 1.0);
     fraction.ok_or_else(|| "expected a number between 0 and 1, such as 0.2".to_owned())
+}
+
+/// Parses a number of bytes such as `80GiB`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 6] = [
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("TiB", 1_099_511_627_776.0),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+    ];
+    let with_unit = UNITS.iter().find_map(|(unit, factor)| {
+        let number: f64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        Some(number * factor)
+    });
+    let bytes = with_unit.filter(|bytes| (1e6..1e18).contains(bytes));
+    bytes
+        .map(|bytes| bytes as u64)
+        .ok_or_else(|| "expected a size with its unit, such as 80GiB or 512MiB".to_owned())
+}
+
+/// The value of `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestedDevice {
+    pub kind: DeviceKind,
+    /// The card, if a particular one is asked for.
+    pub card: Option<usize>,
+}
+
+/// Parses a device: `auto`, `cpu`, `cuda`, or `cuda:1`.
+fn requested_device(text: &str) -> Result<RequestedDevice, String> {
+    let (kind, card) = match text.split_once(':') {
+        Some(("cuda", card)) => ("cuda", card.parse().ok().map(Some)),
+        Some(_) => (text, None),
+        None => (text, Some(None)),
+    };
+    let kind = DeviceKind::ALL.into_iter().find(|one| one.name() == kind);
+    let requested = kind.zip(card).map(|(kind, card)| RequestedDevice { kind, card });
+    requested.ok_or_else(|| {
+        "expected auto, cpu, cuda, or cuda:1 for the card with this number".to_owned()
+    })
+}
+
+/// The parser of `--device`, which also tells completions what it may be.
+#[derive(Clone, Copy)]
+pub struct DeviceParser;
+
+impl TypedValueParser for DeviceParser {
+    type Value = RequestedDevice;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        requested_device.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(DeviceKind::ALL.into_iter().map(|kind| PossibleValue::new(kind.name()))))
+    }
 }
 
 /// Which of a run's checkpoints.
@@ -92,6 +158,29 @@ mod tests {
         assert_eq!(["0", "90", "best", "last"].map(|text| parse(text).unwrap()), expected);
         for text in ["", "91", "-1", "Best", "1.5"] {
             assert!(parse(text).unwrap_err().contains("best or last"), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices_are_kinds_with_the_number_of_a_card() {
+        let parsed = |text: &str| requested_device(text).map(|it| (it.kind.name(), it.card));
+        assert_eq!(parsed("auto"), Ok(("auto", None)));
+        assert_eq!(parsed("cpu"), Ok(("cpu", None)));
+        assert_eq!(parsed("cuda"), Ok(("cuda", None)));
+        assert_eq!(parsed("cuda:12"), Ok(("cuda", Some(12))));
+        for text in ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "cuda:0,1", "auto:1"]
+        {
+            assert!(parsed(text).unwrap_err().contains("cuda:1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("80GiB"), Ok(80 << 30));
+        assert_eq!(bytes("1.5 GB"), Ok(1_500_000_000));
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        for text in ["", "80", "GiB", "0GiB", "-1GiB", "nanGiB", "infGiB", "80gib", "1e30GiB"] {
+            assert!(bytes(text).unwrap_err().contains("80GiB"), "{text}");
         }
     }
 

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod completions;
 pub mod data;
 mod data_set;
+pub mod devices;
 pub mod evaluate;
 mod operation_text;
 pub mod plan;
@@ -17,7 +18,8 @@ mod unused_keys;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 
-use crescendo::network::EngineConfig;
+use crescendo::AllDevices;
+use crescendo::network::{DeviceKind, Devices, EngineConfig};
 use crescendo::training::{Error, Model, Recipe};
 
 use self::data_set::{DataLocation, LoadedData};
@@ -57,10 +59,15 @@ impl ViewArgs {
 impl ComputeArgs {
     /// The options as changes of a recipe's section `[engine]`.
     pub fn changes(&self) -> Vec<String> {
-        let device = self.device.as_ref().map(|device| format!("engine.device={device}"));
+        let device = self.device.map(|device| format!("engine.device={}", device.kind.name()));
         let threads = self.threads.map(|threads| format!("engine.threads={threads}"));
         let isa = self.isa.as_ref().map(|isa| format!("engine.isa={isa}"));
         [device, threads, isa].into_iter().flatten().collect()
+    }
+
+    /// What opens the device: with the card that was asked for.
+    pub fn devices(&self) -> AllDevices {
+        AllDevices::new(self.device.and_then(|device| device.card))
     }
 
     /// The device, threads and instruction set to compute with, for a command without a recipe.
@@ -69,7 +76,17 @@ impl ComputeArgs {
     /// If the device cannot be used.
     pub fn engine(&self) -> Result<EngineConfig, Error> {
         let engine = Recipe::load("report", &self.changes())?.engine;
-        crescendo::devices().open(&engine)?;
-        Ok(engine)
+        let device = self.devices().open(&engine)?.config().device;
+        Ok(EngineConfig { device, ..engine })
+    }
+
+    /// Warns of options that have no effect on this device.
+    pub fn warn_of_unused(&self, device: DeviceKind) {
+        let options = [("--threads", self.threads.is_some()), ("--isa", self.isa.is_some())];
+        for (option, _) in options.into_iter().filter(|option| option.1) {
+            if device == DeviceKind::Cuda {
+                note(format_args!("warning: {option} has no effect: the device is cuda"));
+            }
+        }
     }
 }

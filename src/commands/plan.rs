@@ -1,12 +1,14 @@
 //! `crescendo plan`.
 
+use crescendo::AllDevices;
 use crescendo::data::{ImageShape, shapes};
 use crescendo::network::{Device, Graph};
 use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
 use crescendo::training::validation::unused_keys;
 use crescendo::training::{
-    Error, Recipe, check_metrics, graph, graph_for, micro_batch_size, required_memory,
+    Error, Recipe, check_metrics, default_limit, graph, graph_for, micro_batch_size,
+    required_memory,
 };
 use serde_json::json;
 
@@ -16,10 +18,18 @@ use super::{print as print_text, say};
 use crate::cli::PlanArgs;
 
 pub fn run(args: &PlanArgs) -> Result<(), Error> {
-    let recipe = Recipe::load(&args.recipe, &args.changes)?;
+    let device = args.device.map(|device| format!("engine.device={}", device.kind.name()));
+    let changes: Vec<String> = args.changes.iter().cloned().chain(device).collect();
+    let mut recipe = Recipe::load(&args.recipe, &changes)?;
     // Which data it will be is not known: only `data.validation` counts.
     check_metrics(&recipe, recipe.data.validation)?;
-    let (graph, device) = (graph(&recipe)?, crescendo::devices().open(&recipe.engine)?);
+    let graph = graph(&recipe)?;
+    let devices = AllDevices::new(args.device.and_then(|device| device.card));
+    let device = devices.planned(&recipe.engine, args.memory)?;
+    recipe.engine = device.config();
+    if args.memory.is_some() && recipe.batch.memory_limit == 0.0 {
+        recipe.batch.memory_limit = default_limit(args.memory);
+    }
     if args.steps {
         return print_text(format_args!("{}", device.describe_steps(&graph)?));
     }
@@ -28,7 +38,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
         DataSource::Shapes => shapes::DEFAULT_TRAIN,
     });
     let trained = images.saturating_sub(recipe.data.validation);
-    let keys = Recipe::set_keys(&args.recipe, &args.changes)?;
+    let keys = Recipe::set_keys(&args.recipe, &changes)?;
     warn(unused_keys(&recipe, &keys, trained));
     let phases = policy::training_plan(&recipe, trained);
     let phases =
@@ -37,7 +47,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
     if args.json {
         return print_json(&recipe, &graph, &phases);
     }
-    print(&recipe, &graph, &phases)?;
+    print(&recipe, &*device, &graph, &phases)?;
     match policy::fit_batches(&mut recipe.clone(), trained) {
         Some(note) => say!("{note}"),
         None => Ok(()),
@@ -85,7 +95,12 @@ impl PlannedPhase {
     }
 }
 
-fn print(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result<(), Error> {
+fn print(
+    recipe: &Recipe,
+    device: &dyn Device,
+    graph: &Graph,
+    phases: &[PlannedPhase],
+) -> Result<(), Error> {
     say!(
         "{:<34} {:<12} {:<12} {:>12} {:>14}",
         "layer",
@@ -109,6 +124,7 @@ fn print(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result<(), 
     say!("\nparameters                {}", graph.parameter_count())?;
     say!("forward, per image        {:.3} GMAC", graph.forward_macs() as f64 / 1e9)?;
     say!("training, per image       {:.2} GFLOP", graph.training_flops() as f64 / 1e9)?;
+    say!("device                    {}", device.description())?;
     say!(
         "\n{:>10} {:>8} {:>10} {:>10} {:>12}",
         "batch size",
@@ -211,6 +227,8 @@ fn print_json(recipe: &Recipe, graph: &Graph, phases: &[PlannedPhase]) -> Result
             "training_flops": flops,
             "epochs": recipe.train.epochs,
             "updates": sum(|length| length.updates),
+            "device": recipe.engine.device.name(),
+            "precision": recipe.engine.precision.on(recipe.engine.device).name(),
             "schedule": schedule.collect::<Vec<_>>(),
             "layers": layers.collect::<Vec<_>>(),
         })

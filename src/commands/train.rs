@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crescendo::data::ReadOptions;
-use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
 use crescendo::training::validation::unused_keys;
@@ -28,7 +27,7 @@ pub fn run(args: &TrainArgs) -> Result<ExitCode, Error> {
         _ => Box::new(ConsoleProgress::default()),
     };
     let mut observers = Observers(vec![&mut folder, &mut *shown]);
-    let outcome = run.train(devices(), &data.set, &mut observers, &request.stop)?;
+    let outcome = run.train(&args.compute.devices(), &data.set, &mut observers, &request.stop)?;
     Ok(request.exit_code(outcome))
 }
 
@@ -52,7 +51,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         data: &data.set,
         data_location: &data.location,
         init: args.init.as_deref(),
-        devices: devices(),
+        devices: &args.compute.devices(),
     };
     let mut run = Run::create_first(folders, &start)?;
     note.into_iter().for_each(|note| run.note(note));
@@ -91,9 +90,11 @@ fn follow_data(
 
 fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     let mut run = Run::open(folder)?;
-    let changes: Vec<String> = args.changes.iter().cloned().chain(shorthands(args)).collect();
+    let mut changes: Vec<String> = args.changes.iter().cloned().chain(shorthands(args)).collect();
+    // The other keys of the engine are those of the device then.
+    changes.sort_by_key(|change| !change.trim_start().starts_with("engine.device"));
     for change in &changes {
-        run.change(change, devices())?;
+        run.change(change, &args.compute.devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
     let Record { recipe, run: about } = run.record();

@@ -103,10 +103,11 @@ fn tensors(run: &Path) -> String {
     text
 }
 
-/// A table without the columns that are times.
+/// A table without the columns that are times, and those that there were not.
 fn timeless(table: &str) -> String {
     let table = rows(table);
-    let times = |index: usize| ["seconds", "images_per_second"].contains(&table[0][index]);
+    let left_out = ["seconds", "images_per_second", "device", "precision"];
+    let times = |index: usize| left_out.contains(&table[0][index]);
     let mut text = String::new();
     for row in &table {
         let cells = row.iter().enumerate().filter(|(index, _)| !times(*index));
@@ -129,8 +130,10 @@ fn without_sentences(text: &str) -> String {
 fn without_times(mut value: Value) -> Value {
     match &mut value {
         Value::Object(object) => {
-            // A key that there was not.
-            object.remove("balanced_accuracy");
+            // Keys that there were not.
+            for key in ["balanced_accuracy", "device", "precision"] {
+                object.remove(key);
+            }
             for (key, value) in object {
                 *value = match &key[..] {
                     "seconds" | "images_per_second" | "description" | "text" => Value::Null,

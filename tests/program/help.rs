@@ -5,7 +5,7 @@ use std::fs;
 use super::{Place, contents};
 use serde_json::Value;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "evaluate",
     "predict",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 13] = [
     "report",
     "plan",
     "bench",
+    "devices",
     "recipes",
     "data",
     "data fetch",
@@ -47,9 +48,12 @@ fn exit_codes_distinguish_success_failure_and_wrong_usage() {
         (0, "train --help"),
         (0, "recipes"),
         (0, "plan quick"),
+        (0, "devices"),
         (1, "data info nowhere"),
         (1, "evaluate nowhere"),
         (1, "train report"),
+        (1, "train --device cuda"),
+        (2, "train --device cuda:x"),
         (2, ""),
         (2, "train --nonsense"),
         (2, "train nonsense"),

@@ -8,6 +8,7 @@ mod compare;
 #[cfg(target_os = "linux")]
 mod control_groups;
 mod data_forms;
+mod devices;
 mod engine;
 mod environment;
 mod evaluate;
@@ -63,12 +64,12 @@ impl Place {
     }
 
     /// The program with these arguments, separated by spaces. It does not find the data sets and
-    /// folders of the user who runs the tests.
+    /// folders of the user who runs the tests, nor a GPU, whose results are others than the CPU's.
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crescendo"));
         command.args(arguments.split_whitespace()).current_dir(self.0.path());
         command.env_remove("CRESCENDO_DATA").env("HOME", self.0.path());
-        command.env("XDG_DATA_HOME", self.path("share"));
+        command.env("XDG_DATA_HOME", self.path("share")).env("CUDA_VISIBLE_DEVICES", "");
         command
     }
 

@@ -113,6 +113,8 @@ fn no_command_panics_if_its_output_is_full_or_closed() {
         "compare".into(),
         "completions bash".into(),
         "bench quick --batch 4 --seconds 0.01".into(),
+        "devices".into(),
+        "devices --json".into(),
         "--help".into(),
         "train --help".into(),
         "--version".into(),
@@ -128,6 +130,7 @@ fn no_command_panics_if_its_output_is_full_or_closed() {
             // What the program itself says, where it is not in the sink, and its exit code.
             let script = format!("set -o pipefail; \"$0\" \"$@\" {sink}");
             shell.args(["-c", &script]).arg(program.get_program()).args(program.get_args());
+            shell.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
             let output = shell.current_dir(place.folder()).output().unwrap();
             let said = text(&output.stdout) + &text(&output.stderr);
             let code = output.status.code();

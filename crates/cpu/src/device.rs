@@ -5,7 +5,7 @@ use std::path::Path;
 use crescendo_kernels::{Isa, Processor, TaskTimes, ThreadPool, Workspace};
 use crescendo_network::{
     Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
-    RequiredMemory,
+    PrecisionKind, RequiredMemory,
 };
 
 use crate::engine::CpuEngine;
@@ -33,7 +33,7 @@ impl Devices for CpuDevices {
     fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError> {
         if config.device == DeviceKind::Cuda {
             return Err(EngineError::Unsupported(
-                "engine.device is cuda, but this program is built without the CUDA engine: use cpu \
+                "engine.device is cuda, but here is only the CPU engine: set engine.device to cpu \
                  or auto"
                     .into(),
             ));
@@ -54,7 +54,7 @@ impl CpuDevice {
     /// The processor as the section `[engine]` asks for it.
     ///
     /// # Errors
-    /// If the processor does not have the instruction set, or the number of tiles is not possible.
+    /// If the processor does not have the instruction set or the precision, or the number of tiles is not possible.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         if config.tiles > Workspace::MOST_GROUP_TILES {
             return Err(EngineError::Unsupported(format!(
@@ -62,6 +62,13 @@ impl CpuDevice {
                 config.tiles,
                 Workspace::MOST_GROUP_TILES
             )));
+        }
+        if config.precision == PrecisionKind::Bf16 {
+            return Err(EngineError::Unsupported(
+                "engine.precision is bf16, but the CPU computes in f32: set engine.activations=bf16 \
+                 instead, which stores what is saved for backward in half the memory"
+                    .into(),
+            ));
         }
         let isa = match config.isa {
             IsaKind::Auto => Isa::best(),
@@ -71,6 +78,7 @@ impl CpuDevice {
         let kind = kinds.into_iter().find(|kind| kind.name() == isa.name());
         let config = EngineConfig {
             device: DeviceKind::Cpu,
+            precision: PrecisionKind::Auto,
             isa: kind.unwrap_or(config.isa),
             ..config.clone()
         };

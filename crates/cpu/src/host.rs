@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use crescendo_kernels::ThreadPool;
+use crescendo_kernels::{Isa, ThreadPool};
 use crescendo_network::DeviceMemory;
 use sysinfo::{MemoryRefreshKind, System};
 
@@ -49,8 +49,13 @@ pub fn barrier_seconds() -> f64 {
     begin.elapsed().as_secs_f64() / f64::from(PIECES)
 }
 
+/// The instruction sets that the engine has code for and this processor has, the fastest first.
+pub fn instruction_sets() -> Vec<&'static str> {
+    Isa::available().map(Isa::name).collect()
+}
+
 /// The processor's name, if the system tells it.
-pub(crate) fn processor_name() -> Option<String> {
+pub fn processor_name() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
     Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())

@@ -6,17 +6,17 @@
 struct ConvolutionParams {
     Window window;
     Input input;             // of a convolution
-    Maps save;               // where the input is stored as it was read, or null
+    Maps save;               // where the input, or the gradient, is stored as it was read, or null
     GradientInput gradient;  // of the gradient of an input
     const void* weights;     // as pack_weights lays them out
     Epilogue epilogue;
     GradientEpilogue gradient_epilogue;
 };
 
-// Shared memory of a block, after PixelOffsets: the halo, the weights; afterwards the output.
-constexpr int OUTPUT_STRIDE = TILE_CHANNELS + 4;
+// Shared memory of a block, after its tables: the halo, the weights; afterwards the output, in rows of so many numbers.
+constexpr int OUTPUT_STRIDE = TILE_CHANNELS + 8;
 
-// Products of bfloat16 on tensor cores. The halo: [group of channels, pixel, 8]; weights: [tap, group, output, 8].
+// Products of bfloat16 on tensor cores. The halo: [group of channels, pixel, 8]; weights: [group, tap, output, 8].
 // Warps are 4 x 2: each has 32 pixels and 32 outputs.
 struct Bf16Products {
     static constexpr int BYTES = 2;
@@ -37,42 +37,24 @@ struct Bf16Products {
         reinterpret_cast<Bytes16*>(halo)[group * plane + pixel] = to_bf16(value);
     }
 
-    // Copies weights of `groups` groups of input channels and 64 outputs, for all taps.
-    DEVICE static void copy_weights(const Window& w, const void* weights, unsigned char* shared, int first_group, int groups, int output) {
-        const Bytes16* from = static_cast<const Bytes16*>(weights);
-        Bytes16* to = reinterpret_cast<Bytes16*>(shared);
-        int taps = w.kernel * w.kernel, total = taps * groups * TILE_CHANNELS;
-        for (int unit = thread_index(); unit < total; unit += THREADS) {
-            int at = unit % TILE_CHANNELS, row = unit / TILE_CHANNELS;
-            int group = row % groups, tap = row / groups;
-            if (output + at < w.out_channels) {
-                i64 source = (i64(tap) * (w.in_channels / GROUP) + first_group + group) * w.out_channels + output + at;
-                copy_async(to + unit, from + source);
-            } else {
-                to[unit] = Bytes16{{0, 0, 0, 0}};
-            }
-        }
-        copy_async_commit();
-    }
-
     DEVICE void multiply(const Window& w, const int* offsets, const unsigned char* halo, const unsigned char* weights, int groups) {
         const Bytes16* pixels = reinterpret_cast<const Bytes16*>(halo);
         const Bytes16* outputs = reinterpret_cast<const Bytes16*>(weights);
         int row = lane % 8 + lane / 8 % 2 * 8, high = lane / 16;
         int from[2] = {offsets[warp_pixel + row], offsets[warp_pixel + 16 + row]};
         // Of the weights, matrices are ordered: first eight channels and second, of eight outputs, then of the next eight.
-        int column = warp_output + lane % 8 + lane / 16 * 8, channel_half = lane / 8 % 2;
+        int column = warp_output + lane % 8 + lane / 16 * 8, channel_half = lane / 8 % 2, taps = w.kernel * w.kernel;
         for (int ky = 0; ky < w.kernel; ky++) {
             for (int kx = 0; kx < w.kernel; kx++) {
                 int shift = ky * w.halo_columns + kx;
-                const Bytes16* of_tap = outputs + (ky * w.kernel + kx) * groups * TILE_CHANNELS;
+                const Bytes16* of_tap = outputs + (ky * w.kernel + kx) * TILE_CHANNELS;
                 for (int group = 0; group < groups; group += 2) {
                     u32 a[2][4], b[2][4];
                     for (int i = 0; i < 2; i++) {
                         load_matrices(a[i], pixels + (group + high) * w.plane + from[i] + shift);
                     }
                     for (int j = 0; j < 2; j++) {
-                        load_matrices(b[j], of_tap + (group + channel_half) * TILE_CHANNELS + column + j * 16);
+                        load_matrices(b[j], of_tap + (group + channel_half) * taps * TILE_CHANNELS + column + j * 16);
                     }
                     for (int i = 0; i < 2; i++) {
                         for (int j = 0; j < 4; j++) {
@@ -98,7 +80,7 @@ struct Bf16Products {
     }
 };
 
-// Products of f32. The halo: [channel, pixel]; weights: [tap, channel, output]. A lane has every 32nd pixel, a warp
+// Products of f32. The halo: [channel, pixel]; weights: [channel, tap, output]. A lane has every 32nd pixel, a warp
 // eight outputs.
 struct F32Products {
     static constexpr int BYTES = 4;
@@ -117,33 +99,21 @@ struct F32Products {
         for (int i = 0; i < GROUP; i++) to[i * plane] = value[i];
     }
 
-    DEVICE static void copy_weights(const Window& w, const void* weights, unsigned char* shared, int first_group, int groups, int output) {
-        const float* from = static_cast<const float*>(weights);
-        float* to = reinterpret_cast<float*>(shared);
-        int channels = groups * GROUP, total = w.kernel * w.kernel * channels * TILE_CHANNELS;
-        for (int unit = thread_index(); unit < total; unit += THREADS) {
-            int at = unit % TILE_CHANNELS, row = unit / TILE_CHANNELS;
-            int channel = row % channels, tap = row / channels;
-            i64 source = (i64(tap) * w.in_channels + first_group * GROUP + channel) * w.out_channels + output + at;
-            to[unit] = output + at < w.out_channels ? from[source] : 0.0f;
-        }
-    }
-
     DEVICE void multiply(const Window& w, const int* offsets, const unsigned char* halo, const unsigned char* weights, int groups) {
         const float* pixels = reinterpret_cast<const float*>(halo);
         const float* outputs = reinterpret_cast<const float*>(weights) + warp * 8;
         int from[4];
         for (int i = 0; i < 4; i++) from[i] = offsets[lane + 32 * i];
-        int channels = groups * GROUP;
+        int channels = groups * GROUP, taps = w.kernel * w.kernel;
         for (int ky = 0; ky < w.kernel; ky++) {
             for (int kx = 0; kx < w.kernel; kx++) {
                 int shift = ky * w.halo_columns + kx;
-                const float* of_tap = outputs + (ky * w.kernel + kx) * channels * TILE_CHANNELS;
+                const float* of_tap = outputs + (ky * w.kernel + kx) * TILE_CHANNELS;
                 for (int channel = 0; channel < channels; channel++) {
                     float a[4];
                     for (int i = 0; i < 4; i++) a[i] = pixels[channel * w.plane + from[i] + shift];
                     for (int j = 0; j < 8; j++) {
-                        float b = of_tap[channel * TILE_CHANNELS + j];
+                        float b = of_tap[channel * taps * TILE_CHANNELS + j];
                         for (int i = 0; i < 4; i++) sum[i][j] = fmaf(a[i], b, sum[i][j]);
                     }
                 }
@@ -158,61 +128,62 @@ struct F32Products {
     }
 };
 
-// Reads the input of a convolution.
-struct ReadInput {
-    const ConvolutionParams& p;
-    DEVICE void group(i64 at, int channel, bool owned, float (&value)[GROUP]) const {
-        load_input(p.input, at, channel, value);
+// Reads the input of a convolution, or the gradient of its output, and saves it.
+template <class Groups>
+struct SavingReader {
+    Groups groups;
+    Maps save;  // null: it is not saved, or another block saves it
+
+    DEVICE SavingReader(const Groups& reader, const Maps& to) : groups(reader), save(to) {
         // One of the blocks that share a tile saves it.
-        if (p.save.data && owned && block_index_y() == 0) store_group(p.save, at, value);
+        if (block_index_y() != 0) save.data = nullptr;
+    }
+
+    DEVICE void load(i64 at, bool owned, float (&value)[GROUP]) const {
+        groups.load(at, value);
+        if (owned && save.data) store_group(save, at, value);
     }
 };
 
-// Reads the gradient of the output.
-struct ReadGradient {
-    const ConvolutionParams& p;
-    DEVICE void group(i64 at, int channel, bool, float (&value)[GROUP]) const {
-        load_gradient(p.gradient, at, channel, value);
-    }
+struct ConvolutionReader : SavingReader<InputReader> {
+    DEVICE ConvolutionReader(const ConvolutionParams& p, int channel)
+        : SavingReader(InputReader(p.input, channel), p.save) {}
 };
 
-// Brings groups of channels of a tile's halo to shared memory, through `source`; zeros outside the maps.
-template <class Products, class Source>
-DEVICE void read_halo(const Window& w, const Tile& tile, const Source& source, unsigned char* halo, int first_group, int groups) {
-    int total = w.tile_images * w.halo_rows * w.halo_columns * groups;
-    for (int unit = thread_index(); unit < total; unit += THREADS) {
-        int group = unit % groups, pixel = unit / groups;
-        HaloPixel from(w, tile, pixel);
-        float value[GROUP];
-        if (from.at < 0) {
-            clear(value);
-        } else {
-            int channel = (first_group + group) * GROUP;
-            source.group(from.at + channel, channel, from.owned, value);
-        }
-        Products::store(halo, w.plane, group, pixel, value);
-    }
+struct OutputGradientReader : SavingReader<GradientReader> {
+    DEVICE OutputGradientReader(const ConvolutionParams& p, int channel)
+        : SavingReader(GradientReader(p.gradient, channel), p.save) {}
+};
+
+// Copies the weights of a chunk of input channels and of the block's outputs, which lie together.
+template <class Products>
+DEVICE void copy_weights(const Window& w, const void* weights, unsigned char* to, int first_group, int groups) {
+    i64 group_bytes = i64(w.kernel) * w.kernel * GROUP * TILE_CHANNELS * Products::BYTES;
+    i64 first = i64(block_index_y()) * (w.in_channels / GROUP) + first_group;
+    const unsigned char* from = static_cast<const unsigned char*>(weights) + first * group_bytes;
+    int bytes = groups * int(group_bytes);
+    for (int at = thread_index() * 16; at < bytes; at += THREADS * 16) copy_async(to + at, from + at);
+    copy_async_commit();
 }
 
-template <class Products, class Source, class End>
-DEVICE void convolve(const ConvolutionParams& p, const Source& source, End end, unsigned char* shared) {
+template <class Products, class Reader, class End, class EndParams>
+DEVICE void convolve(const ConvolutionParams& p, const EndParams& end_params, unsigned char* shared) {
     const Window& w = p.window;
-    int* offsets = reinterpret_cast<int*>(shared);
-    unsigned char* halo = shared + TILE_PIXELS * sizeof(int);
+    TileTables tables(w, shared);
+    unsigned char* halo = tables.rest;
     unsigned char* weights = halo + (w.plane * w.chunk * Products::BYTES + 15) / 16 * 16;
-    Tile tile(w, block_index_x());
-    int output = int(block_index_y()) * TILE_CHANNELS;
-    if (thread_index() < TILE_PIXELS) offsets[thread_index()] = TilePixel(w, thread_index()).halo(w);
+    tables.fill(w, Tile(w, block_index_x()));
+    block_barrier();
 
     Products products;
     int all_groups = w.in_channels / GROUP, most = w.chunk / GROUP;
     for (int first = 0; first < all_groups; first += most) {
         int groups = all_groups - first < most ? all_groups - first : most;
-        Products::copy_weights(w, p.weights, weights, first, groups, output);
-        read_halo<Products>(w, tile, source, halo, first, groups);
+        copy_weights<Products>(w, p.weights, weights, first, groups);
+        read_halo<Products>(w, tables, first, groups, halo, [&](int channel) { return Reader(p, channel); });
         copy_async_wait<0>();
         block_barrier();
-        products.multiply(w, offsets, halo, weights, groups);
+        products.multiply(w, tables.offsets, halo, weights, groups);
         block_barrier();
     }
 
@@ -220,67 +191,78 @@ DEVICE void convolve(const ConvolutionParams& p, const Source& source, End end, 
     float* out = reinterpret_cast<float*>(halo);
     products.deliver(out);
     block_barrier();
+    int output = int(block_index_y()) * TILE_CHANNELS;
     int group = thread_index() % TILE_GROUPS, channel = output + group * GROUP;
-    if (channel < w.out_channels) {
-        for (int pixel = thread_index() / TILE_GROUPS; pixel < TILE_PIXELS; pixel += PIXELS_AT_ONCE) {
-            i64 at = TilePixel(w, pixel).output(w, tile);
-            if (at < 0) continue;
-            float value[GROUP];
-            for (int i = 0; i < GROUP; i++) value[i] = out[pixel * OUTPUT_STRIDE + group * GROUP + i];
-            end.group(at + channel, channel, value);
-        }
+    bool inside = channel < w.out_channels;
+    End end(end_params, inside ? channel : 0);
+    for (int pixel = thread_index() / TILE_GROUPS; inside && pixel < TILE_PIXELS; pixel += PIXELS_AT_ONCE) {
+        int at = tables.outputs[pixel];
+        if (at < 0) continue;
+        float value[GROUP];
+        load_group(Maps{out, 1}, pixel * OUTPUT_STRIDE + group * GROUP, value);
+        end.group(i64(at) * w.out_channels + channel, value);
     }
     end.finish(block_index_x(), output, w.out_channels, out);
 }
 
 KERNEL(convolution_bf16, ConvolutionParams, THREADS) {
     SHARED_MEMORY(shared);
-    convolve<Bf16Products>(p, ReadInput{p}, Deliver(p.epilogue), shared);
+    convolve<Bf16Products, ConvolutionReader, Deliver>(p, p.epilogue, shared);
 }
 
 KERNEL(convolution_f32, ConvolutionParams, THREADS) {
     SHARED_MEMORY(shared);
-    convolve<F32Products>(p, ReadInput{p}, Deliver(p.epilogue), shared);
+    convolve<F32Products, ConvolutionReader, Deliver>(p, p.epilogue, shared);
 }
 
 KERNEL(input_gradient_bf16, ConvolutionParams, THREADS) {
     SHARED_MEMORY(shared);
-    convolve<Bf16Products>(p, ReadGradient{p}, DeliverGradient(p.gradient_epilogue), shared);
+    convolve<Bf16Products, OutputGradientReader, DeliverGradient>(p, p.gradient_epilogue, shared);
 }
 
 KERNEL(input_gradient_f32, ConvolutionParams, THREADS) {
     SHARED_MEMORY(shared);
-    convolve<F32Products>(p, ReadGradient{p}, DeliverGradient(p.gradient_epilogue), shared);
+    convolve<F32Products, OutputGradientReader, DeliverGradient>(p, p.gradient_epilogue, shared);
 }
 
-// Lays out weights [outputs, inputs, kernel, kernel] for the kernels above, padded with zeros: [tap, group of sums,
-// result, 8] in bfloat16, [tap, sum, result] in f32. Of a convolution, sums are over inputs; of the gradient of its
-// input, over outputs, and the window is turned by half a circle.
+// Lays out weights [outputs, inputs, kernel, kernel] for the kernels above, padded with zeros: [64 results, group of sums,
+// tap, result, 8] in bfloat16, [64 results, sum, tap, result] in f32. Of a convolution, sums are over inputs; of the
+// gradient of its input, over outputs, and the window is turned by half a circle.
 struct PackParams {
     const float* weights;
     void* packed;
-    i64 outputs, inputs, kernel;
-    i64 padded_sums, padded_results;
-    i64 gradient, f32;
+    int outputs, inputs, kernel;
+    int padded_sums, padded_results;  // results to a multiple of 64
+    int gradient, f32, unused;
 };
 
-KERNEL(pack_weights, PackParams, THREADS) {
-    i64 taps = p.kernel * p.kernel, total = taps * p.padded_sums * p.padded_results;
-    for (i64 i = i64(block_index_x()) * THREADS + thread_index(); i < total; i += i64(grid_blocks_x()) * THREADS) {
-        i64 result = i % p.padded_results, rest = i / p.padded_results;
-        i64 sum = rest % p.padded_sums, tap = rest / p.padded_sums;
-        i64 output = p.gradient ? sum : result, input = p.gradient ? result : sum;
+struct PackAllParams {
+    const PackParams* layers;  // one for each block in y
+};
+
+KERNEL(pack_weights, PackAllParams, THREADS) {
+    PackParams layer = p.layers[block_index_y()];
+    int taps = layer.kernel * layer.kernel, total = taps * layer.padded_sums * layer.padded_results;
+    for (int i = int(block_index_x()) * THREADS + thread_index(); i < total; i += int(grid_blocks_x()) * THREADS) {
+        // In the order of what is written.
+        int inner = layer.f32 ? 1 : GROUP;
+        int sum = i % inner, rest = i / inner;
+        int result = rest % TILE_CHANNELS;
+        rest /= TILE_CHANNELS;
+        int tap = rest % taps;
+        rest /= taps;
+        sum += rest % (layer.padded_sums / inner) * inner;
+        result += rest / (layer.padded_sums / inner) * TILE_CHANNELS;
+        int output = layer.gradient ? sum : result, input = layer.gradient ? result : sum;
         float value = 0.0f;
-        if (output < p.outputs && input < p.inputs) {
-            i64 from = p.gradient ? taps - 1 - tap : tap;
-            value = p.weights[(output * p.inputs + input) * taps + from];
+        if (output < layer.outputs && input < layer.inputs) {
+            int from = layer.gradient ? taps - 1 - tap : tap;
+            value = layer.weights[(i64(output) * layer.inputs + input) * taps + from];
         }
-        if (p.f32) {
-            static_cast<float*>(p.packed)[i] = value;
+        if (layer.f32) {
+            static_cast<float*>(layer.packed)[i] = value;
         } else {
-            i64 group = tap * (p.padded_sums / GROUP) + sum / GROUP;
-            i64 to = (group * p.padded_results + result) * GROUP + sum % GROUP;
-            static_cast<Bf16*>(p.packed)[to].bits = u16(pack_bf16(value, 0.0f));
+            static_cast<Bf16*>(layer.packed)[i].bits = u16(pack_bf16(value, 0.0f));
         }
     }
 }

@@ -52,6 +52,7 @@ DEVICE u32 pack_bf16(float low, float high) {
 DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 
 DEVICE float bits_to_f32(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 f32_to_bits(float value) { return __float_as_uint(value); }
 
 // Sixteen bytes, loaded and stored at once; addresses are multiples of 16.
 struct __align__(16) Bytes16 {

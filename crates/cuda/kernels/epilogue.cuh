@@ -77,23 +77,27 @@ struct ThreadSums {
     }
 };
 
-// Delivers values to an Epilogue.
+// Delivers values of a group of channels to an Epilogue. What is the same for all pixels is loaded once.
 struct Deliver {
     const Epilogue& end;
     ThreadSums sums;
+    float bias[GROUP], shift[GROUP];
 
-    DEVICE explicit Deliver(const Epilogue& epilogue) : end(epilogue) { sums.clear_all(); }
-
-    DEVICE void group(i64 at, int channel, float (&value)[GROUP]) {
-        if (end.bias) {
-            for (int i = 0; i < GROUP; i++) {
-                if (channel + i < end.channels) value[i] += end.bias[channel + i];
-            }
+    DEVICE Deliver(const Epilogue& epilogue, int channel) : end(epilogue) {
+        sums.clear_all();
+        for (int i = 0; i < GROUP; i++) {
+            bool inside = channel + i < end.channels;
+            bias[i] = end.bias && inside ? end.bias[channel + i] : 0.0f;
+            shift[i] = end.sums && inside ? end.shift[channel + i] : 0.0f;
         }
+    }
+
+    DEVICE void group(i64 at, float (&value)[GROUP]) {
+        for (int i = 0; i < GROUP; i++) value[i] += bias[i];
         store_group(end.out, at, value);
         if (end.sums) {
             for (int i = 0; i < GROUP; i++) {
-                float off = channel + i < end.channels ? value[i] - end.shift[channel + i] : 0.0f;
+                float off = value[i] - shift[i];
                 sums.first[i] += off;
                 sums.second[i] = fmaf(off, off, sums.second[i]);
             }
@@ -106,16 +110,21 @@ struct Deliver {
     }
 };
 
-// Delivers gradients to a GradientEpilogue.
+// Delivers gradients of a group of channels to a GradientEpilogue.
 struct DeliverGradient {
     const GradientEpilogue& end;
+    int channel;
     ThreadSums sums[2];
+    float mean[2][GROUP];
 
-    DEVICE explicit DeliverGradient(const GradientEpilogue& epilogue) : end(epilogue) {
-        for (int norm = 0; norm < 2; norm++) sums[norm].clear_all();
+    DEVICE DeliverGradient(const GradientEpilogue& epilogue, int first) : end(epilogue), channel(first) {
+        for (int norm = 0; norm < 2; norm++) {
+            sums[norm].clear_all();
+            for (int i = 0; i < GROUP; i++) mean[norm][i] = end.norm[norm].sums ? end.norm[norm].mean[first + i] : 0.0f;
+        }
     }
 
-    DEVICE void group(i64 at, int channel, float (&value)[GROUP]) {
+    DEVICE void group(i64 at, float (&value)[GROUP]) {
         float other[GROUP];
         if (end.accumulate) {
             load_group(end.out, at, other);
@@ -128,13 +137,17 @@ struct DeliverGradient {
             }
         }
         if (end.activation.kind != NONE) {
-            if (end.saved.data) {
+            bool saved = end.saved.data != nullptr;
+            if (saved) {
                 load_group(end.saved, at, other);
-                for (int i = 0; i < GROUP; i++) value[i] *= derivative_at_output(end.activation, other[i]);
             } else {
-                load_argument(end.argument, at, channel, other);
-                for (int i = 0; i < GROUP; i++) value[i] *= derivative_at_input(end.activation, other[i]);
+                InputReader(end.argument, channel).argument(at, other);
             }
+            by_kind(end.activation, [&](const Activation& f) {
+                for (int i = 0; i < GROUP; i++) {
+                    value[i] *= saved ? derivative_at_output(f, other[i]) : derivative_at_input(f, other[i]);
+                }
+            });
         }
         store_group(end.out, at, value);
         for (int which = 0; which < 2; which++) {
@@ -143,14 +156,14 @@ struct DeliverGradient {
             load_group(norm.value, at, other);
             for (int i = 0; i < GROUP; i++) {
                 sums[which].first[i] += value[i];
-                sums[which].second[i] = fmaf(value[i], other[i] - norm.mean[channel + i], sums[which].second[i]);
+                sums[which].second[i] = fmaf(value[i], other[i] - mean[which][i], sums[which].second[i]);
             }
         }
     }
 
-    DEVICE void finish(i64 tile, int channel, int padded_channels, float* shared) {
+    DEVICE void finish(i64 tile, int first, int padded_channels, float* shared) {
         for (int which = 0; which < 2; which++) {
-            if (end.norm[which].sums) sums[which].store(end.norm[which].sums, tile, channel, padded_channels, shared);
+            if (end.norm[which].sums) sums[which].store(end.norm[which].sums, tile, first, padded_channels, shared);
         }
     }
 };

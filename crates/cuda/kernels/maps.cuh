@@ -40,8 +40,14 @@ DEVICE Bytes16 to_bf16(const float (&group)[GROUP]) {
 // Stores a group and replaces it by what was stored: sums must be of what others will read.
 DEVICE void store_group(const Maps& maps, i64 at, float (&group)[GROUP]) {
     if (maps.f32) {
-        float* to = static_cast<float*>(maps.data) + at;
-        for (int i = 0; i < GROUP; i++) to[i] = group[i];
+        Bytes16* to = reinterpret_cast<Bytes16*>(static_cast<float*>(maps.data) + at);
+        Bytes16 low, high;
+        for (int i = 0; i < 4; i++) {
+            low.word[i] = f32_to_bits(group[i]);
+            high.word[i] = f32_to_bits(group[4 + i]);
+        }
+        to[0] = low;
+        to[1] = high;
     } else {
         Bytes16 bytes = to_bf16(group);
         *reinterpret_cast<Bytes16*>(static_cast<Bf16*>(maps.data) + at) = bytes;
@@ -79,6 +85,21 @@ DEVICE float activate(const Activation& f, float x) {
         case GELU: return x * normal(x);
         case SCALE: return f.constant * x;
         default: return x;
+    }
+}
+
+// Calls `each` with the kind of the function as a constant, so that a group takes one branch.
+template <class Each>
+DEVICE void by_kind(const Activation& f, const Each& each) {
+    switch (f.kind) {
+        case RELU: each(Activation{RELU, f.constant}); break;
+        case LEAKY_RELU: each(Activation{LEAKY_RELU, f.constant}); break;
+        case ELU: each(Activation{ELU, f.constant}); break;
+        case SIGMOID: each(Activation{SIGMOID, f.constant}); break;
+        case SILU: each(Activation{SILU, f.constant}); break;
+        case GELU: each(Activation{GELU, f.constant}); break;
+        case SCALE: each(Activation{SCALE, f.constant}); break;
+        default: break;
     }
 }
 
@@ -120,31 +141,48 @@ struct Input {
     Activation activation;
 };
 
-DEVICE void load_term(const Term& term, i64 at, int channel, float (&group)[GROUP]) {
-    load_group(term.value, at, group);
-    if (term.scale) {
+// The factors of a group of channels; those of a term without a BatchNorm change nothing.
+struct Factors {
+    float scale[GROUP], shift[GROUP];
+
+    DEVICE Factors(const Term& term, int channel) {
         for (int i = 0; i < GROUP; i++) {
-            group[i] = fmaf(term.scale[channel + i], group[i], term.shift[channel + i]);
+            scale[i] = term.scale ? term.scale[channel + i] : 1.0f;
+            shift[i] = term.scale ? term.shift[channel + i] : 0.0f;
         }
     }
+};
+
+DEVICE void load_term(const Term& term, const Factors& factors, i64 at, float (&group)[GROUP]) {
+    load_group(term.value, at, group);
+    for (int i = 0; i < GROUP; i++) group[i] = fmaf(factors.scale[i], group[i], factors.shift[i]);
 }
 
-// A group of the input before its activation.
-DEVICE void load_argument(const Input& input, i64 at, int channel, float (&group)[GROUP]) {
-    load_term(input.main, at, channel, group);
-    if (input.residual.value.data) {
-        float residual[GROUP];
-        load_term(input.residual, at, channel, residual);
-        for (int i = 0; i < GROUP; i++) group[i] += residual[i];
-    }
-}
+// Reads groups of the same channels of an input. What is the same for all pixels is loaded once.
+struct InputReader {
+    const Input& input;
+    Factors main, residual;
 
-DEVICE void load_input(const Input& input, i64 at, int channel, float (&group)[GROUP]) {
-    load_argument(input, at, channel, group);
-    if (input.activation.kind != NONE) {
-        for (int i = 0; i < GROUP; i++) group[i] = activate(input.activation, group[i]);
+    DEVICE InputReader(const Input& of, int channel)
+        : input(of), main(of.main, channel), residual(of.residual, channel) {}
+
+    // Before the activation.
+    DEVICE void argument(i64 at, float (&group)[GROUP]) const {
+        load_term(input.main, main, at, group);
+        if (input.residual.value.data) {
+            float other[GROUP];
+            load_term(input.residual, residual, at, other);
+            for (int i = 0; i < GROUP; i++) group[i] += other[i];
+        }
     }
-}
+
+    DEVICE void load(i64 at, float (&group)[GROUP]) const {
+        argument(at, group);
+        by_kind(input.activation, [&](const Activation& f) {
+            for (int i = 0; i < GROUP; i++) group[i] = activate(f, group[i]);
+        });
+    }
+};
 
 // The gradient of a step's output: a * gradient + b * value + c through the BatchNorm of the output, `value`; the
 // gradient as it is where `a` is null.
@@ -156,14 +194,25 @@ struct GradientInput {
     const float* c;
 };
 
-DEVICE void load_gradient(const GradientInput& input, i64 at, int channel, float (&group)[GROUP]) {
-    load_group(input.gradient, at, group);
-    if (input.a) {
-        float value[GROUP];
-        load_group(input.value, at, value);
+// Reads groups of the same channels of a gradient.
+struct GradientReader {
+    const GradientInput& input;
+    float a[GROUP], b[GROUP], c[GROUP];
+
+    DEVICE GradientReader(const GradientInput& of, int channel) : input(of) {
         for (int i = 0; i < GROUP; i++) {
-            int at_channel = channel + i;
-            group[i] = fmaf(input.a[at_channel], group[i], fmaf(input.b[at_channel], value[i], input.c[at_channel]));
+            a[i] = of.a ? of.a[channel + i] : 1.0f;
+            b[i] = of.a ? of.b[channel + i] : 0.0f;
+            c[i] = of.a ? of.c[channel + i] : 0.0f;
         }
     }
-}
+
+    DEVICE void load(i64 at, float (&group)[GROUP]) const {
+        load_group(input.gradient, at, group);
+        if (input.a) {
+            float value[GROUP];
+            load_group(input.value, at, value);
+            for (int i = 0; i < GROUP; i++) group[i] = fmaf(a[i], group[i], fmaf(b[i], value[i], c[i]));
+        }
+    }
+};

@@ -33,20 +33,21 @@ struct Pixel {
 
 // Calls `compute(pixel, channel, value)` for the groups of a tile and delivers the values. `pixels` are those of the
 // result, in all images.
-template <class End, class Compute>
-DEVICE void each_group(i64 pixels, int padded_channels, End end, float* shared, const Compute& compute) {
+template <class End, class EndParams, class Compute>
+DEVICE void each_group(i64 pixels, int padded_channels, const EndParams& end_params, unsigned char* shared, const Compute& compute) {
     int first = int(block_index_y()) * TILE_CHANNELS;
     int channel = first + thread_index() % TILE_GROUPS * GROUP;
+    End end(end_params, channel < padded_channels ? channel : 0);
     if (channel < padded_channels) {
         for (int i = thread_index() / TILE_GROUPS; i < TILE_PIXELS; i += PIXELS_AT_ONCE) {
             i64 pixel = i64(block_index_x()) * TILE_PIXELS + i;
             if (pixel >= pixels) break;
             float value[GROUP];
             compute(pixel, channel, value);
-            end.group(pixel * padded_channels + channel, channel, value);
+            end.group(pixel * padded_channels + channel, value);
         }
     }
-    end.finish(block_index_x(), first, padded_channels, shared);
+    end.finish(block_index_x(), first, padded_channels, reinterpret_cast<float*>(shared));
 }
 
 DEVICE i64 in_pixels(const PoolParams& p) { return i64(p.images) * p.in_rows * p.in_columns; }
@@ -56,28 +57,28 @@ DEVICE i64 out_pixels(const PoolParams& p) { return i64(p.images) * p.out_rows *
 DEVICE void load_of_square(const PoolParams& p, Pixel out, int row, int column, int channel, float (&value)[GROUP]) {
     out.row = out.row * p.size + row;
     out.column = out.column * p.size + column;
-    load_input(p.input, out.at(p.in_rows, p.in_columns, p.padded_channels) + channel, channel, value);
+    InputReader(p.input, channel).load(out.at(p.in_rows, p.in_columns, p.padded_channels) + channel, value);
 }
 
 KERNEL(write_maps, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
-    each_group(in_pixels(p), p.padded_channels, Deliver(p.epilogue), reinterpret_cast<float*>(shared),
+    each_group<Deliver>(in_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
-            load_input(p.input, pixel * p.padded_channels + channel, channel, value);
+            InputReader(p.input, channel).load(pixel * p.padded_channels + channel, value);
         });
 }
 
 KERNEL(write_maps_gradient, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
-    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+    each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
-            load_gradient(p.gradient, pixel * p.padded_channels + channel, channel, value);
+            GradientReader(p.gradient, channel).load(pixel * p.padded_channels + channel, value);
         });
 }
 
 KERNEL(average_pool, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
-    each_group(out_pixels(p), p.padded_channels, Deliver(p.epilogue), reinterpret_cast<float*>(shared),
+    each_group<Deliver>(out_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel out(pixel, p.out_rows, p.out_columns);
             clear(value);
@@ -95,7 +96,7 @@ KERNEL(average_pool, PoolParams, THREADS) {
 
 KERNEL(average_pool_gradient, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
-    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+    each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel out(pixel, p.in_rows, p.in_columns);
             out.row /= p.size;
@@ -103,7 +104,7 @@ KERNEL(average_pool_gradient, PoolParams, THREADS) {
             clear(value);
             // What does not fill a square was left out.
             if (out.row >= p.out_rows || out.column >= p.out_columns) return;
-            load_gradient(p.gradient, out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, channel, value);
+            GradientReader(p.gradient, channel).load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, value);
             float share = 1.0f / float(p.size * p.size);
             for (int i = 0; i < GROUP; i++) value[i] *= share;
         });
@@ -123,7 +124,7 @@ DEVICE void maximum_of_square(const PoolParams& p, const Pixel& out, int channel
 
 KERNEL(max_pool, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
-    each_group(out_pixels(p), p.padded_channels, Deliver(p.epilogue), reinterpret_cast<float*>(shared),
+    each_group<Deliver>(out_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             maximum_of_square(p, Pixel(pixel, p.out_rows, p.out_columns), channel, value);
         });
@@ -132,7 +133,7 @@ KERNEL(max_pool, PoolParams, THREADS) {
 // The first of equal maxima gets the gradient; where the maximum is NaN, the first pixel.
 KERNEL(max_pool_gradient, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
-    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+    each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel in(pixel, p.in_rows, p.in_columns), out = in;
             out.row /= p.size;
@@ -141,7 +142,7 @@ KERNEL(max_pool_gradient, PoolParams, THREADS) {
             if (out.row >= p.out_rows || out.column >= p.out_columns) return;
             float largest[GROUP], gradient[GROUP];
             maximum_of_square(p, out, channel, largest);
-            load_gradient(p.gradient, out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, channel, gradient);
+            GradientReader(p.gradient, channel).load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
             int own = (in.row - out.row * p.size) * p.size + in.column - out.column * p.size;
             bool taken[GROUP];
             for (int i = 0; i < GROUP; i++) taken[i] = false;
@@ -167,7 +168,7 @@ KERNEL(flatten, PoolParams, THREADS) {
         int channel = int(index % groups) * GROUP;
         i64 pixel = index / groups;
         float value[GROUP];
-        load_input(p.input, pixel * p.padded_channels + channel, channel, value);
+        InputReader(p.input, channel).load(pixel * p.padded_channels + channel, value);
         i64 to = pixel / area * padded + i64(channel) * area + pixel % area;
         for (int i = 0; i < GROUP; i++) {
             if (channel + i < p.channels) out[to + i * area] = value[i];
@@ -181,7 +182,7 @@ KERNEL(flatten_gradient, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
     int area = p.in_rows * p.in_columns, padded = (p.channels * area + 15) / 16 * 16;
     const float* gradient = static_cast<const float*>(p.gradient.gradient.data);
-    each_group(in_pixels(p), p.padded_channels, DeliverGradient(p.gradient_epilogue), reinterpret_cast<float*>(shared),
+    each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             i64 from = pixel / area * padded + i64(channel) * area + pixel % area;
             for (int i = 0; i < GROUP; i++) value[i] = channel + i < p.channels ? gradient[from + i * area] : 0.0f;

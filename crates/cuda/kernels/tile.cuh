@@ -49,17 +49,17 @@ struct TilePixel {
         return (image * w.halo_rows + row * w.stride) * w.halo_columns + column * w.stride;
     }
 
-    // The number of its first channel in the output, or -1 if it is outside the maps.
-    DEVICE i64 output(const Window& w, const Tile& tile) const {
+    // Its number in the output, or -1 if it is outside the maps.
+    DEVICE int output(const Window& w, const Tile& tile) const {
         int n = tile.image + image, y = tile.row + row, x = tile.column + column;
         if (!inside || n >= w.images || y >= w.out_rows || x >= w.out_columns) return -1;
-        return ((i64(n) * w.out_rows + y) * w.out_columns + x) * w.out_channels;
+        return (n * w.out_rows + y) * w.out_columns + x;
     }
 };
 
 // A pixel of a tile's halo.
 struct HaloPixel {
-    i64 at;      // the number of its first channel in the input, or -1: it is padding
+    int at;      // its number in the input, or -1: it is padding
     bool owned;  // whether this tile is the one to save it, of all tiles that read it
 
     DEVICE HaloPixel(const Window& w, const Tile& tile, int pixel) {
@@ -72,7 +72,7 @@ struct HaloPixel {
         y /= w.spread;
         x /= w.spread;
         if (y >= w.in_rows || x >= w.in_columns) return;
-        at = ((i64(n) * w.in_rows + y) * w.in_columns + x) * w.in_channels;
+        at = (n * w.in_rows + y) * w.in_columns + x;
         owned = is_owner(y / w.stride, w.out_rows, tile.row, w.tile_rows)
              && is_owner(x / w.stride, w.out_columns, tile.column, w.tile_columns);
     }
@@ -83,3 +83,55 @@ struct HaloPixel {
         return out >= first && out < first + count;
     }
 };
+
+// Tables of a tile in shared memory: they take many divisions, and every group of channels needs them again.
+struct TileTables {
+    int* offsets;  // of each pixel of the tile: where the halo of its window begins
+    int* outputs;  // of each pixel of the tile: see TilePixel::output
+    int* halo;     // of each pixel of the halo: twice its number in the input, plus one if it is owned; or -1
+    unsigned char* rest;  // the shared memory behind them
+
+    DEVICE TileTables(const Window& w, unsigned char* shared) {
+        offsets = reinterpret_cast<int*>(shared);
+        outputs = offsets + TILE_PIXELS;
+        halo = outputs + TILE_PIXELS;
+        rest = shared + (2 * TILE_PIXELS + (w.plane + 3) / 4 * 4) * sizeof(int);
+    }
+
+    // All threads take part; a barrier must follow.
+    DEVICE void fill(const Window& w, const Tile& tile) {
+        int thread = thread_index();
+        if (thread < TILE_PIXELS) {
+            TilePixel pixel(w, thread);
+            offsets[thread] = pixel.halo(w);
+            outputs[thread] = pixel.output(w, tile);
+        }
+        int pixels = w.tile_images * w.halo_rows * w.halo_columns;
+        for (int at = thread; at < pixels; at += THREADS) {
+            HaloPixel pixel(w, tile, at);
+            halo[at] = pixel.at < 0 ? -1 : 2 * pixel.at + (pixel.owned ? 1 : 0);
+        }
+    }
+};
+
+// Brings `groups` groups of channels of a tile's halo to shared memory; zeros outside the maps.
+// `reader(channel)` makes what loads groups; a thread has the same channels all the time.
+template <class Products, class MakeReader>
+DEVICE void read_halo(const Window& w, const TileTables& tables, int first_group, int groups, unsigned char* to, const MakeReader& reader) {
+    int pixels = w.tile_images * w.halo_rows * w.halo_columns;
+    int group = thread_index() % groups, channel = (first_group + group) * GROUP;
+    bool inside = channel < w.in_channels;
+    auto source = reader(inside ? channel : 0);
+    // Threads that make no whole row of groups have nothing to do.
+    int rows = THREADS / groups, row = thread_index() / groups;
+    for (int pixel = row; row < rows && pixel < pixels; pixel += rows) {
+        int from = tables.halo[pixel];
+        float value[GROUP];
+        if (from < 0 || !inside) {
+            clear(value);
+        } else {
+            source.load(i64(from / 2) * w.in_channels + channel, from % 2 != 0, value);
+        }
+        Products::store(to, w.plane, group, pixel, value);
+    }
+}

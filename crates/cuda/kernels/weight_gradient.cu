@@ -1,10 +1,10 @@
 // The gradient of a convolution's weights: sums over all pixels of the output's gradient times the input. A block has 64
-// outputs by 32 inputs and `taps` taps of the window, and goes through a range of tiles of pixels; what blocks have summed
+// outputs by 64 inputs and `taps` taps of the window, and goes through a range of tiles of pixels; what blocks have summed
 // is added by another kernel in a fixed order.
 #include "tile.cuh"
 
 struct WeightGradientParams {
-    Window window;           // of the convolution; its chunk is 32
+    Window window;           // of the convolution; its chunk is 64
     Input input;
     GradientInput gradient;  // of the output
     float* sums;             // [splits, tap, padded outputs, padded inputs]
@@ -14,14 +14,14 @@ struct WeightGradientParams {
     int unused;
 };
 
-constexpr int WEIGHT_INPUTS = 32;
+constexpr int WEIGHT_INPUTS = 64;
 constexpr int GRADIENT_PLANE = TILE_PIXELS + 1;
 
-// Warps are 4 x 2: each has 16 outputs and 16 inputs. Both operands lie as [group of channels, pixel, 8].
+// Warps are 4 x 2: each has 16 outputs and 32 inputs. Both operands lie as [group of channels, pixel, 8].
 template <int TAPS>
 struct Bf16WeightProducts {
     static constexpr int BYTES = 2;
-    float sum[TAPS][2][4];
+    float sum[TAPS][4][4];
     int lane, warp_output, warp_input;
 
     DEVICE Bf16WeightProducts() {
@@ -30,7 +30,7 @@ struct Bf16WeightProducts {
         warp_output = warp % 4;
         warp_input = warp / 4;
         for (int tap = 0; tap < TAPS; tap++)
-            for (int j = 0; j < 2; j++)
+            for (int j = 0; j < 4; j++)
                 for (int k = 0; k < 4; k++) sum[tap][j][k] = 0.0f;
     }
 
@@ -43,7 +43,7 @@ struct Bf16WeightProducts {
         const Bytes16* outputs = reinterpret_cast<const Bytes16*>(gradient);
         int matrix = lane / 8;
         outputs += (warp_output * 2 + matrix % 2) * GRADIENT_PLANE + matrix / 2 * 8 + lane % 8;
-        inputs += (warp_input * 2 + matrix / 2) * w.plane;
+        inputs += (warp_input * 4 + matrix / 2) * w.plane;
         int pixel_of_lane = matrix % 2 * 8 + lane % 8;
         for (int pixel = 0; pixel < TILE_PIXELS; pixel += 16) {
             u32 a[4];
@@ -51,11 +51,16 @@ struct Bf16WeightProducts {
             int from = offsets[pixel + pixel_of_lane];
 #pragma unroll
             for (int tap = 0; tap < TAPS; tap++) {
-                int at = first_tap + tap;
-                u32 b[4];
-                load_matrices_transposed(b, inputs + from + at / w.kernel * w.halo_columns + at % w.kernel);
-                multiply_add(sum[tap][0], a, b[0], b[1]);
-                multiply_add(sum[tap][1], a, b[2], b[3]);
+                // A constant kernel, where all taps are computed, spares divisions.
+                int kernel = TAPS == 9 ? 3 : w.kernel, at = first_tap + tap;
+                const Bytes16* of_tap = inputs + from + at / kernel * w.halo_columns + at % kernel;
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    u32 b[4];
+                    load_matrices_transposed(b, of_tap + half * 2 * w.plane);
+                    multiply_add(sum[tap][half * 2], a, b[0], b[1]);
+                    multiply_add(sum[tap][half * 2 + 1], a, b[2], b[3]);
+                }
             }
         }
     }
@@ -66,20 +71,20 @@ struct Bf16WeightProducts {
 #pragma unroll
         for (int tap = 0; tap < TAPS; tap++) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < 16; i++) {
                 int output = warp_output * 16 + i / 2 % 2 * 8 + lane / 4;
-                int input = warp_input * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                int input = warp_input * 32 + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 to(tap, output, input, sum[tap][i / 4][i % 4]);
             }
         }
     }
 };
 
-// A lane has two outputs, a warp four inputs. Both operands lie as [channel, pixel].
+// A lane has two outputs, a warp eight inputs. Both operands lie as [channel, pixel].
 template <int TAPS>
 struct F32WeightProducts {
     static constexpr int BYTES = 4;
-    float sum[TAPS][2][4];
+    float sum[TAPS][2][8];
     int lane, warp;
 
     DEVICE F32WeightProducts() {
@@ -87,7 +92,7 @@ struct F32WeightProducts {
         warp = thread_index() / 32;
         for (int tap = 0; tap < TAPS; tap++)
             for (int i = 0; i < 2; i++)
-                for (int j = 0; j < 4; j++) sum[tap][i][j] = 0.0f;
+                for (int j = 0; j < 8; j++) sum[tap][i][j] = 0.0f;
     }
 
     DEVICE static void store(unsigned char* to, int plane, int group, int pixel, const float (&value)[GROUP]) {
@@ -96,16 +101,16 @@ struct F32WeightProducts {
     }
 
     DEVICE void multiply(const Window& w, const int* offsets, const unsigned char* halo, const unsigned char* gradient, int first_tap) {
-        const float* inputs = reinterpret_cast<const float*>(halo) + warp * 4 * w.plane;
+        const float* inputs = reinterpret_cast<const float*>(halo) + warp * 8 * w.plane;
         const float* outputs = reinterpret_cast<const float*>(gradient) + lane * GRADIENT_PLANE;
         for (int pixel = 0; pixel < TILE_PIXELS; pixel++) {
             float a[2] = {outputs[pixel], outputs[32 * GRADIENT_PLANE + pixel]};
             int from = offsets[pixel];
 #pragma unroll
             for (int tap = 0; tap < TAPS; tap++) {
-                int at = first_tap + tap;
-                int shifted = from + at / w.kernel * w.halo_columns + at % w.kernel;
-                for (int j = 0; j < 4; j++) {
+                int kernel = TAPS == 9 ? 3 : w.kernel, at = first_tap + tap;
+                int shifted = from + at / kernel * w.halo_columns + at % kernel;
+                for (int j = 0; j < 8; j++) {
                     float b = inputs[j * w.plane + shifted];
                     for (int i = 0; i < 2; i++) sum[tap][i][j] = fmaf(a[i], b, sum[tap][i][j]);
                 }
@@ -118,47 +123,47 @@ struct F32WeightProducts {
 #pragma unroll
         for (int tap = 0; tap < TAPS; tap++) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) to(tap, lane + i / 4 * 32, warp * 4 + i % 4, sum[tap][i / 4][i % 4]);
+            for (int i = 0; i < 16; i++) to(tap, lane + i / 8 * 32, warp * 8 + i % 8, sum[tap][i / 8][i % 8]);
         }
     }
+};
+
+struct WeightInputReader {
+    InputReader reader;
+    DEVICE void load(i64 at, bool, float (&value)[GROUP]) const { reader.load(at, value); }
 };
 
 template <class Products, int TAPS>
 DEVICE void weight_gradient(const WeightGradientParams& p, unsigned char* shared) {
     const Window& w = p.window;
-    int* offsets = reinterpret_cast<int*>(shared);
-    unsigned char* gradient = shared + TILE_PIXELS * sizeof(int);
+    TileTables tables(w, shared);
+    unsigned char* gradient = tables.rest;
     unsigned char* halo = gradient + GRADIENT_PLANE * TILE_CHANNELS * Products::BYTES;
     int output = int(block_index_x()) * TILE_CHANNELS, input = int(block_index_y()) * WEIGHT_INPUTS;
     int split = int(block_index_z()) / p.tap_groups;
     int first_tap = int(block_index_z()) % p.tap_groups * TAPS;
-    if (thread_index() < TILE_PIXELS) offsets[thread_index()] = TilePixel(w, thread_index()).halo(w);
+    int group = thread_index() % TILE_GROUPS, channel = output + group * GROUP;
+    bool inside = channel < w.out_channels;
 
     Products products;
-    int halo_pixels = w.tile_images * w.halo_rows * w.halo_columns;
     int begin = int(i64(p.tiles) * split / p.splits), end = int(i64(p.tiles) * (split + 1) / p.splits);
     for (int index = begin; index < end; index++) {
-        Tile tile(w, index);
         block_barrier();
-        for (int unit = thread_index(); unit < TILE_PIXELS * TILE_GROUPS; unit += THREADS) {
-            int group = unit % TILE_GROUPS, pixel = unit / TILE_GROUPS, channel = output + group * GROUP;
-            i64 at = TilePixel(w, pixel).output(w, tile);
+        tables.fill(w, Tile(w, index));
+        block_barrier();
+        GradientReader reader(p.gradient, inside ? channel : 0);
+        for (int pixel = thread_index() / TILE_GROUPS; pixel < TILE_PIXELS; pixel += PIXELS_AT_ONCE) {
+            int at = tables.outputs[pixel];
             float value[GROUP];
             clear(value);
-            if (at >= 0 && channel < w.out_channels) load_gradient(p.gradient, at + channel, channel, value);
+            if (at >= 0 && inside) reader.load(i64(at) * w.out_channels + channel, value);
             Products::store(gradient, GRADIENT_PLANE, group, pixel, value);
         }
-        constexpr int groups = WEIGHT_INPUTS / GROUP;
-        for (int unit = thread_index(); unit < halo_pixels * groups; unit += THREADS) {
-            int group = unit % groups, pixel = unit / groups, channel = input + group * GROUP;
-            HaloPixel from(w, tile, pixel);
-            float value[GROUP];
-            clear(value);
-            if (from.at >= 0 && channel < w.in_channels) load_input(p.input, from.at + channel, channel, value);
-            Products::store(halo, w.plane, group, pixel, value);
-        }
+        read_halo<Products>(w, tables, input / GROUP, WEIGHT_INPUTS / GROUP, halo, [&](int from) {
+            return WeightInputReader{InputReader(p.input, from)};
+        });
         block_barrier();
-        products.multiply(w, offsets, halo, gradient, first_tap);
+        products.multiply(w, tables.offsets, halo, gradient, first_tap);
     }
 
     i64 taps = w.kernel * w.kernel;
@@ -211,30 +216,43 @@ KERNEL(sum_weight_gradient, WeightSumParams, THREADS) {
     }
 }
 
-// The gradient of a bias: the sum of the output's gradient over all pixels; sixteen channels a block.
+// The gradient of a bias: the sum of the output's gradient over all pixels. A block has sixteen channels of a part of the
+// pixels.
 struct BiasGradientParams {
     GradientInput gradient;
     float* bias;
-    i64 pixels, channels, padded_channels;
+    double* sums;  // [parts, padded channels]
+    i64 pixels;
+    int channels, padded_channels;
+    i64 parts;
 };
 
 KERNEL(bias_gradient, BiasGradientParams, THREADS) {
     SHARED_MEMORY(shared);
     double* sums = reinterpret_cast<double*>(shared);
     int half = thread_index() % 2, channel = int(block_index_x()) * 16 + half * GROUP;
+    i64 part = block_index_y(), begin = p.pixels * part / p.parts, end = p.pixels * (part + 1) / p.parts;
     double sum[GROUP];
     for (int i = 0; i < GROUP; i++) sum[i] = 0.0;
-    for (i64 pixel = thread_index() / 2; pixel < p.pixels; pixel += THREADS / 2) {
+    GradientReader reader(p.gradient, channel);
+    for (i64 pixel = begin + thread_index() / 2; pixel < end; pixel += THREADS / 2) {
         float value[GROUP];
-        load_gradient(p.gradient, pixel * p.padded_channels + channel, channel, value);
+        reader.load(pixel * p.padded_channels + channel, value);
         for (int i = 0; i < GROUP; i++) sum[i] += value[i];
     }
     for (int i = 0; i < GROUP; i++) sums[thread_index() * GROUP + i] = sum[i];
     block_barrier();
     if (thread_index() < 16) {
-        int at = int(block_index_x()) * 16 + thread_index();
         double total = 0.0;
         for (int from = 0; from < THREADS / 2; from++) total += sums[from * 16 + thread_index()];
-        if (at < p.channels) p.bias[at] += float(total);
+        p.sums[part * p.padded_channels + block_index_x() * 16 + thread_index()] = total;
     }
+}
+
+KERNEL(sum_bias_gradient, BiasGradientParams, THREADS) {
+    int channel = int(block_index_x()) * THREADS + thread_index();
+    if (channel >= p.channels) return;
+    double total = 0.0;
+    for (i64 part = 0; part < p.parts; part++) total += p.sums[part * p.padded_channels + channel];
+    p.bias[channel] += float(total);
 }

@@ -29,6 +29,12 @@ const INFERENCE_IMAGES: usize = 512;
 /// Updates whose results may be waited for; then the oldest is read first.
 const MOST_RESULTS: usize = 256;
 
+/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
+const MOST_SEQUENCES: usize = 48;
+
+/// One pass of so many is timed.
+const TIMED_PASSES: u64 = 64;
+
 /// Computes on a GPU. Calls queue launches and return.
 pub(crate) struct CudaEngine {
     driver: Arc<dyn Driver>,
@@ -45,6 +51,8 @@ pub(crate) struct CudaEngine {
     /// All gradients, for the communicator.
     host_gradients: Vec<f32>,
     state: State,
+    /// Whether the packed weights are the model's.
+    is_packed: bool,
     data: Option<ResidentData>,
     space: Workspace,
     /// What was run, and when it was run last.
@@ -79,6 +87,7 @@ enum Key {
         plan: usize,
         count: usize,
     },
+    Pack,
     Update(Vec<RuleGroup>),
     Measure {
         add: bool,
@@ -104,7 +113,8 @@ impl CudaEngine {
         let graph = &plan.graph;
         let requires_grad: Vec<bool> = graph.parameters.iter().map(|p| p.requires_grad).collect();
         Ok(CudaEngine {
-            state: State::new(&driver, graph)?,
+            state: State::new(&driver, &plan)?,
+            is_packed: false,
             data: None,
             space: Workspace::new(&driver)?,
             precision: plan.precision,
@@ -131,7 +141,7 @@ impl CudaEngine {
     pub fn memory(plan: &ExecutionPlan, micro_batch: usize) -> usize {
         let training = Sizes::new(plan, &plan.training, micro_batch);
         let inference = Sizes::new(plan, &plan.inference, INFERENCE_IMAGES);
-        State::size(&plan.graph) + training.max(inference).total()
+        State::size(plan) + training.max(inference).total()
     }
 
     fn plan(&self) -> &ExecutionPlan {
@@ -187,6 +197,9 @@ impl CudaEngine {
 
     /// Runs a pass over images that lie in the workspace.
     fn run_pass(&mut self, count: usize, purpose: Purpose) -> Result<(), EngineError> {
+        if !std::mem::replace(&mut self.is_packed, true) {
+            self.run(Key::Pack, |engine| vec![update::pack(&engine.state)])?;
+        }
         let key = Key::Pass { plan: self.current, count, purpose };
         let known = self.known(&key);
         // The first run of a pass is slower than the others, and is timed only if nothing else was.
@@ -405,12 +418,6 @@ impl CudaEngine {
     }
 }
 
-/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
-const MOST_SEQUENCES: usize = 48;
-
-/// One pass of so many is timed.
-const TIMED_PASSES: u64 = 64;
-
 impl Engine for CudaEngine {
     fn graph(&self) -> &Graph {
         &self.plan().graph
@@ -514,6 +521,7 @@ impl Engine for CudaEngine {
                 update::measure_whole(engine.graph(), &engine.state)
             })?;
         }
+        self.is_packed = false;
         let (groups, settings) = rule_groups(rules);
         self.driver.upload(self.state.rules.address, bytemuck::cast_slice(&settings))?;
         self.run(Key::Update(groups.clone()), |engine| {
@@ -560,6 +568,7 @@ impl Engine for CudaEngine {
         if self.state.average.is_none() {
             return Ok(());
         }
+        self.is_packed = false;
         self.run(Key::Exchange, |engine| {
             let average = engine.state.average.as_ref().expect("there is one").address;
             vec![update::exchange(&engine.state, average)]
@@ -651,6 +660,7 @@ impl Engine for CudaEngine {
                 }
             }
         }
+        self.is_packed &= section != Section::Model;
         self.driver.upload(buffer.address, bytemuck::cast_slice(&numbers))
     }
 

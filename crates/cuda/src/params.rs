@@ -77,14 +77,16 @@ params! {
     PackParams {
         weights: Address,
         packed: Address,
-        outputs: i64,
-        inputs: i64,
-        kernel: i64,
-        padded_sums: i64,
-        padded_results: i64,
-        gradient: i64,
-        f32: i64,
+        outputs: i32,
+        inputs: i32,
+        kernel: i32,
+        padded_sums: i32,
+        padded_results: i32,
+        gradient: i32,
+        f32: i32,
+        unused: i32,
     }
+    PackAllParams { layers: Address }
     WeightGradientParams {
         window: Window,
         input: Input,
@@ -108,9 +110,11 @@ params! {
     BiasGradientParams {
         gradient: GradientInput,
         bias: Address,
+        sums: Address,
         pixels: i64,
-        channels: i64,
-        padded_channels: i64,
+        channels: i32,
+        padded_channels: i32,
+        parts: i64,
     }
     PoolParams {
         images: i32,

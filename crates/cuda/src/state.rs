@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crescendo_network::{EngineError, Graph, StateKind};
 
 use crate::driver::{Address, Buffer, Driver};
-use crate::params::{Batch, ResultHead, RuleSettings};
+use crate::params::{Batch, PackParams, ResultHead, RuleSettings};
+use crate::plan::{ExecutionPlan, Precision};
+use crate::window::{Layer, TILE_CHANNELS};
 
 /// Squared norms of parts of a batch that an update can measure.
 const MOST_PARTS: usize = 1 << 16;
@@ -80,10 +82,76 @@ impl NormState {
     }
 }
 
+/// The weights of all layers as kernels read them.
+pub(crate) struct PackedWeights {
+    /// The addresses for each step of the plan: for the convolution, and for the gradient of its input.
+    pub steps: Vec<Option<[Address; 2]>>,
+    /// A [`PackParams`] for each of them.
+    pub table: Buffer,
+    pub count: usize,
+    _packed: Buffer,
+}
+
+impl PackedWeights {
+    pub fn new(
+        driver: &Arc<dyn Driver>,
+        plan: &ExecutionPlan,
+        model: Address,
+    ) -> Result<PackedWeights, EngineError> {
+        let packed = Buffer::new(driver, PackedWeights::size(plan))?;
+        let mut next = packed.address;
+        let (mut steps, mut table) = (Vec::new(), Vec::new());
+        for (step, layer) in plan.fused.steps.iter().zip(&plan.layers) {
+            let addresses = layer.map(|layer| {
+                let weight = plan.graph.nodes[step.node].weight.expect("it has a weight");
+                let weights = model + 4 * plan.graph.parameters[weight].range.start as Address;
+                [false, true].map(|gradient| {
+                    let (inputs, outputs) = (layer.input.padded(), layer.output.padded());
+                    let (sums, results) =
+                        if gradient { (outputs, inputs) } else { (inputs, outputs) };
+                    let address = next;
+                    next += packed_bytes(plan, layer, gradient) as Address;
+                    table.push(PackParams {
+                        weights,
+                        packed: address,
+                        outputs: layer.output.channels as i32,
+                        inputs: layer.input.channels as i32,
+                        kernel: layer.kernel as i32,
+                        padded_sums: sums as i32,
+                        padded_results: results.next_multiple_of(TILE_CHANNELS) as i32,
+                        gradient: gradient.into(),
+                        f32: (plan.precision == Precision::F32).into(),
+                        unused: 0,
+                    });
+                    address
+                })
+            });
+            steps.push(addresses);
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(&table);
+        let buffer = Buffer::new(driver, bytes.len())?;
+        driver.upload(buffer.address, bytes)?;
+        Ok(PackedWeights { steps, table: buffer, count: table.len(), _packed: packed })
+    }
+
+    /// Bytes of all packed weights.
+    pub fn size(plan: &ExecutionPlan) -> usize {
+        let layers = plan.layers.iter().flatten();
+        let both =
+            |layer: &Layer| packed_bytes(plan, *layer, false) + packed_bytes(plan, *layer, true);
+        layers.map(both).sum()
+    }
+}
+
+fn packed_bytes(plan: &ExecutionPlan, layer: Layer, gradient: bool) -> usize {
+    (plan.precision.bytes() * layer.packed_len(gradient)).next_multiple_of(256)
+}
+
 /// The model, the optimizer's state, and what passes leave behind.
 pub(crate) struct State {
     pub layout: ModelLayout,
     pub model: Buffer,
+    pub packed: PackedWeights,
     /// The average of the model, once there is one.
     pub average: Option<Buffer>,
     pub gradients: Buffer,
@@ -109,7 +177,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new(driver: &Arc<dyn Driver>, graph: &Graph) -> Result<State, EngineError> {
+    pub fn new(driver: &Arc<dyn Driver>, plan: &ExecutionPlan) -> Result<State, EngineError> {
+        let graph = &plan.graph;
         let layout = ModelLayout::new(graph);
         let parameters = 4 * graph.parameter_count();
         let (norms, buffer) = norms(driver, graph)?;
@@ -119,6 +188,7 @@ impl State {
         driver.upload(model.address, bytemuck::cast_slice(&initial))?;
         Ok(State {
             layout,
+            packed: PackedWeights::new(driver, plan, model.address)?,
             model,
             average: None,
             gradients: Buffer::zeros(driver, parameters)?,
@@ -137,12 +207,18 @@ impl State {
     }
 
     /// Bytes that a state takes, without an average; with the copy of the gradients that measuring takes.
-    pub fn size(graph: &Graph) -> usize {
+    pub fn size(plan: &ExecutionPlan) -> usize {
+        let graph = &plan.graph;
         let model = ModelLayout::new(graph).len();
         let norms: usize = norm_lens(graph).map(|(_, len)| len).sum();
         let rules = size_of::<RuleSettings>() * graph.parameters.len();
         let parts = 2 * 8 * PART_BLOCKS as usize;
-        4 * (model + 3 * graph.parameter_count()) + norms + 8 * MOST_PARTS + rules + parts
+        4 * (model + 3 * graph.parameter_count())
+            + norms
+            + 8 * MOST_PARTS
+            + rules
+            + parts
+            + PackedWeights::size(plan)
     }
 
     /// The address of a parameter.

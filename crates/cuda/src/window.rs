@@ -8,14 +8,16 @@ use crate::params::Window;
 pub(crate) const TILE_PIXELS: usize = 128;
 pub(crate) const TILE_CHANNELS: usize = 64;
 /// Input channels of a block of the gradient of weights.
-pub(crate) const WEIGHT_INPUTS: usize = 32;
+pub(crate) const WEIGHT_INPUTS: usize = 64;
 /// Threads of a block.
 pub(crate) const THREADS: u32 = 256;
 
 /// Shared memory that a block may have on every card from compute capability 8.0.
 pub(crate) const SHARED_BYTES: usize = 99 * 1024;
+/// Shared memory with which two blocks or more fit on a multiprocessor at a time.
+const SHARED_BESIDE: usize = 56 * 1024;
 /// Numbers of a row of the output in shared memory.
-const OUTPUT_STRIDE: usize = TILE_CHANNELS + 4;
+const OUTPUT_STRIDE: usize = TILE_CHANNELS + 8;
 
 /// The numbers of a value's maps: a vector is maps of one pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,18 @@ impl Layer {
         }
     }
 
+    /// Whether the tiles of the gradient of its input read every pixel of the output's gradient, each by the tile that owns
+    /// it.
+    pub fn gradient_reads_all(self) -> bool {
+        let turned = Layer {
+            input: self.output,
+            output: self.input,
+            padding: self.kernel - 1 - self.padding.min(self.kernel - 1),
+            ..self
+        };
+        self.stride == 1 && self.padding < self.kernel && turned.reads_all()
+    }
+
     /// Whether a convolution's tiles read every pixel of the input, each by the tile that owns it.
     pub fn reads_all(self) -> bool {
         let covers = |inputs: usize, outputs: usize| {
@@ -94,8 +108,15 @@ impl Layer {
             && covers(self.input.columns, self.output.columns)
     }
 
-    /// Packed weights of one direction, in numbers.
-    pub fn packed_len(self) -> usize {
+    /// Packed weights for the convolution or the gradient of its input, in numbers.
+    pub fn packed_len(self, gradient: bool) -> usize {
+        let (inputs, outputs) = (self.input.padded(), self.output.padded());
+        let (sums, results) = if gradient { (outputs, inputs) } else { (inputs, outputs) };
+        self.kernel * self.kernel * sums * results.next_multiple_of(TILE_CHANNELS)
+    }
+
+    /// The gradient of the weights as blocks sum it up, in numbers.
+    pub fn weight_sums_len(self) -> usize {
         self.kernel * self.kernel * self.input.padded() * self.output.padded()
     }
 
@@ -137,7 +158,7 @@ impl Layer {
         let blocks = self.output.padded().div_ceil(TILE_CHANNELS)
             * self.input.padded().div_ceil(WEIGHT_INPUTS)
             * self.tap_groups();
-        256usize.div_ceil(blocks).clamp(1, tiles)
+        132usize.div_ceil(blocks).clamp(1, tiles)
     }
 
     /// Taps that a block of the gradient of the weights computes at once.
@@ -200,17 +221,20 @@ fn tiling(mut window: Window, bytes: usize, kind: Kind) -> Option<Tiling> {
         // In f32 a chunk may be as small as a group; tensor cores take sixteen channels at a time.
         let least = if bytes == 4 { 8 } else { 16 };
         let chunks = match kind {
-            Kind::Convolution => [32, 16, least],
-            Kind::WeightGradient => [WEIGHT_INPUTS as i32; 3],
+            Kind::Convolution => [128, 64, 32, 16, least],
+            Kind::WeightGradient => [WEIGHT_INPUTS as i32; 5],
         };
-        let most = window.in_channels;
-        for chunk in chunks.into_iter().filter(|&chunk| kind != Kind::Convolution || chunk <= most)
-        {
-            window.chunk = chunk;
-            let (tiling, fits) = with_halo(window, bytes, kind);
-            if fits {
-                return Some(tiling);
-            }
+        let possible = chunks
+            .into_iter()
+            .filter(|&chunk| kind == Kind::WeightGradient || chunk <= window.in_channels);
+        let tilings: Vec<Tiling> = possible
+            .map(|chunk| with_halo(Window { chunk, ..window }, kind, bytes))
+            .filter(|tiling| tiling.shared <= SHARED_BYTES)
+            .collect();
+        // The largest chunk with which others fit beside the block, if there is one.
+        let beside = tilings.iter().find(|tiling| tiling.shared <= SHARED_BESIDE);
+        if let Some(&tiling) = beside.or(tilings.last()) {
+            return Some(tiling);
         }
         let largest = window.tile_images.max(window.tile_rows).max(window.tile_columns);
         if largest == 1 {
@@ -226,8 +250,8 @@ fn tiling(mut window: Window, bytes: usize, kind: Kind) -> Option<Tiling> {
     }
 }
 
-/// Fills in the halo and the number of tiles; whether a block fits into shared memory.
-fn with_halo(mut window: Window, bytes: usize, kind: Kind) -> (Tiling, bool) {
+/// Fills in the halo and the number of tiles.
+fn with_halo(mut window: Window, kind: Kind, bytes: usize) -> Tiling {
     let halo = |side: i32| (side - 1) * window.stride + window.kernel;
     (window.halo_rows, window.halo_columns) = (halo(window.tile_rows), halo(window.tile_columns));
     window.plane = (window.tile_images * window.halo_rows * window.halo_columns) | 1;
@@ -235,8 +259,8 @@ fn with_halo(mut window: Window, bytes: usize, kind: Kind) -> (Tiling, bool) {
     window.tiles_across = (window.out_columns + window.tile_columns - 1) / window.tile_columns;
     let images = (window.images + window.tile_images - 1) / window.tile_images;
     let halo = (window.plane as usize * window.chunk as usize * bytes).next_multiple_of(16);
-    let offsets = TILE_PIXELS * size_of::<i32>();
-    let shared = offsets
+    let tables = (2 * TILE_PIXELS + (window.plane as usize).next_multiple_of(4)) * size_of::<i32>();
+    let shared = tables
         + match kind {
             Kind::Convolution => {
                 let taps = (window.kernel * window.kernel) as usize;
@@ -246,5 +270,5 @@ fn with_halo(mut window: Window, bytes: usize, kind: Kind) -> (Tiling, bool) {
             Kind::WeightGradient => halo + (TILE_PIXELS + 1) * TILE_CHANNELS * bytes,
         };
     let tiles = (images * window.tiles_down * window.tiles_across) as usize;
-    (Tiling { window, tiles, shared }, shared <= SHARED_BYTES)
+    Tiling { window, tiles, shared }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crescendo_network::{EngineError, Role};
-use crescendo_plan::{MemoryPlan, TensorId};
+use crescendo_plan::{FusedStep, MemoryPlan, TensorId};
 
 use crate::driver::{Address, Buffer, Driver};
 use crate::plan::ExecutionPlan;
-use crate::window::{MapShape, TILE_PIXELS};
+use crate::window::{Layer, MapShape, TILE_PIXELS};
 
 /// How many bytes of each kind a pass needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,8 @@ enum Part {
     Losses,
     /// Sums of tiles for up to two BatchNorms.
     Sums,
-    PackedWeights,
+    /// The gradient of an output, through its BatchNorm.
+    OutputGradient,
     WeightSums,
     /// Muon's step, and matrices.
     Muon,
@@ -38,10 +39,10 @@ impl Sizes {
         let input = plan.precision.size(graph.input);
         let layers = || plan.layers.iter().flatten();
         let trains = memory.trains();
-        let weight_sums = |layer: &crate::window::Layer| {
+        let weight_sums = |layer: &Layer| {
             let tiling = layer.weight_gradient(images, plan.precision.bytes());
             let tiles = tiling.expect("the layer was checked").tiles;
-            4 * layer.splits(tiles) * layer.packed_len()
+            4 * layer.splits(tiles) * layer.weight_sums_len()
         };
         let mut sizes = Sizes::default();
         let mut set = |part: Part, bytes: usize| sizes.0[part as usize] = bytes;
@@ -50,13 +51,11 @@ impl Sizes {
         set(Part::Images, input * images);
         set(Part::Labels, 2 * images);
         set(Part::Losses, 12 * images);
-        set(Part::PackedWeights, {
-            let most = layers().map(|layer| layer.packed_len()).max().unwrap_or(0);
-            plan.precision.bytes() * most
-        });
         if trains {
             set(Part::Sums, 2 * sums_size(plan, images));
-            set(Part::WeightSums, layers().map(weight_sums).max().unwrap_or(0));
+            set(Part::OutputGradient, saved_gradient_size(plan) * images);
+            let bias_sums = layers().map(|layer| 8 * BIAS_PARTS * layer.output.padded());
+            set(Part::WeightSums, layers().map(weight_sums).chain(bias_sums).max().unwrap_or(0));
             set(Part::Muon, muon_size(plan));
         }
         sizes
@@ -75,6 +74,18 @@ impl Sizes {
     pub fn total(self) -> usize {
         self.0.iter().map(|size| size.next_multiple_of(256)).sum()
     }
+}
+
+/// Parts of the pixels that are summed up by themselves for the gradient of a bias, at most.
+pub(crate) const BIAS_PARTS: usize = 64;
+
+/// Bytes for each image of the largest gradient that is saved for the gradient of the weights.
+fn saved_gradient_size(plan: &ExecutionPlan) -> usize {
+    let steps = plan.fused.steps.iter().zip(&plan.layers).filter(|(step, layer)| {
+        step.norm.is_some() && layer.is_some_and(Layer::gradient_reads_all)
+    });
+    let size = |step: &FusedStep| plan.precision.size(plan.fused.tensors[step.output.0].shape);
+    steps.map(|(step, _)| size(step)).max().unwrap_or(0)
 }
 
 /// Bytes of the sums of one BatchNorm's tiles, at most.
@@ -156,8 +167,8 @@ impl Workspace {
         let half = self.sizes.0[Part::Sums as usize] / 2;
         self.address(Part::Sums) + (which * half) as Address
     }
-    pub fn packed_weights(&self) -> Address {
-        self.address(Part::PackedWeights)
+    pub fn output_gradient(&self) -> Address {
+        self.address(Part::OutputGradient)
     }
     pub fn weight_sums(&self) -> Address {
         self.address(Part::WeightSums)

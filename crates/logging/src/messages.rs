@@ -15,6 +15,10 @@ pub(crate) fn message(event: &Event) -> Option<String> {
         Event::Started { description, resumed_at: Some(updates), .. } => {
             format!("Resuming after {updates} updates: {description}")
         }
+        Event::Changed { key: "engine.device", from, to } => format!(
+            "Changing engine.device from {from} to {to}: the weights and the order of the images stay the \
+             same, and numbers are rounded in another way"
+        ),
         Event::Changed { key, from, to } => format!("Changing {key} from {from} to {to}"),
         Event::Note(note) => note.clone(),
         Event::Decision(decision) => decision_message(decision),

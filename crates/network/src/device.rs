@@ -46,6 +46,9 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    /// All of them.
+    pub const ALL: [DeviceKind; 3] = [DeviceKind::Auto, DeviceKind::Cpu, DeviceKind::Cuda];
+
     /// Its name in recipes and on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -75,12 +78,26 @@ pub enum PrecisionKind {
 }
 
 impl PrecisionKind {
+    /// All of them.
+    pub const ALL: [PrecisionKind; 3] =
+        [PrecisionKind::Auto, PrecisionKind::F32, PrecisionKind::Bf16];
+
     /// Its name in recipes and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             PrecisionKind::Auto => "auto",
             PrecisionKind::F32 => "f32",
             PrecisionKind::Bf16 => "bf16",
+        }
+    }
+
+    /// The precision that it is on a device of this kind.
+    #[must_use]
+    pub fn on(self, device: DeviceKind) -> Self {
+        match (self, device) {
+            (PrecisionKind::Auto, DeviceKind::Cuda) => PrecisionKind::Bf16,
+            (PrecisionKind::Auto, DeviceKind::Cpu) => PrecisionKind::F32,
+            (precision, _) => precision,
         }
     }
 
@@ -147,14 +164,15 @@ pub trait Devices: Sync {
     /// Opens the device that the keys ask for.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] if there is no such device, or it does not have what the keys ask for.
+    /// [`EngineError::NoDevice`] if there is no such device, [`EngineError::Unsupported`] if it does not have what
+    /// the keys ask for.
     fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError>;
 }
 
 /// A device that engines can run on.
 pub trait Device: Send + Sync {
     /// The keys with which it was opened, with `auto` replaced by what was chosen; `device` is never `auto`. Keys of
-    /// other engines stay as they are.
+    /// other engines stay as they are. `precision` is `auto` on a device that has only one.
     fn config(&self) -> EngineConfig;
 
     /// What it is, such as `AMD EPYC 9V74, AVX-512, 2 threads`.

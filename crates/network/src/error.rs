@@ -9,9 +9,12 @@ pub struct Error(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// There is no such device, or the device cannot do this.
+    /// The device cannot do this.
     #[error("{0}")]
     Unsupported(String),
+    /// There is no such device on this machine, or it cannot be used now.
+    #[error("{0}")]
+    NoDevice(String),
     /// Tensors do not fit the network.
     #[error("{0}")]
     WrongTensors(String),

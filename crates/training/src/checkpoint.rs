@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
-use crescendo_network::{DeviceKind, Engine, IsaKind, Section, Tensor, TensorData};
+use crescendo_network::{DeviceKind, Engine, IsaKind, PrecisionKind, Section, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::record::{NO_RUN, Record, TrainedOn};
@@ -100,6 +100,7 @@ pub(crate) fn write(
     recipe.engine.tiles = 0;
     recipe.engine.isa = IsaKind::Auto;
     recipe.engine.device = DeviceKind::Auto;
+    recipe.engine.precision = PrecisionKind::Auto;
     recipe.batch.memory_limit = 0.0;
     // A path means nothing elsewhere; how the generated set was made does.
     let run = &record.run;

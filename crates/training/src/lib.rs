@@ -66,7 +66,7 @@ pub use error::Error;
 pub use evaluation::{Evaluation, Misclassified};
 pub use graph::{graph, graph_for};
 pub use held_out::HeldOut;
-pub use memory::{micro_batch_size, required_memory};
+pub use memory::{default_limit, micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};

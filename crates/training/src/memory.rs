@@ -70,7 +70,13 @@ pub(crate) fn limit(recipe: &Recipe, device: &dyn Device) -> f64 {
     if recipe.batch.memory_limit > 0.0 {
         return recipe.batch.memory_limit;
     }
-    let total = device.memory().total.map_or(f64::MAX, |bytes| bytes as f64);
+    default_limit(device.memory().total)
+}
+
+/// The memory that a run takes at most on a device of which so many bytes are known, if the recipe does not say it
+/// (`batch.memory_limit`), in GiB to two digits.
+pub fn default_limit(memory: Option<u64>) -> f64 {
+    let total = memory.map_or(f64::MAX, |bytes| bytes as f64);
     let gib = SHARE * total / f64::from(1 << 30);
     // Rounded down, but never to zero, which means "choose".
     ((gib * 100.0).floor() / 100.0).clamp(0.01, 1e9)

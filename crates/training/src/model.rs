@@ -132,9 +132,9 @@ impl Model {
             let problem = format!("holds {numbers} numbers, but its network has {parameters}");
             return Err(Error::bad(path, problem).advise(SAY));
         }
-        let EngineConfig { device, threads, isa, tiles, .. } = *compute;
-        let device =
-            devices.open(&EngineConfig { device, threads, isa, tiles, ..recipe.engine })?;
+        let EngineConfig { device, precision, threads, isa, tiles, .. } = *compute;
+        let config = EngineConfig { device, precision, threads, isa, tiles, ..recipe.engine };
+        let device = devices.open(&config)?;
         let mut engine = device.engine(&graph)?;
         engine.import(Section::Model, &model).map_err(|error| match error {
             EngineError::WrongTensors(problem) => bad(problem),

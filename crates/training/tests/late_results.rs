@@ -347,6 +347,43 @@ fn a_run_on_a_late_engine_is_resumed_to_the_bit() {
 }
 
 #[test]
+fn a_run_moves_to_another_device_and_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let data = shapes::generate(0, 150, 20);
+    let folder = |name: &str| place.path().join(name);
+    let mut run = create(&folder("whole"), &CpuDevices, &data, &[]);
+    Recorder::default().train(&mut run, &CpuDevices, &data).unwrap();
+
+    let mut recorder = Recorder { stop_after: Some(9), ..Recorder::default() };
+    let mut run = create(&folder("moved"), &CpuDevices, &data, &[]);
+    let limit = run.record().recipe.batch.memory_limit;
+    assert_eq!(recorder.train(&mut run, &CpuDevices, &data).unwrap(), Outcome::Interrupted);
+    drop(run);
+    let gpu = LateDevices { keeps_data: true, kind: DeviceKind::Cuda };
+    let mut run = Run::open(&folder("moved")).unwrap();
+    // What is not named stays.
+    run.change("engine.device=auto", &CpuDevices).unwrap();
+    assert_eq!(run.record().recipe.engine.device, DeviceKind::Cpu);
+    let error = run.change("engine.device=cuda", &CpuDevices).unwrap_err().to_string();
+    assert!(error.contains("only the CPU engine"), "{error}");
+    run.change("engine.device=cuda", &gpu).unwrap();
+    assert_eq!(run.record().recipe.batch.memory_limit, limit);
+    let mut recorder = Recorder::default();
+    assert_eq!(recorder.train(&mut run, &gpu, &data).unwrap(), Outcome::Finished);
+    let changed = recorder.events.iter().filter_map(|event| match event {
+        Event::Changed { key, from, to } => Some(format!("{key} {from} {to}")),
+        _ => None,
+    });
+    let changed: Vec<String> = changed.collect();
+    assert_eq!(changed, ["engine.device cpu cuda", "engine.precision f32 bf16"]);
+    drop(run);
+    // It is kept, and a checkpoint does not tell: here the two devices compute the same.
+    let run = Run::open(&folder("moved")).unwrap();
+    assert_eq!(run.record().recipe.engine.device, DeviceKind::Cuda);
+    assert!(weights(&folder("moved")) == weights(&folder("whole")));
+}
+
+#[test]
 fn states_saved_meanwhile_belong_to_one_update() {
     let place = tempfile::tempdir().unwrap();
     let data = shapes::generate(0, 150, 20);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crescendo::cpu::{CpuDevice, host};
 use crescendo::network::{
-    Device, DeviceKind, Engine, EngineError, Graph, MicroBatch, Section, StepTime,
+    Device, DeviceKind, Devices, Engine, EngineError, Graph, MicroBatch, Section, StepTime,
 };
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let recipe = Recipe::load(&args.recipe, &changes)?;
-    let (graph, device) = (graph(&recipe)?, crescendo::devices().open(&recipe.engine)?);
+    let (graph, device) = (graph(&recipe)?, args.compute.devices().open(&recipe.engine)?);
     if device.config().device == DeviceKind::Cuda {
         let rules = recipe.optimizer.first_rules(&graph, args.batch);
         return gpu::run(args, &graph, &*device, &rules);

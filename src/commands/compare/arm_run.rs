@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crescendo::AllDevices;
 use crescendo::data::ValidationChoice;
-use crescendo::devices;
 use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
-use crescendo::network::EngineConfig;
+use crescendo::network::{DeviceKind, Devices, EngineConfig};
 use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{
-    Error, HeldOut, Model, Outcome, Progress, Recipe, Run, Start, check, checkpoint, read_record,
-    resolved,
+    Error, HeldOut, Model, Outcome, Progress, Recipe, Record, Run, Start, check, checkpoint,
+    read_record, resolved,
 };
 
 use super::LoadedData;
@@ -30,6 +30,7 @@ pub struct Context<'a> {
     pub comparison: &'a Comparison,
     pub data: &'a LoadedData,
     pub engine: EngineConfig,
+    pub devices: AllDevices,
     /// Whether to show a progress bar.
     pub bar: bool,
     pub stop: &'a AtomicBool,
@@ -42,7 +43,7 @@ impl Context<'_> {
         if self.bar {
             observers.push(&mut bar);
         }
-        run.train_until(until, devices(), &self.data.set, &mut Observers(observers), self.stop)
+        run.train_until(until, &self.devices, &self.data.set, &mut Observers(observers), self.stop)
     }
 }
 
@@ -55,6 +56,7 @@ pub fn unfinished(
     comparison: &Comparison,
     results: &Results,
     data: &LoadedData,
+    devices: AllDevices,
 ) -> Result<Vec<ArmRun>, Error> {
     let data_fingerprint = data.set.fingerprint();
     let mut runs = Vec::new();
@@ -62,7 +64,7 @@ pub fn unfinished(
         for Arm { name, recipe, .. } in &comparison.arms {
             let recipe = recipe.with(&format!("train.seed={seed}"))?;
             // The recipe as it is saved in the run's folder.
-            let device = devices().open(&recipe.engine)?;
+            let device = devices.open(&recipe.engine)?;
             let (saved, _) = resolved(&recipe, &*device, &data.set)?;
             let fingerprint = Results::fingerprint(&saved, &data_fingerprint, comparison.bn_images);
             if results.find(name, *seed, &fingerprint)?.is_none() {
@@ -97,12 +99,41 @@ pub fn branches(runs: &[ArmRun], of: usize) -> Vec<(u32, &ArmRun)> {
 /// How the runs of a comparison choose their validation images: as those that exist already did, so that all are
 /// judged on the same ones.
 fn validation_choice(folder: &Path, comparison: &Comparison) -> ValidationChoice {
+    let mut records = records(folder, comparison);
+    records.next().map_or(ValidationChoice::Stratified, |record| record.run.validation)
+}
+
+/// What the runs are that exist already.
+fn records(folder: &Path, comparison: &Comparison) -> impl Iterator<Item = Record> {
     let runs = comparison.arms.iter().flat_map(|arm| {
         let seeds = comparison.seeds.iter();
         seeds.map(|seed| folder.join(&arm.name).join(format!("seed-{seed}")))
     });
-    let mut records = runs.filter_map(|run| read_record(&run).ok());
-    records.next().map_or(ValidationChoice::Stratified, |record| record.run.validation)
+    runs.filter_map(|run| read_record(&run).ok())
+}
+
+/// Gives every arm the device and the precision that it will have. Where the device is `auto`, a comparison stays on
+/// the device that it began on.
+///
+/// # Errors
+/// If a device cannot be used.
+pub fn choose_devices(
+    comparison: &mut Comparison,
+    folder: &Path,
+    results: &Results,
+    devices: AllDevices,
+) -> Result<(), Error> {
+    let first = || records(folder, comparison).next().map(|record| record.recipe.engine.device);
+    let began_on = results.device().or_else(first);
+    for arm in &mut comparison.arms {
+        let engine = &mut arm.recipe.engine;
+        if engine.device == DeviceKind::Auto {
+            engine.device = began_on.unwrap_or_default();
+        }
+        let chosen = devices.open(engine)?.config();
+        (engine.device, engine.precision) = (chosen.device, chosen.precision);
+    }
+    Ok(())
 }
 
 impl ArmRun {
@@ -111,14 +142,14 @@ impl ArmRun {
         comparison.join(&self.arm).join(format!("seed-{}", self.recipe.train.seed))
     }
 
-    fn start<'a>(&'a self, data: &'a LoadedData) -> Start<'a> {
+    fn start<'a>(&'a self, data: &'a LoadedData, devices: &'a AllDevices) -> Start<'a> {
         Start {
             recipe: &self.recipe,
             recipe_name: &self.arm,
             data: &data.set,
             data_location: &data.location,
             init: None,
-            devices: devices(),
+            devices,
         }
     }
 
@@ -133,13 +164,13 @@ impl ArmRun {
         branches: &[(u32, &ArmRun)],
         context: &Context,
     ) -> Result<Option<Row>, Error> {
-        let Context { comparison, data, ref engine, .. } = *context;
+        let Context { comparison, data, ref engine, ref devices, .. } = *context;
         let folder = self.folder(context.folder);
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?
         } else {
             let choice = validation_choice(context.folder, comparison);
-            Run::create_with([folder.clone()], &self.start(data), choice)?
+            Run::create_with([folder.clone()], &self.start(data, devices), choice)?
         };
         for &(epochs, branch) in branches {
             let to = branch.folder(context.folder);
@@ -158,14 +189,16 @@ impl ArmRun {
                 let parent = to.parent().unwrap_or(context.folder);
                 std::fs::create_dir_all(parent)
                     .map_err(|error| Error::io("create", parent, error))?;
-                run.branch(&to, &branch.start(data))?;
+                run.branch(&to, &branch.start(data, devices))?;
             }
         }
         if context.train(&mut run, u32::MAX)? == Outcome::Interrupted {
             return Ok(None);
         }
         let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
-        let mut model = Model::open(&checkpoint::path(&folder, last), None, devices(), engine)?;
+        let EngineConfig { device, precision, .. } = run.record().recipe.engine;
+        let engine = EngineConfig { device, precision, ..engine.clone() };
+        let mut model = Model::open(&checkpoint::path(&folder, last), None, devices, &engine)?;
         let (count, choice) = (self.recipe.data.validation, run.record().run.validation);
         let validation = HeldOut::new(&data.set, count, choice).validation;
         let evaluated = validation.as_deref().unwrap_or(&data.set.test);
@@ -185,6 +218,8 @@ impl ArmRun {
             train_loss: model.about.loss.unwrap_or_default(),
             updates: run.progress().updates,
             seconds: run.progress().total_seconds(),
+            device,
+            precision: precision.on(device),
         }))
     }
 
@@ -194,7 +229,7 @@ impl ArmRun {
         let data = &record.run.data_fingerprint;
         if Results::fingerprint(&record.recipe, data, comparison.bn_images) != self.fingerprint {
             let problem = format!(
-                "is a run of another recipe or other data than those of arm {} now: rename the \
+                "is a run of another recipe, other data or another device than those of arm {} now: rename the \
                  changed arm, or choose another folder with --out",
                 self.arm
             );

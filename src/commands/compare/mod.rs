@@ -11,7 +11,7 @@ use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
 use crescendo::training::{Error, Outcome, Recipe, write_atomically};
 use serde_json::json;
 
-use self::arm_run::{Context, branches, unfinished};
+use self::arm_run::{Context, branches, choose_devices, unfinished};
 use self::table::{table, to_json};
 use super::unused_keys::{unused_source, warn};
 use super::{DataLocation, LoadedData, say};
@@ -31,7 +31,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         let base = comparison.set_base(base);
         base.map_err(|problem| Error::Recipe(format!("--base: {problem}")))?;
     }
-    let engine = args.compute.engine()?;
+    let (engine, devices) = (args.compute.engine()?, args.compute.devices());
     let recipe = &comparison.arms[0].recipe.data;
     let location = DataLocation::new(args.data.name()?.as_deref(), recipe.source);
     let data = location.load_with(recipe.read_options())?;
@@ -41,14 +41,15 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     }
     let validation = comparison.arms[0].recipe.data.validation;
     let images = data.set.train.len().saturating_sub(validation);
+    let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
+    let judged = comparison.evaluated_on(&data.set);
+    let mut results = Results::open(&folder.join("results.csv"), judged)?;
+    choose_devices(&mut comparison, &folder, &results, devices)?;
     comparison.check_arms(images)?;
     let named = unused_source(&Recipe::changed_keys(&changes)?, args.data.path.is_some());
     warn(comparison.unused_keys(images).into_iter().chain(named));
-    let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
-    let judged = comparison.evaluated_on(&data.set);
-    let mut results = Results::open(&folder.join("results.csv"), judged)?;
-    let runs = unfinished(&comparison, &results, &data)?;
+    let runs = unfinished(&comparison, &results, &data, devices)?;
 
     let request = StopRequest::on_signals();
     let total = comparison.arms.len() * comparison.seeds.len();
@@ -66,6 +67,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         comparison: &comparison,
         data: &data,
         engine,
+        devices,
         bar: !args.json,
         stop: &request.stop,
     };

@@ -102,6 +102,8 @@ pub fn to_json(comparison: &Comparison, results: &Results) -> Value {
                 "train_loss": row.train_loss,
                 "updates": row.updates,
                 "seconds": row.seconds,
+                "device": row.device.name(),
+                "precision": row.precision.name(),
             })
         });
         json!({

@@ -5,7 +5,6 @@ mod data;
 use std::path::{Path, PathBuf};
 
 use crescendo::data::DataSet;
-use crescendo::devices;
 use crescendo::logging::{ConfusionMatrix, progress_bar};
 use crescendo::training::checkpoint::{About, Checkpoint};
 use crescendo::training::{Error, Evaluation, External, Model, Recipe, TrainedOn, checkpoint};
@@ -17,7 +16,8 @@ use crate::cli::{BnStatistics, EvaluateArgs};
 use crate::values::Which;
 
 pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
-    let engine = args.compute.engine()?;
+    let (engine, devices) = (args.compute.engine()?, args.compute.devices());
+    args.compute.warn_of_unused(engine.device);
     let recipe = args.recipe.as_deref().map(described).transpose()?;
     let files = files(args)?;
     let mut results = Vec::new();
@@ -28,7 +28,7 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
         let external = recipe
             .as_ref()
             .map(|(recipe, trained_on)| External::new(recipe, trained_on, Some(&data.set)));
-        let mut model = Model::new(&checkpoint, external.transpose()?, devices(), &engine)?;
+        let mut model = Model::new(&checkpoint, external.transpose()?, &devices, &engine)?;
         args.views.apply(&mut model);
         model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
         data.match_classes(file, &model)?;

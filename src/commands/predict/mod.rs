@@ -6,7 +6,6 @@ mod output;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crescendo::devices;
 use crescendo::training::{Error, External, Model, Recipe, TrainedOn, checkpoint};
 
 use self::inputs::Inputs;
@@ -15,7 +14,8 @@ use super::{DataLocation, note, say};
 use crate::cli::PredictArgs;
 
 pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
-    let engine = args.compute.engine()?;
+    let (engine, devices) = (args.compute.engine()?, args.compute.devices());
+    args.compute.warn_of_unused(engine.device);
     let format = match &args.out {
         Some(out) => {
             check_out(out, args)?;
@@ -25,7 +25,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
     };
     let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
     let external = recipe.as_ref().map(|recipe| external(recipe, args)).transpose()?;
-    let mut model = Model::open(&weights(&args.file)?, external, devices(), &engine)?;
+    let mut model = Model::open(&weights(&args.file)?, external, &devices, &engine)?;
     args.views.apply(&mut model);
     model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
 

@@ -5,12 +5,13 @@ use crescendo_plan::{Delivery, FusedInput, RequiredGradients, StepKind};
 
 use super::forward::{BOTH, FINISH, SUM};
 use super::view::activation;
-use super::{Action, Pass, SUMS_BYTES};
+use super::{Action, Pass, Purpose, SUMS_BYTES};
 use crate::params::{
-    BiasGradientParams, ConvolutionParams, GradientEpilogue, LossParams, NormGradientParams,
-    PoolParams, WeightGradientParams, WeightSumParams,
+    BiasGradientParams, ConvolutionParams, GradientEpilogue, GradientInput, LossParams, Maps,
+    NormGradientParams, PoolParams, WeightGradientParams, WeightSumParams,
 };
 use crate::window::{Layer, THREADS, TILE_CHANNELS, TILE_PIXELS, WEIGHT_INPUTS};
+use crate::workspace::BIAS_PARTS;
 
 impl Pass<'_> {
     /// The loss, and the gradient of the logits.
@@ -18,7 +19,7 @@ impl Pass<'_> {
         let classes = self.shape(self.plan.fused.logits());
         let losses = self.space.losses();
         let params = LossParams {
-            logits: self.logits().data,
+            logits: self.maps(self.plan.fused.logits()).data,
             gradient: self.gradient_maps(self.plan.gradients.logits()).data,
             labels: self.space.labels(),
             batch: self.state.batch.address,
@@ -32,7 +33,7 @@ impl Pass<'_> {
         };
         let blocks = self.count.div_ceil(THREADS as usize);
         self.launch("cross_entropy", [blocks, 1, 1], 0, &params);
-        if self.adds_to_result() {
+        if matches!(self.purpose, Purpose::Training { .. }) {
             self.launch("sum_loss", [1, 1, 1], SUMS_BYTES, &params);
         }
     }
@@ -94,31 +95,42 @@ impl Pass<'_> {
         delivery: Option<&Delivery>,
     ) {
         let step = &self.plan.fused.steps[index];
-        let node = &self.graph().nodes[step.node];
+        let bias = self.graph().nodes[step.node].bias;
         let gradient = self.gradient_input(index);
+        let mut of_weights = gradient;
+        if let Some(delivery) = delivery {
+            // What is read through a BatchNorm is saved for the gradient of the weights, which reads it several times.
+            let saves = required.weight && step.norm.is_some() && layer.gradient_reads_all();
+            let saved =
+                Maps { data: self.space.output_gradient(), f32: self.maps(step.output).f32 };
+            self.input_gradient(index, layer, delivery, saves.then_some(saved));
+            if saves {
+                of_weights = GradientInput { gradient: saved, ..GradientInput::default() };
+            }
+        }
         if required.weight {
-            self.weight_gradient(index, layer);
+            self.weight_gradient(index, layer, of_weights);
         }
         // The BatchNorm behind a bias takes every shift away.
-        if let Some(bias) = node.bias.filter(|_| required.bias && step.norm.is_none()) {
-            let params = BiasGradientParams {
-                gradient,
-                bias: self.state.gradient(self.graph(), bias),
-                pixels: (self.count * layer.output.pixels()) as i64,
-                channels: layer.output.channels as i64,
-                padded_channels: layer.output.padded() as i64,
-            };
-            let blocks = layer.output.padded() / 16;
-            self.launch("bias_gradient", [blocks, 1, 1], 8 * 8 * THREADS as usize, &params);
+        if let Some(bias) = bias.filter(|_| required.bias && step.norm.is_none()) {
+            self.bias_gradient(layer, gradient, bias);
         }
-        let Some(delivery) = delivery else { return };
+    }
+
+    fn input_gradient(
+        &mut self,
+        index: usize,
+        layer: Layer,
+        delivery: &Delivery,
+        save: Option<Maps>,
+    ) {
         let bytes = self.plan.precision.bytes();
         let tiling = layer.input_gradient(self.count, bytes).expect("the layer was checked");
-        self.pack_weights(step.node, layer, true);
         let params = ConvolutionParams {
             window: tiling.window,
-            gradient,
-            weights: self.space.packed_weights(),
+            gradient: self.gradient_input(index),
+            save: save.unwrap_or_default(),
+            weights: self.packed_weights(index)[1],
             gradient_epilogue: self.gradient_epilogue(delivery),
             ..ConvolutionParams::default()
         };
@@ -127,7 +139,25 @@ impl Pass<'_> {
         self.launch(kernel, grid, tiling.shared, &params);
     }
 
-    fn weight_gradient(&mut self, index: usize, layer: Layer) {
+    fn bias_gradient(&mut self, layer: Layer, gradient: GradientInput, bias: usize) {
+        let pixels = self.count * layer.output.pixels();
+        let parts = pixels.div_ceil(2048).min(BIAS_PARTS);
+        let params = BiasGradientParams {
+            gradient,
+            bias: self.state.gradient(self.graph(), bias),
+            sums: self.space.weight_sums(),
+            pixels: pixels as i64,
+            channels: layer.output.channels as i32,
+            padded_channels: layer.output.padded() as i32,
+            parts: parts as i64,
+        };
+        let (groups, shared) = (layer.output.padded() / 16, 8 * 8 * THREADS as usize);
+        self.launch("bias_gradient", [groups, parts, 1], shared, &params);
+        let blocks = layer.output.channels.div_ceil(THREADS as usize);
+        self.launch("sum_bias_gradient", [blocks, 1, 1], 0, &params);
+    }
+
+    fn weight_gradient(&mut self, index: usize, layer: Layer, gradient: GradientInput) {
         let step = &self.plan.fused.steps[index];
         let bytes = self.plan.precision.bytes();
         let tiling = layer.weight_gradient(self.count, bytes).expect("the layer was checked");
@@ -135,7 +165,7 @@ impl Pass<'_> {
         let params = WeightGradientParams {
             window: tiling.window,
             input: self.input(&step.backward_input()),
-            gradient: self.gradient_input(index),
+            gradient,
             sums: self.space.weight_sums(),
             tiles: tiling.tiles as i32,
             splits: splits as i32,

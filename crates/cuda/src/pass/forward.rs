@@ -1,10 +1,11 @@
 //! The forward pass.
 
-use crescendo_plan::{FusedInput, FusedStep, StepKind, TensorId};
+use crescendo_plan::{FusedInput, StepKind, TensorId};
 
 use super::view::activation;
-use super::{Action, Pass, Purpose, SUMS_BYTES};
-use crate::params::{ConvolutionParams, Epilogue, Maps, NormParams, PackParams, PoolParams};
+use super::{Action, Pass, SUMS_BYTES};
+use crate::driver::Address;
+use crate::params::{ConvolutionParams, Epilogue, NormParams, PoolParams};
 use crate::window::{Layer, MapShape, THREADS, TILE_CHANNELS, TILE_PIXELS};
 
 /// Phases of the kernels of BatchNorm, as `norm.cu` has them.
@@ -33,8 +34,8 @@ impl Pass<'_> {
                 input = FusedInput::plain(saved);
             }
             match plan.layers[index] {
-                Some(layer) => self.convolution(step, layer, &input),
-                None => self.pool(step, &input),
+                Some(layer) => self.convolution(index, layer, &input),
+                None => self.pool(index, &input),
             }
             if let Some(norm) = step.norm.filter(|_| self.trains()) {
                 self.finish_statistics(index, norm);
@@ -55,17 +56,17 @@ impl Pass<'_> {
         self.launch("write_maps", grid, SUMS_BYTES, &params);
     }
 
-    fn convolution(&mut self, step: &FusedStep, layer: Layer, input: &FusedInput) {
+    fn convolution(&mut self, index: usize, layer: Layer, input: &FusedInput) {
+        let step = &self.plan.fused.steps[index];
         let bytes = self.plan.precision.bytes();
         let tiling = layer.forward(self.count, bytes).expect("the layer was checked");
-        self.pack_weights(step.node, layer, false);
         let save = step.save_input.filter(|_| !input.is_plain());
         let params = ConvolutionParams {
             window: tiling.window,
             input: self.input(input),
             save: save.map(|saved| self.maps(saved)).unwrap_or_default(),
-            weights: self.space.packed_weights(),
-            epilogue: self.epilogue(step),
+            weights: self.packed_weights(index)[0],
+            epilogue: self.epilogue(index),
             ..ConvolutionParams::default()
         };
         let grid = [tiling.tiles, layer.output.padded().div_ceil(TILE_CHANNELS), 1];
@@ -73,33 +74,16 @@ impl Pass<'_> {
         self.launch(kernel, grid, tiling.shared, &params);
     }
 
-    /// Lays out a layer's weights for its convolution, or for the gradient of its input.
-    pub(super) fn pack_weights(&mut self, node: usize, layer: Layer, gradient: bool) {
-        let weight = self.graph().nodes[node].weight.expect("it has a weight");
-        let (inputs, outputs) = (layer.input.padded() as i64, layer.output.padded() as i64);
-        let [padded_sums, padded_results] =
-            if gradient { [outputs, inputs] } else { [inputs, outputs] };
-        let params = PackParams {
-            weights: self.state.parameter(self.graph(), weight),
-            packed: self.space.packed_weights(),
-            outputs: layer.output.channels as i64,
-            inputs: layer.input.channels as i64,
-            kernel: layer.kernel as i64,
-            padded_sums,
-            padded_results,
-            gradient: gradient.into(),
-            f32: (self.plan.precision.bytes() == 4).into(),
-        };
-        let blocks = super::blocks(layer.packed_len());
-        self.launch("pack_weights", [blocks, 1, 1], 0, &params);
+    /// A layer's packed weights: for the convolution, and for the gradient of its input.
+    pub(super) fn packed_weights(&self, step: usize) -> [Address; 2] {
+        self.state.packed.steps[step].expect("the step has weights")
     }
 
-    fn epilogue(&self, step: &FusedStep) -> Epilogue {
-        let graph = self.graph();
-        let node = &graph.nodes[step.node];
-        let has_bias = self.plan.layers.iter().zip(&self.plan.fused.steps);
-        let has_bias = has_bias.into_iter().any(|(layer, s)| s == step && layer.is_some());
-        let bias = node.bias.filter(|_| has_bias);
+    fn epilogue(&self, index: usize) -> Epilogue {
+        let (graph, step) = (self.graph(), &self.plan.fused.steps[index]);
+        // A step that writes the output of a BatchNorm is not the one that adds its bias.
+        let adds_bias = self.plan.layers[index].is_some();
+        let bias = graph.nodes[step.node].bias.filter(|_| adds_bias);
         let mut epilogue = Epilogue {
             out: self.maps(step.output),
             bias: bias.map_or(0, |bias| self.state.parameter(graph, bias)),
@@ -113,7 +97,8 @@ impl Pass<'_> {
         epilogue
     }
 
-    fn pool(&mut self, step: &FusedStep, input: &FusedInput) {
+    fn pool(&mut self, index: usize, input: &FusedInput) {
+        let step = &self.plan.fused.steps[index];
         let (from, to) = (self.shape(input.main.tensor), self.shape(step.output));
         let (kernel, size) = match step.kind {
             StepKind::AveragePool(size) => ("average_pool", size),
@@ -123,7 +108,7 @@ impl Pass<'_> {
         };
         let mut params = PoolParams {
             input: self.input(input),
-            epilogue: self.epilogue(step),
+            epilogue: self.epilogue(index),
             ..self.pool_params(from, to, size)
         };
         if let StepKind::Activation(function) = step.kind {
@@ -222,14 +207,5 @@ impl Pass<'_> {
             params.phase = phase;
             self.launch("norm_statistics", [channels, 1, 1], SUMS_BYTES, &params);
         }
-    }
-
-    /// The logits.
-    pub(super) fn logits(&self) -> Maps {
-        self.maps(self.plan.fused.logits())
-    }
-
-    pub(super) fn adds_to_result(&self) -> bool {
-        matches!(self.purpose, Purpose::Training { .. })
     }
 }

@@ -6,7 +6,7 @@ use crescendo_network::{Graph, Rule};
 
 use super::{SUMS_BYTES, blocks, launch};
 use crate::driver::{Address, Launch};
-use crate::params::{FlatParams, MuonParams, ProductParams, RuleSettings};
+use crate::params::{FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings};
 use crate::state::{PART_BLOCKS, State};
 use crate::workspace::Workspace;
 
@@ -152,6 +152,13 @@ fn muon(
     }
     params.step = x;
     launches.push(launch("muon_finish", [blocks(len), 1, 1], 0, &params));
+}
+
+/// Lays out the weights as kernels read them.
+pub(crate) fn pack(state: &State) -> Launch {
+    let params = PackAllParams { layers: state.packed.table.address };
+    // Blocks of a layer: the largest has some millions of numbers.
+    launch("pack_weights", [64, state.packed.count, 1], 0, &params)
 }
 
 /// Measures the change of the gradients since they were last measured, and adds its squared norm to the result if it is

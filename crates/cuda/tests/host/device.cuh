@@ -100,6 +100,7 @@ DEVICE u32 pack_bf16(float low, float high) { return host::bf16_bits(high) << 16
 // The library is compiled without contraction.
 DEVICE float rounded_product(float a, float b) { return a * b; }
 DEVICE float bits_to_f32(u32 bits) { return host::same_bits<float>(bits); }
+DEVICE u32 f32_to_bits(float value) { return host::same_bits<u32>(value); }
 
 struct alignas(16) Bytes16 {
     u32 word[4];

@@ -269,6 +269,11 @@ mod tests {
             (&["train.keep=3"], &[], "train.keep does not change results"),
             (&["train.evaluate_every=3"], &[], "train.evaluate_every does not change results"),
             (&["optimizer.average_decay=0.5"], &[], "optimizer.average is none"),
+            (
+                &["engine.device=cuda", "engine.isa=portable"],
+                &["engine.device=cuda"],
+                "engine.isa has no effect: engine.device is cuda",
+            ),
         ] {
             let said = check(a, b);
             assert!(
@@ -295,6 +300,11 @@ mod tests {
             (&["network.norm.momentum=0.5"], &[]),
             (&["data.test_flip=true"], &[]),
             (&["engine.isa=portable"], &[]),
+            (&["engine.device=cuda"], &["engine.device=cpu"]),
+            (
+                &["engine.device=cuda", "engine.precision=f32"],
+                &["engine.device=cuda", "engine.precision=bf16"],
+            ),
         ] {
             let patient = ["batch.patience=2"];
             let b = [b, if b.is_empty() { &[] } else { &patient }].concat();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crescendo_network::{DeviceKind, IsaKind};
+use crescendo_network::{DeviceKind, IsaKind, PrecisionKind};
 use sha2::{Digest, Sha256};
 
 use super::{Arm, Comparison, Difference, Spread};
@@ -32,6 +32,10 @@ pub struct Row {
     pub updates: u64,
     /// Seconds of training.
     pub seconds: f64,
+    /// The device that trained it.
+    pub device: DeviceKind,
+    /// Its precision, never `auto`.
+    pub precision: PrecisionKind,
 }
 
 /// The two accuracies of a [`Row`].
@@ -56,16 +60,21 @@ impl Row {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Results {
     path: PathBuf,
-    header: String,
+    evaluated_on: EvaluatedSplit,
     rows: Vec<Row>,
 }
 
-/// The first line of the file, which names the images of the evaluation.
-fn header(evaluated_on: EvaluatedSplit) -> String {
+/// The first line of a file of versions that had one device, which names the images of the evaluation.
+fn first_header(evaluated_on: EvaluatedSplit) -> String {
     let name = evaluated_on.name();
     format!(
         "arm,seed,fingerprint,{name}_accuracy,precise_{name}_accuracy,train_loss,updates,seconds"
     )
+}
+
+/// The first line of the file.
+fn header(evaluated_on: EvaluatedSplit) -> String {
+    format!("{},device,precision", first_header(evaluated_on))
 }
 
 impl Results {
@@ -74,20 +83,22 @@ impl Results {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn open(path: &Path, evaluated_on: EvaluatedSplit) -> Result<Self, Error> {
-        let header = header(evaluated_on);
-        let mut results = Results { path: path.to_owned(), header, rows: Vec::new() };
+        let mut results = Results { path: path.to_owned(), evaluated_on, rows: Vec::new() };
         if !path.exists() {
             return Ok(results);
         }
         let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
         let mut lines = text.lines().enumerate();
-        if lines.next().map(|line| line.1) != Some(&results.header) {
+        let first = lines.next().map_or("", |line| line.1);
+        let old = first == first_header(evaluated_on);
+        if !old && first != header(evaluated_on) {
             let problem = "is not a table of a comparison's results on the same kind of images: choose \
                            another folder with --out";
             return Err(Error::bad(path, problem));
         }
         for (index, line) in lines {
-            let row = parse(line).ok_or_else(|| {
+            let row = if old { parse(&format!("{line},cpu,f32")) } else { parse(line) };
+            let row = row.ok_or_else(|| {
                 let problem = format!("line {} is damaged: correct or remove it", index + 1);
                 Error::bad(path, problem)
             })?;
@@ -103,14 +114,17 @@ impl Results {
         Ok(results)
     }
 
-    /// Everything that decides an arm's result, as 16 hexadecimal digits: the recipe (without the keys that say
-    /// what computes it), the data, and the number of images for precise statistics.
+    /// Everything that decides an arm's result, as 16 hexadecimal digits: the recipe as a run keeps it (without the
+    /// keys that say what of the CPU computes it), the data, and the number of images for precise statistics.
     pub fn fingerprint(recipe: &Recipe, data_fingerprint: &str, bn_images: usize) -> String {
         let mut recipe = recipe.clone();
         recipe.engine.threads = 0;
         recipe.engine.tiles = 0;
         recipe.engine.isa = IsaKind::Auto;
-        recipe.engine.device = DeviceKind::Auto;
+        if recipe.engine.device == DeviceKind::Cpu {
+            recipe.engine.device = DeviceKind::Auto;
+            recipe.engine.precision = PrecisionKind::Auto;
+        }
         recipe.batch.memory_limit = 0.0;
         recipe.train.log_steps = false;
         // What every recipe had that does not say it, before there was `auto`.
@@ -132,8 +146,8 @@ impl Results {
             Some(row) if row.fingerprint != fingerprint => Err(Error::bad(
                 &self.path,
                 format!(
-                    "has a result of arm {arm}, seed {seed}, that belongs to another recipe or other \
-                     data: rename the changed arm, or choose another folder with --out"
+                    "has a result of arm {arm}, seed {seed}, that belongs to another recipe, other data or \
+                     another device: rename the changed arm, or choose another folder with --out"
                 ),
             )),
             row => Ok(row),
@@ -146,16 +160,22 @@ impl Results {
     /// If it cannot be written.
     pub fn add(&mut self, row: Row) -> Result<(), Error> {
         self.rows.push(row);
-        let mut text = format!("{}\n", self.header);
+        let mut text = format!("{}\n", header(self.evaluated_on));
         for row in &self.rows {
-            let Row { arm, seed, fingerprint, running, precise, train_loss, updates, seconds } =
-                row;
+            let Row { arm, seed, fingerprint, running, precise, train_loss, updates, .. } = row;
+            let (device, precision) = (row.device.name(), row.precision.name());
             text += &format!(
                 "{arm},{seed},{fingerprint},{running:.4},{precise:.4},{train_loss:.6},{updates},\
-                 {seconds:.1}\n"
+                 {:.1},{device},{precision}\n",
+                row.seconds
             );
         }
         write_atomically(&self.path, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// The device of the first row, if there is one.
+    pub fn device(&self) -> Option<DeviceKind> {
+        self.rows.first().map(|row| row.device)
     }
 
     /// The rows of an arm, for the comparison's seeds.
@@ -199,7 +219,7 @@ impl Results {
 
 fn parse(line: &str) -> Option<Row> {
     let cells: Vec<&str> = line.split(',').collect();
-    let [arm, seed, fingerprint, running, precise, train_loss, updates, seconds] =
+    let [arm, seed, fingerprint, running, precise, train_loss, updates, seconds, device, precision] =
         cells.try_into().ok()?;
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
     Some(Row {
@@ -211,6 +231,8 @@ fn parse(line: &str) -> Option<Row> {
         train_loss: number(train_loss)?,
         updates: updates.parse().ok()?,
         seconds: number(seconds)?,
+        device: DeviceKind::ALL.into_iter().find(|kind| kind.name() == device)?,
+        precision: PrecisionKind::ALL.into_iter().find(|kind| kind.name() == precision)?,
     })
 }
 
@@ -228,6 +250,8 @@ mod tests {
             train_loss: 1.25,
             updates: 100,
             seconds: 12.5,
+            device: DeviceKind::Cpu,
+            precision: PrecisionKind::F32,
         }
     }
 
@@ -261,6 +285,20 @@ mod tests {
         );
         fs::write(&path, &text).unwrap();
         assert!(Results::open(&path, EvaluatedSplit::Validation).is_err());
+        // A version that had one device wrote none.
+        let old = text.replace(",device,precision", "").replace(",cpu,f32", "");
+        assert!(old.lines().all(|line| line.split(',').count() == 8), "{old}");
+        fs::write(&path, old).unwrap();
+        let mut read = Results::open(&path, EvaluatedSplit::Test).unwrap();
+        assert_eq!(read, results);
+        read.add(Row {
+            device: DeviceKind::Cuda,
+            precision: PrecisionKind::Bf16,
+            ..row("c", 0, 0.5)
+        })
+        .unwrap();
+        assert_eq!(Results::open(&path, EvaluatedSplit::Test).unwrap(), read);
+        assert!(fs::read_to_string(&path).unwrap().ends_with(",12.5,cuda,bf16\n"));
         fs::write(&path, "something else").unwrap();
         assert!(
             Results::open(&path, EvaluatedSplit::Test).unwrap_err().to_string().contains("--out")
@@ -280,7 +318,8 @@ mod tests {
             // This seed does not belong to the comparison.
             row(&a.name, 7, 0.1),
         ];
-        let results = Results { path: PathBuf::new(), header: header(EvaluatedSplit::Test), rows };
+        let evaluated_on = EvaluatedSplit::Test;
+        let results = Results { path: PathBuf::new(), evaluated_on, rows };
         let difference = results.difference(&comparison, &b, BatchNormStatistics::Running).unwrap();
         assert!((difference.mean - 0.1).abs() < 1e-12 && difference.margin.is_none());
         let spread = results.spread(&comparison, &b, BatchNormStatistics::Precise).unwrap();
@@ -288,10 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn what_computes_an_arm_does_not_change_it() {
+    fn what_of_the_cpu_computes_an_arm_does_not_change_it_and_a_gpu_does() {
         let recipe = |change: &str| Recipe::load("quick", &[change]).unwrap();
         let fingerprint = |change: &str| Results::fingerprint(&recipe(change), "data", 100);
         assert_eq!(fingerprint("engine.threads=1"), fingerprint("batch.memory_limit=3.0"));
+        assert_eq!(fingerprint("engine.device=cpu"), fingerprint("engine.isa=portable"));
+        let on_cuda = |precision: &str| {
+            let recipe = recipe("engine.device=cuda").with(precision).unwrap();
+            Results::fingerprint(&recipe, "data", 100)
+        };
+        let [f32, bf16] = ["f32", "bf16"].map(|kind| on_cuda(&format!("engine.precision={kind}")));
+        assert!(f32 != bf16 && f32 != fingerprint("engine.device=cpu"));
         let every = |value: &str| fingerprint(&format!("train.save_every_minutes={value}"));
         assert_eq!(every("5"), every("auto"));
         assert_ne!(fingerprint("train.seed=1"), fingerprint("train.seed=2"));

@@ -2,7 +2,7 @@
 
 /// Names, in lower case with `_` for `-`, and the changes that do the same here: `section.key=` to be followed by
 /// a value, or a whole change.
-const NAMES: [(&[&str], &[&str]); 44] = [
+const NAMES: [(&[&str], &[&str]); 45] = [
     (
         &[
             "lr",
@@ -148,7 +148,8 @@ const NAMES: [(&[&str], &[&str]); 44] = [
         &["workers", "num_workers", "n_workers", "num_threads", "nthreads", "n_jobs", "jobs"],
         &["engine.threads="],
     ),
-    (&["dtype", "precision", "amp", "bf16", "mixed_precision"], &["engine.activations=bf16"]),
+    (&["dtype", "precision"], &["engine.precision="]),
+    (&["amp", "bf16", "mixed_precision"], &["engine.precision=bf16"]),
     (&["accelerator"], &["engine.device="]),
     (
         &[

@@ -378,12 +378,13 @@ fn saved_recipes_have_their_keys_in_the_order_of_the_built_in_recipe() {
             .map(|line| line.split(['=', '#']).next().unwrap_or_default().trim().to_owned())
             .collect()
     };
-    // A device that is chosen when a run is created is not written, so that checkpoints do not name one; nor is a number
-    // of tiles that is tried.
+    // A device and a precision that are chosen when a run is created are not written, so that checkpoints do not name
+    // them; nor is a number of tiles that is tried.
     let recipe = Recipe::load::<&str>("report", &[]).unwrap();
     let mut expected = names(BUILT_IN[0].text);
-    expected.retain(|name| name != "device" && name != "tiles");
+    expected.retain(|name| !["device", "precision", "tiles"].contains(&&**name));
     assert_eq!(names(&toml::to_string(&recipe).unwrap()), expected);
-    let recipe = recipe.with("engine.device=cpu").unwrap().with("engine.tiles=64").unwrap();
+    let chosen = ["engine.device=cuda", "engine.precision=bf16", "engine.tiles=64"];
+    let recipe = Recipe::load("report", &chosen).unwrap();
     assert_eq!(names(&toml::to_string(&recipe).unwrap()), names(BUILT_IN[0].text));
 }

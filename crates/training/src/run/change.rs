@@ -1,7 +1,7 @@
 //! Changes of a run's recipe on resume.
 
 use crescendo_data::DataSet;
-use crescendo_network::{DeviceKind, Devices};
+use crescendo_network::{DeviceKind, Devices, EngineConfig, IsaKind, PrecisionKind};
 
 use serde::Serialize;
 use toml::{Table, Value};
@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::{Progress, Run};
 use crate::recipe::ScheduleKind;
 use crate::record::Record;
-use crate::{Error, Recipe};
+use crate::{Error, Recipe, memory};
 
 /// A key that was changed on resume.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub(crate) struct Change {
 
 /// Why other keys cannot change.
 const CHANGEABLE: &str = "on resume only train.epochs, optimizer.learning_rate, train.stop_after, \
-    train.log_steps, engine.threads, engine.tiles and engine.isa can change, because the run so far was trained with the old value; start a new run \
+    train.log_steps, engine.device, engine.precision, engine.threads, engine.tiles and engine.isa can change, because the run so far was trained with the old value; start a new run \
     instead, with --init to start from this one's weights";
 
 /// The first key that differs and cannot change.
@@ -34,6 +34,12 @@ fn fixed_key(old: &Recipe, new: &Recipe) -> Option<String> {
     rest.engine.threads = old.engine.threads;
     rest.engine.isa = old.engine.isa;
     rest.engine.tiles = old.engine.tiles;
+    if rest.engine.device != old.engine.device {
+        // Another device can have less memory.
+        rest.batch.memory_limit = old.batch.memory_limit;
+    }
+    rest.engine.device = old.engine.device;
+    rest.engine.precision = old.engine.precision;
     different_key(old, &rest)
 }
 
@@ -56,8 +62,10 @@ const TABLE: &str = "it has only strings for keys";
 
 impl Run {
     /// Changes a key of the recipe: `train.epochs`, `train.stop_after`, `train.log_steps`,
-    /// `optimizer.learning_rate`, `engine.threads`, `engine.tiles` or `engine.isa`. A run stays on the kind of device that it was created for. The numbers of
-    /// threads and tiles and `log_steps` are saved only if another key changes too.
+    /// `optimizer.learning_rate`, `engine.device`, `engine.precision`, `engine.threads`, `engine.tiles` or
+    /// `engine.isa`. With the device `auto` a run stays on the kind of device that it has. On another one it has the
+    /// precision that is `auto` there, until that is changed too, and a lower memory limit if there is less memory.
+    /// The numbers of threads and tiles and `log_steps` are saved only if another key changes too.
     ///
     /// # Errors
     /// If `change` (of the form `section.key=value`) is of another key or has an invalid value, or the device
@@ -68,7 +76,16 @@ impl Run {
         if recipe.engine.device == DeviceKind::Auto {
             recipe.engine.device = old.engine.device;
         }
-        recipe.engine = devices.open(&recipe.engine)?.config();
+        let moves = recipe.engine.device != old.engine.device;
+        if moves {
+            recipe.engine.precision = PrecisionKind::Auto;
+        }
+        let device = devices.open(&recipe.engine)?;
+        recipe.engine = device.config();
+        if moves {
+            let limit = memory::default_limit(device.memory().total);
+            recipe.batch.memory_limit = old.batch.memory_limit.min(limit);
+        }
         if let Some(key) = fixed_key(old, &recipe) {
             return Err(Error::Recipe(format!("{change} changes {key}: {CHANGEABLE}")));
         }
@@ -121,8 +138,16 @@ impl Run {
                 self.changes.push(Change { key, from, to });
             }
         };
-        let (before, after) = (old.engine.isa, recipe.engine.isa);
-        note("engine.isa", before.name().into(), after.name().into());
+        let (before, after) = (&old.engine, &recipe.engine);
+        note("engine.device", before.device.name().into(), after.device.name().into());
+        let precision = |engine: &EngineConfig| engine.precision.on(engine.device).name().into();
+        note("engine.precision", precision(before), precision(after));
+        // A run that was created on another device has none yet.
+        if before.isa != IsaKind::Auto {
+            note("engine.isa", before.isa.name().into(), after.isa.name().into());
+        }
+        let (before, after) = (old.batch.memory_limit, recipe.batch.memory_limit);
+        note("batch.memory_limit", before.to_string(), after.to_string());
         let (before, after) = (&old.train, &recipe.train);
         note("train.epochs", before.epochs.to_string(), after.epochs.to_string());
         note("train.stop_after", before.stop_after.to_string(), after.stop_after.to_string());

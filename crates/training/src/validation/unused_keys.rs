@@ -1,6 +1,6 @@
 //! Which keys of a valid recipe have no effect, because of the policy, the schedule or the length of the run.
 
-use crescendo_network::{ActivationKind, Role};
+use crescendo_network::{ActivationKind, DeviceKind, Role};
 
 use crate::Recipe;
 use crate::policy::training_plan;
@@ -131,6 +131,7 @@ pub(crate) fn unused(recipe: &Recipe, images: usize) -> Vec<Unused> {
     schedule(recipe, &length, &mut list);
     batch(recipe, &length, &mut list);
     train(recipe, &length, &mut list);
+    engine(recipe, &mut list);
     list.0
 }
 
@@ -351,6 +352,13 @@ fn train(recipe: &Recipe, length: &Length, list: &mut List) {
     }
 }
 
+fn engine(recipe: &Recipe, list: &mut List) {
+    if recipe.engine.device == DeviceKind::Cuda {
+        let of_the_cpu = ["threads", "isa", "tiles", "conv", "activations"];
+        list.add("engine", &of_the_cpu, "engine.device is cuda");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,6 +374,15 @@ mod tests {
         let step = "schedule.policy=step";
         for (changes, expected) in [
             (&["batch.size=64"][..], "batch.size has no effect: batch.policy is steps"),
+            (
+                &[
+                    "engine.device=cuda",
+                    "engine.threads=2",
+                    "engine.conv=direct",
+                    "engine.precision=f32",
+                ],
+                "engine.threads, engine.conv have no effect: engine.device is cuda",
+            ),
             (
                 &["batch.policy=fixed", "batch.max=64", "batch.steps=[[1,5]]"],
                 "batch.steps, batch.max have no effect: batch.policy is fixed",
