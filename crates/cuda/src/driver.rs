@@ -1,4 +1,4 @@
-//! The driver: what runs kernels and owns the device's memory. NVIDIA's is one (`nvidia.rs`); the tests have another,
+//! The driver: what runs kernels and owns the device's memory. NVIDIA's is one (`nvidia/`); the tests have another,
 //! which runs the same kernels on the processor.
 
 use std::sync::Arc;

@@ -18,6 +18,7 @@ mod params;
 mod pass;
 mod peak;
 mod plan;
+mod planning;
 mod sequence;
 mod state;
 mod window;
@@ -26,4 +27,5 @@ mod workspace;
 
 pub use device::CudaDevice;
 pub use driver::{Address, Download, Driver, Launch, Program};
-pub use nvidia::{Card, Installed, installed, open, planning_driver};
+pub use nvidia::{Card, Installed, installed, open};
+pub use planning::planning_driver;
