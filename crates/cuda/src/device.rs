@@ -6,10 +6,12 @@ use crescendo_network::{
     Device, DeviceKind, DeviceMemory, Engine, EngineConfig, EngineError, Graph, PrecisionKind,
     RequiredMemory,
 };
+use crescendo_plan::RequiredGradients;
 
 use crate::driver::Driver;
 use crate::engine::CudaEngine;
 use crate::plan::{ExecutionPlan, Precision};
+use crate::work;
 
 /// A GPU, with the driver that runs kernels on it.
 #[derive(Clone)]
@@ -64,19 +66,20 @@ impl Device for CudaDevice {
 
     fn describe_steps(&self, graph: &Graph) -> Result<String, EngineError> {
         let plan = self.plan(graph)?;
-        let mut lines = String::new();
-        for (step, layer) in plan.fused.steps.iter().zip(&plan.layers) {
+        let trained: Vec<bool> = graph.parameters.iter().map(|p| p.requires_grad).collect();
+        let required = RequiredGradients::new(graph, &plan.fused, &trained);
+        let work = work::of_update(&plan, &required, &trained, 1);
+        let title = "step, for one image";
+        let mut text = format!("{title:<38}   forward: MB     GFLOP  backward: MB     GFLOP\n");
+        for (step, [forward, backward]) in plan.fused.steps.iter().zip(&work.steps) {
             let name = &graph.nodes[step.node].name;
-            let tiles = layer.and_then(|layer| layer.forward(1, self.precision.bytes()));
-            let tiles = tiles.map_or(String::new(), |tiling| {
-                let window = tiling.window;
-                let (rows, columns) = (window.tile_rows, window.tile_columns);
-                let kib = tiling.shared.div_ceil(1024);
-                format!("  tiles of {rows}x{columns} pixels, {kib} KiB of shared memory")
-            });
-            lines += &format!("{name}{tiles}\n");
+            text += &format!("{name:<38}");
+            for work in [forward, backward] {
+                text += &format!("{:>14.3}{:>10.4}", work.bytes / 1e6, work.flops / 1e9);
+            }
+            text.push('\n');
         }
-        Ok(lines)
+        Ok(text)
     }
 
     fn engine(&self, graph: &Graph) -> Result<Box<dyn Engine>, EngineError> {
