@@ -2,23 +2,22 @@
 
 mod host;
 
-use std::sync::Arc;
-
 use crescendo_conformance::Tolerances;
-use crescendo_cuda::CudaDevice;
-use crescendo_network::{Device, EngineConfig, PrecisionKind};
+use crescendo_network::{Device, PrecisionKind};
 
-fn open(precision: PrecisionKind) -> Box<dyn Device> {
-    let config = EngineConfig { precision, ..EngineConfig::default() };
-    Box::new(CudaDevice::new(Arc::new(host::HostDriver::new()), &config))
+fn open(
+    precision: PrecisionKind,
+    tolerances: Tolerances,
+) -> Result<(Box<dyn Device>, Tolerances), String> {
+    Ok((Box::new(host::device(host::HostDriver::new()?, precision)), tolerances))
 }
 
 mod f32 {
     use super::*;
-    crescendo_conformance::conformance_tests!(|| (open(PrecisionKind::F32), Tolerances::F32));
+    crescendo_conformance::conformance_tests!(|| open(PrecisionKind::F32, Tolerances::F32));
 }
 
 mod bf16 {
     use super::*;
-    crescendo_conformance::conformance_tests!(|| (open(PrecisionKind::Bf16), Tolerances::BF16));
+    crescendo_conformance::conformance_tests!(|| open(PrecisionKind::Bf16, Tolerances::BF16));
 }
