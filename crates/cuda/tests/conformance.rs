@@ -19,5 +19,8 @@ mod f32 {
 
 mod bf16 {
     use super::*;
-    crescendo_conformance::conformance_tests!(|| open(PrecisionKind::Bf16, Tolerances::BF16_PRODUCTS));
+    crescendo_conformance::conformance_tests!(|| open(
+        PrecisionKind::Bf16,
+        Tolerances::BF16_PRODUCTS
+    ));
 }
