@@ -77,8 +77,8 @@ impl Case {
                 padding: draw.of(&[0, 1, 2]),
                 images: draw.of(&[1, 2, 3, 4, 5, 6, 7, 8, 9]),
                 activation: ACTIVATIONS[index % 7],
-                norm: draw.bits() % 2 == 0,
-                bias: draw.bits() % 2 == 0,
+                norm: draw.of(&[false, true]),
+                bias: draw.of(&[false, true]),
                 schedule: (index % SCHEDULES as usize) as u32,
             };
             let Case { inputs, outputs, rows, columns, kernel, padding, images, .. } = case;
@@ -86,6 +86,11 @@ impl Case {
             let products = pixels * inputs * (outputs * kernel * kernel + 2);
             // A BatchNorm of few numbers multiplies their rounding.
             let enough = !case.norm || pixels >= 64;
+            // Zeros around the maps give zeros, on the kink.
+            let on_kink = case.has_kink() && padding > 0 && !case.bias && !case.norm;
+            if on_kink {
+                continue;
+            }
             if kernel <= rows.min(columns) + 2 * padding && products <= most_products && enough {
                 return case;
             }
@@ -208,7 +213,7 @@ fn bound(precision: PrecisionKind, case: Case) -> f64 {
         (PrecisionKind::F32, false, _) => 2e-6, // 8.4e-7
         (PrecisionKind::F32, true, _) => 2e-5,  // 1.5e-5
         (_, _, false) => 3e-2,                  // 2.1e-2, 1.0e-2
-        (_, false, true) => 8e-2,               // 6.0e-2
+        (_, false, true) => 1.2e-1,             // a tenth; 6.0e-2
         (_, true, true) => 1.6e-1,              // 1.2e-1
     }
 }
