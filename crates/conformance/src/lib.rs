@@ -26,7 +26,7 @@ mod tolerances;
 
 pub use fixture::Fixture;
 pub use reference::{Evaluation, Model, Values};
-pub use suite::Suite;
+pub use suite::{Opened, Suite};
 pub use tolerances::Tolerances;
 
 /// A named test of the suite.
@@ -60,7 +60,8 @@ macro_rules! properties {
         }
 
         /// Makes a test of every property, given a function that opens a device and says how closely its
-        /// engines must come: `Fn() -> (Box<dyn Device>, Tolerances)`. Attributes that follow it, such as
+        /// engines must come: `Fn() -> (Box<dyn Device>, Tolerances)`; or, where there may be no such device, a
+        /// `Result` of them: tests then say that they did not run, and why. Attributes that follow, such as
         /// `#[ignore = "needs an NVIDIA card"]`, are those of every test.
         #[macro_export]
         macro_rules! conformance_tests {
@@ -69,7 +70,9 @@ macro_rules! properties {
                     #[test]
                     $d(#[$d attribute])*
                     fn $name() {
-                        let (device, tolerances) = ($d open)();
+                        let name = concat!(module_path!(), "::", stringify!($name));
+                        let opened = $d crate::Opened::or_say(($d open)(), name);
+                        let Some((device, tolerances)) = opened else { return };
                         let suite = $d crate::Suite { device: &*device, tolerances };
                         ($d crate::Property::named(stringify!($name)).check)(&suite);
                     }

@@ -1,5 +1,7 @@
 //! A device under test, and the comparisons that all properties use.
 
+use std::io::Write;
+
 use crescendo_network::{
     Device, Engine, Graph, Loss, MicroBatch, Rule, Section, Tensor, TensorData, UpdateResult,
 };
@@ -15,6 +17,29 @@ pub struct Suite<'a> {
     pub device: &'a dyn Device,
     /// Those of its engines.
     pub tolerances: Tolerances,
+}
+
+/// What the function gives that opens a device for a test.
+pub trait Opened<T = (Box<dyn Device>, Tolerances)> {
+    /// The device, or `None` after saying that the test of this name does not run.
+    fn or_say(self, test: &str) -> Option<T>;
+}
+
+impl Opened for (Box<dyn Device>, Tolerances) {
+    fn or_say(self, _: &str) -> Option<Self> {
+        Some(self)
+    }
+}
+
+impl<T> Opened<T> for Result<T, String> {
+    fn or_say(self, test: &str) -> Option<T> {
+        let say = |why: String| {
+            // Not `eprintln`, whose output the test runner hides for passing tests.
+            let message = format!("{test}: NOT RUN, as {why}\n");
+            std::io::stderr().write_all(message.as_bytes()).expect("errors can be written");
+        };
+        self.map_err(say).ok()
+    }
 }
 
 impl Suite<'_> {

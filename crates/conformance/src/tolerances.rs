@@ -26,6 +26,8 @@ pub struct Tolerances {
     /// Of each number of a gradient that is summed up in another order (of micro-batches, halves or
     /// processes), absolutely; the gradients there are of the order of one at most.
     pub reordered: f64,
+    /// Of the gradients of two halves of a batch, added up, beside those of the batch, as a share of their norm.
+    pub halves: f64,
 }
 
 impl Tolerances {
@@ -40,6 +42,7 @@ impl Tolerances {
         muon: 3e-6,
         rules: 2e-6,
         reordered: 1e-6,
+        halves: 3e-6,
     };
 
     /// For engines that compute in `f32` and store what backward reads in bfloat16, whose rounding is
@@ -64,5 +67,30 @@ impl Tolerances {
         rules: Tolerances::F32.rules,
         // Half a rounding: sums that differ in the last bit of f32 may be rounded to neighbours.
         reordered: 1e-3,
+        // Gradients are f32.
+        halves: Tolerances::F32.halves,
+    };
+
+    /// For engines that also multiply numbers in bfloat16, with sums in `f32`, and store the gradients of feature maps in
+    /// it. A rounding is 2^-9 = 2e-3. The worst of the CUDA engine stands beside each bound; the f64 reference, with the
+    /// factors of its products and what it stores rounded to bfloat16, is off by as much in the same places.
+    pub const BF16_PRODUCTS: Tolerances = Tolerances {
+        // Of the worst network 7 layers come before the loss: 14 factors and 6 stored maps, so 20 roundings (3.9e-2) if
+        // all go in one direction. The worst is 1.9e-2 of the loss, the rounded reference's 2.1e-2.
+        loss: 2.5e-2,
+        // A third above the worst gradient (0.35); the rounded reference's is 0.37. Both are of the first convolution of
+        // a block of two channels with ReLU, whose inputs are moved across the kink.
+        relative: 4.5e-1,
+        absolute: Tolerances::BF16.absolute,
+        // A third above the worst: 0.05 of a tensor, 0.09 of logits.
+        updates: 1.2e-1,
+        momentum: f64::MAX,
+        muon: 1.2e-1,
+        rules: Tolerances::F32.rules,
+        // As with bf16 storage. The worst is 5e-8: there no number is rounded to a neighbour.
+        reordered: Tolerances::BF16.reordered,
+        // Five gradients of maps are stored on the way to the first layer, in each half: 10 roundings (2e-2) if all go in
+        // one direction. The worst is 1.04e-2.
+        halves: 1.5e-2,
     };
 }

@@ -16,10 +16,6 @@ macro_rules! params {
                 fn default() -> Self { Zeroable::zeroed() }
             }
         )*
-
-        /// The sizes of all structs, by name.
-        #[cfg(test)]
-        pub(crate) const SIZES: &[(&str, usize)] = &[$((stringify!($name), size_of::<$name>())),*];
     };
 }
 

@@ -155,7 +155,7 @@ pub(crate) fn halves_add_up_to_the_gradient_of_their_batch(suite: &Suite) {
     let expected: Vec<f64> =
         flat(&mut *whole, Section::Gradients).iter().map(|&g| g.into()).collect();
     let sum = flat(&mut *halves, Section::Gradients);
-    close("the gradients", &sum, &expected, 3e-6, 0.0);
+    close("the gradients", &sum, &expected, suite.tolerances.halves, 0.0);
     let (once, twice) = (finish(&mut *whole), finish(&mut *halves));
     assert_eq!((once.loss, once.correct, once.images), (twice.loss, twice.correct, twice.images));
     // The halves' mean gradients, weighted by their images, make the batch's: so their squares bound it.

@@ -197,18 +197,22 @@ enum Collective { barrier, shuffle, shuffle_double, load, load_transposed, multi
 const char* const collective_names[] = {"block_barrier", "shuffle_xor", "shuffle_xor of double", "load_matrices",
                                         "load_matrices_transposed", "multiply_add"};
 
-// What a lane brings to a collective.
-struct Arguments {
-    void* out;
-    const void* in;
-    u64 value;
-    u32 bits;
-};
+using Vector = float __attribute__((vector_size(32)));
 
 struct Warp {
     u32 arrived; // lanes that wait in the collective
     u32 returned;
     Collective collective;
+    // What lanes bring to a collective, and what the last one makes of it. A lane takes its part when it goes on, before
+    // it comes to another collective.
+    u64 values[lanes];
+    u64 exchanged[lanes];
+    const void* rows[lanes];
+    alignas(16) Byte loaded[lanes][16];
+    alignas(32) float a[16][16];
+    Vector b[16];
+    Vector d[16];
+    Vector sums[16];
 };
 
 struct Copy {
@@ -222,8 +226,6 @@ struct Copies {
     std::vector<Copy> late;
     u32 group;
 };
-
-using Vector = float __attribute__((vector_size(16)));
 
 struct Machine : host::Running {
     const Kernel* kernel;
@@ -239,16 +241,23 @@ struct Machine : host::Running {
     u32 ready_lanes[most_warps];
     u32 warp_at[most_warps], place_of_warp[most_warps];
     u32 lane_at[lanes];
+    u32 unstarted_lanes[most_warps]; // by their own numbers
+    u32 unstarted;                   // all of them
+    bool draws;                      // whether each choice is drawn
     u32 warps_at_barrier;
     u32 returned;
     Warp warps[most_warps];
-    Arguments arguments[most_threads];
     Copies copies[most_threads];
 
     Context outside;
     Context contexts[most_threads];
+    // A thread gets a stack when it starts and gives it back when it returns: threads that need no others run one after
+    // another on the same stack, without a switch.
     Byte* stacks = nullptr;
     u32 opened_stacks = 0;
+    u32 free_stacks[most_threads];
+    u32 free_stack_count;
+    u32 started_stack; // the stack of the thread that starts
     Byte* shared_region = nullptr;
     Byte* signal_stack = nullptr;
 
@@ -331,7 +340,8 @@ struct Machine : host::Running {
     }
 
     u32 choose(u32 mask) {
-        u32 skip = schedule > 3 && schedule % 2 == 1 ? random() % 32 : 0;
+        if (!draws) return static_cast<u32>(__builtin_ctz(mask));
+        u32 skip = random() % 32;
         u32 turned = skip == 0 ? mask : mask >> skip | mask << (32 - skip);
         return (static_cast<u32>(__builtin_ctz(turned)) + skip) % 32;
     }
@@ -345,14 +355,39 @@ struct Machine : host::Running {
         return warp_at[place] * lanes + lane_at[lane];
     }
 
-    void run_another() {
+    void choose_next() {
         if (ready_warps == 0) {
             if (returned == threads) leave();
             deadlock();
         }
-        u32 self = thread;
         thread = take_ready();
-        if (thread != self) switch_context(contexts[self], contexts[thread]);
+    }
+
+    void run_another() {
+        u32 self = thread;
+        choose_next();
+        if (start()) begin_on_own_stack(contexts[self]);
+        else if (thread != self) switch_context(contexts[self], contexts[thread]);
+    }
+
+    // Whether the chosen thread has not run before; from now on it has.
+    bool start() {
+        if (unstarted == 0) return false;
+        u32& of_warp = unstarted_lanes[thread / lanes];
+        u32 bit = 1u << thread % lanes;
+        if ((of_warp & bit) == 0) return false;
+        of_warp &= ~bit;
+        unstarted--;
+        return true;
+    }
+
+    void begin_on_own_stack(Context& from) {
+        u32 stack = free_stacks[--free_stack_count];
+        started_stack = stack;
+        // Frames at the same depth fall on different lines of the caches.
+        size_t bytes = stack_bytes - stack * 5 % 64 * 64;
+        prepare_context(contexts[thread], stacks + stack * stack_stride() + page, bytes, thread_main);
+        switch_context(from, contexts[thread]);
     }
 
     void wake(u32 warp) {
@@ -383,98 +418,68 @@ struct Machine : host::Running {
                 }
             } else {
                 warp.arrived = 0;
-                perform(collective, arguments + w * lanes);
+                perform(collective, warp);
                 wake(w);
             }
         }
         run_another();
     }
 
-    void perform(Collective collective, const Arguments* warp) {
+    void perform(Collective collective, Warp& warp) {
         switch (collective) {
         case barrier: break;
         case shuffle:
-        case shuffle_double:
-            for (u32 l = 0; l < lanes; l++) *static_cast<u64*>(warp[l].out) = warp[(l ^ warp[l].bits) % lanes].value;
-            break;
+        case shuffle_double: memcpy(warp.exchanged, warp.values, sizeof warp.values); break;
         case load:
-        case load_transposed: load_matrices(warp, collective == load_transposed); break;
+        case load_transposed: load_rows(warp); break;
         case multiply: multiply_add(warp); break;
         }
     }
 
-    void load_matrices(const Arguments* warp, bool transposed) {
-        for (u32 m = 0; m < 4; m++) {
-            const Arguments* rows = warp + m * 8;
+    void load_rows(Warp& warp) {
+        for (u32 m = 0; m < lanes; m += 8) {
             u32 in_banks = 0, most = 0; // eight counters of four bits: rows in the same four banks
-            for (u32 r = 0; r < 8; r++) in_banks += 1u << (reinterpret_cast<uintptr_t>(rows[r].in) / 16 % 8 * 4);
+            for (u32 r = 0; r < 8; r++) in_banks += 1u << (reinterpret_cast<uintptr_t>(warp.rows[m + r]) / 16 % 8 * 4);
             for (u32 r = 0; r < 8; r++) most = most > (in_banks >> (4 * r) & 15) ? most : in_banks >> (4 * r) & 15;
             bank_conflicts += most - 1;
-            for (u32 l = 0; l < lanes; l++) {
-                u32 g = l / 4, t = l % 4;
-                u32 pair;
-                if (transposed) {
-                    u16 low, high;
-                    memcpy(&low, static_cast<const Byte*>(rows[2 * t].in) + 2 * g, 2);
-                    memcpy(&high, static_cast<const Byte*>(rows[2 * t + 1].in) + 2 * g, 2);
-                    pair = u32(high) << 16 | low;
-                } else {
-                    memcpy(&pair, static_cast<const Byte*>(rows[g].in) + 4 * t, 4);
-                }
-                static_cast<u32*>(warp[l].out)[m] = pair;
-            }
         }
+        for (u32 l = 0; l < lanes; l++) memcpy(warp.loaded[l], warp.rows[l], 16);
     }
 
-    static float low(u32 pair) { return bits_to_f32(pair << 16); }
-    static float high(u32 pair) { return bits_to_f32(pair & 0xffff0000); }
-
-    static void multiply_add(const Arguments* warp) {
-        float a[16][16];
-        alignas(16) float b[16][8], d[16][8];
-        for (u32 l = 0; l < lanes; l++) {
-            u32 g = l / 4, t = l % 4;
-            const u32* pairs = static_cast<const u32*>(warp[l].in);
-            for (u32 i = 0; i < 4; i++) {
-                float* at = &a[g + i % 2 * 8][2 * t + i / 2 * 8];
-                at[0] = low(pairs[i]);
-                at[1] = high(pairs[i]);
-            }
-            u32 b0 = static_cast<u32>(warp[l].value), b1 = static_cast<u32>(warp[l].value >> 32);
-            b[2 * t][g] = low(b0);
-            b[2 * t + 1][g] = high(b0);
-            b[2 * t + 8][g] = low(b1);
-            b[2 * t + 9][g] = high(b1);
-            const float* sums = static_cast<const float*>(warp[l].out);
-            memcpy(&d[g][2 * t], sums, 8);
-            memcpy(&d[g + 8][2 * t], sums + 2, 8);
-        }
-        for (u32 i = 0; i < 16; i += 2) {
-            Vector sums[4], row[2];
-            memcpy(sums, d[i], sizeof sums);
+    static void multiply_add(Warp& warp) {
+        // Products of bfloat16 are exact in f32, so it does not matter whether the compiler fuses.
+        for (u32 i = 0; i < 16; i += 8) {
+            Vector s0 = warp.d[i], s1 = warp.d[i + 1], s2 = warp.d[i + 2], s3 = warp.d[i + 3];
+            Vector s4 = warp.d[i + 4], s5 = warp.d[i + 5], s6 = warp.d[i + 6], s7 = warp.d[i + 7];
+            const float(*a)[16] = warp.a + i;
             for (u32 k = 0; k < 16; k++) {
-                memcpy(row, b[k], sizeof row);
-                sums[0] += a[i][k] * row[0];
-                sums[1] += a[i][k] * row[1];
-                sums[2] += a[i + 1][k] * row[0];
-                sums[3] += a[i + 1][k] * row[1];
+                Vector row = warp.b[k];
+                s0 += a[0][k] * row;
+                s1 += a[1][k] * row;
+                s2 += a[2][k] * row;
+                s3 += a[3][k] * row;
+                s4 += a[4][k] * row;
+                s5 += a[5][k] * row;
+                s6 += a[6][k] * row;
+                s7 += a[7][k] * row;
             }
-            memcpy(d[i], sums, sizeof sums);
-        }
-        for (u32 l = 0; l < lanes; l++) {
-            u32 g = l / 4, t = l % 4;
-            float* sums = static_cast<float*>(warp[l].out);
-            memcpy(sums, &d[g][2 * t], 8);
-            memcpy(sums + 2, &d[g + 8][2 * t], 8);
+            Vector all[8] = {s0, s1, s2, s3, s4, s5, s6, s7};
+            memcpy(warp.sums + i, all, sizeof all);
         }
     }
 
     static void thread_main() {
         Machine* machine = here();
-        machine->kernel->body(machine->params);
-        machine->returned++;
-        machine->warps[machine->thread / lanes].returned++;
-        machine->run_another();
+        u32 stack = machine->started_stack;
+        do {
+            machine->kernel->body(machine->params);
+            machine->returned++;
+            machine->warps[machine->thread / lanes].returned++;
+            machine->choose_next();
+        } while (machine->start());
+        machine->free_stacks[machine->free_stack_count++] = stack;
+        Context nobody;
+        switch_context(nobody, machine->contexts[machine->thread]);
         __builtin_unreachable();
     }
 
@@ -495,22 +500,27 @@ struct Machine : host::Running {
         returned = 0;
         for (u32 place = 0; place < count; place++) {
             place_of_warp[warp_at[place]] = place;
-            warps[place] = Warp{0, 0, barrier};
+            warps[place].arrived = 0;
+            warps[place].returned = 0;
         }
-        for (u32 w = 0; w < count; w++) wake(w);
+        for (u32 w = 0; w < count; w++) {
+            unstarted_lanes[w] = 0xffffffff;
+            wake(w);
+        }
         for (u32 i = 0; i < threads; i++) {
             copies[i].late.clear();
             copies[i].group = 0;
-            // Frames at the same depth fall on different lines of the caches.
-            size_t bytes = stack_bytes - i * 5 % 64 * 64;
-            prepare_context(contexts[i], stacks + i * stack_stride() + page, bytes, thread_main);
+            free_stacks[i] = threads - 1 - i;
         }
+        free_stack_count = threads;
+        unstarted = threads;
         memset(shared - 64, poison, static_cast<size_t>(shared_guard() - shared) + 64);
         error.clear();
         signal = 0;
         thread = take_ready();
+        start();
         in_kernel = 1;
-        switch_context(outside, contexts[thread]);
+        begin_on_own_stack(outside);
         in_kernel = 0;
         if (signal != 0) describe_fault();
         if (error.empty() && !poisoned(shared - 64, shared)) error = "wrote below shared memory";
@@ -633,6 +643,7 @@ std::string launch(const Kernel* kernel, const u32* grid, u32 threads, u32 share
     machine->shared_bytes = shared_bytes;
     machine->shared = machine->shared_guard() - round_up(shared_bytes, 16);
     machine->schedule = schedule;
+    machine->draws = schedule > 3 && schedule % 2 == 1;
     machine->random_state = (schedule + 1) * 0x9e3779b97f4a7c15;
     machine->bank_conflicts = 0;
 
@@ -669,10 +680,11 @@ void block_barrier() { Machine::here()->arrive(barrier); }
 
 u64 shuffle_xor(u64 value, u32 bits, bool wide) {
     Machine* machine = Machine::here();
-    u64 result = 0;
-    machine->arguments[machine->thread] = Arguments{&result, nullptr, value, bits};
+    Warp& warp = machine->warps[machine->thread / lanes];
+    u32 lane = machine->thread % lanes;
+    warp.values[lane] = value;
     machine->arrive(wide ? shuffle_double : shuffle);
-    return result;
+    return warp.exchanged[(lane ^ bits) % lanes];
 }
 
 void copy_async(void* to, const void* from) {
@@ -702,14 +714,46 @@ void copy_async_wait(u32 pending) {
 void load_matrices(u32* fragment, const void* row, bool transposed) {
     Machine* machine = Machine::here();
     if (!Machine::aligned(row) || !machine->in_shared(row, 16)) machine->refuse("load_matrices of a wrong address", row);
-    machine->arguments[machine->thread] = Arguments{fragment, row, 0, 0};
+    Warp& warp = machine->warps[machine->thread / lanes];
+    u32 lane = machine->thread % lanes, g = lane / 4, t = lane % 4;
+    warp.rows[lane] = row;
     machine->arrive(transposed ? load_transposed : load);
+    for (u32 m = 0; m < 4; m++) {
+        const Byte(*rows)[16] = warp.loaded + m * 8;
+        if (transposed) {
+            u16 low, high;
+            memcpy(&low, rows[2 * t] + 2 * g, 2);
+            memcpy(&high, rows[2 * t + 1] + 2 * g, 2);
+            fragment[m] = u32(high) << 16 | low;
+        } else {
+            memcpy(&fragment[m], rows[g] + 4 * t, 4);
+        }
+    }
 }
 
 void multiply_add(float* d, const u32* a, u32 b0, u32 b1) {
     Machine* machine = Machine::here();
-    machine->arguments[machine->thread] = Arguments{d, a, u64(b1) << 32 | b0, 0};
+    Warp& warp = machine->warps[machine->thread / lanes];
+    u32 lane = machine->thread % lanes, g = lane / 4, t = lane % 4;
+    auto low = [](u32 pair) { return bits_to_f32(pair << 16); };
+    auto high = [](u32 pair) { return bits_to_f32(pair & 0xffff0000); };
+    for (u32 i = 0; i < 4; i++) {
+        float* at = &warp.a[g + i % 2 * 8][2 * t + i / 2 * 8];
+        at[0] = low(a[i]);
+        at[1] = high(a[i]);
+    }
+    warp.b[2 * t][g] = low(b0);
+    warp.b[2 * t + 1][g] = high(b0);
+    warp.b[2 * t + 8][g] = low(b1);
+    warp.b[2 * t + 9][g] = high(b1);
+    Byte* sums = reinterpret_cast<Byte*>(warp.d);
+    u32 at = g * 32 + t * 8, below = at + 8 * 32;
+    memcpy(sums + at, d, 8);
+    memcpy(sums + below, d + 2, 8);
     machine->arrive(multiply);
+    sums = reinterpret_cast<Byte*>(warp.sums);
+    memcpy(d, sums + at, 8);
+    memcpy(d + 2, sums + below, 8);
 }
 
 } // namespace host

@@ -1,14 +1,17 @@
 //! A driver that runs the kernels on the processor: `host.cpp`, compiled once, stands in for CUDA.
+#![allow(dead_code)] // Not every test uses all of it.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use crescendo_cuda::{Address, Download, Driver, Launch, Program};
-use crescendo_network::{DeviceMemory, EngineError};
+use crescendo_cuda::{Address, CudaDevice, Download, Driver, Launch, Program};
+use crescendo_network::{DeviceMemory, EngineConfig, EngineError, PrecisionKind};
 use libloading::Library;
+use sha2::{Digest, Sha256};
 
 type LaunchFunction = unsafe extern "C" fn(
     *const c_char,
@@ -22,22 +25,31 @@ type LaunchFunction = unsafe extern "C" fn(
     c_uint,
 ) -> c_int;
 
-static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
-    let path = compile();
+/// The kernels, compiled for the processor; or why they are not.
+static LIBRARY: LazyLock<Result<Library, String>> = LazyLock::new(|| {
+    let path = compile()?;
     // SAFETY: it is our own library, which runs nothing when it is loaded but the registration of kernels.
     #[allow(unsafe_code)]
-    unsafe { Library::new(&path) }.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let library = unsafe { Library::new(&path) };
+    Ok(library.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 });
 
-/// Compiles the kernels for the processor.
-fn compile() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{}.so", std::process::id()));
+fn library() -> &'static Library {
+    LIBRARY.as_ref().expect("a driver exists only if the library does")
+}
+
+/// The library, compiled if no test has compiled the same sources with the same compiler and flags before. Fails if there
+/// is no C++ compiler.
+fn compile() -> Result<PathBuf, String> {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let flags = [
+    let version = Command::new(&compiler).arg("--version").output();
+    let version =
+        version.map_err(|error| format!("there is no C++ compiler ({compiler}: {error})"))?;
+    let mut flags = vec![
         "-std=c++17",
         "-O2",
+        "-ftree-vectorize",
         "-fPIC",
         "-shared",
         "-Wall",
@@ -47,22 +59,77 @@ fn compile() -> PathBuf {
         "-Wframe-larger-than=32768",
         "-ffp-contract=off",
     ];
-    let mut command = Command::new(&compiler);
-    command.args(flags).arg(folder.join("tests/host/host.cpp")).arg("-o").arg(&out);
-    let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    out
+    // Most of the time goes into fmaf, which is a call without them.
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        flags.extend(["-mavx2", "-mfma"]);
+    }
+
+    let mut sources = Vec::new();
+    for folder in ["kernels", "tests/host"] {
+        let entries = std::fs::read_dir(crate_folder.join(folder)).unwrap();
+        sources.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| {
+            path.extension()
+                .is_some_and(|extension| ["cu", "cuh", "cpp"].iter().any(|e| extension == *e))
+        }));
+    }
+    sources.sort();
+    let mut hash = Sha256::new();
+    hash.update(format!("{compiler} {flags:?}"));
+    hash.update(version.stdout);
+    for path in sources {
+        hash.update(path.file_name().unwrap().as_encoded_bytes());
+        hash.update(std::fs::read(&path).unwrap());
+    }
+    let hash: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = folder.join(format!("cuda-kernels-{hash}.so"));
+    // One process compiles and the others wait. The file appears when it is complete.
+    let lock = File::create(folder.join("cuda-kernels.lock")).unwrap();
+    lock.lock().unwrap();
+    if !library.exists() {
+        let unfinished = folder.join("cuda-kernels-unfinished.so");
+        let mut command = Command::new(&compiler);
+        command
+            .args(flags)
+            .arg(crate_folder.join("tests/host/host.cpp"))
+            .arg("-o")
+            .arg(&unfinished);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::rename(&unfinished, &library).unwrap();
+    }
+    Ok(library)
 }
 
 /// The processor as a device.
 pub struct HostDriver {
-    schedule: AtomicU32,
+    /// The schedule of all launches; in turns if there is none.
+    schedule: Option<u32>,
+    programs: AtomicU32,
 }
 
+/// Orders in which threads run; see `host.cpp`.
+pub const SCHEDULES: u32 = 6;
+
 impl HostDriver {
-    pub fn new() -> Self {
-        HostDriver { schedule: AtomicU32::new(0) }
+    /// Takes the schedules in turns. Fails if there is no C++ compiler.
+    pub fn new() -> Result<Self, String> {
+        LIBRARY.as_ref().map_err(Clone::clone)?;
+        Ok(HostDriver { schedule: None, programs: AtomicU32::new(0) })
     }
+
+    /// Runs everything in one schedule.
+    pub fn with_schedule(schedule: u32) -> Result<Self, String> {
+        Ok(HostDriver { schedule: Some(schedule), ..HostDriver::new()? })
+    }
+}
+
+/// The processor as the device of engines.
+pub fn device(driver: HostDriver, precision: PrecisionKind) -> CudaDevice {
+    let config = EngineConfig { precision, ..EngineConfig::default() };
+    CudaDevice::new(Arc::new(driver), &config)
 }
 
 struct HostProgram {
@@ -86,7 +153,7 @@ impl Driver for HostDriver {
         // SAFETY: the function has this type.
         let address = unsafe {
             let allocate =
-                LIBRARY.get::<unsafe extern "C" fn(u64) -> *mut c_void>(b"crescendo_allocate");
+                library().get::<unsafe extern "C" fn(u64) -> *mut c_void>(b"crescendo_allocate");
             (allocate.unwrap())(bytes as u64)
         };
         assert!(!address.is_null(), "no memory");
@@ -96,7 +163,7 @@ impl Driver for HostDriver {
     fn free(&self, address: Address) {
         // SAFETY: the address comes from `allocate`, and is freed once.
         unsafe {
-            let free = LIBRARY.get::<unsafe extern "C" fn(*mut c_void)>(b"crescendo_free");
+            let free = library().get::<unsafe extern "C" fn(*mut c_void)>(b"crescendo_free");
             (free.unwrap())(address as *mut c_void);
         }
     }
@@ -126,7 +193,8 @@ impl Driver for HostDriver {
     }
 
     fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError> {
-        let schedule = self.schedule.fetch_add(1, Ordering::Relaxed) % 6;
+        let turn = || self.programs.fetch_add(1, Ordering::Relaxed) % SCHEDULES;
+        let schedule = self.schedule.unwrap_or_else(turn);
         Ok(Box::new(HostProgram { launches: launches.to_vec(), schedule }))
     }
 }
@@ -145,7 +213,7 @@ impl Program for HostProgram {
             let mut error = [0 as c_char; 1024];
             // SAFETY: the function has this type; the kernel reads and writes guarded memory alone.
             let failed = unsafe {
-                let function = LIBRARY.get::<LaunchFunction>(b"crescendo_launch").unwrap();
+                let function = library().get::<LaunchFunction>(b"crescendo_launch").unwrap();
                 let (params, len) = (launch.params.as_ptr().cast(), launch.params.len() as c_uint);
                 function(
                     kernel.as_ptr(),
