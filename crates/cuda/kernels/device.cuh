@@ -13,7 +13,7 @@ using u64 = unsigned long long;
 
 // A kernel: `KERNEL(name, Params, threads)` and a body, which finds its parameters in `p`.
 #define KERNEL(name, Params, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
 
 // The shared memory of a block, as much as the launch asks for.
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
