@@ -81,11 +81,11 @@ impl Case {
                 bias: draw.of(&[false, true]),
                 schedule: (index % SCHEDULES as usize) as u32,
             };
-            let Case { inputs, outputs, rows, columns, kernel, padding, images, .. } = case;
+            let Case { inputs, outputs, rows, columns, kernel, stride, padding, images, .. } = case;
             let pixels = images * rows * columns;
             let products = pixels * inputs * (outputs * kernel * kernel + 2);
-            // A BatchNorm of few numbers multiplies their rounding.
-            let enough = !case.norm || pixels >= 64;
+            // A BatchNorm of few numbers, or of outputs that see nothing but zeros, multiplies rounding.
+            let enough = !case.norm || pixels >= 64 * stride * stride && padding < kernel;
             // Zeros around the maps give zeros, on the kink.
             let on_kink = case.has_kink() && padding > 0 && !case.bias && !case.norm;
             if on_kink {
@@ -204,17 +204,18 @@ impl Case {
     }
 }
 
-/// How far vectors may be off, as a share of their norm. The worst of the default set stands beside each bound. In bf16
-/// three products have two rounded factors each, and four maps are stored: 10 roundings of 2^-9 come to 2e-2 if all go in
-/// one direction. At a kink a rounding moves about one number of a hundred across, whose gradient is then all wrong: its
-/// share of a norm is the square root, a tenth. BatchNorm takes away most of a gradient, so rounding is a larger share.
+/// How far vectors may be off, as a share of their norm. The worst of both sets stands beside each bound. In bf16 three
+/// products have two rounded factors each, and four maps are stored: 10 roundings of 2^-9 come to 2e-2 if all go in one
+/// direction. At a kink a rounding moves about one number of a hundred across, whose gradient is then all wrong: its share
+/// of a norm is the square root, a tenth. BatchNorm takes away most of a gradient, the more where only linear functions
+/// follow, so rounding is a larger share of what is left.
 fn bound(precision: PrecisionKind, case: Case) -> f64 {
     match (precision, case.norm, case.has_kink()) {
-        (PrecisionKind::F32, false, _) => 2e-6, // 8.4e-7
-        (PrecisionKind::F32, true, _) => 2e-5,  // 1.5e-5
-        (_, _, false) => 3e-2,                  // 2.1e-2, 1.0e-2
-        (_, false, true) => 1.2e-1,             // a tenth; 6.0e-2
-        (_, true, true) => 1.6e-1,              // 1.2e-1
+        (PrecisionKind::F32, false, _) => 2e-6, // 9.4e-7
+        (PrecisionKind::F32, true, _) => 2e-5,  // 1.1e-5
+        (_, false, false) => 2.5e-2,            // 1.8e-2
+        (_, false, true) => 1e-1,               // 7.1e-2
+        (_, true, _) => 1e-1,                   // 7.4e-2; at a kink 7.7e-2
     }
 }
 
