@@ -65,7 +65,8 @@ VERBOSE = "--ptxas-options=-v"  # registers and spills in the log; the code stay
 
 # Bytes that a kernel may spill (stores and loads together): {("kernel", "sm_86"): 16}.
 # For PTX the target is, as in the table, "compute_80 on sm_120".
-ALLOWED_SPILLS = {}
+# The f32 kernels are there to check the others; cards of this kind are not tuned for.
+ALLOWED_SPILLS = {("weight_gradient_9_f32", "compute_80 on sm_120"): 64}
 
 PACKED_LIMIT = 10_000_000  # bytes of all outputs together: they are kept in the repository
 

@@ -2,7 +2,7 @@
 
 mod host;
 
-use crescendo_conformance::{Opened, Tolerances};
+use crescendo_conformance::{Opened, Property, Suite, Tolerances};
 use crescendo_cuda::{Driver, Launch};
 use crescendo_network::{Device, PrecisionKind};
 
@@ -18,12 +18,31 @@ mod f32 {
     crescendo_conformance::conformance_tests!(|| open(PrecisionKind::F32, Tolerances::F32));
 }
 
+// The processor takes a minute for the tensor cores' products.
 mod bf16 {
     use super::*;
-    crescendo_conformance::conformance_tests!(|| open(
-        PrecisionKind::Bf16,
-        Tolerances::BF16_PRODUCTS
-    ));
+    crescendo_conformance::conformance_tests!(
+        || open(PrecisionKind::Bf16, Tolerances::BF16_PRODUCTS),
+        #[ignore = "takes a minute"]
+    );
+}
+
+#[test]
+fn networks_in_bf16_match_the_reference() {
+    let opened = open(PrecisionKind::Bf16, Tolerances::BF16_PRODUCTS);
+    let Some((device, tolerances)) = opened.or_say("networks_in_bf16_match_the_reference") else {
+        return;
+    };
+    let suite = Suite { device: &*device, tolerances };
+    for name in [
+        "residual_networks_match_the_reference",
+        "airbench_networks_match_the_reference",
+        "updates_of_airbench_networks_match_the_reference",
+        "samples_are_of_the_last_data_set",
+        "norms_of_halves_match_the_reference",
+    ] {
+        (Property::named(name).check)(&suite);
+    }
 }
 
 /// A launch of a kernel that measures rates, whose parameters are numbers of 64 bits.
