@@ -13,6 +13,9 @@ use crate::engine::CudaEngine;
 use crate::plan::{ExecutionPlan, Precision};
 use crate::work;
 
+/// The batch of which the work of steps is described: weights count once for all its images.
+const STEPS_IMAGES: usize = 125;
+
 /// A GPU, with the driver that runs kernels on it.
 #[derive(Clone)]
 pub struct CudaDevice {
@@ -68,14 +71,14 @@ impl Device for CudaDevice {
         let plan = self.plan(graph)?;
         let trained: Vec<bool> = graph.parameters.iter().map(|p| p.requires_grad).collect();
         let required = RequiredGradients::new(graph, &plan.fused, &trained);
-        let work = work::of_update(&plan, &required, &trained, 1);
-        let title = "step, for one image";
+        let work = work::of_update(&plan, &required, &trained, STEPS_IMAGES);
+        let title = format!("step, for {STEPS_IMAGES} images");
         let mut text = format!("{title:<38}   forward: MB     GFLOP  backward: MB     GFLOP\n");
         for (step, [forward, backward]) in plan.fused.steps.iter().zip(&work.steps) {
             let name = &graph.nodes[step.node].name;
             text += &format!("{name:<38}");
             for work in [forward, backward] {
-                text += &format!("{:>14.3}{:>10.4}", work.bytes / 1e6, work.flops / 1e9);
+                text += &format!("{:>14.1}{:>10.2}", work.bytes / 1e6, work.flops / 1e9);
             }
             text.push('\n');
         }
