@@ -77,16 +77,13 @@ impl Devices for AllDevices {
 /// The driver of a card. A card is opened once.
 fn driver(card: Result<&Card, String>) -> Result<Arc<dyn Driver>, EngineError> {
     static OPENED: Mutex<Vec<(usize, Arc<dyn Driver>)>> = Mutex::new(Vec::new());
-    let index = card.map_err(EngineError::NoDevice)?.index;
+    let card = card.map_err(EngineError::NoDevice)?;
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, driver)) = opened.iter().find(|(other, _)| *other == index) {
+    if let Some((_, driver)) = opened.iter().find(|(index, _)| *index == card.index) {
         return Ok(driver.clone());
     }
-    let driver = crescendo_cuda::open(Some(index)).map_err(|error| match error {
-        EngineError::Unsupported(problem) => EngineError::NoDevice(problem),
-        other => other,
-    })?;
-    opened.push((index, driver.clone()));
+    let driver = crescendo_cuda::open(card)?;
+    opened.push((card.index, driver.clone()));
     Ok(driver)
 }
 

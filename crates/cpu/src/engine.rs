@@ -1,6 +1,6 @@
 //! The engine on the processor.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crescendo_kernels::muon::{self, MuonStep};
@@ -266,8 +266,8 @@ impl CpuEngine {
 
     /// A model's tensors, without counts.
     fn numbers<'a>(&self, model: &'a Model) -> Vec<Tensor<'a>> {
-        let count = |tensor: &StateTensor| matches!(tensor.kind, StateKind::BatchesTracked(_));
-        let tensors = self.plan().graph.state().into_iter().filter(|tensor| !count(tensor));
+        let tensors =
+            self.plan().graph.state().into_iter().filter(|tensor| !tensor.kind.is_count());
         tensors.map(|tensor| self.view(model, tensor)).collect()
     }
 
@@ -430,14 +430,7 @@ impl Engine for CpuEngine {
             Section::Average => self.numbers(&self.state.model),
             _ => self.tensors(section),
         };
-        check_tensors(&expected, tensors)?;
-        let named: HashMap<&str, &TensorData> =
-            tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.data)).collect();
-        let fill = |flat: &mut [f32], name: &str| {
-            if let Some(TensorData::F32(values)) = named.get(name) {
-                flat.copy_from_slice(values);
-            }
-        };
+        let given = check_tensors(&expected, tensors)?.into_iter();
         self.state.version += 1;
         let graph = &self.plans[self.current].graph;
         let State { model, average, gradients, momentum, batches_tracked, .. } = &mut self.state;
@@ -445,21 +438,28 @@ impl Engine for CpuEngine {
             Section::Gradients | Section::Momentum => {
                 let flat = if section == Section::Gradients { gradients } else { momentum };
                 let flat = flat.as_mut_slice();
-                for parameter in &graph.parameters {
-                    fill(&mut flat[parameter.range.clone()], &parameter.name);
+                for (parameter, data) in graph.parameters.iter().zip(given) {
+                    if let TensorData::F32(values) = data {
+                        flat[parameter.range.clone()].copy_from_slice(values);
+                    }
                 }
                 return Ok(());
             }
             Section::Average => average.get_or_insert_with(|| Model::new(graph)),
             Section::Model => model,
         };
-        for StateTensor { name, kind, .. } in graph.state() {
-            if let Some(numbers) = model.tensor_mut(graph, kind) {
-                fill(numbers, &name);
-            } else if let (StateKind::BatchesTracked(index), Some(TensorData::I64(count))) =
-                (kind, named.get(name.as_str()))
-            {
-                batches_tracked[index] = *count;
+        let counts = section == Section::Model;
+        let state = graph.state().into_iter().filter(|tensor| counts || !tensor.kind.is_count());
+        for (tensor, data) in state.zip(given) {
+            match (data, tensor.kind) {
+                (TensorData::I64(count), StateKind::BatchesTracked(index)) => {
+                    batches_tracked[index] = *count;
+                }
+                (TensorData::F32(values), kind) => {
+                    let numbers = model.tensor_mut(graph, kind);
+                    numbers.expect("only a count has no numbers").copy_from_slice(values);
+                }
+                _ => unreachable!("the types were checked"),
             }
         }
         Ok(())

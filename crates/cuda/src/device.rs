@@ -27,13 +27,9 @@ pub struct CudaDevice {
 impl CudaDevice {
     /// The device of a driver, as the section `[engine]` asks for it.
     pub fn new(driver: Arc<dyn Driver>, config: &EngineConfig) -> Self {
-        let precision = match config.precision {
-            PrecisionKind::F32 => Precision::F32,
-            PrecisionKind::Auto | PrecisionKind::Bf16 => Precision::Bf16,
-        };
-        let chosen = match precision {
-            Precision::F32 => PrecisionKind::F32,
-            Precision::Bf16 => PrecisionKind::Bf16,
+        let (chosen, precision) = match config.precision {
+            PrecisionKind::F32 => (PrecisionKind::F32, Precision::F32),
+            PrecisionKind::Auto | PrecisionKind::Bf16 => (PrecisionKind::Bf16, Precision::Bf16),
         };
         let config = EngineConfig { device: DeviceKind::Cuda, precision: chosen, ..config.clone() };
         CudaDevice { driver, config, precision }

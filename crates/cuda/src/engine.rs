@@ -16,7 +16,7 @@ use crate::driver::{Buffer, Download, Driver, Launch};
 use crate::params::{Batch, ImagesParams, Maps, ResultHead};
 use crate::pass::{Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
 use crate::peak;
-use crate::plan::{ExecutionPlan, Precision};
+use crate::plan::ExecutionPlan;
 use crate::sequence::Sequence;
 use crate::state::State;
 use crate::window::{MapShape, THREADS};
@@ -38,9 +38,10 @@ const TIMED_PASSES: u64 = 64;
 /// Computes on a GPU. Calls queue launches and return.
 pub(crate) struct CudaEngine {
     driver: Arc<dyn Driver>,
-    precision: Precision,
     /// One for each image size so far.
     plans: Vec<ExecutionPlan>,
+    /// For each plan the largest number of images for which there is room, in inference and in training.
+    reserved: Vec<[usize; 2]>,
     /// The index of the plan in use.
     current: usize,
     requires_grad: Vec<bool>,
@@ -117,7 +118,6 @@ impl CudaEngine {
             is_packed: false,
             data: None,
             space: Workspace::new(&driver)?,
-            precision: plan.precision,
             required: RequiredGradients::new(graph, &plan.fused, &requires_grad),
             requires_grad,
             loss: Loss::default(),
@@ -132,6 +132,7 @@ impl CudaEngine {
             passes: 0,
             timed: 0,
             plans: vec![plan],
+            reserved: vec![[0; 2]],
             current: 0,
             driver,
         })
@@ -148,19 +149,22 @@ impl CudaEngine {
         &self.plans[self.current]
     }
 
-    /// Makes room for a pass.
-    fn reserve(&mut self, sizes: Sizes) -> Result<(), EngineError> {
-        if self.space.has(sizes) {
+    /// Makes room for a pass. Sizes take long to work out, and grow with the number of images.
+    fn reserve(&mut self, images: usize, trains: bool) -> Result<(), EngineError> {
+        let most = &mut self.reserved[self.current][usize::from(trains)];
+        if images <= *most {
             return Ok(());
         }
-        // They name addresses that become invalid.
-        self.sequences.clear();
-        self.space.reserve(&self.driver, sizes)
-    }
-
-    fn reserve_training(&mut self, images: usize) -> Result<(), EngineError> {
-        let plan = self.plan();
-        self.reserve(Sizes::new(plan, &plan.training, images))
+        let plan = &self.plans[self.current];
+        let memory = if trains { &plan.training } else { &plan.inference };
+        let sizes = Sizes::new(plan, memory, images);
+        if !self.space.has(sizes) {
+            // They name addresses that become invalid.
+            self.sequences.clear();
+            self.space.reserve(&self.driver, sizes)?;
+        }
+        *most = images;
+        Ok(())
     }
 
     /// A sequence that was run before.
@@ -226,12 +230,11 @@ impl CudaEngine {
         self.passes += u64::from(purpose != Purpose::Inference);
         self.timed += u64::from(timed);
         let seconds = timed.then_some(&mut self.seconds);
-        let graph = &self.plans[self.current].graph;
         let (driver, state) = (&self.driver, &self.state);
         let (communicator, gradients) = (&mut self.communicator, &mut self.host_gradients);
         sequence.run(seconds, |host| {
             let communicator = communicator.as_mut().expect("a run with several processes");
-            host.run(&**driver, graph, state, gradients, &mut **communicator)
+            host.run(&**driver, state, gradients, &mut **communicator)
         })?;
         self.keep(key, sequence);
         Ok(())
@@ -277,7 +280,10 @@ impl CudaEngine {
 
     /// The input of the network.
     fn input_maps(&self) -> Maps {
-        Maps { data: self.space.images(), f32: (self.precision == Precision::F32).into() }
+        Maps {
+            data: self.space.images(),
+            f32: self.plan().precision.stores_f32(self.graph().input).into(),
+        }
     }
 
     fn upload_batch(&mut self, batch: Batch) -> Result<(), EngineError> {
@@ -310,7 +316,7 @@ impl CudaEngine {
         assert!(count > 0, "a batch without images");
         let classes = self.graph().classes();
         assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
-        self.reserve_training(count)?;
+        self.reserve(count, true)?;
         match batch.images {
             Images::Prepared(images) => {
                 let len = count * self.graph().input.len();
@@ -381,11 +387,7 @@ impl CudaEngine {
         let numbers = self.download(flat)?;
         let tensors = self.graph().parameters.iter().map(|parameter| {
             let values = numbers[parameter.range.clone()].to_vec();
-            Tensor {
-                name: parameter.name.clone().into(),
-                shape: parameter.shape.clone(),
-                data: TensorData::F32(values.into()),
-            }
+            Tensor::f32(parameter.name.clone(), parameter.shape.clone(), values)
         });
         Ok(tensors.collect())
     }
@@ -431,7 +433,8 @@ impl Engine for CudaEngine {
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
             Some(known) => known,
             None => {
-                self.plans.push(ExecutionPlan::new(graph, self.precision)?);
+                self.plans.push(ExecutionPlan::new(graph, self.plan().precision)?);
+                self.reserved.push([0; 2]);
                 self.plans.len() - 1
             }
         };
@@ -507,7 +510,7 @@ impl Engine for CudaEngine {
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
         assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
         // There need not have been a batch, as where the gradients were imported.
-        self.reserve_training(1)?;
+        self.reserve(1, true)?;
         if let Some(communicator) = &mut self.communicator {
             let gradients = &mut self.host_gradients;
             let address = self.state.gradients.address;
@@ -579,7 +582,7 @@ impl Engine for CudaEngine {
         let image = self.graph().input.len();
         assert!(images.len().is_multiple_of(image), "not whole images");
         let count = images.len() / image;
-        self.reserve_training(count)?;
+        self.reserve(count, true)?;
         self.upload_images(images, count)?;
         self.upload_batch(Batch {
             statistics_weight: weight,
@@ -597,8 +600,7 @@ impl Engine for CudaEngine {
         let mut logits = Vec::with_capacity(images.len() / image * classes);
         for images in images.chunks(image * INFERENCE_IMAGES) {
             let count = images.len() / image;
-            let plan = self.plan();
-            self.reserve(Sizes::new(plan, &plan.inference, count))?;
+            self.reserve(count, false)?;
             self.upload_images(images, count)?;
             self.run_pass(count, Purpose::Inference)?;
             let plan = self.plan();
@@ -621,12 +623,10 @@ impl Engine for CudaEngine {
             Section::Average => self.model_tensors(&self.state.model, false)?,
             _ => self.tensors(section)?,
         };
-        check_tensors(&expected, tensors)?;
+        let given = check_tensors(&expected, tensors)?.into_iter();
         if section == Section::Average {
             self.average()?;
         }
-        let named: HashMap<&str, &TensorData> =
-            tensors.iter().map(|tensor| (tensor.name.as_ref(), &tensor.data)).collect();
         let graph = &self.plans[self.current].graph;
         let buffer = match section {
             Section::Model => &self.state.model,
@@ -635,27 +635,29 @@ impl Engine for CudaEngine {
             Section::Momentum => &self.state.momentum,
         };
         let mut numbers = vec![0.0f32; buffer.len / 4];
-        let mut fill = |range: Range<usize>, name: &str| {
-            if let Some(TensorData::F32(values)) = named.get(name) {
-                numbers[range].copy_from_slice(values);
-            }
-        };
         match section {
             Section::Gradients | Section::Momentum => {
-                for parameter in &graph.parameters {
-                    fill(parameter.range.clone(), &parameter.name);
+                for (parameter, data) in graph.parameters.iter().zip(given) {
+                    if let TensorData::F32(values) = data {
+                        numbers[parameter.range.clone()].copy_from_slice(values);
+                    }
                 }
             }
             Section::Model | Section::Average => {
-                for StateTensor { name, kind, .. } in graph.state() {
-                    match (self.state.layout.range(graph, kind), kind) {
-                        (Some(range), _) => fill(range, &name),
-                        (None, StateKind::BatchesTracked(index)) => {
-                            if let Some(TensorData::I64(count)) = named.get(name.as_str()) {
-                                self.state.batches_tracked[index] = *count;
-                            }
+                let counts = section == Section::Model;
+                let state = graph.state().into_iter();
+                let state = state.filter(|tensor| counts || !tensor.kind.is_count());
+                for (tensor, data) in state.zip(given) {
+                    match (data, tensor.kind) {
+                        (TensorData::I64(count), StateKind::BatchesTracked(index)) => {
+                            self.state.batches_tracked[index] = *count;
                         }
-                        _ => unreachable!("only a count has no numbers"),
+                        (TensorData::F32(values), kind) => {
+                            let range = self.state.layout.range(graph, kind);
+                            let range = range.expect("only a count has no numbers");
+                            numbers[range].copy_from_slice(values);
+                        }
+                        _ => unreachable!("the types were checked"),
                     }
                 }
             }
@@ -690,6 +692,6 @@ impl Engine for CudaEngine {
     }
 
     fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
-        peak::measure(&*self.driver, self.precision)
+        peak::measure(&*self.driver, self.plan().precision)
     }
 }

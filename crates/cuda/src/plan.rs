@@ -3,7 +3,7 @@
 use crescendo_network::{Error, Graph, Shape};
 use crescendo_plan::{FusedGraph, GradientPlan, MemoryPlan, StepKind};
 
-use crate::window::{Layer, MapShape};
+use crate::window::{Layer, MapShape, TILE_PIXELS};
 
 /// How numbers are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,5 +70,21 @@ impl ExecutionPlan {
         }
         let graph = graph.clone();
         Ok(ExecutionPlan { graph, fused, gradients, training, inference, layers, precision })
+    }
+
+    /// The tiles of a step's forward, and of the gradient of its input, of so many images: each has sums of its own.
+    pub fn tiles(&self, step: usize, images: usize) -> [usize; 2] {
+        let bytes = self.precision.bytes();
+        match self.layers[step] {
+            Some(layer) => [layer.forward(images, bytes), layer.input_gradient(images, bytes)]
+                .map(|tiling| tiling.expect("the layer was checked").tiles),
+            None => {
+                let step = &self.fused.steps[step];
+                [step.output, step.input.main.tensor].map(|tensor| {
+                    let shape = MapShape::new(self.fused.tensors[tensor.0].shape);
+                    (images * shape.pixels()).div_ceil(TILE_PIXELS)
+                })
+            }
+        }
     }
 }

@@ -1,13 +1,10 @@
 //! Launches that are run again and again, with what the host does in between.
 
-use crescendo_network::{Communicator, EngineError, Graph};
+use crescendo_network::{Communicator, EngineError};
 
 use crate::driver::{Driver, Launch, Program};
-use crate::pass::Action;
+use crate::pass::{Action, HostAction};
 use crate::state::State;
-
-/// What the host does between launches, in a run with several processes.
-pub(crate) struct HostAction(Action);
 
 /// Launches, and what follows them on the host.
 struct Piece {
@@ -45,7 +42,7 @@ impl Sequence {
                     launches.push(launch);
                     steps.push((step, backward));
                 }
-                host => end(&mut launches, &mut steps, Some(HostAction(host)))?,
+                Action::Host(host) => end(&mut launches, &mut steps, Some(host))?,
             }
         }
         end(&mut launches, &mut steps, None)?;
@@ -84,7 +81,6 @@ impl HostAction {
     pub fn run(
         &self,
         driver: &dyn Driver,
-        graph: &Graph,
         state: &State,
         gradients: &mut [f32],
         communicator: &mut dyn Communicator,
@@ -95,18 +91,16 @@ impl HostAction {
             communicator.sum(&mut totals)?;
             driver.upload(address, bytemuck::cast_slice(&totals))
         };
-        debug_assert_eq!(gradients.len(), graph.parameter_count());
-        match &self.0 {
-            Action::Launch { .. } => unreachable!("launches are no actions of the host"),
-            &Action::SumStatistics(norm) => {
+        match self {
+            &HostAction::SumStatistics(norm) => {
                 let norm = &state.norms[norm];
                 sum(norm.totals, 2 * norm.channels + 1)
             }
-            &Action::SumGradients(norm) => {
+            &HostAction::SumGradients(norm) => {
                 let norm = &state.norms[norm];
                 sum(norm.gradient_totals, 2 * norm.channels)
             }
-            Action::Final(range) => {
+            HostAction::Final(range) => {
                 let address = state.gradients.address + 4 * range.start as u64;
                 let bytes = bytemuck::cast_slice_mut(&mut gradients[range.clone()]);
                 driver.download(address, bytes)?;

@@ -8,7 +8,7 @@ use crescendo_network::{EngineError, Graph, StateKind};
 use crate::driver::{Address, Buffer, Driver};
 use crate::params::{Batch, PackParams, ResultHead, RuleSettings};
 use crate::plan::{ExecutionPlan, Precision};
-use crate::window::{Layer, TILE_CHANNELS};
+use crate::window::Layer;
 
 /// Squared norms of parts of a batch that an update can measure.
 const MOST_PARTS: usize = 1 << 16;
@@ -106,9 +106,7 @@ impl PackedWeights {
                 let weight = plan.graph.nodes[step.node].weight.expect("it has a weight");
                 let weights = model + 4 * plan.graph.parameters[weight].range.start as Address;
                 [false, true].map(|gradient| {
-                    let (inputs, outputs) = (layer.input.padded(), layer.output.padded());
-                    let (sums, results) =
-                        if gradient { (outputs, inputs) } else { (inputs, outputs) };
+                    let [sums, results] = layer.sums_and_results(gradient);
                     let address = next;
                     next += packed_bytes(plan, layer, gradient) as Address;
                     table.push(PackParams {
@@ -118,7 +116,7 @@ impl PackedWeights {
                         inputs: layer.input.channels as i32,
                         kernel: layer.kernel as i32,
                         padded_sums: sums as i32,
-                        padded_results: results.next_multiple_of(TILE_CHANNELS) as i32,
+                        padded_results: results as i32,
                         gradient: gradient.into(),
                         f32: (plan.precision == Precision::F32).into(),
                         unused: 0,

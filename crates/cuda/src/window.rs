@@ -110,9 +110,16 @@ impl Layer {
 
     /// Packed weights for the convolution or the gradient of its input, in numbers.
     pub fn packed_len(self, gradient: bool) -> usize {
+        let [sums, results] = self.sums_and_results(gradient);
+        self.kernel * self.kernel * sums * results
+    }
+
+    /// Channels that are summed over, and channels of results, of the convolution or the gradient of its input, as its
+    /// weights are padded.
+    pub fn sums_and_results(self, gradient: bool) -> [usize; 2] {
         let (inputs, outputs) = (self.input.padded(), self.output.padded());
-        let (sums, results) = if gradient { (outputs, inputs) } else { (inputs, outputs) };
-        self.kernel * self.kernel * sums * results.next_multiple_of(TILE_CHANNELS)
+        let [sums, results] = if gradient { [outputs, inputs] } else { [inputs, outputs] };
+        [sums, results.next_multiple_of(TILE_CHANNELS)]
     }
 
     /// The gradient of the weights as blocks sum it up, in numbers.

@@ -7,7 +7,7 @@ use crescendo_plan::{FusedStep, MemoryPlan, TensorId};
 
 use crate::driver::{Address, Buffer, Driver};
 use crate::plan::ExecutionPlan;
-use crate::window::{Layer, MapShape, TILE_PIXELS};
+use crate::window::{Layer, MapShape};
 
 /// How many bytes of each kind a pass needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,16 +90,10 @@ fn saved_gradient_size(plan: &ExecutionPlan) -> usize {
 
 /// Bytes of the sums of one BatchNorm's tiles, at most.
 fn sums_size(plan: &ExecutionPlan, images: usize) -> usize {
-    let bytes = plan.precision.bytes();
-    let steps = plan.fused.steps.iter().zip(&plan.layers).map(|(step, layer)| {
-        let shape = |tensor: TensorId| MapShape::new(plan.fused.tensors[tensor.0].shape);
-        let (input, output) = (shape(step.input.main.tensor), shape(step.output));
-        let tiles = match layer {
-            Some(layer) => [layer.forward(images, bytes), layer.input_gradient(images, bytes)]
-                .map(|tiling| tiling.expect("the layer was checked").tiles),
-            None => [output, input].map(|maps| (images * maps.pixels()).div_ceil(TILE_PIXELS)),
-        };
-        2 * 4 * (tiles[0] * output.padded()).max(tiles[1] * input.padded())
+    let steps = plan.fused.steps.iter().enumerate().map(|(index, step)| {
+        let padded = |tensor: TensorId| MapShape::new(plan.fused.tensors[tensor.0].shape).padded();
+        let [forward, backward] = plan.tiles(index, images);
+        2 * 4 * (forward * padded(step.output)).max(backward * padded(step.input.main.tensor))
     });
     steps.max().unwrap_or(0)
 }

@@ -2,7 +2,7 @@
 //! where nothing else is asked for, and need no file, so that the compiled tests can be taken to a machine with a card.
 
 use crescendo_conformance::Tolerances;
-use crescendo_cuda::CudaDevice;
+use crescendo_cuda::{CudaDevice, Installed};
 use crescendo_network::{
     Device, EngineConfig, Graph, MicroBatch, NetworkConfig, PrecisionKind, Rule, Section, Sgd,
     Shape, TensorData,
@@ -10,7 +10,10 @@ use crescendo_network::{
 
 fn open(precision: PrecisionKind) -> Box<dyn Device> {
     let config = EngineConfig { precision, ..EngineConfig::default() };
-    let driver = crescendo_cuda::open(None).unwrap_or_else(|error| panic!("{error}"));
+    let Installed { cards, problem, .. } = crescendo_cuda::installed();
+    let card = cards.iter().find(|card| card.problem.is_none());
+    let card = card.unwrap_or_else(|| panic!("there is no card to use: {problem:?}, {cards:?}"));
+    let driver = crescendo_cuda::open(card).unwrap_or_else(|error| panic!("{error}"));
     Box::new(CudaDevice::new(driver, &config))
 }
 

@@ -74,6 +74,13 @@ pub enum StateKind {
     BatchesTracked(usize),
 }
 
+impl StateKind {
+    /// Whether it is a count, not numbers of a model.
+    pub fn is_count(self) -> bool {
+        matches!(self, StateKind::BatchesTracked(_))
+    }
+}
+
 /// One operation of a [`Graph`], with everything that follows from its place in the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphNode {

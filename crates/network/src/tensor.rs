@@ -52,12 +52,16 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// Checks that `given` has exactly the tensors that are `expected`, in any order.
+/// The tensors of `given` in the order of those that are `expected`, if it has exactly these.
 ///
 /// # Errors
 /// Names the first tensor that is missing, unknown, or of another shape or type.
-pub fn check_tensors(expected: &[Tensor], given: &[Tensor]) -> Result<(), EngineError> {
+pub fn check_tensors<'t, 'a>(
+    expected: &[Tensor],
+    given: &'t [Tensor<'a>],
+) -> Result<Vec<&'t TensorData<'a>>, EngineError> {
     let wrong = |problem: String| Err(EngineError::WrongTensors(problem));
+    let mut in_order = Vec::new();
     for tensor in expected {
         let name = &tensor.name;
         let Some(found) = given.iter().find(|given| given.name == *name) else {
@@ -76,6 +80,7 @@ pub fn check_tensors(expected: &[Tensor], given: &[Tensor]) -> Result<(), Engine
         if std::mem::discriminant(&found.data) != std::mem::discriminant(&tensor.data) {
             return wrong(format!("the tensor {name} has the wrong type of numbers"));
         }
+        in_order.push(&found.data);
     }
     if given.len() > expected.len() {
         let twice = |(index, tensor): &(usize, &Tensor)| {
@@ -87,6 +92,6 @@ pub fn check_tensors(expected: &[Tensor], given: &[Tensor]) -> Result<(), Engine
     }
     match given.iter().find(|given| expected.iter().all(|tensor| tensor.name != given.name)) {
         Some(unknown) => wrong(format!("this network has no tensor named {}", unknown.name)),
-        None => Ok(()),
+        None => Ok(in_order),
     }
 }

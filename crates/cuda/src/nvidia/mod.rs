@@ -23,31 +23,11 @@ use crate::driver::{Address, Download, Driver, Launch, Program};
 /// Shared memory that a kernel gets without being asked for more.
 const DEFAULT_SHARED: u32 = 48 * 1024;
 
-/// Opens a card: the one with this number, or else the first that can be used.
+/// Opens one of the cards of [`Installed`], which has no problem.
 ///
 /// # Errors
-/// [`EngineError::Unsupported`] if there is no such card or it cannot be used, in a sentence.
-pub fn open(index: Option<usize>) -> Result<Arc<dyn Driver>, EngineError> {
-    let Installed { cards, problem, .. } = installed();
-    let unsupported = |problem: String| EngineError::Unsupported(problem);
-    if let Some(problem) = problem {
-        return Err(unsupported(problem));
-    }
-    let card = match index {
-        Some(index) => cards.iter().find(|card| card.index == index),
-        None => cards.iter().find(|card| card.problem.is_none()).or(cards.first()),
-    };
-    let Some(card) = card else {
-        let count = cards.len();
-        let plural = if count == 1 { "" } else { "s" };
-        return Err(unsupported(format!(
-            "there is no card {}: NVIDIA's driver lists {count} card{plural}, counted from 0",
-            index.unwrap_or(0)
-        )));
-    };
-    if let Some(problem) = &card.problem {
-        return Err(unsupported(format!("{} cannot be used: {problem}", card.name)));
-    }
+/// [`EngineError::NoDevice`] if it cannot be used now, in a sentence.
+pub fn open(card: &Card) -> Result<Arc<dyn Driver>, EngineError> {
     Ok(Arc::new(Nvidia::open(card)?))
 }
 
@@ -94,13 +74,16 @@ unsafe impl Sync for Nvidia {}
 
 impl Nvidia {
     fn open(card: &Card) -> Result<Nvidia, EngineError> {
-        let code = code::for_capability(card.compute_capability).expect("the card was checked");
+        let code = code::for_capability(card.compute_capability).ok_or_else(|| {
+            let problem = card.problem.as_deref().unwrap_or("it is too old");
+            EngineError::NoDevice(format!("{} cannot be used: {problem}", card.name))
+        })?;
         let mut device = 0;
         let (mut context, mut stream, mut module) =
             (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
         let taken = |result: CUresult| match result {
             CUresult::CUDA_SUCCESS => Ok(()),
-            error => Err(EngineError::Unsupported(format!(
+            error => Err(EngineError::NoDevice(format!(
                 "{} cannot be opened ({}): is it in use, or its memory taken, by another program? nvidia-smi \
                  shows it",
                 card.name,

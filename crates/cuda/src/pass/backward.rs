@@ -1,16 +1,14 @@
 //! The loss and the backward pass.
 
-use crescendo_network::Operation;
 use crescendo_plan::{Delivery, FusedInput, RequiredGradients, StepKind};
 
-use super::forward::{BOTH, FINISH, SUM};
 use super::view::activation;
-use super::{Action, Pass, Purpose, SUMS_BYTES};
+use super::{Action, HostAction, Pass, Purpose, SUMS_BYTES};
 use crate::params::{
     BiasGradientParams, ConvolutionParams, GradientEpilogue, GradientInput, LossParams, Maps,
     NormGradientParams, PoolParams, WeightGradientParams, WeightSumParams,
 };
-use crate::window::{Layer, THREADS, TILE_CHANNELS, TILE_PIXELS, WEIGHT_INPUTS};
+use crate::window::{Layer, THREADS, TILE_CHANNELS, WEIGHT_INPUTS};
 use crate::workspace::BIAS_PARTS;
 
 impl Pass<'_> {
@@ -61,7 +59,8 @@ impl Pass<'_> {
                 let input = plan.gradients.gradients[delivery.gradient].input;
                 for (which, term) in input.terms().enumerate() {
                     if let Some(norm) = term.norm {
-                        self.finish_norm_gradient(which, norm, self.gradient_tiles(index));
+                        let [_, tiles] = plan.tiles(index, self.count);
+                        self.finish_norm_gradient(which, norm, tiles);
                         self.report_final(self.state.norms[norm].node);
                     }
                 }
@@ -81,9 +80,8 @@ impl Pass<'_> {
         let graph = self.graph();
         let Some(weight) = graph.nodes[node].weight else { return };
         if !std::mem::replace(&mut self.reported[weight], true) && self.processes {
-            let last = graph.nodes[node].bias.unwrap_or(weight);
-            let range = graph.parameters[weight].range.start..graph.parameters[last].range.end;
-            self.actions.push(Action::Final(range));
+            let range = graph.parameter_range(node);
+            self.actions.push(Action::Host(HostAction::Final(range)));
         }
     }
 
@@ -225,29 +223,13 @@ impl Pass<'_> {
         self.launch(kernel, grid, SUMS_BYTES, &params);
     }
 
-    /// Tiles whose sums a step's backward has written.
-    fn gradient_tiles(&self, step: usize) -> usize {
-        match self.plan.layers[step] {
-            Some(layer) => {
-                let tiling = layer.input_gradient(self.count, self.plan.precision.bytes());
-                tiling.expect("the layer was checked").tiles
-            }
-            None => {
-                let shape = self.shape(self.plan.fused.steps[step].input.main.tensor);
-                (self.count * shape.pixels()).div_ceil(TILE_PIXELS)
-            }
-        }
-    }
-
     /// From the sums of the gradient to BatchNorm's own gradients, and to the coefficients with which its input's
     /// gradient is computed.
     fn finish_norm_gradient(&mut self, which: usize, index: usize, tiles: usize) {
         let (graph, state) = (self.graph(), self.state);
         let norm = &state.norms[index];
         let node = &graph.nodes[norm.node];
-        let Operation::BatchNorm { eps, .. } = node.operation else {
-            unreachable!("statistics belong to a BatchNorm")
-        };
+        let (eps, _) = self.batch_norm(index);
         let parameter = |index: Option<usize>| index.expect("BatchNorm has a weight and a bias");
         let (weight, bias) = (parameter(node.weight), parameter(node.bias));
         let gradient = |parameter: usize| match self.requires_grad[parameter] {
@@ -255,7 +237,7 @@ impl Pass<'_> {
             false => 0,
         };
         let [a, b, c] = norm.abc;
-        let mut params = NormGradientParams {
+        let params = NormGradientParams {
             sums: self.space.sums(which),
             tiles: tiles as i64,
             channels: norm.channels as i32,
@@ -270,16 +252,10 @@ impl Pass<'_> {
             a,
             b,
             c,
-            phase: BOTH,
+            ..NormGradientParams::default()
         };
-        let channels = norm.channels;
-        let phases = if self.processes { vec![SUM, FINISH] } else { vec![BOTH] };
-        for phase in phases {
-            if phase == FINISH {
-                self.actions.push(Action::SumGradients(index));
-            }
-            params.phase = phase;
-            self.launch("norm_gradient", [channels, 1, 1], SUMS_BYTES, &params);
-        }
+        let (channels, sum) = (norm.channels, HostAction::SumGradients(index));
+        let phases = |phase| NormGradientParams { phase, ..params };
+        self.norm_launches("norm_gradient", channels, sum, phases);
     }
 }

@@ -3,15 +3,10 @@
 use crescendo_plan::{FusedInput, StepKind, TensorId};
 
 use super::view::activation;
-use super::{Action, Pass, SUMS_BYTES};
+use super::{HostAction, Pass, SUMS_BYTES};
 use crate::driver::Address;
 use crate::params::{ConvolutionParams, Epilogue, NormParams, PoolParams};
 use crate::window::{Layer, MapShape, THREADS, TILE_CHANNELS, TILE_PIXELS};
-
-/// Phases of the kernels of BatchNorm, as `norm.cu` has them.
-pub(super) const BOTH: i64 = 0;
-pub(super) const SUM: i64 = 1;
-pub(super) const FINISH: i64 = 2;
 
 impl Pass<'_> {
     pub(super) fn forward(&mut self) {
@@ -146,20 +141,6 @@ impl Pass<'_> {
         [tiles, result.padded().div_ceil(TILE_CHANNELS), 1]
     }
 
-    /// Tiles whose sums a step's forward has written.
-    fn tiles(&self, step: usize) -> usize {
-        match self.plan.layers[step] {
-            Some(layer) => {
-                let tiling = layer.forward(self.count, self.plan.precision.bytes());
-                tiling.expect("the layer was checked").tiles
-            }
-            None => {
-                let shape = self.shape(self.plan.fused.steps[step].output);
-                (self.count * shape.pixels()).div_ceil(TILE_PIXELS)
-            }
-        }
-    }
-
     fn norm_params(&self, index: usize) -> NormParams {
         let (graph, state) = (self.graph(), self.state);
         let norm = &state.norms[index];
@@ -193,19 +174,13 @@ impl Pass<'_> {
 
     /// From the sums of the batch to its moments, the factors, and new running statistics.
     fn finish_statistics(&mut self, step: usize, norm: usize) {
-        let mut params = NormParams {
-            sums: self.space.sums(0),
-            tiles: self.tiles(step) as i64,
-            ..self.norm_params(norm)
-        };
-        let channels = self.state.norms[norm].channels;
-        let phases = if self.processes { vec![SUM, FINISH] } else { vec![BOTH] };
-        for phase in phases {
-            if phase == FINISH {
-                self.actions.push(Action::SumStatistics(norm));
-            }
-            params.phase = phase;
-            self.launch("norm_statistics", [channels, 1, 1], SUMS_BYTES, &params);
-        }
+        let [tiles, _] = self.plan.tiles(step, self.count);
+        let params =
+            NormParams { sums: self.space.sums(0), tiles: tiles as i64, ..self.norm_params(norm) };
+        let (channels, sum) = (self.state.norms[norm].channels, HostAction::SumStatistics(norm));
+        self.norm_launches("norm_statistics", channels, sum, |phase| NormParams {
+            phase,
+            ..params
+        });
     }
 }

@@ -24,6 +24,13 @@ pub(crate) use update::{RuleGroup, rule_groups};
 pub(crate) enum Action {
     /// Runs a kernel, in a step of the plan and a direction.
     Launch { launch: Launch, step: Option<usize>, backward: bool },
+    /// Does this on the host, in a run with several processes.
+    Host(HostAction),
+}
+
+/// What the host does between launches.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum HostAction {
     /// The communicator sums a BatchNorm's totals of forward over all processes.
     SumStatistics(usize),
     /// The same of backward.
@@ -131,6 +138,27 @@ impl<'a> Pass<'a> {
         self.actions.push(Action::Launch { launch, step: self.step, backward: self.backward });
     }
 
+    /// Launches a kernel of BatchNorm with the parameters of its phases, between which `sum` adds the totals of all
+    /// processes.
+    fn norm_launches<P: bytemuck::Pod>(
+        &mut self,
+        kernel: &'static str,
+        channels: usize,
+        sum: HostAction,
+        params: impl Fn(i64) -> P,
+    ) {
+        let launch = |pass: &mut Self, phase| {
+            pass.launch(kernel, [channels, 1, 1], SUMS_BYTES, &params(phase))
+        };
+        if self.processes {
+            launch(self, SUM);
+            self.actions.push(Action::Host(sum));
+            launch(self, FINISH);
+        } else {
+            launch(self, BOTH);
+        }
+    }
+
     /// The kernel of this precision.
     fn kernel(&self, f32: &'static str, bf16: &'static str) -> &'static str {
         match self.plan.precision {
@@ -139,6 +167,11 @@ impl<'a> Pass<'a> {
         }
     }
 }
+
+/// Phases of the kernels of BatchNorm, as `norm.cu` has them.
+const BOTH: i64 = 0;
+const SUM: i64 = 1;
+const FINISH: i64 = 2;
 
 /// A launch of blocks of [`THREADS`] threads.
 pub(crate) fn launch<P: bytemuck::Pod>(
