@@ -130,25 +130,71 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
         unsafe {
             let mut sums = load_tile::<S, R, W>(s, c, gemm.c_row, gemm.c_vector, gemm.accumulate);
             for segment in gemm.segments {
-                let mut a = a.add(segment.offset);
+                let a = a.add(segment.offset);
                 gemm.prefetch.step(s);
-                // The usual length as a constant: the compiler unrolls it.
-                if segment.len == LANES {
-                    for _ in 0..LANES {
-                        step(s, a, gemm.a_row, b, LANES, &mut sums);
-                        (a, b) = (a.add(1), b.add(b_row));
+                // The usual length and distances as constants: the loop is unrolled, and addresses cost no
+                // instructions.
+                match (segment.len, gemm.a_row, b_row) {
+                    (LANES, LANES, PANEL) => {
+                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, [PANEL, LANES], &mut sums)
                     }
-                } else {
-                    for _ in 0..segment.len {
-                        step(s, a, gemm.a_row, b, LANES, &mut sums);
-                        (a, b) = (a.add(1), b.add(b_row));
+                    (LANES, a_row, PANEL) => {
+                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, [PANEL, LANES], &mut sums)
+                    }
+                    (len, a_row, b_row) => {
+                        steps::<S, R, W>(s, len, a, [1, a_row], b, [b_row, LANES], &mut sums)
                     }
                 }
+                b = b.add(segment.len * b_row);
             }
             store_tile(s, c, gemm.c_row, gemm.c_vector, &sums);
         }
     }
 }
+
+/// `len` `k` of a register tile: `sums[r][w] += a[k, r] * b[k, w]`. Strides are numbers from `k` to `k + 1`, and from
+/// row to row or from vector to vector.
+///
+/// # Safety
+/// All of them lie within memory that may be read.
+#[inline(always)]
+unsafe fn steps<S: Simd, const R: usize, const W: usize>(
+    s: S,
+    len: usize,
+    mut a: *const f32,
+    a_strides: [usize; 2],
+    mut b: *const f32,
+    b_strides: [usize; 2],
+    sums: &mut [[S::V; W]; R],
+) {
+    for _ in 0..len / UNROLLED {
+        for k in 0..UNROLLED {
+            // SAFETY: the caller's promise.
+            unsafe {
+                step(
+                    s,
+                    a.add(k * a_strides[0]),
+                    a_strides[1],
+                    b.add(k * b_strides[0]),
+                    b_strides[1],
+                    sums,
+                );
+            }
+        }
+        // The last step may lead out of the memory, where nothing is read.
+        a = a.wrapping_add(UNROLLED * a_strides[0]);
+        b = b.wrapping_add(UNROLLED * b_strides[0]);
+    }
+    for _ in 0..len % UNROLLED {
+        // SAFETY: the caller's promise.
+        unsafe { step(s, a, a_strides[1], b, b_strides[1], sums) };
+        a = a.wrapping_add(a_strides[0]);
+        b = b.wrapping_add(b_strides[0]);
+    }
+}
+
+/// Steps of a GEMM in a row without a loop.
+const UNROLLED: usize = 4;
 
 /// One `k` of a register tile: `sums[r][w] += a[r * a_row] * b[w * b_vector..][..16]`.
 ///
@@ -289,15 +335,31 @@ impl<const R: usize, const W: usize> Kernel for RegisterTileTn<'_, R, W> {
                 let mut b = b.add(line * gemm.b_line);
                 let mut left = gemm.len;
                 while left > 0 {
-                    let steps = left.min(LANES);
-                    left -= steps;
+                    let count = left.min(LANES);
+                    left -= count;
                     gemm.prefetch.step(s);
-                    for _ in 0..steps {
-                        step(s, a, 1, b, gemm.b_vector, &mut sums);
-                        // The last step may lead out of the memory, where nothing is read.
-                        a = a.wrapping_add(gemm.a_step);
-                        b = b.wrapping_add(gemm.b_step);
+                    match (count, gemm.a_step, gemm.b_step) {
+                        (LANES, LANES, LANES) => steps::<S, R, W>(
+                            s,
+                            LANES,
+                            a,
+                            [LANES, 1],
+                            b,
+                            [LANES, gemm.b_vector],
+                            &mut sums,
+                        ),
+                        (count, a_step, b_step) => steps::<S, R, W>(
+                            s,
+                            count,
+                            a,
+                            [a_step, 1],
+                            b,
+                            [b_step, gemm.b_vector],
+                            &mut sums,
+                        ),
                     }
+                    a = a.wrapping_add(count * gemm.a_step);
+                    b = b.wrapping_add(count * gemm.b_step);
                 }
             }
             store_tile(s, c, gemm.c_row, LANES, &sums);
