@@ -16,12 +16,15 @@ for file in "$work"/package/*.crate; do
     tar -xzf "$file" -C "$work/crates"
     folder=$work/crates/$(basename "$file" .crate)
     name=$(awk -F '"' '/^name = / { print $2; exit }' "$folder/Cargo.toml")
-    # The crates of tests, which no other package may need, are not there.
-    grep -q '^publish = false' "$folder/Cargo.toml" && continue
-    patches+=(--config "patch.crates-io.$name.path='$folder'")
+    # The program needs no crates of tests.
+    if ! grep -q '^publish = false' "$folder/Cargo.toml" && [ "$name" != crescendo-reference ]; then
+        patches+=(--config "patch.crates-io.$name.path='$folder'")
+    fi
 done
 
-# A copy, with the workspace's versions of all dependencies: building it writes nothing into the sources.
+# A copy, so that nothing is written into the sources. With the workspace's versions and profile it takes what it depends
+# on from the workspace's build.
 cp -r tests/outside "$work/program"
 cp Cargo.lock "$work/program"
+sed -n '/^\[profile/,$p' Cargo.toml >> "$work/program/Cargo.toml"
 cargo run --release --manifest-path "$work/program/Cargo.toml" --target-dir "$target" "${patches[@]}" -- "$work"
