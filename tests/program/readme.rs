@@ -11,13 +11,16 @@ use super::{Place, text};
 const RUN: [&str; 2] = ["README.md", "docs/guide.md"];
 
 /// The pages whose commands must be portable and whose links must lead somewhere.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 12] = [
     "README.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/guide.md",
     "docs/results.md",
     "docs/performance.md",
     "docs/findings.md",
+    "docs/releasing.md",
     "docs/runs/README.md",
     "bench/README.md",
     "pytorch/README.md",

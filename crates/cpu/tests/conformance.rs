@@ -1,12 +1,20 @@
-//! The CPU engine passes the engine conformance suite.
+//! The CPU engine passes the engine conformance suite, with the instruction set that the environment variable
+//! `CRESCENDO_TEST_ISA` names, by default the fastest.
 
 use crescendo_conformance::Tolerances;
 use crescendo_cpu::CpuDevices;
-use crescendo_network::{ActivationStorage, Device, Devices, EngineConfig};
+use crescendo_network::{ActivationStorage, Device, Devices, EngineConfig, IsaKind};
 
 fn open(activations: ActivationStorage) -> Box<dyn Device> {
-    let config = EngineConfig { threads: 2, activations, ..EngineConfig::default() };
-    CpuDevices.open(&config).expect("every machine has a processor")
+    let config = EngineConfig { threads: 2, isa: isa(), activations, ..EngineConfig::default() };
+    CpuDevices.open(&config).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn isa() -> IsaKind {
+    let Ok(name) = std::env::var("CRESCENDO_TEST_ISA") else { return IsaKind::Auto };
+    let kinds = [IsaKind::Auto, IsaKind::Avx512, IsaKind::Avx2, IsaKind::Portable];
+    let kind = kinds.into_iter().find(|kind| kind.name() == name);
+    kind.unwrap_or_else(|| panic!("CRESCENDO_TEST_ISA is {name}, which is no instruction set"))
 }
 
 mod f32 {

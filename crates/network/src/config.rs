@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Activation, Init, NetworkBuilder, Operation, Value};
 
-/// The section `[network]` of a recipe. Every key is described in `recipes/report.toml`.
+/// The section `[network]` of a recipe. Every key is described in the recipe `report`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {

@@ -28,7 +28,7 @@ macro_rules! built_in {
         /// The built-in comparisons.
         pub const BUILT_IN: &[BuiltIn] = &[$(BuiltIn {
             name: $name,
-            text: include_str!(concat!("../../../../comparisons/", $name, ".toml")),
+            text: include_str!(concat!("../../comparisons/", $name, ".toml")),
         }),*];
     };
 }

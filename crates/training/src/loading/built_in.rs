@@ -10,13 +10,13 @@ pub struct BuiltIn {
 
 /// The built-in recipes. The first one has every key there is.
 pub const BUILT_IN: [BuiltIn; 7] = [
-    BuiltIn { name: "report", text: include_str!("../../../../recipes/report.toml") },
-    BuiltIn { name: "original", text: include_str!("../../../../recipes/original.toml") },
-    BuiltIn { name: "quick", text: include_str!("../../../../recipes/quick.toml") },
-    BuiltIn { name: "report-fast", text: include_str!("../../../../recipes/report-fast.toml") },
-    BuiltIn { name: "fast94", text: include_str!("../../../../recipes/fast94.toml") },
-    BuiltIn { name: "fast95", text: include_str!("../../../../recipes/fast95.toml") },
-    BuiltIn { name: "fast96", text: include_str!("../../../../recipes/fast96.toml") },
+    BuiltIn { name: "report", text: include_str!("../../recipes/report.toml") },
+    BuiltIn { name: "original", text: include_str!("../../recipes/original.toml") },
+    BuiltIn { name: "quick", text: include_str!("../../recipes/quick.toml") },
+    BuiltIn { name: "report-fast", text: include_str!("../../recipes/report-fast.toml") },
+    BuiltIn { name: "fast94", text: include_str!("../../recipes/fast94.toml") },
+    BuiltIn { name: "fast95", text: include_str!("../../recipes/fast95.toml") },
+    BuiltIn { name: "fast96", text: include_str!("../../recipes/fast96.toml") },
 ];
 
 impl BuiltIn {

@@ -1,5 +1,5 @@
-//! A recipe: everything that decides what a run does, as plain data. `recipes/report.toml` explains every
-//! key.
+//! A recipe: everything that decides what a run does, as plain data. The recipe `report` (this crate's
+//! `recipes/report.toml`) explains every key.
 //!
 //! A recipe is read by [`loading`](crate::loading), which also has [`validation`](crate::validation) check
 //! it; [`policy`](crate::policy) derives from it what holds in each epoch.
