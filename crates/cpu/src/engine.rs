@@ -124,7 +124,7 @@ impl CpuEngine {
     }
 
     /// The logits of at most [`inference_images`] images.
-    fn infer(&mut self, images: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
+    fn infer(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
         let plan = &self.plans[self.current];
         let count = images.len() / plan.graph.input.len();
         let threads = self.processor.pool.threads();
@@ -144,7 +144,7 @@ impl CpuEngine {
             mode: Mode::Inference(&mut self.folded),
         };
         pass.forward()?;
-        logits.extend_from_slice(pass.logits());
+        logits.copy_from_slice(pass.logits());
         Ok(())
     }
 
@@ -410,14 +410,16 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let image = self.graph().input.len();
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
+        let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert!(images.len().is_multiple_of(image), "not whole images");
-        let mut logits = Vec::with_capacity(images.len() / image * self.graph().classes());
-        for images in images.chunks(image * inference_images(self.processor.pool.threads())) {
-            self.infer(images, &mut logits)?;
+        assert_eq!(logits.len(), images.len() / image * classes, "not one logit for each class");
+        let most = inference_images(self.processor.pool.threads());
+        let parts = images.chunks(image * most).zip(logits.chunks_mut(classes * most));
+        for (images, logits) in parts {
+            self.infer(images, logits)?;
         }
-        Ok(logits)
+        Ok(())
     }
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {

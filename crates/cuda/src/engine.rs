@@ -592,13 +592,13 @@ impl Engine for CudaEngine {
         self.run_pass(count, Purpose::Statistics)
     }
 
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let image = self.graph().input.len();
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
+        let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert!(images.len().is_multiple_of(image), "not whole images");
-        let classes = self.graph().classes();
+        assert_eq!(logits.len(), images.len() / image * classes, "not one logit for each class");
         let padded = classes.next_multiple_of(16);
-        let mut logits = Vec::with_capacity(images.len() / image * classes);
-        for images in images.chunks(image * INFERENCE_IMAGES) {
+        let parts = images.chunks(image * INFERENCE_IMAGES);
+        for (images, logits) in parts.zip(logits.chunks_mut(classes * INFERENCE_IMAGES)) {
             let count = images.len() / image;
             self.reserve(count, false)?;
             self.upload_images(images, count)?;
@@ -608,9 +608,10 @@ impl Engine for CudaEngine {
             let mut rows = vec![0.0f32; count * padded];
             let address = self.space.arena() + offset as u64;
             self.driver.download(address, bytemuck::cast_slice_mut(&mut rows))?;
-            rows.chunks_exact(padded).for_each(|row| logits.extend_from_slice(&row[..classes]));
+            let rows = rows.chunks_exact(padded).zip(logits.chunks_exact_mut(classes));
+            rows.for_each(|(row, logits)| logits.copy_from_slice(&row[..classes]));
         }
-        Ok(logits)
+        Ok(())
     }
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {

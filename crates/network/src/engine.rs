@@ -107,14 +107,28 @@ pub trait Engine: Send {
     /// If the length is not that of whole images.
     fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError>;
 
-    /// The logits `[N, classes]` of `images` `[N, C, H, W]`, with the running statistics.
+    /// Writes the logits `[N, classes]` of `images` `[N, C, H, W]` to `logits`, with the running statistics.
     ///
     /// # Errors
     /// If the device fails.
     ///
     /// # Panics
-    /// If the length is not that of whole images.
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError>;
+    /// If the images are not whole, or there is not one logit for each image and class.
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError>;
+
+    /// The logits `[N, classes]` of `images` `[N, C, H, W]`: see [`logits_into`](Self::logits_into).
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If the images are not whole.
+    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let count = images.len() / self.graph().input.len();
+        let mut logits = vec![0.0; count * self.graph().classes()];
+        self.logits_into(images, &mut logits)?;
+        Ok(logits)
+    }
 
     /// All tensors of a section: the model and the average in the order of [`Graph::state`], the others in that
     /// of [`Graph::parameters`].
