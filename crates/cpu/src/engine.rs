@@ -252,7 +252,7 @@ impl CpuEngine {
     fn view<'a>(
         &self,
         model: &'a Model,
-        StateTensor { name, shape, kind }: StateTensor,
+        StateTensor { name, shape, kind, .. }: StateTensor,
     ) -> Tensor<'a> {
         let data = match (kind, model.tensor(&self.plan().graph, kind)) {
             (_, Some(numbers)) => TensorData::F32(numbers.into()),
@@ -477,9 +477,11 @@ impl Engine for CpuEngine {
         let plan = &self.plans[self.current];
         let steps = plan.fused.steps.iter().zip(&plan.gradients.steps);
         let times = steps.zip(&mut self.state.seconds).map(|((step, gradients), seconds)| {
-            let [forward, backward] = std::mem::take(seconds);
-            let input_gradient = gradients.delivery.is_some();
-            StepTime { node: step.node, forward, backward, input_gradient }
+            let mut time = StepTime::default();
+            time.node = step.node;
+            [time.forward, time.backward] = std::mem::take(seconds);
+            time.input_gradient = gradients.delivery.is_some();
+            time
         });
         times.collect()
     }
@@ -489,6 +491,8 @@ impl Engine for CpuEngine {
     }
 
     fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
-        Ok(Peaks { flops: peak::flops(&self.processor), ..Peaks::default() })
+        let mut peaks = Peaks::default();
+        peaks.flops = peak::flops(&self.processor);
+        Ok(peaks)
     }
 }
