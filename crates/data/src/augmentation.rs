@@ -57,7 +57,7 @@ pub struct Augmentation {
 
 /// The pixels beyond an image's edge.
 ///
-/// It is in the example of [`Augmentation`].
+/// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "snake_case",
@@ -76,7 +76,7 @@ pub enum Border {
 
 /// Which images are flipped horizontally in an epoch.
 ///
-/// It is in the example of [`Augmentation`].
+/// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flip {
@@ -107,7 +107,7 @@ pub enum Flip {
 /// 5. if `Sampling::image_size` is smaller than the image: each pixel is the mean of the area that it
 ///    covers.
 ///
-/// It is in the example of [`Augmentation`].
+/// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AugmentedSample {
     /// The image's index in its split.

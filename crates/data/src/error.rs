@@ -65,7 +65,7 @@ pub enum Error {
 
 /// An image that cannot be read.
 ///
-/// It is in the example of [`ReadOptions`](crate::ReadOptions).
+/// See the example of [`ReadOptions`](crate::ReadOptions).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedFile {

@@ -55,7 +55,7 @@ impl RemoteArchive<'static> {
 
 /// The outcome of [`fetch`], with the data set's folder.
 ///
-/// It is in the example of [`RemoteArchive`].
+/// See the example of [`RemoteArchive`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchOutcome {
     /// The data set was there already; nothing was downloaded.

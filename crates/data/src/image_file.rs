@@ -29,7 +29,7 @@ const MAX_BYTES: u64 = 512 << 20;
 
 /// How images of other sizes are brought to the size that networks take.
 ///
-/// It is in the example of [`DecodedImage`].
+/// See the example of [`DecodedImage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sizing {

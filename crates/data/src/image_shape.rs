@@ -6,7 +6,7 @@
 /// row by row from the top, each row from the left. A data set has a byte for each value, a batch an
 /// `f32`.
 ///
-/// It is in the example of [`Split`](crate::Split).
+/// See the example of [`Split`](crate::Split).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ImageShape {
     /// Colour channels.

@@ -11,7 +11,7 @@ use crate::{ImageShape, Normalization, Split};
 
 /// A batch of normalised images and their labels.
 ///
-/// It is in the example of [`Sampling`].
+/// See the example of [`Sampling`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageBatch {
     /// `[N, channels, image_size, image_size]`, the values of each image as [`ImageShape`] orders them.
@@ -22,7 +22,7 @@ pub struct ImageBatch {
 
 /// The order of the images in an epoch.
 ///
-/// It is in the example of [`Sampling`].
+/// See the example of [`Sampling`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shuffle {
@@ -34,7 +34,7 @@ pub enum Shuffle {
 
 /// What happens to the images that do not fill the last batch.
 ///
-/// It is in the example of [`Sampling`].
+/// See the example of [`Sampling`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LastBatch {

@@ -59,7 +59,7 @@ pub struct Summary {
 
 /// The number of images of one class.
 ///
-/// It is in the example of [`Summary`].
+/// See the example of [`Summary`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ClassCount {

@@ -71,7 +71,7 @@ pub struct NetworkConfig {
 
 /// Families of networks.
 ///
-/// It is in the example of [`NetworkConfig`].
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -84,7 +84,7 @@ pub enum Family {
 
 /// Activations between convolutions.
 ///
-/// It is in the example of [`NetworkConfig`].
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationKind {
@@ -102,7 +102,7 @@ pub enum ActivationKind {
 
 /// BatchNorm, `[network.norm]`.
 ///
-/// It is in the example of [`NetworkConfig`].
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Norm {
@@ -121,7 +121,7 @@ pub struct Norm {
 
 /// What the momentum of running statistics multiplies: libraries disagree.
 ///
-/// It is in the example of [`NetworkConfig`].
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MomentumConvention {
@@ -143,7 +143,7 @@ impl Norm {
 
 /// The head, `[network.head]`: pooling, flattening, one or two linear layers.
 ///
-/// It is in the example of [`NetworkConfig`].
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -161,7 +161,7 @@ pub struct Head {
 
 /// Activations of the head's hidden layer.
 ///
-/// It is in the example of [`NetworkConfig`].
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadActivation {

@@ -67,7 +67,7 @@ impl std::fmt::Display for Shape {
 
 /// An element-wise function.
 ///
-/// It is in the example of [`NetworkBuilder`].
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `max(x, 0)`.
@@ -102,7 +102,7 @@ impl Activation {
 /// What an operation computes. The sizes of its input are not repeated here: they follow from the
 /// operations before it.
 ///
-/// It is in the example of [`NetworkBuilder`].
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operation {
     /// A convolution with square filters (cross-correlation, as in PyTorch).
@@ -159,7 +159,7 @@ pub enum Operation {
 
 /// How a weight is initialised. Biases are always uniform within `1 / sqrt(fan_in)`.
 ///
-/// It is in the example of [`NetworkBuilder`].
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
@@ -179,13 +179,13 @@ pub enum Init {
 /// A value: the images, or the output of an operation. `Value(0)` is the images, and `Value(i + 1)` is the
 /// output of operation `i` of the list.
 ///
-/// It is in the example of [`NetworkBuilder`].
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value(pub usize);
 
 /// One operation of a network.
 ///
-/// It is in the example of [`Network`].
+/// See the example of [`Network`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// The name under which its parameters are saved, such as `start_layer.0`; for an operation without

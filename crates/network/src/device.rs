@@ -59,7 +59,7 @@ fn is_zero(tiles: &usize) -> bool {
 
 /// Kinds of devices.
 ///
-/// It is in the example of [`EngineConfig`].
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
@@ -92,7 +92,7 @@ impl DeviceKind {
 
 /// The precision of an engine's arithmetic.
 ///
-/// It is in the example of [`EngineConfig`].
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionKind {
@@ -137,7 +137,7 @@ impl PrecisionKind {
 
 /// Instruction sets of the CPU engine.
 ///
-/// It is in the example of [`EngineConfig`].
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IsaKind {
@@ -166,7 +166,7 @@ impl IsaKind {
 
 /// How the CPU engine computes convolutions.
 ///
-/// It is in the example of [`EngineConfig`].
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConvolutionKind {
@@ -183,7 +183,7 @@ pub enum ConvolutionKind {
 
 /// How feature maps are stored between forward and backward. Arithmetic is always in f32.
 ///
-/// It is in the example of [`EngineConfig`].
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationStorage {
@@ -293,7 +293,7 @@ pub trait Device: Send + Sync {
 
 /// The memory of a device, in bytes; `None` where it is not known.
 ///
-/// It is in the example of [`Device`].
+/// See the example of [`Device`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMemory {
     /// All of it, within the limits that apply to this process.
@@ -304,7 +304,7 @@ pub struct DeviceMemory {
 
 /// Bytes of memory that an engine takes.
 ///
-/// It is in the example of [`Device`].
+/// See the example of [`Device`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequiredMemory {
     /// With the device as it is configured.

@@ -256,7 +256,7 @@ pub enum Images<'a> {
 
 /// An image of the device's data set, and how it is augmented. See [`Preparation`].
 ///
-/// It is in the example of [`Preparation`].
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Its index in the data set.
@@ -319,7 +319,7 @@ pub struct Preparation {
 
 /// The pixels outside an image, in bytes.
 ///
-/// It is in the example of [`Preparation`].
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BorderPixels {
     /// A value for each channel.
@@ -330,7 +330,7 @@ pub enum BorderPixels {
 
 /// The mean and the standard deviation by which bytes are normalised. A deviation of 0 counts as 1.
 ///
-/// It is in the example of [`Preparation`].
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChannelStatistics {
     /// Those of each channel of each image: of the bytes of the flipped crop, the border included; the standard
@@ -342,7 +342,7 @@ pub enum ChannelStatistics {
 
 /// A data set for a device.
 ///
-/// It is in the example of [`Preparation`].
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceData<'a> {
     /// `[N, C, H, W]` bytes.
@@ -353,7 +353,7 @@ pub struct DeviceData<'a> {
 
 /// Which gradient norms of a micro-batch are measured.
 ///
-/// It is in the example of [`Engine`].
+/// See the example of [`Engine`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Measure {
     /// None.
@@ -368,7 +368,7 @@ pub enum Measure {
 
 /// Loss and counts of a batch, before its update changed the parameters.
 ///
-/// It is in the example of [`Engine`].
+/// See the example of [`Engine`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct UpdateResult {
@@ -419,7 +419,7 @@ pub struct GradientNorms {
 
 /// Cross-entropy of the softmax, as PyTorch's `CrossEntropyLoss`.
 ///
-/// It is in the example of [`MicroBatch`].
+/// See the example of [`MicroBatch`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loss {
     /// The share of each label that is spread evenly over all classes (Szegedy et al. 2016, arXiv
@@ -459,7 +459,7 @@ impl Loss {
 
 /// What can be exported and imported.
 ///
-/// It is in the example of [`Snapshot`].
+/// See the example of [`Snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Section {
     /// Parameters and BatchNorm statistics: what a checkpoint holds.
@@ -534,7 +534,7 @@ pub struct StepTime {
 
 /// The peak rates of a device, as they were measured. In floating-point operations a fused multiply-add counts as two.
 ///
-/// It is in the example of [`UpdateWork`].
+/// See the example of [`UpdateWork`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Peaks {
@@ -567,7 +567,7 @@ impl Peaks {
 
 /// What must be done at least.
 ///
-/// It is in the example of [`UpdateWork`].
+/// See the example of [`UpdateWork`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
     /// Bytes of the device's memory that are read or written.

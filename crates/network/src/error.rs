@@ -2,7 +2,7 @@
 
 /// Why a network is invalid, in a sentence that says what to do.
 ///
-/// It is in the examples of [`NetworkConfig`](crate::NetworkConfig) and [`Network`](crate::Network).
+/// See the examples of [`NetworkConfig`](crate::NetworkConfig) and [`Network`](crate::Network).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(pub String);

@@ -7,7 +7,7 @@ use crate::{EngineError, Error, Init, Network, Node, Operation, Shape, Value};
 
 /// What a parameter is; it decides how it is initialised and whether weight decay applies to it.
 ///
-/// It is in the example of [`Graph`].
+/// See the example of [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The weight of a convolution or a linear layer.
@@ -30,7 +30,7 @@ pub enum Role {
 
 /// A parameter: a named range of the flat buffers of parameters, gradients and momentum buffers.
 ///
-/// It is in the example of [`Graph`].
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parameter {
@@ -48,7 +48,7 @@ pub struct Parameter {
 
 /// The running statistics of one BatchNorm: a named range of the flat buffers of means and variances.
 ///
-/// It is in the example of [`Graph`].
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -60,7 +60,7 @@ pub struct Statistics {
 
 /// One tensor of PyTorch's state: what a checkpoint holds.
 ///
-/// It is in the example of [`Graph`].
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateTensor {
@@ -74,7 +74,7 @@ pub struct StateTensor {
 
 /// What a tensor of the state is.
 ///
-/// It is in the example of [`Graph`].
+/// See the example of [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateKind {
     /// An index of [`Graph::parameters`].
@@ -96,7 +96,7 @@ impl StateKind {
 
 /// One operation of a [`Graph`], with everything that follows from its place in the network.
 ///
-/// It is in the example of [`Graph`].
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GraphNode {

@@ -39,7 +39,7 @@ pub enum Rule {
 /// buffer `m` of a parameter `p`: `g += weight_decay * p; m = momentum * m + g; p -= learning_rate * m` (with
 /// Nesterov momentum: `p -= learning_rate * (g + momentum * m)`).
 ///
-/// It is in the example of [`Rule`].
+/// See the example of [`Rule`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sgd {
     /// The learning rate.
@@ -59,7 +59,7 @@ pub struct Sgd {
 /// `x = a x + b (x x^T) x + c (x x^T)^2 x` with `a, b, c = 3.4445, -4.7750, 2.0315` (on the transpose if
 /// `rows > columns`); `w -= learning_rate * x`. A weight of zeros is not rescaled.
 ///
-/// It is in the example of [`Rule`].
+/// See the example of [`Rule`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Muon {
     /// The learning rate.

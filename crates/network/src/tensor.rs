@@ -35,7 +35,7 @@ pub struct Tensor<'a> {
 
 /// The numbers of a tensor.
 ///
-/// It is in the example of [`Tensor`].
+/// See the example of [`Tensor`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData<'a> {
     /// Floating-point numbers.

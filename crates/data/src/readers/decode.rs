@@ -21,7 +21,7 @@ const MAX_ASPECT_RATIO: f64 = 1.5;
 
 /// What happens to images that cannot be read.
 ///
-/// It is in the example of [`ReadOptions`].
+/// See the example of [`ReadOptions`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DamagedImages {
@@ -34,7 +34,7 @@ pub enum DamagedImages {
 
 /// What a data set is read for.
 ///
-/// It is in the example of [`ReadOptions`].
+/// See the example of [`ReadOptions`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Purpose {
     /// A network is trained on it.
