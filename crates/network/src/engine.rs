@@ -1,11 +1,4 @@
 //! The engine: what computes a network. This is the interface between the training loop and a device.
-//!
-//! Calls may be asynchronous: an engine may queue the work and return. It borrows arguments only during the
-//! call, and copies what it needs later. Losses and counts are collected in the engine and read with
-//! [`Engine::next_result`]; everything else takes effect in the order of the calls. The same calls give the
-//! same bits on the same device. After an error the engine is of no more use.
-//!
-//! The crate `crescendo-conformance` has tests for every engine.
 
 use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
 
@@ -15,8 +8,14 @@ use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
 /// gives one [`UpdateResult`]. The engine may apply an update whose loss is not finite: the trainer stops when
 /// it reads that result, and the last saved state is not affected.
 ///
+/// Calls may be asynchronous: an engine may queue the work and return. It borrows arguments only during the call, and
+/// copies what it needs later. Everything but the results takes effect in the order of the calls, and the same calls give
+/// the same bits on the same device. After an error the engine is of no more use.
+///
 /// `set_graph`, `set_loss`, `set_communicator`, `swap_average`, `import` and `snapshot` are called between
 /// updates only, not between `accumulate` and `update`.
+///
+/// The crate `crescendo-conformance` has tests for every engine.
 ///
 /// # Example
 ///

@@ -127,7 +127,9 @@ impl FusedStep {
     }
 }
 
-/// The steps of a forward pass.
+/// The steps of a forward pass. A convolution, a pooling or a linear layer is a step and produces a tensor; BatchNorm,
+/// activations and residual additions become part of how the next step reads its input. What cannot be read so is
+/// written to memory by a step of its own, [`StepKind::Write`].
 ///
 /// # Example
 ///

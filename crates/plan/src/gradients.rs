@@ -60,7 +60,9 @@ pub struct StepGradients {
     pub delivery: Option<Delivery>,
 }
 
-/// The gradients of a backward pass.
+/// The gradients of a backward pass, which visits the steps in reverse order: each starts from the gradient of its output
+/// and delivers that of its input. Where several steps read a value, each delivers a part, and the one that read it first
+/// completes the gradient.
 ///
 /// # Example
 ///

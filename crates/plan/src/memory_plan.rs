@@ -12,7 +12,8 @@ use crate::arena::{LiveRange, pack};
 use crate::fusion::{FusedGraph, FusedStep, NormedTensor, StepKind, TensorId, TensorInfo};
 use crate::gradients::{Delivery, GradientInfo, GradientPlan};
 
-/// Offsets and sizes, in units of the engine's choice, per image.
+/// Offsets and sizes, in units of the engine's choice, per image; multiples of 16 units. Memory of what is no longer
+/// read is used again.
 ///
 /// # Example
 ///
