@@ -124,22 +124,22 @@ mod tests {
     use super::*;
 
     fn card(index: usize, name: &str, problem: Option<&str>) -> Card {
-        Card {
-            index,
-            name: name.into(),
-            memory: Some(80 << 30),
-            compute_capability: (9, 0),
-            problem: problem.map(str::to_owned),
-        }
+        let mut card = Card::default();
+        (card.index, card.name, card.memory) = (index, name.into(), Some(80 << 30));
+        (card.compute_capability, card.problem) = ((9, 0), problem.map(str::to_owned));
+        card
     }
 
     fn with(cards: Vec<Card>) -> Installed {
-        Installed { driver: Some("12.4".into()), cards, problem: None }
+        let mut installed = Installed::default();
+        (installed.driver, installed.cards) = (Some("12.4".into()), cards);
+        installed
     }
 
     fn without(driver: Option<&str>, problem: &str) -> Installed {
-        let driver = driver.map(str::to_owned);
-        Installed { driver, cards: Vec::new(), problem: Some(problem.into()) }
+        let mut installed = Installed::default();
+        (installed.driver, installed.problem) = (driver.map(str::to_owned), Some(problem.into()));
+        installed
     }
 
     #[test]

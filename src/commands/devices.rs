@@ -57,12 +57,12 @@ fn text(processor: &Processor, installed: &Installed) -> String {
         let free = available.map_or(String::new(), |bytes| format!(", {} free", gib(bytes)));
         lines.push(format!("         memory: {}{free}", gib(total)));
     }
-    let Installed { driver, cards, problem } = installed;
+    let Installed { driver, cards, problem, .. } = installed;
     let version = driver.as_deref().unwrap_or("unknown");
     let fine = || format!("NVIDIA's driver, CUDA {version}");
     lines.push(format!("cuda     {}", problem.clone().unwrap_or_else(fine)));
     for card in cards {
-        let Card { index, name, memory, compute_capability: (major, minor), problem } = card;
+        let Card { index, name, memory, compute_capability: (major, minor), problem, .. } = card;
         let memory = memory.map_or(String::new(), |bytes| format!(", {}", gib(bytes)));
         let problem =
             problem.as_ref().map_or(String::new(), |why| format!("; cannot be used: {why}"));
@@ -119,8 +119,10 @@ mod tests {
     }
 
     fn card(index: usize, name: &str, capability: (u32, u32), problem: Option<&str>) -> Card {
-        let (name, problem) = (name.to_owned(), problem.map(str::to_owned));
-        Card { index, name, memory: Some(80 << 30), compute_capability: capability, problem }
+        let mut card = Card::default();
+        (card.index, card.name, card.memory) = (index, name.to_owned(), Some(80 << 30));
+        (card.compute_capability, card.problem) = (capability, problem.map(str::to_owned));
+        card
     }
 
     #[test]
@@ -130,17 +132,17 @@ mod tests {
             (Some("11.4"), "NVIDIA's driver is too old (CUDA 11.4): install version 525 or newer"),
             (Some("12.4"), "CUDA_VISIBLE_DEVICES is empty, which hides all cards"),
         ] {
-            let driver = driver.map(str::to_owned);
-            let version = driver.clone();
-            let (text, json) =
-                shown(&Installed { driver, cards: Vec::new(), problem: Some(problem.into()) });
+            let mut installed = Installed::default();
+            installed.driver = driver.map(str::to_owned);
+            installed.problem = Some(problem.into());
+            let (text, json) = shown(&installed);
             let expected = format!(
                 "cpu      AMD EPYC 9V74\n         instruction sets: avx2, portable\n         2 threads\n         \
                  memory: 8.0 GiB, 1.5 GiB free\ncuda     {problem}\nauto     is cpu"
             );
             assert_eq!(text, expected);
             assert_eq!((&json["auto"], &json["cuda"]["problem"]), (&"cpu".into(), &problem.into()));
-            assert_eq!(json["cuda"]["driver"].as_str(), version.as_deref());
+            assert_eq!(json["cuda"]["driver"].as_str(), driver);
             assert_eq!(json["cpu"]["memory_bytes"], 8_u64 << 30);
         }
     }
@@ -151,7 +153,8 @@ mod tests {
             card(0, "Tesla K80", (3, 7), Some("it is too old: compute capability 8.0 is needed")),
             card(1, "NVIDIA H100 80GB HBM3 MIG 1g.10gb", (9, 0), None),
         ];
-        let installed = Installed { driver: Some("12.4".into()), cards, problem: None };
+        let mut installed = Installed::default();
+        (installed.driver, installed.cards) = (Some("12.4".into()), cards);
         let (text, json) = shown(&installed);
         let end = "cuda     NVIDIA's driver, CUDA 12.4\n\
                    cuda:0   Tesla K80, 80.0 GiB, compute capability 3.7; cannot be used: it is too old: compute \

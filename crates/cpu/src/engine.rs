@@ -124,7 +124,7 @@ impl CpuEngine {
     }
 
     /// The logits of at most [`inference_images`] images.
-    fn infer(&mut self, images: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
+    fn infer(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
         let plan = &self.plans[self.current];
         let count = images.len() / plan.graph.input.len();
         let threads = self.processor.pool.threads();
@@ -144,7 +144,7 @@ impl CpuEngine {
             mode: Mode::Inference(&mut self.folded),
         };
         pass.forward()?;
-        logits.extend_from_slice(pass.logits());
+        logits.copy_from_slice(pass.logits());
         Ok(())
     }
 
@@ -252,7 +252,7 @@ impl CpuEngine {
     fn view<'a>(
         &self,
         model: &'a Model,
-        StateTensor { name, shape, kind }: StateTensor,
+        StateTensor { name, shape, kind, .. }: StateTensor,
     ) -> Tensor<'a> {
         let data = match (kind, model.tensor(&self.plan().graph, kind)) {
             (_, Some(numbers)) => TensorData::F32(numbers.into()),
@@ -410,14 +410,16 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let image = self.graph().input.len();
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
+        let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert!(images.len().is_multiple_of(image), "not whole images");
-        let mut logits = Vec::with_capacity(images.len() / image * self.graph().classes());
-        for images in images.chunks(image * inference_images(self.processor.pool.threads())) {
-            self.infer(images, &mut logits)?;
+        assert_eq!(logits.len(), images.len() / image * classes, "not one logit for each class");
+        let most = inference_images(self.processor.pool.threads());
+        let parts = images.chunks(image * most).zip(logits.chunks_mut(classes * most));
+        for (images, logits) in parts {
+            self.infer(images, logits)?;
         }
-        Ok(logits)
+        Ok(())
     }
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
@@ -475,9 +477,11 @@ impl Engine for CpuEngine {
         let plan = &self.plans[self.current];
         let steps = plan.fused.steps.iter().zip(&plan.gradients.steps);
         let times = steps.zip(&mut self.state.seconds).map(|((step, gradients), seconds)| {
-            let [forward, backward] = std::mem::take(seconds);
-            let input_gradient = gradients.delivery.is_some();
-            StepTime { node: step.node, forward, backward, input_gradient }
+            let mut time = StepTime::default();
+            time.node = step.node;
+            [time.forward, time.backward] = std::mem::take(seconds);
+            time.input_gradient = gradients.delivery.is_some();
+            time
         });
         times.collect()
     }
@@ -487,6 +491,8 @@ impl Engine for CpuEngine {
     }
 
     fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
-        Ok(Peaks { flops: peak::flops(&self.processor), ..Peaks::default() })
+        let mut peaks = Peaks::default();
+        peaks.flops = peak::flops(&self.processor);
+        Ok(peaks)
     }
 }

@@ -4,7 +4,7 @@
 //! image size an engine works out an execution plan once (`plan`): with `crescendo-plan`, what is fused and where
 //! everything lies in memory; by itself, an algorithm for each convolution (`algorithm`) and how maps are stored
 //! (`memory_layout`). A pass (`pass`) computes the steps of a batch.
-//! All memory is allocated when a batch size is first seen; an update allocates nothing.
+//! All memory is allocated when a batch size is first seen; neither an update nor inference allocates any later.
 //!
 //! Results do not depend on the number of threads.
 //!

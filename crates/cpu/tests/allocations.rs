@@ -1,4 +1,4 @@
-//! An update allocates nothing: all memory is allocated when a batch size is first seen.
+//! Updates and inference allocate nothing: all memory is allocated when a batch size is first seen.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn updates_allocate_nothing_once_the_batch_size_is_known() {
+fn updates_and_inference_allocate_nothing_once_the_batch_size_is_known() {
     for activations in [ActivationStorage::F32, ActivationStorage::Bf16] {
         let config =
             NetworkConfig { blocks: vec![1, 1], widths: vec![16, 24], ..NetworkConfig::paper() };
@@ -59,5 +59,12 @@ fn updates_allocate_nothing_once_the_batch_size_is_known() {
         update(6);
         update(4);
         assert_eq!(COUNT.load(Ordering::Relaxed), before, "{activations:?}");
+        // The first call packs the weights.
+        let mut logits = vec![0.0; 6 * graph.classes()];
+        engine.logits_into(&images, &mut logits).unwrap();
+        let before = COUNT.load(Ordering::Relaxed);
+        engine.logits_into(&images, &mut logits).unwrap();
+        engine.logits_into(&images[..3072], &mut logits[..graph.classes()]).unwrap();
+        assert_eq!(COUNT.load(Ordering::Relaxed), before, "inference, {activations:?}");
     }
 }

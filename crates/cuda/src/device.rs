@@ -17,6 +17,28 @@ use crate::work;
 const STEPS_IMAGES: usize = 125;
 
 /// A GPU, with the driver that runs kernels on it.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cuda::{CudaDevice, planning_driver};
+/// use crescendo_network::{Device, EngineConfig, Graph, NetworkConfig, PrecisionKind, Shape};
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// let graph = Graph::new(&NetworkConfig::paper().network(images)?)?;
+/// // What a card with 80 GiB would do; none is needed to know it.
+/// let device = |precision| {
+///     let config = EngineConfig { precision, ..EngineConfig::default() };
+///     CudaDevice::new(planning_driver(Some(80 << 30)), &config)
+/// };
+/// let bytes = |precision| Ok::<_, crescendo_network::EngineError>(
+///     device(precision).required_memory(&graph, 1000)?.configured,
+/// );
+/// assert!(bytes(PrecisionKind::Bf16)? < bytes(PrecisionKind::F32)?);
+/// assert!(bytes(PrecisionKind::F32)? < 80 << 30);
+/// assert!(device(PrecisionKind::Auto).describe_steps(&graph)?.contains("start_layer.0"));
+/// # Ok::<(), crescendo_network::EngineError>(())
+/// ```
 #[derive(Clone)]
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,

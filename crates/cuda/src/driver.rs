@@ -10,6 +10,25 @@ pub type Address = u64;
 
 /// Runs kernels on one device. Everything takes effect in the order of the calls. Calls may return before the device
 /// has finished; an error of the device may be reported by a later call.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cuda::{Address, Download, Driver, Launch, Program, planning_driver};
+/// use crescendo_network::EngineError;
+///
+/// /// Runs launches, and returns the bytes that lie at an address then.
+/// fn run(driver: &dyn Driver, launches: &[Launch], at: Address, len: usize) -> Result<Vec<u8>, EngineError> {
+///     let mut program: Box<dyn Program> = driver.prepare(launches)?;
+///     program.run()?;
+///     let mut download: Box<dyn Download> = driver.begin_download(at, len)?;
+///     Ok(download.bytes(true)?.expect("it has waited"))
+/// }
+/// let launch = Launch { kernel: "exchange", grid: [64, 1, 1], threads: 256, shared: 0, params: vec![0; 24] };
+/// // The driver of a card that is not there says so.
+/// let error = run(&*planning_driver(None), &[launch], 0, 16).unwrap_err();
+/// assert_eq!(error.to_string(), "there is no card: it was opened for planning alone");
+/// ```
 pub trait Driver: Send + Sync {
     /// What the device is, such as `NVIDIA H100 80GB HBM3`.
     fn name(&self) -> String;
@@ -53,6 +72,8 @@ pub trait Driver: Send + Sync {
 }
 
 /// Launches that were prepared.
+///
+/// See the example of [`Driver`].
 pub trait Program: Send {
     /// Queues the launches.
     ///
@@ -68,6 +89,8 @@ pub trait Program: Send {
 }
 
 /// A download that may not be finished.
+///
+/// See the example of [`Driver`].
 pub trait Download: Send {
     /// The bytes, or `None` if they are not there yet and `wait` is false.
     ///
@@ -77,6 +100,8 @@ pub trait Download: Send {
 }
 
 /// One launch of a kernel.
+///
+/// See the example of [`Driver`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     /// The kernel's name.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Peaks,
-    Preparation, Rule, Sample, Section, Snapshot, State as Tensors, StateKind, StateTensor,
-    StepTime, Tensor, TensorData, UpdateResult, UpdateWork, check_tensors,
+    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, Measure,
+    MicroBatch, Peaks, Preparation, Rule, Sample, Section, Snapshot, State as Tensors, StateKind,
+    StateTensor, StepTime, Tensor, TensorData, UpdateResult, UpdateWork, check_tensors,
 };
 use crescendo_plan::RequiredGradients;
 
@@ -360,16 +360,17 @@ impl CudaEngine {
         counts: bool,
     ) -> Result<Vec<Tensor<'static>>, EngineError> {
         let (numbers, graph) = (self.download(buffer)?, self.graph());
-        let tensors = graph.state().into_iter().filter_map(|StateTensor { name, shape, kind }| {
-            let data = match (self.state.layout.range(graph, kind), kind) {
-                (Some(range), _) => TensorData::F32(numbers[range].to_vec().into()),
-                (None, StateKind::BatchesTracked(index)) if counts => {
-                    TensorData::I64(self.state.batches_tracked[index])
-                }
-                _ => return None,
-            };
-            Some(Tensor { name: name.into(), shape, data })
-        });
+        let tensors =
+            graph.state().into_iter().filter_map(|StateTensor { name, shape, kind, .. }| {
+                let data = match (self.state.layout.range(graph, kind), kind) {
+                    (Some(range), _) => TensorData::F32(numbers[range].to_vec().into()),
+                    (None, StateKind::BatchesTracked(index)) if counts => {
+                        TensorData::I64(self.state.batches_tracked[index])
+                    }
+                    _ => return None,
+                };
+                Some(Tensor { name: name.into(), shape, data })
+            });
         Ok(tensors.collect())
     }
 
@@ -409,13 +410,14 @@ impl CudaEngine {
         let squares = squares.chunks_exact(8).map(bytemuck::pod_read_unaligned::<f64>);
         let parts = pending.parts.iter().zip(squares);
         let parts = parts.map(|(&(images, factor), square)| (images, square * factor * factor));
-        let norms = crescendo_network::GradientNorms { parts: parts.collect(), whole: head.whole };
-        self.read.push_back(UpdateResult {
-            loss: head.loss,
-            correct: head.correct as usize,
-            images: pending.images,
-            norms: pending.measured.then_some(norms),
-        });
+        let mut result = UpdateResult::default();
+        (result.loss, result.correct) = (head.loss, head.correct as usize);
+        result.images = pending.images;
+        if pending.measured {
+            let norms = result.norms.insert(GradientNorms::default());
+            (norms.parts, norms.whole) = (parts.collect(), head.whole);
+        }
+        self.read.push_back(result);
         Ok(true)
     }
 }
@@ -592,13 +594,13 @@ impl Engine for CudaEngine {
         self.run_pass(count, Purpose::Statistics)
     }
 
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let image = self.graph().input.len();
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
+        let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert!(images.len().is_multiple_of(image), "not whole images");
-        let classes = self.graph().classes();
+        assert_eq!(logits.len(), images.len() / image * classes, "not one logit for each class");
         let padded = classes.next_multiple_of(16);
-        let mut logits = Vec::with_capacity(images.len() / image * classes);
-        for images in images.chunks(image * INFERENCE_IMAGES) {
+        let parts = images.chunks(image * INFERENCE_IMAGES);
+        for (images, logits) in parts.zip(logits.chunks_mut(classes * INFERENCE_IMAGES)) {
             let count = images.len() / image;
             self.reserve(count, false)?;
             self.upload_images(images, count)?;
@@ -608,9 +610,10 @@ impl Engine for CudaEngine {
             let mut rows = vec![0.0f32; count * padded];
             let address = self.space.arena() + offset as u64;
             self.driver.download(address, bytemuck::cast_slice_mut(&mut rows))?;
-            rows.chunks_exact(padded).for_each(|row| logits.extend_from_slice(&row[..classes]));
+            let rows = rows.chunks_exact(padded).zip(logits.chunks_exact_mut(classes));
+            rows.for_each(|(row, logits)| logits.copy_from_slice(&row[..classes]));
         }
-        Ok(logits)
+        Ok(())
     }
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
@@ -680,9 +683,11 @@ impl Engine for CudaEngine {
         let factor = all / std::mem::take(&mut self.timed).max(1) as f64;
         let steps = plan.fused.steps.iter().zip(&plan.gradients.steps);
         let times = steps.zip(&mut self.seconds).map(|((step, gradients), seconds)| {
-            let [forward, backward] = std::mem::take(seconds).map(|seconds| factor * seconds);
-            let input_gradient = gradients.delivery.is_some();
-            StepTime { node: step.node, forward, backward, input_gradient }
+            let mut time = StepTime::default();
+            time.node = step.node;
+            [time.forward, time.backward] = std::mem::take(seconds).map(|seconds| factor * seconds);
+            time.input_gradient = gradients.delivery.is_some();
+            time
         });
         times.collect()
     }

@@ -25,8 +25,9 @@ const LAUNCHES: usize = 4;
 /// Measures them, those of the matrix units if the precision uses them.
 pub(crate) fn measure(driver: &dyn Driver, precision: Precision) -> Result<Peaks, EngineError> {
     let threads = THREADS as usize;
-    let flops = computing(driver, "peak_f32", 4096, 2 * threads * PRODUCTS)?;
-    let matrix_flops = match precision {
+    let mut peaks = Peaks::default();
+    peaks.flops = computing(driver, "peak_f32", 4096, 2 * threads * PRODUCTS)?;
+    peaks.matrix_flops = match precision {
         Precision::F32 => None,
         Precision::Bf16 => {
             let per_block = threads / 32 * MATRICES * MATRIX_FLOPS;
@@ -36,10 +37,13 @@ pub(crate) fn measure(driver: &dyn Driver, precision: Precision) -> Result<Peaks
     for bytes in COPY_BYTES {
         match copying(driver, bytes) {
             Err(EngineError::OutOfMemory { .. }) => {}
-            rate => return Ok(Peaks { flops, matrix_flops, copy_bytes: Some(rate?) }),
+            rate => {
+                peaks.copy_bytes = Some(rate?);
+                break;
+            }
         }
     }
-    Ok(Peaks { flops, matrix_flops, copy_bytes: None })
+    Ok(peaks)
 }
 
 /// Floating-point operations a second of a kernel, of which a block does so many in an iteration.

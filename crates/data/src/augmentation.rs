@@ -10,6 +10,36 @@ const SHAPE: ImageShape = ImageShape::CIFAR;
 
 /// Random changes to training images: a border around the image and a random crop of the original size
 /// from it, a random horizontal flip, and cutout.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{Augmentation, Border, Flip, LastBatch, Normalization, Sampling, Shuffle};
+///
+/// let sampling = Sampling {
+///     seed: 7,
+///     shuffle: Shuffle::Epoch,
+///     last_batch: LastBatch::Drop,
+///     augmentation: Some(Augmentation {
+///         padding: 4,
+///         border: Border::Reflect,
+///         flip: Flip::Alternate,
+///         cutout: 8,
+///     }),
+///     normalization: Normalization::PerImage,
+///     image_size: 32,
+/// };
+/// let draw = |epoch| sampling.augmented_samples(epoch, &[0, 1, 2]);
+/// for (first, second) in draw(1).zip(draw(2)) {
+///     assert!(first.top.abs() <= 4 && first.left.abs() <= 4);
+///     let (row, column) = first.cutout.unwrap();
+///     assert!(row <= 32 - 8 && column <= 32 - 8);
+///     // Each image is flipped in every second epoch.
+///     assert_ne!(first.flip, second.flip);
+/// }
+/// // What is drawn for an image does not depend on the others.
+/// assert_eq!(draw(1).last(), sampling.augmented_samples(1, &[2]).next());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Augmentation {
     /// The width of the border in pixels, on each side: at most the image's size, and less than that
@@ -26,6 +56,8 @@ pub struct Augmentation {
 }
 
 /// The pixels beyond an image's edge.
+///
+/// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "snake_case",
@@ -43,6 +75,8 @@ pub enum Border {
 }
 
 /// Which images are flipped horizontally in an epoch.
+///
+/// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flip {
@@ -72,6 +106,8 @@ pub enum Flip {
 ///    set to 0;
 /// 5. if `Sampling::image_size` is smaller than the image: each pixel is the mean of the area that it
 ///    covers.
+///
+/// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AugmentedSample {
     /// The image's index in its split.

@@ -8,6 +8,22 @@ use unicode_normalization::UnicodeNormalization;
 use crate::{ImageShape, Sizing};
 
 /// Images with their labels, in file order: the training, validation or test images of a data set.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{ImageShape, Split};
+///
+/// let shape = ImageShape::CIFAR;
+/// let red: Vec<u8> = (0..shape.elements()).map(|at| if at < shape.plane() { 255 } else { 0 }).collect();
+/// let mut split = Split::default();
+/// split.push(&[0; ImageShape::CIFAR.elements()], 0);
+/// split.push(&red, 1);
+/// assert_eq!((split.len(), &split.labels[..]), (2, &[0, 1][..]));
+/// // The first pixel's red, green and blue.
+/// let image = split.image(1);
+/// assert_eq!([image[0], image[shape.plane()], image[2 * shape.plane()]], [255, 0, 0]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     /// The images one after another, [`image_shape`](Self::image_shape)`().elements()` bytes each.
@@ -54,6 +70,27 @@ impl Split {
 }
 
 /// A data set: training images and test images, and validation images if it has its own.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::shapes;
+///
+/// let mut set = shapes::generate(0, 40, 20);
+/// assert_eq!((set.train.len(), set.test.len(), set.classes.len()), (40, 20, 10));
+///
+/// // The classes in the order of a network that knows them all.
+/// let before = set.fingerprint();
+/// let reversed: Vec<String> = set.classes.iter().rev().cloned().collect();
+/// let label = set.train.labels[0];
+/// set.match_classes(&reversed).unwrap();
+/// assert_eq!(set.train.labels[0], 9 - label);
+/// assert_ne!(set.fingerprint(), before);
+///
+/// // A network that does not know some of them.
+/// let unknown = set.match_classes(&reversed[1..]).unwrap_err();
+/// assert_eq!(unknown, [reversed[0].clone()]);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSet {
     /// Its name, such as `CIFAR-10` or `shapes`.

@@ -3,7 +3,26 @@
 use std::path::{Path, PathBuf};
 
 /// Why a data set could not be read, written or downloaded.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{Error, open};
+///
+/// let folder = tempfile::tempdir().unwrap();
+/// std::fs::create_dir_all(folder.path().join("cats")).unwrap();
+/// std::fs::write(folder.path().join("cats/1.png"), "not an image").unwrap();
+/// let path = folder.path().join("cats/1.png");
+/// let error = crescendo_data::read_image(&path).unwrap_err();
+/// assert!(matches!(&error, Error::Invalid { path: bad, .. } if *bad == path));
+/// assert!(error.to_string().contains("cannot be read as an image"));
+///
+/// let error = open(&folder.path().join("dogs")).unwrap_err();
+/// let Error::Io { doing, source, .. } = error else { panic!("{error}") };
+/// assert_eq!((doing, source.kind()), ("read", std::io::ErrorKind::NotFound));
+/// ```
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
@@ -45,7 +64,10 @@ pub enum Error {
 }
 
 /// An image that cannot be read.
+///
+/// See the example of [`ReadOptions`](crate::ReadOptions).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DamagedFile {
     /// Its file.
     pub path: PathBuf,

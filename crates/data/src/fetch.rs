@@ -17,6 +17,21 @@ use crate::file_system::{self, Lock};
 use crate::readers::{archive, binary, open};
 
 /// An archive to download, with its checksum.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{FetchOutcome, RemoteArchive, export, fetch, shapes};
+///
+/// // A data set that is there already is not downloaded.
+/// let folder = tempfile::tempdir().unwrap();
+/// export(&shapes::generate(0, 10, 10), &folder.path().join("cifar-10-batches-bin"))?;
+/// let mirror = RemoteArchive { url: "https://localhost/cifar-10-binary.tar.gz", ..RemoteArchive::CIFAR10 };
+/// let outcome = fetch(folder.path(), &mirror, &mut |done, total| println!("{done} of {total}"))?;
+/// let FetchOutcome::AlreadyPresent(path) = outcome else { panic!("{outcome:?}") };
+/// assert!(path.ends_with("cifar-10-batches-bin"));
+/// # Ok::<(), crescendo_data::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteArchive<'a> {
     /// Its address.
@@ -39,6 +54,8 @@ impl RemoteArchive<'static> {
 }
 
 /// The outcome of [`fetch`], with the data set's folder.
+///
+/// See the example of [`RemoteArchive`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchOutcome {
     /// The data set was there already; nothing was downloaded.

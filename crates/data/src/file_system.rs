@@ -6,6 +6,24 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 /// The outcome of [`try_lock`].
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::file_system::{Lock, try_lock};
+/// use std::fs::File;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("lock");
+/// let first = File::create(&path)?;
+/// // Some file systems have no locks.
+/// if try_lock(&first)? == Lock::Held {
+///     assert_eq!(try_lock(&File::open(&path)?)?, Lock::Taken);
+///     drop(first);
+///     assert_eq!(try_lock(&File::open(&path)?)?, Lock::Held);
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
     /// This program has the lock.

@@ -28,6 +28,8 @@ const MAX_PROGRESSIVE_PIXELS: u64 = 100_000_000;
 const MAX_BYTES: u64 = 512 << 20;
 
 /// How images of other sizes are brought to the size that networks take.
+///
+/// See the example of [`DecodedImage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sizing {
@@ -49,7 +51,32 @@ impl Sizing {
 pub(crate) const PADDED: u32 = 28;
 
 /// An image that was read from a file and resized.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{Sizing, read_image_as};
+///
+/// // A white image of MNIST's size, as a bitmap without compression.
+/// let (header, side) = (54, 28);
+/// let mut bitmap = b"BM".to_vec();
+/// let fields = [header + 3 * side * side, 0, header, 40, side, side, 1 | 24 << 16, 0, 0, 0, 0, 0, 0];
+/// fields.iter().for_each(|field: &u32| bitmap.extend(field.to_le_bytes()));
+/// bitmap.resize((header + 3 * side * side) as usize, 255);
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("white.bmp");
+/// std::fs::write(&path, bitmap).unwrap();
+///
+/// let resized = read_image_as(&path, Sizing::Resize)?;
+/// assert!(resized.is_resized() && resized.pixels.iter().all(|&byte| byte == 255));
+/// assert_eq!((resized.original_width, resized.original_height), (28, 28));
+/// // Two rows of zeros on each side.
+/// let padded = read_image_as(&path, Sizing::Pad)?;
+/// assert_eq!(padded.pixels.iter().filter(|&&byte| byte == 255).count(), 3 * 28 * 28);
+/// # Ok::<(), crescendo_data::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DecodedImage {
     /// The resized image: the bytes of [`ImageShape::CIFAR`], in its order.
     pub pixels: Vec<u8>,

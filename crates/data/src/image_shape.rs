@@ -5,6 +5,8 @@
 /// In memory the values of an image follow each other in this order: plane by plane (red, green, blue),
 /// row by row from the top, each row from the left. A data set has a byte for each value, a batch an
 /// `f32`.
+///
+/// See the example of [`Split`](crate::Split).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ImageShape {
     /// Colour channels.

@@ -7,6 +7,23 @@ use crate::{ImageShape, Split, channel_statistics};
 const SHAPE: ImageShape = ImageShape::CIFAR;
 
 /// How the bytes of an image are normalised.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{ImageShape, Normalization, shapes};
+///
+/// let train = shapes::generate(0, 100, 10).train;
+/// let normalization = Normalization::dataset(&train);
+/// let mut normalized = vec![0.0; train.pixels.len()];
+/// let elements = ImageShape::CIFAR.elements();
+/// for (image, out) in train.pixels.chunks(elements).zip(normalized.chunks_mut(elements)) {
+///     normalization.apply(image, out);
+/// }
+/// // All images together have a mean of 0.
+/// let sum: f64 = normalized.iter().map(|&value| f64::from(value)).sum();
+/// assert!((sum / normalized.len() as f64).abs() < 1e-6);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalization {

@@ -10,6 +10,8 @@ use crate::rng::{permutation, stream};
 use crate::{ImageShape, Normalization, Split};
 
 /// A batch of normalised images and their labels.
+///
+/// See the example of [`Sampling`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageBatch {
     /// `[N, channels, image_size, image_size]`, the values of each image as [`ImageShape`] orders them.
@@ -19,6 +21,8 @@ pub struct ImageBatch {
 }
 
 /// The order of the images in an epoch.
+///
+/// See the example of [`Sampling`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shuffle {
@@ -29,6 +33,8 @@ pub enum Shuffle {
 }
 
 /// What happens to the images that do not fill the last batch.
+///
+/// See the example of [`Sampling`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LastBatch {
@@ -43,6 +49,31 @@ pub enum LastBatch {
 /// A thread may prepare them ahead ([`epoch`](Self::epoch)). An engine that keeps the images in the
 /// memory of its device needs only [`order`](Self::order) and
 /// [`augmented_samples`](Self::augmented_samples), a few bytes for each image, and makes the batches there.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{ImageBatch, LastBatch, Normalization, Sampling, Shuffle, shapes};
+///
+/// let train = shapes::generate(0, 50, 10).train;
+/// let sampling = Sampling {
+///     seed: 0,
+///     shuffle: Shuffle::FileOrder,
+///     last_batch: LastBatch::Drop,
+///     augmentation: None,
+///     normalization: Normalization::None,
+///     image_size: 16,
+/// };
+/// assert_eq!(sampling.batches(train.len(), 20), 2);
+/// assert_eq!(sampling.order(1, 4), [0, 1, 2, 3]);
+/// let mut batch = ImageBatch::default();
+/// sampling.fill(&train, 1, &[3, 8], &mut batch);
+/// assert_eq!(batch.labels, [train.labels[3], train.labels[8]]);
+/// assert_eq!(batch.images.len(), 2 * 3 * 16 * 16);
+/// // The first pixel is the mean of four.
+/// let mean = [0, 1, 32, 33].iter().map(|&at| f32::from(train.image(3)[at])).sum::<f32>() / (4.0 * 255.0);
+/// assert!((batch.images[0] - mean).abs() < 1e-6);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// The seed of all random numbers. Each is a function of the seed, the epoch and the image's index.

@@ -15,7 +15,25 @@ const SHAPE: ImageShape = ImageShape::CIFAR;
 const MAX_IMBALANCE: usize = 3;
 
 /// A summary of a data set; its `Display` is a table.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{shapes, summarize};
+///
+/// let mut set = shapes::generate(0, 30, 10);
+/// set.test = set.train.clone();
+/// let summary = summarize(&set);
+/// let first = &summary.classes[0];
+/// assert_eq!((first.train, first.test), (3, 3));
+/// assert_eq!(
+///     summary.problems[0],
+///     "30 of 30 test images are exact copies of training images, so the test accuracy will be too high"
+/// );
+/// assert!(summary.to_string().contains("\nall "));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// The data set's name.
     pub name: String,
@@ -40,7 +58,10 @@ pub struct Summary {
 }
 
 /// The number of images of one class.
+///
+/// See the example of [`Summary`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ClassCount {
     /// The name of the class.
     pub name: String,

@@ -8,6 +8,19 @@ use crate::Split;
 use crate::rng::{permutation, stream};
 
 /// How validation images are chosen from the training images.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{ValidationChoice, shapes, split_validation};
+///
+/// let train = shapes::generate(0, 100, 10).train;
+/// let (rest, validation) = split_validation(&train, 20, ValidationChoice::Stratified);
+/// assert_eq!((rest.len(), validation.len()), (80, 20));
+/// // Two of each of the ten classes.
+/// let of = |class: u16| validation.labels.iter().filter(|&&label| label == class).count();
+/// assert!((0..10).all(|class| of(class) == 2));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ValidationChoice {

@@ -5,6 +5,8 @@ use crate::simd::{Kernel, LANES, Simd};
 use crate::{Processor, ThreadPool};
 
 /// A function of one number, applied to each.
+///
+/// See the example of [the crate](crate).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ActivationFunction {
     /// `max(x, 0)`.

@@ -9,6 +9,19 @@ const LARGE_PAGE: usize = 2 << 20;
 
 /// A buffer of `f32`, zeros at first: aligned to 64 bytes or more, and of a fixed length. Kernels write
 /// past the caches only to memory that is so aligned; other memory works too, but slower.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_kernels::AlignedBuffer;
+///
+/// let mut buffer = AlignedBuffer::new(100);
+/// assert!(buffer.as_slice().iter().all(|&number| number == 0.0));
+/// assert!(buffer.as_slice().as_ptr().addr().is_multiple_of(64));
+/// buffer.as_mut_slice()[99] = 1.0;
+/// assert_eq!(buffer.as_slice().iter().sum::<f32>(), 1.0);
+/// assert!(AlignedBuffer::try_new(usize::MAX / 8).is_none());
+/// ```
 pub struct AlignedBuffer {
     start: NonNull<f32>,
     len: usize,

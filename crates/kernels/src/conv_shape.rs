@@ -3,6 +3,8 @@
 use crate::MapShape;
 
 /// A convolution: square filters, the same stride and zero padding on both axes.
+///
+/// See the example of [the crate](crate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Convolution {
     /// Channels of the input.

@@ -13,6 +13,8 @@ use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, direct};
 
 /// The algorithm that computes a convolution.
+///
+/// See the example of [the crate](crate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConvAlgorithm {
     /// Direct convolution: any filter, any stride.

@@ -15,6 +15,8 @@ use crate::{ActivationFunction, MapShape};
 pub type ChannelSums<'a> = DisjointSlice<'a, f64>;
 
 /// What happens to a forward kernel's output: `row + bias` is stored, and summed up for a BatchNorm.
+///
+/// See the example of [the crate](crate).
 pub struct Epilogue<'a> {
     /// The shape of the output.
     pub shape: MapShape,

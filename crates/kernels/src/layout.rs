@@ -5,6 +5,8 @@ use crate::simd::LANES;
 
 /// The shape of a batch of feature maps. In memory they are `[images, blocks, height, width, 16]`, where
 /// a block is sixteen channels; the last block is padded with channels whose numbers are ignored.
+///
+/// See the example of [the crate](crate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapShape {
     /// Images in the batch.

@@ -122,6 +122,8 @@ pub use thread_pool::ThreadPool;
 pub use workspace::{Workspace, WorkspaceSize};
 
 /// What kernels run on.
+///
+/// See the example of [the crate](crate).
 pub struct Processor {
     /// The threads. A kernel may be called from any thread; two calls take turns.
     pub pool: ThreadPool,

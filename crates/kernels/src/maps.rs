@@ -7,6 +7,8 @@ use crate::prefetch::{MapRows, Prefetch};
 use crate::simd::{LANES, Simd};
 
 /// Feature maps to be read.
+///
+/// See the example of [the crate](crate).
 #[derive(Clone, Copy)]
 pub enum MapsRef<'a> {
     /// In blocks of channels (see [`MapShape`]), [`MapShape::len`] numbers.
@@ -67,6 +69,8 @@ impl MapsRef<'_> {
 
 /// Feature maps to be written, in blocks of channels (see [`MapShape`]), by several threads at once,
 /// each its own rows.
+///
+/// See the example of [the crate](crate).
 pub enum MapsMut<'a> {
     /// [`MapShape::len`] numbers.
     F32(DisjointSlice<'a, f32>),

@@ -32,6 +32,8 @@ pub struct Residual<'a> {
 }
 
 /// What a forward kernel reads: `activation(scale * value + shift + residual)`.
+///
+/// See the example of [the crate](crate).
 pub struct Prologue<'a> {
     /// The shape of all maps here.
     pub shape: MapShape,

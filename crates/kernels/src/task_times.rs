@@ -65,6 +65,21 @@ impl JobTimes {
 }
 
 /// What a [recording](crate::ThreadPool::recording) pool has recorded.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_kernels::{TaskTimes, ThreadPool};
+///
+/// let times = TaskTimes::default();
+/// let pool = ThreadPool::recording(4, times.clone());
+/// pool.run(6, usize::MAX, |_, _| std::thread::sleep(std::time::Duration::from_millis(2)));
+/// let jobs = times.take();
+/// assert_eq!((jobs.len(), jobs[0].tasks.len()), (1, 6));
+/// assert!(jobs[0].sum() >= 12e-3);
+/// // Six tasks on four threads take as long as two.
+/// assert!(jobs[0].on(4, 0.0) >= 4e-3 && jobs[0].on(4, 0.0) < jobs[0].sum());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct TaskTimes(Arc<Mutex<Vec<JobTimes>>>);
 

@@ -21,6 +21,22 @@ use crate::{JobTimes, TaskTimes};
 
 /// A persistent pool of threads. [`run`](Self::run) calls a task for each of a number of indices on all
 /// threads; which thread takes which index is not determined, so tasks must not depend on it.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_kernels::ThreadPool;
+///
+/// let pool = ThreadPool::new(2);
+/// let mut squares = [0; 1000];
+/// // Pieces of 100, each of which computes little: as much as going through memory once.
+/// pool.chunks(&mut squares, 100, 1000 * ThreadPool::ELEMENT, |piece, squares| {
+///     for (at, square) in squares.iter_mut().enumerate() {
+///         *square = (100 * piece + at).pow(2);
+///     }
+/// });
+/// assert_eq!((squares[12], squares[999]), (144, 998_001));
+/// ```
 pub struct ThreadPool {
     state: Arc<State>,
     workers: Vec<JoinHandle<()>>,

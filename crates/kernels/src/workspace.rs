@@ -34,6 +34,8 @@ impl WorkspaceSize {
 }
 
 /// Working memory of kernels.
+///
+/// See the example of [the crate](crate).
 #[derive(Default)]
 pub struct Workspace {
     workspace_size: WorkspaceSize,

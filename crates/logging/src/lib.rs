@@ -45,6 +45,45 @@ use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};
 
 /// Passes every event to several observers, in order.
+///
+/// # Example
+///
+/// In the folder of a `run`, and on the terminal:
+///
+/// ```
+/// use crescendo_logging::{
+///     ConsoleSummary, EvaluationLogger, JsonEvents, Observers, TensorBoardLogger, TextLogger,
+/// };
+/// # use crescendo_cpu::CpuDevices;
+/// # use crescendo_data::shapes;
+/// # use crescendo_training::{Recipe, Run, Start};
+/// # let data = shapes::generate(0, 60, 20);
+/// # let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("first");
+/// # let start = Start {
+/// #     recipe: &recipe,
+/// #     recipe_name: "quick",
+/// #     data: &data,
+/// #     data_location: "shapes:60,20",
+/// #     init: None,
+/// #     devices: &CpuDevices,
+/// # };
+/// # let mut run = Run::create(&folder, &start)?;
+///
+/// let (mut text, mut tensorboard) = (TextLogger::default(), TensorBoardLogger::default());
+/// let (mut evaluation, mut json, mut summary) = (EvaluationLogger::default(), JsonEvents, ConsoleSummary);
+/// let mut all = Observers(vec![&mut text, &mut tensorboard, &mut evaluation]);
+/// let wants_json = std::env::args().any(|argument| argument == "--json");
+/// all.0.push(if wants_json { &mut json } else { &mut summary });
+/// run.train(&CpuDevices, &data, &mut all, &false.into())?;
+/// let log = std::fs::read_to_string(folder.join("log.txt")).unwrap();
+/// assert!(log.starts_with("Training quick: ") && log.contains("\nEpoch 1 Loss "));
+/// assert!(folder.join("events.out.tfevents.0.crescendo").exists());
+/// let evaluation = std::fs::read_to_string(folder.join("evaluation.json")).unwrap();
+/// assert!(evaluation.contains("\"confusion\""));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub struct Observers<'a>(pub Vec<&'a mut dyn Observer>);
 
 impl Observer for Observers<'_> {

@@ -6,6 +6,53 @@ use crate::EngineError;
 
 /// Blocking collective operations on host memory. All processes call the same functions in the same order with
 /// slices of the same lengths, and every process receives the same bits.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::{Arc, Barrier, Mutex};
+/// use crescendo_network::{Communicator, EngineError, SingleProcess};
+///
+/// /// Two threads as two processes.
+/// #[derive(Clone)]
+/// struct Pair(Arc<(Mutex<Vec<f64>>, Barrier)>);
+///
+/// impl Communicator for Pair {
+///     fn sum(&mut self, values: &mut [f64]) -> Result<(), EngineError> {
+///         let Pair(shared) = self;
+///         let (sums, barrier) = &**shared;
+///         sums.lock().unwrap().resize(values.len(), 0.0);
+///         sums.lock().unwrap().iter_mut().zip(&*values).for_each(|(sum, value)| *sum += value);
+///         barrier.wait();
+///         values.copy_from_slice(&sums.lock().unwrap());
+///         if barrier.wait().is_leader() {
+///             sums.lock().unwrap().clear();
+///         }
+///         barrier.wait();
+///         Ok(())
+///     }
+///
+///     fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError> {
+///         let mut values: Vec<f64> = gradients.iter().map(|&value| value.into()).collect();
+///         self.sum(&mut values)?;
+///         gradients.iter_mut().zip(values).for_each(|(gradient, sum)| *gradient = sum as f32);
+///         Ok(())
+///     }
+/// }
+///
+/// let mut first = Pair(Arc::new((Mutex::default(), Barrier::new(2))));
+/// let mut second = first.clone();
+/// let other = std::thread::spawn(move || second.sum_gradients(&mut [0.5, 1.0]));
+/// let mut gradients = [2.0, 3.0];
+/// first.sum_gradients(&mut gradients)?;
+/// other.join().unwrap()?;
+/// assert_eq!(gradients, [2.5, 4.0]);
+///
+/// // A process on its own has the sums already.
+/// SingleProcess.sum_gradients(&mut gradients)?;
+/// assert_eq!(gradients, [2.5, 4.0]);
+/// # Ok::<(), EngineError>(())
+/// ```
 pub trait Communicator: Send {
     /// Replaces each number by its sum over all processes. BatchNorm's sums go through this, forward and
     /// backward.
@@ -37,7 +84,7 @@ pub trait Communicator: Send {
     fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError>;
 }
 
-/// The communicator of a run with one process.
+/// The communicator of a run with one process; it is in the example of [`Communicator`].
 pub struct SingleProcess;
 
 impl Communicator for SingleProcess {

@@ -5,6 +5,43 @@ use serde::{Deserialize, Serialize};
 use crate::{Activation, Init, NetworkBuilder, Operation, Value};
 
 /// The section `[network]` of a recipe. Every key is described in the recipe `report`.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{
+///     ActivationKind, Family, Graph, Head, HeadActivation, MomentumConvention, NetworkConfig, Norm, Shape,
+/// };
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// let paper = NetworkConfig::paper();
+/// let small = NetworkConfig {
+///     family: Family::Resnet,
+///     blocks: vec![1, 2],
+///     widths: vec![8, 16],
+///     activation: ActivationKind::Relu,
+///     norm: Norm {
+///         momentum: 0.9,
+///         momentum_convention: MomentumConvention::Tensorflow,
+///         ..paper.norm.clone()
+///     },
+///     head: Head { hidden: 32, activation: HeadActivation::Same, ..paper.head.clone() },
+///     ..paper
+/// };
+/// assert!((small.norm.new_weight() - 0.1).abs() < 1e-9);
+/// let graph = Graph::new(&small.network(images)?)?;
+/// // The second stack halves the maps, and the head pools over squares of 2x2.
+/// let hidden = graph.parameters.iter().find(|parameter| parameter.shape.len() == 2).unwrap();
+/// assert_eq!((graph.classes(), &hidden.shape[..]), (10, &[32, 16 * 8 * 8][..]));
+///
+/// let uneven = NetworkConfig { widths: vec![8], ..small };
+/// let error = uneven.network(images).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "network.widths has 1 entries but network.blocks has 2: give one of each for every stack"
+/// );
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
@@ -33,6 +70,8 @@ pub struct NetworkConfig {
 }
 
 /// Families of networks.
+///
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -44,6 +83,8 @@ pub enum Family {
 }
 
 /// Activations between convolutions.
+///
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationKind {
@@ -60,6 +101,8 @@ pub enum ActivationKind {
 }
 
 /// BatchNorm, `[network.norm]`.
+///
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Norm {
@@ -77,6 +120,8 @@ pub struct Norm {
 }
 
 /// What the momentum of running statistics multiplies: libraries disagree.
+///
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MomentumConvention {
@@ -97,6 +142,8 @@ impl Norm {
 }
 
 /// The head, `[network.head]`: pooling, flattening, one or two linear layers.
+///
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -113,6 +160,8 @@ pub struct Head {
 }
 
 /// Activations of the head's hidden layer.
+///
+/// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadActivation {

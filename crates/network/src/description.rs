@@ -3,6 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 /// The shape of a value for one image. A batch of `n` images has `n` of them.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::Shape;
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// assert_eq!((images.len(), images.maps()), (3072, Some([3, 32, 32])));
+/// let logits = Shape::Vector { features: 10 };
+/// assert_eq!((logits.len(), logits.maps()), (10, None));
+/// assert_eq!(format!("from {images} to {logits}"), "from 3x32x32 to 10");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Feature maps.
@@ -54,6 +66,8 @@ impl std::fmt::Display for Shape {
 }
 
 /// An element-wise function.
+///
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `max(x, 0)`.
@@ -87,6 +101,8 @@ impl Activation {
 
 /// What an operation computes. The sizes of its input are not repeated here: they follow from the
 /// operations before it.
+///
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operation {
     /// A convolution with square filters (cross-correlation, as in PyTorch).
@@ -142,6 +158,8 @@ pub enum Operation {
 }
 
 /// How a weight is initialised. Biases are always uniform within `1 / sqrt(fan_in)`.
+///
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
@@ -160,10 +178,14 @@ pub enum Init {
 
 /// A value: the images, or the output of an operation. `Value(0)` is the images, and `Value(i + 1)` is the
 /// output of operation `i` of the list.
+///
+/// See the example of [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value(pub usize);
 
 /// One operation of a network.
+///
+/// See the example of [`Network`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// The name under which its parameters are saved, such as `start_layer.0`; for an operation without
@@ -178,6 +200,30 @@ pub struct Node {
 /// The description of a network: the shape of an image, and the operations in the order in which they are
 /// computed. The last one produces the logits. [`Graph::new`](crate::Graph::new) checks it and works out
 /// shapes and parameters.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Graph, Init, Network, Node, Operation, Shape, Value};
+///
+/// let node = |name: &str, operation, input| {
+///     Node { name: name.into(), operation, inputs: vec![Value(input)] }
+/// };
+/// let mut network = Network {
+///     input: Shape::Maps { channels: 3, height: 8, width: 8 },
+///     nodes: vec![
+///         node("pool", Operation::AveragePool { size: 4 }, 0),
+///         node("flatten", Operation::Flatten, 1),
+///         node("logits", Operation::Linear { outputs: 2, bias: true, init: Init::Uniform }, 2),
+///     ],
+/// };
+/// assert_eq!(Graph::new(&network)?.parameter_count(), 2 * (3 * 2 * 2) + 2);
+///
+/// network.nodes[2].inputs = vec![Value(1)];
+/// let error = Graph::new(&network).unwrap_err();
+/// assert_eq!(error.to_string(), "logits: needs a vector, not maps: flatten them first");
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     /// The shape of an image.
@@ -195,13 +241,29 @@ pub struct Network {
 ///
 /// let mut builder = NetworkBuilder::new(Shape::Maps { channels: 1, height: 28, width: 28 });
 /// let images = builder.images();
-/// let x = builder.add("flatten", Operation::Flatten, [images]);
-/// let linear = |outputs| Operation::Linear { outputs, bias: true, init: Init::Uniform };
-/// let x = builder.add("hidden", linear(64), [x]);
-/// let x = builder.add("relu", Operation::Activation(Activation::Relu), [x]);
-/// builder.add("logits", linear(10), [x]);
+/// let convolution = Operation::Convolution {
+///     outputs: 8,
+///     kernel: 3,
+///     stride: 1,
+///     padding: 1,
+///     bias: false,
+///     init: Init::Uniform,
+/// };
+/// let batch_norm = Operation::BatchNorm { eps: 1e-5, scale: true, new_weight: 0.1 };
+/// let relu = Operation::Activation(Activation::Relu);
+/// let start = builder.add("conv1", convolution, [images]);
+/// // A residual block.
+/// let x = builder.add("bn", batch_norm, [start]);
+/// let x = builder.add("relu1", relu, [x]);
+/// let x = builder.add("conv2", convolution, [x]);
+/// let x = builder.add("sum", Operation::Add, [x, start]);
+/// let x = builder.add("relu2", relu, [x]);
+/// let x = builder.add("pool", Operation::MaxPool { size: 7 }, [x]);
+/// let x = builder.add("flatten", Operation::Flatten, [x]);
+/// builder.add("logits", Operation::Linear { outputs: 10, bias: true, init: Init::Uniform }, [x]);
 /// let graph = Graph::new(&builder.finish())?;
-/// assert_eq!(graph.parameter_count(), 28 * 28 * 64 + 64 + 64 * 10 + 10);
+/// let (convolutions, norm, linear) = (8 * 9 + 8 * 8 * 9, 2 * 8, 8 * 4 * 4 * 10 + 10);
+/// assert_eq!(graph.parameter_count(), convolutions + norm + linear);
 /// # Ok::<(), crescendo_network::Error>(())
 /// ```
 pub struct NetworkBuilder(Network);

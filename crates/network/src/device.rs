@@ -5,6 +5,31 @@ use serde::{Deserialize, Serialize};
 use crate::{Engine, EngineError, Error, Graph};
 
 /// The section `[engine]` of a recipe.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{
+///     ActivationStorage, ConvolutionKind, DeviceKind, EngineConfig, IsaKind, PrecisionKind,
+/// };
+///
+/// let config = EngineConfig {
+///     device: DeviceKind::Cpu,
+///     threads: 2,
+///     isa: IsaKind::Portable,
+///     conv: ConvolutionKind::Direct,
+///     activations: ActivationStorage::Bf16,
+///     ..EngineConfig::default()
+/// };
+/// assert_eq!(config.precision.on(config.device), PrecisionKind::F32);
+/// assert_eq!(config.precision.on(DeviceKind::Cuda), PrecisionKind::Bf16);
+/// // As it stands in a recipe; what is `auto` by default is left out.
+/// let keys = serde_json::to_value(&config).unwrap();
+/// let expected = serde_json::json!({
+///     "device": "cpu", "threads": 2, "isa": "portable", "conv": "direct", "activations": "bf16",
+/// });
+/// assert_eq!(keys, expected);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
@@ -33,6 +58,8 @@ fn is_zero(tiles: &usize) -> bool {
 }
 
 /// Kinds of devices.
+///
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
@@ -64,6 +91,8 @@ impl DeviceKind {
 }
 
 /// The precision of an engine's arithmetic.
+///
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionKind {
@@ -107,6 +136,8 @@ impl PrecisionKind {
 }
 
 /// Instruction sets of the CPU engine.
+///
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IsaKind {
@@ -134,6 +165,8 @@ impl IsaKind {
 }
 
 /// How the CPU engine computes convolutions.
+///
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConvolutionKind {
@@ -149,6 +182,8 @@ pub enum ConvolutionKind {
 }
 
 /// How feature maps are stored between forward and backward. Arithmetic is always in f32.
+///
+/// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationStorage {
@@ -160,6 +195,38 @@ pub enum ActivationStorage {
 }
 
 /// What opens devices: a program hands one to the training loop, which names no engine itself.
+///
+/// # Example
+///
+/// `CpuDevices` of `crescendo-cpu` opens processors. A program can put rules of its own before it:
+///
+/// ```
+/// use crescendo_network::{Device, DeviceKind, Devices, EngineConfig, EngineError};
+///
+/// /// Devices on which results are the same to the bit, wherever the program runs.
+/// struct Reproducible<D>(D);
+///
+/// impl<D: Devices> Devices for Reproducible<D> {
+///     fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError> {
+///         if config.device == DeviceKind::Cuda {
+///             return Err(EngineError::NoDevice("engine.device is cuda: use cpu".into()));
+///         }
+///         self.0.open(&EngineConfig { device: DeviceKind::Cpu, ..config.clone() })
+///     }
+/// }
+/// # struct Nothing;
+/// # impl Devices for Nothing {
+/// #     fn open(&self, config: &EngineConfig) -> Result<Box<dyn Device>, EngineError> {
+/// #         Err(EngineError::NoDevice(config.device.name().into()))
+/// #     }
+/// # }
+/// # let error = |device: DeviceKind| {
+/// #     let config = EngineConfig { device, ..EngineConfig::default() };
+/// #     Reproducible(Nothing).open(&config).err().unwrap().to_string()
+/// # };
+/// # assert_eq!(error(DeviceKind::Cuda), "engine.device is cuda: use cpu");
+/// # assert_eq!(error(DeviceKind::Auto), "cpu");
+/// ```
 pub trait Devices: Sync {
     /// Opens the device that the keys ask for.
     ///
@@ -170,6 +237,24 @@ pub trait Devices: Sync {
 }
 
 /// A device that engines can run on.
+///
+/// # Example
+///
+/// The documentation of `crescendo-cpu` has an example that runs. How much fits:
+///
+/// ```
+/// use crescendo_network::{Device, EngineError, Graph};
+///
+/// /// The most images of a micro-batch, a power of two, that fit into half of the memory.
+/// fn micro_batch(device: &dyn Device, graph: &Graph) -> Result<usize, EngineError> {
+///     let half = device.memory().available.unwrap_or(u64::MAX) / 2;
+///     let mut images = 1;
+///     while images < 1 << 16 && device.required_memory(graph, 2 * images)?.minimum <= half {
+///         images *= 2;
+///     }
+///     Ok(images)
+/// }
+/// ```
 pub trait Device: Send + Sync {
     /// The keys with which it was opened, with `auto` replaced by what was chosen; `device` is never `auto`. Keys of
     /// other engines stay as they are. `precision` is `auto` on a device that has only one.
@@ -207,6 +292,8 @@ pub trait Device: Send + Sync {
 }
 
 /// The memory of a device, in bytes; `None` where it is not known.
+///
+/// See the example of [`Device`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMemory {
     /// All of it, within the limits that apply to this process.
@@ -216,6 +303,8 @@ pub struct DeviceMemory {
 }
 
 /// Bytes of memory that an engine takes.
+///
+/// See the example of [`Device`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequiredMemory {
     /// With the device as it is configured.

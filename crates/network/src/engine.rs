@@ -1,11 +1,4 @@
 //! The engine: what computes a network. This is the interface between the training loop and a device.
-//!
-//! Calls may be asynchronous: an engine may queue the work and return. It borrows arguments only during the
-//! call, and copies what it needs later. Losses and counts are collected in the engine and read with
-//! [`Engine::next_result`]; everything else takes effect in the order of the calls. The same calls give the
-//! same bits on the same device. After an error the engine is of no more use.
-//!
-//! The crate `crescendo-conformance` has tests for every engine.
 
 use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
 
@@ -15,8 +8,33 @@ use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
 /// gives one [`UpdateResult`]. The engine may apply an update whose loss is not finite: the trainer stops when
 /// it reads that result, and the last saved state is not affected.
 ///
+/// Calls may be asynchronous: an engine may queue the work and return. It borrows arguments only during the call, and
+/// copies what it needs later. Everything but the results takes effect in the order of the calls, and the same calls give
+/// the same bits on the same device. After an error the engine is of no more use.
+///
 /// `set_graph`, `set_loss`, `set_communicator`, `swap_average`, `import` and `snapshot` are called between
 /// updates only, not between `accumulate` and `update`.
+///
+/// The crate `crescendo-conformance` has tests for every engine.
+///
+/// # Example
+///
+/// The documentation of `crescendo-cpu` has examples that run. An update:
+///
+/// ```
+/// use crescendo_network::{Engine, EngineError, Measure, MicroBatch, Rule, Sgd};
+///
+/// /// One update with a batch of `images` `[N, C, H, W]`. Returns its loss, and the squared norm of its gradient.
+/// fn step(engine: &mut dyn Engine, images: &[f32], labels: &[u16]) -> Result<(f64, f64), EngineError> {
+///     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, ..Sgd::default() };
+///     let rules = vec![Rule::Sgd(sgd); engine.graph().parameters.len()];
+///     let measure = Measure::MicroBatch;
+///     engine.accumulate(&MicroBatch { measure, ..MicroBatch::whole(images, labels) })?;
+///     engine.update(&rules)?;
+///     let result = engine.next_result(true)?.expect("an update was queued");
+///     Ok((result.loss, result.norms.expect("they were measured").whole))
+/// }
+/// ```
 pub trait Engine: Send {
     /// The graph that it computes.
     fn graph(&self) -> &Graph;
@@ -107,14 +125,28 @@ pub trait Engine: Send {
     /// If the length is not that of whole images.
     fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError>;
 
-    /// The logits `[N, classes]` of `images` `[N, C, H, W]`, with the running statistics.
+    /// Writes the logits `[N, classes]` of `images` `[N, C, H, W]` to `logits`, with the running statistics.
     ///
     /// # Errors
     /// If the device fails.
     ///
     /// # Panics
-    /// If the length is not that of whole images.
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError>;
+    /// If the images are not whole, or there is not one logit for each image and class.
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError>;
+
+    /// The logits `[N, classes]` of `images` `[N, C, H, W]`: see [`logits_into`](Self::logits_into).
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If the images are not whole.
+    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let count = images.len() / self.graph().input.len();
+        let mut logits = vec![0.0; count * self.graph().classes()];
+        self.logits_into(images, &mut logits)?;
+        Ok(logits)
+    }
 
     /// All tensors of a section: the model and the average in the order of [`Graph::state`], the others in that
     /// of [`Graph::parameters`].
@@ -157,6 +189,33 @@ pub trait Engine: Send {
 }
 
 /// A part of a batch that is computed at once, with BatchNorm statistics of its own.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Images, Loss, Measure, MicroBatch};
+///
+/// // A batch of five images in micro-batches of at most two.
+/// let (images, labels) = (vec![0.0; 5 * 3072], [0, 1, 1, 2, 0]);
+/// let loss = Loss { class_weights: Some(vec![1.0, 0.5, 2.0]), ..Loss::default() };
+/// loss.check(3)?;
+/// let mean_weight = loss.mean_weight(&labels);
+/// assert_eq!(mean_weight, 1.0);
+/// let parts = labels.chunks(2).zip(images.chunks(2 * 3072)).enumerate();
+/// let parts: Vec<MicroBatch> = parts
+///     .map(|(part, (of, images))| MicroBatch {
+///         images: Images::Prepared(images),
+///         labels: of,
+///         share: of.len() as f64 / labels.len() as f64,
+///         mean_weight,
+///         last: 2 * part + of.len() == labels.len(),
+///         measure: Measure::Nothing,
+///     })
+///     .collect();
+/// assert_eq!(parts.iter().map(|part| part.share).collect::<Vec<_>>(), [0.4, 0.4, 0.2]);
+/// assert_eq!(parts.iter().map(|part| part.last).collect::<Vec<_>>(), [false, false, true]);
+/// # Ok::<(), crescendo_network::EngineError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct MicroBatch<'a> {
     /// The images.
@@ -184,6 +243,8 @@ impl<'a> MicroBatch<'a> {
 }
 
 /// The images of a micro-batch.
+///
+/// The examples of [`MicroBatch`] and [`Preparation`] have both kinds.
 #[derive(Clone, Copy, Debug)]
 pub enum Images<'a> {
     /// Normalised, `[N, C, H, W]`.
@@ -193,6 +254,8 @@ pub enum Images<'a> {
 }
 
 /// An image of the device's data set, and how it is augmented. See [`Preparation`].
+///
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Its index in the data set.
@@ -213,6 +276,34 @@ pub struct Sample {
 /// 4. The square of `cutout` rows and columns at [`Sample::cutout`] is set to zero in all channels.
 /// 5. If `image_size` is not the image's, it is resized to `image_size` rows and columns; each pixel is the mean of
 ///    the area that it covers.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{
+///     BorderPixels, ChannelStatistics, DeviceData, Engine, EngineError, Images, MicroBatch,
+///     Preparation, Sample, Shape,
+/// };
+///
+/// /// Gives an engine the data, and adds the gradient of the first two images: one moved to the right by two pixels,
+/// /// one mirrored, each with a square of 8x8 pixels set to zero.
+/// fn accumulate(engine: &mut dyn Engine, pixels: &[u8], labels: &[u16]) -> Result<(), EngineError> {
+///     let shape = Shape::Maps { channels: 3, height: 32, width: 32 };
+///     if !engine.load_data(&DeviceData { pixels, shape })? {
+///         return Err(EngineError::Unsupported("the engine takes prepared images only".into()));
+///     }
+///     let moved = Sample { index: 0, crop: [0, -2], flip: false, cutout: [3, 20] };
+///     let mirrored = Sample { index: 1, crop: [0, 0], flip: true, cutout: [24, 0] };
+///     let preparation = Preparation {
+///         border: BorderPixels::Reflect,
+///         normalization: ChannelStatistics::Fixed([(125.3, 63.0), (123.0, 62.1), (113.9, 66.7)]),
+///         cutout: 8,
+///         image_size: 32,
+///     };
+///     let images = Images::Samples(&[moved, mirrored], &preparation);
+///     engine.accumulate(&MicroBatch { images, ..MicroBatch::whole(&[], &labels[..2]) })
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preparation {
     /// The pixels outside an image.
@@ -226,6 +317,8 @@ pub struct Preparation {
 }
 
 /// The pixels outside an image, in bytes.
+///
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BorderPixels {
     /// A value for each channel.
@@ -235,6 +328,8 @@ pub enum BorderPixels {
 }
 
 /// The mean and the standard deviation by which bytes are normalised. A deviation of 0 counts as 1.
+///
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChannelStatistics {
     /// Those of each channel of each image: of the bytes of the flipped crop, the border included; the standard
@@ -245,6 +340,8 @@ pub enum ChannelStatistics {
 }
 
 /// A data set for a device.
+///
+/// See the example of [`Preparation`].
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceData<'a> {
     /// `[N, C, H, W]` bytes.
@@ -254,6 +351,8 @@ pub struct DeviceData<'a> {
 }
 
 /// Which gradient norms of a micro-batch are measured.
+///
+/// See the example of [`Engine`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Measure {
     /// None.
@@ -267,7 +366,10 @@ pub enum Measure {
 }
 
 /// Loss and counts of a batch, before its update changed the parameters.
+///
+/// See the example of [`Engine`].
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct UpdateResult {
     /// This process's part of the batch's loss: the sum over processes is the mean loss of the batch.
     pub loss: f64,
@@ -280,7 +382,32 @@ pub struct UpdateResult {
 }
 
 /// Squared gradient norms, from which the gradient noise scale is estimated.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::GradientNorms;
+///
+/// /// The gradient noise scale (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1): the trace of the gradient's
+/// /// covariance over the squared norm of its mean, from two batch sizes.
+/// fn noise_scale(norms: &GradientNorms) -> f64 {
+///     let images: usize = norms.parts.iter().map(|part| part.0).sum();
+///     let squares: f64 = norms.parts.iter().map(|part| part.1).sum();
+///     let (big, small) = (images as f64, images as f64 / norms.parts.len() as f64);
+///     let small_square = squares / norms.parts.len() as f64;
+///     let mean = (big * norms.whole - small * small_square) / (big - small);
+///     let trace = (small_square - norms.whole) / (1.0 / small - 1.0 / big);
+///     trace / mean
+/// }
+/// // A mean gradient with the squared norm 2 and a covariance with the trace 600.
+/// let square = |images: usize| 2.0 + 600.0 / images as f64;
+/// let mut norms = GradientNorms::default();
+/// norms.parts = vec![(50, square(50)), (50, square(50))];
+/// norms.whole = square(100);
+/// assert!((noise_scale(&norms) - 300.0).abs() < 1e-9);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct GradientNorms {
     /// For each micro-batch or half in this process: its images, and the squared norm of the gradient of its
     /// mean loss.
@@ -290,6 +417,8 @@ pub struct GradientNorms {
 }
 
 /// Cross-entropy of the softmax, as PyTorch's `CrossEntropyLoss`.
+///
+/// See the example of [`MicroBatch`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loss {
     /// The share of each label that is spread evenly over all classes (Szegedy et al. 2016, arXiv
@@ -328,6 +457,8 @@ impl Loss {
 }
 
 /// What can be exported and imported.
+///
+/// See the example of [`Snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Section {
     /// Parameters and BatchNorm statistics: what a checkpoint holds.
@@ -344,6 +475,26 @@ pub enum Section {
 pub type State<'a> = Vec<(Section, Vec<Tensor<'a>>)>;
 
 /// The state of an engine at one moment.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{EngineError, Section, Snapshot, State, Tensor};
+///
+/// /// How many tensors there are, wherever they lie.
+/// fn count(snapshot: Snapshot<'_>) -> Result<usize, EngineError> {
+///     let state: State = match snapshot {
+///         Snapshot::Borrowed(state) => state,
+///         // It waits for the copy, so usually another thread does it.
+///         Snapshot::Copy(copy) => copy()?,
+///     };
+///     Ok(state.iter().map(|(_, tensors)| tensors.len()).sum())
+/// }
+/// let state = || vec![(Section::Model, vec![Tensor::f32("fc.bias", vec![2], vec![0.0, 1.0])])];
+/// assert_eq!(count(Snapshot::Borrowed(state()))?, 1);
+/// assert_eq!(count(Snapshot::Copy(Box::new(move || Ok(state()))))?, 1);
+/// # Ok::<(), EngineError>(())
+/// ```
 pub enum Snapshot<'a> {
     /// The engine's own memory, to be read before the next call of the engine.
     Borrowed(State<'a>),
@@ -353,7 +504,22 @@ pub enum Snapshot<'a> {
 }
 
 /// The time that was spent in a step of the network.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Engine, StepTime};
+///
+/// /// The name of the step that took longest, and its milliseconds.
+/// fn slowest(engine: &mut dyn Engine) -> Option<(String, f64)> {
+///     let seconds = |time: &StepTime| time.forward + time.backward;
+///     let times = engine.take_step_times();
+///     let slowest = times.iter().max_by(|a, b| seconds(a).total_cmp(&seconds(b)))?;
+///     Some((engine.graph().nodes[slowest.node].name.clone(), 1e3 * seconds(slowest)))
+/// }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct StepTime {
     /// Its main operation, as an index of [`Graph::nodes`].
     pub node: usize,
@@ -366,7 +532,10 @@ pub struct StepTime {
 }
 
 /// The peak rates of a device, as they were measured. In floating-point operations a fused multiply-add counts as two.
+///
+/// See the example of [`UpdateWork`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Peaks {
     /// Floating-point operations a second in `f32`.
     pub flops: f64,
@@ -396,6 +565,8 @@ impl Peaks {
 }
 
 /// What must be done at least.
+///
+/// See the example of [`UpdateWork`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
     /// Bytes of the device's memory that are read or written.
@@ -413,6 +584,25 @@ impl Work {
 }
 
 /// The work of an update.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Peaks, UpdateWork, Work};
+///
+/// let mut peaks = Peaks::default();
+/// (peaks.flops, peaks.matrix_flops, peaks.copy_bytes) = (60e12, Some(900e12), Some(3e12));
+/// // A convolution bound by its arithmetic, and a pooling bound by memory.
+/// let convolution = Work { bytes: 3e9, flops: 1.8e12 };
+/// let pooling = Work { bytes: 6e9, flops: 0.0 };
+/// let work = UpdateWork {
+///     steps: vec![[convolution, convolution], [pooling, pooling]],
+///     optimizer: Work { bytes: 1.5e9, flops: 0.0 },
+/// };
+/// let forward: f64 = work.steps.iter().map(|[forward, _]| forward.seconds(&peaks)).sum();
+/// assert!((forward - (2e-3 + 2e-3)).abs() < 1e-9);
+/// assert!((work.optimizer.seconds(&peaks) - 5e-4).abs() < 1e-9);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpdateWork {
     /// Forward and backward of each step, in the order of [`Engine::take_step_times`].

@@ -6,6 +6,8 @@ use std::ops::Range;
 use crate::{EngineError, Error, Init, Network, Node, Operation, Shape, Value};
 
 /// What a parameter is; it decides how it is initialised and whether weight decay applies to it.
+///
+/// See the example of [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The weight of a convolution or a linear layer.
@@ -27,7 +29,10 @@ pub enum Role {
 }
 
 /// A parameter: a named range of the flat buffers of parameters, gradients and momentum buffers.
+///
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Parameter {
     /// Such as `start_layer.0.weight`.
     pub name: String,
@@ -42,7 +47,10 @@ pub struct Parameter {
 }
 
 /// The running statistics of one BatchNorm: a named range of the flat buffers of means and variances.
+///
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Statistics {
     /// The layer's name, such as `start_layer.1`.
     pub name: String,
@@ -51,7 +59,10 @@ pub struct Statistics {
 }
 
 /// One tensor of PyTorch's state: what a checkpoint holds.
+///
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StateTensor {
     /// Such as `start_layer.1.running_mean`.
     pub name: String,
@@ -62,6 +73,8 @@ pub struct StateTensor {
 }
 
 /// What a tensor of the state is.
+///
+/// See the example of [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateKind {
     /// An index of [`Graph::parameters`].
@@ -82,7 +95,10 @@ impl StateKind {
 }
 
 /// One operation of a [`Graph`], with everything that follows from its place in the network.
+///
+/// See the example of [`Graph`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GraphNode {
     /// See [`Node::name`].
     pub name: String,
@@ -106,7 +122,34 @@ pub struct GraphNode {
 
 /// A checked network: operations with their shapes, parameters and statistics. Values are numbered as in
 /// [`Network`], and node `i` computes `Value(i + 1)`.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Graph, NetworkConfig, Role, Shape, StateKind};
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// let config = NetworkConfig { blocks: vec![1], widths: vec![8], ..NetworkConfig::paper() };
+/// let graph = Graph::new(&config.network(images)?)?;
+///
+/// let first = &graph.nodes[0];
+/// assert_eq!((first.name.as_str(), first.output.to_string()), ("start_layer.0", "8x32x32".into()));
+/// let weight = &graph.parameters[first.weight.unwrap()];
+/// assert_eq!((weight.name.as_str(), &weight.shape[..]), ("start_layer.0.weight", &[8, 3, 3, 3][..]));
+/// assert!(matches!(weight.role, Role::Weight { fan_in: 27, .. }));
+/// assert_eq!(weight.range, 0..8 * 27);
+/// assert_eq!(first.macs, 8 * 27 * 32 * 32);
+///
+/// // BatchNorm's running statistics are in a checkpoint too.
+/// let state = graph.state();
+/// let mean = state.iter().find(|tensor| tensor.name == "start_layer.1.running_mean").unwrap();
+/// let StateKind::RunningMean(index) = mean.kind else { panic!("a mean is no {:?}", mean.kind) };
+/// let statistics = &graph.statistics[index];
+/// assert_eq!((statistics.name.as_str(), statistics.range.len()), ("start_layer.1", 8));
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Graph {
     /// The shape of an image.
     pub input: Shape,

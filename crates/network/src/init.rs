@@ -6,8 +6,12 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::{Graph, Init, Parameter, Role, StateKind, Tensor, TensorData};
 
 impl Graph {
-    /// The state before training, for [`Engine::import`](crate::Engine::import). Whitening filters are
-    /// computed from images afterwards: see [`Graph::whiten`].
+    /// The state before training, for [`Engine::import`](crate::Engine::import), in the order of [`Graph::state`].
+    ///
+    /// Weights and biases of convolutions and linear layers are uniform within `1 / sqrt(fan_in)`, PyTorch's default
+    /// (`kaiming_uniform` with `a = sqrt(5)`; He et al. 2015, arXiv 1502.01852), then changed as their [`Init`] says;
+    /// BatchNorm's are 1 and 0. The numbers depend on the seed and the parameter's index only, and are the same on every
+    /// machine. Whitening filters are computed from images afterwards: see [`Graph::whiten`].
     pub fn initial(&self, seed: u64) -> Vec<Tensor<'static>> {
         let tensors = self.state().into_iter().map(|tensor| {
             let len = tensor.shape.iter().product();

@@ -5,6 +5,24 @@ use std::borrow::Cow;
 use crate::EngineError;
 
 /// A named tensor.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{EngineError, Tensor, TensorData, check_tensors};
+///
+/// let weight = Tensor::f32("fc.weight", vec![2, 3], vec![0.5; 6]);
+/// let count = Tensor { name: "bn.num_batches_tracked".into(), shape: vec![], data: TensorData::I64(7) };
+/// assert_eq!((weight.values().map(|values| values.len()), count.values()), (Some(6), None));
+///
+/// // Tensors of a file, in any order, as a network expects them.
+/// let file = [count.clone(), weight.clone()];
+/// let data = check_tensors(&[weight.clone(), count], &file)?;
+/// assert_eq!(data, [&weight.data, &TensorData::I64(7)]);
+/// let error = check_tensors(&[weight], &[]).unwrap_err();
+/// assert_eq!(error.to_string(), "the tensor fc.weight is missing");
+/// # Ok::<(), EngineError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<'a> {
     /// Such as `start_layer.0.weight`.
@@ -16,6 +34,8 @@ pub struct Tensor<'a> {
 }
 
 /// The numbers of a tensor.
+///
+/// See the example of [`Tensor`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData<'a> {
     /// Floating-point numbers.

@@ -11,10 +11,10 @@ const EPS: f64 = 5e-4;
 const NONE: f64 = 1e-9;
 
 impl Graph {
-    /// Replaces the filters of [`Init::Whitening`] in a state by those of `images` `[N, C, H, W]`: the
-    /// eigenvectors of their patches' covariance (without subtracting means), each divided by the square root of its eigenvalue, in
-    /// ascending order of eigenvalues, then their negatives. `images` is called only if there are such
-    /// filters.
+    /// Replaces the filters of [`Init::Whitening`] in a state by those of `images` `[N, C, H, W]`, normalised: the
+    /// eigenvectors of their patches' covariance (without subtracting means), each divided by the square root of its
+    /// eigenvalue, in ascending order of eigenvalues, then their negatives (Jordan 2024, arXiv 2404.00498, after Coates
+    /// and Ng 2012). `images` is called only if there are such filters.
     pub fn whiten(&self, state: &mut [Tensor], images: impl Fn() -> Vec<f32>) {
         let Shape::Maps { channels, height, width } = self.input else { return };
         for parameter in &self.parameters {

@@ -12,6 +12,8 @@
 use crescendo_network::{Activation, Error, Graph, GraphNode, Operation, Shape, Value};
 
 /// A tensor, as an index of [`FusedGraph::tensors`]. The first one is the images.
+///
+/// See the example of [`FusedGraph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TensorId(pub usize);
 
@@ -19,7 +21,10 @@ pub struct TensorId(pub usize);
 pub const IMAGES: TensorId = TensorId(0);
 
 /// A tensor: what it holds, and which step writes it.
+///
+/// See the example of [`FusedGraph`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// The value of the network that it holds.
     pub value: Value,
@@ -32,6 +37,8 @@ pub struct TensorInfo {
 }
 
 /// A tensor, normalised by a BatchNorm or as it is.
+///
+/// See the example of [`FusedGraph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormedTensor {
     /// The tensor.
@@ -41,6 +48,8 @@ pub struct NormedTensor {
 }
 
 /// What a step reads: `activation(main + residual)`.
+///
+/// See the example of [`FusedGraph`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FusedInput {
     /// The first term.
@@ -70,6 +79,8 @@ impl FusedInput {
 }
 
 /// What a step computes. Sizes that are not here are those of its operation and of its tensors.
+///
+/// See the example of [`FusedGraph`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StepKind {
     /// A convolution, with its bias if it has one.
@@ -89,7 +100,10 @@ pub enum StepKind {
 }
 
 /// One step.
+///
+/// See the example of [`FusedGraph`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct FusedStep {
     /// The operation, as an index of [`Graph::nodes`]; for [`StepKind::Write`] the one whose output is
     /// written.
@@ -113,8 +127,39 @@ impl FusedStep {
     }
 }
 
-/// The steps of a forward pass.
+/// The steps of a forward pass. A convolution, a pooling or a linear layer is a step and produces a tensor; BatchNorm,
+/// activations and residual additions become part of how the next step reads its input. What cannot be read so is
+/// written to memory by a step of its own, [`StepKind::Write`].
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Activation, Graph, Init, NetworkBuilder, Operation, Shape};
+/// use crescendo_plan::{FusedGraph, FusedInput, IMAGES, NormedTensor, StepKind, TensorId};
+///
+/// let mut builder = NetworkBuilder::new(Shape::Maps { channels: 3, height: 8, width: 8 });
+/// let (kernel, stride, padding, bias, init) = (3, 1, 1, false, Init::Uniform);
+/// let convolution = Operation::Convolution { outputs: 4, kernel, stride, padding, bias, init };
+/// let x = builder.add("convolution", convolution, [builder.images()]);
+/// let x = builder.add("norm", Operation::BatchNorm { eps: 1e-5, scale: true, new_weight: 0.1 }, [x]);
+/// let x = builder.add("relu", Operation::Activation(Activation::Relu), [x]);
+/// let x = builder.add("flatten", Operation::Flatten, [x]);
+/// builder.add("logits", Operation::Linear { outputs: 10, bias: true, init }, [x]);
+/// let fused = FusedGraph::new(&Graph::new(&builder.finish())?)?;
+///
+/// let kinds: Vec<StepKind> = fused.steps.iter().map(|step| step.kind).collect();
+/// assert_eq!(kinds, [StepKind::Convolution, StepKind::Flatten, StepKind::Linear]);
+/// assert_eq!(fused.steps[0].input, FusedInput::plain(IMAGES));
+/// // The convolution computes BatchNorm's sums; the step after it normalises as it reads.
+/// assert_eq!(fused.steps[0].norm, Some(0));
+/// let main = NormedTensor { tensor: TensorId(1), norm: Some(0) };
+/// let input = FusedInput { main, residual: None, activation: Some(Activation::Relu) };
+/// assert_eq!(fused.steps[1].input, input);
+/// assert_eq!(fused.tensors[1].shape, Shape::Maps { channels: 4, height: 8, width: 8 });
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct FusedGraph {
     /// What lies in memory; the images first, the logits last.
     pub tensors: Vec<TensorInfo>,

@@ -11,7 +11,10 @@ use crate::fusion::{FusedGraph, FusedInput, FusedStep, IMAGES, NormedTensor, Ten
 
 /// The gradient of a value that is read, before its activation: where the backward of its BatchNorms, and
 /// of its residual, starts.
+///
+/// See the example of [`GradientPlan`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GradientInfo {
     /// How the value is read for the first time.
     pub input: FusedInput,
@@ -30,7 +33,10 @@ impl GradientInfo {
 }
 
 /// How a step delivers the gradient of its input.
+///
+/// See the example of [`GradientPlan`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Delivery {
     /// The gradient that it adds to or completes, as an index of [`GradientPlan::gradients`].
     pub gradient: usize,
@@ -43,7 +49,10 @@ pub struct Delivery {
 }
 
 /// The backward of one step.
+///
+/// See the example of [`GradientPlan`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct StepGradients {
     /// The gradient of its output, from which it starts.
     pub output: usize,
@@ -51,8 +60,34 @@ pub struct StepGradients {
     pub delivery: Option<Delivery>,
 }
 
-/// The gradients of a backward pass.
+/// The gradients of a backward pass, which visits the steps in reverse order: each starts from the gradient of its output
+/// and delivers that of its input. Where several steps read a value, each delivers a part, and the one that read it first
+/// completes the gradient.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Graph, NetworkConfig, Shape};
+/// use crescendo_plan::{Delivery, FusedGraph, GradientPlan};
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// let config = NetworkConfig { blocks: vec![2], widths: vec![8], ..NetworkConfig::paper() };
+/// let graph = Graph::new(&config.network(images)?)?;
+/// let plan = GradientPlan::new(&graph, &FusedGraph::new(&graph)?)?;
+///
+/// // The images get no gradient.
+/// assert!(plan.steps[0].delivery.is_none());
+/// // Each other gradient is completed once; the loss gives that of the logits.
+/// let complete = |delivery: &&Delivery| delivery.last;
+/// let deliveries = plan.steps.iter().filter_map(|step| step.delivery.as_ref());
+/// let mut completed: Vec<usize> = deliveries.filter(complete).map(|d| d.gradient).collect();
+/// completed.sort_unstable();
+/// assert_eq!(completed, (0..plan.logits()).collect::<Vec<_>>());
+/// assert_eq!(plan.gradients[plan.logits()].shape, Shape::Vector { features: 10 });
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GradientPlan {
     /// All gradients; that of the logits last.
     pub gradients: Vec<GradientInfo>,

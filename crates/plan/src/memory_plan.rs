@@ -12,8 +12,34 @@ use crate::arena::{LiveRange, pack};
 use crate::fusion::{FusedGraph, FusedStep, NormedTensor, StepKind, TensorId, TensorInfo};
 use crate::gradients::{Delivery, GradientInfo, GradientPlan};
 
-/// Offsets and sizes, in units of the engine's choice, per image.
+/// Offsets and sizes, in units of the engine's choice, per image; multiples of 16 units. Memory of what is no longer
+/// read is used again.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Graph, NetworkConfig, Shape};
+/// use crescendo_plan::{FusedGraph, GradientPlan, IMAGES, MemoryPlan};
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// let graph = Graph::new(&NetworkConfig::paper().network(images)?)?;
+/// let fused = FusedGraph::new(&graph)?;
+/// let gradients = GradientPlan::new(&graph, &fused)?;
+/// // In bytes: tensors in bf16 or f32, gradients in f32.
+/// let bytes = |of_number: usize| {
+///     MemoryPlan::training(&fused, &gradients, |shape| of_number * shape.len(), |shape| 4 * shape.len())
+/// };
+/// let (bf16, f32) = (bytes(2), bytes(4));
+/// assert!(bf16.trains() && bf16.len < 6 * f32.len / 10);
+/// assert_eq!(f32.tensors[IMAGES.0], None);
+/// // Memory is used again: all tensors and gradients together are larger.
+/// let tensors: usize = fused.tensors.iter().skip(1).map(|tensor| 4 * tensor.shape.len()).sum();
+/// let all = tensors + gradients.gradients.iter().map(|g| 4 * g.shape.len()).sum::<usize>();
+/// assert!(f32.len < 8 * all / 10, "{} of {all}", f32.len);
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryPlan {
     /// The size of the arena.
     pub len: usize,

@@ -5,7 +5,27 @@ use crescendo_network::Graph;
 use crate::fusion::{FusedGraph, StepKind};
 
 /// The gradients that a step's backward computes.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_network::{Graph, NetworkConfig, Shape};
+/// use crescendo_plan::{FusedGraph, RequiredGradients};
+///
+/// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
+/// let graph = Graph::new(&NetworkConfig::paper().network(images)?)?;
+/// let fused = FusedGraph::new(&graph)?;
+/// // Only the last layer is trained, its weight and its bias: no gradient goes further back.
+/// let last = graph.nodes.last().unwrap();
+/// let trained: Vec<bool> = (0..graph.parameters.len()).map(|p| Some(p) >= last.weight).collect();
+/// let required = RequiredGradients::new(&graph, &fused, &trained);
+/// let (logits, before) = required.split_last().unwrap();
+/// assert!(logits.weight && logits.bias && !logits.input);
+/// assert!(before.iter().all(|required| !required.any()));
+/// # Ok::<(), crescendo_network::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RequiredGradients {
     /// That of its weight.
     pub weight: bool,

@@ -7,6 +7,7 @@ use crate::Error;
 use crate::recipe::DataConfig;
 
 const SHAPE: ImageShape = ImageShape::CIFAR;
+const ELEMENTS: usize = SHAPE.elements();
 
 /// Images that are normalised and computed at once.
 pub(crate) const EVALUATION_BATCH: usize = 256;
@@ -33,11 +34,14 @@ impl Input {
 
     /// Images `[N, C, H, W]` of bytes as the network takes them.
     pub fn normalize(&self, images: &[u8]) -> Vec<f32> {
-        let elements = SHAPE.elements();
         let mut normalized = vec![0.0; images.len()];
-        let pairs = images.chunks_exact(elements).zip(normalized.chunks_exact_mut(elements));
-        pairs.for_each(|(image, out)| self.normalization.apply(image, out));
+        self.normalize_into(images, &mut normalized);
         normalized
+    }
+
+    fn normalize_into(&self, images: &[u8], normalized: &mut [f32]) {
+        let images = images.chunks_exact(ELEMENTS).zip(normalized.chunks_exact_mut(ELEMENTS));
+        images.for_each(|(image, out)| self.normalization.apply(image, out));
     }
 
     /// The logits `[N, classes]` of images `[N, C, H, W]` of bytes.
@@ -45,55 +49,90 @@ impl Input {
     /// # Errors
     /// If the device fails, or a logit is infinite or NaN: no class is the right answer then.
     pub fn logits(&self, engine: &mut dyn Engine, images: &[u8]) -> Result<Vec<f32>, Error> {
-        let logits = self.average_views(engine, self.normalize(images))?;
-        if logits.iter().all(|logit| logit.is_finite()) {
-            Ok(logits)
+        let mut views = Views::default();
+        self.logits_with(&mut views, engine, images)?;
+        Ok(views.logits)
+    }
+
+    /// As [`logits`](Self::logits), computed in the memory of `views`.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits).
+    pub fn logits_with<'a>(
+        &self,
+        views: &'a mut Views,
+        engine: &mut dyn Engine,
+        images: &[u8],
+    ) -> Result<&'a [f32], Error> {
+        views.images.resize(images.len(), 0.0);
+        self.normalize_into(images, &mut views.images);
+        self.average_views(engine, views)?;
+        if views.logits.iter().all(|logit| logit.is_finite()) {
+            Ok(&views.logits)
         } else {
             Err(Error::NotFinite)
         }
     }
 
-    /// The logits of normalised images, averaged over the views: with a shift, the image has weight 1/2 and
-    /// each of the two shifted images 1/4.
-    fn average_views(
-        &self,
-        engine: &mut dyn Engine,
-        images: Vec<f32>,
-    ) -> Result<Vec<f32>, EngineError> {
-        if self.shift == 0 {
-            return self.average_flips(engine, images);
+    /// The logits of the normalised images of `views`, averaged over the views: with a shift, the image has
+    /// weight 1/2 and each of the two shifted images 1/4.
+    fn average_views(&self, engine: &mut dyn Engine, views: &mut Views) -> Result<(), EngineError> {
+        let count = views.images.len() / ELEMENTS * engine.graph().classes();
+        let Views { images, shifted, logits, shifted_logits: [up, down], mirrored } = views;
+        if self.shift > 0 {
+            shifted.resize(images.len(), 0.0);
+            for (by, logits) in [(-(self.shift as isize), &mut *up), (self.shift as isize, down)] {
+                let pairs = images.chunks_exact(ELEMENTS).zip(shifted.chunks_exact_mut(ELEMENTS));
+                pairs.for_each(|(image, out)| shift(image, by, out));
+                logits.resize(count, 0.0);
+                self.average_flips(engine, shifted, logits, mirrored)?;
+            }
         }
-        let by = self.shift as isize;
-        let mut shifted = |by: isize| {
-            let mut shifted = vec![0.0; images.len()];
-            let pairs = images.chunks_exact(SHAPE.elements());
-            let pairs = pairs.zip(shifted.chunks_exact_mut(SHAPE.elements()));
-            pairs.for_each(|(image, out)| shift(image, by, out));
-            self.average_flips(engine, shifted)
-        };
-        let (up, down) = (shifted(-by)?, shifted(by)?);
-        let mut logits = self.average_flips(engine, images)?;
-        for (logit, (up, down)) in logits.iter_mut().zip(up.iter().zip(&down)) {
-            *logit = (*logit + (up + down) / 2.0) / 2.0;
+        logits.resize(count, 0.0);
+        self.average_flips(engine, images, logits, mirrored)?;
+        if self.shift > 0 {
+            for (logit, (up, down)) in logits.iter_mut().zip(up.iter().zip(&*down)) {
+                *logit = (*logit + (up + down) / 2.0) / 2.0;
+            }
         }
-        Ok(logits)
+        Ok(())
     }
 
-    /// The logits of normalised images, averaged over the image and its mirror image if that is asked for.
+    /// The logits of normalised images, averaged over the image and its mirror image if that is asked for: the
+    /// images are mirrored then. `mirrored` is memory for the mirror image's logits.
     fn average_flips(
         &self,
         engine: &mut dyn Engine,
-        mut images: Vec<f32>,
-    ) -> Result<Vec<f32>, EngineError> {
-        let mut logits = engine.logits(&images)?;
+        images: &mut [f32],
+        logits: &mut [f32],
+        mirrored: &mut Vec<f32>,
+    ) -> Result<(), EngineError> {
+        engine.logits_into(images, logits)?;
         if self.flip {
             images.chunks_exact_mut(SHAPE.width).for_each(<[f32]>::reverse);
-            for (logit, flipped) in logits.iter_mut().zip(engine.logits(&images)?) {
-                *logit = (*logit + flipped) / 2.0;
+            mirrored.resize(logits.len(), 0.0);
+            engine.logits_into(images, mirrored)?;
+            for (logit, mirrored) in logits.iter_mut().zip(&*mirrored) {
+                *logit = (*logit + mirrored) / 2.0;
             }
         }
-        Ok(logits)
+        Ok(())
     }
+}
+
+/// Memory in which images become logits, so that a caller who keeps it allocates nothing for as many images again.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    /// Normalised, `[N, C, H, W]`.
+    images: Vec<f32>,
+    /// The same, shifted.
+    shifted: Vec<f32>,
+    /// `[N, classes]`: of the images, in the end averaged over all views.
+    logits: Vec<f32>,
+    /// Of the images shifted up and down.
+    shifted_logits: [Vec<f32>; 2],
+    /// Of the mirror images of one of these.
+    mirrored: Vec<f32>,
 }
 
 /// The class of the largest logit, the first of equal ones, as PyTorch's `argmax`.
@@ -175,10 +214,11 @@ mod tests {
         engine.import(Section::Model, &model).unwrap();
         let input = Input::new(&recipe.data, Normalization::None);
         let images = numbers(&fixture, "images");
-        let logits = input.average_views(&mut *engine, images).unwrap();
+        let mut views = Views { images, ..Views::default() };
+        input.average_views(&mut *engine, &mut views).unwrap();
         let expected = numbers(&fixture, "views/logits");
         let square = |x: f32| f64::from(x).powi(2);
-        let distance: f64 = logits.iter().zip(&expected).map(|(a, b)| square(a - b)).sum();
+        let distance: f64 = views.logits.iter().zip(&expected).map(|(a, b)| square(a - b)).sum();
         let norm: f64 = expected.iter().copied().map(square).sum();
         assert!(distance.sqrt() < 3e-6 * norm.sqrt(), "{} of {}", distance.sqrt(), norm.sqrt());
     }

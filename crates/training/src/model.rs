@@ -9,7 +9,7 @@ use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Secti
 
 use crate::checkpoint::{About, Checkpoint, SAY};
 use crate::evaluation::{self, Evaluation};
-use crate::inference::{EVALUATION_BATCH, Input, softmax};
+use crate::inference::{EVALUATION_BATCH, Input, Views, softmax};
 use crate::validation::MAX_SHIFT;
 use crate::{Error, Recipe, TrainedOn};
 
@@ -20,6 +20,8 @@ pub struct Model {
     engine: Box<dyn Engine>,
     path: PathBuf,
     input: Input,
+    /// What predictions are computed in.
+    views: Views,
     /// How many training images are validation images.
     validation: usize,
     /// How these were chosen.
@@ -150,7 +152,8 @@ impl Model {
         let validation = recipe.data.validation;
         let choice = checkpoint.validation();
         let (path, notes) = (path.to_owned(), checkpoint.note().into_iter().collect());
-        Ok(Model { engine, path, input, validation, choice, sizing, classes, about, notes })
+        let views = Views::default();
+        Ok(Model { engine, path, input, views, validation, choice, sizing, classes, about, notes })
     }
 
     /// Sets whether predictions are averaged over an image and its mirror image, instead of what the recipe
@@ -173,15 +176,38 @@ impl Model {
     ///
     /// # Errors
     /// If the device fails, or the network's outputs are infinite or NaN.
+    ///
+    /// # Panics
+    /// If the images are not whole.
     pub fn predict(&mut self, images: &[u8]) -> Result<Vec<f64>, Error> {
-        let classes = self.classes.len();
-        let mut probabilities = Vec::new();
-        for images in images.chunks(EVALUATION_BATCH * IMAGE_BYTES) {
-            let logits = self.input.logits(&mut *self.engine, images);
-            let logits = logits.map_err(|error| not_finite(&self.path, error))?;
-            probabilities.extend(logits.chunks_exact(classes).flat_map(softmax));
-        }
+        let mut probabilities = vec![0.0; images.len() / IMAGE_BYTES * self.classes.len()];
+        self.predict_into(images, &mut probabilities)?;
         Ok(probabilities)
+    }
+
+    /// As [`predict`](Self::predict), but writes the probabilities to a slice. On the CPU it allocates nothing, unless
+    /// there are more images than in any call before, or the views have changed.
+    ///
+    /// # Errors
+    /// If the device fails, or the network's outputs are infinite or NaN.
+    ///
+    /// # Panics
+    /// If the images are not whole, or there is not one probability for each image and class.
+    pub fn predict_into(&mut self, images: &[u8], probabilities: &mut [f64]) -> Result<(), Error> {
+        let classes = self.classes.len();
+        assert!(images.len().is_multiple_of(IMAGE_BYTES), "not whole images");
+        let count = images.len() / IMAGE_BYTES * classes;
+        assert_eq!(probabilities.len(), count, "not one probability for each image and class");
+        let parts = probabilities.chunks_mut(EVALUATION_BATCH * classes);
+        for (images, probabilities) in images.chunks(EVALUATION_BATCH * IMAGE_BYTES).zip(parts) {
+            let logits = self.input.logits_with(&mut self.views, &mut *self.engine, images);
+            let logits = logits.map_err(|error| not_finite(&self.path, error))?;
+            let images = logits.chunks_exact(classes).zip(probabilities.chunks_exact_mut(classes));
+            for (logits, probabilities) in images {
+                probabilities.iter_mut().zip(softmax(logits)).for_each(|(out, p)| *out = p);
+            }
+        }
+        Ok(())
     }
 
     /// Replaces BatchNorm's running statistics by those of `images` training images (or all, if there are

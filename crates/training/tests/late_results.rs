@@ -178,9 +178,9 @@ impl Engine for LateEngine {
     fn blend_statistics(&mut self, images: &[f32], share: f64) -> Result<(), EngineError> {
         self.cpu.blend_statistics(images, share)
     }
-    fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
         assert!(self.results.is_empty(), "evaluated before all updates were read");
-        self.cpu.logits(images)
+        self.cpu.logits_into(images, logits)
     }
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
         self.cpu.export(section)

@@ -10,7 +10,22 @@ use super::words;
 const OLDEST_VERSION: i32 = 12_000;
 
 /// What NVIDIA's driver says.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cuda::{Card, installed};
+///
+/// let installed = installed();
+/// let usable = |card: &&Card| card.problem.is_none();
+/// match (installed.cards.iter().find(usable), &installed.problem) {
+///     (Some(card), _) => assert!(card.compute_capability >= (8, 0)),
+///     // Without a card there is always a reason.
+///     (None, problem) => assert!(problem.is_some() || !installed.cards.is_empty()),
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Installed {
     /// The version of CUDA that the driver knows, such as `12.4`.
     pub driver: Option<String>,
@@ -21,7 +36,10 @@ pub struct Installed {
 }
 
 /// A card that the driver lists; a slice of one, with MIG.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// See the example of [`Installed`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Card {
     /// Its number, from 0.
     pub index: usize,

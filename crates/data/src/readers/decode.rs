@@ -20,6 +20,8 @@ const MAX_THREADS: usize = 4;
 const MAX_ASPECT_RATIO: f64 = 1.5;
 
 /// What happens to images that cannot be read.
+///
+/// See the example of [`ReadOptions`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DamagedImages {
@@ -31,6 +33,8 @@ pub enum DamagedImages {
 }
 
 /// What a data set is read for.
+///
+/// See the example of [`ReadOptions`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Purpose {
     /// A network is trained on it.
@@ -41,6 +45,40 @@ pub enum Purpose {
 }
 
 /// How folders and archives of images are read.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::{DamagedImages, Error, Purpose, ReadOptions, Sizing, open_with};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// # for class in ["cats", "dogs"] {
+/// #     std::fs::create_dir(folder.join(class)).unwrap();
+/// #     for number in 0..4_u8 {
+/// #         let mut bitmap = b"BM".to_vec();
+/// #         let fields: [u32; 13] = [58, 0, 54, 40, 1, 1, 1 | 24 << 16, 0, 0, 0, 0, 0, 0];
+/// #         fields.iter().for_each(|field| bitmap.extend(field.to_le_bytes()));
+/// #         bitmap.extend([number, class.as_bytes()[0], 0, 0]);
+/// #         std::fs::write(folder.join(class).join(format!("{number}.bmp")), bitmap).unwrap();
+/// #     }
+/// # }
+/// // A folder with four images of cats, four of dogs, and a file that is no image.
+/// std::fs::write(folder.join("dogs/broken.png"), "").unwrap();
+/// let options = ReadOptions { test_split: Some(0.5), ..ReadOptions::default() };
+/// let error = open_with(folder, options).unwrap_err();
+/// assert!(matches!(&error, Error::Damaged { files, of: 9, .. } if files[0].path.ends_with("broken.png")));
+///
+/// let skip = ReadOptions { damaged: DamagedImages::Skip, ..options };
+/// let set = open_with(folder, skip)?;
+/// assert_eq!((set.train.len(), set.test.len(), set.warnings.len()), (4, 4, 1));
+///
+/// // To evaluate a network, all of them are test images.
+/// let purpose = Purpose::Evaluation;
+/// let all = open_with(folder, ReadOptions { purpose, sizing: Sizing::Pad, ..skip })?.without_split();
+/// assert_eq!((all.train.len(), all.test.len()), (0, 8));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReadOptions {
     /// What happens to images that cannot be read.

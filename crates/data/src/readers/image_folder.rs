@@ -24,6 +24,20 @@ const PREFIX: &str = "images:";
 ///
 /// Which images become test images depends only on the names of classes and files, and on the share: a
 /// larger share includes the images of a smaller one.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::ImageFolder;
+/// use std::path::Path;
+///
+/// let flowers = ImageFolder::parse("images:0.25,flowers").expect("it begins with images:")?;
+/// assert_eq!((flowers.folder(), flowers.test_split()), (Path::new("flowers"), 0.25));
+/// assert_eq!(flowers.to_string(), "images:0.25,flowers");
+/// assert!(ImageFolder::parse("flowers").is_none());
+/// assert!(ImageFolder::new(Path::new("flowers"), 1.5).is_err());
+/// # Ok::<(), crescendo_data::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageFolder {
     folder: PathBuf,

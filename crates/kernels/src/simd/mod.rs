@@ -92,6 +92,8 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
 }
 
 /// An instruction set that this processor has.
+///
+/// See the example of [the crate](crate).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Level);
 

@@ -1,21 +1,5 @@
 //! The HTML report of a run: one file with curves, decisions, confusion matrices and the recipe. It
-//! needs no network and no scripts, and is made from the run's folder alone.
-//!
-//! # Example
-//!
-//! ```no_run
-//! use std::path::Path;
-//! use crescendo_logging::report::{RunData, render, write};
-//!
-//! let mut runs = Vec::new();
-//! for (group, folder) in ["runs/growing", "runs/fixed"].into_iter().enumerate() {
-//!     let mut run = RunData::read(Path::new(folder))?;
-//!     run.group = group;
-//!     runs.push(run);
-//! }
-//! write(Path::new("both.html"), &render(&runs))?;
-//! # Ok::<(), crescendo_training::Error>(())
-//! ```
+//! needs no network and no scripts, and is made from the run's folder alone. See the example of [`RunData`].
 
 mod axis;
 mod chart;
@@ -44,6 +28,8 @@ pub const FILE_NAME: &str = "report.html";
 /// Keeps the report in a run's folder up to date. It reads what [`CsvLogger`](crate::CsvLogger) and
 /// [`EvaluationLogger`](crate::EvaluationLogger) have written, so it comes after them among
 /// observers.
+///
+/// See the example of [`RunFolderLogger`](crate::RunFolderLogger), which has one.
 #[derive(Default)]
 pub struct HtmlReport(Option<PathBuf>);
 

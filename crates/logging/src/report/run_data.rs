@@ -10,6 +10,43 @@ use crate::formats::evaluation_json::EvaluationFile;
 use crate::formats::tables::{DecisionRow, EpochRow, read_decisions, read_epochs};
 
 /// A run as its folder describes it.
+///
+/// # Example
+///
+/// Of a `run` that was trained:
+///
+/// ```
+/// use crescendo_logging::RunFolderLogger;
+/// use crescendo_logging::report::{RunData, render, write};
+/// # use crescendo_cpu::CpuDevices;
+/// # use crescendo_data::shapes;
+/// # use crescendo_training::{Recipe, Run, Start};
+/// # let data = shapes::generate(0, 60, 20);
+/// # let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("first");
+/// # let start = Start {
+/// #     recipe: &recipe,
+/// #     recipe_name: "quick",
+/// #     data: &data,
+/// #     data_location: "shapes:60,20",
+/// #     init: None,
+/// #     devices: &CpuDevices,
+/// # };
+/// # let mut run = Run::create(&folder, &start)?;
+///
+/// run.train(&CpuDevices, &data, &mut RunFolderLogger::default(), &false.into())?;
+/// let (mut first, mut second) = (RunData::read(&folder)?, RunData::read(&folder)?);
+/// assert_eq!(first.label, "first");
+/// (first.label, second.label) = ("a run".into(), "the same".into());
+/// // Curves of another colour.
+/// second.group = 1;
+/// let both = folder.join("both.html");
+/// write(&both, &render(&[first, second]))?;
+/// let html = std::fs::read_to_string(&both).unwrap();
+/// assert!(html.contains("a run") && html.contains("the same"));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RunData {
     /// The run's name in a report of several runs. Default: the folder's name.

@@ -12,6 +12,8 @@ use crate::formats::tables::{
 
 /// Writes a run's epochs and decisions to `epochs.csv` and `decisions.csv` in its folder, and its
 /// updates to `steps.csv` if the recipe sets `train.log_steps`.
+///
+/// See the example of [the crate](crate).
 #[derive(Default)]
 pub struct CsvLogger(Option<CsvFiles>);
 

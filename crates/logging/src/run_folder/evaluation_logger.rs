@@ -8,6 +8,8 @@ use crescendo_training::events::{Event, Observer};
 use crate::formats::evaluation_json::{EvaluationFile, EvaluationRecord};
 
 /// Keeps the latest evaluation of each split in `evaluation.json` in a run's folder.
+///
+/// See the example of [`Observers`](crate::Observers).
 #[derive(Default)]
 pub struct EvaluationLogger(Option<PathBuf>);
 

@@ -18,6 +18,36 @@ use crate::{HtmlReport, Observers, TensorBoardLogger};
 
 /// Writes all files of a run's folder: `log.txt`, the CSV files, `evaluation.json`, TensorBoard's
 /// event file and `report.html`.
+///
+/// # Example
+///
+/// In the folder of a `run`:
+///
+/// ```
+/// use crescendo_logging::RunFolderLogger;
+/// # use crescendo_cpu::CpuDevices;
+/// # use crescendo_data::shapes;
+/// # use crescendo_training::{Recipe, Run, Start};
+/// # let data = shapes::generate(0, 60, 20);
+/// # let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("first");
+/// # let start = Start {
+/// #     recipe: &recipe,
+/// #     recipe_name: "quick",
+/// #     data: &data,
+/// #     data_location: "shapes:60,20",
+/// #     init: None,
+/// #     devices: &CpuDevices,
+/// # };
+/// # let mut run = Run::create(&folder, &start)?;
+///
+/// run.train(&CpuDevices, &data, &mut RunFolderLogger::default(), &false.into())?;
+/// for file in ["log.txt", "epochs.csv", "decisions.csv", "evaluation.json", "report.html"] {
+///     assert!(folder.join(file).exists(), "{file}");
+/// }
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 #[derive(Default)]
 pub struct RunFolderLogger {
     text: TextLogger,

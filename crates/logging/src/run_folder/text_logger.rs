@@ -7,6 +7,8 @@ use crate::append_log::AppendLog;
 use crate::messages::message;
 
 /// Writes a run's messages to `log.txt` in its folder.
+///
+/// See the example of [`Observers`](crate::Observers).
 #[derive(Default)]
 pub struct TextLogger(Option<AppendLog>);
 

@@ -15,6 +15,8 @@ use crate::messages::message;
 ///
 /// A resumed run appends to the same file, truncated to the saved state as the CSV files are, so no
 /// point appears twice.
+///
+/// See the example of [`Observers`](crate::Observers).
 #[derive(Default)]
 pub struct TensorBoardLogger(Option<EventFile>);
 

@@ -6,6 +6,20 @@ use crescendo_training::Evaluation;
 
 /// Formats an evaluation with its class names: a row for each class, with its accuracy and the
 /// number of its images that were predicted as each class.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_logging::ConfusionMatrix;
+/// use crescendo_training::Evaluation;
+///
+/// let mut evaluation = Evaluation::default();
+/// evaluation.confusion = vec![vec![8, 2], vec![1, 19]];
+/// let classes = ["cat".to_owned(), "dog".to_owned()];
+/// let table = ConfusionMatrix(&evaluation, &classes).to_string();
+/// let rows: Vec<&str> = table.lines().skip(1).collect();
+/// assert_eq!(rows, ["cat    0.8000     8    2", "dog    0.9500     1   19"]);
+/// ```
 pub struct ConfusionMatrix<'a>(pub &'a Evaluation, pub &'a [String]);
 
 impl fmt::Display for ConfusionMatrix<'_> {

@@ -11,6 +11,8 @@ use super::print_line;
 use crate::messages::{display_seconds, message};
 
 /// Shows a run's progress and messages on the standard output.
+///
+/// See the example of [the crate](crate).
 #[derive(Default)]
 pub struct ConsoleProgress {
     bar_only: bool,

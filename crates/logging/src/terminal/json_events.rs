@@ -42,6 +42,8 @@ use super::print_line;
 /// - `finished`: `folder`, `test_accuracy`, `already` (whether the run was finished before).
 ///
 /// The last line is `interrupted` or `finished`, unless the run fails.
+///
+/// See the example of [`Observers`](crate::Observers).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonEvents;
 

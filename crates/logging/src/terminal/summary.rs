@@ -7,6 +7,8 @@ use super::print_line;
 use crate::messages::message;
 
 /// Prints only a run's last lines on the standard output: its result, or how to resume it.
+///
+/// See the example of [`Observers`](crate::Observers).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConsoleSummary;
 

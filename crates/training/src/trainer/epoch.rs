@@ -184,7 +184,7 @@ impl Trainer<'_> {
     /// Takes the oldest queued update into the progress.
     fn process(&mut self, result: UpdateResult) -> Result<(), Error> {
         let queued = self.queue.pop_front().expect("a result belongs to a queued update");
-        let UpdateResult { loss, correct, images, norms } = result;
+        let UpdateResult { loss, correct, images, norms, .. } = result;
         if !loss.is_finite() {
             let Progress { updates, epoch, .. } = self.run.progress;
             // The saved state is only known once it has been written.
