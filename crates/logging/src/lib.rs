@@ -59,4 +59,8 @@ impl Observer for Observers<'_> {
         }
         Ok(marks)
     }
+
+    fn wants_stop(&self) -> bool {
+        self.0.iter().any(|observer| observer.wants_stop())
+    }
 }

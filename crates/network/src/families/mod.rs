@@ -24,6 +24,9 @@ impl NetworkConfig {
     /// As [`network`](Self::network), or if no pool size gives as many features.
     pub fn network_resized(&self, input: Shape, side: usize) -> Result<Network, Error> {
         let (channels, full) = square(input)?;
+        if !(2..=65_536).contains(&self.classes) {
+            return refuse("classes", format!("must be from 2 to 65536, but is {}", self.classes));
+        }
         let family = match self.family {
             Family::Custom => return custom::network(self, channels, full, side),
             Family::Resnet => Stacked::Resnet,
@@ -64,9 +67,6 @@ impl NetworkConfig {
         }
         if self.widths.contains(&0) {
             return refuse("widths", "has a stack without channels".into());
-        }
-        if !(2..=65_536).contains(&self.classes) {
-            return refuse("classes", format!("must be from 2 to 65536, but is {}", self.classes));
         }
         if !(0.0..1.0).contains(&self.leaky_slope) {
             return refuse(
