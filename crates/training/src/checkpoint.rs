@@ -76,6 +76,7 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
 
 /// Of which moment of a run a checkpoint is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct About {
     /// The epoch after which the weights were saved; `None` if that was within an epoch, or the file does not say.
     pub epoch: Option<u32>,

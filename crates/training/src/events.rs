@@ -8,6 +8,7 @@ use crate::{Error, Evaluation};
 
 /// An event of a run.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// The run begins, or is resumed.
     Started {

@@ -11,6 +11,7 @@ use crate::recipe::BatchPolicyKind;
 
 /// Consecutive epochs with one batch size and one image size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TrainingPhase {
     /// Images an update takes.
     pub batch_size: usize,

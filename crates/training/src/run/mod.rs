@@ -32,6 +32,7 @@ pub use fit::{check, check_metrics};
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The epoch that is being trained, counted from 1.
     pub epoch: u32,
