@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crescendo::data::ReadOptions;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
+use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::validation::unused_keys;
 use crescendo::training::{Error, Recipe, Record, Run, Start};
 
@@ -38,6 +39,13 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         changes.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::load(&args.recipe, &changes)?;
+    if recipe.batch.policy == BatchPolicyKind::Custom {
+        return Err(Error::Recipe(
+            "batch.policy = custom is for programs that use Crescendo as a library and bring a rule of their own: \
+             choose another policy"
+                .into(),
+        ));
+    }
     let location = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source);
     let data = location.load_with(recipe.data.read_options())?;
     let note = follow_data(&mut recipe, args, &changes, &data)?;
@@ -97,7 +105,7 @@ fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         run.change(change, &args.compute.devices())?;
     }
     let location = args.data.name()?.unwrap_or_else(|| run.record().run.data.clone());
-    let Record { recipe, run: about } = run.record();
+    let Record { recipe, run: about, .. } = run.record();
     let options = ReadOptions { sizing: about.sizing, ..recipe.data.read_options() };
     let mut data = DataLocation::Named(location).load_with(options)?;
     data.set = data.set.matching(&about.data_fingerprint);

@@ -16,6 +16,7 @@ mod full_disk;
 mod help;
 mod integrity;
 mod kills;
+mod library;
 mod new_data;
 mod output;
 mod own_data;

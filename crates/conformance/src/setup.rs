@@ -51,6 +51,7 @@ pub fn reduced(config: &NetworkConfig) -> Graph {
     let side = match config.family {
         Family::Resnet => 16,
         Family::Airbench => 28,
+        Family::Custom => panic!("its sizes are its own"),
     };
     graph(config, side)
 }

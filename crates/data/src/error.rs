@@ -58,6 +58,9 @@ pub enum Error {
     /// The text that names a data set cannot be understood.
     #[error("{0}")]
     InvalidName(String),
+    /// Arrays in memory are no data set.
+    #[error("{0}")]
+    InvalidArrays(String),
     /// A download failed.
     #[error("{0}")]
     Download(String),

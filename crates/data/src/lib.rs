@@ -32,6 +32,7 @@
 //! # Ok::<(), ()>(())
 //! ```
 
+mod arrays;
 mod augmentation;
 mod dataset;
 mod error;

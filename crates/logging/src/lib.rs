@@ -7,7 +7,7 @@
 //! # Example
 //!
 //! ```
-//! use crescendo_logging::{ConsoleProgress, CsvLogger, Observers};
+//! use crescendo_logging::usual_observers;
 //! use crescendo_cpu::CpuDevices;
 //! use crescendo_training::{Recipe, Run, Start};
 //!
@@ -20,10 +20,10 @@
 //! let (init, devices) = (None, &CpuDevices);
 //! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
 //! let mut run = Run::create(&folder, &start)?;
-//! let (mut csv, mut console) = (CsvLogger::default(), ConsoleProgress::default());
-//! run.train(devices, &data, &mut Observers(vec![&mut csv, &mut console]), &false.into())?;
+//! run.train(devices, &data, &mut usual_observers(), &false.into())?;
 //! let table = std::fs::read_to_string(folder.join("epochs.csv")).unwrap();
 //! assert!(table.starts_with("epoch,updates,batch_size,learning_rate,train_loss"));
+//! assert!(folder.join("report.html").exists());
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 
@@ -43,6 +43,43 @@ pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents,
 
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};
+
+/// What most programs want: all files of a run's folder ([`RunFolderLogger`]), and progress on the terminal
+/// ([`ConsoleProgress`]). With others in [`Observers`]:
+///
+/// ```
+/// use crescendo_logging::{Observers, usual_observers};
+/// use crescendo_training::events::{Event, Observer};
+///
+/// /// Counts the epochs.
+/// struct Count(u32);
+///
+/// impl Observer for Count {
+///     fn event(&mut self, event: &Event) -> Result<(), crescendo_training::Error> {
+///         self.0 += u32::from(matches!(event, Event::Epoch(_)));
+///         Ok(())
+///     }
+/// }
+///
+/// let (mut usual, mut count) = (usual_observers(), Count(0));
+/// let mut observers = Observers(vec![&mut usual, &mut count]);
+/// assert!(!observers.wants_stop());
+/// ```
+pub fn usual_observers() -> impl Observer {
+    struct Usual(RunFolderLogger, ConsoleProgress);
+
+    impl Observer for Usual {
+        fn event(&mut self, event: &Event) -> Result<(), Error> {
+            Observers(vec![&mut self.0, &mut self.1]).event(event)
+        }
+
+        fn marks(&mut self) -> Result<Marks, Error> {
+            Observers(vec![&mut self.0, &mut self.1]).marks()
+        }
+    }
+
+    Usual(RunFolderLogger::default(), ConsoleProgress::default())
+}
 
 /// Passes every event to several observers, in order.
 ///
@@ -97,5 +134,33 @@ impl Observer for Observers<'_> {
             marks.extend(observer.marks()?);
         }
         Ok(marks)
+    }
+
+    fn wants_stop(&self) -> bool {
+        self.0.iter().any(|observer| observer.wants_stop())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_observer_that_wants_to_stop_is_enough() {
+        struct Stops(bool);
+        impl Observer for Stops {
+            fn event(&mut self, _: &Event) -> Result<(), Error> {
+                Err(Error::observer("no"))
+            }
+
+            fn wants_stop(&self) -> bool {
+                self.0
+            }
+        }
+        let (mut no, mut yes) = (Stops(false), Stops(true));
+        assert!(!Observers(vec![&mut no]).wants_stop());
+        assert!(Observers(vec![&mut no, &mut yes]).wants_stop());
+        let error = Observers(vec![&mut (), &mut no]).event(&Event::Note(String::new()));
+        assert_eq!(error.unwrap_err().to_string(), "no");
     }
 }

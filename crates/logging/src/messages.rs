@@ -64,7 +64,8 @@ pub(crate) fn message(event: &Event) -> Option<String> {
                 format!("{accuracy}Run: {folder}")
             }
         }
-        Event::Step(_) | Event::Evaluating { .. } | Event::Evaluated { .. } => return None,
+        // Among them Step, Evaluating and Evaluated.
+        _ => return None,
     })
 }
 

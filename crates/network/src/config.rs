@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Activation, Init, NetworkBuilder, Operation, Value};
+use crate::{Activation, Init, NetworkBuilder, Node, Operation, Value};
 
 /// The section `[network]` of a recipe. Every key is described in the recipe `report`.
 ///
@@ -67,6 +67,9 @@ pub struct NetworkConfig {
     pub norm: Norm,
     /// The classification head.
     pub head: Head,
+    /// The operations of the family `custom`; empty for all others, and not written then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Node>,
 }
 
 /// Families of networks.
@@ -80,6 +83,8 @@ pub enum Family {
     /// Keller Jordan's airbench networks (arXiv 2404.00498): whitening filters, stacks of convolutions with
     /// max-pooling, a linear layer.
     Airbench,
+    /// Any network, as a list of operations.
+    Custom,
 }
 
 /// Activations between convolutions.
@@ -198,6 +203,7 @@ impl NetworkConfig {
                 init: Init::Uniform,
                 scale: 1.0,
             },
+            operations: Vec::new(),
         }
     }
 

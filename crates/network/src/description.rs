@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::written::WrittenNode;
+
 /// The shape of a value for one image. A batch of `n` images has `n` of them.
 ///
 /// # Example
@@ -185,8 +187,19 @@ pub struct Value(pub usize);
 
 /// One operation of a network.
 ///
-/// See the example of [`Network`].
-#[derive(Clone, Debug, PartialEq)]
+/// Written in a recipe or a checkpoint it is one table, with the keys of its kind of operation and no others:
+///
+/// ```
+/// use crescendo_network::{Node, Operation, Value};
+///
+/// let text = r#"{ "name": "pool", "operation": "max_pool", "size": 2, "inputs": [3] }"#;
+/// let node: Node = serde_json::from_str(text)?;
+/// let operation = Operation::MaxPool { size: 2 };
+/// assert_eq!(node, Node { name: "pool".into(), operation, inputs: vec![Value(3)] });
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenNode", into = "WrittenNode")]
 pub struct Node {
     /// The name under which its parameters are saved, such as `start_layer.0`; for an operation without
     /// parameters, a name for display.

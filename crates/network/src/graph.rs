@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{EngineError, Error, Init, Network, Node, Operation, Shape, Value};
+use crate::{Activation, EngineError, Error, Init, Network, Node, Operation, Shape, Value};
 
 /// What a parameter is; it decides how it is initialised and whether weight decay applies to it.
 ///
@@ -161,11 +161,21 @@ pub struct Graph {
     pub statistics: Vec<Statistics>,
 }
 
+/// The most parameters of a network. Like the limits below, far more than any computer has room or time for, and little
+/// enough that sums and sizes in bytes do not overflow.
+const MOST_PARAMETERS: usize = 1 << 40;
+/// The most products of an operation for one image.
+const MOST_MACS: usize = 1 << 48;
+/// The most numbers of a value for one image.
+const MOST_NUMBERS: usize = 1 << 28;
+/// The most rows and columns of zeros around the input of a convolution.
+const MAX_PADDING: usize = 1 << 10;
+
 impl Graph {
     /// Checks a network and works out its shapes and parameters.
     ///
     /// # Errors
-    /// If shapes do not fit together, an operation has the wrong number of inputs, an output is not read, two
+    /// If shapes do not fit together, a number is out of range, an operation has the wrong number of inputs, an output is not read, two
     /// operations have the same name, or the last output is not a vector.
     pub fn new(network: &Network) -> Result<Graph, Error> {
         let mut graph = Graph {
@@ -306,12 +316,16 @@ impl Graph {
         match node.operation {
             Operation::Convolution { outputs, kernel, stride, padding, bias, init } => {
                 let (channels, height, width) = maps(input)?;
+                if padding > MAX_PADDING {
+                    return Err(refuse(format!("padding must be at most {MAX_PADDING}")));
+                }
                 if outputs == 0 || kernel == 0 || stride == 0 {
                     return Err(refuse("outputs, kernel and stride must be at least 1".into()));
                 }
                 if kernel > height.min(width) + 2 * padding {
                     return Err(refuse(format!("filters of {kernel} do not fit {input}")));
                 }
+                self.check_parameters(&[outputs, channels, kernel, kernel]).map_err(refuse)?;
                 let patches = 2 * channels * kernel * kernel;
                 let whitens = node.inputs[0] == Value(0) && padding == 0 && outputs == patches;
                 if init == Init::Whitening && !whitens {
@@ -326,10 +340,20 @@ impl Graph {
                 let fan_in = channels * kernel * kernel;
                 let shape = vec![outputs, channels, kernel, kernel];
                 self.weight_and_bias(&mut graph_node, shape, fan_in, bias, init);
-                graph_node.macs = (outputs * fan_in * height * width) as u64;
+                let macs = (outputs * fan_in).checked_mul(height * width);
+                let macs = macs.filter(|&macs| macs <= MOST_MACS);
+                graph_node.macs =
+                    macs.ok_or_else(|| refuse(format!("more than {MOST_MACS} products")))? as u64;
             }
-            Operation::BatchNorm { scale, .. } => {
+            Operation::BatchNorm { eps, scale, new_weight } => {
                 let (channels, ..) = maps(input)?;
+                if !(eps > 0.0 && eps < 1.0) {
+                    return Err(refuse(format!("eps must be above 0 and below 1, but is {eps}")));
+                }
+                if !(0.0..=1.0).contains(&new_weight) {
+                    let problem = format!("new_weight must be from 0 to 1, but is {new_weight}");
+                    return Err(refuse(problem));
+                }
                 let name = &node.name;
                 let shape = vec![channels];
                 graph_node.weight =
@@ -339,6 +363,15 @@ impl Graph {
                 graph_node.statistics = Some(self.statistics.len());
                 self.statistics
                     .push(Statistics { name: node.name.clone(), range: start..start + channels });
+            }
+            Operation::Activation(Activation::LeakyRelu { slope })
+                if !(0.0..1.0).contains(&slope) =>
+            {
+                let problem = format!("its slope must be at least 0 and below 1, but is {slope}");
+                return Err(refuse(problem));
+            }
+            Operation::Activation(Activation::Scale { factor }) if !factor.is_finite() => {
+                return Err(refuse(format!("its factor must be a number, but is {factor}")));
             }
             Operation::Activation(_) => {}
             Operation::Add => {
@@ -366,14 +399,32 @@ impl Graph {
                 if matches!(init, Init::Dirac | Init::Whitening) {
                     return Err(refuse("its init is for convolutions: use uniform or unit".into()));
                 }
+                if outputs == 0 {
+                    return Err(refuse("outputs must be at least 1".into()));
+                }
+                self.check_parameters(&[outputs, features]).map_err(refuse)?;
                 graph_node.output = Shape::Vector { features: outputs };
                 let shape = vec![outputs, features];
                 self.weight_and_bias(&mut graph_node, shape, features, bias, init);
                 graph_node.macs = (outputs * features) as u64;
             }
         }
+        if graph_node.output.len() > MOST_NUMBERS {
+            return Err(refuse(format!("an output of more than {MOST_NUMBERS} numbers")));
+        }
         self.nodes.push(graph_node);
         Ok(())
+    }
+
+    /// Whether a weight of this shape can be added: numbers that are computed from it do not overflow then.
+    fn check_parameters(&self, shape: &[usize]) -> Result<(), String> {
+        let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        match count
+            .filter(|&count| count <= MOST_PARAMETERS && self.parameter_count() <= MOST_PARAMETERS)
+        {
+            Some(_) => Ok(()),
+            None => Err(format!("more than {MOST_PARAMETERS} parameters")),
+        }
     }
 
     fn weight_and_bias(

@@ -34,6 +34,7 @@ mod init;
 mod rules;
 mod tensor;
 mod whitening;
+mod written;
 
 pub use communicator::{Communicator, SingleProcess};
 pub use config::{

@@ -7,6 +7,7 @@ use crate::Evaluation;
 /// The best epoch so far: of those with the highest validation accuracy, the one with the lowest validation
 /// loss, and of those the first.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BestEpoch {
     /// The epoch, counted from 1.
     pub epoch: u32,

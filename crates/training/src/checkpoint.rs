@@ -76,6 +76,7 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
 
 /// Of which moment of a run a checkpoint is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct About {
     /// The epoch after which the weights were saved; `None` if that was within an epoch, or the file does not say.
     pub epoch: Option<u32>,
@@ -102,6 +103,8 @@ pub(crate) fn write(
     recipe.engine.device = DeviceKind::Auto;
     recipe.engine.precision = PrecisionKind::Auto;
     recipe.batch.memory_limit = 0.0;
+    // As JSON, which other programs read more easily.
+    let operations = std::mem::take(&mut recipe.network.operations);
     // A path means nothing elsewhere; how the generated set was made does.
     let run = &record.run;
     let data = if run.data_name == shapes::NAME { &run.data } else { &run.data_name };
@@ -115,6 +118,9 @@ pub(crate) fn write(
         ("data".into(), data),
         ("updates".into(), about.updates.to_string()),
     ]);
+    if !operations.is_empty() {
+        metadata.insert("network".into(), json(&operations));
+    }
     if record.run.sizing != Sizing::default() {
         metadata.insert("sizing".into(), json(&record.run.sizing));
     }
@@ -214,7 +220,11 @@ impl Checkpoint {
     /// The recipe, normalisation and classes that the file itself gives.
     pub(crate) fn description(&self) -> Result<(Recipe, Normalization, Vec<String>), Error> {
         let description = || {
-            let recipe = Recipe::saved(self.0.text("recipe")?);
+            let recipe = self.0.text("recipe")?;
+            let recipe = match self.0.metadata.contains_key("network") {
+                true => Recipe::saved_with(recipe, self.0.json("network")?),
+                false => Recipe::saved(recipe),
+            };
             let recipe =
                 recipe.map_err(|error| self.0.bad(format!("has a bad recipe: {error}")))?;
             Ok((recipe, self.0.json("normalization")?, self.0.json("classes")?))

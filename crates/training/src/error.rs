@@ -6,6 +6,7 @@ use crescendo_network::EngineError;
 
 /// Why training, evaluation or prediction failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A recipe, a change to one, or a comparison is invalid.
     #[error("{0}")]
@@ -65,6 +66,9 @@ pub enum Error {
     /// A data set is missing or invalid.
     #[error(transparent)]
     Data(#[from] crescendo_data::Error),
+    /// An observer, or a policy that is not built in, failed with an error of its own, which can be downcast.
+    #[error(transparent)]
+    Observer(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
@@ -72,6 +76,20 @@ impl Error {
     /// does not exist.
     pub fn is_usage(&self) -> bool {
         matches!(self, Error::Recipe(_) | Error::Engine(EngineError::Unsupported(_)))
+    }
+
+    /// An [`Error::Observer`] from any error.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use crescendo_training::Error;
+    ///
+    /// let error = Error::observer(std::fmt::Error);
+    /// assert!(matches!(error, Error::Observer(own) if own.is::<std::fmt::Error>()));
+    /// ```
+    pub fn observer(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Observer(error.into())
     }
 
     /// An [`Error::Io`] for `path`.

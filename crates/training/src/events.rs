@@ -8,6 +8,7 @@ use crate::{Error, Evaluation};
 
 /// An event of a run.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// The run begins, or is resumed.
     Started {
@@ -171,12 +172,38 @@ pub struct Epoch {
 /// back to it.
 pub type Marks = BTreeMap<String, u64>;
 
-/// Records or shows the events of a run.
+/// Records or shows the events of a run, and may stop it.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::Error;
+/// use crescendo_training::events::{Event, Observer};
+///
+/// /// Stops a run as soon as an epoch's training loss is low enough.
+/// struct UntilLoss {
+///     enough: f64,
+///     reached: bool,
+/// }
+///
+/// impl Observer for UntilLoss {
+///     fn event(&mut self, event: &Event) -> Result<(), Error> {
+///         if let Event::Epoch(epoch) = event {
+///             self.reached |= epoch.train_loss < self.enough;
+///         }
+///         Ok(())
+///     }
+///
+///     fn wants_stop(&self) -> bool {
+///         self.reached
+///     }
+/// }
+/// ```
 pub trait Observer {
     /// Called for every event, in order.
     ///
     /// # Errors
-    /// If the event cannot be recorded; the run then stops.
+    /// If the event cannot be recorded; the run then stops. [`Error::observer`] takes any error.
     fn event(&mut self, event: &Event) -> Result<(), Error>;
 
     /// Syncs all files to disk and returns their lengths. These are saved with the run's state, so that on
@@ -186,6 +213,12 @@ pub trait Observer {
     /// If the files cannot be synced; the run then stops.
     fn marks(&mut self) -> Result<Marks, Error> {
         Ok(Marks::new())
+    }
+
+    /// Whether training is to stop. Asked before each update; the run then ends as if it were interrupted: its state is
+    /// saved and it can be resumed.
+    fn wants_stop(&self) -> bool {
+        false
     }
 }
 

@@ -4,19 +4,35 @@
 use std::path::Path;
 
 use crescendo_fuzzing::fuzz;
+use crescendo_network::Family;
 
 use crate::loading::BUILT_IN;
 use crate::tensors::TensorFile;
 use crate::{Recipe, checkpoint::Checkpoint};
+
+/// A network with every kind of number.
+const OPERATIONS: &str = r#"[
+    {"name": "conv", "operation": "convolution", "outputs": 4, "kernel": 3, "stride": 2, "padding": 1, "bias": true, "init": "dirac", "inputs": [0]},
+    {"name": "norm", "operation": "batch_norm", "eps": 1e-5, "scale": true, "new_weight": 0.1, "inputs": [1]},
+    {"name": "leaky", "operation": "leaky_relu", "slope": 0.01, "inputs": [2]},
+    {"name": "sum", "operation": "add", "inputs": [3, 1]},
+    {"name": "pool", "operation": "max_pool", "size": 4, "inputs": [4]},
+    {"name": "flatten", "operation": "flatten", "inputs": [5]},
+    {"name": "fc", "operation": "linear", "outputs": 10, "bias": true, "init": "unit", "inputs": [6]},
+    {"name": "scaled", "operation": "scale", "factor": 0.1, "inputs": [7]}
+]"#;
 
 #[test]
 #[ignore = "takes minutes"]
 fn fuzz_files_of_tensors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
-    let recipe = toml::to_string(&Recipe::load::<&str>("quick", &[]).unwrap()).unwrap();
+    let mut recipe = Recipe::load::<&str>("quick", &[]).unwrap();
+    recipe.network.family = Family::Custom;
+    let recipe = toml::to_string(&recipe).unwrap();
     let metadata = [
         ("recipe", &*recipe),
+        ("network", OPERATIONS),
         ("classes", "[\"a\", \"b\"]"),
         ("normalization", "\"per_image\""),
         ("epoch", "3"),
@@ -33,6 +49,8 @@ fn fuzz_files_of_tensors() {
     while let Some(at) = open.windows(8).position(|window| window == b"checksum") {
         open[at] = b'k';
     }
+    let valid = TensorFile::parse(&path, open.clone()).unwrap();
+    Checkpoint::from(valid).description().unwrap();
     fuzz("files of tensors", &[sealed, open], |_, input| {
         let path = Path::new("x.safetensors");
         let Ok(file) = TensorFile::parse(path, input) else { return false };

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crescendo_data::{DataSet, Split, ValidationChoice, split_validation};
 
 /// The images that a run trains on, and its validation images.
+#[non_exhaustive]
 pub struct HeldOut<'a> {
     /// The images to train on.
     pub train: Cow<'a, Split>,

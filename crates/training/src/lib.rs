@@ -66,6 +66,7 @@ pub use error::Error;
 pub use evaluation::{Evaluation, Misclassified};
 pub use graph::{graph, graph_for};
 pub use held_out::HeldOut;
+pub use loading::RecipeBuilder;
 pub use memory::{default_limit, micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;

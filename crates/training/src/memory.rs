@@ -103,15 +103,7 @@ pub(crate) fn check(
     // The training and the validation images are copies.
     let copies = if recipe.data.validation > 0 { data.train.pixels.len() as u64 } else { 0 };
     let Some(micro_batch) = micro_batch_size(recipe, device, graph, batch_size)? else {
-        let smallest = match recipe.network.norm.ghost {
-            0 => "micro-batches of one image".to_owned(),
-            ghost => format!("micro-batches of network.norm.ghost = {ghost}"),
-        };
-        return refuse(format!(
-            "a batch of {batch_size} needs more than {:.2} GiB of memory (batch.memory_limit), even \
-             in {smallest}: choose a smaller network or smaller batches, or raise the limit",
-            limit(recipe, device)
-        ));
+        return Err(too_large(recipe, device, batch_size));
     };
     let Some(available) = available else { return Ok(()) };
     let needed = |batch: usize, micro_batch: usize| -> Result<u64, Error> {
@@ -134,6 +126,19 @@ pub(crate) fn check(
         "a batch of {batch_size} needs {:.2} GiB of memory, and {:.2} GiB are free; {advice}",
         gib(here),
         gib(available)
+    ))
+}
+
+/// Why batches of this size cannot be computed in the memory limit.
+pub(crate) fn too_large(recipe: &Recipe, device: &dyn Device, batch_size: usize) -> Error {
+    let smallest = match recipe.network.norm.ghost {
+        0 => "micro-batches of one image".to_owned(),
+        ghost => format!("micro-batches of network.norm.ghost = {ghost}"),
+    };
+    Error::Refused(format!(
+        "a batch of {batch_size} needs more than {:.2} GiB of memory (batch.memory_limit), even \
+         in {smallest}: choose a smaller network or smaller batches, or raise the limit",
+        limit(recipe, device)
     ))
 }
 

@@ -14,6 +14,7 @@ use crate::{Error, Recipe, text_file, version};
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Record {
     /// The recipe.
     #[serde(flatten)]
@@ -24,6 +25,7 @@ pub struct Record {
 
 /// What a run trains on, and which program does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct About {
     /// The recipe's name, or its file.
     pub recipe: String,

@@ -97,7 +97,7 @@ fn described(name: &str) -> Result<(Recipe, TrainedOn), Error> {
 
 /// The line that the paper's program prints.
 fn restored(file: &Path, model: &Model) -> String {
-    let About { epoch, in_epoch, updates, loss } = model.about;
+    let About { epoch, in_epoch, updates, loss, .. } = model.about;
     let loss = loss.map_or(String::new(), |loss| format!(" loss {loss:.6}"));
     let file = file.display();
     match (epoch, in_epoch) {

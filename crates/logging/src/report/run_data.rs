@@ -69,7 +69,7 @@ pub struct RunData {
 
 /// Whether a run trains the paper's network on the paper's data by one of its recipes.
 pub(super) fn follows_paper(record: &Record) -> bool {
-    let Record { recipe, run } = record;
+    let Record { recipe, run, .. } = record;
     let paper = || Recipe::load::<&str>("report", &[]);
     // The recipe is loaded only if the rest agrees: a report is written after every epoch.
     paper::RECIPES.contains(&&run.recipe[..])

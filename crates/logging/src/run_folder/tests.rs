@@ -78,7 +78,7 @@ fn files_are_truncated_to_their_marks() {
 fn decisions_are_rows_with_their_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let best = f64::INFINITY;
-    let watched = PlateauObservation { name: "train_loss", value: 0.51, best, epochs: 3 };
+    let watched = PlateauObservation::new("train_loss", 0.51, best, 3);
     log(folder.path(), &Marks::new(), &[decision(None), decision(Some(watched))]);
     let text = std::fs::read_to_string(folder.path().join("decisions.csv")).unwrap();
     let reason = "\"no \"\"progress\"\", for 3 epochs\"";

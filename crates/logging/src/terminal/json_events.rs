@@ -75,7 +75,6 @@ fn object(event: &Event) -> Option<Value> {
         }
         Event::Step(step) => step_object(step),
         Event::Epoch(epoch) => epoch_object(epoch),
-        Event::Evaluating { .. } => return None,
         Event::Evaluated { split, epoch, evaluation, classes } => json!({
             "event": "evaluated",
             "split": split.name(),
@@ -97,12 +96,14 @@ fn object(event: &Event) -> Option<Value> {
             "test_accuracy": test_accuracy,
             "already": already,
         }),
+        // Among them Evaluating.
+        _ => return None,
     })
 }
 
 fn decision_object(decision: &Decision) -> Value {
     let metric = |metric: &PlateauObservation| {
-        let PlateauObservation { name, value, best, epochs } = metric;
+        let PlateauObservation { name, value, best, epochs, .. } = metric;
         json!({ "name": name, "value": value, "best": best, "epochs": epochs })
     };
     let number = |value: f64| match decision.what {
@@ -185,12 +186,7 @@ mod tests {
             from: 125.0,
             to: 250.0,
             reason: "\"quoted\"\nand on".to_owned(),
-            metric: Some(PlateauObservation {
-                name: "train_loss",
-                value: 0.5,
-                best: 0.25,
-                epochs: 3,
-            }),
+            metric: Some(PlateauObservation::new("train_loss", 0.5, 0.25, 3)),
             noise_scale: None,
         };
         let read_back = read(&Event::Decision(decision.clone()));

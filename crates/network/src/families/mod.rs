@@ -1,6 +1,7 @@
 //! The families of networks: from the section `[network]` to a network.
 
 mod airbench;
+mod custom;
 mod resnet;
 
 use crate::{Error, Family, Init, Network, NetworkBuilder, NetworkConfig, Shape};
@@ -16,15 +17,27 @@ impl NetworkConfig {
     }
 
     /// The same network, with the same parameters, for images that are resized to `side` x `side` pixels: the
-    /// head pools over smaller squares, to as many features as for images of the shape `input`.
+    /// head pools over smaller squares, to as many features as for images of the shape `input`. The operations of
+    /// the family `custom` stay as they are.
     ///
     /// # Errors
     /// As [`network`](Self::network), or if no pool size gives as many features.
     pub fn network_resized(&self, input: Shape, side: usize) -> Result<Network, Error> {
         let (channels, full) = square(input)?;
-        self.check(full)?;
-        let last = self.last_side(side);
-        let features = self.last_side(full) / self.head.pool;
+        if !(2..=65_536).contains(&self.classes) {
+            return refuse("classes", format!("must be from 2 to 65536, but is {}", self.classes));
+        }
+        let family = match self.family {
+            Family::Custom => return custom::network(self, channels, full, side),
+            Family::Resnet => Stacked::Resnet,
+            Family::Airbench => Stacked::Airbench,
+        };
+        if !self.operations.is_empty() {
+            return refuse("operations", "belongs to network.family = custom".into());
+        }
+        self.check(family, full)?;
+        let last = family.last_side(self, side);
+        let features = family.last_side(self, full) / self.head.pool;
         let pool = if side == full { self.head.pool } else { last / features };
         if pool == 0 || last / pool != features {
             return Err(Error(format!(
@@ -33,23 +46,15 @@ impl NetworkConfig {
             )));
         }
         let mut builder = NetworkBuilder::new(Shape::Maps { channels, height: side, width: side });
-        match self.family {
-            Family::Resnet => resnet::network(self, pool, &mut builder),
-            Family::Airbench => airbench::network(self, channels, pool, &mut builder),
+        match family {
+            Stacked::Resnet => resnet::network(self, pool, &mut builder),
+            Stacked::Airbench => airbench::network(self, channels, pool, &mut builder),
         }
         Ok(builder.finish())
     }
 
-    /// Rows and columns of the last stack's maps, for images of `side` x `side` pixels.
-    fn last_side(&self, side: usize) -> usize {
-        match self.family {
-            Family::Resnet => resnet::last_side(self, side),
-            Family::Airbench => airbench::last_side(self, side),
-        }
-    }
-
     /// Checks the keys for images of `side` x `side` pixels.
-    fn check(&self, side: usize) -> Result<(), Error> {
+    fn check(&self, family: Stacked, side: usize) -> Result<(), Error> {
         if self.blocks.is_empty() || self.blocks.contains(&0) {
             return refuse("blocks", "needs at least one block in every stack".into());
         }
@@ -62,9 +67,6 @@ impl NetworkConfig {
         }
         if self.widths.contains(&0) {
             return refuse("widths", "has a stack without channels".into());
-        }
-        if !(2..=65_536).contains(&self.classes) {
-            return refuse("classes", format!("must be from 2 to 65536, but is {}", self.classes));
         }
         if !(0.0..1.0).contains(&self.leaky_slope) {
             return refuse(
@@ -92,11 +94,11 @@ impl NetworkConfig {
             let problem = "is dirac, which is for convolutions: uniform or unit";
             return refuse("head.init", problem.into());
         }
-        match self.family {
-            Family::Resnet => resnet::check(self)?,
-            Family::Airbench => airbench::check(self, side)?,
+        match family {
+            Stacked::Resnet => resnet::check(self)?,
+            Stacked::Airbench => airbench::check(self, side)?,
         }
-        let side = self.last_side(side);
+        let side = family.last_side(self, side);
         if !(1..=side).contains(&self.head.pool) {
             let problem = format!(
                 "must be from 1 to {side}, the size of the last maps, but is {}",
@@ -105,6 +107,23 @@ impl NetworkConfig {
             return refuse("head.pool", problem);
         }
         Ok(())
+    }
+}
+
+/// Families of stacks and a head.
+#[derive(Clone, Copy)]
+enum Stacked {
+    Resnet,
+    Airbench,
+}
+
+impl Stacked {
+    /// Rows and columns of the last stack's maps, for images of `side` x `side` pixels.
+    fn last_side(self, config: &NetworkConfig, side: usize) -> usize {
+        match self {
+            Stacked::Resnet => resnet::last_side(config, side),
+            Stacked::Airbench => airbench::last_side(config, side),
+        }
     }
 }
 
@@ -124,7 +143,7 @@ fn refuse<T>(key: &str, problem: String) -> Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Graph;
+    use crate::{Activation, Graph, Operation, Value};
 
     const SIDE: usize = 32;
     const IMAGES: Shape = Shape::Maps { channels: 3, height: SIDE, width: SIDE };
@@ -198,5 +217,92 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("network.whitening belongs to the family airbench"), "{error}");
+    }
+
+    /// A small network of the family `custom` for images of [`SIDE`], with 10 classes.
+    fn custom() -> NetworkConfig {
+        let mut builder = NetworkBuilder::new(IMAGES);
+        let convolution = Operation::Convolution {
+            outputs: 4,
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+            bias: true,
+            init: Init::Uniform,
+        };
+        let x = builder.add("conv", convolution, [builder.images()]);
+        let norm = Operation::BatchNorm { eps: 1e-5, scale: true, new_weight: 0.1 };
+        let x = builder.add("norm", norm, [x]);
+        let x = builder.add("relu", Operation::Activation(Activation::Relu), [x]);
+        let x = builder.add("pool", Operation::AveragePool { size: 8 }, [x]);
+        let x = builder.add("flatten", Operation::Flatten, [x]);
+        let linear = Operation::Linear { outputs: 10, bias: true, init: Init::Uniform };
+        builder.add("fc", linear, [x]);
+        let operations = builder.finish().nodes;
+        NetworkConfig { family: Family::Custom, operations, ..NetworkConfig::paper() }
+    }
+
+    #[test]
+    fn a_network_of_operations_is_checked_as_a_graph_with_its_keys() {
+        assert_eq!(custom().network(IMAGES).unwrap().nodes, custom().operations);
+        type Change = fn(&mut NetworkConfig);
+        let changes: [(&str, Change); 9] = [
+            ("network.operations must list the operations", |config| config.operations.clear()),
+            ("network.operations belongs to network.family = custom", |config| {
+                config.family = Family::Resnet
+            }),
+            ("network.classes is 7, but the last of network.operations has 10", |config| {
+                config.classes = 7
+            }),
+            ("network.operations: flatten: needs 1 input from earlier operations", |config| {
+                config.operations[4].inputs = vec![Value(5)]
+            }),
+            ("network.operations has no name for operation 2", |config| {
+                config.operations[1].name.clear()
+            }),
+            ("network.operations: norm: eps must be above 0 and below 1", |config| {
+                let norm = Operation::BatchNorm { eps: f64::NAN, scale: true, new_weight: 0.1 };
+                config.operations[1].operation = norm;
+            }),
+            ("network.operations: relu: its slope must be at least 0 and below 1", |config| {
+                let slope = f32::INFINITY;
+                config.operations[2].operation =
+                    Operation::Activation(Activation::LeakyRelu { slope });
+            }),
+            ("network.operations: conv: an output of more than 268435456 numbers", |config| {
+                let init = Init::Uniform;
+                let [outputs, padding] = [1 << 20, 1 << 10];
+                config.operations[0].operation = Operation::Convolution {
+                    outputs,
+                    kernel: 1,
+                    stride: 1,
+                    padding,
+                    bias: false,
+                    init,
+                };
+            }),
+            ("network.operations: fc: more than 1099511627776 parameters", |config| {
+                let outputs = usize::MAX;
+                config.operations[5].operation =
+                    Operation::Linear { outputs, bias: true, init: Init::Uniform };
+            }),
+        ];
+        for (complaint, change) in changes {
+            let mut config = custom();
+            change(&mut config);
+            let error = config.network(IMAGES).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_operations_takes_images_that_its_parameters_fit() {
+        let sides: Vec<usize> =
+            (0..=SIDE).filter(|&side| custom().network_resized(IMAGES, side).is_ok()).collect();
+        assert_eq!(sides, [31, 32]);
+        let error = custom().network_resized(IMAGES, 12).unwrap_err().to_string();
+        assert!(error.contains("images of 12x12 pixels do not fit this network: pool"), "{error}");
+        let error = custom().network_resized(IMAGES, 16).unwrap_err().to_string();
+        assert!(error.contains("fc.weight would have the shape [10, 4]"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 //! A recipe's file says what differs from its `base`; all keys that remain come from the built-in recipe
 //! `report`. Tables are merged first, then converted, then [validated](crate::validation).
 
+mod builder;
 mod built_in;
 mod conversion;
 mod familiar_names;
@@ -12,10 +13,12 @@ mod tests;
 
 use std::path::Path;
 
+use crescendo_network::Node;
 use toml::{Table, Value};
 
 use crate::{Error, Recipe, text_file};
 
+pub use builder::RecipeBuilder;
 pub use built_in::{BUILT_IN, BuiltIn};
 pub(crate) use conversion::convert;
 pub use familiar_names::familiar_name;
@@ -51,19 +54,40 @@ impl Recipe {
     /// # Errors
     /// If a key is unknown or a value is invalid.
     pub(crate) fn saved(text: &str) -> Result<Self, Error> {
+        let recipe = Self::from_saved(text)?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// The same with the operations of a network that are saved beside it.
+    ///
+    /// # Errors
+    /// As for a recipe, or if the operations do not go with it.
+    pub(crate) fn saved_with(text: &str, operations: Vec<Node>) -> Result<Self, Error> {
+        let mut recipe = Self::from_saved(text)?;
+        recipe.network.operations = operations;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// A saved recipe that has not been validated.
+    fn from_saved(text: &str) -> Result<Self, Error> {
         let mut saved: Table =
             text.parse().map_err(|error| Error::Recipe(syntax_problem(text, &error)))?;
         saved.remove("run");
         let mut whole = every_key();
         merge(&mut whole, saved, &every_key(), "").map_err(Error::Recipe)?;
-        Self::from_table(whole)
+        Self::converted(whole)
     }
 
     fn from_table(table: Table) -> Result<Self, Error> {
-        let recipe: Recipe =
-            convert(table.clone()).map_err(|error| Error::Recipe(type_problem(&table, error)))?;
+        let recipe = Self::converted(table)?;
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    fn converted(table: Table) -> Result<Self, Error> {
+        convert(table.clone()).map_err(|error| Error::Recipe(type_problem(&table, error)))
     }
 
     /// What differs from `report`, as `section.key=value`. It stays the same when later versions of the
@@ -209,9 +233,13 @@ fn type_problem(table: &Table, error: conversion::Mismatch) -> String {
 }
 
 /// What the keys with lists may be.
-const LISTS: [(&str, &str); 6] = [
+const LISTS: [(&str, &str); 7] = [
     ("network.blocks", "a list of whole numbers, one for each stack, such as [6, 6, 6]"),
     ("network.widths", "a list of whole numbers, one for each stack, such as [64, 128, 256]"),
+    (
+        "network.operations",
+        "a list of tables such as [{ name = \"flatten\", operation = \"flatten\", inputs = [0] }]",
+    ),
     ("data.sides", "a list of [epoch, pixels] pairs such as [[1, 16], [5, 32]]"),
     (
         "optimizer.groups",

@@ -20,6 +20,7 @@ impl BatchConfig {
             BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::FromLr => {
                 lower([&mut self.initial, &mut self.max], most)
             }
+            BatchPolicyKind::Custom => lower([&mut self.initial], most),
         };
     }
 
@@ -31,6 +32,7 @@ impl BatchConfig {
             BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::FromLr => {
                 Some(self.max)
             }
+            BatchPolicyKind::Custom => Some(self.initial),
         };
         let mut lowered = other.clone();
         lowered.lower_used(most.unwrap_or_default());
@@ -42,7 +44,10 @@ impl BatchConfig {
         match self.policy {
             BatchPolicyKind::Fixed => "batch.size",
             BatchPolicyKind::Steps => "batch.steps",
-            _ => "batch.max",
+            BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::FromLr => {
+                "batch.max"
+            }
+            BatchPolicyKind::Custom => "batch.initial",
         }
     }
 

@@ -46,6 +46,7 @@ impl DecisionKind {
 
 /// A metric on a plateau.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct PlateauObservation {
     /// Its name in recipes, such as `train_loss`.
     pub name: &'static str,
@@ -55,4 +56,11 @@ pub struct PlateauObservation {
     pub best: f64,
     /// Epochs without improvement.
     pub epochs: u32,
+}
+
+impl PlateauObservation {
+    /// An observation of the metric of this name.
+    pub fn new(name: &'static str, value: f64, best: f64, epochs: u32) -> Self {
+        PlateauObservation { name, value, best, epochs }
+    }
 }

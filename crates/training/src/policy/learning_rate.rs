@@ -2,7 +2,29 @@
 
 use std::f64::consts::PI;
 
-use crate::recipe::{ScheduleConfig, ScheduleKind, value_at};
+use crate::Recipe;
+use crate::recipe::{AfterMax, BatchPolicyKind, ScheduleConfig, ScheduleKind, value_at};
+
+/// The factor of learning rates after `done` epochs, if the schedule has so many epochs, with what policies have
+/// changed it by, for batches of this size.
+pub(super) fn factor(
+    recipe: &Recipe,
+    by_policies: f64,
+    batch_size: usize,
+    done: f64,
+    epochs: u32,
+) -> f64 {
+    let (schedule, batch) = (&recipe.schedule, &recipe.batch);
+    let mut factor = schedule.factor_at(done, epochs) * by_policies;
+    if batch.policy == BatchPolicyKind::FromLr && schedule.is_past_peak(done, epochs) {
+        // The growth of the batch stands in for a part of the decay; the learning rate has the rest.
+        if batch.after_max == AfterMax::Hold {
+            factor = factor.max(batch.initial as f64 / batch.max as f64);
+        }
+        factor *= batch_size as f64 / batch.initial as f64;
+    }
+    factor
+}
 
 impl ScheduleConfig {
     /// The factor of `optimizer.learning_rate` after `done` epochs (with fractions) of a run of `epochs`.

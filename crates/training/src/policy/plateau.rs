@@ -3,16 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PlateauObservation;
+use super::{EpochMetrics, PlateauObservation};
 use crate::recipe::{Metric, PlateauConfig, ThresholdMode};
-
-/// The metrics of an epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EpochMetrics {
-    pub(crate) train_loss: f64,
-    pub(crate) validation_loss: Option<f64>,
-    pub(crate) validation_accuracy: Option<f64>,
-}
 
 impl EpochMetrics {
     fn get(&self, metric: Metric) -> Option<f64> {
@@ -145,8 +137,8 @@ mod tests {
         for (i, &value) in values.iter().enumerate() {
             let metrics = EpochMetrics {
                 train_loss: value,
-                validation_loss: None,
                 validation_accuracy: Some(value),
+                ..EpochMetrics::default()
             };
             seen.extend(plateau.observe(config, &metrics).map(|_| i + 1));
         }

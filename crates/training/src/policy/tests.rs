@@ -1,12 +1,26 @@
 use super::*;
 
+/// The decisions for an epoch after another with these metrics.
+fn enter(
+    state: &mut PolicyState,
+    recipe: &Recipe,
+    epoch: u32,
+    updates: u64,
+    last: &EpochMetrics,
+) -> Vec<Decision> {
+    // Through the form in which it is saved.
+    *state = serde_json::from_str(&serde_json::to_string(state).unwrap()).unwrap();
+    let so_far = SoFar { updates, images: 50_000, history: &[*last] };
+    state.enter(recipe, None, epoch, so_far).unwrap()
+}
+
 /// Batch sizes and learning rates of the epochs from 1 on, at their beginnings.
 fn run(changes: &[&str], metrics: &[EpochMetrics]) -> Vec<(usize, f64)> {
     let recipe = Recipe::load("report", changes).unwrap();
     let mut state = PolicyState::new(&recipe);
     let mut epochs = vec![(state.batch_size, state.learning_rate(&recipe, 0.0))];
     for (done, last) in metrics.iter().enumerate() {
-        state.enter(&recipe, done as u32 + 2, 0, last);
+        enter(&mut state, &recipe, done as u32 + 2, 0, last);
         let rate = state.learning_rate(&recipe, done as f64 + 1.0);
         epochs.push((state.batch_size, (rate * 1e9).round() / 1e9));
     }
@@ -33,12 +47,15 @@ fn the_schedule_of_the_paper() {
     ];
     assert_eq!(training_plan(&recipe, 50_000), expected);
     let mut state = PolicyState::new(&recipe);
-    let decisions = state.enter(&recipe, 61, 24_000, &EpochMetrics::default());
+    let decisions = enter(&mut state, &recipe, 61, 24_000, &EpochMetrics::default());
     assert_eq!(
         (decisions.len(), decisions[0].what, decisions[0].to),
         (1, DecisionKind::BatchSize, 250.0)
     );
-    assert!(state.enter(&recipe, 61, 24_000, &EpochMetrics::default()).is_empty(), "asked again");
+    assert!(
+        enter(&mut state, &recipe, 61, 24_000, &EpochMetrics::default()).is_empty(),
+        "asked again"
+    );
 }
 
 #[test]
@@ -73,8 +90,10 @@ fn a_new_image_size_resets_plateaus_and_the_noise_scale() {
     let recipe = Recipe::load("report", &smaller).unwrap();
     let mut state = PolicyState::new(&recipe);
     state.noise.observe(&NoiseSample::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
-    assert!(state.enter(&recipe, 2, 10, &seen[0]).is_empty() && state.noise.value().is_some());
-    let decisions = state.enter(&recipe, 3, 20, &seen[1]);
+    assert!(
+        enter(&mut state, &recipe, 2, 10, &seen[0]).is_empty() && state.noise.value().is_some()
+    );
+    let decisions = enter(&mut state, &recipe, 3, 20, &seen[1]);
     assert_eq!(decisions.len(), 1);
     assert_eq!(
         (decisions[0].what, decisions[0].from, decisions[0].to),
@@ -201,7 +220,7 @@ fn the_noise_scale_is_followed_with_hysteresis() {
             state.noise.observe(&NoiseSample { part, part_square, whole, whole_square });
         }
         let epoch = state.epoch + 1;
-        state.enter(&recipe, epoch, 0, &EpochMetrics::default());
+        enter(&mut state, &recipe, epoch, 0, &EpochMetrics::default());
         state.batch_size
     };
     assert_eq!([at(None), at(Some(140.0)), at(Some(160.0))], [100, 100, 200]);
@@ -244,8 +263,8 @@ fn learning_rates_fall_by_table_and_at_plateaus() {
     let step = ["schedule.policy=step", "schedule.steps=[[3, 0.1]]", "batch.policy=fixed"];
     let recipe = Recipe::load("report", &step).unwrap();
     let mut state = PolicyState::new(&recipe);
-    assert!(state.enter(&recipe, 2, 0, &EpochMetrics::default()).is_empty());
-    let decisions = state.enter(&recipe, 3, 0, &EpochMetrics::default());
+    assert!(enter(&mut state, &recipe, 2, 0, &EpochMetrics::default()).is_empty());
+    let decisions = enter(&mut state, &recipe, 3, 0, &EpochMetrics::default());
     assert_eq!((decisions[0].what, decisions[0].from), (DecisionKind::LearningRate, 0.1));
     assert!((decisions[0].to - 0.01).abs() < 1e-12 && decisions[0].reason == "by schedule.steps");
 
@@ -277,7 +296,7 @@ fn at_the_largest_batch_the_learning_rate_follows_the_noise_scale() {
         state.noise = NoiseScaleEstimate::default();
         state.noise.observe(&NoiseSample::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
         let epoch = state.epoch + 1;
-        state.enter(&recipe, epoch, 0, &EpochMetrics::default());
+        enter(&mut state, &recipe, epoch, 0, &EpochMetrics::default());
         (state.batch_size, state.rate_factor)
     };
     // 400 images correspond to 200 at half the learning rate, reached after the cooldown and not exceeded.
@@ -292,8 +311,8 @@ fn decisions_say_what_changes_and_why() {
     let decisions = |changes: &[&str]| {
         let recipe = Recipe::load("report", changes).unwrap();
         let mut state = PolicyState::new(&recipe);
-        let enter = |epoch| state.enter(&recipe, epoch, 0, &EpochMetrics::default());
-        let all = (2..=8).flat_map(enter);
+        let mut at = |epoch| enter(&mut state, &recipe, epoch, 0, &EpochMetrics::default());
+        let all = (2..=8).flat_map(&mut at);
         all.map(|one| (one.epoch, one.what, one.from, one.to, one.reason)).collect::<Vec<_>>()
     };
     let by = |table: &str| format!("by {table}.steps");
@@ -319,4 +338,115 @@ fn decisions_say_what_changes_and_why() {
         [(2, DecisionKind::BatchSize, 10.0, 20.0), (6, DecisionKind::LearningRate, 0.1, 0.05)]
     );
     assert!(decisions(&[&steps[..], &from_lr].concat()).len() == 1, "it is held");
+}
+
+/// Chooses what it was given, the first time that it is asked, and then the current choice.
+struct Given(Option<Choice>);
+
+impl Policy for Given {
+    fn decide(&mut self, epoch: &EpochStart<'_>) -> Result<Choice, Error> {
+        Ok(self.0.take().unwrap_or(epoch.current.clone()))
+    }
+}
+
+/// The decisions of a policy's first choice for 300 images.
+fn first_choice(changes: &[&str], choice: Choice) -> Result<Vec<Decision>, String> {
+    let changes = [&["batch.policy=custom", "batch.initial=40"], changes].concat();
+    let recipe = Recipe::load("report", &changes).unwrap();
+    let mut state = PolicyState::new(&recipe);
+    let so_far = SoFar { images: 300, ..SoFar::default() };
+    let before = state.clone();
+    let decisions = state.enter(&recipe, Some(&mut Given(Some(choice))), 1, so_far);
+    assert!(decisions.is_ok() || state == before, "the state stays");
+    decisions.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_choice_of_ones_own_is_checked_lowered_and_explained() {
+    let choice = |size, factor| Choice::new(size, factor, "because");
+    assert_eq!(first_choice(&[], choice(40, 1.0)), Ok(Vec::new()));
+    let decisions = first_choice(&[], choice(80, 0.5)).unwrap();
+    let said: Vec<_> = decisions.iter().map(|one| (one.what, one.from, one.to)).collect();
+    let expected = [(DecisionKind::BatchSize, 40.0, 80.0), (DecisionKind::LearningRate, 0.1, 0.05)];
+    assert_eq!(said, expected);
+    assert!(decisions.iter().all(|one| one.reason == "because"));
+    for (changes, most) in
+        [(&[][..], 300.0), (&["batch.least_updates=5"], 60.0), (&["network.norm.ghost=8"], 296.0)]
+    {
+        let decisions = first_choice(changes, choice(usize::MAX, 1.0)).unwrap();
+        assert_eq!(decisions[0].to, most);
+        let reason = format!("because; {} lowered to {most}, for 300 training images", usize::MAX);
+        assert_eq!(decisions[0].reason, reason);
+    }
+    for (size, factor, complaint) in [
+        (0, 1.0, "a batch has at least 1 image, but it is 0"),
+        (40, 0.0, "the factor of the learning rate must be above 0, but it is 0"),
+        (40, -1.0, "must be above 0, but it is -1"),
+        (40, f64::NAN, "must be above 0, but it is NaN"),
+        (40, f64::INFINITY, "must be above 0, but it is inf"),
+    ] {
+        let error = first_choice(&[], choice(size, factor)).unwrap_err();
+        assert!(error.starts_with("the policy's choice for epoch 1 cannot be used"), "{error}");
+        assert!(error.contains(complaint), "{error}");
+    }
+    let error = first_choice(&["network.norm.ghost=8"], choice(42, 1.0)).unwrap_err();
+    assert!(error.contains("network.norm.ghost = 8 does not divide the batch size 42"), "{error}");
+}
+
+#[test]
+fn the_plan_of_a_policy_of_ones_own_is_its_first_batch() {
+    let changes = ["batch.policy=custom", "batch.initial=40", "data.sides=[[1, 16], [3, 32]]"];
+    let recipe = Recipe::load("report", &changes).unwrap();
+    let phases = training_plan(&recipe, 300);
+    let sizes: Vec<_> =
+        phases.iter().map(|phase| (phase.batch_size, phase.image_size, phase.length)).collect();
+    assert_eq!(sizes, [(40, 16, None), (40, 32, None)]);
+    assert_eq!(training_plan(&recipe, 30)[0].batch_size, 30, "lowered to the data");
+    let mut state = PolicyState::new(&recipe);
+    let error = state.enter(&recipe, None, 1, SoFar::default()).unwrap_err().to_string();
+    assert!(error.contains("only that program can train it"), "{error}");
+}
+
+#[test]
+fn states_of_the_version_before_go_on() {
+    let noise = r#""noise": {"trace": 0.0, "square": 0.0, "weight": 0.0}"#;
+    let saved = |plateau: &str, cooldown: u32| {
+        let plateaus = format!(r#""batch_plateau": {plateau}, "rate_plateau": {plateau}"#);
+        let text = format!(
+            r#"{{"epoch": 4, "batch_size": 125, "rate_factor": 1.0, {plateaus}, "cooldown": {cooldown}, {noise}}}"#
+        );
+        serde_json::from_str::<PolicyState>(&text).unwrap()
+    };
+    let waiting = r#"{"best": 0.5, "smoothed": 0.6, "epochs": 2, "cooldown": 0}"#;
+    let empty = r#"{"best": null, "smoothed": null, "epochs": 0, "cooldown": 0}"#;
+    let changes = [
+        "batch.policy=plateau",
+        "batch.patience=2",
+        "schedule.policy=plateau",
+        "schedule.patience=2",
+    ];
+    let recipe = Recipe::load("report", &changes).unwrap();
+    let decisions = enter(&mut saved(waiting, 0), &recipe, 5, 0, &losses([0.6])[0]);
+    let whats: Vec<_> = decisions.iter().map(|decision| decision.what).collect();
+    assert_eq!(whats, [DecisionKind::BatchSize, DecisionKind::LearningRate]);
+    assert!(enter(&mut saved(empty, 0), &recipe, 5, 0, &losses([0.6])[0]).is_empty());
+
+    let recipe = Recipe::load("report", &["batch.policy=noise_scale"]).unwrap();
+    let decides = |cooldown| {
+        let mut state = saved(empty, cooldown);
+        let expected = |images: f64| (images, 1.0 + 400.0 / images);
+        state.noise.observe(&NoiseSample::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
+        !enter(&mut state, &recipe, 5, 0, &EpochMetrics::default()).is_empty()
+    };
+    assert_eq!([decides(1), decides(2)], [true, false]);
+}
+
+#[test]
+fn a_damaged_state_of_a_policy_is_a_sentence() {
+    let recipe = Recipe::load("report", &["batch.policy=plateau"]).unwrap();
+    let mut state = PolicyState::new(&recipe);
+    let text = serde_json::to_string(&state).unwrap();
+    state = serde_json::from_str(&text.replace("{}", r#"{"batch.plateau": [1]}"#)).unwrap();
+    let error = state.enter(&recipe, None, 2, SoFar::default()).unwrap_err().to_string();
+    assert!(error.starts_with("the saved state of batch.policy = plateau is damaged"), "{error}");
 }

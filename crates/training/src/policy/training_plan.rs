@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use crescendo_data::Normalization;
 
-use super::{DecisionKind, PolicyState};
+use super::MAX_BATCH_SIZE;
+use super::tables::planned_size;
 use crate::Recipe;
 use crate::recipe::BatchPolicyKind;
 
 /// Consecutive epochs with one batch size and one image size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TrainingPhase {
     /// Images an update takes.
     pub batch_size: usize,
@@ -31,25 +33,32 @@ pub struct PhaseLength {
 }
 
 /// The phases of a run over `images` training images, until its epochs or its updates end. If the batch size
-/// depends on measurements: every combination of a batch size and an image size that the run can come to.
+/// depends on measurements: every combination of a batch size and an image size that the run can come to; of the first
+/// batch size alone for the policy `custom`, whose others are not known.
 pub fn training_plan(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {
     let mut recipe = recipe.clone();
     fit_batches(&mut recipe, images);
     phases(&recipe, images)
 }
 
+/// The largest batch of an epoch of so many training images: all of them, or as few as leave `batch.least_updates`
+/// updates.
+pub(super) fn largest_batch(recipe: &Recipe, images: usize) -> usize {
+    let (least, ghost) = (recipe.batch.least_updates, recipe.network.norm.ghost);
+    let most = images.checked_div(least).unwrap_or(images).clamp(1, MAX_BATCH_SIZE);
+    // Ghost batches must divide every batch.
+    if (1..=most).contains(&ghost) { most - most % ghost } else { most }
+}
+
 /// Lowers batch sizes so that an epoch of so many training images has `batch.least_updates` updates, and one at
 /// least. Says so if that changes the recipe; a recipe whose batches fit stays as it is.
 pub fn fit_batches(recipe: &mut Recipe, images: usize) -> Option<String> {
-    let (least, ghost) = (recipe.batch.least_updates, recipe.network.norm.ghost);
-    // Ghost batches must divide every batch.
-    let in_ghosts =
-        |most: usize| if (1..=most).contains(&ghost) { most - most % ghost } else { most };
+    let least = recipe.batch.least_updates;
     if let Some(most) = images.checked_div(least) {
         if !recipe.batch.lower_all(most.max(1)) {
             return None;
         }
-        let most = in_ghosts(most.max(1));
+        let most = largest_batch(recipe, images);
         recipe.batch.lower_used(most);
         return Some(format!(
             "Batches have at most {}, so that an epoch of {images} has batch.least_updates = {least} updates.",
@@ -61,7 +70,7 @@ pub fn fit_batches(recipe: &mut Recipe, images: usize) -> Option<String> {
     if images == 0 || largest <= images {
         return None;
     }
-    let most = in_ghosts(images);
+    let most = largest_batch(recipe, images);
     recipe.batch.lower_used(most);
     let key = recipe.batch.largest_key();
     // No advice that leads to tiny batches.
@@ -82,8 +91,13 @@ fn images_text(count: usize) -> String {
 
 /// The phases of a run whose batch sizes fit the data.
 fn phases(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {
-    if matches!(recipe.batch.policy, BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale) {
-        let sizes = recipe.batch.reachable();
+    let measured = match recipe.batch.policy {
+        BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale => Some(recipe.batch.reachable()),
+        // The others are not known before they are chosen.
+        BatchPolicyKind::Custom => Some(vec![recipe.batch.initial]),
+        BatchPolicyKind::Fixed | BatchPolicyKind::Steps | BatchPolicyKind::FromLr => None,
+    };
+    if let Some(sizes) = measured {
         let image_sizes = BTreeSet::from_iter(recipe.data.sides.iter().map(|row| row.1));
         let of_size = |batch_size| {
             let phase = move |&image_size| TrainingPhase { batch_size, image_size, length: None };
@@ -95,20 +109,17 @@ fn phases(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {
     let limit = if recipe.train.max_steps == 0 { u64::MAX } else { recipe.train.max_steps };
     let mut left = limit;
     let mut phases: Vec<TrainingPhase> = Vec::new();
-    let mut state = PolicyState::new(recipe);
     for epoch in 1..=recipe.train.epochs {
         if left == 0 {
             break;
         }
-        let decisions = state.enter(recipe, epoch, 0, &Default::default());
-        let batch_size = state.batch_size;
+        let batch_size = planned_size(recipe, epoch).expect("the size follows from tables");
         let updates = left.min(sampling.batches(images, batch_size) as u64);
         left -= updates;
         let trained = (images as u64).min(updates * batch_size as u64);
         let image_size = recipe.data.image_size(epoch);
-        if phases.last().is_none_or(|last| last.image_size != image_size)
-            || decisions.iter().any(|decision| decision.what == DecisionKind::BatchSize)
-        {
+        let sizes = (batch_size, image_size);
+        if phases.last().is_none_or(|last| (last.batch_size, last.image_size) != sizes) {
             phases.push(TrainingPhase { batch_size, image_size, length: Some(Default::default()) });
         }
         let length = phases.last_mut().and_then(|phase| phase.length.as_mut());

@@ -16,9 +16,9 @@ pub struct BatchConfig {
     /// The fewest updates of an epoch: with less data, sizes shrink until there are as many. 0 for sizes as
     /// they are.
     pub least_updates: usize,
-    /// The first size of `plateau`, `noise_scale` and `from_lr`.
+    /// The first size of `plateau`, `noise_scale` and `from_lr`, and what `custom` begins with.
     pub initial: usize,
-    /// Their largest size.
+    /// The largest size of the first three.
     pub max: usize,
     /// What `plateau` and `noise_scale` multiply the size by.
     pub factor: f64,
@@ -55,6 +55,8 @@ pub enum BatchPolicyKind {
     NoiseScale,
     /// Larger where the section `[schedule]` would lower the learning rate (Smith et al. 2017).
     FromLr,
+    /// A rule of the program: see [`Policy`](crate::policy::Policy).
+    Custom,
 }
 
 /// What the learning rate does when the batch grows.

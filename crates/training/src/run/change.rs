@@ -7,7 +7,8 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{Progress, Run};
-use crate::recipe::ScheduleKind;
+use crate::policy::SoFar;
+use crate::recipe::{BatchPolicyKind, ScheduleKind};
 use crate::record::Record;
 use crate::{Error, Recipe, memory};
 
@@ -170,7 +171,7 @@ impl Run {
             ScheduleKind::OneCycle => "one_cycle",
             ScheduleKind::Constant | ScheduleKind::Step | ScheduleKind::Plateau => return None,
         };
-        let Progress { epoch, batch, updates, metrics, chosen, .. } = &self.progress;
+        let Progress { epoch, batch, updates, history, chosen, .. } = &self.progress;
         if before == after || *updates == 0 || *epoch > after {
             return None;
         }
@@ -188,8 +189,10 @@ impl Run {
         };
         let from = chosen.learning_rate(old, last);
         let mut next = chosen.clone();
-        if *batch == 0 {
-            next.enter(new, *epoch, *updates, metrics);
+        // A policy of another program is not asked twice.
+        if *batch == 0 && new.batch.policy != BatchPolicyKind::Custom {
+            let so_far = SoFar { updates: *updates, images, history };
+            next.enter(new, None, *epoch, so_far).ok()?;
         }
         let to = next.learning_rate(new, position(*epoch, *batch, next.batch_size));
         // A schedule's own steps from update to update are no jumps.

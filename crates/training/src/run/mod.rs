@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::best::BestEpoch;
 use crate::events::Marks;
-use crate::policy::{EpochMetrics, PolicyState};
+use crate::policy::{EpochMetrics, Policy, PolicyState};
+use crate::recipe::BatchPolicyKind;
 use crate::record::{self, Record, read_record};
 use crate::{Error, Recipe, version};
 use saved_state::SavedState;
@@ -31,6 +32,7 @@ pub use fit::{check, check_metrics};
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The epoch that is being trained, counted from 1.
     pub epoch: u32,
@@ -57,15 +59,26 @@ pub struct Progress {
     /// The best epoch so far by its validation images, if there are any and an epoch was evaluated.
     #[serde(default)]
     pub best: Option<BestEpoch>,
-    /// The last epoch's metrics.
+    /// The metrics of the epochs so far: all of them for the policy `custom`, the last one for others.
     #[serde(default)]
-    pub(crate) metrics: EpochMetrics,
+    pub(crate) history: Vec<EpochMetrics>,
+    /// What older versions saved instead: those of the last epoch.
+    #[serde(default, skip_serializing)]
+    pub(crate) metrics: Option<EpochMetrics>,
     /// The policies' state.
     #[serde(default)]
     pub(crate) chosen: PolicyState,
 }
 
 impl Progress {
+    /// Takes an epoch's metrics into the history.
+    pub(crate) fn add_metrics(&mut self, recipe: &Recipe, metrics: EpochMetrics) {
+        if recipe.batch.policy != BatchPolicyKind::Custom {
+            self.history.clear();
+        }
+        self.history.push(metrics);
+    }
+
     /// Whether the run has stopped, or is to stop, early.
     pub(crate) fn stops_early(&self, stop_after: u32) -> bool {
         self.best.is_some_and(|best| best.stops(stop_after))
@@ -89,6 +102,8 @@ pub struct Run {
     before: Option<Box<Recipe>>,
     /// Notes for the log.
     pub(crate) notes: Vec<String>,
+    /// The policy of a recipe with `batch.policy = custom`.
+    pub(crate) policy: Option<Box<dyn Policy>>,
     _lock: File,
 }
 
@@ -140,7 +155,17 @@ impl Run {
         notes.extend(saved.notes);
         let SavedState { progress, marks, .. } = saved;
         let (folder, changes, before) = (folder.to_owned(), Vec::new(), None);
-        let mut run = Run { folder, record, progress, marks, changes, before, notes, _lock: lock };
+        let mut run = Run {
+            folder,
+            record,
+            progress,
+            marks,
+            changes,
+            before,
+            notes,
+            policy: None,
+            _lock: lock,
+        };
         if let Some(saved) = saved.record {
             run.accept_edits(saved)?;
         }
@@ -162,6 +187,22 @@ impl Run {
         &self.progress
     }
 
+    /// Sets the policy that chooses batch sizes and learning rates of a recipe with `batch.policy = custom`. A run
+    /// that is opened to resume it needs the same one again.
+    ///
+    /// # Errors
+    /// If the run's recipe has another policy.
+    pub fn set_policy(&mut self, policy: impl Policy + 'static) -> Result<(), Error> {
+        if self.record.recipe.batch.policy != BatchPolicyKind::Custom {
+            return Err(Error::Refused(format!(
+                "the run in {} has a policy of its own: only a recipe with batch.policy = custom takes another one",
+                self.folder.display()
+            )));
+        }
+        self.policy = Some(Box::new(policy));
+        Ok(())
+    }
+
     /// Adds a note that is logged when training starts.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);
@@ -173,5 +214,7 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+mod own_tests;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use crescendo_network::{Engine, EngineError, Section, State, Tensor};
 
 use super::{Progress, Run};
 use crate::events::Marks;
-use crate::policy::PolicyState;
+use crate::policy::{PolicyState, SoFar};
 use crate::record::{self, Record};
 use crate::tensors::{self, Metadata, TensorFile};
 use crate::{Error, version};
@@ -136,12 +136,15 @@ fn read_file(path: &Path, record: &Record) -> Result<SavedState, Error> {
     if progress.epoch == 0 {
         return Err(state.bad("has a damaged progress in its metadata".into()));
     }
+    // The state of an older program, with the metrics of the last epoch.
+    progress.history.extend(progress.metrics.take().filter(|_| progress.epoch > 1));
     if progress.chosen.batch_size == 0 {
-        // The state of an older program, which saved no policy state.
+        // The state of a still older program, which saved no policy state.
         progress.chosen = PolicyState::new(&record.recipe);
         if progress.batch > 0 {
-            let Progress { epoch, updates, ref metrics, .. } = progress;
-            progress.chosen.enter(&record.recipe, epoch, updates, metrics);
+            let Progress { epoch, updates, ref history, .. } = progress;
+            let so_far = SoFar { updates, history, ..SoFar::default() };
+            progress.chosen.enter(&record.recipe, None, epoch, so_far)?;
         }
     }
     let saved = state.metadata.get("record").map(|text| record::parse(text)).transpose();

@@ -71,36 +71,44 @@ impl Trainer<'_> {
         let progress = &self.run.progress;
         let images = progress.images as f64;
         let train_loss = progress.loss_sum / images;
-        let metrics = EpochMetrics {
-            train_loss,
-            validation_loss: validation.as_ref().map(|evaluation| evaluation.loss),
-            validation_accuracy: validation.as_ref().map(Evaluation::accuracy),
-        };
         let last_update = plan.position(epoch, progress.batch.saturating_sub(1));
-        self.observer.event(&Event::Epoch(events::Epoch {
+        let metrics = EpochMetrics {
             epoch,
             updates: progress.updates,
             batch_size: plan.batch_size,
             learning_rate: progress.chosen.learning_rate(recipe, last_update),
             train_loss,
             train_accuracy: progress.correct as f64 / images,
+            validation_loss: validation.as_ref().map(|evaluation| evaluation.loss),
+            validation_accuracy: validation.as_ref().map(Evaluation::accuracy),
+            test_accuracy,
+            noise_scale: progress.chosen.noise.value(),
+        };
+        self.observer.event(&Event::Epoch(events::Epoch {
+            epoch,
+            updates: metrics.updates,
+            batch_size: metrics.batch_size,
+            learning_rate: metrics.learning_rate,
+            train_loss,
+            train_accuracy: metrics.train_accuracy,
             validation_loss: metrics.validation_loss,
             validation_accuracy: metrics.validation_accuracy,
             test_accuracy,
-            noise_scale: progress.chosen.noise.value(),
+            noise_scale: metrics.noise_scale,
             seconds: progress.seconds,
             images_per_second: images / progress.seconds,
         }))?;
         if writes_checkpoint {
             self.checkpoint(&self.about(Some(train_loss)))?;
         }
-        let progress = &mut self.run.progress;
+        let Run { record, progress, .. } = &mut *self.run;
+        progress.add_metrics(&record.recipe, metrics);
         *progress = Progress {
             epoch: epoch + 1,
             updates: progress.updates,
             test_accuracy,
             ended: last,
-            metrics,
+            history: std::mem::take(&mut progress.history),
             earlier_seconds: progress.total_seconds(),
             chosen: std::mem::take(&mut progress.chosen),
             best: progress.best,
@@ -216,10 +224,10 @@ impl Trainer<'_> {
 
     /// Writes the weights of this moment as the last ones of a run that is stopped.
     pub(super) fn save_last(&mut self) -> Result<(), Error> {
-        let Progress { epoch, batch, updates, metrics, .. } = &self.run.progress;
+        let Progress { epoch, batch, updates, history, .. } = &self.run.progress;
         let about = match batch {
             0 => {
-                let loss = (*epoch > 1).then_some(metrics.train_loss);
+                let loss = history.last().map(|last| last.train_loss);
                 About { epoch: Some(epoch - 1), loss, ..About::default() }
             }
             _ => About { in_epoch: Some(*epoch), ..About::default() },

@@ -12,9 +12,9 @@ use super::update::{BatchInput, Update};
 use super::{Halt, Trainer};
 use crate::events::{self, Event};
 use crate::memory;
-use crate::policy::{NoiseSample, RunPosition};
+use crate::policy::{NoiseSample, Policy, RunPosition, SoFar};
 use crate::recipe::WeightAverage;
-use crate::run::Progress;
+use crate::run::{Progress, Run};
 use crate::{Error, Recipe};
 
 /// What the updates of an epoch have in common.
@@ -51,9 +51,11 @@ impl Trainer<'_> {
         let train = self.train;
         let (epoch, first) = (self.run.progress.epoch, self.run.progress.batch);
         if first == 0 {
-            let recipe = &self.run.record.recipe;
-            let Progress { updates, chosen, metrics, .. } = &mut self.run.progress;
-            for decision in chosen.enter(recipe, epoch, *updates, metrics) {
+            let Run { record, progress, policy, .. } = &mut *self.run;
+            let Progress { updates, chosen, history, .. } = progress;
+            let policy = policy.as_deref_mut().map(|policy| policy as &mut dyn Policy);
+            let so_far = SoFar { updates: *updates, images: train.len(), history };
+            for decision in chosen.enter(&record.recipe, policy, epoch, so_far)? {
                 self.observer.event(&Event::Decision(decision))?;
             }
         }
@@ -110,8 +112,9 @@ impl Trainer<'_> {
     fn choose_micro_batch(&mut self, batch_size: usize) -> Result<(), Error> {
         let recipe = &self.run.record.recipe;
         let graph = self.engine.graph();
-        let size = memory::micro_batch_size(recipe, self.device, graph, batch_size)?;
-        let size = size.expect("checked when the training started");
+        // Other sizes than those that a policy of another program chooses were checked when the training started.
+        let size = memory::micro_batch_size(recipe, self.device, graph, batch_size)?
+            .ok_or_else(|| memory::too_large(recipe, self.device, batch_size))?;
         if size < batch_size && (batch_size, size) != self.size {
             let ghost = recipe.network.norm.ghost > 0;
             let event = Event::MicroBatches { batch_size, micro_batch_size: size, ghost };

@@ -21,7 +21,8 @@ use crescendo_network::{Device, DeviceData, Devices, Engine, Graph, Loss};
 use crate::checkpoint::About;
 use crate::events::{Event, Observer};
 use crate::held_out::validation_images;
-use crate::policy::fit_batches;
+use crate::policy::{fit_batches, no_policy};
+use crate::recipe::BatchPolicyKind;
 use crate::run::{self, Change, Run};
 use crate::{Error, HeldOut, graph, memory};
 use epoch::QueuedUpdate;
@@ -35,12 +36,12 @@ pub enum Outcome {
     Finished,
     /// The run had ended before.
     AlreadyFinished,
-    /// The run was asked to stop; its state is saved.
+    /// The run was asked to stop, by `stop` or by its observer; its state is saved.
     Interrupted,
 }
 
 impl Run {
-    /// Trains from the saved state to the end, or until `stop` is set. The same recipe and data give
+    /// Trains from the saved state to the end, or until `stop` is set or the observer wants to stop. The same recipe and data give
     /// bit-identical weights on the same kind of device and instruction set, however often a run is stopped,
     /// killed and resumed, and for any number of threads.
     ///
@@ -85,6 +86,12 @@ impl Run {
             && !self.progress.stops_early(recipe.train.stop_after)
         {
             self.progress.ended = false;
+        }
+        if !self.progress.ended
+            && recipe.batch.policy == BatchPolicyKind::Custom
+            && self.policy.is_none()
+        {
+            return Err(no_policy());
         }
         if let (true, Some(change)) = (self.progress.ended, self.changes.first()) {
             return Err(Error::Refused(format!(
@@ -345,7 +352,8 @@ impl Trainer<'_> {
     }
 
     fn check_stop(&self) -> Result<(), Halt> {
-        if self.stop.load(Ordering::Relaxed) { Err(Halt::Interrupted) } else { Ok(()) }
+        let stops = self.stop.load(Ordering::Relaxed) || self.observer.wants_stop();
+        if stops { Err(Halt::Interrupted) } else { Ok(()) }
     }
 
     /// Has the engine compute images of this size from now on.

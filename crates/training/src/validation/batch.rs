@@ -22,10 +22,16 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), Error> {
             let sizes: Vec<usize> = batch.steps.iter().map(|step| step.1).collect();
             return check_ghost(recipe, &sizes);
         }
-        BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::FromLr => {}
+        BatchPolicyKind::Plateau
+        | BatchPolicyKind::NoiseScale
+        | BatchPolicyKind::FromLr
+        | BatchPolicyKind::Custom => {}
     }
     if !(1..=MAX_BATCH_SIZE).contains(&batch.initial) {
         return refuse(format!("batch.initial must be from 1 to {MAX_BATCH_SIZE}"));
+    }
+    if batch.policy == BatchPolicyKind::Custom {
+        return check_ghost(recipe, &[batch.initial]);
     }
     if batch.max < batch.initial || batch.max > MAX_BATCH_SIZE {
         let initial = batch.initial;

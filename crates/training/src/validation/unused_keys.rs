@@ -1,6 +1,6 @@
 //! Which keys of a valid recipe have no effect, because of the policy, the schedule or the length of the run.
 
-use crescendo_network::{ActivationKind, DeviceKind, Role};
+use crescendo_network::{ActivationKind, DeviceKind, Family, Role};
 
 use crate::Recipe;
 use crate::policy::training_plan;
@@ -61,7 +61,9 @@ impl Length {
         let measures = measures(recipe.batch.policy);
         if measures {
             bound.batch.policy = BatchPolicyKind::Fixed;
-            bound.batch.size = recipe.batch.initial;
+            // The policy of another program can choose any size.
+            let any = recipe.batch.policy == BatchPolicyKind::Custom;
+            bound.batch.size = if any { 1 } else { recipe.batch.initial };
         }
         let (mut epochs, updates) = sum(&bound);
         if measures {
@@ -91,7 +93,10 @@ fn updates_text(count: u64) -> String {
 
 /// Whether a policy decides from measurements.
 pub(crate) fn measures(policy: BatchPolicyKind) -> bool {
-    matches!(policy, BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale)
+    match policy {
+        BatchPolicyKind::Plateau | BatchPolicyKind::NoiseScale | BatchPolicyKind::Custom => true,
+        BatchPolicyKind::Fixed | BatchPolicyKind::Steps | BatchPolicyKind::FromLr => false,
+    }
 }
 
 /// The list that [`unused`] makes.
@@ -137,10 +142,17 @@ pub(crate) fn unused(recipe: &Recipe, images: usize) -> Vec<Unused> {
 
 fn network_and_data(recipe: &Recipe, length: &Length, list: &mut List) {
     let (network, data) = (&recipe.network, &recipe.data);
-    if network.activation != ActivationKind::LeakyRelu {
+    if network.family == Family::Custom {
+        let why = "network.family is custom";
+        let keys = ["blocks", "widths", "activation", "leaky_slope", "whitening", "bias", "init"];
+        list.add("network", &keys, why);
+        let keys = ["eps", "momentum", "momentum_convention", "scale"];
+        list.add("network.norm", &keys, why);
+        list.add("network.head", &["pool", "hidden", "activation", "init", "scale"], why);
+    } else if network.activation != ActivationKind::LeakyRelu {
         list.add("network", &["leaky_slope"], "network.activation is not leaky_relu");
     }
-    if network.head.hidden == 0 {
+    if network.family != Family::Custom && network.head.hidden == 0 {
         list.add("network.head", &["activation"], "network.head.hidden is 0");
     }
     if data.augmentation().is_none_or(|augmentation| augmentation.padding == 0) {
@@ -275,6 +287,7 @@ fn batch(recipe: &Recipe, length: &Length, list: &mut List) {
         BatchPolicyKind::Plateau => ("plateau", &of_plateau),
         BatchPolicyKind::NoiseScale => ("noise_scale", &of_noise_scale),
         BatchPolicyKind::FromLr => ("from_lr", &["initial", "max", "after_max"]),
+        BatchPolicyKind::Custom => ("custom", &["initial"]),
     };
     let all = [&["size", "steps", "noise_multiple", "hysteresis"], &of_plateau[..]].concat();
     list.add("batch", &rest(&all, used), format!("batch.policy is {name}"));
@@ -546,6 +559,23 @@ mod tests {
         }
         // A run without epochs only writes its weights.
         assert!(warnings(&["train.epochs=0", "batch.size=9"]).is_empty());
+    }
+
+    #[test]
+    fn a_network_of_operations_leaves_the_keys_of_families_without_effect() {
+        let operations = r#"network.operations=[
+            { name = "flatten", operation = "flatten", inputs = [0] },
+            { name = "fc", operation = "linear", outputs = 10, bias = true, init = "uniform", inputs = [1] },
+        ]"#;
+        let changes =
+            ["network.family=custom", operations, "network.widths=[4]", "network.head.hidden=9"];
+        assert_eq!(
+            warnings(&changes),
+            [
+                "network.widths has no effect: network.family is custom",
+                "network.head.hidden has no effect: network.family is custom",
+            ]
+        );
     }
 
     #[test]
