@@ -40,16 +40,23 @@
 //!
 //! # From there
 //!
-//! - **Another recipe.** `fast94` trains to 94 % on CIFAR-10; [`training::loading::BUILT_IN`] has all recipes. The second
-//!   argument of [`Recipe::load`](training::Recipe::load) changes keys, as `--set` does.
+//! - **Another recipe.** `fast94` trains to 94 % on CIFAR-10; [`training::loading::BUILT_IN`] has all recipes.
+//!   [`Recipe::builder`](training::Recipe::builder) changes a recipe's sections as values, and
+//!   [`Recipe::load`](training::Recipe::load) as text, as `--set` does.
 //! - **Other data.** [`data::open`] reads CIFAR-10, CIFAR-100 and folders or archives of images; [`data::fetch()`]
-//!   downloads CIFAR-10. A [`data::DataSet`] can also be filled in memory: the example `own_data` does.
-//! - **See it train.** In place of `&mut ()`, a [`logging::ConsoleProgress`] prints, a [`logging::RunFolderLogger`]
-//!   writes tables and a report into the folder, and an [`Observer`](training::events::Observer) of your own gets every
-//!   event.
-//! - **Stop and go on.** Training stops when the last argument of [`Run::train`](training::Run::train) becomes true.
+//!   downloads CIFAR-10. [`DataSet::from_arrays`](data::DataSet::from_arrays) takes images in memory: the example
+//!   `own_data`.
+//! - **See it train.** In place of `&mut ()`, [`logging::usual_observers`] prints progress and writes tables and a report
+//!   into the folder. An [`Observer`](training::events::Observer) of your own gets every event, and can stop the run: the
+//!   example `early_stopping`.
+//! - **Stop and go on.** Training also stops when the last argument of [`Run::train`](training::Run::train) becomes true.
 //!   [`Run::open`](training::Run::open) and `train` continue it, to the same bits.
-//! - **A network of your own.** A [`network::NetworkBuilder`] describes it, [`cpu`] or [`cuda`] computes it.
+//! - **A network of your own.** A [`network::NetworkBuilder`] describes it, and the recipe's builder takes it: the example
+//!   `own_network`. Its checkpoints have the description, so that the program evaluates and predicts with them.
+//! - **A rule of your own** for the batch size and the learning rate is a [`Policy`](training::policy::Policy): the example
+//!   `own_policy`.
+//! - **One image at a time**, without allocating: [`Model::predict_into`](training::Model::predict_into), and the example
+//!   `inference`.
 //!
 //! # The crates
 //!

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds this folder's program from the packages that `cargo publish` would upload, and runs it. With the dependencies'
+# Builds this folder's program from the packages that `cargo publish` would upload, runs it, and has the program
+# `crescendo` use what it leaves. With the dependencies'
 # sources there, as after a build of the workspace, CARGO_NET_OFFLINE=true makes it do without a network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -28,3 +29,7 @@ cp -r tests/outside "$work/program"
 cp Cargo.lock "$work/program"
 sed -n '/^\[profile/,$p' Cargo.toml >> "$work/program/Cargo.toml"
 cargo run --release --manifest-path "$work/program/Cargo.toml" --target-dir "$target" "${patches[@]}" -- "$work"
+
+# The checkpoint describes its network: the program needs nothing else.
+cargo run --release --quiet -- predict "$work/run" "$work/images.npy" --out "$work/classes.csv" > /dev/null
+tail -n +2 "$work/classes.csv" | cut -d , -f 2 | diff - "$work/expected.txt"
