@@ -2,6 +2,7 @@
 
 /// A change that takes effect when an epoch begins.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Decision {
     /// The first epoch that it holds for.
     pub epoch: u32,
@@ -19,6 +20,14 @@ pub struct Decision {
     pub metric: Option<PlateauObservation>,
     /// The gradient noise scale in images, if it is known.
     pub noise_scale: Option<f64>,
+}
+
+impl Decision {
+    /// A decision without measurements.
+    pub fn new(epoch: u32, updates: u64, what: DecisionKind, [from, to]: [f64; 2]) -> Self {
+        let (reason, metric, noise_scale) = (String::new(), None, None);
+        Decision { epoch, updates, what, from, to, reason, metric, noise_scale }
+    }
 }
 
 /// What a [`Decision`] changes.
