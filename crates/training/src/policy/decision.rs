@@ -1,6 +1,18 @@
 //! What policies decide, for those who record it.
 
 /// A change that takes effect when an epoch begins.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::policy::{Decision, DecisionKind, PlateauObservation};
+///
+/// // As a policy makes it, and observers get it in an event.
+/// let mut decision = Decision::new(61, 24_000, DecisionKind::BatchSize, [125.0, 250.0]);
+/// decision.reason = "no improvement in 3 epochs".into();
+/// decision.metric = Some(PlateauObservation::new("train_loss", 0.51, 0.5, 3));
+/// assert_eq!((decision.what.name(), decision.to), ("batch_size", 250.0));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Decision {
