@@ -104,9 +104,8 @@ mod tests {
     use super::*;
 
     fn decision(what: DecisionKind, from: f64, to: f64, reason: &str) -> Option<String> {
-        let (metric, noise_scale, reason) = (None, None, reason.to_owned());
-        let decision =
-            Decision { epoch: 61, updates: 24_000, what, from, to, reason, metric, noise_scale };
+        let mut decision = Decision::new(61, 24_000, what, [from, to]);
+        decision.reason = reason.to_owned();
         message(&Event::Decision(decision))
     }
 

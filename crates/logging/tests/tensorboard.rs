@@ -129,37 +129,34 @@ fn start(folder: &Path, marks: &Marks, log_steps: bool) -> TensorBoardLogger {
 }
 
 fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
-    Event::Epoch(Epoch {
-        epoch,
-        updates: 400,
-        batch_size: 125,
-        learning_rate: 0.1,
-        train_loss: 1.5,
-        train_accuracy: 0.25,
-        validation_loss: None,
-        validation_accuracy: None,
-        test_accuracy,
-        noise_scale: None,
-        seconds: 77.0,
-        images_per_second: 648.25,
-    })
+    let mut row = Epoch::default();
+    row.epoch = epoch;
+    row.updates = 400;
+    row.batch_size = 125;
+    row.learning_rate = 0.1;
+    row.train_loss = 1.5;
+    row.train_accuracy = 0.25;
+    row.test_accuracy = test_accuracy;
+    row.seconds = 77.0;
+    row.images_per_second = 648.25;
+    Event::Epoch(row)
 }
 
 fn step(update: u64) -> Event {
-    Event::Step(Step {
-        update,
-        epoch: 1,
-        epochs: 2,
-        batch_size: 125,
-        learning_rate: 0.1,
-        loss: 2.25,
-        epoch_loss: 2.0,
-        epoch_accuracy: 0.25,
-        images: 125,
-        epoch_images: 1000,
-        later_images: 1000,
-        seconds: 1.0,
-    })
+    let mut step = Step::default();
+    step.update = update;
+    step.epoch = 1;
+    step.epochs = 2;
+    step.batch_size = 125;
+    step.learning_rate = 0.1;
+    step.loss = 2.25;
+    step.epoch_loss = 2.0;
+    step.epoch_accuracy = 0.25;
+    step.images = 125;
+    step.epoch_images = 1000;
+    step.later_images = 1000;
+    step.seconds = 1.0;
+    Event::Step(step)
 }
 
 fn run_folder() -> tempfile::TempDir {
@@ -181,16 +178,8 @@ fn known_values_are_written_under_their_tags() {
         board.event(&step(update)).unwrap();
     }
     board.event(&epoch(1, None)).unwrap();
-    let decision = Decision {
-        epoch: 2,
-        updates: 400,
-        what: DecisionKind::BatchSize,
-        from: 125.0,
-        to: 250.0,
-        reason: "the table says so".to_owned(),
-        metric: None,
-        noise_scale: None,
-    };
+    let mut decision = Decision::new(2, 400, DecisionKind::BatchSize, [125.0, 250.0]);
+    decision.reason = "the table says so".to_owned();
     board.event(&Event::Decision(decision)).unwrap();
     board.event(&epoch(2, Some(0.5))).unwrap();
     let expected: Vec<(String, u64, String)> = [

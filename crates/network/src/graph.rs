@@ -175,8 +175,8 @@ impl Graph {
     /// Checks a network and works out its shapes and parameters.
     ///
     /// # Errors
-    /// If shapes do not fit together, a number is out of range, an operation has the wrong number of inputs, an output is not read, two
-    /// operations have the same name, or the last output is not a vector.
+    /// If shapes do not fit together, a number is out of range, an operation has the wrong number of inputs, an output
+    /// is not read, two operations have the same name, or the last output is not a vector.
     pub fn new(network: &Network) -> Result<Graph, Error> {
         let mut graph = Graph {
             input: network.input,

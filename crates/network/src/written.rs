@@ -327,10 +327,11 @@ mod tests {
             operation: convolution(Init::Uniform),
             inputs: vec![Value(0)],
         };
-        assert_eq!(
-            serde_json::to_string(&node).unwrap(),
-            r#"{"name":"conv1","operation":"convolution","outputs":16,"kernel":3,"stride":2,"padding":1,"bias":true,"init":"uniform","inputs":[0]}"#
-        );
+        let expected = [
+            r#"{"name":"conv1","operation":"convolution","outputs":16,"kernel":3,"stride":2,"#,
+            r#""padding":1,"bias":true,"init":"uniform","inputs":[0]}"#,
+        ];
+        assert_eq!(serde_json::to_string(&node).unwrap(), expected.concat());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::inference::{EVALUATION_BATCH, Input, argmax, softmax};
 
 /// An evaluation on a split.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// The confusion matrix: `confusion[label][prediction]` counts images.
     pub confusion: Vec<Vec<u64>>,
@@ -20,7 +21,8 @@ pub struct Evaluation {
 }
 
 /// A misclassified image.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Misclassified {
     /// Its index in the split.
     pub index: usize,

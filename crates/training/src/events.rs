@@ -110,7 +110,8 @@ impl EvaluatedSplit {
 }
 
 /// One update.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Step {
     /// Updates since the beginning of the run, including this one.
     pub update: u64,
@@ -140,7 +141,8 @@ pub struct Step {
 }
 
 /// One epoch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Epoch {
     /// The epoch, counted from 1.
     pub epoch: u32,

@@ -12,13 +12,16 @@ use crate::{Recipe, checkpoint::Checkpoint};
 
 /// A network with every kind of number.
 const OPERATIONS: &str = r#"[
-    {"name": "conv", "operation": "convolution", "outputs": 4, "kernel": 3, "stride": 2, "padding": 1, "bias": true, "init": "dirac", "inputs": [0]},
-    {"name": "norm", "operation": "batch_norm", "eps": 1e-5, "scale": true, "new_weight": 0.1, "inputs": [1]},
+    {"name": "conv", "operation": "convolution", "outputs": 4, "kernel": 3, "stride": 2,
+     "padding": 1, "bias": true, "init": "dirac", "inputs": [0]},
+    {"name": "norm", "operation": "batch_norm", "eps": 1e-5, "scale": true, "new_weight": 0.1,
+     "inputs": [1]},
     {"name": "leaky", "operation": "leaky_relu", "slope": 0.01, "inputs": [2]},
     {"name": "sum", "operation": "add", "inputs": [3, 1]},
     {"name": "pool", "operation": "max_pool", "size": 4, "inputs": [4]},
     {"name": "flatten", "operation": "flatten", "inputs": [5]},
-    {"name": "fc", "operation": "linear", "outputs": 10, "bias": true, "init": "unit", "inputs": [6]},
+    {"name": "fc", "operation": "linear", "outputs": 10, "bias": true, "init": "unit",
+     "inputs": [6]},
     {"name": "scaled", "operation": "scale", "factor": 0.1, "inputs": [7]}
 ]"#;
 

@@ -16,6 +16,39 @@ use crate::{Error, Recipe, TrainedOn};
 const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 
 /// A network with its weights, and how images become its input.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_training::checkpoint::{self, Checkpoint};
+/// use crescendo_training::{External, Model, Recipe, Run, Start, TrainedOn};
+///
+/// let data = crescendo_data::shapes::generate(0, 100, 50);
+/// let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("run");
+/// let (recipe_name, data_location) = ("quick", "shapes:100,50");
+/// let (init, devices) = (None, &CpuDevices);
+/// let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+/// Run::create(&folder, &start)?.train(devices, &data, &mut (), &false.into())?;
+///
+/// let path = checkpoint::path(&folder, 1);
+/// let mut model = Model::open(&path, None, devices, &recipe.engine)?;
+/// let evaluation = model.evaluate(&data.test, |_| ())?;
+/// assert_eq!(evaluation.images(), 50);
+/// let wrong = evaluation.misclassified.first().expect("no network is that good after an epoch");
+/// assert_ne!(wrong.label, wrong.prediction);
+/// let probabilities = model.predict(data.test.image(0))?;
+/// assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+///
+/// // A file of another program does not say what its network is.
+/// let external = External::new(&recipe, &TrainedOn::default(), Some(&data))?;
+/// let checkpoint = Checkpoint::open(&path)?;
+/// let mut same = Model::new(&checkpoint, Some(external), devices, &recipe.engine)?;
+/// assert_eq!(same.evaluate(&data.test, |_| ())?.correct(), evaluation.correct());
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub struct Model {
     engine: Box<dyn Engine>,
     path: PathBuf,

@@ -168,15 +168,19 @@ mod tests {
     use super::*;
 
     fn evaluation() -> Evaluation {
-        let image = Misclassified {
-            index: 7,
-            label: 0,
-            prediction: 1,
-            probability: 0.75,
-            image: vec![9; ImageShape::CIFAR.elements()],
-        };
+        let mut image = Misclassified::default();
+        image.index = 7;
+        image.label = 0;
+        image.prediction = 1;
+        image.probability = 0.75;
+        image.image = vec![9; ImageShape::CIFAR.elements()];
         let confusion = vec![vec![3, 1], vec![0, 4]];
-        Evaluation { confusion, loss: 0.5, views: 6, misclassified: vec![image] }
+        let mut evaluation = Evaluation::default();
+        evaluation.confusion = confusion;
+        evaluation.loss = 0.5;
+        evaluation.views = 6;
+        evaluation.misclassified = vec![image];
+        evaluation
     }
 
     #[test]

@@ -50,19 +50,17 @@ fn full_run(recipe_name: &str) -> TempDir {
         csv::quote(&format!("no gain, {HOSTILE}"))
     );
     fs::write(folder.join("decisions.csv"), decisions).unwrap();
-    let image = Misclassified {
-        index: 7,
-        label: 0,
-        prediction: 1,
-        probability: 0.987,
-        image: vec![9; ImageShape::CIFAR.elements()],
-    };
-    let evaluation = Evaluation {
-        confusion: vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]],
-        loss: 0.512,
-        views: 6,
-        misclassified: vec![image],
-    };
+    let mut image = Misclassified::default();
+    image.index = 7;
+    image.label = 0;
+    image.prediction = 1;
+    image.probability = 0.987;
+    image.image = vec![9; ImageShape::CIFAR.elements()];
+    let mut evaluation = Evaluation::default();
+    evaluation.confusion = vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]];
+    evaluation.loss = 0.512;
+    evaluation.views = 6;
+    evaluation.misclassified = vec![image];
     let classes = ["cat", HOSTILE, "empty"].map(String::from);
     for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
         let record = EvaluationRecord::new(3, &evaluation, &classes);
@@ -223,7 +221,9 @@ fn with_many_classes_the_confusions_are_a_list() {
     let classes: Vec<String> = (0..30).map(|class| format!("class {class}")).collect();
     let mut confusion = vec![vec![0; 30]; 30];
     (confusion[3][4], confusion[5][6]) = (7, 9);
-    let evaluation = Evaluation { confusion, loss: f64::NAN, ..Evaluation::default() };
+    let mut evaluation = Evaluation::default();
+    evaluation.confusion = confusion;
+    evaluation.loss = f64::NAN;
     let record = EvaluationRecord::new(2, &evaluation, &classes);
     EvaluationFile::default().update(&folder, EvaluatedSplit::Test, record).unwrap();
     let report = render(&[read(&place)]);

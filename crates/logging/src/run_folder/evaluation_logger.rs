@@ -48,8 +48,8 @@ mod tests {
             log_steps: false,
         };
         logger.event(&started).unwrap();
-        let evaluation =
-            Evaluation { confusion: vec![vec![1]], loss: 0.5, ..Evaluation::default() };
+        let mut evaluation = Evaluation::default();
+        (evaluation.confusion, evaluation.loss) = (vec![vec![1]], 0.5);
         let (split, classes) = (EvaluatedSplit::Test, vec!["all".to_owned()]);
         logger.event(&Event::Evaluated { split, epoch: 3, evaluation, classes }).unwrap();
         assert_eq!(EvaluationFile::read(folder.path()).unwrap().test.unwrap().epoch, 3);

@@ -9,33 +9,25 @@ use crescendo_training::events::{
 };
 
 fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
-    Event::Epoch(Epoch {
-        epoch,
-        updates: 400,
-        batch_size: 125,
-        learning_rate: 0.1,
-        train_loss: 1.8525814,
-        train_accuracy: 0.31257,
-        validation_loss: None,
-        validation_accuracy: None,
-        test_accuracy,
-        noise_scale: Some(812.34),
-        seconds: 77.1419,
-        images_per_second: 648.2,
-    })
+    let mut row = Epoch::default();
+    row.epoch = epoch;
+    row.updates = 400;
+    row.batch_size = 125;
+    row.learning_rate = 0.1;
+    row.train_loss = 1.8525814;
+    row.train_accuracy = 0.31257;
+    row.test_accuracy = test_accuracy;
+    row.noise_scale = Some(812.34);
+    row.seconds = 77.1419;
+    row.images_per_second = 648.2;
+    Event::Epoch(row)
 }
 
 fn decision(metric: Option<PlateauObservation>) -> Event {
-    Event::Decision(Decision {
-        epoch: 2,
-        updates: 400,
-        what: DecisionKind::BatchSize,
-        from: 125.0,
-        to: 250.0,
-        reason: "no \"progress\", for 3 epochs".to_owned(),
-        metric,
-        noise_scale: None,
-    })
+    let mut decision = Decision::new(2, 400, DecisionKind::BatchSize, [125.0, 250.0]);
+    decision.reason = "no \"progress\", for 3 epochs".to_owned();
+    decision.metric = metric;
+    Event::Decision(decision)
 }
 
 /// Passes `events` to new loggers, from the start of a run in `folder` on; the marks after them.

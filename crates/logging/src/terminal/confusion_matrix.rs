@@ -48,8 +48,8 @@ mod tests {
 
     #[test]
     fn there_is_a_row_for_each_class() {
-        let confusion = vec![vec![3, 1], vec![0, 0]];
-        let evaluation = Evaluation { confusion, ..Evaluation::default() };
+        let mut evaluation = Evaluation::default();
+        evaluation.confusion = vec![vec![3, 1], vec![0, 0]];
         let text = ConfusionMatrix(&evaluation, &["cat".into(), "mouse".into()]).to_string();
         assert_eq!(
             text,

@@ -179,16 +179,9 @@ mod tests {
 
     #[test]
     fn decisions_have_numbers_of_the_right_kind() {
-        let mut decision = Decision {
-            epoch: 61,
-            updates: 24_000,
-            what: DecisionKind::BatchSize,
-            from: 125.0,
-            to: 250.0,
-            reason: "\"quoted\"\nand on".to_owned(),
-            metric: Some(PlateauObservation::new("train_loss", 0.5, 0.25, 3)),
-            noise_scale: None,
-        };
+        let mut decision = Decision::new(61, 24_000, DecisionKind::BatchSize, [125.0, 250.0]);
+        decision.reason = "\"quoted\"\nand on".to_owned();
+        decision.metric = Some(PlateauObservation::new("train_loss", 0.5, 0.25, 3));
         let read_back = read(&Event::Decision(decision.clone()));
         assert_eq!(
             read_back,
@@ -205,20 +198,19 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_are_null() {
-        let step = Step {
-            update: 1,
-            epoch: 1,
-            epochs: 2,
-            batch_size: 125,
-            learning_rate: f64::NAN,
-            loss: f64::INFINITY,
-            epoch_loss: f64::NEG_INFINITY,
-            epoch_accuracy: 0.25,
-            images: 125,
-            epoch_images: 1000,
-            later_images: u64::MAX,
-            seconds: 1.0,
-        };
+        let mut step = Step::default();
+        step.update = 1;
+        step.epoch = 1;
+        step.epochs = 2;
+        step.batch_size = 125;
+        step.learning_rate = f64::NAN;
+        step.loss = f64::INFINITY;
+        step.epoch_loss = f64::NEG_INFINITY;
+        step.epoch_accuracy = 0.25;
+        step.images = 125;
+        step.epoch_images = 1000;
+        step.later_images = u64::MAX;
+        step.seconds = 1.0;
         let read = read(&Event::Step(step));
         for key in ["learning_rate", "loss", "epoch_loss"] {
             assert_eq!(read[key], Value::Null, "{key}");
@@ -231,19 +223,17 @@ mod tests {
 
     #[test]
     fn an_evaluation_has_no_images() {
-        let image = Misclassified {
-            index: 7,
-            label: 0,
-            prediction: 1,
-            probability: 0.9,
-            image: vec![0; 3072],
-        };
-        let evaluation = Evaluation {
-            confusion: vec![vec![3, 1], vec![0, 4]],
-            loss: 0.5,
-            views: 2,
-            misclassified: vec![image],
-        };
+        let mut image = Misclassified::default();
+        image.index = 7;
+        image.label = 0;
+        image.prediction = 1;
+        image.probability = 0.9;
+        image.image = vec![0; 3072];
+        let mut evaluation = Evaluation::default();
+        evaluation.confusion = vec![vec![3, 1], vec![0, 4]];
+        evaluation.loss = 0.5;
+        evaluation.views = 2;
+        evaluation.misclassified = vec![image];
         let classes = vec!["cat".to_owned(), "mouse".to_owned()];
         let split = EvaluatedSplit::Validation;
         assert_eq!(

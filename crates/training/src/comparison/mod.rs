@@ -2,6 +2,48 @@
 //!
 //! A seed decides initial weights, the order of images and augmentation. Arms are compared in pairs of runs
 //! with the same seed, so that the effect of the seed cancels out.
+//!
+//! # Example
+//!
+//! ```
+//! use crescendo_training::comparison::{
+//!     Arm, BatchNormStatistics, Comparison, Difference, Results, Row, Spread, Verdict,
+//! };
+//!
+//! let mut comparison = Comparison::load::<&str>("head", &[])?;
+//! comparison.set_seeds(vec![1, 2]).unwrap();
+//! let data = crescendo_data::shapes::generate(0, 100, 50);
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let file = folder.path().join("results.csv");
+//! // The results of runs are rows of a file.
+//! let mut results = Results::open(&file, comparison.evaluated_on(&data))?;
+//! for (arm, accuracy) in [(0, 0.8), (1, 0.9)] {
+//!     let Arm { name, recipe, .. } = &comparison.arms[arm];
+//!     for seed in [1, 2] {
+//!         results.add(Row {
+//!             arm: name.clone(),
+//!             seed,
+//!             fingerprint: Results::fingerprint(recipe, &data.fingerprint(), comparison.bn_images),
+//!             running: accuracy + 0.01 * seed as f64,
+//!             precise: accuracy,
+//!             train_loss: 0.5,
+//!             updates: 100,
+//!             seconds: 1.0,
+//!             device: crescendo_network::DeviceKind::Cpu,
+//!             precision: crescendo_network::PrecisionKind::F32,
+//!         })?;
+//!     }
+//! }
+//! assert_eq!(results.of(&comparison, &comparison.arms[1]).len(), 2);
+//! assert_ne!(BatchNormStatistics::Running, BatchNormStatistics::Precise);
+//!
+//! let spread = Spread::of(&[0.9, 0.92]);
+//! assert!((spread.mean - 0.91).abs() < 1e-12);
+//! // Differences in pairs of the same seed.
+//! let difference = Difference::of(&[0.1, 0.11, 0.09]);
+//! assert_eq!(difference.verdict(), Verdict::Above);
+//! # Ok::<(), crescendo_training::Error>(())
+//! ```
 
 mod identical;
 mod results;

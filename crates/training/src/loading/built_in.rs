@@ -9,6 +9,16 @@ pub struct BuiltIn {
 }
 
 /// The built-in recipes. The first one has every key there is.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::loading::{BUILT_IN, BuiltIn};
+///
+/// let BuiltIn { name, text } = BUILT_IN[0];
+/// assert_eq!(name, "report");
+/// assert!(text.contains("[optimizer]"));
+/// ```
 pub const BUILT_IN: [BuiltIn; 7] = [
     BuiltIn { name: "report", text: include_str!("../../recipes/report.toml") },
     BuiltIn { name: "original", text: include_str!("../../recipes/original.toml") },

@@ -1,7 +1,20 @@
 //! What policies decide, for those who record it.
 
 /// A change that takes effect when an epoch begins.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::policy::{Decision, DecisionKind, PlateauObservation};
+///
+/// // As a policy makes it, and observers get it in an event.
+/// let mut decision = Decision::new(61, 24_000, DecisionKind::BatchSize, [125.0, 250.0]);
+/// decision.reason = "no improvement in 3 epochs".into();
+/// decision.metric = Some(PlateauObservation::new("train_loss", 0.51, 0.5, 3));
+/// assert_eq!((decision.what.name(), decision.to), ("batch_size", 250.0));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Decision {
     /// The first epoch that it holds for.
     pub epoch: u32,
@@ -19,6 +32,14 @@ pub struct Decision {
     pub metric: Option<PlateauObservation>,
     /// The gradient noise scale in images, if it is known.
     pub noise_scale: Option<f64>,
+}
+
+impl Decision {
+    /// A decision without measurements.
+    pub fn new(epoch: u32, updates: u64, what: DecisionKind, [from, to]: [f64; 2]) -> Self {
+        let (reason, metric, noise_scale) = (String::new(), None, None);
+        Decision { epoch, updates, what, from, to, reason, metric, noise_scale }
+    }
 }
 
 /// What a [`Decision`] changes.

@@ -35,6 +35,19 @@ pub struct PhaseLength {
 /// The phases of a run over `images` training images, until its epochs or its updates end. If the batch size
 /// depends on measurements: every combination of a batch size and an image size that the run can come to; of the first
 /// batch size alone for the policy `custom`, whose others are not known.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::Recipe;
+/// use crescendo_training::policy::{PhaseLength, training_plan};
+///
+/// let changes = ["batch.steps=[[1, 50], [3, 100]]", "train.epochs=4"];
+/// let phases = training_plan(&Recipe::load("quick", &changes)?, 1000);
+/// assert_eq!((phases[1].batch_size, phases[1].image_size), (100, 32));
+/// assert_eq!(phases[1].length, Some(PhaseLength { epochs: 2, updates: 20, images: 2000 }));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub fn training_plan(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {
     let mut recipe = recipe.clone();
     fit_batches(&mut recipe, images);

@@ -3,6 +3,61 @@
 //!
 //! A recipe is read by [`loading`](crate::loading), which also has [`validation`](crate::validation) check
 //! it; [`policy`](crate::policy) derives from it what holds in each epoch.
+//!
+//! # Example
+//!
+//! ```
+//! use crescendo_training::Recipe;
+//! use crescendo_training::recipe::{
+//!     AfterMax, AugmentConfig, AugmentTable, BatchPolicyKind, ClassWeighting, ClassWeights, Coupling, DataSource,
+//!     DecayedParameters, LearningRatePer, Metric, NormalizeKind, OptimizerKind, ParameterGroup, PlateauConfig,
+//!     SaveEvery, ThresholdMode, WeightAverage,
+//! };
+//!
+//! let recipe = Recipe::builder("quick")?
+//!     .data(|data| {
+//!         data.source = DataSource::Shapes;
+//!         let flip = crescendo_data::Flip::Random(true);
+//!         data.augment = AugmentConfig::Table(AugmentTable { padding: 2, flip, cutout: 8 });
+//!         data.normalize = NormalizeKind::Dataset;
+//!         data.class_weights = ClassWeights::Rule(ClassWeighting::Balanced);
+//!         data.validation = 100;
+//!     })
+//!     .batch(|batch| {
+//!         batch.policy = BatchPolicyKind::Plateau;
+//!         (batch.initial, batch.max) = (50, 400);
+//!         batch.plateau = PlateauConfig {
+//!             metric: Metric::ValidationAccuracy,
+//!             patience: 1,
+//!             threshold: 0.01,
+//!             threshold_mode: ThresholdMode::Absolute,
+//!             smoothing: 0.0,
+//!             cooldown: 0,
+//!         };
+//!         (batch.coupling, batch.after_max) = (Coupling::Constant, AfterMax::Decay);
+//!     })
+//!     .optimizer(|optimizer| {
+//!         (optimizer.kind, optimizer.per) = (OptimizerKind::Sgd, LearningRatePer::Batch);
+//!         optimizer.decay = DecayedParameters::Weights;
+//!         optimizer.average = WeightAverage::Ema;
+//!         optimizer.groups = vec![ParameterGroup {
+//!             parameters: "*.bias".into(),
+//!             kind: None,
+//!             learning_rate: Some(0.2),
+//!             momentum: None,
+//!             nesterov: None,
+//!             weight_decay: None,
+//!             epochs: None,
+//!         }];
+//!     })
+//!     .train(|train| {
+//!         train.evaluate_every = 1;
+//!         train.save_every_minutes = SaveEvery::Minutes(2.0);
+//!     })
+//!     .build()?;
+//! assert_eq!(recipe.table()["batch"]["policy"].as_str(), Some("plateau"));
+//! # Ok::<(), crescendo_training::Error>(())
+//! ```
 
 mod batch;
 mod data;

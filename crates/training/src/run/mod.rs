@@ -91,6 +91,41 @@ impl Progress {
 }
 
 /// A run's folder, locked.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_training::{HeldOut, Outcome, Recipe, Run, Start, checkpoint, read_record};
+///
+/// let changes = ["train.epochs=2", "network.widths=[4, 4, 4]", "data.validation=40", "train.evaluate_every=1"];
+/// let recipe = Recipe::load("quick", &changes)?;
+/// let data = crescendo_data::shapes::generate(0, 200, 100);
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("run");
+/// let (recipe_name, data_location) = ("quick", "shapes:200,100");
+/// let (init, devices) = (None, &CpuDevices);
+/// let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+/// let mut run = Run::create(&folder, &start)?;
+/// // Only the first epoch; the folder can be opened again for the rest.
+/// let outcome = run.train_until(1, devices, &data, &mut (), &false.into())?;
+/// assert_eq!((outcome, run.progress().epoch), (Outcome::Interrupted, 2));
+/// drop(run);
+///
+/// let mut run = Run::open(&folder)?;
+/// run.train(devices, &data, &mut (), &false.into())?;
+/// let best = run.progress().best.expect("there are validation images");
+/// assert!((1..=2).contains(&best.epoch));
+/// let held_out = HeldOut::new(&data, 40, run.record().run.validation);
+/// assert_eq!(held_out.train.len(), 160);
+///
+/// // What lies in the folder says what it is.
+/// let record = read_record(&folder)?;
+/// assert_eq!((record.run.data_name.as_str(), record.recipe.train.epochs), ("shapes", 2));
+/// let last = checkpoint::latest(&folder)?.expect("there is a checkpoint");
+/// assert_eq!(checkpoint::about(&last)?.epoch, Some(2));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Run {
     pub(crate) folder: PathBuf,

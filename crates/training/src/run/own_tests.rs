@@ -220,9 +220,50 @@ fn an_observers_own_error_ends_the_run_as_that_error() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("run");
     let recipe = recipe(BatchPolicyKind::Fixed);
-    let error = train(&mut create(&folder, &recipe), &mut Dashboard).unwrap_err();
+    let mut run = create(&folder, &recipe);
+    let error = train(&mut run, &mut Dashboard).unwrap_err();
     assert_eq!(error.to_string(), "the disk of the dashboard is full");
     assert!(matches!(error, Error::Observer(own) if own.is::<Full>()));
-    // The last saved state is whole.
-    assert_eq!(train(&mut Run::open(&folder).unwrap(), &mut ()).unwrap(), Outcome::Finished);
+    // The last saved state is whole, and the run goes on from it.
+    assert_eq!(train(&mut run, &mut ()).unwrap(), Outcome::Finished);
+    let whole = place.path().join("whole");
+    assert_eq!(train(&mut create(&whole, &recipe), &mut ()).unwrap(), Outcome::Finished);
+    let weights = |folder: &Path| std::fs::read(checkpoint::path(folder, 3)).unwrap();
+    assert!(weights(&folder) == weights(&whole));
+}
+
+#[test]
+fn a_damaged_network_in_a_checkpoint_is_a_sentence() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("run");
+    let recipe = recipe(BatchPolicyKind::Fixed);
+    let mut run = create(&folder, &recipe);
+    assert_eq!(train(&mut run, &mut ()).unwrap(), Outcome::Finished);
+    let file = crate::tensors::TensorFile::open(&checkpoint::path(&folder, 3)).unwrap();
+    let damaged = place.path().join("damaged.safetensors");
+    let open = |network: Option<&str>| {
+        let mut metadata = file.metadata.clone();
+        metadata.retain(|key, _| !key.ends_with("checksum") && key != "network");
+        metadata.extend(network.map(|network| ("network".to_owned(), network.to_owned())));
+        crate::tensors::write(&[&damaged], &file.tensors("").unwrap(), metadata).unwrap();
+        Model::open(&damaged, None, &CpuDevices, &recipe.engine)
+    };
+    let text = file.text("network").unwrap();
+    assert!(open(Some(text)).is_ok());
+    let without = text.replace("\"outputs\":24,", "");
+    let other = text.replace("\"outputs\":10", "\"outputs\":11");
+    let cyclic = text.replace("\"inputs\":[0]", "\"inputs\":[5]");
+    for (network, expected) in [
+        (None, "network.operations must list the operations"),
+        (Some(""), "has a damaged network in its metadata"),
+        (Some("[]"), "network.operations must list the operations"),
+        (Some("{\"a\": [1, 2"), "has a damaged network in its metadata"),
+        (Some(&*without), "an operation of the kind convolution with the keys"),
+        (Some(&*other), "network.classes is 10, but the last of network.operations has 11"),
+        (Some(&*cyclic), "white: needs 1 input from earlier operations"),
+    ] {
+        let Err(error) = open(network) else { panic!("{network:?} is taken") };
+        let error = error.to_string();
+        assert!(error.contains(expected) && error.contains("damaged.safetensors"), "{error}");
+    }
 }

@@ -155,6 +155,14 @@ fn read_file(path: &Path, record: &Record) -> Result<SavedState, Error> {
 }
 
 impl Run {
+    /// Takes over the progress that was saved last.
+    pub(crate) fn reload(&mut self) -> Result<(), Error> {
+        let SavedState { progress, marks, notes, .. } = read(&self.folder, &self.record)?;
+        (self.progress, self.marks) = (progress, marks);
+        self.notes.extend(notes);
+        Ok(())
+    }
+
     /// Loads the saved state into an engine.
     pub(crate) fn restore(&self, engine: &mut dyn Engine) -> Result<(), Error> {
         let path = path(&self.folder);

@@ -47,7 +47,8 @@ impl Run {
     ///
     /// # Errors
     /// If the data differs from the run's, the device cannot be used or has too little memory, the loss
-    /// diverges, or a file cannot be written. The last saved state stays.
+    /// diverges, a file cannot be written, or the observer or a policy fails. The last saved state stays, and the run
+    /// goes on from it if it is trained again.
     pub fn train(
         &mut self,
         devices: &dyn Devices,
@@ -167,7 +168,12 @@ impl Run {
             trainer.save()?;
         }
         let weights = trainer.loss.class_weights.clone();
-        trainer.train().map_err(|error| match error {
+        let outcome = trainer.train();
+        if outcome.is_err() {
+            // The run is again what its saved state is, so that it can be trained on.
+            self.reload()?;
+        }
+        outcome.map_err(|error| match error {
             Error::Diverged { update, epoch, hopeless, .. } => {
                 let cause = divergence_cause(&train, weights.as_deref());
                 Error::Diverged { update, epoch, hopeless, cause }
