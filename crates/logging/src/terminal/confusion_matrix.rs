@@ -18,17 +18,19 @@ use crescendo_training::Evaluation;
 /// let classes = ["cat".to_owned(), "dog".to_owned()];
 /// let table = ConfusionMatrix(&evaluation, &classes).to_string();
 /// let rows: Vec<&str> = table.lines().skip(1).collect();
-/// assert_eq!(rows, ["cat    0.8000     8    2", "dog    0.9500     1   19"]);
+/// assert_eq!(rows, ["cat      0.8000     8    2", "dog      0.9500     1   19"]);
 /// ```
 pub struct ConfusionMatrix<'a>(pub &'a Evaluation, pub &'a [String]);
 
 impl fmt::Display for ConfusionMatrix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let ConfusionMatrix(evaluation, classes) = self;
-        let name = classes.iter().map(|class| class.chars().count()).max().unwrap_or(0);
+        let heading = "class";
+        let names = classes.iter().map(|class| class.chars().count());
+        let name = names.max().unwrap_or(0).max(heading.len());
         let count = evaluation.confusion.iter().flatten().max().unwrap_or(&0).to_string().len();
         let column = count.max(4);
-        writeln!(f, "{:name$}  accuracy  predictions, in the order of the classes", "class")?;
+        writeln!(f, "{heading:name$}  accuracy  predictions, in the order of the classes")?;
         let rows = classes.iter().zip(&evaluation.confusion).zip(evaluation.class_accuracies());
         for ((class, predictions), accuracy) in rows {
             let accuracy = accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.4}"));
