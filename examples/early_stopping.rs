@@ -1,4 +1,4 @@
-//! Stops a run from an observer, here when the training loss is low enough, and uses its last weights:
+//! Stops a run from an observer, here when the training loss hardly falls any more, and uses its last weights:
 //! `cargo run --release --example early_stopping`.
 
 use crescendo::data::shapes;
@@ -7,23 +7,25 @@ use crescendo::logging::{Observers, usual_observers};
 use crescendo::training::events::{Event, Observer};
 use crescendo::training::{Error, Model, Outcome, Recipe, Run, Start, checkpoint};
 
-/// Stops after the first epoch with a training loss below `enough`.
-struct StopAtLoss {
-    enough: f64,
-    reached: bool,
+/// Stops after two epochs in a row whose training loss is less than one percent below the lowest before.
+struct StopOnPlateau {
+    lowest: f64,
+    waited: u32,
 }
 
-impl Observer for StopAtLoss {
+impl Observer for StopOnPlateau {
     fn event(&mut self, event: &Event) -> Result<(), Error> {
         if let Event::Epoch(epoch) = event {
-            self.reached |= epoch.train_loss < self.enough;
+            let improves = epoch.train_loss < 0.99 * self.lowest;
+            self.waited = if improves { 0 } else { self.waited + 1 };
+            self.lowest = self.lowest.min(epoch.train_loss);
         }
         Ok(())
     }
 
     // Asked before each update.
     fn wants_stop(&self) -> bool {
-        self.reached
+        self.waited >= 2
     }
 }
 
@@ -40,7 +42,8 @@ fn main() -> Result<(), Error> {
         devices: devices(),
     };
     let mut run = Run::create(&folder, &start)?;
-    let (mut usual, mut stop) = (usual_observers(), StopAtLoss { enough: 0.5, reached: false });
+    let (mut usual, mut stop) =
+        (usual_observers(), StopOnPlateau { lowest: f64::INFINITY, waited: 0 });
     let mut observers = Observers(vec![&mut usual, &mut stop]);
     let outcome = run.train(devices(), &data, &mut observers, &false.into())?;
 

@@ -5,6 +5,7 @@ use crescendo::data::shapes;
 use crescendo::devices;
 use crescendo::logging::usual_observers;
 use crescendo::network::{Activation, Init, Network, NetworkBuilder, Operation, Shape};
+use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Recipe, Run, Start};
 
 /// Two convolutions with a shortcut around the second, and a linear layer.
@@ -40,7 +41,9 @@ fn network() -> Network {
 fn main() -> Result<(), Error> {
     let recipe = Recipe::builder("quick")?
         .custom_network(&network())?
-        .train(|train| train.epochs = 3)
+        .optimizer(|optimizer| optimizer.learning_rate = 0.02)
+        .batch(|batch| (batch.policy, batch.size) = (BatchPolicyKind::Fixed, 25))
+        .train(|train| train.epochs = 12)
         .build()?;
     let data = shapes::generate(0, 1000, 200);
     let folder = std::env::temp_dir().join(format!("own-network-{}", std::process::id()));
