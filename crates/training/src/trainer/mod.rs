@@ -41,9 +41,9 @@ pub enum Outcome {
 }
 
 impl Run {
-    /// Trains from the saved state to the end, or until `stop` is set or the observer wants to stop. The same recipe and data give
-    /// bit-identical weights on the same kind of device and instruction set, however often a run is stopped,
-    /// killed and resumed, and for any number of threads.
+    /// Trains from the saved state to the end, or until `stop` is set or the observer wants to stop. The same recipe
+    /// and data give bit-identical weights on the same kind of device and instruction set, however often a run is
+    /// stopped, killed and resumed, and for any number of threads.
     ///
     /// # Errors
     /// If the data differs from the run's, the device cannot be used or has too little memory, the loss
