@@ -31,6 +31,8 @@ pub(crate) use fit::check_fit;
 pub use fit::{check, check_metrics};
 
 /// How far a run is.
+///
+/// See the example of [`Run`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
