@@ -32,6 +32,7 @@ mod formats;
 mod messages;
 pub mod report;
 mod run_folder;
+mod shell;
 mod tensorboard;
 mod terminal;
 
