@@ -100,6 +100,7 @@ fn decision_message(decision: &Decision) -> String {
         (DecisionKind::LearningRate, false) => ("Lowering", "learning rate"),
         (DecisionKind::ImageSize, true) => ("Increasing", "image size"),
         (DecisionKind::ImageSize, false) => ("Decreasing", "image size"),
+        _ => ("Changing", what.name()),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     format!("{verb} {what} from {} to {}{reason}", display_value(*from), display_value(*to))

@@ -97,6 +97,7 @@ pub enum Event {
 
 /// The images of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EvaluatedSplit {
     /// The validation set.
     Validation,

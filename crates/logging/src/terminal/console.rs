@@ -67,6 +67,7 @@ impl Observer for ConsoleProgress {
                 bar.set_prefix(match split {
                     EvaluatedSplit::Validation => "Validating",
                     EvaluatedSplit::Test => "Testing",
+                    _ => "Evaluating",
                 });
                 bar.set_message(format!("{done} of {total}"));
                 bar.set_position(*done as u64);

@@ -108,7 +108,7 @@ fn decision_object(decision: &Decision) -> Value {
     };
     let number = |value: f64| match decision.what {
         DecisionKind::BatchSize | DecisionKind::ImageSize => json!(value as u64),
-        DecisionKind::LearningRate => json!(value),
+        _ => json!(value),
     };
     json!({
         "event": "decision",

@@ -31,6 +31,7 @@ use state_writer::{StateCopy, StateWriter};
 
 /// How a call of [`Run::train`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The run has ended.
     Finished,
