@@ -36,6 +36,8 @@ mod tensorboard;
 mod terminal;
 
 pub use formats::csv::quote as quote_csv;
+pub use formats::tables::best_accuracy;
+pub use messages::display_seconds;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use tensorboard::TensorBoardLogger;

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crescendo_network::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::atomic_file::{write_atomically, write_keeping};
@@ -93,6 +95,53 @@ fn bytes<'a>(tensor: &'a Tensor) -> Cow<'a, [u8]> {
         }
         TensorData::I64(value) => Cow::Owned(value.to_le_bytes().to_vec()),
     }
+}
+
+/// The longest header of a safetensors file.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// The metadata of a file of tensors, without reading the tensors.
+pub(crate) fn read_metadata(path: &Path) -> Result<Metadata, Error> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__", default)]
+        metadata: Metadata,
+    }
+    let io = |error| Error::io("read", path, error);
+    let damaged = || Error::bad(path, "is damaged: its header is not one of a safetensors file");
+    let mut file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| damaged())?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER.min(size) {
+        return Err(damaged());
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header).map_err(io)?;
+    let Header { metadata } = serde_json::from_slice(&header).map_err(|_| damaged())?;
+    let checksum = metadata.get(checksum::METADATA);
+    if checksum.is_some_and(|checksum| *checksum != checksum::of_metadata(&metadata)) {
+        return Err(Error::bad(path, "is damaged: its metadata does not match its checksum"));
+    }
+    Ok(metadata)
+}
+
+/// The text of this name in the metadata of the file at `path`, as JSON.
+pub(crate) fn metadata_json<T: DeserializeOwned>(
+    path: &Path,
+    metadata: &Metadata,
+    name: &str,
+) -> Result<T, Error> {
+    serde_json::from_str(metadata_text(path, metadata, name)?)
+        .map_err(|error| Error::bad(path, format!("has a damaged {name} in its metadata: {error}")))
+}
+
+fn metadata_text<'a>(path: &Path, metadata: &'a Metadata, name: &str) -> Result<&'a str, Error> {
+    metadata.get(name).map(String::as_str).ok_or_else(|| {
+        let problem = format!("has no {name} in its metadata: it was not written by crescendo");
+        Error::bad(path, problem)
+    })
 }
 
 /// A file of tensors in memory.
@@ -200,15 +249,12 @@ impl TensorFile {
 
     /// The text of this name.
     pub fn text(&self, name: &str) -> Result<&str, Error> {
-        self.metadata.get(name).map(String::as_str).ok_or_else(|| {
-            self.bad(format!("has no {name} in its metadata: it was not written by crescendo"))
-        })
+        metadata_text(&self.path, &self.metadata, name)
     }
 
     /// The text of this name as JSON.
-    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        serde_json::from_str(self.text(name)?)
-            .map_err(|error| self.bad(format!("has a damaged {name} in its metadata: {error}")))
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        metadata_json(&self.path, &self.metadata, name)
     }
 
     /// An error about this file.
@@ -254,6 +300,7 @@ mod tests {
         assert!(metadata.iter().all(|(key, value)| file.metadata[key] == *value));
         assert_eq!(file.note(), None);
         assert_eq!(file.json::<u32>("l").unwrap(), 3);
+        assert_eq!(read_metadata(&path).unwrap(), file.metadata);
         let mut read = file.tensors("a/").unwrap();
         read.sort_by_key(|tensor| tensor.shape.len());
         assert_eq!(read[1].name, "one");
@@ -327,8 +374,10 @@ mod tests {
             bytes[at] ^= byte;
             bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(200)));
             fs::write(&path, &bytes).unwrap();
+            let metadata = read_metadata(&path);
             match TensorFile::open(&path) {
                 Ok(file) => {
+                    prop_assert_eq!(&metadata.unwrap(), &file.metadata);
                     let mut read = file.tensors("").unwrap();
                     read.sort_by(|a, b| a.name.cmp(&b.name));
                     let mut written = tensors();

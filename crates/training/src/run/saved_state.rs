@@ -127,15 +127,33 @@ pub(super) fn read(folder: &Path, record: &Record) -> Result<SavedState, Error> 
     Ok(saved)
 }
 
+/// How far the run was at the last save.
+pub(super) fn read_progress(folder: &Path) -> Result<Progress, Error> {
+    let mut path = path(folder);
+    let mut metadata = tensors::read_metadata(&path);
+    if let Err(Error::Io { source, .. }) = &metadata
+        && source.kind() == ErrorKind::NotFound
+    {
+        // A save can be under way.
+        path = previous_path(folder);
+        metadata = tensors::read_metadata(&path);
+    }
+    checked(&path, tensors::metadata_json(&path, &metadata?, "progress")?)
+}
+
+fn checked(path: &Path, progress: Progress) -> Result<Progress, Error> {
+    match progress.epoch {
+        0 => Err(Error::bad(path, "has a damaged progress in its metadata")),
+        _ => Ok(progress),
+    }
+}
+
 fn read_file(path: &Path, record: &Record) -> Result<SavedState, Error> {
     let state = TensorFile::open(path)?;
     if let Some(newer) = state.newer() {
         return Err(Error::Refused(format!("{}: {newer}", path.display())));
     }
-    let mut progress: Progress = state.json("progress")?;
-    if progress.epoch == 0 {
-        return Err(state.bad("has a damaged progress in its metadata".into()));
-    }
+    let mut progress = checked(path, state.json("progress")?)?;
     // The state of an older program, with the metrics of the last epoch.
     progress.history.extend(progress.metrics.take().filter(|_| progress.epoch > 1));
     if progress.chosen.batch_size == 0 {
