@@ -20,6 +20,7 @@ use std::path::Path;
 
 use crescendo::AllDevices;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
+use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
 
 use self::data_set::{DataLocation, LoadedData};
@@ -46,6 +47,21 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.
 pub fn note(text: std::fmt::Arguments) {
     let _ = writeln!(stderr(), "{text}");
+}
+
+/// Refuses a recipe whose policy only the program that made it has.
+///
+/// # Errors
+/// If it is one.
+fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
+    if recipe.batch.policy != BatchPolicyKind::Custom {
+        return Ok(());
+    }
+    Err(Error::Recipe(
+        "batch.policy = custom is for programs that use Crescendo as a library and bring a rule of their own: choose \
+         another policy"
+            .into(),
+    ))
 }
 
 impl ViewArgs {

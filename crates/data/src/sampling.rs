@@ -13,6 +13,7 @@ use crate::{ImageShape, Normalization, Split};
 ///
 /// See the example of [`Sampling`].
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ImageBatch {
     /// `[N, channels, image_size, image_size]`, the values of each image as [`ImageShape`] orders them.
     pub images: Vec<f32>,

@@ -17,14 +17,7 @@
 //! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let folder = folder.path().join("run");
-//! let start = Start {
-//!     recipe: &recipe,
-//!     recipe_name: "quick",
-//!     data: &data,
-//!     data_location: "shapes:200,100",
-//!     init: None,
-//!     devices: &CpuDevices,
-//! };
+//! let start = Start::new(&recipe, &data, &CpuDevices);
 //! let mut run = Run::create(&folder, &start)?;
 //! assert_eq!(run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
 //!

@@ -87,10 +87,10 @@ fn object(event: &Event) -> Option<Value> {
             "confusion": evaluation.confusion,
         }),
         Event::Checkpoint(path) => json!({ "event": "checkpoint", "file": path_text(path) }),
-        Event::Interrupted { folder } => {
+        Event::Interrupted { folder, .. } => {
             json!({ "event": "interrupted", "folder": path_text(folder) })
         }
-        Event::Finished { folder, test_accuracy, already } => json!({
+        Event::Finished { folder, test_accuracy, already, .. } => json!({
             "event": "finished",
             "folder": path_text(folder),
             "test_accuracy": test_accuracy,
@@ -108,7 +108,7 @@ fn decision_object(decision: &Decision) -> Value {
     };
     let number = |value: f64| match decision.what {
         DecisionKind::BatchSize | DecisionKind::ImageSize => json!(value as u64),
-        DecisionKind::LearningRate => json!(value),
+        _ => json!(value),
     };
     json!({
         "event": "decision",

@@ -12,6 +12,27 @@ use crate::record::{self, About, Record};
 use crate::{Error, HeldOut, Recipe, memory, version};
 
 /// What a new run is created from.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_training::{Recipe, Run, Start};
+///
+/// let data = crescendo_data::shapes::generate(0, 100, 50);
+/// let recipe = Recipe::load("quick", &["network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (folder, again) = (folder.path().join("run"), folder.path().join("again"));
+/// Run::create(&folder, &Start::new(&recipe, &data, &CpuDevices))?;
+/// // The name is shown, and the `crescendo` program finds the data by its location.
+/// let start = Start {
+///     recipe_name: "small",
+///     data_location: "shapes:100,50",
+///     ..Start::new(&recipe, &data, &CpuDevices)
+/// };
+/// assert_eq!(Run::create(&again, &start)?.record().run.recipe, "small");
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Start<'a> {
     /// The recipe.
@@ -20,12 +41,23 @@ pub struct Start<'a> {
     pub recipe_name: &'a str,
     /// The data set.
     pub data: &'a DataSet,
-    /// Where the data set was found, so that `resume` and `evaluate` find it again.
+    /// Where the data set was found, so that the program's `train --resume` and `evaluate` find it again.
     pub data_location: &'a str,
     /// A checkpoint to start from, instead of random weights.
     pub init: Option<&'a Path>,
     /// What opens the device that trains.
     pub devices: &'a dyn Devices,
+}
+
+impl<'a> Start<'a> {
+    /// The location of data that a program has only in memory.
+    pub const IN_MEMORY: &'static str = "arrays in memory";
+
+    /// From random weights; the recipe's name is `custom`, and the data's location [`IN_MEMORY`](Self::IN_MEMORY).
+    pub fn new(recipe: &'a Recipe, data: &'a DataSet, devices: &'a dyn Devices) -> Self {
+        let (recipe_name, data_location) = ("custom", Self::IN_MEMORY);
+        Start { recipe, recipe_name, data, data_location, init: None, devices }
+    }
 }
 
 impl Run {

@@ -103,9 +103,8 @@ impl Progress {
 /// let data = crescendo_data::shapes::generate(0, 200, 100);
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("run");
-/// let (recipe_name, data_location) = ("quick", "shapes:200,100");
-/// let (init, devices) = (None, &CpuDevices);
-/// let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+/// let devices = &CpuDevices;
+/// let start = Start::new(&recipe, &data, devices);
 /// let mut run = Run::create(&folder, &start)?;
 /// // Only the first epoch; the folder can be opened again for the rest.
 /// let outcome = run.train_until(1, devices, &data, &mut (), &false.into())?;
