@@ -19,6 +19,7 @@ use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::AllDevices;
+use crescendo::logging::command_line;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
 use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
@@ -42,6 +43,12 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(|error| Error::io("write to", Path::new("the output"), error)),
     }
+}
+
+/// The command line of this process, as a run records it.
+fn own_command_line() -> String {
+    let arguments = std::env::args_os().skip(1);
+    command_line(std::iter::once("crescendo".into()).chain(arguments))
 }
 
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.

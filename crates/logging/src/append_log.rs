@@ -40,7 +40,8 @@ impl AppendLog {
     /// The file's first line, such as the header of a table that an earlier version began.
     pub(crate) fn first_line(&self) -> Result<String, Error> {
         let mut line = String::new();
-        let read = File::open(&self.path).and_then(|file| BufReader::new(file).read_line(&mut line));
+        let read =
+            File::open(&self.path).and_then(|file| BufReader::new(file).read_line(&mut line));
         read.map_err(|error| Error::io("read", &self.path, error))?;
         Ok(line)
     }

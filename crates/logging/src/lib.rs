@@ -38,6 +38,7 @@ mod terminal;
 pub use formats::csv::quote as quote_csv;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
+pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
 pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar};
 
