@@ -20,6 +20,7 @@ use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::AllDevices;
+use crescendo::logging::command_line;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
 use crescendo::training::loading::BuiltIn;
 use crescendo::training::recipe::BatchPolicyKind;
@@ -55,6 +56,12 @@ pub fn hint(text: &str) -> Result<(), Error> {
 pub fn list(all: &[BuiltIn]) -> Result<(), Error> {
     let width = all.iter().map(|one| one.name.len()).max().unwrap_or_default();
     all.iter().try_for_each(|one| say!("{:width$}  {}", one.name, one.title()))
+}
+
+/// The command line of this process, as a run records it.
+fn own_command_line() -> String {
+    let arguments = std::env::args_os().skip(1);
+    command_line(std::iter::once("crescendo".into()).chain(arguments))
 }
 
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.

@@ -10,7 +10,7 @@ use crescendo::training::validation::unused_keys;
 use crescendo::training::{Error, Recipe, Record, Run, Start};
 
 use super::unused_keys::unused_source;
-use super::{DataLocation, LoadedData, refuse_custom_policy};
+use super::{DataLocation, LoadedData, own_command_line, refuse_custom_policy};
 use crate::cli::TrainArgs;
 use crate::signals::StopRequest;
 
@@ -55,6 +55,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         devices: &args.compute.devices(),
     };
     let mut run = Run::create_first(folders, &start)?;
+    run.set_command(&own_command_line())?;
     note.into_iter().for_each(|note| run.note(note));
     let keys = Recipe::set_keys(&args.recipe, &changes)?;
     warn_of_unused_keys(&mut run, &keys, args, &data);

@@ -40,6 +40,7 @@ pub use formats::tables::best_accuracy;
 pub use messages::display_seconds;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
+pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
 pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar};
 

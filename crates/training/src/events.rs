@@ -166,6 +166,8 @@ pub struct Epoch {
     pub validation_loss: Option<f64>,
     /// The accuracy on the validation images, from 0 to 1, if they were evaluated.
     pub validation_accuracy: Option<f64>,
+    /// The mean loss over the test set, if it was evaluated.
+    pub test_loss: Option<f64>,
     /// The accuracy on the test set, from 0 to 1, if it was evaluated.
     pub test_accuracy: Option<f64>,
     /// The gradient noise scale in images, if it is known.

@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crescendo::logging::best_accuracy;
 use crescendo::network::DeviceKind;
@@ -30,7 +29,8 @@ pub struct ListedRun {
     /// The highest accuracy after any epoch, and on which images.
     pub accuracy: Option<(EvaluatedSplit, f64)>,
     pub device: DeviceKind,
-    pub began: Option<SystemTime>,
+    /// When it was created, in UTC; empty if that is not known.
+    pub created: String,
     /// What it is of a comparison.
     pub arm: Option<ArmOf>,
 }
@@ -113,7 +113,7 @@ fn entry(folder: &Path) -> Option<Entry> {
 /// A run; if it cannot be read, the standard error says so.
 fn read(folder: &Path, arm: Option<ArmOf>) -> Option<ListedRun> {
     let read = Overview::read(folder).and_then(|run| Ok((run, best_accuracy(folder)?)));
-    let (Overview { record, progress, in_training, .. }, accuracy) = match read {
+    let (Overview { record, progress, created, in_training, .. }, accuracy) = match read {
         Ok(read) => read,
         Err(error) => {
             note(format_args!("skipped: {error}"));
@@ -126,8 +126,6 @@ fn read(folder: &Path, arm: Option<ArmOf>) -> Option<ListedRun> {
         (.., 0) => State::New,
         _ => State::Stopped,
     };
-    // A run's folder begins with it.
-    let began = fs::metadata(folder.join("recipe.toml")).and_then(|file| file.modified()).ok();
     Some(ListedRun {
         folder: folder.to_owned(),
         name: name(folder),
@@ -136,7 +134,7 @@ fn read(folder: &Path, arm: Option<ArmOf>) -> Option<ListedRun> {
         progress,
         accuracy,
         device: record.recipe.engine.device,
-        began,
+        created,
         arm,
     })
 }
@@ -199,7 +197,7 @@ pub fn sort(entries: &mut [Entry], order: RunOrder) {
     entries.sort_by(|a, b| a.name().cmp(b.name()));
     let best = |entry: &Entry| entry.runs().iter().map(accuracy).fold(-1.0, f64::max);
     let least = |entry: &Entry| entry.runs().iter().map(seconds).fold(f64::INFINITY, f64::min);
-    let newest = |entry: &Entry| entry.runs().iter().filter_map(|run| run.began).max();
+    let newest = |entry: &Entry| entry.runs().iter().map(|run| &run.created).max().cloned();
     match order {
         RunOrder::Date => entries.sort_by_key(|entry| Reverse(newest(entry))),
         RunOrder::Accuracy => entries.sort_by(|a, b| best(b).total_cmp(&best(a))),

@@ -1,6 +1,5 @@
 //! `crescendo runs`.
 
-mod date;
 mod list;
 
 use std::path::Path;
@@ -9,7 +8,6 @@ use crescendo::logging::display_seconds;
 use crescendo::training::Error;
 use serde_json::{Value, json};
 
-use self::date::utc;
 use self::list::{Entry, ListedRun, State, find, sort};
 use super::{print, say};
 use crate::cli::RunsArgs;
@@ -52,15 +50,16 @@ fn to_json(run: &ListedRun, comparison: Option<&str>) -> Value {
         "test_accuracy": progress.test_accuracy,
         "seconds": progress.total_seconds(),
         "device": run.device.name(),
-        "began": run.began.map(utc),
+        "created": (!run.created.is_empty()).then_some(&run.created),
         "comparison": in_comparison,
     })
 }
 
 /// A line for each run, those of a comparison below its name.
 fn table(entries: &[Entry]) -> String {
-    let mut rows =
-        vec![["run", "state", "best accuracy", "time", "device", "began (UTC)"].map(String::from)];
+    let mut rows = vec![
+        ["run", "state", "best accuracy", "time", "device", "created (UTC)"].map(String::from),
+    ];
     for entry in entries {
         let mut indent = "";
         if let Some(name) = entry.comparison() {
@@ -96,8 +95,16 @@ fn row(run: &ListedRun, indent: &str) -> [String; 6] {
         accuracy.unwrap_or_else(|| "-".into()),
         display_seconds(run.progress.total_seconds()),
         run.device.name().to_owned(),
-        run.began.map_or_else(|| "-".into(), |began| utc(began).replace('T', " ").replace('Z', "")),
+        created(&run.created),
     ]
+}
+
+/// A moment as people read it, to the minute.
+fn created(moment: &str) -> String {
+    match moment.get(..16) {
+        Some(minute) => minute.replace('T', " "),
+        None => "-".into(),
+    }
 }
 
 fn state(run: &ListedRun) -> String {

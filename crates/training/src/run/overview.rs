@@ -5,8 +5,8 @@ use std::path::Path;
 use crescendo_data::file_system::is_locked;
 
 use super::{Progress, saved_state};
-use crate::Error;
 use crate::record::{Record, read_record};
+use crate::{Error, RunFacts};
 
 /// A run as its folder says, read quickly from its small files and without locking it.
 ///
@@ -36,6 +36,9 @@ pub struct Overview {
     pub record: Record,
     /// How far it was when its state was last saved.
     pub progress: Progress,
+    /// When it was created, in UTC: `2026-11-27T09:30:05Z`. Of a run of an earlier version, when its recipe was last
+    /// written; empty if that is not known.
+    pub created: String,
     /// Whether a program has opened it, to train it.
     pub in_training: bool,
 }
@@ -50,6 +53,6 @@ impl Overview {
         let progress = saved_state::read_progress(folder)?;
         let lock = super::lock_path(folder);
         let in_training = is_locked(&lock).map_err(|error| Error::io("lock", &lock, error))?;
-        Ok(Overview { record, progress, in_training })
+        Ok(Overview { record, progress, created: RunFacts::created(folder), in_training })
     }
 }

@@ -11,7 +11,7 @@ use super::{Progress, Run};
 use crate::events::Marks;
 use crate::policy::{PolicyState, SoFar};
 use crate::record::{self, Record};
-use crate::tensors::{self, Metadata, TensorFile};
+use crate::tensors::{self, Metadata, PartOfFile, TensorFile};
 use crate::{Error, version};
 
 /// What to do about a state that cannot be read.
@@ -129,16 +129,17 @@ pub(super) fn read(folder: &Path, record: &Record) -> Result<SavedState, Error> 
 
 /// How far the run was at the last save.
 pub(super) fn read_progress(folder: &Path) -> Result<Progress, Error> {
-    let mut path = path(folder);
-    let mut metadata = tensors::read_metadata(&path);
-    if let Err(Error::Io { source, .. }) = &metadata
-        && source.kind() == ErrorKind::NotFound
-    {
-        // A save can be under way.
-        path = previous_path(folder);
-        metadata = tensors::read_metadata(&path);
+    let read = |path: PathBuf| {
+        let progress = PartOfFile::open(&path)?.json("progress")?;
+        checked(&path, progress)
+    };
+    match read(path(folder)) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            // A save can be under way.
+            read(previous_path(folder))
+        }
+        progress => progress,
     }
-    checked(&path, tensors::metadata_json(&path, &metadata?, "progress")?)
 }
 
 fn checked(path: &Path, progress: Progress) -> Result<Progress, Error> {
