@@ -194,7 +194,7 @@ fn the_plan_of_the_report_recipe_has_known_numbers() {
     }
     assert!(table.starts_with("parameters "), "the summary comes first: {table}");
     assert!(!table.contains("time on this machine") && table.lines().count() < 40, "{table}");
-    let block = "stack_layers.2.blocks.0   3 Convolution         256x8x8";
+    let block = "\nstack_layers.2.blocks.0  3 Convolution  256x8x8          919808    58720256\n";
     assert!(table.contains(block) && !table.contains("blocks.0.conv1"), "{table}");
     let all = place.run("plan report --layers");
     assert!(all.contains("\noutput_layer.fc1 ") && all.contains(".blocks.0.conv1 "), "{all}");
@@ -227,7 +227,7 @@ fn a_plan_measures_the_time_if_it_is_asked_to() {
     let table = place.run(&format!("{small} --measure --set batch.policy=plateau"));
     assert!(table.contains("\ntime on this machine      at most about "), "{table}");
     assert!(
-        table.contains("updates                   known only by training: 14 epochs"),
+        table.contains("updates                   depend on training, in 14 epochs"),
         "{table}"
     );
     place.refuse(2, "plan quick --measure --steps");
@@ -245,7 +245,7 @@ fn a_plan_takes_the_size_and_the_classes_of_data() {
         }
     }
     let table = place.run("plan quick --data own --test-split 0.25");
-    assert!(table.contains("training images           45 of own, 3 classes"), "{table}");
+    assert!(table.contains("training images           45 of the folder own, 3 classes"), "{table}");
     let layers = json(&place, "plan quick --data own --test-split 0.25 --json")["layers"].clone();
     assert_eq!(layers.as_array().unwrap().last().unwrap()["output"], "3");
     let as_trained = json(&place, "plan quick --data shapes:130,10 --json");
@@ -254,7 +254,7 @@ fn a_plan_takes_the_size_and_the_classes_of_data() {
     place.refuse_saying(1, "plan quick --data nowhere", &["nowhere"]);
     // What training would refuse.
     let four = "plan quick --data own --set network.classes=4";
-    place.refuse_saying(1, four, &["own has 3 classes, but network.classes is 4"]);
+    place.refuse_saying(1, four, &["the folder own has 3 classes, but network.classes is 4"]);
 }
 
 #[test]

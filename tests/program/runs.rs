@@ -176,7 +176,7 @@ fn what_is_no_run_is_left_out_and_named() {
     let skipped = text(&output.stderr);
     assert_eq!(skipped.lines().count(), 4, "{skipped}");
     for (line, part) in
-        skipped.lines().zip(["cut/state", "edited/recipe", "notes is not", "table/epochs"])
+        skipped.lines().zip(["cut/state", "edited/recipe", "notes: is not", "table/epochs"])
     {
         assert!(line.starts_with("skipped: ./") && line.contains(part), "{line}");
     }

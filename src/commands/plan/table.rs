@@ -23,7 +23,7 @@ fn summary(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
     let most = plan.phases.iter().map(|planned| planned.bytes).max().unwrap_or_default();
     let updates = match plan.length() {
         Some(length) => format!("{} in {} epochs", length.updates, length.epochs),
-        None => format!("known only by training: {} epochs", recipe.train.epochs),
+        None => format!("depend on training, in {} epochs", recipe.train.epochs),
     };
     let mut lines = vec![
         ("parameters", graph.parameter_count().to_string()),
@@ -37,7 +37,8 @@ fn summary(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
     if let Some(speed) = &plan.speed {
         let most = if plan.length().is_some() { "about" } else { "at most about" };
         let (seconds, rate) = (display_seconds(speed.seconds(plan)), speed.images_per_second(plan));
-        let time = format!("{most} {seconds} of training at {rate:.0} images/s, measured");
+        let decimals = if rate < 100.0 { 1 } else { 0 };
+        let time = format!("{most} {seconds} of training at {rate:.decimals$} images/s, measured");
         lines.push(("time on this machine", time));
     }
     lines
