@@ -27,6 +27,7 @@
 //! ```
 
 mod append_log;
+mod comparison_table;
 mod formats;
 mod messages;
 pub mod report;
@@ -35,6 +36,7 @@ mod shell;
 mod tensorboard;
 mod terminal;
 
+pub use comparison_table::ComparisonTable;
 pub use formats::csv::quote as quote_csv;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
