@@ -51,7 +51,10 @@ fn check_labels(svg: &str) {
         let inside = one[0] >= 0.0 && one[1] >= 0.0 && one[2] <= width && one[3] <= height;
         assert!(inside, "{words} leaves the picture: {one:?} in {width} x {height}");
         for (others, other) in &texts[index + 1..] {
-            let apart = one[2] <= other[0] || other[2] <= one[0] || one[3] <= other[1] || other[3] <= one[1];
+            let apart = one[2] <= other[0]
+                || other[2] <= one[0]
+                || one[3] <= other[1]
+                || other[3] <= one[1];
             assert!(apart, "{words} overlaps {others}: {one:?}, {other:?}");
         }
     }

@@ -114,7 +114,8 @@ impl ComparisonTable {
             }
             for row in std::iter::once(&self.header).chain(&self.rows) {
                 let shown = std::iter::once(0).chain(first..next);
-                let cells = shown.map(|at| format!("{:<width$}", row[at], width = widths[at] + GAP));
+                let cells =
+                    shown.map(|at| format!("{:<width$}", row[at], width = widths[at] + GAP));
                 text += cells.collect::<String>().trim_end();
                 text.push('\n');
             }
@@ -153,7 +154,8 @@ fn caption(record: &ComparisonRecord) -> String {
 
 fn cells(arm: &ArmResults) -> Vec<String> {
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
-    let mean = |of: fn(&Row) -> f64, format: fn(f64) -> String| or_nothing(arm.mean(of).map(format));
+    let mean =
+        |of: fn(&Row) -> f64, format: fn(f64) -> String| or_nothing(arm.mean(of).map(format));
     let [running, precise] =
         [BatchNormStatistics::Running, BatchNormStatistics::Precise].map(|statistics| {
             let difference = arm.difference(statistics);

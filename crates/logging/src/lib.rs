@@ -42,7 +42,9 @@ pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
-pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar};
+pub use terminal::{
+    ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar, terminal_columns,
+};
 
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};

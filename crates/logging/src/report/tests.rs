@@ -75,7 +75,7 @@ fn read(place: &TempDir) -> RunData {
 
 /// Checks that every element is closed, nothing is loaded from elsewhere, and there are no scripts.
 #[track_caller]
-fn check(report: &str) {
+pub fn check(report: &str) {
     assert!(report.starts_with(html::MARKER));
     let lower = report.to_lowercase();
     for word in
@@ -89,7 +89,10 @@ fn check(report: &str) {
     for (at, _) in lower.match_indices(" href=\"") {
         let link = lower[at + " href=\"".len()..].split('"').next().unwrap();
         let is_file = link.ends_with(".csv") || link.ends_with(".safetensors");
-        let is_file = is_file || link.ends_with("log.txt") || link.ends_with("results.svg");
+        let is_file = is_file
+            || link.ends_with("log.txt")
+            || link.ends_with("results.svg")
+            || link.ends_with("report.html");
         assert!(link.starts_with("data:") || is_file && !link.contains(':'), "{link}");
     }
     assert!(!lower.contains("src='") && !lower.contains("nan") && !lower.contains("inf\""));

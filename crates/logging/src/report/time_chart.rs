@@ -52,9 +52,11 @@ pub fn accuracy_over_time(
     let (across, up) = (Axis::doubling(1.0, &minutes), Axis::percent(lowest, highest + 0.01));
     let (legend, top) = legend(curves);
     // The name of the line has the right border for itself.
-    let label = marked.map(|(name, accuracy)| [name.to_owned(), format!("{:.2} %", 100.0 * accuracy)]);
+    let label =
+        marked.map(|(name, accuracy)| [name.to_owned(), format!("{:.2} %", 100.0 * accuracy)]);
     let label = label.unwrap_or_default();
-    let right = WIDTH - label.iter().map(|line| text_width(line)).fold(0.0, f64::max) - 2.0 * BORDER;
+    let right =
+        WIDTH - label.iter().map(|line| text_width(line)).fold(0.0, f64::max) - 2.0 * BORDER;
     let x = |minutes: f64| LEFT + (right - LEFT) * across.position(minutes);
     let y = |accuracy: f64| BOTTOM - (BOTTOM - top) * up.position(accuracy);
 
@@ -79,7 +81,12 @@ pub fn accuracy_over_time(
         let _ = writeln!(svg, "<path class=\"grid\" d=\"M{x:.1} {top:.1}V{BOTTOM}\"/>");
         svg += &text("soft middle", x, BOTTOM + 26.0, label);
     }
-    svg += &text("soft middle", (LEFT + right) / 2.0, BOTTOM + 56.0, &format!("minutes of training, {of}"));
+    svg += &text(
+        "soft middle",
+        (LEFT + right) / 2.0,
+        BOTTOM + 56.0,
+        &format!("minutes of training, {of}"),
+    );
     if let Some((_, accuracy)) = marked {
         let y = y(accuracy);
         let _ = writeln!(svg, "<path class=\"zero\" d=\"M{LEFT} {y:.1}H{right:.1}\"/>");

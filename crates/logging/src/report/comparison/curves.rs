@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::chart::{Join, Panel, Series};
 use super::super::panels::{
-    ACCURACY, BATCH, Column, LOSS, PAPER, Quantity, RATE, colour, last_epoch, paper_series,
+    ACCURACY, BATCH, Column, LOSS, Quantity, RATE, colour, last_epoch, paper_series,
 };
 use super::super::paper;
 use super::super::run_data::RunData;

@@ -149,7 +149,11 @@ fn drawing(groups: &[Group], layout: Layout, top: f64) -> (String, f64) {
         let bottom = y + group.arms.len() as f64 * (above + 2.0 * MARKS + GAP);
         for (tick, _) in &axis.ticks {
             let class = if *tick == 0.0 { "zero" } else { "grid" };
-            let _ = writeln!(svg, "<path class=\"{class}\" d=\"M{:.1} {y:.1}V{bottom:.1}\"/>", at(*tick));
+            let _ = writeln!(
+                svg,
+                "<path class=\"{class}\" d=\"M{:.1} {y:.1}V{bottom:.1}\"/>",
+                at(*tick)
+            );
         }
         for arm in &group.arms {
             y += GAP / 2.0 + above;

@@ -81,6 +81,11 @@ impl ComparisonData {
         self.page = page.to_owned();
     }
 
+    /// The comparison's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The outcome as a table.
     pub fn table(&self) -> ComparisonTable {
         ComparisonTable::new(&self.record, &self.results)

@@ -114,8 +114,16 @@ fn outcome(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
                 }
                 _ => escape(cell).into_owned(),
             };
-            let empty = if arm.is_base() && AGAINST_BASE.contains(&column) { " class=\"none\"" } else { "" };
-            let _ = write!(html, "<td role=\"cell\" data-name=\"{}\"{empty}>{shown}</td>", escape(name));
+            let empty = if arm.is_base() && AGAINST_BASE.contains(&column) {
+                " class=\"none\""
+            } else {
+                ""
+            };
+            let _ = write!(
+                html,
+                "<td role=\"cell\" data-name=\"{}\"{empty}>{shown}</td>",
+                escape(name)
+            );
         }
         html += "</tr>\n";
     }
@@ -136,15 +144,18 @@ fn mean_curves(comparison: &ComparisonData) -> String {
     }
     let mut html = String::from("<section>\n<h2>Curves</h2>\n<p class=\"note\">");
     if record.seeds.len() > 1 {
-        html += "Lines: mean over an arm’s seeds. Bands: from the lowest to the highest of its seeds. ";
+        html +=
+            "Lines: mean over an arm’s seeds. Bands: from the lowest to the highest of its seeds. ";
     }
     if runs.iter().any(|run| run.follows_paper) {
         html += "Grey, dotted: the numbers of the paper that the recipe follows. ";
     }
     html += "Training loss is measured on augmented images while the weights still change.</p>\n";
     let shown = |group: &usize| runs.iter().any(|run| run.group == *group);
-    let mut entries: Vec<(String, &str)> =
-        (0..arms.len()).filter(shown).map(|group| (panels::colour(group), &arms[group][..])).collect();
+    let mut entries: Vec<(String, &str)> = (0..arms.len())
+        .filter(shown)
+        .map(|group| (panels::colour(group), &arms[group][..]))
+        .collect();
     if runs.iter().any(|run| run.follows_paper) {
         entries.push((panels::PAPER.to_owned(), "paper"));
     }
@@ -178,7 +189,8 @@ fn settings(comparison: &ComparisonData) -> String {
 
 /// The results of single runs, with links to the reports that are there.
 fn single_runs(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
-    let rows: Vec<_> = arms.iter().flat_map(|arm| arm.rows.iter().map(|row| (arm.name, *row))).collect();
+    let rows: Vec<_> =
+        arms.iter().flat_map(|arm| arm.rows.iter().map(|row| (arm.name, *row))).collect();
     if rows.is_empty() {
         return String::new();
     }
@@ -200,8 +212,7 @@ fn single_runs(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
             format!("{} in {}", row.device.name(), row.precision.name()),
         ]
     });
-    let header =
-        ["run", "accuracy, %", "precise BN, %", "train loss", "updates", "time", "device"];
+    let header = ["run", "accuracy, %", "precise BN, %", "train loss", "updates", "time", "device"];
     let word = if rows.len() == 1 { "run" } else { "runs" };
     format!(
         "<section>\n<h2>Single runs</h2>\n<details>\n<summary>{} finished {word}</summary>\n{}</details>\n</section>\n",

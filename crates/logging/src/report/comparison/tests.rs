@@ -6,8 +6,8 @@ use std::path::Path;
 use crescendo_training::{Recipe, Run, Start};
 use tempfile::TempDir;
 
-use super::super::tests::check;
 use super::super::forest_plot;
+use super::super::tests::check;
 use super::*;
 use crate::comparison_table::tests::known;
 
@@ -102,7 +102,11 @@ fn a_new_comparison_and_one_without_a_question_have_pages() {
     check(&page);
     assert!(page.contains("<h1>width</h1>") && page.contains("0 of 9 runs are finished."));
     assert!(!page.contains("<svg") && !page.contains("Source:"));
-    check(&forest_plot(&[read(&place)]).replacen("<svg", &format!("{}<svg", super::super::html::MARKER), 1));
+    check(&forest_plot(&[read(&place)]).replacen(
+        "<svg",
+        &format!("{}<svg", super::super::html::MARKER),
+        1,
+    ));
 }
 
 #[test]
@@ -129,6 +133,8 @@ fn a_forest_plot_has_the_intervals_worked_out_by_hand() {
     let unit = (to - from) / (2.0 * 2.4842);
     assert!((from - (zero - 4.4842 * unit)).abs() < 0.2, "{from} {to} {zero}");
     assert!((to - (zero + 0.4842 * unit)).abs() < 0.2, "{from} {to} {zero}");
-    let mean = numbers(svg.split("stroke-linecap=\"round\" d=\"").nth(2).unwrap().split("/>").next().unwrap());
+    let mean = numbers(
+        svg.split("stroke-linecap=\"round\" d=\"").nth(2).unwrap().split("/>").next().unwrap(),
+    );
     assert!((mean[0] - (zero - 2.0 * unit)).abs() < 0.2, "{mean:?} {zero}");
 }
