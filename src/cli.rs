@@ -244,7 +244,7 @@ pub struct PredictArgs {
 Example: draw the curves of two runs in the same figures
   crescendo report runs/report-1 runs/original-1 --out both.html")]
 pub struct ReportArgs {
-    /// Run folders; for a single run, its report.html is written again
+    /// Run folders, or the folder of a comparison; of a single one, its report.html is written again
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The file to write; an existing file is replaced only if it is a report

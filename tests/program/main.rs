@@ -20,6 +20,7 @@ mod library;
 mod new_data;
 mod output;
 mod own_data;
+mod pictures;
 mod policies;
 mod predict;
 mod pytorch;
