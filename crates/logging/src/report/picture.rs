@@ -71,23 +71,22 @@ pub fn picture(run: &RunData) -> Option<String> {
     Some(svg + "</svg>\n")
 }
 
-/// A panel's title, and on the right its legend.
+/// A panel's title, and beside it its legend.
 fn heading(panel: &Panel, y: f64) -> String {
     let mut svg =
         format!("<text class=\"name\" x=\"{LEFT}\" y=\"{y}\">{}</text>\n", escape(panel.title));
+    let mut x = LEFT + 120.0;
     if panel.axis.is_logarithmic() {
-        let x = LEFT + 70.0;
         let _ = writeln!(svg, "<text class=\"soft\" x=\"{x}\" y=\"{y}\">log scale</text>");
+        x += 110.0;
     }
-    let mut x = LEFT + WIDTH;
-    for series in &panel.series {
+    for series in panel.series.iter().rev() {
         let (class, name) = (escape(&series.class), escape(&series.name));
-        let _ = writeln!(svg, "<text class=\"end\" x=\"{x}\" y=\"{y}\">{name}</text>");
+        let (line, text) = (y - 6.0, x + 36.0);
+        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{x} {line}h28\"/>");
+        let _ = writeln!(svg, "<text x=\"{text}\" y=\"{y}\">{name}</text>");
         // Letters of this size are hardly wider.
-        let width = 10.0 * series.name.chars().count() as f64;
-        let (to, line) = (x - width - 8.0, y - 6.0);
-        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{} {line}H{to}\"/>", to - 28.0);
-        x = to - 28.0 - 28.0;
+        x = text + 10.0 * series.name.chars().count() as f64 + 20.0;
     }
     svg
 }
@@ -132,7 +131,7 @@ path { fill: none; }
 .mark.other { stroke-dasharray: 1 4; }
 .line.paper { stroke-width: 1.5; stroke-dasharray: 2 5; }
 .c0 { stroke: #1f63c4; }
-.c1 { stroke: #cc5a0c; }
+.c1 { stroke: #b8500a; }
 .c2 { stroke: #0d7f56; }
 .paper { stroke: #8b949d; }
 @media (prefers-color-scheme: dark) {

@@ -130,7 +130,10 @@ fn facts(run: &RunData) -> Vec<(&'static str, String)> {
         facts.push(("Files", files));
     }
     if let Some(command) = run.facts.as_ref().and_then(|facts| facts.command.as_ref()) {
-        facts.push(("Command", format!("<code>{}</code>", escape(command))));
+        // Lines break between words only, not after the hyphens of options.
+        let words = command.split(' ').map(|word| format!("<span>{}</span>", escape(word)));
+        let words = words.collect::<Vec<_>>().join(" ");
+        facts.push(("Command", format!("<code>{words}</code>")));
     }
     facts
 }
