@@ -75,7 +75,7 @@ fn read(place: &TempDir) -> RunData {
 
 /// Checks that nothing is loaded from elsewhere, there are no scripts, and every element is closed.
 #[track_caller]
-fn check(report: &str) {
+pub fn check(report: &str) {
     assert!(report.starts_with(html::MARKER));
     let lower = report.to_lowercase();
     for word in
@@ -89,7 +89,10 @@ fn check(report: &str) {
     for (at, _) in lower.match_indices(" href=\"") {
         let link = lower[at + " href=\"".len()..].split('"').next().unwrap();
         let is_file = link.ends_with(".csv") || link.ends_with(".safetensors");
-        let is_file = is_file || link.ends_with("log.txt") || link.ends_with("results.svg");
+        let is_file = is_file
+            || link.ends_with("log.txt")
+            || link.ends_with("results.svg")
+            || link.ends_with("report.html");
         assert!(link.starts_with("data:") || is_file && !link.contains(':'), "{link}");
     }
     // Images may have any letters.
@@ -178,6 +181,32 @@ fn the_head_says_what_the_run_is_and_links_its_files() {
     let mut run = read(&place);
     run.link_from(&place.path().join("all.html"));
     assert!(render(&[run]).contains("<a href=\"run/epochs.csv\">"));
+}
+
+#[test]
+fn a_run_that_stopped_early_is_finished() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("run");
+    let data = crescendo_data::shapes::generate(0, 60, 20);
+    // The accuracy of a network that hardly learns stays the same.
+    let changes = [
+        "train.epochs=9",
+        "network.widths=[4, 4, 4]",
+        "data.validation=20",
+        "train.evaluate_every=1",
+        "train.stop_after=1",
+        "optimizer.learning_rate=1e-9",
+        "batch.steps=[[1, 20]]",
+    ];
+    let recipe = Recipe::load("quick", &changes).unwrap();
+    let mut run = Run::create(&folder, &Start::new(&recipe, &data, &CpuDevices)).unwrap();
+    let mut observer = crate::RunFolderLogger::default();
+    run.train(&CpuDevices, &data, &mut observer, &false.into()).unwrap();
+    let report = fs::read_to_string(folder.join(FILE_NAME)).unwrap();
+    check(&report);
+    assert!(report.contains("run · finished</p>") && !report.contains("<dd>9 of 9</dd>"));
+    assert!(report.contains("The program that made this run resumes it"));
+    assert_eq!(report, render(&[RunData::read(&folder).unwrap()]));
 }
 
 #[test]
