@@ -27,6 +27,7 @@ mod pytorch;
 mod readme;
 mod report;
 mod resume;
+mod runs;
 mod tensorboard;
 mod tls;
 mod train;

@@ -38,6 +38,8 @@ mod terminal;
 
 pub use comparison_table::ComparisonTable;
 pub use formats::csv::quote as quote_csv;
+pub use formats::tables::best_accuracy;
+pub use messages::display_seconds;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use shell::command_line;

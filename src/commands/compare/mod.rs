@@ -15,12 +15,19 @@ use serde_json::json;
 use self::arm_run::{Context, branches, choose_devices, unfinished};
 use self::json::to_json;
 use super::unused_keys::{unused_source, warn};
-use super::{DataLocation, LoadedData, refuse_custom_policy, say};
+use super::{DataLocation, LoadedData, hint, list, print, refuse_custom_policy, say};
 use crate::cli::CompareArgs;
 use crate::signals::StopRequest;
 
 pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
-    let Some(name) = &args.comparison else { return list().map(|()| ExitCode::SUCCESS) };
+    let Some(name) = &args.comparison else {
+        list(BUILT_IN)?;
+        hint("`crescendo compare NAME --show` prints a comparison's file, which says more.")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if args.show {
+        return print(format_args!("{}", Comparison::text(name)?)).map(|()| ExitCode::SUCCESS);
+    }
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
@@ -113,13 +120,6 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         say!("Report: {}", folder.join(report::FILE_NAME).display())?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn list() -> Result<(), Error> {
-    for comparison in BUILT_IN {
-        say!("{}\n    {}", comparison.name, comparison.summary())?;
-    }
-    Ok(())
 }
 
 /// Writes the comparison's table, page and picture into its folder.

@@ -37,8 +37,8 @@ impl ConsoleProgress {
         let whole = if self.bar_only { "this run" } else { "all" };
         let bar = self.bar(Phase::Epoch(step.epoch), step.epoch_images);
         let prefix = format!("Epoch {}/{}", step.epoch, step.epochs);
+        bar.set_prefix(prefix.clone());
         bar.set_message(step_numbers(step, &prefix, terminal_columns(), whole));
-        bar.set_prefix(prefix);
         bar.set_position(step.images as u64);
     }
 

@@ -160,26 +160,39 @@ fn default_bn_images() -> usize {
     10_000
 }
 
+/// The built-in comparison of this name.
+fn find(name: &str) -> Option<&'static BuiltIn> {
+    BUILT_IN.iter().find(|comparison| comparison.name == name)
+}
+
 impl Comparison {
+    /// The file of the built-in comparison of this name, or the one at this path.
+    ///
+    /// # Errors
+    /// If there is no such comparison, or the file cannot be read.
+    pub fn text(name_or_path: &str) -> Result<String, Error> {
+        let path = Path::new(name_or_path);
+        match find(name_or_path) {
+            Some(comparison) => Ok(comparison.text.to_owned()),
+            None if path.is_file() => text_file::read(path),
+            None => {
+                let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
+                Err(Error::Recipe(format!(
+                    "there is no comparison {name_or_path}: give the path of a TOML file, or one of {}",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
     /// The built-in comparison of this name, or the comparison in the file of this path, with `changes` of
     /// the form `section.key=value` to every arm.
     ///
     /// # Errors
     /// If there is no such comparison, or it is invalid.
     pub fn load<S: AsRef<str>>(name_or_path: &str, changes: &[S]) -> Result<Self, Error> {
-        let built_in = BUILT_IN.iter().find(|comparison| comparison.name == name_or_path);
+        let (built_in, text) = (find(name_or_path), Self::text(name_or_path)?);
         let path = Path::new(name_or_path);
-        let text = match built_in {
-            Some(comparison) => comparison.text.to_owned(),
-            None if path.is_file() => text_file::read(path)?,
-            None => {
-                let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
-                return Err(Error::Recipe(format!(
-                    "there is no comparison {name_or_path}: give the path of a TOML file, or one of {}",
-                    names.join(", ")
-                )));
-            }
-        };
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = built_in.map_or(name, |comparison| comparison.name.to_owned());
         let wrong = |problem: String| Error::Recipe(format!("{name_or_path}: {problem}"));
