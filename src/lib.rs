@@ -19,14 +19,7 @@
 //! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 //! # let folder = tempfile::tempdir().unwrap();
 //! let folder = folder.path().join("first");
-//! let start = Start {
-//!     recipe: &recipe,
-//!     recipe_name: "quick",
-//!     data: &data,
-//!     data_location: "shapes:100,50",
-//!     init: None,
-//!     devices: devices(),
-//! };
+//! let start = Start::new(&recipe, &data, devices());
 //! let mut run = Run::create(&folder, &start)?;
 //! run.train(devices(), &data, &mut (), &false.into())?;
 //!

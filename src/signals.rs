@@ -42,7 +42,7 @@ impl StopRequest {
     pub fn exit_code(&self, outcome: Outcome) -> ExitCode {
         match outcome {
             Outcome::Interrupted => ExitCode::from(self.code.load(Ordering::Relaxed)),
-            Outcome::Finished | Outcome::AlreadyFinished => ExitCode::SUCCESS,
+            _ => ExitCode::SUCCESS,
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, ImageFolder, ReadOptions, locate, open_with, shapes};
-use crescendo::training::Error;
 use crescendo::training::recipe::DataSource;
+use crescendo::training::{Error, Start};
 
 use super::note;
 use crate::cli::{DataSetArgs, SplitArgs};
@@ -68,6 +68,13 @@ impl DataLocation {
     }
 
     fn named(name: &str, options: ReadOptions) -> Result<LoadedData, Error> {
+        if name == Start::IN_MEMORY {
+            return Err(Error::Refused(
+                "the images of this run were arrays in memory, which only the program that made it has: name others \
+                 with --data"
+                    .into(),
+            ));
+        }
         if let Some(set) = shapes::parse(name) {
             return Ok(LoadedData { set: set?, location: name.to_owned() });
         }

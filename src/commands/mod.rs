@@ -19,7 +19,9 @@ use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::AllDevices;
+use crescendo::logging::command_line;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
+use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
 
 use self::data_set::{DataLocation, LoadedData};
@@ -43,9 +45,30 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
     }
 }
 
+/// The command line of this process, as a run records it.
+fn own_command_line() -> String {
+    let arguments = std::env::args_os().skip(1);
+    command_line(std::iter::once("crescendo".into()).chain(arguments))
+}
+
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.
 pub fn note(text: std::fmt::Arguments) {
     let _ = writeln!(stderr(), "{text}");
+}
+
+/// Refuses a recipe whose policy only the program that made it has.
+///
+/// # Errors
+/// If it is one.
+fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
+    if recipe.batch.policy != BatchPolicyKind::Custom {
+        return Ok(());
+    }
+    Err(Error::Recipe(
+        "batch.policy = custom is for programs that use Crescendo as a library and bring a rule of their own: choose \
+         another policy"
+            .into(),
+    ))
 }
 
 impl ViewArgs {

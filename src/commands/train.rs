@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use crescendo::data::ReadOptions;
 use crescendo::logging::{ConsoleProgress, ConsoleSummary, JsonEvents, Observers, RunFolderLogger};
 use crescendo::training::events::Observer;
-use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::validation::unused_keys;
 use crescendo::training::{Error, Recipe, Record, Run, Start};
 
 use super::unused_keys::unused_source;
-use super::{DataLocation, LoadedData};
+use super::{DataLocation, LoadedData, own_command_line, refuse_custom_policy};
 use crate::cli::TrainArgs;
 use crate::signals::StopRequest;
 
@@ -39,13 +38,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         changes.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::load(&args.recipe, &changes)?;
-    if recipe.batch.policy == BatchPolicyKind::Custom {
-        return Err(Error::Recipe(
-            "batch.policy = custom is for programs that use Crescendo as a library and bring a rule of their own: \
-             choose another policy"
-                .into(),
-        ));
-    }
+    refuse_custom_policy(&recipe)?;
     let location = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source);
     let data = location.load_with(recipe.data.read_options())?;
     let note = follow_data(&mut recipe, args, &changes, &data)?;
@@ -62,6 +55,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
         devices: &args.compute.devices(),
     };
     let mut run = Run::create_first(folders, &start)?;
+    run.set_command(&own_command_line())?;
     note.into_iter().for_each(|note| run.note(note));
     let keys = Recipe::set_keys(&args.recipe, &changes)?;
     warn_of_unused_keys(&mut run, &keys, args, &data);

@@ -92,6 +92,7 @@ pub enum Family {
 /// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ActivationKind {
     /// `x` where positive, `leaky_slope * x` elsewhere.
     LeakyRelu,
@@ -129,6 +130,7 @@ pub struct Norm {
 /// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum MomentumConvention {
     /// The new batch: `running = (1 - momentum) * running + momentum * batch`.
     Pytorch,
@@ -169,6 +171,7 @@ pub struct Head {
 /// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum HeadActivation {
     /// `1 / (1 + exp(-x))`.
     Sigmoid,

@@ -78,6 +78,9 @@ pub enum Event {
     Interrupted {
         /// Its folder.
         folder: PathBuf,
+        /// Whether only the program that trains it can resume it, because its policy or its data are that program's
+        /// own.
+        own: bool,
     },
     /// The run is done.
     Finished {
@@ -85,6 +88,8 @@ pub enum Event {
         folder: PathBuf,
         /// The accuracy on the test set, from 0 to 1; `None` if `train.final_evaluation` is off.
         test_accuracy: Option<f64>,
+        /// Its best weights by validation accuracy, or its last ones if there are no validation images.
+        weights: Option<PathBuf>,
         /// Whether the run was finished before, so that nothing was trained.
         already: bool,
     },
@@ -92,6 +97,7 @@ pub enum Event {
 
 /// The images of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EvaluatedSplit {
     /// The validation set.
     Validation,
@@ -160,6 +166,8 @@ pub struct Epoch {
     pub validation_loss: Option<f64>,
     /// The accuracy on the validation images, from 0 to 1, if they were evaluated.
     pub validation_accuracy: Option<f64>,
+    /// The mean loss over the test set, if it was evaluated.
+    pub test_loss: Option<f64>,
     /// The accuracy on the test set, from 0 to 1, if it was evaluated.
     pub test_accuracy: Option<f64>,
     /// The gradient noise scale in images, if it is known.

@@ -17,14 +17,7 @@
 //! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let folder = folder.path().join("run");
-//! let start = Start {
-//!     recipe: &recipe,
-//!     recipe_name: "quick",
-//!     data: &data,
-//!     data_location: "shapes:200,100",
-//!     init: None,
-//!     devices: &CpuDevices,
-//! };
+//! let start = Start::new(&recipe, &data, &CpuDevices);
 //! let mut run = Run::create(&folder, &start)?;
 //! assert_eq!(run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
 //!
@@ -43,6 +36,7 @@ pub mod comparison;
 mod error;
 mod evaluation;
 pub mod events;
+mod first_filters;
 #[cfg(test)]
 mod fuzz;
 mod graph;
@@ -55,6 +49,7 @@ pub mod policy;
 pub mod recipe;
 mod record;
 mod run;
+mod run_facts;
 mod tensors;
 mod text_file;
 mod trainer;
@@ -66,6 +61,7 @@ pub use best::BestEpoch;
 pub use calibration::CalibrationBin;
 pub use error::Error;
 pub use evaluation::{ClassScore, Evaluation, Misclassified, class_scores};
+pub use first_filters::FirstFilters;
 pub use graph::{graph, graph_for};
 pub use held_out::HeldOut;
 pub use loading::RecipeBuilder;
@@ -74,4 +70,5 @@ pub use model::{External, Model};
 pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};
 pub use run::{Progress, Run, Start, check, check_metrics, resolved};
+pub use run_facts::{RunFacts, TrainingSample, TrainingSamples};
 pub use trainer::Outcome;

@@ -15,6 +15,7 @@ use crescendo::training::{
 };
 
 use super::LoadedData;
+use crate::commands::own_command_line;
 
 /// An arm to be trained with one seed.
 pub struct ArmRun {
@@ -172,6 +173,7 @@ impl ArmRun {
             let choice = validation_choice(context.folder, comparison);
             Run::create_with([folder.clone()], &self.start(data, devices), choice)?
         };
+        run.set_command(&own_command_line())?;
         for &(epochs, branch) in branches {
             let to = branch.folder(context.folder);
             // A run that exists already is resumed in its own turn.

@@ -14,7 +14,7 @@ use serde_json::json;
 use self::arm_run::{Context, branches, choose_devices, unfinished};
 use self::table::{table, to_json};
 use super::unused_keys::{unused_source, warn};
-use super::{DataLocation, LoadedData, say};
+use super::{DataLocation, LoadedData, refuse_custom_policy, say};
 use crate::cli::CompareArgs;
 use crate::signals::StopRequest;
 
@@ -23,6 +23,10 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
+    for arm in &comparison.arms {
+        refuse_custom_policy(&arm.recipe)
+            .map_err(|error| Error::Recipe(format!("{name}: arm {}: {error}", arm.name)))?;
+    }
     if !args.seeds.is_empty() {
         let seeds = comparison.set_seeds(args.seeds.clone());
         seeds.map_err(|problem| Error::Recipe(format!("--seeds: {problem}")))?;

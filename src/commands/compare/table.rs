@@ -55,7 +55,7 @@ pub fn table(comparison: &Comparison, results: &Results) -> String {
 }
 
 fn accuracy(spread: Spread, seeds: usize) -> String {
-    let Spread { mean, deviation } = spread;
+    let Spread { mean, deviation, .. } = spread;
     match seeds {
         1 => format!("{:.2}", 100.0 * mean),
         _ => format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * deviation),
@@ -75,7 +75,7 @@ fn verdict(difference: &Difference) -> &'static str {
     match difference.verdict() {
         Verdict::Above => "better",
         Verdict::Below => "worse",
-        Verdict::Undecided => "undecided",
+        _ => "undecided",
     }
 }
 

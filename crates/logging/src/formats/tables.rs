@@ -11,7 +11,7 @@ use super::csv::{CsvRow, CsvTable, quote};
 /// The header of `epochs.csv`.
 pub const EPOCHS_HEADER: &str = "epoch,updates,batch_size,learning_rate,train_loss,test_accuracy,\
                                  seconds,images_per_second,validation_accuracy,train_accuracy,\
-                                 validation_loss,noise_scale\n";
+                                 validation_loss,noise_scale,test_loss\n";
 /// The header of `decisions.csv`.
 pub const DECISIONS_HEADER: &str = "epoch,updates,what,from,to,reason,metric,value,best,\
                                     epochs_without_improvement,noise_scale\n";
@@ -29,6 +29,7 @@ pub struct EpochRow {
     pub train_accuracy: Option<f64>,
     pub validation_loss: Option<f64>,
     pub validation_accuracy: Option<f64>,
+    pub test_loss: Option<f64>,
     pub test_accuracy: Option<f64>,
     pub noise_scale: Option<f64>,
     pub seconds: Option<f64>,
@@ -51,24 +52,25 @@ pub struct DecisionRow {
     pub noise_scale: Option<f64>,
 }
 
-/// A line of `epochs.csv`.
-pub fn epoch_line(epoch: &Epoch) -> String {
+/// A line of `epochs.csv` with this many columns, as its header has: a file of an earlier version keeps its own.
+pub fn epoch_line(epoch: &Epoch, columns: usize) -> String {
     let accuracy = |value: Option<f64>| cell(value, 4);
-    format!(
-        "{},{},{},{},{:.6},{},{:.3},{:.1},{},{:.4},{},{}\n",
-        epoch.epoch,
-        epoch.updates,
-        epoch.batch_size,
-        epoch.learning_rate,
-        epoch.train_loss,
+    let cells = [
+        epoch.epoch.to_string(),
+        epoch.updates.to_string(),
+        epoch.batch_size.to_string(),
+        epoch.learning_rate.to_string(),
+        format!("{:.6}", epoch.train_loss),
         accuracy(epoch.test_accuracy),
-        epoch.seconds,
-        epoch.images_per_second,
+        format!("{:.3}", epoch.seconds),
+        format!("{:.1}", epoch.images_per_second),
         accuracy(epoch.validation_accuracy),
-        epoch.train_accuracy,
+        format!("{:.4}", epoch.train_accuracy),
         cell(epoch.validation_loss, 6),
         cell(epoch.noise_scale, 1),
-    )
+        cell(epoch.test_loss, 6),
+    ];
+    format!("{}\n", cells[..columns.min(cells.len())].join(","))
 }
 
 /// A line of `decisions.csv`.
@@ -133,6 +135,7 @@ fn epoch_row(row: &CsvRow) -> Result<EpochRow, Error> {
         train_accuracy: row.number("train_accuracy")?,
         validation_loss: row.number("validation_loss")?,
         validation_accuracy: row.number("validation_accuracy")?,
+        test_loss: row.number("test_loss")?,
         test_accuracy: row.number("test_accuracy")?,
         noise_scale: row.number("noise_scale")?,
         seconds: row.number("seconds")?,

@@ -94,6 +94,7 @@ fn of_one(run: &RunData) -> Vec<Panel> {
     let lines = Join::Lines;
     let loss = vec![
         published("paper train", &paper::TRAIN_LOSS, Join::Dots),
+        ours("test", "c2", lines, |row| row.test_loss),
         ours("validation", "c1", lines, |row| row.validation_loss),
         ours("train", "c0", lines, |row| Some(row.train_loss)),
     ];

@@ -31,7 +31,7 @@ use super::print_line;
 ///   of `epoch_images`, `later_images` (of later epochs, converted to this epoch's image size by
 ///   their number of pixels), `seconds` of training in this epoch.
 /// - `epoch`: `epoch`, `updates`, `batch_size`, `learning_rate`, `train_loss`, `train_accuracy`,
-///   `validation_loss`, `validation_accuracy`, `test_accuracy`, `noise_scale`, `seconds`,
+///   `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, `noise_scale`, `seconds`,
 ///   `images_per_second`.
 /// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `loss`, `views` (views of
 ///   each image whose predictions were averaged), `classes` (their names), `confusion` (the
@@ -87,10 +87,10 @@ fn object(event: &Event) -> Option<Value> {
             "confusion": evaluation.confusion,
         }),
         Event::Checkpoint(path) => json!({ "event": "checkpoint", "file": path_text(path) }),
-        Event::Interrupted { folder } => {
+        Event::Interrupted { folder, .. } => {
             json!({ "event": "interrupted", "folder": path_text(folder) })
         }
-        Event::Finished { folder, test_accuracy, already } => json!({
+        Event::Finished { folder, test_accuracy, already, .. } => json!({
             "event": "finished",
             "folder": path_text(folder),
             "test_accuracy": test_accuracy,
@@ -108,7 +108,7 @@ fn decision_object(decision: &Decision) -> Value {
     };
     let number = |value: f64| match decision.what {
         DecisionKind::BatchSize | DecisionKind::ImageSize => json!(value as u64),
-        DecisionKind::LearningRate => json!(value),
+        _ => json!(value),
     };
     json!({
         "event": "decision",
@@ -152,6 +152,7 @@ fn epoch_object(epoch: &Epoch) -> Value {
         "train_accuracy": epoch.train_accuracy,
         "validation_loss": epoch.validation_loss,
         "validation_accuracy": epoch.validation_accuracy,
+        "test_loss": epoch.test_loss,
         "test_accuracy": epoch.test_accuracy,
         "noise_scale": epoch.noise_scale,
         "seconds": epoch.seconds,

@@ -78,6 +78,7 @@ built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth
 
 /// A comparison.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// Its built-in name, or the name of its file without the extension.
     pub name: String,

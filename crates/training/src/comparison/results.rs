@@ -40,6 +40,7 @@ pub struct Row {
 
 /// The two accuracies of a [`Row`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BatchNormStatistics {
     /// With the running statistics of BatchNorm.
     Running,

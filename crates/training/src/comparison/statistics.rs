@@ -2,6 +2,7 @@
 
 /// A mean and a standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Spread {
     /// The mean.
     pub mean: f64,
@@ -11,6 +12,7 @@ pub struct Spread {
 
 /// A mean of differences in pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Difference {
     /// The mean over the pairs.
     pub mean: f64,
@@ -20,6 +22,7 @@ pub struct Difference {
 
 /// Whether a difference is significant at the 5 % level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Significant: the whole confidence interval is above zero.
     Above,

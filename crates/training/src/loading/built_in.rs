@@ -1,6 +1,7 @@
 //! The recipes that are built into the program.
 
 /// A recipe, or a comparison of recipes, that is built into the program.
+#[non_exhaustive]
 pub struct BuiltIn {
     /// Its name.
     pub name: &'static str,
@@ -15,7 +16,7 @@ pub struct BuiltIn {
 /// ```
 /// use crescendo_training::loading::{BUILT_IN, BuiltIn};
 ///
-/// let BuiltIn { name, text } = BUILT_IN[0];
+/// let BuiltIn { name, text, .. } = BUILT_IN[0];
 /// assert_eq!(name, "report");
 /// assert!(text.contains("[optimizer]"));
 /// ```

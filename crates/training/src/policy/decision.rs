@@ -44,6 +44,7 @@ impl Decision {
 
 /// What a [`Decision`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DecisionKind {
     /// Images an update takes.
     BatchSize,

@@ -23,6 +23,7 @@ pub struct TrainingPhase {
 
 /// How long a phase of a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PhaseLength {
     /// Epochs; the last of them may be cut short by `train.max_steps`.
     pub epochs: u32,
@@ -40,12 +41,13 @@ pub struct PhaseLength {
 ///
 /// ```
 /// use crescendo_training::Recipe;
-/// use crescendo_training::policy::{PhaseLength, training_plan};
+/// use crescendo_training::policy::training_plan;
 ///
 /// let changes = ["batch.steps=[[1, 50], [3, 100]]", "train.epochs=4"];
 /// let phases = training_plan(&Recipe::load("quick", &changes)?, 1000);
 /// assert_eq!((phases[1].batch_size, phases[1].image_size), (100, 32));
-/// assert_eq!(phases[1].length, Some(PhaseLength { epochs: 2, updates: 20, images: 2000 }));
+/// let length = phases[1].length.unwrap();
+/// assert_eq!((length.epochs, length.updates, length.images), (2, 20, 2000));
 /// # Ok::<(), crescendo_training::Error>(())
 /// ```
 pub fn training_plan(recipe: &Recipe, images: usize) -> Vec<TrainingPhase> {

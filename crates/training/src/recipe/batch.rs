@@ -44,6 +44,7 @@ pub struct BatchConfig {
 /// Batch policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BatchPolicyKind {
     /// One size for the whole run.
     Fixed,
@@ -62,6 +63,7 @@ pub enum BatchPolicyKind {
 /// What the learning rate does when the batch grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Coupling {
     /// Nothing.
     Constant,
@@ -74,6 +76,7 @@ pub enum Coupling {
 /// What happens when the batch would grow beyond its maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum AfterMax {
     /// Nothing.
     Hold,

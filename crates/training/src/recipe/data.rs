@@ -57,6 +57,7 @@ pub enum DataSource {
     untagged,
     expecting = "true, false, or { padding = N, flip = true|false|\"alternate\", cutout = N }"
 )]
+#[non_exhaustive]
 pub enum AugmentConfig {
     /// `true`: random crops from within a border of 4 pixels, and random flips. `false`: nothing.
     Switch(bool),
@@ -86,6 +87,7 @@ fn is_zero(number: &usize) -> bool {
 /// Weights of classes in the training loss, which is divided by their sum over the batch's images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "\"none\", \"balanced\", or a list of numbers, one for each class")]
+#[non_exhaustive]
 pub enum ClassWeights {
     /// By a rule.
     Rule(ClassWeighting),
@@ -96,6 +98,7 @@ pub enum ClassWeights {
 /// A rule for the weights of classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ClassWeighting {
     /// All images count the same.
     None,
@@ -128,6 +131,7 @@ impl ClassWeights {
 /// See [`Normalization`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum NormalizeKind {
     /// By each image's own mean and standard deviation.
     PerImage,

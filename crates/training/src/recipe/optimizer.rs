@@ -34,6 +34,7 @@ pub struct OptimizerConfig {
 /// Averages of the weights along the way; evaluations and checkpoints use the average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WeightAverage {
     /// None.
     None,
@@ -48,6 +49,7 @@ pub enum WeightAverage {
 /// Optimizers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OptimizerKind {
     /// Stochastic gradient descent with momentum.
     Sgd,
@@ -60,6 +62,7 @@ pub enum OptimizerKind {
 /// What a learning rate refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LearningRatePer {
     /// The gradient of the batch's mean loss.
     Batch,
@@ -71,6 +74,7 @@ pub enum LearningRatePer {
 /// Which parameters weight decay applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DecayedParameters {
     /// All.
     All,

@@ -25,6 +25,7 @@ pub struct PlateauConfig {
 /// Metrics of an epoch that a policy can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Metric {
     /// The mean loss over the epoch's training images.
     TrainLoss,
@@ -48,6 +49,7 @@ impl Metric {
 /// What the threshold of an improvement is measured in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ThresholdMode {
     /// A fraction of the best value so far.
     Relative,

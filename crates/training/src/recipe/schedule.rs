@@ -32,6 +32,7 @@ pub struct ScheduleConfig {
 /// Learning-rate schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ScheduleKind {
     /// 1.
     Constant,

@@ -34,6 +34,7 @@ pub struct TrainConfig {
 /// Minutes between saves of the state: `"auto"` or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", expecting = "\"auto\" or a number of minutes")]
+#[non_exhaustive]
 pub enum SaveEvery {
     /// What is right for the device.
     Auto,

@@ -22,7 +22,7 @@ use crate::events::Marks;
 use crate::policy::{EpochMetrics, Policy, PolicyState};
 use crate::recipe::BatchPolicyKind;
 use crate::record::{self, Record, read_record};
-use crate::{Error, Recipe, version};
+use crate::{Error, Recipe, RunFacts, version};
 use saved_state::SavedState;
 
 pub(crate) use change::Change;
@@ -103,9 +103,8 @@ impl Progress {
 /// let data = crescendo_data::shapes::generate(0, 200, 100);
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("run");
-/// let (recipe_name, data_location) = ("quick", "shapes:200,100");
-/// let (init, devices) = (None, &CpuDevices);
-/// let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+/// let devices = &CpuDevices;
+/// let start = Start::new(&recipe, &data, devices);
 /// let mut run = Run::create(&folder, &start)?;
 /// // Only the first epoch; the folder can be opened again for the rest.
 /// let outcome = run.train_until(1, devices, &data, &mut (), &false.into())?;
@@ -241,6 +240,20 @@ impl Run {
     /// Adds a note that is logged when training starts.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);
+    }
+
+    /// Records the command line that created the run, quoted for a shell, unless there is one. It is shown in reports.
+    ///
+    /// # Errors
+    /// If `run.json` in the run's folder cannot be written.
+    pub fn set_command(&self, command: &str) -> Result<(), Error> {
+        // The run works without the file, so a damaged one is left for reports to name.
+        match RunFacts::read(&self.folder).ok().flatten() {
+            Some(facts @ RunFacts { command: None, .. }) => {
+                RunFacts { command: Some(command.to_owned()), ..facts }.write(&self.folder)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes `recipe.toml` again after a change.
