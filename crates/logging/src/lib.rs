@@ -27,6 +27,7 @@
 //! ```
 
 mod append_log;
+mod confusions;
 mod formats;
 mod messages;
 pub mod report;
@@ -40,7 +41,9 @@ pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
-pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar};
+pub use terminal::{
+    ClassTable, ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar,
+};
 
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};

@@ -33,14 +33,14 @@ impl CalibrationBin {
         }
     }
 
-    /// The mean confidence; 0 without images.
-    pub fn confidence(&self) -> f64 {
-        self.confidence_sum / self.images.max(1) as f64
+    /// The mean confidence; `None` without images.
+    pub fn confidence(&self) -> Option<f64> {
+        (self.images > 0).then(|| self.confidence_sum / self.images as f64)
     }
 
-    /// The share of images that are classified correctly; 0 without images.
-    pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.images.max(1) as f64
+    /// The share of images that are classified correctly; `None` without images.
+    pub fn accuracy(&self) -> Option<f64> {
+        (self.images > 0).then(|| self.correct as f64 / self.images as f64)
     }
 
     /// The expected calibration error: the difference between accuracy and confidence, on average over all images.
@@ -76,7 +76,8 @@ mod tests {
         }
         // 4/8 |3/4 - 0.9| + 2/8 |1/2 - 0.5| + 2/8 |0 - 1| = 0.075 + 0 + 0.25.
         assert!((CalibrationBin::error(&bins) - 0.325).abs() < 1e-12);
-        assert_eq!((bins[13].accuracy(), bins[13].confidence()), (0.75, 0.9));
+        assert_eq!((bins[13].accuracy(), bins[13].confidence()), (Some(0.75), Some(0.9)));
+        assert_eq!((bins[0].accuracy(), bins[0].confidence()), (None, None));
         assert_eq!(CalibrationBin::error(&CalibrationBin::empty()), 0.0);
         assert_eq!(CalibrationBin::error(&[]), 0.0);
     }

@@ -267,7 +267,7 @@ mod tests {
         }
         let bin = evaluation.calibration[11];
         assert_eq!((bin.images, bin.correct), (3, 2));
-        assert!((bin.confidence() - 0.75).abs() < 1e-7, "{bin:?}");
+        assert!((bin.confidence().unwrap() - 0.75).abs() < 1e-7, "{bin:?}");
         assert!((evaluation.calibration_error() - (0.75 - 2.0 / 3.0)).abs() < 1e-7);
     }
 }

@@ -136,7 +136,7 @@ fn style() -> ProgressStyle {
 }
 
 /// The width of the terminal.
-fn columns() -> usize {
+pub(super) fn columns() -> usize {
     Term::stdout().size().1.into()
 }
 
