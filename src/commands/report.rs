@@ -20,8 +20,12 @@ pub fn run(args: &ReportArgs) -> Result<(), Error> {
     let mut runs = Vec::new();
     for (group, folder) in args.runs.iter().enumerate() {
         let mut run = RunData::read(folder)?;
+        run.link_from(&out);
         (run.label, run.group) = (label(folder, &args.runs), group);
         runs.push(run);
+    }
+    if let (None, [run]) = (&args.out, &runs[..]) {
+        report::write_picture(run)?;
     }
     report::write(&out, &report::render(&runs))?;
     say!("{}", out.display())

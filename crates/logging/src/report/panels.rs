@@ -6,7 +6,6 @@ use super::chart::{Join, Panel, Series, VerticalLine};
 use super::paper;
 use super::run_data::RunData;
 use crate::formats::tables::{DecisionRow, EpochRow};
-use crate::messages::display_value;
 
 /// A column of `epochs.csv`.
 type Column = fn(&EpochRow) -> Option<f64>;
@@ -23,6 +22,14 @@ pub fn colour(group: usize) -> String {
     format!("c{}{dashed}", group % COLOURS)
 }
 
+/// The accuracy and the loss of a run, as far as it has numbers.
+pub fn results(run: &RunData) -> Vec<Panel> {
+    let mut panels = of_one(run);
+    panels.retain(|panel| [ACCURACY.title, LOSS.title].contains(&panel.title));
+    panels.sort_by_key(|panel| panel.title);
+    panels
+}
+
 /// The panels for which these runs have numbers.
 pub fn panels(runs: &[RunData]) -> Vec<Panel> {
     match runs {
@@ -37,7 +44,7 @@ pub fn last_epoch(runs: &[RunData]) -> u32 {
     let done = |run: &RunData| run.epochs.iter().map(|row| row.epoch).max().unwrap_or(0);
     let last = |run: &RunData| match done(run) {
         done if run.finished() => done,
-        done => done.saturating_mul(4).min(run.planned.0).max(done),
+        done => done.saturating_mul(4).min(run.planned().0).max(done),
     };
     runs.iter().map(last).max().unwrap_or(0).max(1)
 }
@@ -52,7 +59,7 @@ pub fn decision_lines(runs: &[RunData]) -> Vec<VerticalLine> {
             title = format!("{}\n{title}", run.label);
         }
         if !decision.reason.is_empty() {
-            title += &format!("\n{}", decision.reason);
+            title += &format!("\n{}", decision.words());
         }
         let kind = if decision.what == "batch_size" { "growth" } else { "other" };
         // The lines of several runs are told apart by their colours.
@@ -60,21 +67,6 @@ pub fn decision_lines(runs: &[RunData]) -> Vec<VerticalLine> {
         VerticalLine { epoch: decision.epoch, class, title }
     };
     all.map(line).collect()
-}
-
-impl DecisionRow {
-    /// What was changed, from which value to which.
-    pub fn summary(&self) -> String {
-        format!("{} {} to {}", self.name(), display_value(self.from), display_value(self.to))
-    }
-
-    /// The name of what was changed.
-    pub fn name(&self) -> String {
-        match &self.what[..] {
-            "side" => "image size".to_owned(),
-            what => what.replace('_', " "),
-        }
-    }
 }
 
 fn of_one(run: &RunData) -> Vec<Panel> {
