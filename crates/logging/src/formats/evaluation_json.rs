@@ -168,7 +168,8 @@ impl EvaluationRecord {
             balanced_accuracy: Some(evaluation.balanced_accuracy()),
             top5_accuracy: evaluation.top5_accuracy(),
             loss: Some(evaluation.loss).filter(|loss| loss.is_finite()),
-            calibration_error: Some(evaluation.calibration_error()),
+            calibration_error: Some(evaluation.calibration_error())
+                .filter(|_| !evaluation.calibration.is_empty()),
             calibration: evaluation.calibration.iter().map(bin).collect(),
             views: Some(evaluation.views),
             classes: classes.to_vec(),
