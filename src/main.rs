@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         cli::Command::Compare(args) => commands::compare::run(&args),
         cli::Command::Bench(args) => commands::bench::run(&args).map(success),
         cli::Command::Devices(args) => commands::devices::run(&args).map(success),
+        cli::Command::Runs(args) => commands::runs::run(&args).map(success),
         cli::Command::Recipes(args) => commands::recipes::run(&args).map(success),
         cli::Command::Data(args) => commands::data::run(&args).map(success),
         cli::Command::Completions(args) => commands::completions::run(&args).map(success),

@@ -41,7 +41,7 @@ fn create(args: &TrainArgs) -> Result<(Run, LoadedData), Error> {
     refuse_custom_policy(&recipe)?;
     let location = DataLocation::new(args.data.name()?.as_deref(), recipe.data.source);
     let data = location.load_with(recipe.data.read_options())?;
-    let note = follow_data(&mut recipe, args, &changes, &data)?;
+    let note = data.set_classes(&mut recipe, &args.recipe, &changes)?;
     let folders: Box<dyn Iterator<Item = PathBuf>> = match &args.out {
         Some(folder) => Box::new(std::iter::once(folder.clone())),
         None => Box::new(numbered_folders(&args.recipe)),
@@ -69,25 +69,6 @@ fn warn_of_unused_keys(run: &mut Run, keys: &[String], args: &TrainArgs, data: &
     let mut unused = unused_keys(recipe, keys, images);
     unused.extend(unused_source(keys, args.data.path.is_some()));
     unused.into_iter().for_each(|unused| run.note(format!("warning: {unused}")));
-}
-
-/// Sets `network.classes` to the number of classes in the data, unless the user has set it. Returns a
-/// note for the log if that changes the recipe.
-fn follow_data(
-    recipe: &mut Recipe,
-    args: &TrainArgs,
-    changes: &[String],
-    data: &LoadedData,
-) -> Result<Option<String>, Error> {
-    let (before, classes) = (recipe.network.classes, data.set.classes.len());
-    if before == classes || Recipe::sets_key(&args.recipe, changes, "network.classes")? {
-        return Ok(None);
-    }
-    *recipe = recipe.with(&format!("network.classes={classes}"))?;
-    Ok(Some(format!(
-        "network.classes is {classes}, not {before}: {} has {classes} classes",
-        data.set.name
-    )))
 }
 
 fn resume(folder: &Path, args: &TrainArgs) -> Result<(Run, LoadedData), Error> {

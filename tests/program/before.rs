@@ -352,7 +352,6 @@ fn what_programs_read_is_the_same() {
     check("plan-report.json", &pretty(&place.run(&format!("plan report --json {plan}"))));
     check("plan-fast94.json", &pretty(&place.run(&format!("plan fast94 --json {plan}"))));
     check("plan-quick-steps.txt", &place.run(&format!("plan quick --steps {plan}")));
-    check("recipes.txt", &place.run("recipes"));
 
     let grown = "--set network.widths=[4,4,4] --set batch.policy=plateau --set batch.initial=6 \
                  --set batch.max=12 --set batch.patience=0 --set batch.threshold=0.9 --set \

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 pub use crate::policy::{Decision, DecisionKind, PlateauObservation};
 use crate::{Error, Evaluation};
 
@@ -96,7 +98,8 @@ pub enum Event {
 }
 
 /// The images of an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EvaluatedSplit {
     /// The validation set.

@@ -69,6 +69,6 @@ pub use memory::{default_limit, micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};
-pub use run::{Progress, Run, Start, check, check_metrics, resolved};
+pub use run::{Overview, Progress, Run, Start, check, check_metrics, resolved};
 pub use run_facts::{RunFacts, TrainingSample, TrainingSamples};
 pub use trainer::Outcome;

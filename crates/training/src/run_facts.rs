@@ -146,6 +146,16 @@ impl RunFacts {
         read(folder, FACTS)
     }
 
+    /// When the run in `folder` was created: as the file says, or else when its recipe was last written. Empty if that
+    /// is not known either.
+    pub(crate) fn created(folder: &Path) -> String {
+        if let Ok(Some(facts)) = Self::read(folder) {
+            return facts.created;
+        }
+        let recipe = fs::metadata(folder.join("recipe.toml"));
+        recipe.and_then(|file| file.modified()).map_or(String::new(), utc)
+    }
+
     pub(crate) fn write(&self, folder: &Path) -> Result<(), Error> {
         write(folder, FACTS, self)
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crescendo_network::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::atomic_file::{write_atomically, write_keeping};
@@ -94,6 +95,23 @@ fn bytes<'a>(tensor: &'a Tensor) -> Cow<'a, [u8]> {
         }
         TensorData::I64(value) => Cow::Owned(value.to_le_bytes().to_vec()),
     }
+}
+
+/// The text of this name in the metadata of the file at `path`, as JSON.
+pub(crate) fn metadata_json<T: DeserializeOwned>(
+    path: &Path,
+    metadata: &Metadata,
+    name: &str,
+) -> Result<T, Error> {
+    serde_json::from_str(metadata_text(path, metadata, name)?)
+        .map_err(|error| Error::bad(path, format!("has a damaged {name} in its metadata: {error}")))
+}
+
+fn metadata_text<'a>(path: &Path, metadata: &'a Metadata, name: &str) -> Result<&'a str, Error> {
+    metadata.get(name).map(String::as_str).ok_or_else(|| {
+        let problem = format!("has no {name} in its metadata: it was not written by crescendo");
+        Error::bad(path, problem)
+    })
 }
 
 /// A file of tensors in memory.
@@ -201,15 +219,12 @@ impl TensorFile {
 
     /// The text of this name.
     pub fn text(&self, name: &str) -> Result<&str, Error> {
-        self.metadata.get(name).map(String::as_str).ok_or_else(|| {
-            self.bad(format!("has no {name} in its metadata: it was not written by crescendo"))
-        })
+        metadata_text(&self.path, &self.metadata, name)
     }
 
     /// The text of this name as JSON.
-    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        serde_json::from_str(self.text(name)?)
-            .map_err(|error| self.bad(format!("has a damaged {name} in its metadata: {error}")))
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        metadata_json(&self.path, &self.metadata, name)
     }
 
     /// An error about this file.
@@ -253,6 +268,11 @@ impl PartOfFile {
             return Err(bad());
         }
         Ok(PartOfFile { path: path.to_owned(), file, header, metadata })
+    }
+
+    /// The metadata of this name as JSON.
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        metadata_json(&self.path, &self.metadata, name)
     }
 
     /// The tensor of F32 numbers with this name and shape; `None` if there is none.
@@ -321,6 +341,7 @@ mod tests {
         assert!(metadata.iter().all(|(key, value)| file.metadata[key] == *value));
         assert_eq!(file.note(), None);
         assert_eq!(file.json::<u32>("l").unwrap(), 3);
+        assert_eq!(PartOfFile::open(&path).unwrap().json::<u32>("l").unwrap(), 3);
         let mut read = file.tensors("a/").unwrap();
         read.sort_by_key(|tensor| tensor.shape.len());
         assert_eq!(read[1].name, "one");

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crescendo_training::Error;
-use crescendo_training::events::{Decision, Epoch, Step};
+use crescendo_training::events::{Decision, Epoch, EvaluatedSplit, Step};
 
 use super::csv::{CsvRow, CsvTable, quote};
 
@@ -112,6 +112,20 @@ pub fn read_epochs(path: &Path) -> Result<Vec<EpochRow>, Error> {
     read(path, epoch_row)
 }
 
+/// The highest accuracy that a run in this folder had after any epoch, from 0 to 1, and on which images: on the
+/// validation images if it was evaluated on any, otherwise on the test set. `None` if it was on neither.
+///
+/// # Errors
+/// If `epochs.csv` cannot be read or is damaged.
+pub fn best_accuracy(run: &Path) -> Result<Option<(EvaluatedSplit, f64)>, Error> {
+    let epochs = read_epochs(&run.join("epochs.csv"))?;
+    let best = |split, of: fn(&EpochRow) -> Option<f64>| {
+        epochs.iter().filter_map(of).max_by(f64::total_cmp).map(|accuracy| (split, accuracy))
+    };
+    let validation = best(EvaluatedSplit::Validation, |row| row.validation_accuracy);
+    Ok(validation.or_else(|| best(EvaluatedSplit::Test, |row| row.test_accuracy)))
+}
+
 /// The rows of `decisions.csv` at `path`; none if there is no file.
 ///
 /// # Errors
@@ -159,4 +173,24 @@ fn decision_row(row: &CsvRow) -> Result<DecisionRow, Error> {
         epochs_without_improvement: row.integer("epochs_without_improvement")?,
         noise_scale: row.number("noise_scale")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validation_images_decide_what_the_best_accuracy_is_of() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(best_accuracy(folder.path()).unwrap(), None);
+        let write = |rows: &str| {
+            let text = format!("epoch,train_loss,test_accuracy,validation_accuracy\n{rows}");
+            std::fs::write(folder.path().join("epochs.csv"), text).unwrap();
+            best_accuracy(folder.path()).unwrap()
+        };
+        assert_eq!(write("1,2,,\n"), None);
+        assert_eq!(write("1,2,0.5,\n2,1,0.75,\n3,1,0.7,\n"), Some((EvaluatedSplit::Test, 0.75)));
+        let validated = write("1,2,,0.25\n2,1,,0.5\n3,1,0.75,0.375\n");
+        assert_eq!(validated, Some((EvaluatedSplit::Validation, 0.5)));
+    }
 }

@@ -19,6 +19,8 @@ pub struct Series {
     pub class: String,
     /// Epochs and their values, in order.
     pub points: Vec<(u32, f64)>,
+    /// A band around them: the lowest and the highest value at each of their epochs. Empty if there is none.
+    pub band: Vec<(u32, f64, f64)>,
     /// How the points are joined.
     pub join: Join,
 }
@@ -113,6 +115,9 @@ impl Panel {
         }
         svg += "\"/>\n";
         for series in &self.series {
+            svg += &self.band(series, last);
+        }
+        for series in &self.series {
             svg += &self.series(series, last);
         }
         for line in lines.iter().filter(|line| line.epoch <= last) {
@@ -120,6 +125,27 @@ impl Panel {
             let _ = writeln!(svg, "<path class=\"mark {class}\" d=\"M{x} 0V{HEIGHT}\"/>");
         }
         svg
+    }
+
+    /// A band, from the first epoch to the last along its high values and back along its low ones.
+    fn band(&self, series: &Series, last: u32) -> String {
+        let (mut high, mut low) = (Vec::new(), Vec::new());
+        for &(epoch, from, to) in series.band.iter().filter(|(epoch, ..)| *epoch <= last) {
+            let xs = match series.join {
+                Join::Steps => vec![left(epoch, last), left(epoch.saturating_add(1), last)],
+                _ => vec![middle(epoch, last)],
+            };
+            for x in xs {
+                high.push(format!("{} {}", short(x), short(self.y(to))));
+                low.push(format!("{} {}", short(x), short(self.y(from))));
+            }
+        }
+        if high == low {
+            return String::new();
+        }
+        let corners: Vec<String> = high.into_iter().chain(low.into_iter().rev()).collect();
+        let class = escape(&series.class);
+        format!("<path class=\"band {class}\" d=\"M{}Z\"/>\n", corners.join("L"))
     }
 
     fn series(&self, series: &Series, last: u32) -> String {
@@ -169,7 +195,12 @@ impl Panel {
         for series in self.series.iter().rev() {
             for (epoch, value) in series.points.iter().filter(|(epoch, _)| *epoch <= last) {
                 let values = epochs.entry(*epoch).or_default();
-                values.push(format!("{} {}", series.name, (self.format)(*value)));
+                let mut text = format!("{} {}", series.name, (self.format)(*value));
+                let band = series.band.iter().find(|(at, ..)| at == epoch);
+                if let Some((_, low, high)) = band.filter(|(_, low, high)| low < high) {
+                    text += &format!(" ({} to {})", (self.format)(*low), (self.format)(*high));
+                }
+                values.push(text);
             }
         }
         let stride = epochs.len().div_ceil(MAX_COLUMNS).max(1);
@@ -239,7 +270,7 @@ mod tests {
 
     fn panel(join: Join, points: &[(u32, f64)]) -> Panel {
         let (name, class) = ("a <b>".to_owned(), "c0".to_owned());
-        let series = vec![Series { name, class, points: points.to_vec(), join }];
+        let series = vec![Series { name, class, points: points.to_vec(), band: Vec::new(), join }];
         let (axis, format) = (Axis::linear(0.0, 10.0), |value| format!("{value:.2}"));
         Panel { title: "Loss & more", class: "tall", axis, format, series, legend: true }
     }

@@ -3,6 +3,7 @@
 
 mod axis;
 mod chart;
+mod comparison;
 mod decisions;
 mod evaluation;
 mod html;
@@ -18,6 +19,7 @@ mod run_page;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod time_chart;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -26,7 +28,10 @@ use std::path::{Path, PathBuf};
 use crescendo_training::events::{Event, Observer};
 use crescendo_training::{Error, write_atomically};
 
+pub use comparison::forest::forest_plot;
+pub use comparison::{ComparisonData, render as render_comparison};
 pub use run_data::RunData;
+pub use time_chart::{TimeCurve, accuracy_over_time};
 
 /// The report's file name in a run's folder.
 pub const FILE_NAME: &str = "report.html";
@@ -49,7 +54,9 @@ impl HtmlReport {
         let Some(folder) = &self.folder else { return Ok(()) };
         self.reloads = is_training;
         let html = match RunData::read(folder) {
-            Ok(run) => {
+            Ok(mut run) => {
+                // A run that is trained on has ended before.
+                run.ended &= !is_training;
                 write_picture(&run)?;
                 run_page::page(&run, is_training.then(|| reload_after(&run)))
             }
@@ -105,6 +112,15 @@ pub fn write_picture(run: &RunData) -> Result<(), Error> {
         Some(svg) => save(&run.folder.join(picture::FILE_NAME), &svg),
         None => Ok(()),
     }
+}
+
+/// Writes the picture `results.svg` of a comparison, its forest plot, into its folder.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_forest_plot(comparison: &ComparisonData) -> Result<(), Error> {
+    let svg = forest_plot(std::slice::from_ref(comparison));
+    save(&comparison.folder().join(picture::FILE_NAME), &svg)
 }
 
 /// Writes a report to `path`, where there may be no file but another report.

@@ -8,7 +8,7 @@ use super::run_data::RunData;
 use crate::formats::tables::{DecisionRow, EpochRow};
 
 /// A column of `epochs.csv`.
-type Column = fn(&EpochRow) -> Option<f64>;
+pub type Column = fn(&EpochRow) -> Option<f64>;
 
 /// The number of colours in the style sheet.
 const COLOURS: usize = 8;
@@ -75,12 +75,14 @@ fn of_one(run: &RunData) -> Vec<Panel> {
         name: name.to_owned(),
         class: class.to_owned(),
         points: run.column(column),
+        band: Vec::new(),
         join,
     };
     let published = |name: &str, points: &[(u32, f64)], join| Series {
         name: name.to_owned(),
         class: PAPER.to_owned(),
         points: if with_paper { points.to_vec() } else { Vec::new() },
+        band: Vec::new(),
         join,
     };
     let lines = Join::Lines;
@@ -118,18 +120,14 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
     let last = last_epoch(runs);
     let with_paper = runs.iter().any(|run| run.follows_paper);
     let panel = |quantity: &Quantity, title, join, column: Column, published: &[(u32, f64)]| {
-        let paper_join = if join == Join::Steps { join } else { Join::Dots };
-        let mut series = vec![Series {
-            name: "paper".to_owned(),
-            class: PAPER.to_owned(),
-            points: if with_paper { published.to_vec() } else { Vec::new() },
-            join: paper_join,
-        }];
+        let published = if with_paper { published } else { &[] };
+        let mut series = vec![paper_series(published, join)];
         // The first run is drawn last, on top of the others.
         series.extend(runs.iter().rev().map(|run| Series {
             name: run.label.clone(),
             class: colour(run.group),
             points: run.column(column),
+            band: Vec::new(),
             join,
         }));
         let panel = Quantity { title, ..*quantity }.panel(series, last)?;
@@ -150,15 +148,27 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
     panels.into_iter().flatten().collect()
 }
 
-/// The quantity that a panel shows.
-struct Quantity {
-    title: &'static str,
-    class: &'static str,
-    axis: fn(&[Series]) -> Axis,
-    format: fn(f64) -> String,
+/// The paper's numbers in a panel of several runs.
+pub fn paper_series(points: &[(u32, f64)], join: Join) -> Series {
+    Series {
+        name: "paper".to_owned(),
+        class: PAPER.to_owned(),
+        points: points.to_vec(),
+        band: Vec::new(),
+        join: if join == Join::Steps { join } else { Join::Dots },
+    }
 }
 
-const LOSS: Quantity = Quantity {
+/// The quantity that a panel shows.
+pub struct Quantity {
+    pub title: &'static str,
+    pub class: &'static str,
+    pub axis: fn(&[Series]) -> Axis,
+    pub format: fn(f64) -> String,
+}
+
+/// See [`Quantity`].
+pub const LOSS: Quantity = Quantity {
     title: "Loss",
     class: "tall",
     axis: |series| {
@@ -176,7 +186,8 @@ const LOSS: Quantity = Quantity {
     },
     format: |loss| format!("{loss:.4}"),
 };
-const ACCURACY: Quantity = Quantity {
+/// See [`Quantity`].
+pub const ACCURACY: Quantity = Quantity {
     title: "Accuracy",
     class: "tall",
     axis: |series| {
@@ -186,7 +197,8 @@ const ACCURACY: Quantity = Quantity {
     },
     format: |share| format!("{:.2}%", 100.0 * share),
 };
-const BATCH: Quantity = Quantity {
+/// See [`Quantity`].
+pub const BATCH: Quantity = Quantity {
     title: "Batch size, images",
     class: "short",
     axis: |series| {
@@ -197,7 +209,8 @@ const BATCH: Quantity = Quantity {
     },
     format: |images| format!("{images}"),
 };
-const RATE: Quantity = Quantity {
+/// See [`Quantity`].
+pub const RATE: Quantity = Quantity {
     title: "Learning rate",
     class: "short",
     axis: |series| Axis::decades(&values(series)),
@@ -212,9 +225,10 @@ const SPEED: Quantity = Quantity {
 
 impl Quantity {
     /// The panel; `None` if no run has a number up to epoch `last`.
-    fn panel(&self, mut series: Vec<Series>, last: u32) -> Option<Panel> {
+    pub fn panel(&self, mut series: Vec<Series>, last: u32) -> Option<Panel> {
         for series in &mut series {
             series.points.retain(|(epoch, _)| *epoch <= last);
+            series.band.retain(|(epoch, ..)| *epoch <= last);
         }
         series.retain(|series| !series.points.is_empty());
         if series.iter().all(|series| series.class == PAPER) {
@@ -227,5 +241,9 @@ impl Quantity {
 }
 
 fn values(series: &[Series]) -> Vec<f64> {
-    series.iter().flat_map(|series| series.points.iter().map(|point| point.1)).collect()
+    let of = |series: &Series| {
+        let ends = series.band.iter().flat_map(|&(_, low, high)| [low, high]);
+        series.points.iter().map(|point| point.1).chain(ends).collect::<Vec<f64>>()
+    };
+    series.iter().flat_map(of).collect()
 }

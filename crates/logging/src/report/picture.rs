@@ -71,25 +71,28 @@ pub fn picture(run: &RunData) -> Option<String> {
     Some(svg + "</svg>\n")
 }
 
-/// A panel's title, and on the right its legend.
+/// A panel's title, and beside it its legend.
 fn heading(panel: &Panel, y: f64) -> String {
     let mut svg =
         format!("<text class=\"name\" x=\"{LEFT}\" y=\"{y}\">{}</text>\n", escape(panel.title));
+    let mut x = LEFT + 120.0;
     if panel.axis.is_logarithmic() {
-        let x = LEFT + 70.0;
         let _ = writeln!(svg, "<text class=\"soft\" x=\"{x}\" y=\"{y}\">log scale</text>");
+        x += 110.0;
     }
-    let mut x = LEFT + WIDTH;
-    for series in &panel.series {
+    for series in panel.series.iter().rev() {
         let (class, name) = (escape(&series.class), escape(&series.name));
-        let _ = writeln!(svg, "<text class=\"end\" x=\"{x}\" y=\"{y}\">{name}</text>");
-        // Letters of this size are hardly wider.
-        let width = 10.0 * series.name.chars().count() as f64;
-        let (to, line) = (x - width - 8.0, y - 6.0);
-        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{} {line}H{to}\"/>", to - 28.0);
-        x = to - 28.0 - 28.0;
+        let (line, text) = (y - 6.0, x + 36.0);
+        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{x} {line}h28\"/>");
+        let _ = writeln!(svg, "<text x=\"{text}\" y=\"{y}\">{name}</text>");
+        x = text + text_width(&series.name) + 24.0;
     }
     svg
+}
+
+/// About how much room a text takes, in the usual size; hardly more in any font.
+pub fn text_width(text: &str) -> f64 {
+    10.8 * text.chars().count() as f64
 }
 
 /// The run's result in words.
@@ -115,7 +118,7 @@ fn result(run: &RunData) -> String {
 }
 
 /// Only what simple viewers know, and colours for dark pages for those that know more.
-const STYLE: &str = "\
+pub const STYLE: &str = "\
 text { font: 18px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif; fill: #1d2329; }
 .title { font-size: 28px; font-weight: 600; }
 .name { font-size: 20px; font-weight: 600; }
@@ -126,14 +129,20 @@ text { font: 18px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', san
 .frame { fill: none; stroke: #c9cfd4; }
 path { fill: none; }
 .grid { stroke: #e6e9ec; }
+.zero { stroke: #5c6670; stroke-width: 1.5; }
 .line { stroke-width: 2.5; stroke-linejoin: round; }
 .dots { stroke-width: 7; stroke-linecap: round; }
 .mark { stroke: #6b747d; stroke-width: 1.5; stroke-dasharray: 6 4; }
 .mark.other { stroke-dasharray: 1 4; }
 .line.paper { stroke-width: 1.5; stroke-dasharray: 2 5; }
 .c0 { stroke: #1f63c4; }
-.c1 { stroke: #cc5a0c; }
+.c1 { stroke: #b8500a; }
 .c2 { stroke: #0d7f56; }
+.c3 { stroke: #8a3fc0; }
+.c4 { stroke: #c4265f; }
+.c5 { stroke: #8c6a00; }
+.c6 { stroke: #0b7f95; }
+.c7 { stroke: #6a5647; }
 .paper { stroke: #8b949d; }
 @media (prefers-color-scheme: dark) {
 text { fill: #e4e8eb; }
@@ -141,10 +150,16 @@ text { fill: #e4e8eb; }
 .ground { fill: #14171a; }
 .frame { stroke: #3d454c; }
 .grid { stroke: #2a3035; }
+.zero { stroke: #9aa5ae; }
 .mark { stroke: #a3adb5; }
 .c0 { stroke: #6ea6f5; }
 .c1 { stroke: #f39b55; }
 .c2 { stroke: #46c795; }
+.c3 { stroke: #bf90ea; }
+.c4 { stroke: #f17fa6; }
+.c5 { stroke: #d9b44a; }
+.c6 { stroke: #52c3d6; }
+.c7 { stroke: #bda58f; }
 .paper { stroke: #7d8790; }
 }
 ";

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use crescendo_training::Evaluation;
 
-use super::console::columns;
+use super::terminal_columns;
 use crate::confusions::{MAX_MATRIX_CLASSES, most_frequent};
 
 /// Formats the confusion matrix of an evaluation with its class names: a row for each class, a column for each
@@ -59,7 +59,7 @@ const MIN_CELL: usize = 3;
 impl fmt::Display for ConfusionMatrix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let ConfusionMatrix(evaluation, classes) = self;
-        let width = f.width().unwrap_or_else(columns);
+        let width = f.width().unwrap_or_else(terminal_columns);
         if classes.len() > MAX_MATRIX_CLASSES {
             return confusions(f, evaluation, classes, width);
         }
@@ -92,7 +92,7 @@ impl fmt::Display for ConfusionMatrix<'_> {
 impl fmt::Display for ClassTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let ClassTable(evaluation, classes) = self;
-        let width = f.width().unwrap_or_else(columns);
+        let width = f.width().unwrap_or_else(terminal_columns);
         let heading = "  images  precision  recall";
         let rows = shortened(classes, width.saturating_sub(heading.len()).max(MIN_CELL));
         let name = widest(&rows).max("class".len());

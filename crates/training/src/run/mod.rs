@@ -8,6 +8,7 @@ mod create;
 mod fit;
 mod folder;
 mod initial;
+mod overview;
 pub(crate) mod saved_state;
 
 use std::fs::File;
@@ -29,6 +30,7 @@ pub(crate) use change::Change;
 pub use create::{Start, resolved};
 pub(crate) use fit::check_fit;
 pub use fit::{check, check_metrics};
+pub use overview::Overview;
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,6 +90,11 @@ impl Progress {
     pub fn total_seconds(&self) -> f64 {
         self.earlier_seconds + self.seconds
     }
+}
+
+/// The file that is locked while a program has the run open.
+fn lock_path(folder: &Path) -> PathBuf {
+    folder.join("state").join("lock")
 }
 
 /// A run's folder, locked.
@@ -162,7 +169,7 @@ impl Run {
             return Err(Error::Refused(format!("{}: {newer}", folder.display())));
         }
         let mut notes = Vec::new();
-        let path = folder.join("state").join("lock");
+        let path = lock_path(folder);
         let lock = File::create(&path).map_err(|error| Error::io("write", &path, error))?;
         match try_lock(&lock).map_err(|error| Error::io("lock", &path, error))? {
             Lock::Held => {}
