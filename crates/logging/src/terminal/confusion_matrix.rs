@@ -1,12 +1,11 @@
 //! The confusion matrix of an evaluation as text.
 
-use std::collections::HashSet;
 use std::fmt::{self, Write};
 
 use crescendo_training::Evaluation;
 
 use super::terminal_columns;
-use crate::confusions::{MAX_MATRIX_CLASSES, most_frequent};
+use crate::confusions::{MAX_MATRIX_CLASSES, most_frequent, shortened};
 
 /// Formats the confusion matrix of an evaluation with its class names: a row for each class, a column for each
 /// prediction.
@@ -143,23 +142,6 @@ fn widest(names: &[String]) -> usize {
     names.iter().map(|name| name.chars().count()).max().unwrap_or(0)
 }
 
-/// Names of at most `width` characters: of longer ones, the beginning, or the end if that tells more of them apart.
-fn shortened(names: &[String], width: usize) -> Vec<String> {
-    let kept = width.saturating_sub(1);
-    let cut = |name: &String, at_end: bool| {
-        let count = name.chars().count();
-        match (count <= width, at_end) {
-            (true, _) => name.clone(),
-            (false, true) => name.chars().take(kept).chain(['…']).collect(),
-            (false, false) => ['…'].into_iter().chain(name.chars().skip(count - kept)).collect(),
-        }
-    };
-    let [beginnings, ends] =
-        [true, false].map(|at_end| names.iter().map(|name| cut(name, at_end)).collect::<Vec<_>>());
-    let distinct = |names: &[String]| names.iter().collect::<HashSet<_>>().len();
-    if distinct(&ends) > distinct(&beginnings) { ends } else { beginnings }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,16 +201,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn names_are_shortened_where_they_differ() {
-        let same_end = names(&["red tulip", "white tulip", "rose"]);
-        assert_eq!(shortened(&same_end, 5), ["red …", "whit…", "rose"]);
-        let same_beginning = names(&["class 10", "class 11", "c"]);
-        assert_eq!(shortened(&same_beginning, 5), ["…s 10", "…s 11", "c"]);
-        assert_eq!(shortened(&same_beginning, 8), same_beginning);
-        assert_eq!(shortened(&names(&["ünïcödé"]), 4), ["ünï…"]);
     }
 
     #[test]
