@@ -62,13 +62,14 @@
 //!
 //! Each module is a crate. Data flows one way: [`data`] reads data sets and makes batches, an engine of a device
 //! ([`devices()`]) computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and
-//! [`logging`] writes and shows what happened. [`cpu`] is the engine for processors, [`cuda`] that for NVIDIA's cards.
+//! [`logging`] writes and shows what happened; [`export`] writes trained networks for other programs. [`cpu`] is the engine for processors, [`cuda`] that for NVIDIA's cards.
 
 mod devices;
 
 pub use crescendo_cpu as cpu;
 pub use crescendo_cuda as cuda;
 pub use crescendo_data as data;
+pub use crescendo_export as export;
 pub use crescendo_logging as logging;
 pub use crescendo_network as network;
 pub use crescendo_training as training;
