@@ -5,7 +5,9 @@ exported folder with PyTorch. A difference that is too large ends the program wi
 """
 
 import argparse
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,6 @@ SAME_CLASSES = 0.995
 def prepare(arguments):
     """Images in `images.npy`; images of many sizes in `sizes.npz`, and as files in `sizes/train/a`; arrays as
     MNIST's, to train on, in `small.npz`."""
-    from PIL import Image
-
     random = np.random.default_rng(0)
     records = np.fromfile(arguments.records, np.uint8).reshape(-1, 1 + 3 * SIDE**2)
     images = records[:940, 1:]
@@ -50,12 +50,28 @@ def prepare(arguments):
         pixels = 128 + 100 * np.stack(pixels, axis=2)
         pixels += random.normal(0, random.choice([0, 2, 30]), pixels.shape)
         arrays.append(pixels.clip(0, 255).astype(np.uint8))
-        image = Image.fromarray(arrays[-1])
-        image.save(f"sizes/train/a/{index:04}.png", compress_level=1)
+        write_png(f"sizes/train/a/{index:04}.png", arrays[-1])
     np.savez("sizes.npz", *arrays)
     for name in ("train/b", "test/a", "test/b"):
         for index in range(2):
-            image.resize((5, 5)).save(f"sizes/{name}/{index}.png")
+            write_png(f"sizes/{name}/{index}.png", arrays[0])
+
+
+def write_png(path, pixels):
+    """Writes an image `[height, width, 3]` as a PNG file."""
+    height, width, _ = pixels.shape
+    # Each row begins with the number of its filter: none.
+    rows = np.insert(pixels.reshape(height, -1), 0, 0, axis=1)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 1)),
+        (b"IEND", b""),
+    ]
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in chunks:
+            checksum = struct.pack(">I", zlib.crc32(kind + data))
+            file.write(struct.pack(">I", len(data)) + kind + data + checksum)
 
 
 def images_of(path):

@@ -5,10 +5,11 @@ use std::fs;
 use super::{Place, contents};
 use serde_json::Value;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "train",
     "evaluate",
     "predict",
+    "export",
     "compare",
     "report",
     "plan",

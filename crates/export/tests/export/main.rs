@@ -165,9 +165,11 @@ fn with_everything() -> Recipe {
         init,
     };
     let images = builder.images();
-    let start = builder.add("image", convolution(8, Init::Dirac), [images]);
+    let mut x = builder.add("image", convolution(8, Init::Dirac), [images]);
     let norm = Operation::BatchNorm { eps: 1e-5, scale: false, new_weight: 0.1 };
-    let mut x = builder.add("image.weight.weight", norm, [start]);
+    x = builder.add("image.weight.weight", norm, [x]);
+    let short = builder.add("short", Operation::Activation(Activation::Relu), [x]);
+    x = short;
     for (name, activation) in [
         ("image.weight", Activation::Relu),
         ("probabilities", Activation::LeakyRelu { slope: 0.1 }),
@@ -179,7 +181,7 @@ fn with_everything() -> Recipe {
     ] {
         x = builder.add(name, Operation::Activation(activation), [x]);
     }
-    x = builder.add("sum", Operation::Add, [x, start]);
+    x = builder.add("sum", Operation::Add, [x, short]);
     x = builder.add("largest", Operation::MaxPool { size: 2 }, [x]);
     x = builder.add("mean", Operation::AveragePool { size: 2 }, [x]);
     x = builder.add("flat", Operation::Flatten, [x]);
