@@ -55,6 +55,8 @@
 //!   `own_network`. Its checkpoints have the description, so that the program evaluates and predicts with them.
 //! - **A rule of your own** for the batch size and the learning rate is a [`Policy`](training::policy::Policy): the example
 //!   `own_policy`.
+//! - **Elsewhere.** [`export::to_onnx`] makes an ONNX model of a trained network, with its preprocessing inside, and
+//!   [`export::write_pytorch`] a PyTorch module.
 //! - **One image at a time**, without allocating: [`Model::predict_into`](training::Model::predict_into), and the example
 //!   `inference`.
 //!

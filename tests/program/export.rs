@@ -276,6 +276,36 @@ fn onnx_models_are_used_as_the_documents_say() {
     assert_eq!(lines, vec![class; blocks.len()], "{predicted}");
 }
 
+/// The version of ONNX Runtime Web that the example page loads.
+const ONNX_RUNTIME_WEB: &str = "onnxruntime-web@1.30.0";
+
+#[test]
+#[ignore = "needs Python's playwright, Chromium and npm"]
+fn the_example_page_says_in_a_browser_what_predict_does() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/browser.html");
+    assert!(fs::read_to_string(page).unwrap().contains(ONNX_RUNTIME_WEB));
+    let python = std::env::var_os("CRESCENDO_PYTHON").unwrap_or_else(|| "python3".into());
+    let runtime = Path::new(env!("CARGO_TARGET_TMPDIR")).join("onnxruntime-web");
+    fs::create_dir_all(&runtime).unwrap();
+    run(Command::new("npm").args(["install", "--prefix"]).arg(&runtime).arg(ONNX_RUNTIME_WEB));
+    let place = Place::with_run("--epochs 2");
+    place.run("export run --onnx model.onnx");
+    let pixel = |x: u32, y: u32| image::Rgb([(3 * x) as u8, (2 * y) as u8, 90]);
+    image::RgbImage::from_fn(80, 60, pixel).save(place.path("cat.png")).unwrap();
+    let predicted = place.run("predict run cat.png");
+    let mut words = predicted.trim_start_matches("cat.png: ").split([' ', ',']);
+    let (class, probability) = (words.next().unwrap(), words.next().unwrap());
+    let percent = 100.0 * probability.parse::<f64>().unwrap();
+    let mut command = Command::new(python);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/onnx.py"));
+    command.args(["model.onnx", "cat.png", "--runtime"]).current_dir(place.folder());
+    command.arg(runtime.join("node_modules/onnxruntime-web/dist"));
+    let answer = run(&mut command);
+    let (said, shown) = answer.trim().trim_end_matches(" %)").split_once(" (").unwrap();
+    assert_eq!(said, class, "{predicted}{answer}");
+    assert!((shown.parse::<f64>().unwrap() - percent).abs() < 0.2, "{predicted}{answer}");
+}
+
 #[test]
 #[ignore = "installs PyTorch"]
 fn pytorch_modules_load_strictly_and_compute_what_predict_does() {
