@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         cli::Command::Train(args) => commands::train::run(&args),
         cli::Command::Evaluate(args) => commands::evaluate::run(&args).map(success),
         cli::Command::Predict(args) => commands::predict::run(&args),
+        cli::Command::Export(args) => commands::export::run(&args).map(success),
         cli::Command::Report(args) => commands::report::run(&args).map(success),
         cli::Command::Plan(args) => commands::plan::run(&args).map(success),
         cli::Command::Compare(args) => commands::compare::run(&args),

@@ -7,6 +7,7 @@ pub mod data;
 mod data_set;
 pub mod devices;
 pub mod evaluate;
+pub mod export;
 mod operation_text;
 pub mod plan;
 pub mod predict;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod runs;
 pub mod train;
 mod unused_keys;
+mod weights;
 
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
