@@ -23,7 +23,8 @@ use crescendo::network::{DeviceKind, Devices, EngineConfig};
 use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
 
-use self::data_set::{DataLocation, LoadedData};
+pub use self::data_set::{DataLocation, LoadedData};
+pub use self::unused_keys::unused_source;
 use crate::cli::{ComputeArgs, ViewArgs};
 
 /// Prints a line like `println!`, but returns an error instead of panicking, for example on a full
@@ -53,7 +54,7 @@ pub fn note(text: std::fmt::Arguments) {
 ///
 /// # Errors
 /// If it is one.
-fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
+pub fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
     if recipe.batch.policy != BatchPolicyKind::Custom {
         return Ok(());
     }

@@ -39,7 +39,9 @@ pub use formats::csv::quote as quote_csv;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use tensorboard::TensorBoardLogger;
-pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar};
+pub use terminal::{
+    ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, event_object, progress_bar,
+};
 
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};

@@ -1,6 +1,7 @@
 //! Checkpoints: the weights after an epoch, under PyTorch's names, with all that is needed to use
 //! them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
@@ -163,8 +164,16 @@ impl Checkpoint {
     /// # Errors
     /// If it is missing or damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::parse(path, fs::read(path).map_err(|error| Error::io("read", path, error))?)
+    }
+
+    /// The file at `path` with this content.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
         let file =
-            TensorFile::open(path).map_err(|error| error.advise("use another checkpoint"))?;
+            TensorFile::parse(path, bytes).map_err(|error| error.advise("use another checkpoint"))?;
         Ok(Checkpoint(file))
     }
 
@@ -197,7 +206,10 @@ impl Checkpoint {
 
     /// The tensors under the names that the network has. PyTorch puts prefixes before them where a network is
     /// wrapped for several devices or compiled, and its counts of batches may be missing.
-    pub(crate) fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
+    ///
+    /// # Errors
+    /// If a tensor has numbers of another type.
+    pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
         let mut tensors = self.0.tensors("")?;
         while let Some(prefix) = WRAPPERS.iter().find(|prefix| {
             !tensors.is_empty() && tensors.iter().all(|tensor| tensor.name.starts_with(**prefix))

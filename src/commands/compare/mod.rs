@@ -4,7 +4,6 @@ mod arm_run;
 mod table;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use crescendo::logging::report::{self, RunData};
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
@@ -18,8 +17,8 @@ use super::{DataLocation, LoadedData, refuse_custom_policy, say};
 use crate::cli::CompareArgs;
 use crate::signals::StopRequest;
 
-pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
-    let Some(name) = &args.comparison else { return list().map(|()| ExitCode::SUCCESS) };
+pub fn run(args: &CompareArgs) -> Result<u8, Error> {
+    let Some(name) = &args.comparison else { return list().map(|()| 0) };
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
@@ -110,7 +109,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         say!("\n{}", table(&comparison, &results))?;
         say!("Results: {}", folder.display())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 fn list() -> Result<(), Error> {

@@ -4,7 +4,6 @@ mod inputs;
 mod output;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use crescendo::training::{Error, External, Model, Recipe, TrainedOn, checkpoint};
 
@@ -13,7 +12,7 @@ use self::output::{Format, Predictions};
 use super::{DataLocation, note, say};
 use crate::cli::PredictArgs;
 
-pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &PredictArgs) -> Result<u8, Error> {
     let (engine, devices) = (args.compute.engine()?, args.compute.devices());
     args.compute.warn_of_unused(engine.device);
     let format = match &args.out {
@@ -54,7 +53,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
         }
     }
     // After everything else, so that they are not overlooked.
-    Ok(if inputs.print_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(u8::from(inputs.print_failures()))
 }
 
 /// What a file of another program does not say itself. What the recipe's file does not say either comes from the

@@ -1,0 +1,144 @@
+//! A trained network in Python.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crescendo::AllDevices;
+use crescendo::data::ImageShape;
+use crescendo::network::TensorData;
+use crescendo::program::requested_device;
+use crescendo::training::checkpoint::{self, Checkpoint};
+use crescendo::training::{Error, Model, Recipe};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn};
+use pyo3::prelude::*;
+
+use crate::errors::{detached, exception};
+use crate::images::channels_first;
+use crate::signals::Signals;
+
+/// Images that are classified between two looks at the signals.
+const PART: usize = 256;
+
+/// The network in a file of weights.
+#[pyclass(frozen, module = "crescendo._crescendo")]
+pub struct Network {
+    model: Mutex<Model>,
+    classes: Vec<String>,
+    epoch: Option<u32>,
+}
+
+#[pymethods]
+impl Network {
+    /// The network in a file with this content; errors name its path.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        content: Vec<u8>,
+        device: &str,
+        threads: Option<usize>,
+    ) -> PyResult<Self> {
+        let model = detached(py, || {
+            let (changes, devices) = engine_changes(device, threads)?;
+            let engine = Recipe::load("report", &changes)?.engine;
+            Model::new(&Checkpoint::parse(&path, content)?, None, &devices, &engine)
+        })?;
+        let (classes, epoch) = (model.classes.clone(), model.about.epoch.or(model.about.in_epoch));
+        Ok(Network { model: Mutex::new(model), classes, epoch })
+    }
+
+    /// The names of the classes.
+    #[getter]
+    fn classes(&self) -> Vec<String> {
+        self.classes.clone()
+    }
+
+    /// The epoch of its run after which, or within which, the weights were saved, if the file says it.
+    #[getter]
+    fn epoch(&self) -> Option<u32> {
+        self.epoch
+    }
+
+    /// The probabilities `[N, classes]` of a contiguous array of images; see [`channels_first`].
+    fn probabilities<'py>(
+        &self,
+        py: Python<'py>,
+        images: PyReadonlyArrayDyn<u8>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let images = channels_first(&images)?;
+        let probabilities = detached(py, || {
+            let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+            let (mut all, mut signals) = (Vec::new(), Signals::new());
+            for images in images.chunks(PART * ImageShape::CIFAR.elements()) {
+                all.extend(model.predict(images)?);
+                signals.check().map_err(Error::observer)?;
+            }
+            Ok(all)
+        })?;
+        let classes = self.classes.len();
+        let count = probabilities.len() / classes;
+        probabilities.into_pyarray(py).reshape([count, classes])
+    }
+
+    /// The names and values of the tensors in the content of a file of weights.
+    #[staticmethod]
+    fn tensors<'py>(
+        py: Python<'py>,
+        path: PathBuf,
+        content: Vec<u8>,
+    ) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+        let tensors = detached(py, || Checkpoint::parse(&path, content)?.model())?;
+        let arrays = tensors.into_iter().map(|tensor| {
+            let array = match tensor.data {
+                TensorData::F32(values) => {
+                    let values = PyArray1::from_vec(py, values.into_owned());
+                    values.reshape(tensor.shape)?.into_any()
+                }
+                TensorData::I64(value) => {
+                    PyArray1::from_vec(py, vec![value]).reshape(tensor.shape)?.into_any()
+                }
+            };
+            Ok((tensor.name.into_owned(), array))
+        });
+        arrays.collect()
+    }
+}
+
+/// The changes of a recipe that choose the device and its threads, and what opens it.
+pub fn engine_changes(
+    device: &str,
+    threads: Option<usize>,
+) -> Result<(Vec<String>, AllDevices), Error> {
+    let requested = requested_device(device)
+        .map_err(|problem| Error::Recipe(format!("device is {device:?}: {problem}")))?;
+    let threads = threads.map(|threads| format!("engine.threads={threads}"));
+    let device = (device != "auto").then(|| format!("engine.device={}", requested.kind.name()));
+    Ok((device.into_iter().chain(threads).collect(), AllDevices::new(requested.card)))
+}
+
+/// The file of a run's weights: after this epoch, or else the best ones by validation accuracy, or else the latest. A
+/// file is itself.
+#[pyfunction]
+pub fn weights(py: Python<'_>, run: PathBuf, epoch: Option<u32>) -> PyResult<PathBuf> {
+    find(&run, epoch).map_err(|error| exception(py, error))
+}
+
+fn find(run: &Path, epoch: Option<u32>) -> Result<PathBuf, Error> {
+    if !run.is_dir() {
+        return Ok(run.to_owned());
+    }
+    let none = || Error::bad(run, "has no checkpoint yet: resume it with crescendo.resume");
+    let Some(epoch) = epoch else {
+        let best = Some(checkpoint::best_path(run)).filter(|path| path.is_file());
+        return best.map_or_else(|| checkpoint::latest(run)?.ok_or_else(none), Ok);
+    };
+    let existing = checkpoint::list(run)?;
+    if existing.contains(&epoch) {
+        return Ok(checkpoint::path(run, epoch));
+    }
+    if existing.is_empty() {
+        return Err(none());
+    }
+    let existing: Vec<String> = existing.iter().map(u32::to_string).collect();
+    Err(Error::bad(run, format!("has no checkpoint {epoch}, only {}", existing.join(", "))))
+}
