@@ -11,7 +11,7 @@ use super::{Place, text};
 const RUN: [&str; 2] = ["README.md", "docs/guide.md"];
 
 /// The pages whose commands must be portable and whose links must lead somewhere.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -19,6 +19,7 @@ const PAGES: [&str; 12] = [
     "docs/guide.md",
     "docs/results.md",
     "docs/performance.md",
+    "docs/python.md",
     "docs/findings.md",
     "docs/releasing.md",
     "docs/runs/README.md",

@@ -19,7 +19,9 @@ pub fn detached<T: Send>(
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(PyRuntimeError::new_err(format!("this is a bug in Crescendo, please report it: {text}")))
+            Err(PyRuntimeError::new_err(format!(
+                "this is a bug in Crescendo, please report it: {text}"
+            )))
         }
     }
 }
@@ -48,7 +50,9 @@ fn kind(error: &Error) -> (&'static str, Option<i32>) {
         Error::Data(data::Error::NotFound(_)) => ("missing", None),
         Error::Data(data::Error::Download(_)) => ("system", None),
         Error::Diverged { .. } | Error::NotFinite | Error::Observer(_) => ("runtime", None),
-        Error::Engine(EngineError::Unsupported(_) | EngineError::WrongTensors(_)) => ("value", None),
+        Error::Engine(EngineError::Unsupported(_) | EngineError::WrongTensors(_)) => {
+            ("value", None)
+        }
         Error::Engine(_) => ("runtime", None),
         _ => ("value", None),
     }

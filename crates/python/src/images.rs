@@ -19,7 +19,8 @@ pub fn channels_first(images: &PyReadonlyArrayDyn<u8>) -> PyResult<Vec<u8>> {
         return Ok(bytes.to_vec());
     }
     let mut planes = vec![0; bytes.len()];
-    let images = bytes.chunks_exact(SHAPE.elements()).zip(planes.chunks_exact_mut(SHAPE.elements()));
+    let images =
+        bytes.chunks_exact(SHAPE.elements()).zip(planes.chunks_exact_mut(SHAPE.elements()));
     for (image, planes) in images {
         for (channel, plane) in planes.chunks_exact_mut(SHAPE.plane()).enumerate() {
             let values = image[channel..].iter().step_by(channels);

@@ -29,19 +29,21 @@ pub struct Network {
 
 #[pymethods]
 impl Network {
-    /// The network in a file with this content; errors name its path.
+    /// The network in a file with this content, computed on a device with these changes of the section `[engine]`.
+    /// Errors name the file's path.
     #[new]
     fn new(
         py: Python<'_>,
         path: PathBuf,
-        content: Vec<u8>,
+        content: &[u8],
         device: &str,
-        threads: Option<usize>,
+        mut changes: Vec<String>,
     ) -> PyResult<Self> {
         let model = detached(py, || {
-            let (changes, devices) = engine_changes(device, threads)?;
+            let (device, devices) = choose(device)?;
+            changes.extend(device);
             let engine = Recipe::load("report", &changes)?.engine;
-            Model::new(&Checkpoint::parse(&path, content)?, None, &devices, &engine)
+            Model::new(&Checkpoint::parse(&path, content.to_vec())?, None, &devices, &engine)
         })?;
         let (classes, epoch) = (model.classes.clone(), model.about.epoch.or(model.about.in_epoch));
         Ok(Network { model: Mutex::new(model), classes, epoch })
@@ -85,9 +87,9 @@ impl Network {
     fn tensors<'py>(
         py: Python<'py>,
         path: PathBuf,
-        content: Vec<u8>,
+        content: &[u8],
     ) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
-        let tensors = detached(py, || Checkpoint::parse(&path, content)?.model())?;
+        let tensors = detached(py, || Checkpoint::parse(&path, content.to_vec())?.model())?;
         let arrays = tensors.into_iter().map(|tensor| {
             let array = match tensor.data {
                 TensorData::F32(values) => {
@@ -104,16 +106,12 @@ impl Network {
     }
 }
 
-/// The changes of a recipe that choose the device and its threads, and what opens it.
-pub fn engine_changes(
-    device: &str,
-    threads: Option<usize>,
-) -> Result<(Vec<String>, AllDevices), Error> {
+/// The change of a recipe that chooses the device, if there is one, and what opens it.
+pub fn choose(device: &str) -> Result<(Option<String>, AllDevices), Error> {
     let requested = requested_device(device)
         .map_err(|problem| Error::Recipe(format!("device is {device:?}: {problem}")))?;
-    let threads = threads.map(|threads| format!("engine.threads={threads}"));
-    let device = (device != "auto").then(|| format!("engine.device={}", requested.kind.name()));
-    Ok((device.into_iter().chain(threads).collect(), AllDevices::new(requested.card)))
+    let change = (device != "auto").then(|| format!("engine.device={}", requested.kind.name()));
+    Ok((change, AllDevices::new(requested.card)))
 }
 
 /// The file of a run's weights: after this epoch, or else the best ones by validation accuracy, or else the latest. A

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 
 use crate::errors::{detached, exception};
 use crate::images::channels_first;
-use crate::network::engine_changes;
+use crate::network::choose;
 use crate::signals::Signals;
 
 /// What is to be trained: the attributes of an object of Python's.
@@ -32,7 +32,6 @@ pub struct Request<'py> {
     test_split: Option<f64>,
     init: Option<PathBuf>,
     device: String,
-    threads: Option<usize>,
     /// Called with the history, a list of epochs in JSON; returns a batch size and a learning rate.
     policy: Option<Py<PyAny>>,
     /// Called with events in JSON.
@@ -78,12 +77,13 @@ pub fn train(py: Python<'_>, request: Request<'_>) -> PyResult<PathBuf> {
         changes.push("train.final_evaluation=false".into());
     }
     let (policy, every_update, logs) = (request.policy, request.every_update, request.logs);
-    let (device, threads) = (request.device, request.threads);
+    let device = request.device;
     let stop = AtomicBool::new(false);
-    let mut watch = Watch { observer, every_update, stop: &stop, raised: None, signals: Signals::new() };
+    let mut watch =
+        Watch { observer, every_update, stop: &stop, raised: None, signals: Signals::new() };
     let trained = detached(py, || {
-        let (engine, devices) = engine_changes(&device, threads)?;
-        changes.extend(engine);
+        let (device, devices) = choose(&device)?;
+        changes.extend(device);
         let (mut run, data) = match (&recipe, &folder) {
             (None, Some(folder)) => resume(folder, changes, data, &devices)?,
             (recipe, out) => {
@@ -199,9 +199,8 @@ struct PythonPolicy {
 impl Policy for PythonPolicy {
     fn decide(&mut self, epoch: &EpochStart<'_>) -> Result<Choice, Error> {
         let history = serde_json::to_string(epoch.history).map_err(Error::observer)?;
-        let chosen = Python::attach(|py| {
-            self.callable.call1(py, (history,))?.extract::<(usize, f64)>(py)
-        });
+        let chosen =
+            Python::attach(|py| self.callable.call1(py, (history,))?.extract::<(usize, f64)>(py));
         let (batch_size, learning_rate) = chosen.map_err(Error::observer)?;
         Ok(Choice::new(batch_size, learning_rate / self.learning_rate, "by the function policy"))
     }
