@@ -84,11 +84,7 @@ impl NewRun<'_> {
 
     /// Sets `network.classes` to the number of classes in the data, unless the user has set it. Returns a
     /// note for the log if that changes the recipe.
-    fn follow_data(
-        &self,
-        recipe: &mut Recipe,
-        data: &LoadedData,
-    ) -> Result<Option<String>, Error> {
+    fn follow_data(&self, recipe: &mut Recipe, data: &LoadedData) -> Result<Option<String>, Error> {
         let (before, classes) = (recipe.network.classes, data.set.classes.len());
         if before == classes || Recipe::sets_key(self.recipe, self.changes, "network.classes")? {
             return Ok(None);

@@ -80,7 +80,7 @@ def shown(progress: Optional[bool]) -> Silent:
     if not progress:
         return Silent()
     try:
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return Lines(file)
     return Bar(tqdm)

@@ -24,10 +24,12 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def images():
-    """60 images of three classes: dark, middling and light ones."""
+    """60 images of three classes: stripes across, down and diagonally, with noise."""
     labels = np.arange(60) % 3
-    noise = np.random.default_rng(0).integers(0, 40, (60, 32, 32, 3))
-    return (80 * labels[:, None, None, None] + noise).astype(np.uint8), labels
+    row, column = np.mgrid[:32, :32]
+    stripes = np.stack([row % 8 < 4, column % 8 < 4, (row + column) % 8 < 4])
+    noise = np.random.default_rng(0).integers(0, 100, (60, 32, 32, 3))
+    return (100 * stripes[labels][..., None] + noise).astype(np.uint8), labels
 
 
 @pytest.fixture

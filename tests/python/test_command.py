@@ -75,7 +75,7 @@ def test_the_command_starts_at_once():
     "arguments, begun",
     [
         (f"train quick --epochs 100000 {QUICK}", "Epoch 1 "),
-        (f"compare grow-or-decay --data shapes:60,20 --set network.widths=[4,4,4] --set train.epochs=100000", "1 of"),
+        ("compare grow-or-decay --data shapes:1200,20 --set network.widths=[4,4,4] --set train.epochs=100000", "1 of"),
         ("bench quick --seconds 60 --set network.widths=[4,4,4]", ""),
         ("evaluate run --data shapes:50000,20000", ""),
         ("predict run -", ""),

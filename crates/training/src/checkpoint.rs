@@ -172,8 +172,8 @@ impl Checkpoint {
     /// # Errors
     /// If it is damaged.
     pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
-        let file =
-            TensorFile::parse(path, bytes).map_err(|error| error.advise("use another checkpoint"))?;
+        let file = TensorFile::parse(path, bytes)
+            .map_err(|error| error.advise("use another checkpoint"))?;
         Ok(Checkpoint(file))
     }
 
