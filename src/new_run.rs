@@ -64,7 +64,7 @@ impl NewRun<'_> {
         let is_named = data.is_named();
         let usual = DataLocation::Standard(recipe.data.source);
         let data = data.load(usual, recipe.data.read_options())?;
-        let note = self.follow_data(&mut recipe, &data)?;
+        let note = data.set_classes(&mut recipe, self.recipe, self.changes)?;
         let folders: Box<dyn Iterator<Item = PathBuf>> = match self.out {
             Some(folder) => Box::new(iter::once(folder.to_owned())),
             None => Box::new(numbered_folders(self.recipe)),
@@ -80,20 +80,6 @@ impl NewRun<'_> {
         let keys = Recipe::set_keys(self.recipe, self.changes)?;
         warn_of_unused_keys(&mut run, &keys, is_named, &data);
         Ok((run, data))
-    }
-
-    /// Sets `network.classes` to the number of classes in the data, unless the user has set it. Returns a
-    /// note for the log if that changes the recipe.
-    fn follow_data(&self, recipe: &mut Recipe, data: &LoadedData) -> Result<Option<String>, Error> {
-        let (before, classes) = (recipe.network.classes, data.set.classes.len());
-        if before == classes || Recipe::sets_key(self.recipe, self.changes, "network.classes")? {
-            return Ok(None);
-        }
-        *recipe = recipe.with(&format!("network.classes={classes}"))?;
-        Ok(Some(format!(
-            "network.classes is {classes}, not {before}: {} has {classes} classes",
-            data.set.name
-        )))
     }
 }
 

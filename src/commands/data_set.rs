@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, ImageFolder, ReadOptions, locate, open_with, shapes};
 use crescendo::training::recipe::DataSource;
-use crescendo::training::{Error, Start};
+use crescendo::training::{Error, Recipe, Start};
 
 use super::note;
 use crate::cli::{DataSetArgs, SplitArgs};
@@ -28,6 +28,28 @@ pub struct LoadedData {
 }
 
 impl LoadedData {
+    /// Sets `network.classes` of the recipe of this name to the number of classes in the data, unless the user has set
+    /// it. Returns a note for the log if that changes the recipe.
+    ///
+    /// # Errors
+    /// If a network cannot have so many.
+    pub fn set_classes(
+        &self,
+        recipe: &mut Recipe,
+        name: &str,
+        changes: &[String],
+    ) -> Result<Option<String>, Error> {
+        let (before, classes) = (recipe.network.classes, self.set.classes.len());
+        if before == classes || Recipe::sets_key(name, changes, "network.classes")? {
+            return Ok(None);
+        }
+        *recipe = recipe.with(&format!("network.classes={classes}"))?;
+        Ok(Some(format!(
+            "network.classes is {classes}, not {before}: {} has {classes} classes",
+            self.set.name
+        )))
+    }
+
     /// Prints the warnings about the data set.
     pub fn print_warnings(&self) {
         self.set.warnings.iter().for_each(|warning| note(format_args!("warning: {warning}")));

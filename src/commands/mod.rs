@@ -12,14 +12,16 @@ pub mod plan;
 pub mod predict;
 pub mod recipes;
 pub mod report;
+pub mod runs;
 pub mod train;
 mod unused_keys;
 
-use std::io::{ErrorKind, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::AllDevices;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
+use crescendo::training::loading::BuiltIn;
 use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
 
@@ -43,6 +45,17 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(|error| Error::io("write to", Path::new("the output"), error)),
     }
+}
+
+/// Prints advice below an output, if a person reads it.
+pub fn hint(text: &str) -> Result<(), Error> {
+    if stdout().is_terminal() { say!("\n{text}") } else { Ok(()) }
+}
+
+/// Prints a line for each recipe or comparison: its name, and what it is.
+pub fn list(all: &[BuiltIn]) -> Result<(), Error> {
+    let width = all.iter().map(|one| one.name.len()).max().unwrap_or_default();
+    all.iter().try_for_each(|one| say!("{:width$}  {}", one.name, one.title()))
 }
 
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.

@@ -9,7 +9,8 @@ use crate::cli::TrainArgs;
 use crate::new_run::{NewRun, RunData, resume};
 use crate::signals::StopRequest;
 
-pub fn run(args: &TrainArgs) -> Result<u8, Error> {
+/// Runs it; `command` is the command line, for the run's folder.
+pub fn run(args: &TrainArgs, command: &str) -> Result<u8, Error> {
     let request = StopRequest::on_signals();
     let data = args.data.name()?.map_or(RunData::Usual, RunData::Named);
     let (mut run, data) = match &args.resume {
@@ -17,7 +18,7 @@ pub fn run(args: &TrainArgs) -> Result<u8, Error> {
             let changes = args.changes.iter().cloned().chain(shorthands(args)).collect();
             resume(folder, changes, data, &args.compute.devices())?
         }
-        None => create(args, data)?,
+        None => create(args, data, command)?,
     };
     let mut folder = RunFolderLogger::default();
     let mut shown: Box<dyn Observer> = match args {
@@ -30,7 +31,7 @@ pub fn run(args: &TrainArgs) -> Result<u8, Error> {
     Ok(request.exit_code(outcome))
 }
 
-fn create(args: &TrainArgs, data: RunData) -> Result<(Run, LoadedData), Error> {
+fn create(args: &TrainArgs, data: RunData, command: &str) -> Result<(Run, LoadedData), Error> {
     let mut changes = args.changes.clone();
     changes.extend(shorthands(args));
     if let Some(seed) = args.seed {
@@ -44,7 +45,9 @@ fn create(args: &TrainArgs, data: RunData) -> Result<(Run, LoadedData), Error> {
         devices: &args.compute.devices(),
         own_policy: false,
     };
-    new.create(data)
+    let (run, data) = new.create(data)?;
+    run.set_command(command)?;
+    Ok((run, data))
 }
 
 /// The options that are shorthands for changes of the recipe.

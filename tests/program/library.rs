@@ -73,6 +73,10 @@ fn place_with(policy: BatchPolicyKind) -> Place {
         run.train(devices(), &data, &mut observers, &false.into()).unwrap()
     };
     assert_eq!(train(3), Outcome::Interrupted);
+    // Its data were arrays in memory, and its policy may be its own.
+    let log = place.read("run/log.txt");
+    assert!(log.contains("The program that made this run resumes it"), "{log}");
+    assert!(!log.contains("--resume"), "{log}");
     if policy == BatchPolicyKind::Custom {
         assert_eq!(train(u64::MAX), Outcome::Finished);
     }

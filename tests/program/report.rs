@@ -101,7 +101,7 @@ fn damaged_and_missing_files_are_named() {
 /// cargo test --release --test program -- --ignored browser
 /// ```
 #[test]
-#[ignore = "needs Python's playwright and Chromium"]
+#[ignore = "needs Python's playwright, axe-playwright-python and Chromium"]
 fn reports_look_right_in_a_browser() {
     let place = two_runs();
     place.run("report run other --out both.html");

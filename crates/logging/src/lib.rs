@@ -27,6 +27,7 @@
 //! ```
 
 mod append_log;
+mod comparison_table;
 mod formats;
 mod messages;
 pub mod report;
@@ -35,12 +36,17 @@ mod shell;
 mod tensorboard;
 mod terminal;
 
+pub use comparison_table::ComparisonTable;
 pub use formats::csv::quote as quote_csv;
+pub use formats::tables::best_accuracy;
+pub use messages::display_seconds;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
+pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
 pub use terminal::{
     ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, event_object, progress_bar,
+    terminal_columns,
 };
 
 use crescendo_training::Error;

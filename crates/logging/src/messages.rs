@@ -112,7 +112,15 @@ pub(crate) fn display_value(value: f64) -> f64 {
 }
 
 /// A duration for people: seconds, minutes or hours.
-pub(crate) fn display_seconds(seconds: f64) -> String {
+///
+/// # Example
+///
+/// ```
+/// use crescendo_logging::display_seconds;
+///
+/// assert_eq!([3.9, 75.0, 3725.0].map(display_seconds), ["3 s", "1:15 min", "1:02 h"]);
+/// ```
+pub fn display_seconds(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),

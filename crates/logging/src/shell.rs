@@ -1,6 +1,19 @@
-//! Paths as words of a command that is pasted into a shell.
+//! Paths and arguments as words of a command that is pasted into a shell.
 
+use std::ffi::OsString;
 use std::path::Path;
+
+/// A command with its arguments as one line for a shell.
+///
+/// ```
+/// let words = ["crescendo", "train", "--set", "network.widths=[4, 8, 8]", "--epochs=3"];
+/// let line = crescendo_logging::command_line(words.map(Into::into));
+/// assert_eq!(line, "crescendo train --set 'network.widths=[4, 8, 8]' --epochs=3");
+/// ```
+pub fn command_line(words: impl IntoIterator<Item = OsString>) -> String {
+    let words = words.into_iter().map(|word| quoted(&word.to_string_lossy(), "="));
+    words.collect::<Vec<_>>().join(" ")
+}
 
 /// A path as one word, in single quotes if bash, zsh or PowerShell would read it as something else.
 pub(crate) fn shell_word(path: &Path) -> String {
@@ -9,10 +22,18 @@ pub(crate) fn shell_word(path: &Path) -> String {
         // Not an option.
         text.insert_str(0, "./");
     }
+    quoted(&text, "")
+}
+
+/// A word in single quotes, unless it has only characters that no shell reads as something else, or some of `more`
+/// that are harmless there.
+fn quoted(text: &str, more: &str) -> String {
     let separator = if cfg!(windows) { '\\' } else { '/' };
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:".contains(c) || c == separator;
-    if !text.is_empty() && text.chars().all(plain) {
-        return text;
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:".contains(c) || c == separator;
+    // zsh replaces a word that begins with an equals sign.
+    let is_plain = |(at, c)| is_plain(c) || at > 0 && more.contains(c);
+    if !text.is_empty() && text.char_indices().all(is_plain) {
+        return text.to_owned();
     }
     // PowerShell doubles a quote, other shells leave the quotes for it.
     format!("'{}'", text.replace('\'', if cfg!(windows) { "''" } else { r"'\''" }))
@@ -36,6 +57,9 @@ mod tests {
         ] {
             assert_eq!(shell_word(Path::new(path)), word);
         }
+        let words = ["a b=c", "=x", "k=v", "it's"].map(|word| command_line([word.into()]));
+        assert_eq!(words[..3], ["'a b=c'", "'=x'", "k=v"]);
+        assert_eq!(words[3], shell_word(Path::new("it's")));
         let quote = shell_word(Path::new("it's"));
         assert_eq!(quote, if cfg!(windows) { "'it''s'" } else { r"'it'\''s'" });
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 pub use crate::policy::{Decision, DecisionKind, PlateauObservation};
 use crate::{Error, Evaluation};
 
@@ -96,7 +98,8 @@ pub enum Event {
 }
 
 /// The images of an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EvaluatedSplit {
     /// The validation set.
@@ -166,6 +169,8 @@ pub struct Epoch {
     pub validation_loss: Option<f64>,
     /// The accuracy on the validation images, from 0 to 1, if they were evaluated.
     pub validation_accuracy: Option<f64>,
+    /// The mean loss over the test set, if it was evaluated.
+    pub test_loss: Option<f64>,
     /// The accuracy on the test set, from 0 to 1, if it was evaluated.
     pub test_accuracy: Option<f64>,
     /// The gradient noise scale in images, if it is known.

@@ -6,7 +6,10 @@ use std::fmt::Write;
 use super::html::{escape, table};
 use super::images::data_uri;
 use crate::formats::evaluation_json::{EvaluationRecord, MisclassifiedImage};
+use crescendo_data::ImageShape;
 
+/// Rows and columns of an image.
+const SIDE: usize = ImageShape::CIFAR.width;
 /// With more classes, the confusion matrix would be unreadable.
 const MAX_MATRIX_CLASSES: usize = 20;
 /// Rows of the list that is shown instead.
@@ -123,7 +126,7 @@ fn confused(record: &EvaluationRecord) -> String {
 fn misclassified(record: &EvaluationRecord, image: &MisclassifiedImage) -> String {
     let (label, prediction) =
         (escape(&record.classes[image.label]), escape(&record.classes[image.answer]));
-    let Some(uri) = data_uri(&image.image) else { return String::new() };
+    let Some(uri) = data_uri(&image.image, SIDE, SIDE) else { return String::new() };
     format!(
         "<figure><img src=\"{uri}\" alt=\"image {index}: {label}\" width=\"96\" height=\"96\">\
          <figcaption><b>{label}</b><span>{prediction} {:.1}%</span><small>no. {index}</small>\

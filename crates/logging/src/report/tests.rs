@@ -75,7 +75,7 @@ fn read(place: &TempDir) -> RunData {
 
 /// Checks that every element is closed, nothing is loaded from elsewhere, and there are no scripts.
 #[track_caller]
-fn check(report: &str) {
+pub fn check(report: &str) {
     assert!(report.starts_with(html::MARKER));
     let lower = report.to_lowercase();
     for word in
@@ -83,11 +83,17 @@ fn check(report: &str) {
     {
         assert!(!lower.contains(word), "{word}");
     }
-    for attribute in ["src=\"", "href=\""] {
-        for (at, _) in lower.match_indices(attribute) {
-            let value = &lower[at + attribute.len()..];
-            assert!(value.starts_with("data:"), "{attribute}{:.40}", value);
-        }
+    for (at, _) in lower.match_indices("src=\"") {
+        assert!(lower[at..].starts_with("src=\"data:"), "{:.40}", &lower[at..]);
+    }
+    for (at, _) in lower.match_indices(" href=\"") {
+        let link = lower[at + " href=\"".len()..].split('"').next().unwrap();
+        let is_file = link.ends_with(".csv") || link.ends_with(".safetensors");
+        let is_file = is_file
+            || link.ends_with("log.txt")
+            || link.ends_with("results.svg")
+            || link.ends_with("report.html");
+        assert!(link.starts_with("data:") || is_file && !link.contains(':'), "{link}");
     }
     assert!(!lower.contains("src='") && !lower.contains("nan") && !lower.contains("inf\""));
     let (mut open, mut rest) = (Vec::new(), &report[html::MARKER.len()..]);
@@ -98,7 +104,7 @@ fn check(report: &str) {
         let name = tag.split([' ', '/', '\n']).find(|name| !name.is_empty()).unwrap_or_default();
         if tag.starts_with('/') {
             assert_eq!(open.pop(), Some(name), "{tag}");
-        } else if !tag.ends_with('/') && !["meta", "link", "img", "br"].contains(&name) {
+        } else if !tag.ends_with('/') && !["meta", "link", "img", "br", "input"].contains(&name) {
             open.push(name);
         }
     }
@@ -259,12 +265,12 @@ fn damaged_files_are_named_and_do_not_stop_a_run() {
 fn only_a_report_is_replaced() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("other.html");
-    write(&path, &html::document("one", "")).unwrap();
-    write(&path, &html::document("two", "")).unwrap();
+    write(&path, &html::document("one", "", None)).unwrap();
+    write(&path, &html::document("two", "", None)).unwrap();
     assert!(fs::read_to_string(&path).unwrap().contains("<title>two</title>"));
     for other in ["", "<!doctype html>\n", "notes"] {
         fs::write(&path, other).unwrap();
-        let complaint = write(&path, &html::document("three", "")).unwrap_err().to_string();
+        let complaint = write(&path, &html::document("three", "", None)).unwrap_err().to_string();
         assert!(complaint.contains("other.html: already exists"), "{complaint}");
         assert_eq!(fs::read_to_string(&path).unwrap(), other);
     }

@@ -3,12 +3,11 @@
 
 use std::io::{IsTerminal, stdout};
 
-use console::Term;
 use crescendo_training::Error;
 use crescendo_training::events::{EvaluatedSplit, Event, Observer, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::print_line;
+use super::{print_line, terminal_columns};
 use crate::messages::{display_seconds, message};
 
 /// Shows a run's progress and messages on the standard output.
@@ -38,8 +37,8 @@ impl ConsoleProgress {
         let whole = if self.bar_only { "this run" } else { "all" };
         let bar = self.bar(Phase::Epoch(step.epoch), step.epoch_images);
         let prefix = format!("Epoch {}/{}", step.epoch, step.epochs);
-        bar.set_message(step_numbers(step, &prefix, columns(), whole));
-        bar.set_prefix(prefix);
+        bar.set_prefix(prefix.clone());
+        bar.set_message(step_numbers(step, &prefix, terminal_columns(), whole));
         bar.set_position(step.images as u64);
     }
 
@@ -133,11 +132,6 @@ fn style() -> ProgressStyle {
     // The bar takes the width that the numbers leave.
     let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {msg}");
     style.expect("the template is valid").progress_chars("=> ")
-}
-
-/// The width of the terminal.
-fn columns() -> usize {
-    Term::stdout().size().1.into()
 }
 
 #[cfg(test)]

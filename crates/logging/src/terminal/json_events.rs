@@ -31,7 +31,7 @@ use super::print_line;
 ///   of `epoch_images`, `later_images` (of later epochs, converted to this epoch's image size by
 ///   their number of pixels), `seconds` of training in this epoch.
 /// - `epoch`: `epoch`, `updates`, `batch_size`, `learning_rate`, `train_loss`, `train_accuracy`,
-///   `validation_loss`, `validation_accuracy`, `test_accuracy`, `noise_scale`, `seconds`,
+///   `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, `noise_scale`, `seconds`,
 ///   `images_per_second`.
 /// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `loss`, `views` (views of
 ///   each image whose predictions were averaged), `classes` (their names), `confusion` (the
@@ -162,6 +162,7 @@ fn epoch_object(epoch: &Epoch) -> Value {
         "train_accuracy": epoch.train_accuracy,
         "validation_loss": epoch.validation_loss,
         "validation_accuracy": epoch.validation_accuracy,
+        "test_loss": epoch.test_loss,
         "test_accuracy": epoch.test_accuracy,
         "noise_scale": epoch.noise_scale,
         "seconds": epoch.seconds,

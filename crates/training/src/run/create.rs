@@ -9,7 +9,7 @@ use crescendo_network::{Device, Devices};
 use super::{Progress, Run, fit, folder, initial, saved_state};
 use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
-use crate::{Error, HeldOut, Recipe, memory, version};
+use crate::{Error, HeldOut, Recipe, RunFacts, TrainingSamples, graph, memory, version};
 
 /// What a new run is created from.
 ///
@@ -114,6 +114,9 @@ impl Run {
         let normalization = recipe.data.normalization(&train);
         let (initial, more) = initial::state(&recipe, &*device, start, &train, &normalization)?;
         notes.extend(more);
+        let parameters = graph(&recipe)?.parameter_count();
+        let facts = RunFacts::new(device.description(), parameters, data, &recipe);
+        let samples = TrainingSamples::new(&recipe, normalization, &train);
         let record = Record {
             run: About {
                 recipe: start.recipe_name.into(),
@@ -136,6 +139,8 @@ impl Run {
                 fs::create_dir_all(temporary.join(part)).map_err(io)?;
             }
             record::write(temporary, &record)?;
+            facts.write(temporary)?;
+            samples.write(temporary)?;
             let chosen = PolicyState::new(&record.recipe);
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             saved_state::write_initial(temporary, &record, initial, &progress)
@@ -190,6 +195,7 @@ impl Run {
         folder::make(folder.to_owned(), &mut iter::empty(), |temporary| {
             folder::copy(&self.folder, temporary)?;
             record::write(temporary, &record)?;
+            RunFacts::renew(temporary)?;
             saved_state::set_record(temporary, &record)
         })?;
         Ok(())

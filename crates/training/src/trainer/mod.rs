@@ -23,7 +23,7 @@ use crate::events::{Event, Observer};
 use crate::held_out::validation_images;
 use crate::policy::{fit_batches, no_policy};
 use crate::recipe::BatchPolicyKind;
-use crate::run::{self, Change, Run};
+use crate::run::{self, Change, Run, Start};
 use crate::{Error, HeldOut, checkpoint, graph, memory};
 use epoch::QueuedUpdate;
 use save_policy::SavePolicy;
@@ -157,7 +157,9 @@ impl Run {
             queue: VecDeque::new(),
             busy: Duration::ZERO,
             until: epoch,
-            own: recipe.batch.policy == BatchPolicyKind::Custom || data.is_from_arrays(),
+            own: recipe.batch.policy == BatchPolicyKind::Custom
+                || data.is_from_arrays()
+                || self.record.run.data == Start::IN_MEMORY,
             save_policy: SavePolicy::new(recipe.train.save_every_minutes, device.config().device),
             last_save: Instant::now(),
             saved: self.progress.updates,
