@@ -11,9 +11,9 @@ use crate::cli::Command;
 use crate::{commands, usage};
 
 pub use crate::cli::SplitArgs;
-pub use crate::commands::LoadedData;
+pub use crate::commands::{LoadedData, weights_of_run};
 pub use crate::new_run::{NewRun, RunData, resume};
-pub use crate::values::{RequestedDevice, requested_device};
+pub use crate::values::{RequestedDevice, Which, requested_device};
 
 /// Runs the command line in these arguments, the first of which is the program's name. Returns the exit code: 0 for
 /// success, 1 for failure, 2 for wrong usage, and that of the signal if one has stopped the training.
@@ -21,7 +21,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let line = iter::once("crescendo".into()).chain(arguments.iter().skip(1).cloned());
     let line = command_line(line);
-    let code = usage::parse(&arguments).map_or_else(|code| code, |cli| command(&cli.command, &line));
+    let code =
+        usage::parse(&arguments).map_or_else(|code| code, |cli| command(&cli.command, &line));
     // The output of a shared library is not flushed when the process ends.
     let _ = std::io::stdout().flush();
     code
@@ -34,6 +35,7 @@ fn command(command: &Command, line: &str) -> u8 {
         Command::Train(args) => commands::train::run(args, line),
         Command::Evaluate(args) => commands::evaluate::run(args).map(success),
         Command::Predict(args) => commands::predict::run(args),
+        Command::Export(args) => commands::export::run(args).map(success),
         Command::Report(args) => commands::report::run(args).map(success),
         Command::Plan(args) => commands::plan::run(args).map(success),
         Command::Compare(args) => commands::compare::run(args, line),

@@ -29,7 +29,7 @@ def exception(kind: str, message: str, code: Optional[int]) -> Exception:
 
 def in_python(text: str) -> str:
     """A message with parameters in place of the command's options. What stands in backquotes is a command."""
-    parts = text.split("`")
+    parts = text.replace("`train --resume`", "crescendo.resume").split("`")
     parts[::2] = [_translated(part) for part in parts[::2]]
     return "`".join(parts)
 

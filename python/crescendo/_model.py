@@ -111,6 +111,28 @@ class Model:
             os.unlink(temporary)
             raise
 
+    def export_onnx(
+        self,
+        path: Union[str, os.PathLike[str]],
+        *,
+        flip: Optional[bool] = None,
+        shift: Optional[int] = None,
+        fixed: bool = False,
+    ) -> None:
+        """Writes an ONNX model, as ``crescendo export --onnx`` does: from uint8 images [N, height, width, 3] of any size,
+        the input ``image``, to ``probabilities``, float32 [N, classes].
+
+        Args:
+            path: The file to write. It may exist only if it is a model that Crescendo wrote.
+            flip: Whether the outputs for an image and its mirror image are averaged; by default as the recipe says.
+            shift: By how many pixels images are shifted for more views that are averaged, 0 for none; by default as the
+                recipe says.
+            fixed: Whether images must be 32x32, for programs that cannot resize.
+        """
+        if shift is not None and not 0 <= shift < 32:
+            raise ValueError(f"shift must be a whole number from 0 to 31, but it is {shift}")
+        _crescendo.Network.export_onnx(self._path, self._content, os.fspath(path), flip, shift, fixed)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._path, self._content, self._device, self._threads)
 

@@ -7,6 +7,7 @@ pub mod data;
 mod data_set;
 pub mod devices;
 pub mod evaluate;
+pub mod export;
 mod operation_text;
 pub mod plan;
 pub mod predict;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod runs;
 pub mod train;
 mod unused_keys;
+mod weights;
 
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
@@ -27,6 +29,7 @@ use crescendo::training::{Error, Model, Recipe};
 
 pub use self::data_set::{DataLocation, LoadedData};
 pub use self::unused_keys::unused_source;
+pub use self::weights::of_run as weights_of_run;
 use crate::cli::{ComputeArgs, ViewArgs};
 
 /// Prints a line like `println!`, but returns an error instead of panicking, for example on a full

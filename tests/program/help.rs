@@ -9,6 +9,7 @@ const COMMANDS: [&str; 15] = [
     "train",
     "evaluate",
     "predict",
+    "export",
     "compare",
     "report",
     "plan",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
 import threading
 
 import crescendo
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, program
 
 
 @pytest.fixture
@@ -50,6 +51,18 @@ def test_weights_have_the_names_and_shapes_of_pytorchs(run):
     shapes = [array.shape for name, array in state.items() if name.endswith("weight")]
     assert (4, 3, 3, 3) in shapes and (4,) in shapes
     assert any(name.endswith("num_batches_tracked") and array.shape == () for name, array in state.items())
+
+
+def test_an_onnx_model_is_the_programs(run, own_folder):
+    run.model().export_onnx("python.onnx")
+    subprocess.run([program(), "export", "run", "--onnx", "program.onnx"], check=True, stdout=subprocess.DEVNULL)
+    assert (own_folder / "python.onnx").read_bytes() == (own_folder / "program.onnx").read_bytes()
+    run.model().export_onnx(own_folder / "python.onnx", flip=True, shift=1, fixed=True)
+    assert (own_folder / "python.onnx").read_bytes() != (own_folder / "program.onnx").read_bytes()
+    with pytest.raises(ValueError, match="already exists and is not a model that crescendo wrote"):
+        run.model().export_onnx("run/recipe.toml")
+    with pytest.raises(ValueError, match="shift must be a whole number from 0 to 31, but it is 32"):
+        run.model().export_onnx("other.onnx", shift=32)
 
 
 def test_a_saved_model_is_the_same(run, images, own_folder):

@@ -5,10 +5,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crescendo::AllDevices;
 use crescendo::data::ImageShape;
+use crescendo::export::{OnnxOptions, to_onnx, write_onnx};
 use crescendo::network::TensorData;
-use crescendo::program::requested_device;
+use crescendo::program::{Which, requested_device, weights_of_run};
 use crescendo::training::checkpoint::{self, Checkpoint};
-use crescendo::training::{Error, Model, Recipe};
+use crescendo::training::{Error, Model, Recipe, TrainedNetwork};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 
@@ -89,8 +90,8 @@ impl Network {
         path: PathBuf,
         content: &[u8],
     ) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
-        let tensors = detached(py, || Checkpoint::parse(&path, content.to_vec())?.model())?;
-        let arrays = tensors.into_iter().map(|tensor| {
+        let network = detached(py, || trained(&path, content))?;
+        let arrays = network.tensors.into_iter().map(|tensor| {
             let array = match tensor.data {
                 TensorData::F32(values) => {
                     let values = PyArray1::from_vec(py, values.into_owned());
@@ -104,6 +105,32 @@ impl Network {
         });
         arrays.collect()
     }
+
+    /// Writes the network in the content of a file of weights as an ONNX model to `out`. Views that are `None` are those
+    /// of its recipe.
+    #[staticmethod]
+    fn export_onnx(
+        py: Python<'_>,
+        path: PathBuf,
+        content: &[u8],
+        out: PathBuf,
+        flip: Option<bool>,
+        shift: Option<usize>,
+        fixed: bool,
+    ) -> PyResult<()> {
+        detached(py, || {
+            let network = trained(&path, content)?;
+            let mut options = OnnxOptions::new(&network.recipe);
+            options.flip = flip.unwrap_or(options.flip);
+            options.shift = shift.unwrap_or(options.shift);
+            options.fixed = fixed;
+            write_onnx(&out, &to_onnx(&network, &options)?)
+        })
+    }
+}
+
+fn trained(path: &Path, content: &[u8]) -> Result<TrainedNetwork, Error> {
+    TrainedNetwork::new(&Checkpoint::parse(path, content.to_vec())?, None)
 }
 
 /// The change of a recipe that chooses the device, if there is one, and what opens it.
@@ -122,21 +149,10 @@ pub fn weights(py: Python<'_>, run: PathBuf, epoch: Option<u32>) -> PyResult<Pat
 }
 
 fn find(run: &Path, epoch: Option<u32>) -> Result<PathBuf, Error> {
-    if !run.is_dir() {
-        return Ok(run.to_owned());
+    match epoch {
+        _ if !run.is_dir() => Ok(run.to_owned()),
+        Some(epoch) => weights_of_run(run, Which::Epoch(epoch)),
+        None if checkpoint::best_path(run).is_file() => weights_of_run(run, Which::Best),
+        None => weights_of_run(run, Which::Last),
     }
-    let none = || Error::bad(run, "has no checkpoint yet: resume it with crescendo.resume");
-    let Some(epoch) = epoch else {
-        let best = Some(checkpoint::best_path(run)).filter(|path| path.is_file());
-        return best.map_or_else(|| checkpoint::latest(run)?.ok_or_else(none), Ok);
-    };
-    let existing = checkpoint::list(run)?;
-    if existing.contains(&epoch) {
-        return Ok(checkpoint::path(run, epoch));
-    }
-    if existing.is_empty() {
-        return Err(none());
-    }
-    let existing: Vec<String> = existing.iter().map(u32::to_string).collect();
-    Err(Error::bad(run, format!("has no checkpoint {epoch}, only {}", existing.join(", "))))
 }

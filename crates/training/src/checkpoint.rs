@@ -96,47 +96,70 @@ pub(crate) fn write(
     engine: &mut dyn Engine,
     about: &About,
 ) -> Result<(), Error> {
-    // Without what depends on the machine, so that equal weights give equal files.
-    let mut recipe = record.recipe.clone();
-    recipe.engine.threads = 0;
-    recipe.engine.tiles = 0;
-    recipe.engine.isa = IsaKind::Auto;
-    recipe.engine.device = DeviceKind::Auto;
-    recipe.engine.precision = PrecisionKind::Auto;
-    recipe.batch.memory_limit = 0.0;
-    // As JSON, which other programs read more easily.
-    let operations = std::mem::take(&mut recipe.network.operations);
-    // A path means nothing elsewhere; how the generated set was made does.
     let run = &record.run;
+    // A path means nothing elsewhere; how the generated set was made does.
     let data = if run.data_name == shapes::NAME { &run.data } else { &run.data_name };
-    let data = data.clone();
-    let mut metadata = Metadata::from([
-        ("format".into(), "pt".into()),
-        ("version".into(), record.run.version.clone()),
-        ("recipe".into(), toml::to_string(&recipe).expect("a recipe has only strings for keys")),
-        ("classes".into(), json(&record.run.classes)),
-        ("normalization".into(), json(&record.run.normalization)),
-        ("data".into(), data),
-        ("updates".into(), about.updates.to_string()),
-    ]);
-    if !operations.is_empty() {
-        metadata.insert("network".into(), json(&operations));
-    }
-    if record.run.sizing != Sizing::default() {
-        metadata.insert("sizing".into(), json(&record.run.sizing));
-    }
-    if record.run.validation != ValidationChoice::default() {
-        metadata.insert("validation".into(), record.run.validation.name().into());
-    }
-    let epochs = [("epoch", about.epoch), ("in_epoch", about.in_epoch)];
-    let epochs = epochs.map(|(key, epoch)| (key, epoch.map(|epoch| epoch.to_string())));
-    for (key, value) in
-        epochs.into_iter().chain([("loss", about.loss.map(|loss| loss.to_string()))])
-    {
-        metadata.extend(value.map(|value| (key.to_owned(), value)));
-    }
+    let described = Described {
+        recipe: &record.recipe,
+        version: &run.version,
+        classes: &run.classes,
+        normalization: &run.normalization,
+        sizing: run.sizing,
+        validation: run.validation,
+        data: Some(data),
+        about,
+    };
     let model = engine.export(Section::Model)?;
-    crate::tensors::write(paths, &model, metadata)
+    crate::tensors::write(paths, &model, described.metadata())
+}
+
+/// What a checkpoint says of its network.
+pub(crate) struct Described<'a> {
+    pub recipe: &'a Recipe,
+    pub version: &'a str,
+    pub classes: &'a [String],
+    pub normalization: &'a Normalization,
+    pub sizing: Sizing,
+    pub validation: ValidationChoice,
+    pub data: Option<&'a str>,
+    pub about: &'a About,
+}
+
+impl Described<'_> {
+    pub fn metadata(&self) -> Metadata {
+        let Described { about, .. } = self;
+        // Without what depends on the machine, so that equal weights give equal files.
+        let mut recipe = self.recipe.clone();
+        recipe.engine.threads = 0;
+        recipe.engine.tiles = 0;
+        recipe.engine.isa = IsaKind::Auto;
+        recipe.engine.device = DeviceKind::Auto;
+        recipe.engine.precision = PrecisionKind::Auto;
+        recipe.batch.memory_limit = 0.0;
+        // As JSON, which other programs read more easily.
+        let operations = std::mem::take(&mut recipe.network.operations);
+        let recipe = toml::to_string(&recipe).expect("a recipe has only strings for keys");
+        let always = [
+            ("format", "pt".to_owned()),
+            ("version", self.version.to_owned()),
+            ("recipe", recipe),
+            ("classes", json(&self.classes)),
+            ("normalization", json(self.normalization)),
+            ("updates", about.updates.to_string()),
+        ];
+        let is_default = self.validation == ValidationChoice::default();
+        let sometimes = [
+            ("network", (!operations.is_empty()).then(|| json(&operations))),
+            ("sizing", (self.sizing != Sizing::default()).then(|| json(&self.sizing))),
+            ("validation", (!is_default).then(|| self.validation.name().to_owned())),
+            ("data", self.data.map(str::to_owned)),
+            ("epoch", about.epoch.map(|epoch| epoch.to_string())),
+            ("in_epoch", about.in_epoch.map(|epoch| epoch.to_string())),
+            ("loss", about.loss.map(|loss| loss.to_string())),
+        ];
+        let sometimes = sometimes.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        always.into_iter().chain(sometimes).map(|(key, value)| (key.to_owned(), value)).collect()
+    }
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -206,10 +229,7 @@ impl Checkpoint {
 
     /// The tensors under the names that the network has. PyTorch puts prefixes before them where a network is
     /// wrapped for several devices or compiled, and its counts of batches may be missing.
-    ///
-    /// # Errors
-    /// If a tensor has numbers of another type.
-    pub fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
+    pub(crate) fn model(&self) -> Result<Vec<Tensor<'static>>, Error> {
         let mut tensors = self.0.tensors("")?;
         while let Some(prefix) = WRAPPERS.iter().find(|prefix| {
             !tensors.is_empty() && tensors.iter().all(|tensor| tensor.name.starts_with(**prefix))

@@ -124,6 +124,22 @@ impl RunData {
         (train.epochs, train.max_steps)
     }
 
+    /// The accuracies on the test images and on the validation images with the weights after an epoch, from 0 to 1, as
+    /// far as the run measured them.
+    pub fn accuracies(&self, epoch: u32) -> [Option<f64>; 2] {
+        let row = self.epochs.iter().find(|row| row.epoch == epoch);
+        let EvaluationFile { test, validation } = &self.evaluations;
+        let evaluated = [test, validation].map(|record| {
+            let record = record.as_ref().filter(|record| record.epoch == epoch);
+            record.map(|record| record.accuracy)
+        });
+        let [test, validation] = evaluated;
+        [
+            test.or(row.and_then(|row| row.test_accuracy)),
+            validation.or(row.and_then(|row| row.validation_accuracy)),
+        ]
+    }
+
     /// The recipe and the data set.
     pub(super) fn title(&self) -> String {
         let recipe = Path::new(&self.record.run.recipe);
