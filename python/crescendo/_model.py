@@ -137,7 +137,8 @@ class Model:
         return _restore, (self._path, self._content, self._device, self._threads)
 
     def __repr__(self) -> str:
-        return f"<crescendo.Model of {len(self.classes)} classes, {self._path}>"
+        epoch = "" if self.epoch is None else f", epoch {self.epoch}"
+        return f"<crescendo.Model of {len(self.classes)} classes{epoch}>"
 
 
 def _restore(path: str, content: bytes, device: str, threads: Optional[int]) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
@@ -12,6 +13,7 @@ from typing import Any, Callable, Optional, Union
 from numpy.typing import NDArray
 
 from . import _arrays, _crescendo, _history, _progress
+from ._errors import in_python
 from ._run import Run
 from ._settings import changes
 
@@ -207,6 +209,9 @@ class _Observer:
         if event["event"] == "started":
             self.folder = event["folder"]
         try:
+            if event["event"] == "note" and event["text"].lower().startswith("warning: "):
+                # Four calls up is who called `train`.
+                warnings.warn(in_python(event["text"][len("warning: ") :]), stacklevel=4)
             self._shown.event(event)
             if self._on_event is not None:
                 self._on_event(event)

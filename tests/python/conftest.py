@@ -11,6 +11,8 @@ import pytest
 
 # A network of three times four channels.
 SMALL = {"network.widths": [4, 4, 4], "batch.steps": [[1, 10]], "optimizer.learning_rate": 0.02}
+# The same for a policy of one's own.
+BY_POLICY = {key: value for key, value in SMALL.items() if key != "batch.steps"}
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import crescendo
 import numpy as np
 import pytest
-from conftest import SMALL, best_or_last, program
+from conftest import BY_POLICY, SMALL, best_or_last, program
 
 
 def small(**more):
@@ -150,7 +150,7 @@ def test_arrays_are_all_trained_on_and_resumed_with_the_same_arrays(images):
         small(data=(x, y), out="run", on_epoch=stop)
     assert "data=(X, y)" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert "60 for training, 0 for validation, 0 for testing" in Path("run/log.txt").read_text()
-    with pytest.raises(ValueError, match="arrays in memory"):
+    with pytest.raises(ValueError, match=r"run: was trained on arrays in memory: give them again, with data=\(X, y\)"):
         crescendo.resume("run", progress=False)
     with pytest.raises(ValueError, match="not the data that the run in run was trained on"):
         crescendo.resume("run", data=(x[::-1], y), progress=False)
@@ -189,7 +189,7 @@ def test_a_policy_chooses_and_a_resumed_run_chooses_the_same():
         epoch = len(history["epoch"]) + 1
         return 5 * epoch, 0.02 / epoch
 
-    whole = small(policy=policy, epochs=3, out="whole")
+    whole = small(policy=policy, set=BY_POLICY, epochs=3, out="whole")
     assert whole.history["batch_size"].tolist() == [5, 10, 15]
     assert whole.history["learning_rate"] == pytest.approx([0.02, 0.01, 0.02 / 3])
     assert [len(losses) for losses in seen] == [0, 1, 2] and seen[2][:1] == seen[1]
@@ -198,7 +198,7 @@ def test_a_policy_chooses_and_a_resumed_run_chooses_the_same():
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError) as caught:
-        small(policy=policy, epochs=3, out="stopped", on_epoch=stop)
+        small(policy=policy, set=BY_POLICY, epochs=3, out="stopped", on_epoch=stop)
     assert "policy=..." in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     with pytest.raises(ValueError, match="with policy="):
         crescendo.resume("stopped", progress=False)
@@ -211,9 +211,9 @@ def test_a_policy_that_fails_ends_the_run_with_its_exception():
         return 5, 1 / (1 - len(history["epoch"]))
 
     with pytest.raises(ZeroDivisionError):
-        small(policy=policy, out="run")
+        small(policy=policy, set=BY_POLICY, out="run")
     with pytest.raises(ValueError, match=r"policy must return \(batch_size, learning_rate\), but it returned 5"):
-        small(policy=lambda history: 5, out="other")
+        small(policy=lambda history: 5, set=BY_POLICY, out="other")
 
 
 def test_two_runs_train_at_the_same_time():
@@ -222,6 +222,12 @@ def test_two_runs_train_at_the_same_time():
         runs = list(pool.map(lambda _: small(), range(4)))
     assert len({run.folder for run in runs}) == 4
     assert all(best_or_last(run.folder) == best_or_last(alone.folder) for run in runs)
+
+
+def test_a_key_without_effect_is_a_warning_at_the_callers_line():
+    with pytest.warns(UserWarning, match="batch.max has no effect") as caught:
+        crescendo.train("quick", data="shapes:60,20", epochs=1, set={**SMALL, "batch.max": 50}, progress=False)
+    assert caught[0].filename == __file__
 
 
 def test_other_threads_run_while_a_run_trains():

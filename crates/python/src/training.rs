@@ -1,6 +1,6 @@
 //! Training from Python.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crescendo::data::{DataSet, ValidationChoice, split_validation};
@@ -9,7 +9,7 @@ use crescendo::program::{LoadedData, NewRun, RunData, SplitArgs, resume};
 use crescendo::training::events::{Event, Observer};
 use crescendo::training::policy::{Choice, EpochStart, Policy};
 use crescendo::training::recipe::BatchPolicyKind;
-use crescendo::training::{Error, Start};
+use crescendo::training::{Error, Start, read_record};
 use numpy::{PyReadonlyArray1, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 
@@ -85,7 +85,10 @@ pub fn train(py: Python<'_>, request: Request<'_>) -> PyResult<PathBuf> {
         let (device, devices) = choose(&device)?;
         changes.extend(device);
         let (mut run, data) = match (&recipe, &folder) {
-            (None, Some(folder)) => resume(folder, changes, data, &devices)?,
+            (None, Some(folder)) => {
+                check_data(folder, &data)?;
+                resume(folder, changes, data, &devices)?
+            }
             (recipe, out) => {
                 let new = NewRun {
                     recipe: recipe.as_deref().unwrap_or_default(),
@@ -127,6 +130,15 @@ pub fn train(py: Python<'_>, request: Request<'_>) -> PyResult<PathBuf> {
             Err(error)
         }
     }
+}
+
+/// Refuses to resume a run that was made from arrays without them.
+fn check_data(folder: &Path, data: &RunData) -> Result<(), Error> {
+    if matches!(data, RunData::Usual) && read_record(folder)?.run.data == Start::IN_MEMORY {
+        let problem = "was trained on arrays in memory: give them again, with data=(X, y)";
+        return Err(Error::bad(folder, problem));
+    }
+    Ok(())
 }
 
 fn data_set(py: Python<'_>, arrays: &Arrays<'_>, test_split: Option<f64>) -> PyResult<DataSet> {
