@@ -59,7 +59,19 @@
 //! ([`devices()`]) computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and
 //! [`logging`] writes and shows what happened; [`export`] writes trained networks for other programs. [`cpu`] is the engine for processors, [`cuda`] that for NVIDIA's cards.
 
+// The program's files name the library as other programs do.
+extern crate self as crescendo;
+
+mod cli;
+mod commands;
 mod devices;
+mod new_run;
+mod npy;
+#[doc(hidden)]
+pub mod program;
+mod signals;
+mod usage;
+mod values;
 
 pub use crescendo_cpu as cpu;
 pub use crescendo_cuda as cuda;

@@ -26,6 +26,7 @@
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
@@ -225,8 +226,16 @@ impl Checkpoint {
     /// # Errors
     /// If it is missing or damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let file =
-            TensorFile::open(path).map_err(|error| error.advise("use another checkpoint"))?;
+        Self::parse(path, fs::read(path).map_err(|error| Error::io("read", path, error))?)
+    }
+
+    /// The file at `path` with this content.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
+        let file = TensorFile::parse(path, bytes)
+            .map_err(|error| error.advise("use another checkpoint"))?;
         Ok(Checkpoint(file))
     }
 
