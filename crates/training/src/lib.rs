@@ -29,6 +29,7 @@
 
 mod atomic_file;
 mod best;
+mod calibration;
 pub mod checkpoint;
 mod checksum;
 pub mod comparison;
@@ -45,20 +46,25 @@ pub mod loading;
 mod memory;
 mod model;
 pub mod policy;
+// For the crates of this project, which write such files; it is no part of what the library promises.
+#[doc(hidden)]
+pub mod protobuf;
 pub mod recipe;
 mod record;
 mod run;
 mod run_facts;
 mod tensors;
 mod text_file;
+mod trained;
 mod trainer;
 pub mod validation;
 mod version;
 
 pub use atomic_file::write_atomically;
 pub use best::BestEpoch;
+pub use calibration::CalibrationBin;
 pub use error::Error;
-pub use evaluation::{Evaluation, Misclassified};
+pub use evaluation::{ClassScore, Evaluation, Misclassified, class_scores};
 pub use first_filters::FirstFilters;
 pub use graph::{graph, graph_for};
 pub use held_out::HeldOut;
@@ -69,4 +75,5 @@ pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};
 pub use run::{Overview, Progress, Run, Start, check, check_metrics, resolved};
 pub use run_facts::{RunFacts, TrainingSample, TrainingSamples};
+pub use trained::TrainedNetwork;
 pub use trainer::Outcome;

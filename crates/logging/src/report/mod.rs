@@ -13,6 +13,7 @@ mod panels;
 mod paper;
 mod picture;
 mod pictures;
+mod reliability;
 mod run_data;
 mod run_page;
 mod sections;

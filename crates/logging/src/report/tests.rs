@@ -6,7 +6,9 @@ use std::path::Path;
 use crescendo_cpu::CpuDevices;
 use crescendo_data::ImageShape;
 use crescendo_training::events::{EvaluatedSplit, Marks};
-use crescendo_training::{Evaluation, Misclassified, Recipe, Run, Start, read_record};
+use crescendo_training::{
+    CalibrationBin, Evaluation, Misclassified, Recipe, Run, Start, read_record,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -60,7 +62,11 @@ fn full_run(recipe_name: &str) -> TempDir {
     evaluation.confusion = vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]];
     evaluation.loss = 0.512;
     evaluation.views = 6;
+    image.file = Some(format!("cat/{HOSTILE}.png"));
     evaluation.misclassified = vec![image];
+    evaluation.calibration = vec![CalibrationBin::default(); 15];
+    let bin = &mut evaluation.calibration[13];
+    (bin.images, bin.correct, bin.confidence_sum) = (8, 7, 7.2);
     let classes = ["cat", HOSTILE, "empty"].map(String::from);
     for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
         let record = EvaluationRecord::new(3, &evaluation, &classes);
@@ -142,6 +148,8 @@ fn a_report_shows_everything_in_a_runs_folder() {
         "Accuracy 87.50% on 8 images, averaged over 6 views of each, loss 0.5120",
         "75.0%",
         "<b>cat</b><span>&lt;script&gt;",
+        "<small>cat/&lt;script&gt;",
+        "balanced accuracy 87.50%, calibration error (ECE) 2.50%",
         "98.7%",
         "src=\"data:image/bmp;base64,",
         "widths = [",
@@ -149,7 +157,8 @@ fn a_report_shows_everything_in_a_runs_folder() {
     ] {
         assert!(report.contains(part), "no {part}");
     }
-    assert_eq!(report.matches("<svg ").count(), 5);
+    // Five panels, and the calibration of two splits.
+    assert_eq!(report.matches("<svg ").count(), 5 + 2);
     // Two decisions through all five panels.
     assert_eq!(report.matches("<path class=\"mark ").count(), 10);
     assert!(!report.contains("class=\"line paper\""));
@@ -399,6 +408,37 @@ fn with_many_classes_the_confusions_are_a_list() {
     let (first, second) =
         (report.find("<td>9</td><td>class 5</td><td>class 6</td>"), report.find("<td>7</td>"));
     assert!(first.is_some() && first < second);
+}
+
+#[test]
+fn a_report_of_90_epochs_and_200_classes_is_small() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    let rows = (1..=90).map(|epoch| {
+        format!(
+            "{epoch},{},125,0.1,1.234567,0.5123,77.142,648.2,0.5,0.5,1.234567,812.3\n",
+            400 * epoch
+        )
+    });
+    let header = EPOCHS.lines().next().unwrap();
+    fs::write(folder.join("epochs.csv"), format!("{header}\n{}", rows.collect::<String>()))
+        .unwrap();
+    let classes: Vec<String> =
+        (0..200).map(|class| format!("a class with number {class}")).collect();
+    let mut image = Misclassified::default();
+    image.image = vec![9; ImageShape::CIFAR.elements()];
+    image.file = Some("a folder/".repeat(10));
+    let mut evaluation = Evaluation::default();
+    evaluation.confusion = vec![vec![12_345; 200]; 200];
+    evaluation.misclassified = vec![image; 24];
+    for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
+        let record = EvaluationRecord::new(90, &evaluation, &classes);
+        EvaluationFile::read(&folder).unwrap().update(&folder, split, record).unwrap();
+    }
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert!(report.contains("a class with number 199</th>"));
+    assert!(report.len() < 1_000_000, "{}", report.len());
 }
 
 #[test]
