@@ -33,14 +33,7 @@ fn main() -> Result<(), Error> {
     let recipe = Recipe::builder("quick")?.train(|train| train.epochs = 50).build()?;
     let data = shapes::generate(0, 1000, 200);
     let folder = std::env::temp_dir().join(format!("early-stopping-{}", std::process::id()));
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "shapes:1000,200",
-        init: None,
-        devices: devices(),
-    };
+    let start = Start::new(&recipe, &data, devices());
     let mut run = Run::create(&folder, &start)?;
     let (mut usual, mut stop) =
         (usual_observers(), StopOnPlateau { lowest: f64::INFINITY, waited: 0 });

@@ -15,14 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let recipe = Recipe::load("quick", &["train.epochs=6", "network.widths=[16, 16, 16]"])?;
     let folder = tempfile::tempdir()?;
     let run = folder.path().join("run");
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "shapes:1000,100",
-        init: None,
-        devices: devices(),
-    };
+    let start = Start::new(&recipe, &data, devices());
     let console = &mut ConsoleProgress::default();
     Run::create(&run, &start)?.train(devices(), &data, console, &false.into())?;
 

@@ -17,14 +17,7 @@ fn main() -> Result<(), Error> {
     let changes = ["network.classes=2", "train.epochs=2", "data.normalize=dataset"];
     let recipe = Recipe::load("quick", &changes)?;
     let folder = std::env::temp_dir().join(format!("shades-{}", std::process::id()));
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "shades",
-        init: None,
-        devices: devices(),
-    };
+    let start = Start::new(&recipe, &data, devices());
     let mut run = Run::create(&folder, &start)?;
     run.train(devices(), &data, &mut usual_observers(), &false.into())?;
     Ok(())

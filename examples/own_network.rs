@@ -47,14 +47,9 @@ fn main() -> Result<(), Error> {
         .build()?;
     let data = shapes::generate(0, 1000, 200);
     let folder = std::env::temp_dir().join(format!("own-network-{}", std::process::id()));
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "shapes:1000,200",
-        init: None,
-        devices: devices(),
-    };
+    // By this location the program finds the data again.
+    let data_location = "shapes:1000,200";
+    let start = Start { data_location, ..Start::new(&recipe, &data, devices()) };
     let mut run = Run::create(&folder, &start)?;
     run.train(devices(), &data, &mut usual_observers(), &false.into())?;
     Ok(())

@@ -55,14 +55,7 @@ fn main() -> Result<(), Error> {
         .build()?;
     let data = shapes::generate(0, 1000, 200);
     let folder = std::env::temp_dir().join(format!("own-policy-{}", std::process::id()));
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "shapes:1000,200",
-        init: None,
-        devices: devices(),
-    };
+    let start = Start::new(&recipe, &data, devices());
     let mut run = Run::create(&folder, &start)?;
     // To resume it: `Run::open(&folder)`, and the same policy again.
     run.set_policy(GrowThenDecay::default())?;

@@ -53,6 +53,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// List what can compute: the processor, NVIDIA cards, and why one cannot be used
     Devices(DevicesArgs),
+    /// List the runs in a folder: how far they are, how good, how long they took
+    Runs(RunsArgs),
     /// List the built-in recipes, or print one
     Recipes(RecipesArgs),
     /// Download, inspect or export a data set
@@ -282,13 +284,39 @@ pub struct ExportArgs {
 Example: draw the curves of two runs in the same figures
   crescendo report runs/report-1 runs/original-1 --out both.html")]
 pub struct ReportArgs {
-    /// Run folders; for a single run, its report.html is written again
+    /// Run folders, or the folder of a comparison; of a single one, its report.html is written again
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The file to write; an existing file is replaced only if it is a report
     /// [default: RUN/report.html]
     #[arg(long, value_name = "FILE.html")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: the runs that you have, the best one first
+  crescendo runs --sort accuracy")]
+pub struct RunsArgs {
+    /// The folder with the run folders; those of a comparison are listed under its name
+    /// [default: runs]
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// What comes first: the newest, the most accurate, the quickest, or the first by name
+    #[arg(long, value_name = "KEY", default_value = "date")]
+    pub sort: RunOrder,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How runs are sorted.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunOrder {
+    Date,
+    Accuracy,
+    Time,
+    Name,
 }
 
 #[derive(Args)]
@@ -302,6 +330,14 @@ pub struct PlanArgs {
     /// Change a key of the recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
+    #[command(flatten)]
+    pub data: DataSetArgs,
+    /// Measure for about three seconds how long training would take on this machine
+    #[arg(long, conflicts_with = "steps")]
+    pub measure: bool,
+    /// Show every layer, not only blocks of them
+    #[arg(long, conflicts_with = "steps")]
+    pub layers: bool,
     /// Show the steps as they are computed: fused operations and convolution algorithms
     #[arg(long)]
     pub steps: bool,
@@ -312,7 +348,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Number of images in the training set [default: that of the recipe's data set]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "path",
           value_parser = whole_number(0..=MAX_IMAGES))]
     pub images: Option<usize>,
     /// Print JSON
@@ -347,6 +383,9 @@ pub struct CompareArgs {
     /// Change a key of every arm's recipe; can be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub changes: Vec<String>,
+    /// Print the comparison's file instead of training
+    #[arg(long, requires = "comparison")]
+    pub show: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -19,14 +19,7 @@
 //! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 //! # let folder = tempfile::tempdir().unwrap();
 //! let folder = folder.path().join("first");
-//! let start = Start {
-//!     recipe: &recipe,
-//!     recipe_name: "quick",
-//!     data: &data,
-//!     data_location: "shapes:100,50",
-//!     init: None,
-//!     devices: devices(),
-//! };
+//! let start = Start::new(&recipe, &data, devices());
 //! let mut run = Run::create(&folder, &start)?;
 //! run.train(devices(), &data, &mut (), &false.into())?;
 //!
@@ -66,7 +59,19 @@
 //! ([`devices()`]) computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and
 //! [`logging`] writes and shows what happened; [`export`] writes trained networks for other programs. [`cpu`] is the engine for processors, [`cuda`] that for NVIDIA's cards.
 
+// The program's files name the library as other programs do.
+extern crate self as crescendo;
+
+mod cli;
+mod commands;
 mod devices;
+mod new_run;
+mod npy;
+#[doc(hidden)]
+pub mod program;
+mod signals;
+mod usage;
+mod values;
 
 pub use crescendo_cpu as cpu;
 pub use crescendo_cuda as cuda;

@@ -77,5 +77,6 @@ fn download(dir: Option<&Path>, url: Option<&str>) -> Result<(), Error> {
     match fetched? {
         FetchOutcome::Downloaded(path) => say!("CIFAR-10 is in {}", path.display()),
         FetchOutcome::AlreadyPresent(path) => say!("CIFAR-10 is already in {}", path.display()),
+        _ => say!("CIFAR-10 is in {}", folder.display()),
     }
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crescendo::data::{DataSet, ImageFolder, ReadOptions, locate, open_with, shapes};
-use crescendo::training::Error;
 use crescendo::training::recipe::DataSource;
+use crescendo::training::{Error, Recipe, Start};
 
 use super::note;
 use crate::cli::{DataSetArgs, SplitArgs};
@@ -21,12 +21,35 @@ pub enum DataLocation {
 
 /// A data set in memory, and where it was read from.
 pub struct LoadedData {
+    /// The data set.
     pub set: DataSet,
     /// As in [`DataLocation::Named`]; valid in every working directory, unless the path is not UTF-8.
     pub location: String,
 }
 
 impl LoadedData {
+    /// Sets `network.classes` of the recipe of this name to the number of classes in the data, unless the user has set
+    /// it. Returns a note for the log if that changes the recipe.
+    ///
+    /// # Errors
+    /// If a network cannot have so many.
+    pub fn set_classes(
+        &self,
+        recipe: &mut Recipe,
+        name: &str,
+        changes: &[String],
+    ) -> Result<Option<String>, Error> {
+        let (before, classes) = (recipe.network.classes, self.set.classes.len());
+        if before == classes || Recipe::sets_key(name, changes, "network.classes")? {
+            return Ok(None);
+        }
+        *recipe = recipe.with(&format!("network.classes={classes}"))?;
+        Ok(Some(format!(
+            "network.classes is {classes}, not {before}: {} has {classes} classes",
+            self.set.name
+        )))
+    }
+
     /// Prints the warnings about the data set.
     pub fn print_warnings(&self) {
         self.set.warnings.iter().for_each(|warning| note(format_args!("warning: {warning}")));
@@ -68,6 +91,13 @@ impl DataLocation {
     }
 
     fn named(name: &str, options: ReadOptions) -> Result<LoadedData, Error> {
+        if name == Start::IN_MEMORY {
+            return Err(Error::Refused(
+                "the images of this run were arrays in memory, which only the program that made it has: name others \
+                 with --data"
+                    .into(),
+            ));
+        }
         if let Some(set) = shapes::parse(name) {
             return Ok(LoadedData { set: set?, location: name.to_owned() });
         }

@@ -13,18 +13,23 @@ pub mod plan;
 pub mod predict;
 pub mod recipes;
 pub mod report;
+pub mod runs;
 pub mod train;
 mod unused_keys;
 mod weights;
 
-use std::io::{ErrorKind, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::AllDevices;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
+use crescendo::training::loading::BuiltIn;
+use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
 
-use self::data_set::{DataLocation, LoadedData};
+pub use self::data_set::{DataLocation, LoadedData};
+pub use self::unused_keys::unused_source;
+pub use self::weights::of_run as weights_of_run;
 use crate::cli::{ComputeArgs, ViewArgs};
 
 /// Prints a line like `println!`, but returns an error instead of panicking, for example on a full
@@ -45,9 +50,35 @@ pub fn print(text: std::fmt::Arguments) -> Result<(), Error> {
     }
 }
 
+/// Prints advice below an output, if a person reads it.
+pub fn hint(text: &str) -> Result<(), Error> {
+    if stdout().is_terminal() { say!("\n{text}") } else { Ok(()) }
+}
+
+/// Prints a line for each recipe or comparison: its name, and what it is.
+pub fn list(all: &[BuiltIn]) -> Result<(), Error> {
+    let width = all.iter().map(|one| one.name.len()).max().unwrap_or_default();
+    all.iter().try_for_each(|one| say!("{:width$}  {}", one.name, one.title()))
+}
+
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.
 pub fn note(text: std::fmt::Arguments) {
     let _ = writeln!(stderr(), "{text}");
+}
+
+/// Refuses a recipe whose policy only the program that made it has.
+///
+/// # Errors
+/// If it is one.
+pub fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
+    if recipe.batch.policy != BatchPolicyKind::Custom {
+        return Ok(());
+    }
+    Err(Error::Recipe(
+        "batch.policy = custom is for programs that use Crescendo as a library and bring a rule of their own: choose \
+         another policy"
+            .into(),
+    ))
 }
 
 impl ViewArgs {

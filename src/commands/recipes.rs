@@ -4,24 +4,18 @@ use crescendo::training::Error;
 use crescendo::training::loading::BUILT_IN;
 use crescendo::training::recipe::Recipe;
 
-use super::say;
+use super::{hint, list, print};
 use crate::cli::RecipesArgs;
 
 pub fn run(args: &RecipesArgs) -> Result<(), Error> {
-    match &args.recipe {
-        None => {
-            for recipe in &BUILT_IN {
-                say!("{:<12} {}", recipe.name, recipe.summary())?;
-            }
-        }
-        Some(name) => {
-            // Gives the error if there is no recipe of this name.
-            Recipe::load::<&str>(name, &[])?;
-            match BUILT_IN.iter().find(|recipe| recipe.name == name) {
-                Some(recipe) => super::print(format_args!("{}", recipe.text))?,
-                None => return Err(Error::Recipe(format!("{name} is not a built-in recipe"))),
-            }
-        }
+    let Some(name) = &args.recipe else {
+        list(&BUILT_IN)?;
+        return hint("`crescendo recipes NAME` prints a recipe's file, which says more.");
+    };
+    // Gives the error if there is no recipe of this name.
+    Recipe::load::<&str>(name, &[])?;
+    match BUILT_IN.iter().find(|recipe| recipe.name == name) {
+        Some(recipe) => print(format_args!("{}", recipe.text)),
+        None => Err(Error::Recipe(format!("{name} is not a built-in recipe"))),
     }
-    Ok(())
 }

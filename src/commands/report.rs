@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crescendo::logging::report::{self, RunData};
+use crescendo::logging::report::{self, ComparisonData, RunData};
 use crescendo::training::Error;
+use crescendo::training::comparison::ComparisonRecord;
 
 use super::say;
 use crate::cli::ReportArgs;
@@ -17,11 +18,26 @@ pub fn run(args: &ReportArgs) -> Result<(), Error> {
             return Err(Error::Recipe(problem.to_owned()));
         }
     };
+    if let [folder] = &args.runs[..]
+        && folder.join(ComparisonRecord::FILE_NAME).is_file()
+    {
+        let mut comparison = ComparisonData::read(folder)?;
+        comparison.link_from(&out);
+        if args.out.is_none() {
+            report::write_forest_plot(&comparison)?;
+        }
+        report::write(&out, &report::render_comparison(&comparison))?;
+        return say!("{}", out.display());
+    }
     let mut runs = Vec::new();
     for (group, folder) in args.runs.iter().enumerate() {
         let mut run = RunData::read(folder)?;
+        run.link_from(&out);
         (run.label, run.group) = (label(folder, &args.runs), group);
         runs.push(run);
+    }
+    if let (None, [run]) = (&args.out, &runs[..]) {
+        report::write_picture(run)?;
     }
     report::write(&out, &report::render(&runs))?;
     say!("{}", out.display())

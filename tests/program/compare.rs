@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Place, check_refusal, column, text};
 
-const ARMS: &str = "recipe = \"quick\"\nbase = \"fixed\"\nseeds = [0, 1]\nbn_images = 100\n\
+pub const ARMS: &str = "recipe = \"quick\"\nbase = \"fixed\"\nseeds = [0, 1]\nbn_images = 100\n\
                     set = [\"network.widths=[4,4,4]\", \"train.epochs=2\"]\n\
                     [[arm]]\nname = \"grown\"\nset = [\"batch.steps=[[1,25],[2,50]]\"]\n\
                     [[arm]]\nname = \"fixed\"\nset = [\"batch.policy=fixed\", \"batch.size=25\"]\n";
@@ -36,7 +36,7 @@ fn every_arm_is_trained_with_every_seed_once() {
     let place = place();
     let output = place.run(COMPARE);
     assert!(output.contains("4 of 4: grown, seed 1"), "{output}");
-    assert!(output.contains("| fixed ") && output.contains("| grown "), "{output}");
+    assert!(output.contains("\nfixed ") && output.contains("\ngrown "), "{output}");
     let table = place.read("runs/arms/results.csv");
     assert_eq!(column(&table, "arm"), ["fixed", "grown", "fixed", "grown"]);
     assert_eq!(column(&table, "seed"), ["0", "0", "1", "1"]);
@@ -54,7 +54,7 @@ fn every_arm_is_trained_with_every_seed_once() {
     // Finished arms are not trained again, even if only results.csv is left of them.
     fs::remove_dir_all(place.path("runs/arms/fixed")).unwrap();
     let again = place.run(COMPARE);
-    assert!(!again.contains(" of 4: ") && again.contains("| grown "), "{again}");
+    assert!(!again.contains(" of 4: ") && again.contains("\ngrown "), "{again}");
     assert!(!place.path("runs/arms/fixed").exists());
     let other = place.run(&format!("{COMPARE} --base grown"));
     assert!(other.contains("against grown") && !other.contains(" of 4: "), "{other}");

@@ -15,6 +15,7 @@ const COMMANDS: [&str; 15] = [
     "plan",
     "bench",
     "devices",
+    "runs",
     "recipes",
     "data",
     "data fetch",
@@ -50,6 +51,9 @@ fn exit_codes_distinguish_success_failure_and_wrong_usage() {
         (0, "recipes"),
         (0, "plan quick"),
         (0, "devices"),
+        (0, "runs"),
+        (1, "runs nowhere"),
+        (2, "compare --show"),
         (1, "data info nowhere"),
         (1, "evaluate nowhere"),
         (1, "train report"),
@@ -82,11 +86,39 @@ fn completions_contain_the_commands_for_every_shell() {
     }
 }
 
+/// The names in a list, which must have a short line for each.
+#[track_caller]
+fn names(list: &str) -> Vec<&str> {
+    for line in list.lines() {
+        let about = line.split_once("  ").map_or("", |(_, about)| about.trim());
+        assert!(line.chars().count() <= 80 && about.len() > 15, "{line}");
+        assert!(!about.ends_with([',', '.', ':', '(']), "{line}");
+    }
+    list.lines().map(|line| line.split(' ').next().unwrap()).collect()
+}
+
+#[test]
+fn comparisons_are_listed_and_shown() {
+    let place = Place::new();
+    let list = place.run("compare");
+    let expected = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"];
+    assert_eq!(names(&list), expected);
+    for name in expected {
+        let file = place.run(&format!("compare {name} --show"));
+        assert!(file.starts_with("# ") && file.contains("\n[[arm]]\n"), "{file}");
+        // It can be saved, and is a comparison.
+        fs::write(place.path("mine.toml"), &file).unwrap();
+        assert_eq!(place.run("compare mine.toml --show"), file);
+    }
+    place.refuse_saying(2, "compare nothing --show", &["there is no comparison nothing"]);
+    assert!(!place.path("runs").exists(), "nothing is trained");
+}
+
 #[test]
 fn recipes_are_listed_printed_and_usable_as_files() {
     let place = Place::new();
     let list = place.run("recipes");
-    let names: Vec<&str> = list.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    let names = names(&list);
     assert_eq!(names, ["report", "original", "quick", "report-fast", "fast94", "fast95", "fast96"]);
     for name in names {
         let text = place.run(&format!("recipes {name}"));
@@ -158,9 +190,15 @@ fn the_plan_of_the_report_recipe_has_known_numbers() {
     assert_eq!(macs, 1_335_578_624);
 
     let table = place.run("plan report");
-    for part in ["17392394", "1.336 GMAC", "8.01 GFLOP", "24000", "output_layer.fc1"] {
+    for part in ["17392394", "1.336 GMAC", "8.01 GFLOP", "24000", "27500 in 90 epochs"] {
         assert!(table.contains(part), "no {part} in {table}");
     }
+    assert!(table.starts_with("parameters "), "the summary comes first: {table}");
+    assert!(!table.contains("time on this machine") && table.lines().count() < 40, "{table}");
+    let block = "\nstack_layers.2.blocks.0  3 Convolution  256x8x8        919808    58720256\n";
+    assert!(table.contains(block) && !table.contains("blocks.0.conv1"), "{table}");
+    let all = place.run("plan report --layers");
+    assert!(all.contains("\noutput_layer.fc1 ") && all.contains(".blocks.0.conv1 "), "{all}");
     let other = json(
         &place,
         "plan report --json --images 1000 --set batch.policy=fixed --set batch.size=300 --set \
@@ -173,6 +211,51 @@ fn the_plan_of_the_report_recipe_has_known_numbers() {
          train.epochs=2 --set data.last_batch=keep",
     );
     assert_eq!(kept["updates"], 8);
+}
+
+#[test]
+fn a_plan_measures_the_time_if_it_is_asked_to() {
+    let place = Place::new();
+    let small = "plan quick --set network.widths=[4,8,8]";
+    let plan = json(&place, &format!("{small} --json"));
+    assert!(plan.get("training_seconds").is_none());
+    let measured = json(&place, &format!("{small} --measure --json"));
+    let (seconds, rate) = ("training_seconds", "images_per_second");
+    let [seconds, rate] = [seconds, rate].map(|key| measured[key].as_f64().unwrap());
+    // Fourteen epochs of 5000 images, of which the first six are in the smallest batches.
+    let at_first = 14.0 * 5000.0 / rate;
+    assert!(seconds > 0.0 && seconds <= 1.001 * at_first, "{seconds} of {at_first}");
+    let table = place.run(&format!("{small} --measure --set batch.policy=plateau"));
+    assert!(table.contains("\ntime on this machine      at most about "), "{table}");
+    assert!(
+        table.contains("updates                   depend on training, in 14 epochs"),
+        "{table}"
+    );
+    place.refuse(2, "plan quick --measure --steps");
+}
+
+#[test]
+fn a_plan_takes_the_size_and_the_classes_of_data() {
+    let place = Place::new();
+    for class in ["a", "b", "c"] {
+        fs::create_dir_all(place.path("own").join(class)).unwrap();
+        for index in 0..20_u8 {
+            let colour = image::Rgb([class.as_bytes()[0], index, 7]);
+            let path = place.path("own").join(class).join(format!("{index}.png"));
+            image::RgbImage::from_pixel(32, 32, colour).save(path).unwrap();
+        }
+    }
+    let table = place.run("plan quick --data own --test-split 0.25");
+    assert!(table.contains("training images           45 of the folder own, 3 classes"), "{table}");
+    let layers = json(&place, "plan quick --data own --test-split 0.25 --json")["layers"].clone();
+    assert_eq!(layers.as_array().unwrap().last().unwrap()["output"], "3");
+    let as_trained = json(&place, "plan quick --data shapes:130,10 --json");
+    assert_eq!(as_trained, json(&place, "plan quick --images 130 --json"));
+    place.refuse(2, "plan quick --data own --images 3");
+    place.refuse_saying(1, "plan quick --data nowhere", &["nowhere"]);
+    // What training would refuse.
+    let four = "plan quick --data own --set network.classes=4";
+    place.refuse_saying(1, four, &["the folder own has 3 classes, but network.classes is 4"]);
 }
 
 #[test]
@@ -223,6 +306,7 @@ fn data_sets_are_inspected_and_exported_unchanged() {
         (json(&place, "data info shapes:53,7 --json"), json(&place, "data info set --json"));
     assert_eq!(drawn["fingerprint"], read["fingerprint"]);
     assert_eq!(drawn["classes"], read["classes"]);
+    assert!(place.run("data info shapes").ends_with("\nno problems found\n"));
     let table = place.run("data info set");
     assert!(table.contains(drawn["fingerprint"].as_str().unwrap()), "{table}");
     assert!(place.run("data info shapes:53,7,1 --json").contains("fingerprint"));

@@ -60,14 +60,7 @@ fn place_with(policy: BatchPolicyKind) -> Place {
         .engine(|engine| engine.device = crescendo::network::DeviceKind::Cpu)
         .build()
         .unwrap();
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "memory",
-        init: None,
-        devices: devices(),
-    };
+    let start = Start::new(&recipe, &data, devices());
     let folder = place.path("run");
     drop(Run::create(&folder, &start).unwrap());
     let train = |stop_at: u64| {
@@ -80,6 +73,10 @@ fn place_with(policy: BatchPolicyKind) -> Place {
         run.train(devices(), &data, &mut observers, &false.into()).unwrap()
     };
     assert_eq!(train(3), Outcome::Interrupted);
+    // Its data were arrays in memory, and its policy may be its own.
+    let log = place.read("run/log.txt");
+    assert!(log.contains("The program that made this run resumes it"), "{log}");
+    assert!(!log.contains("--resume"), "{log}");
     if policy == BatchPolicyKind::Custom {
         assert_eq!(train(u64::MAX), Outcome::Finished);
     }
@@ -94,6 +91,7 @@ fn a_run_with_a_policy_of_its_own_is_evaluated_and_used_but_not_resumed() {
     let accuracy = |text: &str| text.lines().nth(1).map(str::to_owned);
     let evaluated = place.run("evaluate run --data shapes:40,20");
     let file = place.run("evaluate run/weights/epoch-0002.safetensors --data shapes:40,20");
+    place.refuse_saying(1, "evaluate run", &["arrays in memory", "--data"]);
     assert_eq!(accuracy(&evaluated), accuracy(&file), "{evaluated}{file}");
     image::RgbImage::from_pixel(32, 32, image::Rgb([9, 90, 200]))
         .save(place.path("a.png"))
@@ -109,6 +107,19 @@ fn a_run_with_a_policy_of_its_own_is_evaluated_and_used_but_not_resumed() {
     place.refuse_saying(
         2,
         "train run/recipe.toml --data shapes:40,20 --out other",
+        &["batch.policy = custom is for programs that use Crescendo as a library"],
+    );
+    let comparison = "recipe = \"run/recipe.toml\"\nbase = \"one\"\nseeds = [0]\n\
+                      [[arm]]\nname = \"one\"\n[[arm]]\nname = \"two\"\nset = [\"batch.initial=10\"]\n";
+    std::fs::write(place.path("two.toml"), comparison).unwrap();
+    place.refuse_saying(
+        2,
+        "compare two.toml --data shapes:40,20 --out other",
+        &["two.toml: arm one: batch.policy = custom is for programs that use Crescendo as a library"],
+    );
+    place.refuse_saying(
+        2,
+        "bench run/recipe.toml",
         &["batch.policy = custom is for programs that use Crescendo as a library"],
     );
     assert!(!place.path("other").exists());

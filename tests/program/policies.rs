@@ -33,7 +33,8 @@ fn a_plateau_grows_the_batch_and_is_logged() {
     // With the numbers that decided.
     let row = decisions.lines().nth(1).unwrap();
     let (_, why) = row.split_once(": no improvement in 1 epoch (").unwrap();
-    let (found, rest) = why.split_once(" % below the best; 90 % needed)").unwrap();
+    let why = why.strip_prefix("90 % better than the best is asked for, ").unwrap();
+    let (found, rest) = why.split_once(" % was reached)").unwrap();
     let [value, best] = ["value", "best"].map(|name| {
         let cells: Vec<&str> = rest.split(',').collect();
         let at = if name == "value" { 2 } else { 3 };

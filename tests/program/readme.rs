@@ -20,6 +20,7 @@ const PAGES: [&str; 13] = [
     "docs/deploy.md",
     "docs/results.md",
     "docs/performance.md",
+    "docs/python.md",
     "docs/findings.md",
     "docs/releasing.md",
     "docs/runs/README.md",

@@ -115,10 +115,11 @@ fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
     place.run(&format!("train {SMALL} {OFTEN} --out whole"));
     let signals = [("INT", 130), ("HUP", 129), ("TERM", 143), ("USR1", 143), ("QUIT", 143)];
     for (signal, code) in signals {
-        let name = format!("stopped-{signal}");
-        let arguments = format!("train {SMALL} {OFTEN} --out {name}");
-        let mut child =
-            place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // A shell has to be told that this is one word.
+        let name = format!("it's stopped by {signal}");
+        let mut command = place.command(&format!("train {SMALL} {OFTEN} --out"));
+        command.arg(&name).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         assert!(wait_for_updates(&mut child, &place.path(&name), 5));
         let process = child.id().to_string();
         let kill = std::process::Command::new("kill").args(["-s", signal, &process]).status();
@@ -126,12 +127,18 @@ fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{signal}");
         let said = super::text(&output.stdout);
-        assert!(said.contains(&format!("crescendo train --resume {name}")), "{said}");
         // The weights of this moment can be evaluated.
-        let evaluated = place.run(&format!("evaluate {name} --json"));
-        let evaluated: serde_json::Value = serde_json::from_str(&evaluated).unwrap();
+        let evaluated = place.command("evaluate --json").arg(&name).output().unwrap().stdout;
+        let evaluated: serde_json::Value = serde_json::from_slice(&evaluated).unwrap();
         assert!(evaluated["results"][0]["updates"].as_u64().unwrap() >= 5, "{evaluated}");
-        place.run(&format!("train --resume {name}"));
+        let resume =
+            said.lines().last().and_then(|line| line.split_once("Resume with: crescendo "));
+        let script = format!("\"$0\" {}", resume.unwrap_or_else(|| panic!("{said}")).1);
+        let program = place.command("");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).arg(program.get_program()).current_dir(place.folder());
+        shell.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        assert!(shell.output().unwrap().status.success(), "{script}");
         assert_equal(&place.path("whole"), &place.path(&name));
     }
 }

@@ -17,9 +17,18 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     assert!(lines[2].contains(" Duration ") && lines[2].ends_with(" seconds."), "{output}");
     assert_eq!(output.matches("Increasing batch size from 25 to 50 (by batch.steps)\n").count(), 1);
     assert_eq!(output.matches("Checkpoint has been created.\n").count(), 2);
-    let last = &lines[lines.len() - 2..];
+    let last = &lines[lines.len() - 5..];
     assert!(last[0].starts_with("Test accuracy: 0."), "{output}");
-    assert_eq!(last[1], "Run: runs/quick-1");
+    let expected = [
+        "Run: runs/quick-1",
+        "Report: runs/quick-1/report.html",
+        "Weights: runs/quick-1/weights/last.safetensors",
+        "Classify images with: crescendo predict runs/quick-1 IMAGE.png",
+    ];
+    assert_eq!(last[1..], expected);
+    assert!(
+        expected[1..3].iter().all(|line| place.path(&line[line.find(' ').unwrap() + 1..]).exists())
+    );
     assert_eq!(place.read("runs/quick-1/log.txt"), output);
 
     let epochs = place.read("runs/quick-1/epochs.csv");
@@ -62,9 +71,9 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     }
     // The recipe that a run wrote can be trained, and the next run has the next number.
     let again = place.run("train runs/quick-1/recipe.toml --data shapes:300,100 --epochs 1");
-    assert!(again.ends_with("Run: runs/recipe-1\n"), "{again}");
+    assert!(again.contains("\nRun: runs/recipe-1\n"), "{again}");
     let next = place.run(&format!("train {SMALL} --epochs 1"));
-    assert!(next.ends_with("Run: runs/quick-2\n"), "{next}");
+    assert!(next.contains("\nRun: runs/quick-2\n"), "{next}");
 }
 
 #[test]
@@ -135,7 +144,7 @@ fn a_run_limited_by_max_steps_writes_its_last_checkpoint() {
     let place = Place::new();
     let limits = "--set train.max_steps=15 --set train.final_evaluation=false --out run";
     let output = place.run(&format!("train {SMALL} {limits}"));
-    assert!(!output.contains("Test accuracy:") && output.ends_with("Run: run\n"), "{output}");
+    assert!(!output.contains("Test accuracy:") && output.contains("\nRun: run\n"), "{output}");
     assert!(checkpoint(&place.path("run"), 2).exists());
     assert_eq!(column(&place.read("run/epochs.csv"), "updates"), ["12", "15"]);
     let again = place.run("train --resume run");

@@ -28,7 +28,7 @@ mod f32 {
 mod bf16 {
     use super::*;
     crescendo_conformance::conformance_tests!(
-        || (open(PrecisionKind::Bf16), Tolerances::BF16),
+        || (open(PrecisionKind::Bf16), Tolerances::BF16_PRODUCTS),
         #[ignore = "needs an NVIDIA card"]
     );
 }

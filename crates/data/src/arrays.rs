@@ -5,6 +5,9 @@ use crate::{DataSet, Error, ImageShape, Sizing, Split};
 /// The most classes: labels are 16 bits.
 const MAX_CLASSES: usize = u16::MAX as usize;
 
+/// [`DataSet::format`] of images in memory.
+const FORMAT: &str = "arrays in memory";
+
 impl DataSet {
     /// A data set of images in memory, `[N, 3, 32, 32]` bytes in the order that [`ImageShape`] describes, with a label
     /// for each, an index into the names of the classes. [`with_test`](Self::with_test) adds test images, and
@@ -24,6 +27,7 @@ impl DataSet {
     /// let data = DataSet::from_arrays("shades", images.clone(), vec![0, 1], ["dark", "light"])?
     ///     .with_test(images, vec![0, 1])?;
     /// assert_eq!((data.train.len(), data.test.len()), (2, 2));
+    /// assert!(data.is_from_arrays());
     ///
     /// let error = DataSet::from_arrays("shades", vec![0; 100], vec![0], ["dark", "light"]);
     /// assert!(error.unwrap_err().to_string().contains("1 image of 3x32x32 has 3072 bytes, not 100"));
@@ -46,7 +50,7 @@ impl DataSet {
         let train = split(&name, "training", images, labels, &classes)?;
         Ok(DataSet {
             name,
-            format: "arrays in memory".into(),
+            format: FORMAT.into(),
             classes,
             train,
             validation: Split::default(),
@@ -55,6 +59,11 @@ impl DataSet {
             sizing: Sizing::default(),
             warnings: Vec::new(),
         })
+    }
+
+    /// Whether the images were given in memory, so that nothing but the program that did can read them again.
+    pub fn is_from_arrays(&self) -> bool {
+        self.format == FORMAT
     }
 
     /// The data set with these test images, of the same classes.
@@ -104,7 +113,7 @@ fn split(
             "{kind} image {index} has the label {label}, but there are {classes} classes, counted from 0"
         ));
     }
-    Ok(Split { pixels, labels })
+    Ok(Split { pixels, labels, files: Vec::new() })
 }
 
 #[cfg(test)]

@@ -109,6 +109,7 @@ pub enum Flip {
 ///
 /// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AugmentedSample {
     /// The image's index in its split.
     pub index: u32,

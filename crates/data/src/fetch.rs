@@ -57,6 +57,7 @@ impl RemoteArchive<'static> {
 ///
 /// See the example of [`RemoteArchive`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FetchOutcome {
     /// The data set was there already; nothing was downloaded.
     AlreadyPresent(PathBuf),

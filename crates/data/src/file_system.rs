@@ -42,6 +42,35 @@ pub fn try_lock(file: &File) -> io::Result<Lock> {
     lock_outcome(file.try_lock())
 }
 
+/// Whether another program has locked the file at `path`, as far as the file system knows locks. It stays unlocked if
+/// it is, so that a program that locks it at the same moment is hardly ever in the way.
+///
+/// # Errors
+/// If the file cannot be opened, unless there is none.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_data::file_system::{Lock, is_locked, try_lock};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("lock");
+/// assert!(!is_locked(&path)?);
+/// let file = std::fs::File::create(&path)?;
+/// assert!(!is_locked(&path)?);
+/// let held = try_lock(&file)? == Lock::Held;
+/// assert_eq!(is_locked(&path)?, held);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn is_locked(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    // Several programs can ask at the same time.
+    Ok(lock_outcome(file.try_lock_shared())? == Lock::Taken)
+}
+
 /// What the outcome of [`File::try_lock`] means.
 ///
 /// # Errors

@@ -49,6 +49,18 @@ impl Normalization {
         Normalization::Dataset { mean, deviation }
     }
 
+    /// The byte of each channel that becomes 0 in this image.
+    pub(crate) fn zero(&self, image: &[u8]) -> [f64; 3] {
+        match self {
+            Normalization::PerImage => std::array::from_fn(|channel| {
+                let plane = &image[channel * SHAPE.plane()..][..SHAPE.plane()];
+                plane.iter().map(|&x| f64::from(x)).sum::<f64>() / SHAPE.plane() as f64
+            }),
+            Normalization::Dataset { mean, .. } => mean.map(|mean| 255.0 * mean),
+            Normalization::None => [0.0; 3],
+        }
+    }
+
     /// Writes the normalised values of `image` to `out`, in the same order.
     ///
     /// # Panics

@@ -13,6 +13,7 @@ use crate::{ImageShape, Normalization, Split};
 ///
 /// See the example of [`Sampling`].
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ImageBatch {
     /// `[N, channels, image_size, image_size]`, the values of each image as [`ImageShape`] orders them.
     pub images: Vec<f32>,
@@ -149,6 +150,37 @@ impl Sampling {
             }
             batch.labels.push(split.labels[sample.index as usize]);
         }
+    }
+
+    /// The images `indices` of `split` as [`fill`](Self::fill) makes them, but for the normalisation: each as bytes,
+    /// with `image_size` rows and columns. Cutout's square, which is 0 after normalisation, has the colour that becomes 0.
+    ///
+    /// # Panics
+    /// If an index is not below the number of images.
+    pub fn preview(&self, split: &Split, epoch: u64, indices: &[u32]) -> Vec<Vec<u8>> {
+        const SHAPE: ImageShape = ImageShape::CIFAR;
+        let preview = |sample: AugmentedSample| {
+            let image = split.image(sample.index as usize);
+            let mut bytes = image.to_vec();
+            if let Some(augmentation) = &self.augmentation {
+                augmentation.crop_and_flip(&sample, image, &mut bytes);
+            }
+            let zero = self.normalization.zero(&bytes);
+            let at = |channel: usize| zero[channel] as f32;
+            let channels = bytes.chunks_exact(SHAPE.plane()).enumerate();
+            let mut full: Vec<f32> = channels
+                .flat_map(|(channel, plane)| plane.iter().map(move |&x| f32::from(x) - at(channel)))
+                .collect();
+            if let Some(augmentation) = &self.augmentation {
+                augmentation.cut_out(&sample, &mut full);
+            }
+            let plane = self.image_size * self.image_size;
+            let mut resized = vec![0.0; SHAPE.channels * plane];
+            resize(&full, self.image_size, &mut resized);
+            let pixel = |(index, value): (usize, &f32)| (value + at(index / plane)).round() as u8;
+            resized.iter().enumerate().map(pixel).collect()
+        };
+        self.augmented_samples(epoch, indices).map(preview).collect()
     }
 
     /// Calls `consume` with the batches of `epoch` whose numbers, counted from 0, are in `wanted`, in
@@ -305,6 +337,43 @@ mod tests {
             let holes = pixels.filter(|&(whole, _)| *whole != 0.0).map(differ);
             assert_eq!(holes.filter(|&hole| hole).count(), 3 * 12 * 12);
         }
+    }
+
+    #[test]
+    fn a_preview_is_the_batch_without_its_normalisation() {
+        let split = split(5);
+        let normalization =
+            Normalization::Dataset { mean: [0.2, 0.5, 0.4], deviation: [0.1, 0.2, 0.3] };
+        for (cutout, image_size) in [(0, 32), (12, 32), (12, 24)] {
+            let whole = sampling(Shuffle::FileOrder, LastBatch::Keep);
+            let augmentation = whole.augmentation.map(|change| Augmentation { cutout, ..change });
+            let sampling = Sampling { augmentation, normalization, image_size, ..whole };
+            let mut batch = ImageBatch::default();
+            sampling.fill(&split, 2, &[4, 1], &mut batch);
+            let previews = sampling.preview(&split, 2, &[4, 1]);
+            let Normalization::Dataset { mean, deviation } = normalization else { unreachable!() };
+            let elements = 3 * image_size * image_size;
+            for (image, preview) in batch.images.chunks_exact(elements).zip(previews) {
+                for (index, (value, byte)) in image.iter().zip(preview).enumerate() {
+                    let channel = index / (image_size * image_size);
+                    let expected = 255.0 * (f64::from(*value) * deviation[channel] + mean[channel]);
+                    assert!((expected - f64::from(byte)).abs() < 0.501, "{expected} {byte}");
+                }
+            }
+        }
+        // The square of cutout has the image's own mean, if that is what is subtracted.
+        let whole = sampling(Shuffle::FileOrder, LastBatch::Keep);
+        let augmentation = Some(Augmentation {
+            padding: 0,
+            border: Border::Reflect,
+            flip: Flip::Random(false),
+            cutout: SHAPE.width,
+        });
+        let normalization = Normalization::PerImage;
+        let preview = Sampling { augmentation, normalization, ..whole }.preview(&split, 1, &[3]);
+        let plane = &split.image(3)[..SHAPE.plane()];
+        let mean = plane.iter().map(|&x| f64::from(x)).sum::<f64>() / SHAPE.plane() as f64;
+        assert!(preview[0][..SHAPE.plane()].iter().all(|&x| (f64::from(x) - mean).abs() < 0.501));
     }
 
     #[test]

@@ -243,7 +243,7 @@ impl fmt::Display for Summary {
         writeln!(f)?;
         writeln!(f, "{:width$} {}", "fingerprint", self.fingerprint)?;
         if self.problems.is_empty() {
-            return write!(f, "{:width$} none", "problems");
+            return write!(f, "no problems found");
         }
         write!(f, "problems")?;
         self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
@@ -365,7 +365,7 @@ mean         0.250000  0.500000  0.125000
 std          0.100000  0.200000  0.300000
 
 fingerprint abc
-problems    none";
+no problems found";
         assert_eq!(summary.to_string(), expected);
         summary.problems = vec!["no test images of cat".into()];
         assert!(summary.to_string().ends_with("problems\n  no test images of cat"));

@@ -1,7 +1,7 @@
 //! Append-only files in a run's folder, truncated only when a run is resumed.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use crescendo_training::Error;
@@ -35,6 +35,15 @@ impl AppendLog {
             log.append(header)?;
         }
         Ok(log)
+    }
+
+    /// The file's first line, such as the header of a table that an earlier version began.
+    pub(crate) fn first_line(&self) -> Result<String, Error> {
+        let mut line = String::new();
+        let read =
+            File::open(&self.path).and_then(|file| BufReader::new(file).read_line(&mut line));
+        read.map_err(|error| Error::io("read", &self.path, error))?;
+        Ok(line)
     }
 
     /// Writes `bytes` at the end of the file.

@@ -16,9 +16,8 @@
 //! let recipe = Recipe::load("quick", &changes)?;
 //! # let folder = tempfile::tempdir().unwrap();
 //! let folder = folder.path().join("run");
-//! let (recipe_name, data_location) = ("quick", "shapes:100,50");
-//! let (init, devices) = (None, &CpuDevices);
-//! let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+//! let devices = &CpuDevices;
+//! let start = Start::new(&recipe, &data, devices);
 //! let mut run = Run::create(&folder, &start)?;
 //! run.train(devices, &data, &mut usual_observers(), &false.into())?;
 //! let table = std::fs::read_to_string(folder.join("epochs.csv")).unwrap();
@@ -28,18 +27,28 @@
 //! ```
 
 mod append_log;
+mod comparison_table;
+mod confusions;
 mod formats;
 mod messages;
 pub mod report;
 mod run_folder;
+mod shell;
 mod tensorboard;
 mod terminal;
 
+pub use comparison_table::ComparisonTable;
 pub use formats::csv::quote as quote_csv;
+pub use formats::tables::best_accuracy;
+pub use messages::display_seconds;
 pub use report::HtmlReport;
 pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
+pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
-pub use terminal::{ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar};
+pub use terminal::{
+    ClassTable, ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, event_object,
+    progress_bar, terminal_columns,
+};
 
 use crescendo_training::Error;
 use crescendo_training::events::{Event, Marks, Observer};
@@ -98,14 +107,7 @@ pub fn usual_observers() -> impl Observer {
 /// # let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("first");
-/// # let start = Start {
-/// #     recipe: &recipe,
-/// #     recipe_name: "quick",
-/// #     data: &data,
-/// #     data_location: "shapes:60,20",
-/// #     init: None,
-/// #     devices: &CpuDevices,
-/// # };
+/// # let start = Start::new(&recipe, &data, &CpuDevices);
 /// # let mut run = Run::create(&folder, &start)?;
 ///
 /// let (mut text, mut tensorboard) = (TextLogger::default(), TensorBoardLogger::default());
@@ -115,7 +117,7 @@ pub fn usual_observers() -> impl Observer {
 /// all.0.push(if wants_json { &mut json } else { &mut summary });
 /// run.train(&CpuDevices, &data, &mut all, &false.into())?;
 /// let log = std::fs::read_to_string(folder.join("log.txt")).unwrap();
-/// assert!(log.starts_with("Training quick: ") && log.contains("\nEpoch 1 Loss "));
+/// assert!(log.starts_with("Training custom: ") && log.contains("\nEpoch 1 Loss "));
 /// assert!(folder.join("events.out.tfevents.0.crescendo").exists());
 /// let evaluation = std::fs::read_to_string(folder.join("evaluation.json")).unwrap();
 /// assert!(evaluation.contains("\"confusion\""));

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crescendo_training::events::{Decision, DecisionKind, Event};
 
+use crate::report;
+use crate::shell::shell_word;
+
 /// The message of an event, in one or more lines; `None` for an event without a message.
 pub(crate) fn message(event: &Event) -> Option<String> {
     Some(match event {
@@ -45,28 +48,46 @@ pub(crate) fn message(event: &Event) -> Option<String> {
             line
         }
         Event::Checkpoint(_) => "Checkpoint has been created.".to_owned(),
-        Event::Interrupted { folder } => format!(
+        Event::Interrupted { own: true, .. } => {
+            "Stopped; the state is saved. The program that made this run resumes it: its policy or its data are that \
+             program's own."
+                .to_owned()
+        }
+        Event::Interrupted { folder, own: false } => format!(
             "Stopped; the state is saved. Resume with: crescendo train --resume {}",
-            folder.display()
+            shell_word(folder)
         ),
-        Event::Finished { folder, test_accuracy, already } => {
-            let folder = folder.display();
-            let accuracy = match test_accuracy {
-                Some(accuracy) => format!("Test accuracy: {accuracy:.4}\n"),
-                None => String::new(),
-            };
-            if *already {
-                format!(
-                    "This run is already finished; --epochs N trains it for N epochs in total.\n\
-                     {accuracy}Run: {folder}"
-                )
-            } else {
-                format!("{accuracy}Run: {folder}")
+        Event::Finished { folder, weights, .. } => {
+            let mut lines = outcome(event)?;
+            let report = folder.join(report::FILE_NAME);
+            if report.is_file() {
+                lines += &format!("\nReport: {}", report.display());
             }
+            if let Some(weights) = weights {
+                lines += &format!(
+                    "\nWeights: {}\nClassify images with: crescendo predict {} IMAGE.png",
+                    weights.display(),
+                    shell_word(folder)
+                );
+            }
+            lines
         }
         // Among them Step, Evaluating and Evaluated.
         _ => return None,
     })
+}
+
+/// The outcome of a run as an event tells it, in few lines: its result, or how to resume it.
+pub(crate) fn outcome(event: &Event) -> Option<String> {
+    let Event::Finished { folder, test_accuracy, already, .. } = event else {
+        return matches!(event, Event::Interrupted { .. }).then(|| message(event)).flatten();
+    };
+    let already = match already {
+        true => "This run is already finished; --epochs N trains it for N epochs in total.\n",
+        false => "",
+    };
+    let accuracy = test_accuracy.map(|accuracy| format!("Test accuracy: {accuracy:.4}\n"));
+    Some(format!("{already}{}Run: {}", accuracy.unwrap_or_default(), folder.display()))
 }
 
 /// A decision with its reason, if there is one.
@@ -79,6 +100,7 @@ fn decision_message(decision: &Decision) -> String {
         (DecisionKind::LearningRate, false) => ("Lowering", "learning rate"),
         (DecisionKind::ImageSize, true) => ("Increasing", "image size"),
         (DecisionKind::ImageSize, false) => ("Decreasing", "image size"),
+        _ => ("Changing", what.name()),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     format!("{verb} {what} from {} to {}{reason}", display_value(*from), display_value(*to))
@@ -90,7 +112,15 @@ pub(crate) fn display_value(value: f64) -> f64 {
 }
 
 /// A duration for people: seconds, minutes or hours.
-pub(crate) fn display_seconds(seconds: f64) -> String {
+///
+/// # Example
+///
+/// ```
+/// use crescendo_logging::display_seconds;
+///
+/// assert_eq!([3.9, 75.0, 3725.0].map(display_seconds), ["3 s", "1:15 min", "1:02 h"]);
+/// ```
+pub fn display_seconds(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),
@@ -138,6 +168,40 @@ mod tests {
         ] {
             assert_eq!(decision(what, from, to, reason).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn the_last_lines_can_be_pasted() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("my run");
+        std::fs::create_dir(&run).unwrap();
+        let finished = Event::Finished {
+            folder: run.clone(),
+            test_accuracy: Some(0.5),
+            weights: Some(run.join("weights/best.safetensors")),
+            already: false,
+        };
+        let (shown, quoted) = (run.display(), shell_word(&run));
+        let expected = |report: &str| {
+            format!(
+                "Test accuracy: 0.5000\nRun: {shown}\n{report}Weights: {}\n\
+                 Classify images with: crescendo predict {quoted} IMAGE.png",
+                run.join("weights/best.safetensors").display()
+            )
+        };
+        assert_eq!(message(&finished), Some(expected("")));
+        std::fs::write(run.join("report.html"), "").unwrap();
+        let report = format!("Report: {}\n", run.join("report.html").display());
+        assert_eq!(message(&finished), Some(expected(&report)));
+        assert_eq!(outcome(&finished), Some(format!("Test accuracy: 0.5000\nRun: {shown}")));
+
+        let stopped = |own| Event::Interrupted { folder: run.clone(), own };
+        let line = message(&stopped(false)).unwrap();
+        assert!(line.ends_with(&format!("crescendo train --resume {quoted}")), "{line}");
+        assert_eq!(outcome(&stopped(false)), Some(line));
+        let line = message(&stopped(true)).unwrap();
+        assert!(line.contains("The program that made this run resumes it"), "{line}");
+        assert!(!line.contains("--resume"), "{line}");
     }
 
     #[test]

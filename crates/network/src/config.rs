@@ -29,6 +29,7 @@ use crate::{Activation, Init, NetworkBuilder, Node, Operation, Value};
 ///     ..paper
 /// };
 /// assert!((small.norm.new_weight() - 0.1).abs() < 1e-9);
+/// assert_eq!(small.summary(), "resnet, widths 8, 16, blocks 1, 2");
 /// let graph = Graph::new(&small.network(images)?)?;
 /// // The second stack halves the maps, and the head pools over squares of 2x2.
 /// let hidden = graph.parameters.iter().find(|parameter| parameter.shape.len() == 2).unwrap();
@@ -92,6 +93,7 @@ pub enum Family {
 /// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ActivationKind {
     /// `x` where positive, `leaky_slope * x` elsewhere.
     LeakyRelu,
@@ -129,6 +131,7 @@ pub struct Norm {
 /// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum MomentumConvention {
     /// The new batch: `running = (1 - momentum) * running + momentum * batch`.
     Pytorch,
@@ -169,6 +172,7 @@ pub struct Head {
 /// See the example of [`NetworkConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum HeadActivation {
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
@@ -177,6 +181,18 @@ pub enum HeadActivation {
 }
 
 impl NetworkConfig {
+    /// The network in a few words: `resnet, widths 16, 32, 64, blocks 9, 9, 9`.
+    pub fn summary(&self) -> String {
+        let list =
+            |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let (widths, blocks) = (list(&self.widths), list(&self.blocks));
+        match self.family {
+            Family::Resnet => format!("resnet, widths {widths}, blocks {blocks}"),
+            Family::Airbench => format!("airbench, widths {widths}, blocks {blocks}"),
+            Family::Custom => format!("custom, {} operations", self.operations.len()),
+        }
+    }
+
     /// The paper's network: 17,392,394 parameters for images of 3x32x32.
     pub fn paper() -> Self {
         NetworkConfig {

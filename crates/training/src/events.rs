@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 pub use crate::policy::{Decision, DecisionKind, PlateauObservation};
 use crate::{Error, Evaluation};
 
 /// An event of a run.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -78,6 +82,9 @@ pub enum Event {
     Interrupted {
         /// Its folder.
         folder: PathBuf,
+        /// Whether only the program that trains it can resume it, because its policy or its data are that program's
+        /// own.
+        own: bool,
     },
     /// The run is done.
     Finished {
@@ -85,13 +92,19 @@ pub enum Event {
         folder: PathBuf,
         /// The accuracy on the test set, from 0 to 1; `None` if `train.final_evaluation` is off.
         test_accuracy: Option<f64>,
+        /// Its best weights by validation accuracy, or its last ones if there are no validation images.
+        weights: Option<PathBuf>,
         /// Whether the run was finished before, so that nothing was trained.
         already: bool,
     },
 }
 
 /// The images of an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// See the example of [`Observer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum EvaluatedSplit {
     /// The validation set.
     Validation,
@@ -110,6 +123,8 @@ impl EvaluatedSplit {
 }
 
 /// One update.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
@@ -141,6 +156,8 @@ pub struct Step {
 }
 
 /// One epoch.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Epoch {
@@ -160,6 +177,8 @@ pub struct Epoch {
     pub validation_loss: Option<f64>,
     /// The accuracy on the validation images, from 0 to 1, if they were evaluated.
     pub validation_accuracy: Option<f64>,
+    /// The mean loss over the test set, if it was evaluated.
+    pub test_loss: Option<f64>,
     /// The accuracy on the test set, from 0 to 1, if it was evaluated.
     pub test_accuracy: Option<f64>,
     /// The gradient noise scale in images, if it is known.
@@ -180,9 +199,9 @@ pub type Marks = BTreeMap<String, u64>;
 ///
 /// ```
 /// use crescendo_training::Error;
-/// use crescendo_training::events::{Event, Observer};
+/// use crescendo_training::events::{Epoch, EvaluatedSplit, Event, Observer, Step};
 ///
-/// /// Stops a run as soon as an epoch's training loss is low enough.
+/// /// Stops a run as soon as an epoch's training loss is low enough, or nothing but noise.
 /// struct UntilLoss {
 ///     enough: f64,
 ///     reached: bool,
@@ -190,8 +209,14 @@ pub type Marks = BTreeMap<String, u64>;
 ///
 /// impl Observer for UntilLoss {
 ///     fn event(&mut self, event: &Event) -> Result<(), Error> {
-///         if let Event::Epoch(epoch) = event {
-///             self.reached |= epoch.train_loss < self.enough;
+///         match event {
+///             Event::Epoch(Epoch { train_loss, .. }) => self.reached |= *train_loss < self.enough,
+///             Event::Step(Step { loss, .. }) => self.reached |= *loss > 100.0,
+///             Event::Evaluated { split: EvaluatedSplit::Test, evaluation, .. } => {
+///                 println!("test accuracy {:.4}", evaluation.accuracy());
+///             }
+///             // There may be other events in a later version.
+///             _ => {}
 ///         }
 ///         Ok(())
 ///     }

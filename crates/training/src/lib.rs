@@ -17,14 +17,7 @@
 //! let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let folder = folder.path().join("run");
-//! let start = Start {
-//!     recipe: &recipe,
-//!     recipe_name: "quick",
-//!     data: &data,
-//!     data_location: "shapes:200,100",
-//!     init: None,
-//!     devices: &CpuDevices,
-//! };
+//! let start = Start::new(&recipe, &data, &CpuDevices);
 //! let mut run = Run::create(&folder, &start)?;
 //! assert_eq!(run.train(&CpuDevices, &data, &mut (), &AtomicBool::new(false))?, Outcome::Finished);
 //!
@@ -36,12 +29,14 @@
 
 mod atomic_file;
 mod best;
+mod calibration;
 pub mod checkpoint;
 mod checksum;
 pub mod comparison;
 mod error;
 mod evaluation;
 pub mod events;
+mod first_filters;
 #[cfg(test)]
 mod fuzz;
 mod graph;
@@ -57,6 +52,7 @@ pub mod protobuf;
 pub mod recipe;
 mod record;
 mod run;
+mod run_facts;
 mod tensors;
 mod text_file;
 mod trained;
@@ -66,8 +62,10 @@ mod version;
 
 pub use atomic_file::write_atomically;
 pub use best::BestEpoch;
+pub use calibration::CalibrationBin;
 pub use error::Error;
-pub use evaluation::{Evaluation, Misclassified};
+pub use evaluation::{ClassScore, Evaluation, Misclassified, class_scores};
+pub use first_filters::FirstFilters;
 pub use graph::{graph, graph_for};
 pub use held_out::HeldOut;
 pub use loading::RecipeBuilder;
@@ -75,6 +73,7 @@ pub use memory::{default_limit, micro_batch_size, required_memory};
 pub use model::{External, Model};
 pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};
-pub use run::{Progress, Run, Start, check, check_metrics, resolved};
+pub use run::{Overview, Progress, Run, Start, check, check_metrics, resolved};
+pub use run_facts::{RunFacts, TrainingSample, TrainingSamples};
 pub use trained::TrainedNetwork;
 pub use trainer::Outcome;

@@ -28,9 +28,8 @@ const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 /// let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("run");
-/// let (recipe_name, data_location) = ("quick", "shapes:100,50");
-/// let (init, devices) = (None, &CpuDevices);
-/// let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+/// let devices = &CpuDevices;
+/// let start = Start::new(&recipe, &data, devices);
 /// Run::create(&folder, &start)?.train(devices, &data, &mut (), &false.into())?;
 ///
 /// let path = checkpoint::path(&folder, 1);
@@ -70,7 +69,10 @@ pub struct Model {
 }
 
 /// What a checkpoint of another program does not say itself.
+///
+/// See the example of [`Model`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct External<'a> {
     /// The network.
     pub recipe: &'a Recipe,

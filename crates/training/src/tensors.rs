@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crescendo_network::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::atomic_file::{write_atomically, write_keeping};
@@ -93,6 +95,23 @@ fn bytes<'a>(tensor: &'a Tensor) -> Cow<'a, [u8]> {
         }
         TensorData::I64(value) => Cow::Owned(value.to_le_bytes().to_vec()),
     }
+}
+
+/// The text of this name in the metadata of the file at `path`, as JSON.
+pub(crate) fn metadata_json<T: DeserializeOwned>(
+    path: &Path,
+    metadata: &Metadata,
+    name: &str,
+) -> Result<T, Error> {
+    serde_json::from_str(metadata_text(path, metadata, name)?)
+        .map_err(|error| Error::bad(path, format!("has a damaged {name} in its metadata: {error}")))
+}
+
+fn metadata_text<'a>(path: &Path, metadata: &'a Metadata, name: &str) -> Result<&'a str, Error> {
+    metadata.get(name).map(String::as_str).ok_or_else(|| {
+        let problem = format!("has no {name} in its metadata: it was not written by crescendo");
+        Error::bad(path, problem)
+    })
 }
 
 /// A file of tensors in memory.
@@ -200,20 +219,88 @@ impl TensorFile {
 
     /// The text of this name.
     pub fn text(&self, name: &str) -> Result<&str, Error> {
-        self.metadata.get(name).map(String::as_str).ok_or_else(|| {
-            self.bad(format!("has no {name} in its metadata: it was not written by crescendo"))
-        })
+        metadata_text(&self.path, &self.metadata, name)
     }
 
     /// The text of this name as JSON.
-    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        serde_json::from_str(self.text(name)?)
-            .map_err(|error| self.bad(format!("has a damaged {name} in its metadata: {error}")))
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        metadata_json(&self.path, &self.metadata, name)
     }
 
     /// An error about this file.
     pub fn bad(&self, problem: String) -> Error {
         Error::bad(&self.path, problem)
+    }
+}
+
+/// A file's metadata and one of its tensors, without the rest of it: for pictures, and for how far a run is. The
+/// tensors' checksum is not verified.
+pub(crate) struct PartOfFile {
+    path: PathBuf,
+    file: File,
+    header: serde_json::Map<String, serde_json::Value>,
+    pub metadata: Metadata,
+}
+
+/// Headers are no larger in the format.
+const MAX_HEADER: u64 = 100_000_000;
+/// The largest tensor that is read by itself, in bytes.
+const MAX_PART: u64 = 16 << 20;
+
+impl PartOfFile {
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let io = |error| Error::io("read", path, error);
+        let bad = || Error::bad(path, "is not a valid safetensors file: it is damaged");
+        let mut file = File::open(path).map_err(io)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(io)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER {
+            return Err(bad());
+        }
+        let mut header = Vec::new();
+        (&mut file).take(length).read_to_end(&mut header).map_err(io)?;
+        let header: serde_json::Map<_, _> = serde_json::from_slice(&header).map_err(|_| bad())?;
+        let metadata = header.get("__metadata__").cloned().unwrap_or_else(|| json!({}));
+        let metadata: Metadata = serde_json::from_value(metadata).map_err(|_| bad())?;
+        let checksum = checksum::of_metadata(&metadata);
+        if metadata.get(checksum::METADATA).is_some_and(|written| *written != checksum) {
+            return Err(bad());
+        }
+        Ok(PartOfFile { path: path.to_owned(), file, header, metadata })
+    }
+
+    /// The metadata of this name as JSON.
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        metadata_json(&self.path, &self.metadata, name)
+    }
+
+    /// The tensor of F32 numbers with this name and shape; `None` if there is none.
+    pub fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, Error> {
+        #[derive(Deserialize)]
+        struct Entry {
+            dtype: String,
+            shape: Vec<usize>,
+            data_offsets: [u64; 2],
+        }
+        let Some(entry) = self.header.get(name) else { return Ok(None) };
+        let Ok(entry) = serde_json::from_value::<Entry>(entry.clone()) else { return Ok(None) };
+        let [from, to] = entry.data_offsets;
+        let count = shape.iter().try_fold(4, |bytes: u64, &size| bytes.checked_mul(size as u64));
+        let fits =
+            count.is_some_and(|bytes| bytes <= MAX_PART && from.checked_add(bytes) == Some(to));
+        if entry.dtype != "F32" || entry.shape != shape || !fits {
+            return Ok(None);
+        }
+        let io = |error| Error::io("read", &self.path, error);
+        let mut start = [0; 8];
+        self.file.rewind().and_then(|()| self.file.read_exact(&mut start)).map_err(io)?;
+        let start = u64::from_le_bytes(start).saturating_add(8).saturating_add(from);
+        let mut bytes = vec![0; (to - from) as usize];
+        let seek = self.file.seek(SeekFrom::Start(start));
+        seek.and_then(|_| self.file.read_exact(&mut bytes)).map_err(io)?;
+        let (numbers, _) = bytes.as_chunks::<4>();
+        Ok(Some(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
     }
 }
 
@@ -254,6 +341,7 @@ mod tests {
         assert!(metadata.iter().all(|(key, value)| file.metadata[key] == *value));
         assert_eq!(file.note(), None);
         assert_eq!(file.json::<u32>("l").unwrap(), 3);
+        assert_eq!(PartOfFile::open(&path).unwrap().json::<u32>("l").unwrap(), 3);
         let mut read = file.tensors("a/").unwrap();
         read.sort_by_key(|tensor| tensor.shape.len());
         assert_eq!(read[1].name, "one");
@@ -313,6 +401,30 @@ mod tests {
         fs::write(&path, rewritten(&bytes, false, edit)).unwrap();
         let error = TensorFile::open(&path).err().unwrap().to_string();
         assert!(error.contains("its metadata") && error.contains("`metadata_checksum`"), "{error}");
+    }
+
+    #[test]
+    fn a_tensor_can_be_read_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&[&path], &tensors(), Metadata::from([("k".into(), "v".into())])).unwrap();
+        let mut file = PartOfFile::open(&path).unwrap();
+        assert_eq!(file.metadata["k"], "v");
+        assert_eq!(file.numbers("b/other", &[1]).unwrap(), Some(vec![9.0]));
+        let TensorData::F32(values) = &tensors()[0].data else { unreachable!() };
+        assert_eq!(file.numbers("a/one", &[2, 3]).unwrap().as_deref(), Some(&values[..]));
+        assert_eq!(file.numbers("a/one", &[6]).unwrap(), None);
+        assert_eq!(file.numbers("a/count", &[]).unwrap(), None);
+        assert_eq!(file.numbers("nothing", &[1]).unwrap(), None);
+
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(PartOfFile::open(&path).unwrap().numbers("b/other", &[1]).is_err());
+        fs::write(&path, [&[0xff; 8], &bytes[8..]].concat()).unwrap();
+        assert!(PartOfFile::open(&path).is_err());
+        let edited = String::from_utf8_lossy(&bytes).replace("\"v\"", "\"w\"").into_bytes();
+        fs::write(&path, edited).unwrap();
+        assert!(PartOfFile::open(&path).is_err(), "the metadata is checked");
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
 use self::model::Prediction;
-use super::say;
+use super::{refuse_custom_policy, say};
 use crate::cli::BenchArgs;
 
 /// Updates, and inference passes, before the measurement begins.
@@ -51,6 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let recipe = Recipe::load(&args.recipe, &changes)?;
+    refuse_custom_policy(&recipe)?;
     let (graph, device) = (graph(&recipe)?, args.compute.devices().open(&recipe.engine)?);
     if device.config().device == DeviceKind::Cuda {
         let rules = recipe.optimizer.first_rules(&graph, args.batch);

@@ -1,28 +1,40 @@
 //! `crescendo compare`.
 
 mod arm_run;
-mod table;
+mod json;
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::Path;
 
-use crescendo::logging::report::{self, RunData};
+use crescendo::logging::report::{self, ComparisonData};
+use crescendo::logging::terminal_columns;
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
 use crescendo::training::{Error, Outcome, Recipe, write_atomically};
 use serde_json::json;
 
 use self::arm_run::{Context, branches, choose_devices, unfinished};
-use self::table::{table, to_json};
+use self::json::to_json;
 use super::unused_keys::{unused_source, warn};
-use super::{DataLocation, LoadedData, say};
+use super::{DataLocation, LoadedData, hint, list, print, refuse_custom_policy, say};
 use crate::cli::CompareArgs;
 use crate::signals::StopRequest;
 
-pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
-    let Some(name) = &args.comparison else { return list().map(|()| ExitCode::SUCCESS) };
+/// Runs it; `command` is the command line, for the runs' folders.
+pub fn run(args: &CompareArgs, command: &str) -> Result<u8, Error> {
+    let Some(name) = &args.comparison else {
+        list(BUILT_IN)?;
+        hint("`crescendo compare NAME --show` prints a comparison's file, which says more.")?;
+        return Ok(0);
+    };
+    if args.show {
+        return print(format_args!("{}", Comparison::text(name)?)).map(|()| 0);
+    }
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
+    for arm in &comparison.arms {
+        refuse_custom_policy(&arm.recipe)
+            .map_err(|error| Error::Recipe(format!("{name}: arm {}: {error}", arm.name)))?;
+    }
     if !args.seeds.is_empty() {
         let seeds = comparison.set_seeds(args.seeds.clone());
         seeds.map_err(|problem| Error::Recipe(format!("--seeds: {problem}")))?;
@@ -42,14 +54,15 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     let validation = comparison.arms[0].recipe.data.validation;
     let images = data.set.train.len().saturating_sub(validation);
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
-    let judged = comparison.evaluated_on(&data.set);
-    let mut results = Results::open(&folder.join("results.csv"), judged)?;
+    let record = comparison.record(&data.set);
+    let mut results = Results::open(&folder.join("results.csv"), record.evaluated_on)?;
     choose_devices(&mut comparison, &folder, &results, devices)?;
     comparison.check_arms(images)?;
     let named = unused_source(&Recipe::changed_keys(&changes)?, args.data.path.is_some());
     warn(comparison.unused_keys(images).into_iter().chain(named));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
     let runs = unfinished(&comparison, &results, &data, devices)?;
+    record.write(&folder)?;
 
     let request = StopRequest::on_signals();
     let total = comparison.arms.len() * comparison.seeds.len();
@@ -63,6 +76,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         )?;
     }
     let context = Context {
+        command,
         folder: &folder,
         comparison: &comparison,
         data: &data,
@@ -93,66 +107,28 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
             let Row { running, precise, .. } = row;
             say!(
                 "  {} accuracy {running:.4}, with precise BatchNorm statistics {precise:.4}",
-                judged.name()
+                record.evaluated_on.name()
             )?;
         }
         results.add(row)?;
-        write_report(&folder, &comparison, &results, &data)?;
+        write_report(&folder)?;
     }
-    write_report(&folder, &comparison, &results, &data)?;
+    let written = write_report(&folder)?;
     if args.json {
-        say!("{}", to_json(&comparison, &results))?;
+        say!("{}", to_json(&record, &results))?;
     } else {
-        say!("\n{}", table(&comparison, &results))?;
-        say!("Results: {}", folder.display())?;
+        say!("\n{}", written.table().text(terminal_columns()))?;
+        say!("Report: {}", folder.join(report::FILE_NAME).display())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
-fn list() -> Result<(), Error> {
-    for comparison in BUILT_IN {
-        say!("{}\n    {}", comparison.name, comparison.summary())?;
-    }
-    Ok(())
-}
-
-/// Writes `table.md` in the comparison's folder, and a report with the curves of its runs.
-fn write_report(
-    folder: &Path,
-    comparison: &Comparison,
-    results: &Results,
-    data: &LoadedData,
-) -> Result<(), Error> {
-    let path: PathBuf = folder.join("table.md");
-    let text = format!(
-        "# {}\n\n{} on {}, {} images\n\n{}",
-        comparison.name,
-        seeds(comparison),
-        data.set.name,
-        comparison.evaluated_on(&data.set).name(),
-        table(comparison, results)
-    );
-    write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
-
-    let mut runs = Vec::new();
-    for (group, arm) in comparison.arms.iter().enumerate() {
-        for row in results.of(comparison, arm) {
-            let run = folder.join(&arm.name).join(format!("seed-{}", row.seed));
-            // The user may have removed the folders of finished runs.
-            if run.exists() {
-                let mut run = RunData::read(&run)?;
-                (run.label, run.group) = (arm.name.clone(), group);
-                runs.push(run);
-            }
-        }
-    }
-    if runs.is_empty() {
-        return Ok(());
-    }
-    report::write(&folder.join(report::FILE_NAME), &report::render(&runs))
-}
-
-fn seeds(comparison: &Comparison) -> String {
-    let seeds: Vec<String> = comparison.seeds.iter().map(u64::to_string).collect();
-    format!("Seeds {}", seeds.join(", "))
+/// Writes the comparison's table, page and picture into its folder.
+fn write_report(folder: &Path) -> Result<ComparisonData, Error> {
+    let comparison = ComparisonData::read(folder)?;
+    let text = comparison.table().markdown();
+    write_atomically(&folder.join("table.md"), |file| file.write_all(text.as_bytes()))?;
+    report::write_forest_plot(&comparison)?;
+    report::write(&folder.join(report::FILE_NAME), &report::render_comparison(&comparison))?;
+    Ok(comparison)
 }

@@ -4,7 +4,6 @@ mod inputs;
 mod output;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use crescendo::training::{Error, Model};
 
@@ -13,7 +12,7 @@ use self::output::{Format, Predictions};
 use super::{note, say, weights};
 use crate::cli::PredictArgs;
 
-pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &PredictArgs) -> Result<u8, Error> {
     let (engine, devices) = (args.compute.engine()?, args.compute.devices());
     args.compute.warn_of_unused(engine.device);
     let format = match &args.out {
@@ -55,7 +54,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
         }
     }
     // After everything else, so that they are not overlooked.
-    Ok(if inputs.print_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(u8::from(inputs.print_failures()))
 }
 
 /// Refuses to overwrite a file that is read.

@@ -56,14 +56,7 @@ fn train(
     data: &DataSet,
     stop_after: Option<u32>,
 ) -> Result<Vec<u8>, Box<dyn Error>> {
-    let start = Start {
-        recipe,
-        recipe_name: "quick",
-        data,
-        data_location: "shades",
-        init: None,
-        devices: devices(),
-    };
+    let start = Start::new(recipe, data, devices());
     let mut run = Run::create(folder, &start)?;
     run.set_policy(GrowByEpoch)?;
     let (mut usual, mut stop) = (usual_observers(), StopAfter { epoch: stop_after, done: false });

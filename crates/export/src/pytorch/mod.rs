@@ -63,8 +63,12 @@ pub fn write_pytorch(
         let problem = "already exists, and nothing is overwritten: choose another folder";
         return Err(Error::bad(folder, problem));
     }
+    let settings = settings(network).ok_or_else(|| {
+        let problem = "has an activation function that model.py does not know: export it as ONNX";
+        Error::bad(&network.path, problem)
+    })?;
     fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
-    let module = [&settings(network), layers, END, normalization(&network.normalization)].concat();
+    let module = [&settings, layers, END, normalization(&network.normalization)].concat();
     let write = |name: &str, text: &str| {
         write_atomically(&folder.join(name), |file| file.write_all(text.as_bytes()))
     };
@@ -76,15 +80,16 @@ pub fn write_pytorch(
         .inspect_err(|_| drop(fs::remove_dir_all(folder)))
 }
 
-/// The beginning of `model.py`: imports, and what is particular to this network.
-fn settings(network: &TrainedNetwork) -> String {
+/// The beginning of `model.py`: imports, and what is particular to this network; `None` if it has an unknown activation
+/// function.
+fn settings(network: &TrainedNetwork) -> Option<String> {
     let config = &network.recipe.network;
     let NetworkConfig { blocks, widths, whitening, norm, head, .. } = config;
     let names = network.classes.iter().map(|name| format!("    {},\n", text(name)));
     let weights = network.graph.parameters.iter();
     let mut linear = weights.filter(|parameter| parameter.shape.len() == 2);
     let features = linear.next().map_or(0, |weight| weight.shape[1]);
-    let activation = activation(config);
+    let activation = activation(config)?;
     let mut settings = vec![
         ("BLOCKS", format!("{blocks:?}")),
         ("WIDTHS", format!("{widths:?}")),
@@ -102,6 +107,7 @@ fn settings(network: &TrainedNetwork) -> String {
             let hidden = match head.activation {
                 HeadActivation::Sigmoid => "nn.Sigmoid()".to_owned(),
                 HeadActivation::Same => activation,
+                _ => return None,
             };
             settings.extend([("HIDDEN", head.hidden.to_string()), ("hidden_activation", hidden)]);
         }
@@ -123,7 +129,7 @@ fn settings(network: &TrainedNetwork) -> String {
     for (name, value) in settings {
         writeln!(start, "{name} = {value}").expect("strings take any text");
     }
-    start
+    Some(start)
 }
 
 /// The last lines of `preprocess`.
@@ -139,14 +145,15 @@ fn normalization(normalization: &Normalization) -> &'static str {
     }
 }
 
-fn activation(config: &NetworkConfig) -> String {
-    match config.activation {
+fn activation(config: &NetworkConfig) -> Option<String> {
+    Some(match config.activation {
         ActivationKind::LeakyRelu => format!("nn.LeakyReLU({:?})", config.leaky_slope),
         ActivationKind::Relu => "nn.ReLU()".into(),
         ActivationKind::Elu => "nn.ELU()".into(),
         ActivationKind::Gelu => "nn.GELU()".into(),
         ActivationKind::Silu => "nn.SiLU()".into(),
-    }
+        _ => return None,
+    })
 }
 
 fn python(value: bool) -> &'static str {

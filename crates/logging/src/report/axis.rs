@@ -27,8 +27,13 @@ const MAX_DECADES: i32 = 6;
 impl Axis {
     /// A linear axis from `low` to `high`.
     pub fn linear(low: f64, high: f64) -> Self {
+        Self::linear_with(low, high, TICKS)
+    }
+
+    /// The same with about so many ticks.
+    pub fn linear_with(low: f64, high: f64, count: f64) -> Self {
         let (low, high) = if is_valid_range(low, high) { (low, high) } else { (0.0, 1.0) };
-        let step = nice_step((high - low) / TICKS);
+        let step = nice_step((high - low) / count);
         let label = |tick| (tick, number(tick, step));
         let ticks = multiples(low, high, step).into_iter().map(label).collect();
         Axis { scale: Scale::Linear, low, high, ticks }
@@ -36,7 +41,12 @@ impl Axis {
 
     /// A linear axis for fractions, labelled in percent.
     pub fn percent(low: f64, high: f64) -> Self {
-        let mut axis = Self::linear(100.0 * low, 100.0 * high);
+        Self::percent_with(low, high, TICKS)
+    }
+
+    /// The same with about so many ticks.
+    pub fn percent_with(low: f64, high: f64, count: f64) -> Self {
+        let mut axis = Self::linear_with(100.0 * low, 100.0 * high, count);
         (axis.low, axis.high) = (axis.low / 100.0, axis.high / 100.0);
         for (tick, label) in &mut axis.ticks {
             *tick /= 100.0;

@@ -13,12 +13,14 @@ use super::html::escape;
 
 /// Values over epochs.
 pub struct Series {
-    /// Its name in the legend and the tooltips.
+    /// Its name in the legend and beside its values.
     pub name: String,
     /// CSS classes, for colour and dashes.
     pub class: String,
     /// Epochs and their values, in order.
     pub points: Vec<(u32, f64)>,
+    /// A band around them: the lowest and the highest value at each of their epochs. Empty if there is none.
+    pub band: Vec<(u32, f64, f64)>,
     /// How the points are joined.
     pub join: Join,
 }
@@ -40,7 +42,7 @@ pub struct VerticalLine {
     pub epoch: u32,
     /// CSS classes.
     pub class: String,
-    /// The tooltip.
+    /// What changes there, and why.
     pub title: String,
 }
 
@@ -52,7 +54,7 @@ pub struct Panel {
     pub class: &'static str,
     /// The vertical axis.
     pub axis: Axis,
-    /// Formats values in tooltips.
+    /// Formats values that are shown as numbers.
     pub format: fn(f64) -> String,
     /// The curves; the first one is drawn first, below the others.
     pub series: Vec<Series>,
@@ -61,13 +63,13 @@ pub struct Panel {
 }
 
 /// Width and height of a drawing in its own units.
-const WIDTH: f64 = 1000.0;
-const HEIGHT: f64 = 300.0;
+pub const WIDTH: f64 = 1000.0;
+pub const HEIGHT: f64 = 300.0;
 /// With at most this many points, each has a dot.
 const MAX_DOTS: usize = 40;
 /// The most points of a line; a screen cannot show more.
 const MAX_POINTS: usize = 2000;
-/// The most columns with tooltips, and the most lines in a tooltip.
+/// The most columns with values, and the most values of a column.
 const MAX_COLUMNS: usize = 400;
 const MAX_LINES: usize = 12;
 
@@ -88,7 +90,14 @@ impl Panel {
             let _ = write!(html, "<span style=\"top:{top:.2}%\">{}</span>", escape(label));
         }
         html += "</div>\n";
-        html += &self.svg(last, lines);
+        let _ = writeln!(
+            html,
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
+             aria-label=\"{} over epochs\">\n{}</svg>",
+            escape(self.title),
+            self.drawing(last, lines)
+        );
+        html += &self.values(last, lines);
         html += "<div class=\"x\" aria-hidden=\"true\">";
         for tick in epoch_ticks(last, 10.0) {
             let left = 100.0 * middle(tick, last) / WIDTH;
@@ -98,30 +107,45 @@ impl Panel {
         html
     }
 
-    fn svg(&self, last: u32, lines: &[VerticalLine]) -> String {
-        let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
-             aria-label=\"{} over epochs\">\n<path class=\"grid\" d=\"",
-            escape(self.title)
-        );
+    /// The grid, the curves and the vertical lines, in a drawing of [`WIDTH`] and [`HEIGHT`].
+    pub fn drawing(&self, last: u32, lines: &[VerticalLine]) -> String {
+        let mut svg = String::from("<path class=\"grid\" d=\"");
         for (tick, _) in &self.axis.ticks {
             let _ = write!(svg, "M0 {}H{WIDTH}", short(self.y(*tick)));
         }
         svg += "\"/>\n";
         for series in &self.series {
+            svg += &self.band(series, last);
+        }
+        for series in &self.series {
             svg += &self.series(series, last);
         }
-        svg += &self.columns(last);
         for line in lines.iter().filter(|line| line.epoch <= last) {
             let (x, class) = (short(left(line.epoch, last)), &line.class);
-            let title = escape(&line.title);
-            let _ = writeln!(
-                svg,
-                "<g class=\"mark {class}\"><title>{title}</title><path class=\"near\" \
-                 d=\"M{x} 0V{HEIGHT}\"/><path d=\"M{x} 0V{HEIGHT}\"/></g>"
-            );
+            let _ = writeln!(svg, "<path class=\"mark {class}\" d=\"M{x} 0V{HEIGHT}\"/>");
         }
-        svg + "</svg>\n"
+        svg
+    }
+
+    /// A band, from the first epoch to the last along its high values and back along its low ones.
+    fn band(&self, series: &Series, last: u32) -> String {
+        let (mut high, mut low) = (Vec::new(), Vec::new());
+        for &(epoch, from, to) in series.band.iter().filter(|(epoch, ..)| *epoch <= last) {
+            let xs = match series.join {
+                Join::Steps => vec![left(epoch, last), left(epoch.saturating_add(1), last)],
+                _ => vec![middle(epoch, last)],
+            };
+            for x in xs {
+                high.push(format!("{} {}", short(x), short(self.y(to))));
+                low.push(format!("{} {}", short(x), short(self.y(from))));
+            }
+        }
+        if high == low {
+            return String::new();
+        }
+        let corners: Vec<String> = high.into_iter().chain(low.into_iter().rev()).collect();
+        let class = escape(&series.class);
+        format!("<path class=\"band {class}\" d=\"M{}Z\"/>\n", corners.join("L"))
     }
 
     fn series(&self, series: &Series, last: u32) -> String {
@@ -164,33 +188,49 @@ impl Panel {
         svg
     }
 
-    /// A column for every epoch with a value, whose tooltip lists the epoch's values.
-    fn columns(&self, last: u32) -> String {
-        let mut lines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    /// A column for every epoch with a value, which shows the epoch's values and changes while it is pointed at, or
+    /// has the focus: the columns are radio buttons, among which the arrow keys move.
+    fn values(&self, last: u32, lines: &[VerticalLine]) -> String {
+        let mut epochs: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for series in self.series.iter().rev() {
             for (epoch, value) in series.points.iter().filter(|(epoch, _)| *epoch <= last) {
-                let lines = lines.entry(*epoch).or_default();
-                lines.push(format!("{} {}", series.name, (self.format)(*value)));
+                let values = epochs.entry(*epoch).or_default();
+                let mut text = format!("{} {}", series.name, (self.format)(*value));
+                let band = series.band.iter().find(|(at, ..)| at == epoch);
+                if let Some((_, low, high)) = band.filter(|(_, low, high)| low < high) {
+                    text += &format!(" ({} to {})", (self.format)(*low), (self.format)(*high));
+                }
+                values.push(text);
             }
         }
-        let stride = lines.len().div_ceil(MAX_COLUMNS).max(1);
-        let mut svg = String::from("<g class=\"columns\">\n");
-        for (epoch, mut lines) in lines.into_iter().step_by(stride) {
-            let (from, to) = (left(epoch, last), left(epoch.saturating_add(1), last));
-            if lines.len() > MAX_LINES {
-                let more = lines.len() - MAX_LINES;
-                lines.truncate(MAX_LINES);
-                lines.push(format!("and {more} more"));
+        let stride = epochs.len().div_ceil(MAX_COLUMNS).max(1);
+        let mut html = format!(
+            "<div class=\"values\" role=\"radiogroup\" aria-label=\"{}: the values of an epoch\">\n",
+            escape(self.title)
+        );
+        for (epoch, mut values) in epochs.into_iter().step_by(stride) {
+            if values.len() > MAX_LINES {
+                let more = values.len() - MAX_LINES;
+                values.truncate(MAX_LINES);
+                values.push(format!("and {more} more"));
             }
+            let changes = lines.iter().filter(|line| line.epoch == epoch).take(MAX_LINES);
+            values.extend(changes.map(|line| line.title.clone()));
+            let (from, to) = (left(epoch, last), left(epoch.saturating_add(1), last));
+            // Where the values lie beside the column.
+            let side = if from + to > WIDTH { "before" } else { "after" };
             let _ = writeln!(
-                svg,
-                "<rect x=\"{}\" width=\"{}\" height=\"{HEIGHT}\"><title>Epoch {epoch}\n{}</title></rect>",
-                short(from),
-                short(to - from),
-                escape(&lines.join("\n"))
+                html,
+                "<label class=\"{side}\" style=\"left:{:.2}%;width:{:.2}%\"><input type=\"radio\" name=\"{}\" \
+                 aria-label=\"Epoch {epoch}: {}\"><span>Epoch {epoch}\n{}</span></label>",
+                100.0 * from / WIDTH,
+                100.0 * (to - from) / WIDTH,
+                escape(self.title),
+                escape(&values.join(", ").replace('\n', ": ")),
+                escape(&values.join("\n")),
             );
         }
-        svg + "</g>\n"
+        html + "</div>\n"
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -214,7 +254,7 @@ fn left(epoch: u32, last: u32) -> f64 {
 }
 
 /// The middle of an epoch's column.
-fn middle(epoch: u32, last: u32) -> f64 {
+pub fn middle(epoch: u32, last: u32) -> f64 {
     WIDTH * (f64::from(epoch) - 0.5) / f64::from(last.max(1))
 }
 
@@ -230,7 +270,7 @@ mod tests {
 
     fn panel(join: Join, points: &[(u32, f64)]) -> Panel {
         let (name, class) = ("a <b>".to_owned(), "c0".to_owned());
-        let series = vec![Series { name, class, points: points.to_vec(), join }];
+        let series = vec![Series { name, class, points: points.to_vec(), band: Vec::new(), join }];
         let (axis, format) = (Axis::linear(0.0, 10.0), |value| format!("{value:.2}"));
         Panel { title: "Loss & more", class: "tall", axis, format, series, legend: true }
     }
@@ -240,7 +280,9 @@ mod tests {
         let html = panel(Join::Lines, &[(1, 10.0), (2, 5.0), (3, 0.0)]).html(4, &[]);
         assert!(html.contains("class=\"line c0\" d=\"M125 0L375 150L625 300\""), "{html}");
         assert!(html.contains("class=\"dots c0\" d=\"M125 0h0M375 150h0M625 300h0\""), "{html}");
-        assert!(html.contains("<title>Epoch 2\na &lt;b&gt; 5.00</title>"), "{html}");
+        assert!(html.contains("<span>Epoch 2\na &lt;b&gt; 5.00</span>"), "{html}");
+        assert!(html.contains("style=\"left:25.00%;width:25.00%\""), "{html}");
+        assert!(html.contains("aria-label=\"Epoch 2: a &lt;b&gt; 5.00\""), "{html}");
         assert!(html.contains("Loss &amp; more") && !html.contains("<b>"), "{html}");
     }
 
@@ -251,12 +293,17 @@ mod tests {
     }
 
     #[test]
-    fn vertical_lines_have_tooltips_and_nothing_lies_beyond_the_last_epoch() {
-        let line =
-            |epoch| VerticalLine { epoch, class: "grow".into(), title: "because \"<".into() };
-        let html = panel(Join::Lines, &[(1, 1.0), (9, 2.0)]).html(4, &[line(3), line(5)]);
-        assert_eq!(html.matches("<g class=\"mark grow\">").count(), 1);
-        assert!(html.contains("<title>because &quot;&lt;</title>") && html.contains("M500 0V300"));
+    fn changes_are_told_with_the_values_and_nothing_lies_beyond_the_last_epoch() {
+        let line = |epoch| VerticalLine {
+            epoch,
+            class: "grow".into(),
+            title: "larger\nbecause \"<".into(),
+        };
+        let html = panel(Join::Lines, &[(3, 1.0), (9, 2.0)]).html(4, &[line(3), line(5)]);
+        assert_eq!(html.matches("<path class=\"mark grow\" d=\"M500 0V300\"/>").count(), 1);
+        assert_eq!(html.matches("class=\"mark").count(), 1);
+        assert!(html.contains("1.00\nlarger\nbecause &quot;&lt;</span>"), "{html}");
+        assert!(html.contains("1.00, larger: because &quot;&lt;\">"), "{html}");
         assert!(!html.contains("Epoch 9"), "{html}");
     }
 
@@ -264,7 +311,7 @@ mod tests {
     fn long_runs_have_short_reports() {
         let points: Vec<(u32, f64)> = (1..=100_000).map(|epoch| (epoch, 1.0)).collect();
         let html = panel(Join::Lines, &points).html(100_000, &[]);
-        assert!(html.len() < 150_000, "{}", html.len());
+        assert!(html.len() < 200_000, "{}", html.len());
         assert!(html.contains("L1000 270\""), "the last point is drawn");
     }
 }

@@ -25,14 +25,17 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 /// change would make reports of earlier versions irreplaceable.
 pub const MARKER: &str = "<!doctype html>\n<!-- a page by crescendo -->\n";
 
-/// A complete document; `title` is plain text, `body` is HTML.
-pub fn document(title: &str, body: &str) -> String {
+/// A complete document; `title` is plain text, `body` is HTML. A browser reloads it after so many seconds, if any.
+pub fn document(title: &str, body: &str, reload: Option<u32>) -> String {
     let (title, style) = (escape(title), include_str!("style.css"));
+    let reload = reload.map_or(String::new(), |seconds| {
+        format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">\n")
+    });
     // The empty icon keeps browsers from requesting one.
     format!(
         "{MARKER}<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n{reload}\
          <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>\n{style}</style>\n\
          </head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
@@ -40,7 +43,8 @@ pub fn document(title: &str, body: &str) -> String {
 
 /// A table that scrolls horizontally if it is too wide; cells are HTML.
 pub fn table(class: &str, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut html = format!("<div class=\"scroll\">\n<table class=\"{class}\">\n<thead><tr>");
+    let mut html =
+        format!("<div class=\"scroll\" tabindex=\"0\">\n<table class=\"{class}\">\n<thead><tr>");
     for cell in header {
         html += &format!("<th scope=\"col\">{cell}</th>");
     }
@@ -66,6 +70,8 @@ mod tests {
             escape("<script>'&\"</script>"),
             "&lt;script&gt;&#39;&amp;&quot;&lt;/script&gt;"
         );
-        assert!(document("</title><script>", "").contains("<title>&lt;/title&gt;&lt;script&gt;"));
+        assert!(
+            document("</title><script>", "", None).contains("<title>&lt;/title&gt;&lt;script&gt;")
+        );
     }
 }

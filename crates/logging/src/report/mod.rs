@@ -3,15 +3,23 @@
 
 mod axis;
 mod chart;
+mod comparison;
+mod decisions;
 mod evaluation;
 mod html;
 mod images;
+mod links;
 mod panels;
 mod paper;
+mod picture;
+mod pictures;
+mod reliability;
 mod run_data;
+mod run_page;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod time_chart;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -20,45 +28,99 @@ use std::path::{Path, PathBuf};
 use crescendo_training::events::{Event, Observer};
 use crescendo_training::{Error, write_atomically};
 
+pub use comparison::forest::forest_plot;
+pub use comparison::{ComparisonData, render as render_comparison};
 pub use run_data::RunData;
+pub use time_chart::{TimeCurve, accuracy_over_time};
 
 /// The report's file name in a run's folder.
 pub const FILE_NAME: &str = "report.html";
 
-/// Keeps the report in a run's folder up to date. It reads what [`CsvLogger`](crate::CsvLogger) and
-/// [`EvaluationLogger`](crate::EvaluationLogger) have written, so it comes after them among
-/// observers.
+/// Keeps the report in a run's folder up to date, and the picture `results.svg`. It reads what
+/// [`CsvLogger`](crate::CsvLogger) and [`EvaluationLogger`](crate::EvaluationLogger) have written, so it comes after
+/// them among observers. While the run is training, the report reloads itself in a browser.
 ///
 /// See the example of [`RunFolderLogger`](crate::RunFolderLogger), which has one.
 #[derive(Default)]
-pub struct HtmlReport(Option<PathBuf>);
+pub struct HtmlReport {
+    folder: Option<PathBuf>,
+    /// Whether the report that was written last reloads itself.
+    reloads: bool,
+}
+
+impl HtmlReport {
+    /// Writes the report. A damaged CSV file must not stop a run that takes hours: the report says what is wrong.
+    fn write(&mut self, is_training: bool) -> Result<(), Error> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        self.reloads = is_training;
+        let html = match RunData::read(folder) {
+            Ok(mut run) => {
+                // A run that is trained on has ended before.
+                run.ended &= !is_training;
+                write_picture(&run)?;
+                run_page::page(&run, is_training.then(|| reload_after(&run)))
+            }
+            Err(error) => html::document("Crescendo", &sections::error(&error.to_string()), None),
+        };
+        save(&folder.join(FILE_NAME), &html)
+    }
+}
 
 impl Observer for HtmlReport {
     fn event(&mut self, event: &Event) -> Result<(), Error> {
-        if let Event::Started { folder, .. } = event {
-            self.0 = Some(folder.clone());
-        }
-        match (&self.0, event) {
-            (Some(folder), Event::Started { .. } | Event::Epoch(_)) => {
-                // A damaged CSV file must not stop a run that takes hours: the report says what is
-                // wrong.
-                let html = RunData::read(folder).map_or_else(
-                    |error| html::document("Crescendo", &sections::error(&error.to_string())),
-                    |run| render(&[run]),
-                );
-                save(&folder.join(FILE_NAME), &html)
+        match event {
+            Event::Started { folder, .. } => {
+                self.folder = Some(folder.clone());
+                self.write(true)
             }
+            Event::Epoch(_) => self.write(true),
+            Event::Interrupted { .. } | Event::Finished { .. } => self.write(false),
             _ => Ok(()),
         }
     }
 }
 
+/// The report of a run that failed reloads itself no longer.
+impl Drop for HtmlReport {
+    fn drop(&mut self) {
+        if self.reloads {
+            let _ = self.write(false);
+        }
+    }
+}
+
+/// After how many seconds the report of a run in training reloads itself: about once in an epoch.
+fn reload_after(run: &RunData) -> u32 {
+    let seconds = run.last(|row| row.seconds).map_or(0.0, |(_, seconds)| seconds);
+    seconds.clamp(5.0, 60.0) as u32
+}
+
 /// The report of one run, or of several runs with their curves in the same charts, as HTML.
 pub fn render(runs: &[RunData]) -> String {
     match runs {
-        [run] => sections::one(run),
+        [run] => run_page::page(run, None),
         _ => sections::many(runs),
     }
+}
+
+/// Writes the picture `results.svg` of a run's accuracy and loss into its folder, once an epoch is done.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_picture(run: &RunData) -> Result<(), Error> {
+    match picture::picture(run) {
+        Some(svg) => save(&run.folder.join(picture::FILE_NAME), &svg),
+        None => Ok(()),
+    }
+}
+
+/// Writes the picture `results.svg` of a comparison, its forest plot, into its folder.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_forest_plot(comparison: &ComparisonData) -> Result<(), Error> {
+    let svg = forest_plot(std::slice::from_ref(comparison));
+    save(&comparison.folder().join(picture::FILE_NAME), &svg)
 }
 
 /// Writes a report to `path`, where there may be no file but another report.

@@ -6,10 +6,9 @@ use super::chart::{Join, Panel, Series, VerticalLine};
 use super::paper;
 use super::run_data::RunData;
 use crate::formats::tables::{DecisionRow, EpochRow};
-use crate::messages::display_value;
 
 /// A column of `epochs.csv`.
-type Column = fn(&EpochRow) -> Option<f64>;
+pub type Column = fn(&EpochRow) -> Option<f64>;
 
 /// The number of colours in the style sheet.
 const COLOURS: usize = 8;
@@ -21,6 +20,14 @@ pub fn colour(group: usize) -> String {
     // More colours could not be told apart: further groups have dashed lines.
     let dashed = if group / COLOURS % 2 == 1 { " dashed" } else { "" };
     format!("c{}{dashed}", group % COLOURS)
+}
+
+/// The accuracy and the loss of a run, as far as it has numbers.
+pub fn results(run: &RunData) -> Vec<Panel> {
+    let mut panels = of_one(run);
+    panels.retain(|panel| [ACCURACY.title, LOSS.title].contains(&panel.title));
+    panels.sort_by_key(|panel| panel.title);
+    panels
 }
 
 /// The panels for which these runs have numbers.
@@ -37,7 +44,7 @@ pub fn last_epoch(runs: &[RunData]) -> u32 {
     let done = |run: &RunData| run.epochs.iter().map(|row| row.epoch).max().unwrap_or(0);
     let last = |run: &RunData| match done(run) {
         done if run.finished() => done,
-        done => done.saturating_mul(4).min(run.planned.0).max(done),
+        done => done.saturating_mul(4).min(run.planned().0).max(done),
     };
     runs.iter().map(last).max().unwrap_or(0).max(1)
 }
@@ -52,7 +59,7 @@ pub fn decision_lines(runs: &[RunData]) -> Vec<VerticalLine> {
             title = format!("{}\n{title}", run.label);
         }
         if !decision.reason.is_empty() {
-            title += &format!("\n{}", decision.reason);
+            title += &format!("\n{}", decision.words());
         }
         let kind = if decision.what == "batch_size" { "growth" } else { "other" };
         // The lines of several runs are told apart by their colours.
@@ -62,38 +69,26 @@ pub fn decision_lines(runs: &[RunData]) -> Vec<VerticalLine> {
     all.map(line).collect()
 }
 
-impl DecisionRow {
-    /// What was changed, from which value to which.
-    pub fn summary(&self) -> String {
-        format!("{} {} to {}", self.name(), display_value(self.from), display_value(self.to))
-    }
-
-    /// The name of what was changed.
-    pub fn name(&self) -> String {
-        match &self.what[..] {
-            "side" => "image size".to_owned(),
-            what => what.replace('_', " "),
-        }
-    }
-}
-
 fn of_one(run: &RunData) -> Vec<Panel> {
     let with_paper = run.follows_paper;
     let ours = |name: &str, class: &str, join, column: Column| Series {
         name: name.to_owned(),
         class: class.to_owned(),
         points: run.column(column),
+        band: Vec::new(),
         join,
     };
     let published = |name: &str, points: &[(u32, f64)], join| Series {
         name: name.to_owned(),
         class: PAPER.to_owned(),
         points: if with_paper { points.to_vec() } else { Vec::new() },
+        band: Vec::new(),
         join,
     };
     let lines = Join::Lines;
     let loss = vec![
         published("paper train", &paper::TRAIN_LOSS, Join::Dots),
+        ours("test", "c2", lines, |row| row.test_loss),
         ours("validation", "c1", lines, |row| row.validation_loss),
         ours("train", "c0", lines, |row| Some(row.train_loss)),
     ];
@@ -125,18 +120,14 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
     let last = last_epoch(runs);
     let with_paper = runs.iter().any(|run| run.follows_paper);
     let panel = |quantity: &Quantity, title, join, column: Column, published: &[(u32, f64)]| {
-        let paper_join = if join == Join::Steps { join } else { Join::Dots };
-        let mut series = vec![Series {
-            name: "paper".to_owned(),
-            class: PAPER.to_owned(),
-            points: if with_paper { published.to_vec() } else { Vec::new() },
-            join: paper_join,
-        }];
+        let published = if with_paper { published } else { &[] };
+        let mut series = vec![paper_series(published, join)];
         // The first run is drawn last, on top of the others.
         series.extend(runs.iter().rev().map(|run| Series {
             name: run.label.clone(),
             class: colour(run.group),
             points: run.column(column),
+            band: Vec::new(),
             join,
         }));
         let panel = Quantity { title, ..*quantity }.panel(series, last)?;
@@ -157,15 +148,27 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
     panels.into_iter().flatten().collect()
 }
 
-/// The quantity that a panel shows.
-struct Quantity {
-    title: &'static str,
-    class: &'static str,
-    axis: fn(&[Series]) -> Axis,
-    format: fn(f64) -> String,
+/// The paper's numbers in a panel of several runs.
+pub fn paper_series(points: &[(u32, f64)], join: Join) -> Series {
+    Series {
+        name: "paper".to_owned(),
+        class: PAPER.to_owned(),
+        points: points.to_vec(),
+        band: Vec::new(),
+        join: if join == Join::Steps { join } else { Join::Dots },
+    }
 }
 
-const LOSS: Quantity = Quantity {
+/// The quantity that a panel shows.
+pub struct Quantity {
+    pub title: &'static str,
+    pub class: &'static str,
+    pub axis: fn(&[Series]) -> Axis,
+    pub format: fn(f64) -> String,
+}
+
+/// See [`Quantity`].
+pub const LOSS: Quantity = Quantity {
     title: "Loss",
     class: "tall",
     axis: |series| {
@@ -183,7 +186,8 @@ const LOSS: Quantity = Quantity {
     },
     format: |loss| format!("{loss:.4}"),
 };
-const ACCURACY: Quantity = Quantity {
+/// See [`Quantity`].
+pub const ACCURACY: Quantity = Quantity {
     title: "Accuracy",
     class: "tall",
     axis: |series| {
@@ -193,7 +197,8 @@ const ACCURACY: Quantity = Quantity {
     },
     format: |share| format!("{:.2}%", 100.0 * share),
 };
-const BATCH: Quantity = Quantity {
+/// See [`Quantity`].
+pub const BATCH: Quantity = Quantity {
     title: "Batch size, images",
     class: "short",
     axis: |series| {
@@ -204,7 +209,8 @@ const BATCH: Quantity = Quantity {
     },
     format: |images| format!("{images}"),
 };
-const RATE: Quantity = Quantity {
+/// See [`Quantity`].
+pub const RATE: Quantity = Quantity {
     title: "Learning rate",
     class: "short",
     axis: |series| Axis::decades(&values(series)),
@@ -219,9 +225,10 @@ const SPEED: Quantity = Quantity {
 
 impl Quantity {
     /// The panel; `None` if no run has a number up to epoch `last`.
-    fn panel(&self, mut series: Vec<Series>, last: u32) -> Option<Panel> {
+    pub fn panel(&self, mut series: Vec<Series>, last: u32) -> Option<Panel> {
         for series in &mut series {
             series.points.retain(|(epoch, _)| *epoch <= last);
+            series.band.retain(|(epoch, ..)| *epoch <= last);
         }
         series.retain(|series| !series.points.is_empty());
         if series.iter().all(|series| series.class == PAPER) {
@@ -234,5 +241,9 @@ impl Quantity {
 }
 
 fn values(series: &[Series]) -> Vec<f64> {
-    series.iter().flat_map(|series| series.points.iter().map(|point| point.1)).collect()
+    let of = |series: &Series| {
+        let ends = series.band.iter().flat_map(|&(_, low, high)| [low, high]);
+        series.points.iter().map(|point| point.1).chain(ends).collect::<Vec<f64>>()
+    };
+    series.iter().flat_map(of).collect()
 }

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crescendo_training::{About, Error, Recipe, Record, read_record};
+use crescendo_training::{
+    Error, FirstFilters, Overview, Recipe, Record, RunFacts, TrainingSamples, read_record,
+};
 
-use super::paper;
+use super::{links, paper};
 use crate::formats::evaluation_json::EvaluationFile;
 use crate::formats::tables::{DecisionRow, EpochRow, read_decisions, read_epochs};
 
@@ -25,14 +27,7 @@ use crate::formats::tables::{DecisionRow, EpochRow, read_decisions, read_epochs}
 /// # let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("first");
-/// # let start = Start {
-/// #     recipe: &recipe,
-/// #     recipe_name: "quick",
-/// #     data: &data,
-/// #     data_location: "shapes:60,20",
-/// #     init: None,
-/// #     devices: &CpuDevices,
-/// # };
+/// # let start = Start::new(&recipe, &data, &CpuDevices);
 /// # let mut run = Run::create(&folder, &start)?;
 ///
 /// run.train(&CpuDevices, &data, &mut RunFolderLogger::default(), &false.into())?;
@@ -54,14 +49,22 @@ pub struct RunData {
     /// Runs of the same group have the same colour.
     pub group: usize,
     pub(super) folder: PathBuf,
-    pub(super) about: About,
-    /// Epochs and updates that the recipe asks for; 0 updates means no limit.
-    pub(super) planned: (u32, u64),
+    /// Where the run's files are, as seen from the report: a prefix of links. `None` if they cannot be linked.
+    pub(super) links: Option<String>,
+    /// What the run is.
+    pub(super) record: Record,
     /// Whether it trains the paper's network on the paper's data, so that the paper's numbers are
     /// drawn too.
     pub(super) follows_paper: bool,
+    /// Whether its last saved state is that of its end; it may have stopped early.
+    pub(super) ended: bool,
     /// The text of `recipe.toml`.
     pub(super) recipe: String,
+    /// When, where and on what it began; runs of earlier versions do not say it.
+    pub(super) facts: Option<RunFacts>,
+    /// Some training images; runs of earlier versions have none.
+    pub(super) samples: Option<TrainingSamples>,
+    pub(super) filters: Option<FirstFilters>,
     pub(super) epochs: Vec<EpochRow>,
     pub(super) decisions: Vec<DecisionRow>,
     pub(super) evaluations: EvaluationFile,
@@ -97,10 +100,15 @@ impl RunData {
             label: name.to_string_lossy().into_owned(),
             group: 0,
             folder: folder.to_owned(),
-            planned: (record.recipe.train.epochs, record.recipe.train.max_steps),
+            links: Some(String::new()),
+            ended: Overview::read(folder).is_ok_and(|overview| overview.progress.ended),
             follows_paper: follows_paper(&record),
-            about: record.run,
+            record,
             recipe,
+            facts: RunFacts::read(folder)?,
+            samples: TrainingSamples::read(folder)?,
+            // A report does without them.
+            filters: FirstFilters::read(folder).ok().flatten(),
             epochs,
             decisions,
             evaluations: EvaluationFile::read(folder)?,
@@ -123,21 +131,45 @@ impl RunData {
         ]
     }
 
-    /// The recipe and the data set.
-    pub(super) fn title(&self) -> String {
-        let recipe = Path::new(&self.about.recipe);
-        let name = recipe.file_name().unwrap_or(recipe.as_os_str()).to_string_lossy();
-        format!("{name} on {}", self.about.data_name)
+    /// Has the report's links lead from `page`, where it will be written, to the run's files. Without it the report is
+    /// to lie in the run's folder. Links are left out if there is no way from one to the other.
+    pub fn link_from(&mut self, page: &Path) {
+        self.links = links::between(page, &self.folder);
     }
 
-    /// Whether the run has done all epochs or updates that the recipe asks for.
+    /// Epochs and updates that the recipe asks for; 0 updates means no limit.
+    pub(super) fn planned(&self) -> (u32, u64) {
+        let train = &self.record.recipe.train;
+        (train.epochs, train.max_steps)
+    }
+
+    /// The recipe and the data set.
+    pub(super) fn title(&self) -> String {
+        let recipe = Path::new(&self.record.run.recipe);
+        let name = recipe.file_name().unwrap_or(recipe.as_os_str()).to_string_lossy();
+        format!("{name} on {}", self.record.run.data_name)
+    }
+
+    /// Whether the run has ended, or done all epochs or updates that the recipe asks for.
     pub(super) fn finished(&self) -> bool {
-        let (epochs, updates) = self.planned;
+        if self.ended {
+            return true;
+        }
+        let (epochs, updates) = self.planned();
         let enough = |last: &EpochRow| {
             last.epoch >= epochs
                 || (updates > 0 && last.updates.is_some_and(|done| done >= updates))
         };
         self.epochs.last().map_or(epochs == 0, enough)
+    }
+
+    /// The run's progress in words.
+    pub(super) fn state(&self) -> String {
+        let last = self.epochs.last().map_or(0, |row| row.epoch);
+        match self.finished() {
+            true => format!("{last} epochs"),
+            false => format!("epoch {last} of {}", self.planned().0),
+        }
     }
 
     /// The last value of a column and its epoch.

@@ -19,6 +19,8 @@ pub struct CsvLogger(Option<CsvFiles>);
 
 struct CsvFiles {
     epochs: AppendLog,
+    /// Columns of `epochs.csv`.
+    columns: usize,
     decisions: AppendLog,
     steps: Option<AppendLog>,
 }
@@ -27,8 +29,10 @@ impl CsvFiles {
     /// Opens the files in a run's `folder`, truncated to `marks`.
     fn open(folder: &Path, marks: &Marks, steps: bool) -> Result<Self, Error> {
         let open = |name, header| AppendLog::open(folder, name, header, marks);
+        let epochs = open("epochs.csv", EPOCHS_HEADER)?;
         Ok(CsvFiles {
-            epochs: open("epochs.csv", EPOCHS_HEADER)?,
+            columns: epochs.first_line()?.split(',').count(),
+            epochs,
             decisions: open("decisions.csv", DECISIONS_HEADER)?,
             steps: if steps { Some(open("steps.csv", STEPS_HEADER)?) } else { None },
         })
@@ -36,7 +40,7 @@ impl CsvFiles {
 
     fn event(&mut self, event: &Event) -> Result<(), Error> {
         match (event, &mut self.steps) {
-            (Event::Epoch(epoch), _) => self.epochs.append(epoch_line(epoch)),
+            (Event::Epoch(epoch), _) => self.epochs.append(epoch_line(epoch, self.columns)),
             (Event::Decision(decision), _) => self.decisions.append(decision_line(decision)),
             (Event::Step(step), Some(steps)) => steps.append(step_line(step)),
             _ => Ok(()),
@@ -53,7 +57,7 @@ impl Observer for CsvLogger {
     }
 
     fn marks(&mut self) -> Result<Marks, Error> {
-        let Some(CsvFiles { epochs, decisions, steps }) = &mut self.0 else {
+        let Some(CsvFiles { epochs, decisions, steps, .. }) = &mut self.0 else {
             return Ok(Marks::new());
         };
         let files = [Some(epochs), Some(decisions), steps.as_mut()];

@@ -32,14 +32,7 @@ use crate::{HtmlReport, Observers, TensorBoardLogger};
 /// # let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("first");
-/// # let start = Start {
-/// #     recipe: &recipe,
-/// #     recipe_name: "quick",
-/// #     data: &data,
-/// #     data_location: "shapes:60,20",
-/// #     init: None,
-/// #     devices: &CpuDevices,
-/// # };
+/// # let start = Start::new(&recipe, &data, &CpuDevices);
 /// # let mut run = Run::create(&folder, &start)?;
 ///
 /// run.train(&CpuDevices, &data, &mut RunFolderLogger::default(), &false.into())?;

@@ -17,6 +17,7 @@ fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
     row.train_loss = 1.8525814;
     row.train_accuracy = 0.31257;
     row.test_accuracy = test_accuracy;
+    row.test_loss = test_accuracy.map(|accuracy| 1.0 - accuracy);
     row.noise_scale = Some(812.34);
     row.seconds = 77.1419;
     row.images_per_second = 648.2;
@@ -55,7 +56,7 @@ fn files_are_truncated_to_their_marks() {
     let all = [epoch(1, None), decision(None), epoch(2, Some(0.9356))];
     assert_eq!(log(&Marks::new(), &all[..1]), marks);
     log(&Marks::new(), &all);
-    let row = "2,400,125,0.1,1.852581,0.9356,77.142,648.2,,0.3126,,812.3\n";
+    let row = "2,400,125,0.1,1.852581,0.9356,77.142,648.2,,0.3126,,812.3,0.064400\n";
     assert!(read("epochs.csv").ends_with(row), "{}", read("epochs.csv"));
     assert_eq!(read("decisions.csv").lines().count(), 2);
     log(&marks, &[]);
@@ -64,6 +65,18 @@ fn files_are_truncated_to_their_marks() {
     assert_eq!(read("log.txt"), format!("{lines}Training a test\n"));
     log(&marks, &[epoch(2, None)]);
     assert_eq!(read("epochs.csv").lines().count(), 3);
+}
+
+#[test]
+fn a_table_keeps_the_columns_that_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("epochs.csv");
+    let earlier = "epoch,updates,batch_size,learning_rate,train_loss\n1,200,125,0.1,2.3\n";
+    std::fs::write(&path, earlier).unwrap();
+    let marks = Marks::from([("epochs.csv".to_owned(), earlier.len() as u64)]);
+    log(folder.path(), &marks, &[epoch(2, Some(0.5))]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, format!("{earlier}2,400,125,0.1,1.852581\n"));
 }
 
 #[test]

@@ -31,9 +31,10 @@ use super::print_line;
 ///   of `epoch_images`, `later_images` (of later epochs, converted to this epoch's image size by
 ///   their number of pixels), `seconds` of training in this epoch.
 /// - `epoch`: `epoch`, `updates`, `batch_size`, `learning_rate`, `train_loss`, `train_accuracy`,
-///   `validation_loss`, `validation_accuracy`, `test_accuracy`, `noise_scale`, `seconds`,
+///   `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, `noise_scale`, `seconds`,
 ///   `images_per_second`.
-/// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `loss`, `views` (views of
+/// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `balanced_accuracy`,
+///   `top5_accuracy` (`null` with ten classes or fewer), `loss`, `calibration_error`, `views` (views of
 ///   each image whose predictions were averaged), `classes` (their names), `confusion` (the
 ///   confusion matrix: a row for each class, with the number of its images predicted as each
 ///   class).
@@ -49,15 +50,25 @@ pub struct JsonEvents;
 
 impl Observer for JsonEvents {
     fn event(&mut self, event: &Event) -> Result<(), Error> {
-        if let Some(object) = object(event) {
+        if let Some(object) = event_object(event) {
             print_line(&object.to_string());
         }
         Ok(())
     }
 }
 
-/// An event as a JSON object; `None` for the progress of an evaluation.
-fn object(event: &Event) -> Option<Value> {
+/// An event as the JSON object that [`JsonEvents`] prints; `None` for the progress of an evaluation.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_logging::event_object;
+/// use crescendo_training::events::Event;
+///
+/// let object = event_object(&Event::Note("the data has two classes".into())).unwrap();
+/// assert_eq!((&object["event"], &object["text"]), (&"note".into(), &"the data has two classes".into()));
+/// ```
+pub fn event_object(event: &Event) -> Option<Value> {
     Some(match event {
         Event::Started { folder, description, resumed_at, .. } => json!({
             "event": "started",
@@ -81,16 +92,18 @@ fn object(event: &Event) -> Option<Value> {
             "epoch": epoch,
             "accuracy": evaluation.accuracy(),
             "balanced_accuracy": evaluation.balanced_accuracy(),
+            "top5_accuracy": evaluation.top5_accuracy(),
             "loss": evaluation.loss,
+            "calibration_error": evaluation.calibration_error(),
             "views": evaluation.views,
             "classes": classes,
             "confusion": evaluation.confusion,
         }),
         Event::Checkpoint(path) => json!({ "event": "checkpoint", "file": path_text(path) }),
-        Event::Interrupted { folder } => {
+        Event::Interrupted { folder, .. } => {
             json!({ "event": "interrupted", "folder": path_text(folder) })
         }
-        Event::Finished { folder, test_accuracy, already } => json!({
+        Event::Finished { folder, test_accuracy, already, .. } => json!({
             "event": "finished",
             "folder": path_text(folder),
             "test_accuracy": test_accuracy,
@@ -108,7 +121,7 @@ fn decision_object(decision: &Decision) -> Value {
     };
     let number = |value: f64| match decision.what {
         DecisionKind::BatchSize | DecisionKind::ImageSize => json!(value as u64),
-        DecisionKind::LearningRate => json!(value),
+        _ => json!(value),
     };
     json!({
         "event": "decision",
@@ -152,6 +165,7 @@ fn epoch_object(epoch: &Epoch) -> Value {
         "train_accuracy": epoch.train_accuracy,
         "validation_loss": epoch.validation_loss,
         "validation_accuracy": epoch.validation_accuracy,
+        "test_loss": epoch.test_loss,
         "test_accuracy": epoch.test_accuracy,
         "noise_scale": epoch.noise_scale,
         "seconds": epoch.seconds,
@@ -172,7 +186,7 @@ mod tests {
 
     /// The event's line, parsed again.
     fn read(event: &Event) -> Value {
-        let line = object(event).unwrap().to_string();
+        let line = event_object(event).unwrap().to_string();
         assert!(!line.contains('\n'), "{line}");
         serde_json::from_str(&line).unwrap()
     }
@@ -240,11 +254,11 @@ mod tests {
             read(&Event::Evaluated { split, epoch: 2, evaluation, classes }),
             json!({
                 "event": "evaluated", "split": "validation", "epoch": 2, "accuracy": 0.875, "balanced_accuracy": 0.875,
-                "loss": 0.5, "views": 2, "classes": ["cat", "mouse"],
+                "top5_accuracy": null, "loss": 0.5, "calibration_error": 0.0, "views": 2, "classes": ["cat", "mouse"],
                 "confusion": [[3, 1], [0, 4]],
             })
         );
         let evaluating = Event::Evaluating { split, done: 1, total: 2 };
-        assert!(object(&evaluating).is_none());
+        assert!(event_object(&evaluating).is_none());
     }
 }

@@ -4,7 +4,7 @@ use crescendo_training::Error;
 use crescendo_training::events::{Event, Observer};
 
 use super::print_line;
-use crate::messages::message;
+use crate::messages::outcome;
 
 /// Prints only a run's last lines on the standard output: its result, or how to resume it.
 ///
@@ -14,8 +14,8 @@ pub struct ConsoleSummary;
 
 impl Observer for ConsoleSummary {
     fn event(&mut self, event: &Event) -> Result<(), Error> {
-        if let Event::Interrupted { .. } | Event::Finished { .. } = event {
-            print_line(&message(event).unwrap_or_default());
+        if let Some(outcome) = outcome(event) {
+            print_line(&outcome);
         }
         Ok(())
     }

@@ -231,7 +231,11 @@ mod tests {
             Arm::new(name, Recipe::load("quick", &all).unwrap())
         };
         let arms = vec![arm("a", a), arm("b", b)];
-        let comparison = Comparison { name: "mine".into(), arms, seeds: vec![0], bn_images: 1 };
+        let comparison = Comparison {
+            name: "mine".into(),
+            arms,
+            ..Comparison::load::<&str>("head", &[]).unwrap()
+        };
         comparison.check_arms(300).err().map_or(String::new(), |error| error.to_string())
     }
 

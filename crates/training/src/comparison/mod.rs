@@ -7,16 +7,17 @@
 //!
 //! ```
 //! use crescendo_training::comparison::{
-//!     Arm, BatchNormStatistics, Comparison, Difference, Results, Row, Spread, Verdict,
+//!     Arm, ArmResults, BatchNormStatistics, Comparison, Difference, Results, Row, Spread, Verdict,
 //! };
 //!
 //! let mut comparison = Comparison::load::<&str>("head", &[])?;
 //! comparison.set_seeds(vec![1, 2]).unwrap();
 //! let data = crescendo_data::shapes::generate(0, 100, 50);
+//! let record = comparison.record(&data);
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let file = folder.path().join("results.csv");
 //! // The results of runs are rows of a file.
-//! let mut results = Results::open(&file, comparison.evaluated_on(&data))?;
+//! let mut results = Results::open(&file, record.evaluated_on)?;
 //! for (arm, accuracy) in [(0, 0.8), (1, 0.9)] {
 //!     let Arm { name, recipe, .. } = &comparison.arms[arm];
 //!     for seed in [1, 2] {
@@ -34,18 +35,19 @@
 //!         })?;
 //!     }
 //! }
-//! assert_eq!(results.of(&comparison, &comparison.arms[1]).len(), 2);
-//! assert_ne!(BatchNormStatistics::Running, BatchNormStatistics::Precise);
-//!
-//! let spread = Spread::of(&[0.9, 0.92]);
-//! assert!((spread.mean - 0.91).abs() < 1e-12);
+//! let arms: Vec<ArmResults> = results.arms(&record);
+//! let Spread { mean, .. } = arms[1].spread(BatchNormStatistics::Running).unwrap();
+//! assert!((mean - 0.915).abs() < 1e-12);
 //! // Differences in pairs of the same seed.
-//! let difference = Difference::of(&[0.1, 0.11, 0.09]);
+//! let difference: Difference = arms[1].difference(BatchNormStatistics::Precise).unwrap();
+//! assert!((difference.mean - 0.1).abs() < 1e-12);
 //! assert_eq!(difference.verdict(), Verdict::Above);
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 
+mod arm_results;
 mod identical;
+mod record;
 mod results;
 mod shared_epochs;
 mod statistics;
@@ -55,12 +57,13 @@ use std::path::Path;
 use crescendo_data::DataSet;
 use serde::Deserialize;
 
-use crate::events::EvaluatedSplit;
 use crate::held_out::validation_images;
 use crate::loading::{BuiltIn, convert, syntax_problem};
 use crate::validation::unused_keys;
 use crate::{Error, Recipe, text_file};
 
+pub use arm_results::ArmResults;
+pub use record::{ArmRecord, ComparisonRecord};
 pub use results::{BatchNormStatistics, Results, Row};
 pub use shared_epochs::shared_epochs;
 pub use statistics::{Difference, Spread, Verdict};
@@ -77,25 +80,40 @@ macro_rules! built_in {
 built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth");
 
 /// A comparison.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// Its built-in name, or the name of its file without the extension.
     pub name: String,
+    /// What it asks, in a sentence.
+    pub question: Option<String>,
+    /// Where the question comes from.
+    pub source: Option<String>,
     /// The arms, the base first.
     pub arms: Vec<Arm>,
     /// The seeds that each arm is trained with.
     pub seeds: Vec<u64>,
     /// The number of training images over which precise BatchNorm statistics are computed.
     pub bn_images: usize,
+    /// The recipe of the arms that have none of their own, and what is changed in the recipes of all arms.
+    recipe: String,
+    set: Vec<String>,
 }
 
 /// One of the recipes that are compared.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
     /// Its name.
     pub name: String,
     /// Its recipe; each run of it gets one of the comparison's seeds.
     pub recipe: Recipe,
+    /// The name of its recipe, if it is not the comparison's, and what it alone changes in it.
+    own_recipe: Option<String>,
+    set: Vec<String>,
     /// Keys that the user sets for this arm, and for all arms; a built-in comparison's own do not count.
     set_here: Vec<String>,
     set_everywhere: Vec<String>,
@@ -104,7 +122,14 @@ pub struct Arm {
 impl Arm {
     /// An arm whose keys all come from built-in recipes.
     pub fn new(name: &str, recipe: Recipe) -> Self {
-        Arm { name: name.into(), recipe, set_here: Vec::new(), set_everywhere: Vec::new() }
+        Arm {
+            name: name.into(),
+            recipe,
+            own_recipe: None,
+            set: Vec::new(),
+            set_here: Vec::new(),
+            set_everywhere: Vec::new(),
+        }
     }
 }
 
@@ -112,6 +137,8 @@ impl Arm {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ComparisonFile {
+    question: Option<String>,
+    source: Option<String>,
     recipe: String,
     #[serde(default)]
     set: Vec<String>,
@@ -137,26 +164,39 @@ fn default_bn_images() -> usize {
     10_000
 }
 
+/// The built-in comparison of this name.
+fn find(name: &str) -> Option<&'static BuiltIn> {
+    BUILT_IN.iter().find(|comparison| comparison.name == name)
+}
+
 impl Comparison {
+    /// The file of the built-in comparison of this name, or the one at this path.
+    ///
+    /// # Errors
+    /// If there is no such comparison, or the file cannot be read.
+    pub fn text(name_or_path: &str) -> Result<String, Error> {
+        let path = Path::new(name_or_path);
+        match find(name_or_path) {
+            Some(comparison) => Ok(comparison.text.to_owned()),
+            None if path.is_file() => text_file::read(path),
+            None => {
+                let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
+                Err(Error::Recipe(format!(
+                    "there is no comparison {name_or_path}: give the path of a TOML file, or one of {}",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
     /// The built-in comparison of this name, or the comparison in the file of this path, with `changes` of
     /// the form `section.key=value` to every arm.
     ///
     /// # Errors
     /// If there is no such comparison, or it is invalid.
     pub fn load<S: AsRef<str>>(name_or_path: &str, changes: &[S]) -> Result<Self, Error> {
-        let built_in = BUILT_IN.iter().find(|comparison| comparison.name == name_or_path);
+        let (built_in, text) = (find(name_or_path), Self::text(name_or_path)?);
         let path = Path::new(name_or_path);
-        let text = match built_in {
-            Some(comparison) => comparison.text.to_owned(),
-            None if path.is_file() => text_file::read(path)?,
-            None => {
-                let names: Vec<_> = BUILT_IN.iter().map(|comparison| comparison.name).collect();
-                return Err(Error::Recipe(format!(
-                    "there is no comparison {name_or_path}: give the path of a TOML file, or one of {}",
-                    names.join(", ")
-                )));
-            }
-        };
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = built_in.map_or(name, |comparison| comparison.name.to_owned());
         let wrong = |problem: String| Error::Recipe(format!("{name_or_path}: {problem}"));
@@ -188,13 +228,20 @@ impl Comparison {
             if built_in.is_none() {
                 set_here = Recipe::changed_keys(&arm.set)?;
             }
-            match arm.recipe {
+            match &arm.recipe {
                 Some(_) => set_here.extend(file),
                 None => set_everywhere.extend(file),
             }
             // What is changed for every arm is not the arm's own.
             set_here.retain(|key| !set_everywhere.contains(key));
-            arms.push(Arm { name: arm.name, recipe, set_here, set_everywhere });
+            arms.push(Arm {
+                name: arm.name,
+                recipe,
+                own_recipe: arm.recipe,
+                set: arm.set,
+                set_here,
+                set_everywhere,
+            });
         }
         let data = |arm: &Arm| (arm.recipe.data.source, arm.recipe.data.validation);
         if let Some(other) = arms.iter().find(|arm| data(arm) != data(&arms[0])) {
@@ -203,8 +250,17 @@ impl Comparison {
                 arms[0].name, other.name
             )));
         }
-        let mut comparison =
-            Comparison { name, arms, seeds: Vec::new(), bn_images: text.bn_images };
+        let changes = changes.iter().map(|change| change.as_ref().to_owned());
+        let mut comparison = Comparison {
+            name,
+            question: text.question,
+            source: text.source,
+            arms,
+            seeds: Vec::new(),
+            bn_images: text.bn_images,
+            recipe: text.recipe,
+            set: text.set.into_iter().chain(changes).collect(),
+        };
         comparison
             .set_base(&text.base)
             .and_then(|()| comparison.set_seeds(text.seeds))
@@ -230,15 +286,6 @@ impl Comparison {
         };
         let own: Vec<String> = self.arms.iter().flat_map(of_arm).collect();
         common.into_iter().flatten().chain(own).collect()
-    }
-
-    /// The images of `data` on which arms are evaluated: the validation set if there is one, so that nothing is
-    /// tuned on the test set.
-    pub fn evaluated_on(&self, data: &DataSet) -> EvaluatedSplit {
-        match validation_images(data, self.arms[0].recipe.data.validation) {
-            0 => EvaluatedSplit::Test,
-            _ => EvaluatedSplit::Validation,
-        }
     }
 
     /// Sets the number of classes of all arms' networks.
@@ -282,6 +329,12 @@ impl Comparison {
         self.arms[..=place].rotate_right(1);
         Ok(())
     }
+}
+
+/// The number of validation images: if there are any, arms are evaluated on them, so that nothing is tuned on the test
+/// set.
+fn held_out_count(comparison: &Comparison, data: &DataSet) -> usize {
+    validation_images(data, comparison.arms[0].recipe.data.validation)
 }
 
 /// The name or the path of an arm's recipe: paths are relative to the comparison's own folder.
@@ -330,6 +383,7 @@ mod tests {
         let comparison = load(GOOD).unwrap();
         let names: Vec<&str> = comparison.arms.iter().map(|arm| arm.name.as_str()).collect();
         assert_eq!((comparison.name.as_str(), names), ("mine", vec!["b", "a"]));
+        assert_eq!((comparison.question, comparison.source), (None, None));
         assert!(comparison.arms.iter().all(|arm| arm.recipe.train.epochs == 2));
     }
 
@@ -343,7 +397,7 @@ mod tests {
             ("name = 'a'", "name = '../a'", "is used for a folder"),
             ("batch.policy=fixed", "batch.policy=fix", "arm a: "),
             ("quick", "quack", "quack"),
-            ("seeds", "seed", "there is no key seed; the keys are recipe, set, base, seeds"),
+            ("seeds", "seed", "there is no key seed; the keys are question, source, recipe, set"),
             ("seeds = [0, 1]\n", "", "the key seeds is missing"),
             ("[0, 1]", "0", "seeds must be a list, but it is 0"),
             ("[0, 1]", "[0, -1]", "seeds, entry 2 must be a whole number from 0 to"),
@@ -362,6 +416,8 @@ mod tests {
             let comparison = Comparison::load::<&str>(built_in.name, &[]).unwrap();
             assert!(comparison.arms.len() > 1 && comparison.seeds.len() > 2, "{}", built_in.name);
             assert!(!built_in.summary().is_empty());
+            assert!(comparison.question.unwrap().ends_with('?'), "{}", built_in.name);
+            assert!(!comparison.source.unwrap().is_empty(), "{}", built_in.name);
         }
     }
 }

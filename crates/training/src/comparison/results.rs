@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use crescendo_network::{DeviceKind, IsaKind, PrecisionKind};
 use sha2::{Digest, Sha256};
 
-use super::{Arm, Comparison, Difference, Spread};
 use crate::atomic_file::write_atomically;
 use crate::events::EvaluatedSplit;
 use crate::recipe::SaveEvery;
 use crate::{Error, Recipe};
 
 /// The result of an arm with one seed.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The arm's name.
@@ -21,7 +22,7 @@ pub struct Row {
     pub seed: u64,
     /// Identifies recipe and data: see [`Results::fingerprint`].
     pub fingerprint: String,
-    /// The accuracy, from 0 to 1, on the images of [`Comparison::evaluated_on`], with the running BatchNorm
+    /// The accuracy, from 0 to 1, on the images of [`ComparisonRecord::evaluated_on`], with the running BatchNorm
     /// statistics.
     pub running: f64,
     /// The same with precise statistics.
@@ -39,7 +40,10 @@ pub struct Row {
 }
 
 /// The two accuracies of a [`Row`].
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BatchNormStatistics {
     /// With the running statistics of BatchNorm.
     Running,
@@ -48,7 +52,8 @@ pub enum BatchNormStatistics {
 }
 
 impl Row {
-    fn accuracy(&self, statistics: BatchNormStatistics) -> f64 {
+    /// The accuracy with these statistics.
+    pub fn accuracy(&self, statistics: BatchNormStatistics) -> f64 {
         match statistics {
             BatchNormStatistics::Running => self.running,
             BatchNormStatistics::Precise => self.precise,
@@ -57,6 +62,8 @@ impl Row {
 }
 
 /// The table, and the file in which it is kept.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Results {
     path: PathBuf,
@@ -178,42 +185,9 @@ impl Results {
         self.rows.first().map(|row| row.device)
     }
 
-    /// The rows of an arm, for the comparison's seeds.
-    pub fn of<'a>(&'a self, comparison: &'a Comparison, arm: &'a Arm) -> Vec<&'a Row> {
-        let wanted = |row: &&Row| row.arm == arm.name && comparison.seeds.contains(&row.seed);
-        self.rows.iter().filter(wanted).collect()
-    }
-
-    /// An arm's accuracy over its seeds; `None` before the first result.
-    pub fn spread(
-        &self,
-        comparison: &Comparison,
-        arm: &Arm,
-        statistics: BatchNormStatistics,
-    ) -> Option<Spread> {
-        let rows = self.of(comparison, arm);
-        let numbers: Vec<f64> = rows.iter().map(|row| row.accuracy(statistics)).collect();
-        (!numbers.is_empty()).then(|| Spread::of(&numbers))
-    }
-
-    /// By how much an arm's accuracy is above that of the base, over the seeds that both have results for; `None`
-    /// if there are none.
-    pub fn difference(
-        &self,
-        comparison: &Comparison,
-        arm: &Arm,
-        statistics: BatchNormStatistics,
-    ) -> Option<Difference> {
-        let base = self.of(comparison, &comparison.arms[0]);
-        let pairs: Vec<f64> = self
-            .of(comparison, arm)
-            .into_iter()
-            .filter_map(|row| {
-                let other = base.iter().find(|other| other.seed == row.seed)?;
-                Some(row.accuracy(statistics) - other.accuracy(statistics))
-            })
-            .collect();
-        (!pairs.is_empty()).then(|| Difference::of(&pairs))
+    /// All rows.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 }
 
@@ -303,27 +277,6 @@ mod tests {
         assert!(
             Results::open(&path, EvaluatedSplit::Test).unwrap_err().to_string().contains("--out")
         );
-    }
-
-    #[test]
-    fn differences_are_taken_in_pairs() {
-        let mut comparison = Comparison::load::<&str>("head", &[]).unwrap();
-        comparison.seeds = vec![0, 1];
-        comparison.arms.truncate(2);
-        let (a, b) = (comparison.arms[0].clone(), comparison.arms[1].clone());
-        let rows = vec![
-            row(&a.name, 0, 0.5),
-            row(&b.name, 0, 0.6),
-            row(&b.name, 1, 0.9),
-            // This seed does not belong to the comparison.
-            row(&a.name, 7, 0.1),
-        ];
-        let evaluated_on = EvaluatedSplit::Test;
-        let results = Results { path: PathBuf::new(), evaluated_on, rows };
-        let difference = results.difference(&comparison, &b, BatchNormStatistics::Running).unwrap();
-        assert!((difference.mean - 0.1).abs() < 1e-12 && difference.margin.is_none());
-        let spread = results.spread(&comparison, &b, BatchNormStatistics::Precise).unwrap();
-        assert!((spread.mean - 0.76).abs() < 1e-12);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Means, standard deviations, and whether a difference over a few seeds is significant.
 
 /// A mean and a standard deviation.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Spread {
     /// The mean.
     pub mean: f64,
@@ -10,16 +13,24 @@ pub struct Spread {
 }
 
 /// A mean of differences in pairs.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Difference {
     /// The mean over the pairs.
     pub mean: f64,
     /// Half the width of the 95 % confidence interval (Student's t); `None` for a single pair.
     pub margin: Option<f64>,
+    /// The number of pairs.
+    pub pairs: usize,
 }
 
 /// Whether a difference is significant at the 5 % level.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Significant: the whole confidence interval is above zero.
     Above,
@@ -27,6 +38,17 @@ pub enum Verdict {
     Below,
     /// Not significant: zero lies in the interval, or there is no interval.
     Undecided,
+}
+
+impl Verdict {
+    /// The word for it: "better", "worse" or "undecided".
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Above => "better",
+            Verdict::Below => "worse",
+            Verdict::Undecided => "undecided",
+        }
+    }
 }
 
 impl Spread {
@@ -52,14 +74,19 @@ impl Difference {
         let Spread { mean, deviation } = Spread::of(differences);
         let pairs = differences.len();
         let margin = (pairs > 1).then(|| t_quantile(pairs - 1) * deviation / (pairs as f64).sqrt());
-        Difference { mean, margin }
+        Difference { mean, margin, pairs }
+    }
+
+    /// The ends of the 95 % confidence interval; `None` for a single pair.
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        self.margin.map(|margin| (self.mean - margin, self.mean + margin))
     }
 
     /// Whether the difference is significant.
     pub fn verdict(&self) -> Verdict {
-        match self.margin {
-            Some(margin) if self.mean - margin > 0.0 => Verdict::Above,
-            Some(margin) if self.mean + margin < 0.0 => Verdict::Below,
+        match self.interval() {
+            Some((low, _)) if low > 0.0 => Verdict::Above,
+            Some((_, high)) if high < 0.0 => Verdict::Below,
             _ => Verdict::Undecided,
         }
     }
@@ -94,7 +121,9 @@ mod tests {
         let difference = Difference::of(&[1.0, 2.0, 3.0]);
         let margin = 4.3027 / 3f64.sqrt();
         assert!((difference.margin.unwrap() - margin).abs() < 1e-12);
-        assert_eq!(difference.verdict(), Verdict::Undecided);
+        let (low, high) = difference.interval().unwrap();
+        assert!((low - (2.0 - margin)).abs() < 1e-12 && (high - (2.0 + margin)).abs() < 1e-12);
+        assert_eq!((difference.pairs, difference.verdict()), (3, Verdict::Undecided));
         assert_eq!(Difference::of(&[2.0, 2.1, 1.9]).verdict(), Verdict::Above);
         assert_eq!(Difference::of(&[-2.0, -2.1, -1.9]).verdict(), Verdict::Below);
         assert_eq!(Difference::of(&[2.0]).verdict(), Verdict::Undecided);

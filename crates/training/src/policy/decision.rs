@@ -43,7 +43,10 @@ impl Decision {
 }
 
 /// What a [`Decision`] changes.
+///
+/// See the example of [`Decision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DecisionKind {
     /// Images an update takes.
     BatchSize,
@@ -66,6 +69,8 @@ impl DecisionKind {
 }
 
 /// A metric on a plateau.
+///
+/// See the example of [`Decision`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PlateauObservation {

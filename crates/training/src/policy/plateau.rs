@@ -74,8 +74,8 @@ fn rises(metric: Metric) -> bool {
     metric == Metric::ValidationAccuracy
 }
 
-/// How far the last value is from the best one, and how far it would have to be: `14 % below the best; 20 %
-/// needed`. `None` if a number is not finite.
+/// How much better than the best one the last value would have to be, and how much it was: `14 % better than the best
+/// is asked for, 2 % was reached`. `None` if a number is not finite.
 pub(super) fn shortfall(config: &PlateauConfig, seen: &PlateauObservation) -> Option<String> {
     let PlateauObservation { value, best, .. } = *seen;
     let rises = rises(config.metric);
@@ -97,15 +97,14 @@ pub(super) fn shortfall(config: &PlateauConfig, seen: &PlateauObservation) -> Op
         .unwrap_or(digits(9));
     let plain = |number: String| number.trim_end_matches('0').trim_end_matches('.').to_owned();
     let (found, enough) = (plain(found), plain(enough));
-    let [better, worse] = if rises { ["above", "below"] } else { ["below", "above"] };
-    let found = match gain {
-        0.0 => "equal to the best".to_owned(),
-        _ => format!("{found}{unit} {} the best", if gain > 0.0 { better } else { worse }),
-    };
-    Some(match (config.threshold > 0.0, gain > 0.0) {
-        (false, _) => found,
-        (true, true) => format!("{found}; {enough}{unit} needed"),
-        (true, false) => format!("{found}; {enough}{unit} {better} it needed"),
+    let asked = format!("{enough}{unit} better than the best is asked for");
+    Some(match (config.threshold > 0.0, gain) {
+        (false, 0.0) => "equal to the best".to_owned(),
+        (false, gain) if gain > 0.0 => format!("{found}{unit} better than the best"),
+        (false, _) => format!("{found}{unit} worse than the best"),
+        (true, 0.0) => format!("{asked}, none was reached"),
+        (true, gain) if gain > 0.0 => format!("{asked}, {found}{unit} was reached"),
+        (true, _) => format!("{asked}, it was {found}{unit} worse"),
     })
 }
 
@@ -163,22 +162,24 @@ mod tests {
             shortfall(config, &seen).unwrap_or_default()
         };
         let strict = PlateauConfig { threshold: 0.2, ..CONFIG };
-        assert_eq!(said(&strict, 2.3141, 2.6908), "14 % below the best; 20 % needed");
-        assert_eq!(said(&strict, 2.0, 2.0), "equal to the best; 20 % below it needed");
-        assert_eq!(said(&strict, 2.1, 2.0), "5 % above the best; 20 % below it needed");
-        assert_eq!(said(&strict, 0.80004, 1.0), "19.996 % below the best; 20 % needed");
-        assert_eq!(said(&strict, 0.99999, 1.0), "0.001 % below the best; 20 % needed");
+        let of_20 = |rest: &str| format!("20 % better than the best is asked for, {rest}");
+        assert_eq!(said(&strict, 2.3141, 2.6908), of_20("14 % was reached"));
+        assert_eq!(said(&strict, 2.0, 2.0), of_20("none was reached"));
+        assert_eq!(said(&strict, 2.1, 2.0), of_20("it was 5 % worse"));
+        assert_eq!(said(&strict, 0.80004, 1.0), of_20("19.996 % was reached"));
+        assert_eq!(said(&strict, 0.99999, 1.0), of_20("0.001 % was reached"));
         assert_eq!(said(&strict, f64::NAN, 1.0), "");
-        assert_eq!(
-            said(&PlateauConfig { threshold: 0.0, ..CONFIG }, 1.1, 1.0),
-            "10 % above the best"
-        );
+        let any = PlateauConfig { threshold: 0.0, ..CONFIG };
+        assert_eq!(said(&any, 1.1, 1.0), "10 % worse than the best");
+        assert_eq!(said(&any, 1.0, 1.0), "equal to the best");
         let absolute =
             PlateauConfig { threshold_mode: ThresholdMode::Absolute, threshold: 0.04, ..CONFIG };
-        assert_eq!(said(&absolute, 0.97, 1.0), "0.03 below the best; 0.04 needed");
+        let of_absolute = "0.04 better than the best is asked for, 0.03 was reached";
+        assert_eq!(said(&absolute, 0.97, 1.0), of_absolute);
         let accuracy = PlateauConfig { metric: Metric::ValidationAccuracy, ..CONFIG };
-        assert_eq!(said(&accuracy, 0.51, 0.5), "2 % above the best; 10 % needed");
-        assert_eq!(said(&accuracy, 0.4, 0.5), "20 % below the best; 10 % above it needed");
+        let of_10 = |rest: &str| format!("10 % better than the best is asked for, {rest}");
+        assert_eq!(said(&accuracy, 0.51, 0.5), of_10("2 % was reached"));
+        assert_eq!(said(&accuracy, 0.4, 0.5), of_10("it was 20 % worse"));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::PlateauConfig;
 
 /// The section `[batch]`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchConfig {
     /// What decides the batch size.
@@ -42,8 +44,11 @@ pub struct BatchConfig {
 }
 
 /// Batch policies.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BatchPolicyKind {
     /// One size for the whole run.
     Fixed,
@@ -60,8 +65,11 @@ pub enum BatchPolicyKind {
 }
 
 /// What the learning rate does when the batch grows.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Coupling {
     /// Nothing.
     Constant,
@@ -72,8 +80,11 @@ pub enum Coupling {
 }
 
 /// What happens when the batch would grow beyond its maximum.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum AfterMax {
     /// Nothing.
     Hold,

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// The section `[optimizer]`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
@@ -32,8 +34,11 @@ pub struct OptimizerConfig {
 }
 
 /// Averages of the weights along the way; evaluations and checkpoints use the average.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WeightAverage {
     /// None.
     None,
@@ -46,8 +51,11 @@ pub enum WeightAverage {
 }
 
 /// Optimizers.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OptimizerKind {
     /// Stochastic gradient descent with momentum.
     Sgd,
@@ -58,8 +66,11 @@ pub enum OptimizerKind {
 }
 
 /// What a learning rate refers to.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LearningRatePer {
     /// The gradient of the batch's mean loss.
     Batch,
@@ -69,8 +80,11 @@ pub enum LearningRatePer {
 }
 
 /// Which parameters weight decay applies to.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DecayedParameters {
     /// All.
     All,
@@ -79,6 +93,8 @@ pub enum DecayedParameters {
 }
 
 /// A parameter group; keys that it leaves out are those of the section.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParameterGroup {

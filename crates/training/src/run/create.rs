@@ -9,9 +9,30 @@ use crescendo_network::{Device, Devices};
 use super::{Progress, Run, fit, folder, initial, saved_state};
 use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
-use crate::{Error, HeldOut, Recipe, memory, version};
+use crate::{Error, HeldOut, Recipe, RunFacts, TrainingSamples, graph, memory, version};
 
 /// What a new run is created from.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_training::{Recipe, Run, Start};
+///
+/// let data = crescendo_data::shapes::generate(0, 100, 50);
+/// let recipe = Recipe::load("quick", &["network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (folder, again) = (folder.path().join("run"), folder.path().join("again"));
+/// Run::create(&folder, &Start::new(&recipe, &data, &CpuDevices))?;
+/// // The name is shown, and the `crescendo` program finds the data by its location.
+/// let start = Start {
+///     recipe_name: "small",
+///     data_location: "shapes:100,50",
+///     ..Start::new(&recipe, &data, &CpuDevices)
+/// };
+/// assert_eq!(Run::create(&again, &start)?.record().run.recipe, "small");
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Start<'a> {
     /// The recipe.
@@ -20,12 +41,23 @@ pub struct Start<'a> {
     pub recipe_name: &'a str,
     /// The data set.
     pub data: &'a DataSet,
-    /// Where the data set was found, so that `resume` and `evaluate` find it again.
+    /// Where the data set was found, so that the program's `train --resume` and `evaluate` find it again.
     pub data_location: &'a str,
     /// A checkpoint to start from, instead of random weights.
     pub init: Option<&'a Path>,
     /// What opens the device that trains.
     pub devices: &'a dyn Devices,
+}
+
+impl<'a> Start<'a> {
+    /// The location of data that a program has only in memory.
+    pub const IN_MEMORY: &'static str = "arrays in memory";
+
+    /// From random weights; the recipe's name is `custom`, and the data's location [`IN_MEMORY`](Self::IN_MEMORY).
+    pub fn new(recipe: &'a Recipe, data: &'a DataSet, devices: &'a dyn Devices) -> Self {
+        let (recipe_name, data_location) = ("custom", Self::IN_MEMORY);
+        Start { recipe, recipe_name, data, data_location, init: None, devices }
+    }
 }
 
 impl Run {
@@ -82,6 +114,9 @@ impl Run {
         let normalization = recipe.data.normalization(&train);
         let (initial, more) = initial::state(&recipe, &*device, start, &train, &normalization)?;
         notes.extend(more);
+        let parameters = graph(&recipe)?.parameter_count();
+        let facts = RunFacts::new(device.description(), parameters, data, &recipe);
+        let samples = TrainingSamples::new(&recipe, normalization, &train);
         let record = Record {
             run: About {
                 recipe: start.recipe_name.into(),
@@ -104,6 +139,8 @@ impl Run {
                 fs::create_dir_all(temporary.join(part)).map_err(io)?;
             }
             record::write(temporary, &record)?;
+            facts.write(temporary)?;
+            samples.write(temporary)?;
             let chosen = PolicyState::new(&record.recipe);
             let progress = Progress { epoch: 1, chosen, ..Progress::default() };
             saved_state::write_initial(temporary, &record, initial, &progress)
@@ -158,6 +195,7 @@ impl Run {
         folder::make(folder.to_owned(), &mut iter::empty(), |temporary| {
             folder::copy(&self.folder, temporary)?;
             record::write(temporary, &record)?;
+            RunFacts::renew(temporary)?;
             saved_state::set_record(temporary, &record)
         })?;
         Ok(())
@@ -165,6 +203,8 @@ impl Run {
 }
 
 /// A recipe as a run on this device and data keeps it, with a note about what was changed to fit the data.
+///
+/// See the example of [`check`](crate::check).
 ///
 /// # Errors
 /// If batch sizes that fit the data do not go with other keys.

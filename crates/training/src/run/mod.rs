@@ -8,6 +8,7 @@ mod create;
 mod fit;
 mod folder;
 mod initial;
+mod overview;
 pub(crate) mod saved_state;
 
 use std::fs::File;
@@ -22,15 +23,18 @@ use crate::events::Marks;
 use crate::policy::{EpochMetrics, Policy, PolicyState};
 use crate::recipe::BatchPolicyKind;
 use crate::record::{self, Record, read_record};
-use crate::{Error, Recipe, version};
+use crate::{Error, Recipe, RunFacts, version};
 use saved_state::SavedState;
 
 pub(crate) use change::Change;
 pub use create::{Start, resolved};
 pub(crate) use fit::check_fit;
 pub use fit::{check, check_metrics};
+pub use overview::Overview;
 
 /// How far a run is.
+///
+/// See the example of [`Run`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
@@ -90,6 +94,11 @@ impl Progress {
     }
 }
 
+/// The file that is locked while a program has the run open.
+fn lock_path(folder: &Path) -> PathBuf {
+    folder.join("state").join("lock")
+}
+
 /// A run's folder, locked.
 ///
 /// # Example
@@ -103,9 +112,8 @@ impl Progress {
 /// let data = crescendo_data::shapes::generate(0, 200, 100);
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path().join("run");
-/// let (recipe_name, data_location) = ("quick", "shapes:200,100");
-/// let (init, devices) = (None, &CpuDevices);
-/// let start = Start { recipe: &recipe, recipe_name, data: &data, data_location, init, devices };
+/// let devices = &CpuDevices;
+/// let start = Start::new(&recipe, &data, devices);
 /// let mut run = Run::create(&folder, &start)?;
 /// // Only the first epoch; the folder can be opened again for the rest.
 /// let outcome = run.train_until(1, devices, &data, &mut (), &false.into())?;
@@ -163,7 +171,7 @@ impl Run {
             return Err(Error::Refused(format!("{}: {newer}", folder.display())));
         }
         let mut notes = Vec::new();
-        let path = folder.join("state").join("lock");
+        let path = lock_path(folder);
         let lock = File::create(&path).map_err(|error| Error::io("write", &path, error))?;
         match try_lock(&lock).map_err(|error| Error::io("lock", &path, error))? {
             Lock::Held => {}
@@ -241,6 +249,20 @@ impl Run {
     /// Adds a note that is logged when training starts.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);
+    }
+
+    /// Records the command line that created the run, quoted for a shell, unless there is one. It is shown in reports.
+    ///
+    /// # Errors
+    /// If `run.json` in the run's folder cannot be written.
+    pub fn set_command(&self, command: &str) -> Result<(), Error> {
+        // The run works without the file, so a damaged one is left for reports to name.
+        match RunFacts::read(&self.folder).ok().flatten() {
+            Some(facts @ RunFacts { command: None, .. }) => {
+                RunFacts { command: Some(command.to_owned()), ..facts }.write(&self.folder)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes `recipe.toml` again after a change.

@@ -11,7 +11,7 @@ use super::{Progress, Run};
 use crate::events::Marks;
 use crate::policy::{PolicyState, SoFar};
 use crate::record::{self, Record};
-use crate::tensors::{self, Metadata, TensorFile};
+use crate::tensors::{self, Metadata, PartOfFile, TensorFile};
 use crate::{Error, version};
 
 /// What to do about a state that cannot be read.
@@ -127,15 +127,34 @@ pub(super) fn read(folder: &Path, record: &Record) -> Result<SavedState, Error> 
     Ok(saved)
 }
 
+/// How far the run was at the last save.
+pub(super) fn read_progress(folder: &Path) -> Result<Progress, Error> {
+    let read = |path: PathBuf| {
+        let progress = PartOfFile::open(&path)?.json("progress")?;
+        checked(&path, progress)
+    };
+    match read(path(folder)) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            // A save can be under way.
+            read(previous_path(folder))
+        }
+        progress => progress,
+    }
+}
+
+fn checked(path: &Path, progress: Progress) -> Result<Progress, Error> {
+    match progress.epoch {
+        0 => Err(Error::bad(path, "has a damaged progress in its metadata")),
+        _ => Ok(progress),
+    }
+}
+
 fn read_file(path: &Path, record: &Record) -> Result<SavedState, Error> {
     let state = TensorFile::open(path)?;
     if let Some(newer) = state.newer() {
         return Err(Error::Refused(format!("{}: {newer}", path.display())));
     }
-    let mut progress: Progress = state.json("progress")?;
-    if progress.epoch == 0 {
-        return Err(state.bad("has a damaged progress in its metadata".into()));
-    }
+    let mut progress = checked(path, state.json("progress")?)?;
     // The state of an older program, with the metrics of the last epoch.
     progress.history.extend(progress.metrics.take().filter(|_| progress.epoch > 1));
     if progress.chosen.batch_size == 0 {

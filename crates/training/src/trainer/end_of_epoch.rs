@@ -48,7 +48,7 @@ impl Trainer<'_> {
         }
         let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
         // With a validation set, the test set is only evaluated at the end.
-        let test = test && (last || self.validation.is_none());
+        let test = test && !self.test.is_empty() && (last || self.validation.is_none());
         let writes_checkpoint = last || due(train.checkpoint_every);
         if validation.is_none() {
             if test {
@@ -58,14 +58,15 @@ impl Trainer<'_> {
                 self.save_before_checkpoint()?;
             }
         }
-        let test_accuracy = match test {
+        let tested = match test {
             true => {
                 let evaluation = self.evaluate(EvaluatedSplit::Test, self.test)?;
                 self.log_evaluation(EvaluatedSplit::Test, &evaluation)?;
-                Some(evaluation.accuracy())
+                Some(evaluation)
             }
             false => None,
         };
+        let test_accuracy = tested.as_ref().map(Evaluation::accuracy);
 
         let recipe = &self.run.record.recipe;
         let progress = &self.run.progress;
@@ -93,6 +94,7 @@ impl Trainer<'_> {
             train_accuracy: metrics.train_accuracy,
             validation_loss: metrics.validation_loss,
             validation_accuracy: metrics.validation_accuracy,
+            test_loss: tested.map(|evaluation| evaluation.loss),
             test_accuracy,
             noise_scale: metrics.noise_scale,
             seconds: progress.seconds,

@@ -286,7 +286,7 @@ fn preparation(sampling: &Sampling) -> Preparation {
 
 /// A sample as engines take it.
 fn sample(sample: AugmentedSample) -> Sample {
-    let AugmentedSample { index, top, left, flip, cutout } = sample;
+    let AugmentedSample { index, top, left, flip, cutout, .. } = sample;
     let (row, column) = cutout.unwrap_or_default();
     Sample { index, crop: [top, left], flip, cutout: [row, column] }
 }

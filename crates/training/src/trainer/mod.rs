@@ -23,14 +23,17 @@ use crate::events::{Event, Observer};
 use crate::held_out::validation_images;
 use crate::policy::{fit_batches, no_policy};
 use crate::recipe::BatchPolicyKind;
-use crate::run::{self, Change, Run};
-use crate::{Error, HeldOut, graph, memory};
+use crate::run::{self, Change, Run, Start};
+use crate::{Error, HeldOut, checkpoint, graph, memory};
 use epoch::QueuedUpdate;
 use save_policy::SavePolicy;
 use state_writer::{StateCopy, StateWriter};
 
 /// How a call of [`Run::train`] ended.
+///
+/// See the example of [`Run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The run has ended.
     Finished,
@@ -156,6 +159,9 @@ impl Run {
             queue: VecDeque::new(),
             busy: Duration::ZERO,
             until: epoch,
+            own: recipe.batch.policy == BatchPolicyKind::Custom
+                || data.is_from_arrays()
+                || self.record.run.data == Start::IN_MEMORY,
             save_policy: SavePolicy::new(recipe.train.save_every_minutes, device.config().device),
             last_save: Instant::now(),
             saved: self.progress.updates,
@@ -234,8 +240,14 @@ impl Run {
     }
 
     fn finished(&self, already: bool) -> Event {
-        let test_accuracy = self.progress.test_accuracy;
-        Event::Finished { folder: self.folder.clone(), test_accuracy, already }
+        let (folder, test_accuracy) = (self.folder.clone(), self.progress.test_accuracy);
+        let files = [checkpoint::best_path(&folder), checkpoint::last_path(&folder)];
+        let weights = files.into_iter().find(|path| path.is_file()).or_else(|| {
+            // Older versions wrote no `last`.
+            let epoch = *checkpoint::list(&folder).ok()?.last()?;
+            Some(checkpoint::path(&folder, epoch))
+        });
+        Event::Finished { folder, test_accuracy, weights, already }
     }
 
     /// Whether `train.max_steps` has been reached.
@@ -304,6 +316,8 @@ struct Trainer<'a> {
     busy: Duration,
     /// The epoch after which training stops, also if the run has not ended.
     until: u32,
+    /// Whether the policy or the data are the program's own.
+    own: bool,
     save_policy: SavePolicy,
     last_save: Instant,
     /// Updates done when the state was last saved.
@@ -346,8 +360,8 @@ impl Trainer<'_> {
                     self.save()?;
                     self.writer.wait()?;
                     self.save_last()?;
-                    let folder = self.run.folder.clone();
-                    self.observer.event(&Event::Interrupted { folder })?;
+                    let (folder, own) = (self.run.folder.clone(), self.own);
+                    self.observer.event(&Event::Interrupted { folder, own })?;
                     return Ok(Outcome::Interrupted);
                 }
             }

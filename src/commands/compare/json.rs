@@ -1,0 +1,44 @@
+//! The outcome of a comparison as JSON.
+
+use crescendo::training::comparison::{BatchNormStatistics, ComparisonRecord, Results};
+use serde_json::{Value, json};
+
+pub fn to_json(record: &ComparisonRecord, results: &Results) -> Value {
+    let arms = results.arms(record).into_iter().map(|arm| {
+        let measured = |statistics: BatchNormStatistics| {
+            let (spread, difference) = (arm.spread(statistics), arm.difference(statistics));
+            json!({
+                "mean": spread.map(|spread| spread.mean),
+                "deviation": spread.map(|spread| spread.deviation),
+                "difference": difference.map(|difference| difference.mean),
+                "margin": difference.and_then(|difference| difference.margin),
+                "verdict": difference.map(|difference| difference.verdict().name()),
+            })
+        };
+        let rows = arm.rows.iter().map(|row| {
+            json!({
+                "seed": row.seed,
+                "test_accuracy": row.running,
+                "precise_test_accuracy": row.precise,
+                "train_loss": row.train_loss,
+                "updates": row.updates,
+                "seconds": row.seconds,
+                "device": row.device.name(),
+                "precision": row.precision.name(),
+            })
+        });
+        json!({
+            "arm": arm.name,
+            "running": measured(BatchNormStatistics::Running),
+            "precise": measured(BatchNormStatistics::Precise),
+            "results": rows.collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "comparison": record.name,
+        "question": record.question,
+        "source": record.source,
+        "base": record.arms[0].name,
+        "arms": arms.collect::<Vec<_>>(),
+    })
+}
