@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
@@ -41,6 +41,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Classify images
     Predict(PredictArgs),
+    /// Write a trained network for other programs: as an ONNX model or a PyTorch module
+    Export(ExportArgs),
     /// Write an HTML report of one or more runs: curves, decisions, misclassified images
     Report(ReportArgs),
     /// Show what a recipe does: layers, parameters, computation, memory
@@ -237,6 +239,44 @@ pub struct PredictArgs {
     pub data: Option<String>,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+#[derive(Args)]
+#[command(
+    group(ArgGroup::new("format").required(true)),
+    after_help = "\
+Example: write a model that ONNX Runtime, a browser or a phone computes
+  crescendo export runs/quick-1 --onnx model.onnx
+Example: write a PyTorch module
+  crescendo export runs/quick-1 --pytorch quick"
+)]
+pub struct ExportArgs {
+    /// A run folder (its best weights by validation accuracy, or else its latest ones are used) or a checkpoint
+    /// file
+    #[arg(value_name = "RUN|FILE")]
+    pub file: PathBuf,
+    /// Write an ONNX model to this file, which takes the bytes of images and gives probabilities
+    #[arg(long, value_name = "FILE.onnx", group = "format")]
+    pub onnx: Option<PathBuf>,
+    /// Write a PyTorch module to this folder, which must not exist yet: model.py, model.safetensors, README.md
+    #[arg(long, value_name = "DIR", group = "format")]
+    pub pytorch: Option<PathBuf>,
+    /// Which of a run's checkpoints: an epoch, `best` (by validation accuracy) or `last` [default: best, where there
+    /// are validation images, or else last]
+    #[arg(long, value_name = "EPOCH", allow_negative_numbers = true, value_parser = which(MAX_EPOCHS))]
+    pub checkpoint: Option<Which>,
+    #[command(flatten)]
+    pub views: ViewArgs,
+    /// Take only images of 32x32 pixels, for programs that cannot resize in the model
+    #[arg(long, requires = "onnx")]
+    pub fixed: bool,
+    /// The recipe of the network, for a file that was not written by this program
+    #[arg(long, value_name = "RECIPE", value_parser = recorded_path())]
+    pub recipe: Option<String>,
+    /// The data set that the network was trained on, for a file that was not written by this program;
+    /// class names and normalization are taken from it
+    #[arg(long, value_name = "PATH|shapes", requires = "recipe", value_parser = recorded_path())]
+    pub data: Option<String>,
 }
 
 #[derive(Args)]

@@ -48,6 +48,8 @@
 //!   `own_network`. Its checkpoints have the description, so that the program evaluates and predicts with them.
 //! - **A rule of your own** for the batch size and the learning rate is a [`Policy`](training::policy::Policy): the example
 //!   `own_policy`.
+//! - **Elsewhere.** [`export::to_onnx`] makes an ONNX model of a trained network, with its preprocessing inside, and
+//!   [`export::write_pytorch`] a PyTorch module.
 //! - **One image at a time**, without allocating: [`Model::predict_into`](training::Model::predict_into), and the example
 //!   `inference`.
 //!
@@ -55,13 +57,26 @@
 //!
 //! Each module is a crate. Data flows one way: [`data`] reads data sets and makes batches, an engine of a device
 //! ([`devices()`]) computes a network ([`network`]) on them, [`training`] runs the loop and saves the state, and
-//! [`logging`] writes and shows what happened. [`cpu`] is the engine for processors, [`cuda`] that for NVIDIA's cards.
+//! [`logging`] writes and shows what happened; [`export`] writes trained networks for other programs. [`cpu`] is the engine for processors, [`cuda`] that for NVIDIA's cards.
 
+// The program's files name the library as other programs do.
+extern crate self as crescendo;
+
+mod cli;
+mod commands;
 mod devices;
+mod new_run;
+mod npy;
+#[doc(hidden)]
+pub mod program;
+mod signals;
+mod usage;
+mod values;
 
 pub use crescendo_cpu as cpu;
 pub use crescendo_cuda as cuda;
 pub use crescendo_data as data;
+pub use crescendo_export as export;
 pub use crescendo_logging as logging;
 pub use crescendo_network as network;
 pub use crescendo_training as training;

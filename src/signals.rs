@@ -1,6 +1,5 @@
 //! Signals that ask the program to stop.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -39,10 +38,10 @@ impl StopRequest {
 
     /// The exit code after training: that of the signal if it has stopped the training, so that scripts do not
     /// take a stopped run for a finished one.
-    pub fn exit_code(&self, outcome: Outcome) -> ExitCode {
+    pub fn exit_code(&self, outcome: Outcome) -> u8 {
         match outcome {
-            Outcome::Interrupted => ExitCode::from(self.code.load(Ordering::Relaxed)),
-            _ => ExitCode::SUCCESS,
+            Outcome::Interrupted => self.code.load(Ordering::Relaxed),
+            _ => 0,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Reading the command line, with advice for those who know other programs' options.
 
+use std::ffi::OsString;
+
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
@@ -7,12 +9,15 @@ use crescendo::training::loading::familiar_name;
 
 use crate::cli::Cli;
 
-/// The command line; ends the program if it is wrong.
-pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| {
-        let arguments: Vec<String> =
-            std::env::args_os().skip(1).map(|one| one.to_string_lossy().into_owned()).collect();
-        with_advice(error, &arguments).exit()
+/// The command line in these arguments, the first of which is the program's name. If it is wrong, or asks for help,
+/// that is printed, and the exit code returned.
+pub fn parse(arguments: &[OsString]) -> Result<Cli, u8> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        let words = arguments.iter().skip(1).map(|one| one.to_string_lossy().into_owned());
+        let error = with_advice(error, &words.collect::<Vec<_>>());
+        // As clap does: a reader that is gone is no error.
+        let _ = error.print();
+        error.exit_code() as u8
     })
 }
 

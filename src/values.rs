@@ -71,13 +71,14 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestedDevice {
+    /// Its kind.
     pub kind: DeviceKind,
     /// The card, if a particular one is asked for.
     pub card: Option<usize>,
 }
 
 /// Parses a device: `auto`, `cpu`, `cuda`, or `cuda:1`.
-fn requested_device(text: &str) -> Result<RequestedDevice, String> {
+pub fn requested_device(text: &str) -> Result<RequestedDevice, String> {
     let (kind, card) = match text.split_once(':') {
         Some(("cuda", card)) => ("cuda", card.parse().ok().map(Some)),
         Some(_) => (text, None),

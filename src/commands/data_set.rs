@@ -21,6 +21,7 @@ pub enum DataLocation {
 
 /// A data set in memory, and where it was read from.
 pub struct LoadedData {
+    /// The data set.
     pub set: DataSet,
     /// As in [`DataLocation::Named`]; valid in every working directory, unless the path is not UTF-8.
     pub location: String,

@@ -7,6 +7,7 @@ pub mod data;
 mod data_set;
 pub mod devices;
 pub mod evaluate;
+pub mod export;
 mod operation_text;
 pub mod plan;
 pub mod predict;
@@ -15,18 +16,20 @@ pub mod report;
 pub mod runs;
 pub mod train;
 mod unused_keys;
+mod weights;
 
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 
 use crescendo::AllDevices;
-use crescendo::logging::command_line;
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
 use crescendo::training::loading::BuiltIn;
 use crescendo::training::recipe::BatchPolicyKind;
 use crescendo::training::{Error, Model, Recipe};
 
-use self::data_set::{DataLocation, LoadedData};
+pub use self::data_set::{DataLocation, LoadedData};
+pub use self::unused_keys::unused_source;
+pub use self::weights::of_run as weights_of_run;
 use crate::cli::{ComputeArgs, ViewArgs};
 
 /// Prints a line like `println!`, but returns an error instead of panicking, for example on a full
@@ -58,12 +61,6 @@ pub fn list(all: &[BuiltIn]) -> Result<(), Error> {
     all.iter().try_for_each(|one| say!("{:width$}  {}", one.name, one.title()))
 }
 
-/// The command line of this process, as a run records it.
-fn own_command_line() -> String {
-    let arguments = std::env::args_os().skip(1);
-    command_line(std::iter::once("crescendo".into()).chain(arguments))
-}
-
 /// Prints a line on the standard error. If it cannot be written, the exit code still tells of an error.
 pub fn note(text: std::fmt::Arguments) {
     let _ = writeln!(stderr(), "{text}");
@@ -73,7 +70,7 @@ pub fn note(text: std::fmt::Arguments) {
 ///
 /// # Errors
 /// If it is one.
-fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
+pub fn refuse_custom_policy(recipe: &Recipe) -> Result<(), Error> {
     if recipe.batch.policy != BatchPolicyKind::Custom {
         return Ok(());
     }

@@ -5,10 +5,11 @@ use std::fs;
 use super::{Place, contents};
 use serde_json::Value;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "train",
     "evaluate",
     "predict",
+    "export",
     "compare",
     "report",
     "plan",
@@ -194,7 +195,7 @@ fn the_plan_of_the_report_recipe_has_known_numbers() {
     }
     assert!(table.starts_with("parameters "), "the summary comes first: {table}");
     assert!(!table.contains("time on this machine") && table.lines().count() < 40, "{table}");
-    let block = "\nstack_layers.2.blocks.0  3 Convolution  256x8x8          919808    58720256\n";
+    let block = "\nstack_layers.2.blocks.0  3 Convolution  256x8x8        919808    58720256\n";
     assert!(table.contains(block) && !table.contains("blocks.0.conv1"), "{table}");
     let all = place.run("plan report --layers");
     assert!(all.contains("\noutput_layer.fc1 ") && all.contains(".blocks.0.conv1 "), "{all}");

@@ -8,17 +8,19 @@ use image::{Rgb, RgbImage};
 use super::{Place, text};
 
 /// The pages whose commands are run, each in a folder of its own, in their order.
-const RUN: [&str; 2] = ["README.md", "docs/guide.md"];
+const RUN: [&str; 3] = ["README.md", "docs/guide.md", "docs/deploy.md"];
 
 /// The pages whose commands must be portable and whose links must lead somewhere.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 14] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/guide.md",
+    "docs/deploy.md",
     "docs/results.md",
     "docs/performance.md",
+    "docs/python.md",
     "docs/findings.md",
     "docs/releasing.md",
     "docs/runs/README.md",
@@ -27,9 +29,10 @@ const PAGES: [&str; 12] = [
 ];
 
 /// Commands that are not run here, by their first words, and why.
-const NOT_RUN: [(&str, &str); 3] = [
+const NOT_RUN: [(&str, &str); 4] = [
     ("cargo test", "this test is part of it"),
     ("cargo run --release --example", "`cargo test` compiles the examples"),
+    ("python3 -m http.server", "does not end"),
     ("tensorboard", "is not installed here: the tests in tensorboard.rs do that"),
 ];
 
@@ -45,6 +48,12 @@ struct Block {
 
 fn read(page: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap()
+}
+
+/// The lines of a page's blocks in Python, one block after another.
+pub fn python_blocks(page: &str) -> Vec<String> {
+    let blocks = parts(page).0.into_iter().filter(|block| block.language == "python");
+    blocks.map(|block| block.lines.join("\n")).collect()
 }
 
 /// A page's blocks, and its text without them.
@@ -194,6 +203,11 @@ fn the_guide_does_what_it_says() {
     run_page(RUN[1]);
 }
 
+#[test]
+fn the_page_on_deployment_does_what_it_says() {
+    run_page(RUN[2]);
+}
+
 /// Runs a page's commands, in its order.
 fn run_page(page: &str) {
     let place = Place::new();
@@ -228,7 +242,7 @@ fn run_page(page: &str) {
         }
         count += 1;
     }
-    assert!(count > 10, "{page} has {count} commands");
+    assert!(count > 4, "{page} has {count} commands");
 }
 
 /// Runs a command on data and networks so small that it takes moments.

@@ -10,31 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use super::python::{interpreter, run};
 use super::resume::{start, wait_for_updates};
-use super::{OFTEN, Place, SMALL, column, rows, text};
+use super::{OFTEN, Place, SMALL, column, rows};
 use serde_json::{Value, json};
 
 /// A Python interpreter with TensorBoard.
 fn python() -> PathBuf {
-    static PYTHON: LazyLock<PathBuf> = LazyLock::new(install);
+    static PYTHON: LazyLock<PathBuf> =
+        LazyLock::new(|| interpreter("tensorboard", "tests/tensorboard/requirements.txt"));
     PYTHON.clone()
-}
-
-fn install() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tensorboard");
-    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    if !python.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-    }
-    let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tensorboard/requirements.txt");
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r", requirements]));
-    python
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
-    text(&output.stdout)
 }
 
 /// What TensorBoard reads in a run's folder.
@@ -76,7 +61,7 @@ fn compare(tag: &str, points: &[(u64, f64)], expected: &[(u64, &str)]) {
 #[test]
 #[ignore = "installs TensorBoard"]
 fn tensorboard_reads_the_values_of_the_csv_files() {
-    let python = python();
+    let python = interpreter("tensorboard", "tests/tensorboard/requirements.txt");
     let place = Place::new();
     let settings = "--set train.evaluate_every=1 --set data.validation=50";
     let mut child = start(&place, &format!("train {SMALL} {OFTEN} {settings} --out run"));

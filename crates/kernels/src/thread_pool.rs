@@ -6,10 +6,13 @@
 //!
 //! The cores may be shared with other programs, so nobody waits for a thread that is not running: a worker takes
 //! part in a job only if it arrives before the last task is taken. Who waits looks for a short time, then sleeps.
+//!
+//! A process that is forked has the pool, but none of its threads: there the caller does all tasks.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +49,8 @@ pub struct ThreadPool {
     recording: Option<(usize, TaskTimes)>,
     /// Whether some cores are slower than others.
     unequal: bool,
+    /// The process that has the threads: after a fork, only one of the two has them.
+    process: u32,
 }
 
 /// What `run` is given: called with the task's and the worker's number.
@@ -155,7 +160,13 @@ impl ThreadPool {
                 })
             })
             .collect();
-        ThreadPool { state, workers, turn: Mutex::default(), recording: None, unequal: false }
+        let (turn, process) = (Mutex::default(), process::id());
+        ThreadPool { state, workers, turn, recording: None, unequal: false, process }
+    }
+
+    /// Whether this process was forked from the one that has the threads.
+    fn is_forked(&self) -> bool {
+        self.process != process::id()
     }
 
     /// How many threads work.
@@ -187,7 +198,7 @@ impl ThreadPool {
             times.add(JobTimes { tasks: tasks_seconds, alone: work < SMALL_WORK, step: None });
             return;
         }
-        if self.workers.is_empty() || tasks <= 1 || work < SMALL_WORK {
+        if self.workers.is_empty() || tasks <= 1 || work < SMALL_WORK || self.is_forked() {
             (0..tasks).for_each(|index| task(index, 0));
             return;
         }
@@ -243,6 +254,11 @@ impl ThreadPool {
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // There is nobody to wait for.
+            std::mem::forget(std::mem::take(&mut self.workers));
+            return;
+        }
         self.state.end.store(true, Release);
         self.call(self.workers.len());
         for worker in self.workers.drain(..) {

@@ -46,8 +46,8 @@ pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
 pub use terminal::{
-    ClassTable, ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, progress_bar,
-    terminal_columns,
+    ClassTable, ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, event_object,
+    progress_bar, terminal_columns,
 };
 
 use crescendo_training::Error;

@@ -1,6 +1,32 @@
 //! Checkpoints: the weights after an epoch, under PyTorch's names, with all that is needed to use
 //! them.
+//!
+//! # Example
+//!
+//! ```
+//! use crescendo_cpu::CpuDevices;
+//! use crescendo_training::checkpoint::{self, About};
+//! use crescendo_training::{Recipe, Run, Start};
+//!
+//! let changes = ["train.epochs=1", "network.widths=[4, 4, 4]", "data.validation=20", "train.evaluate_every=1"];
+//! let recipe = Recipe::load("quick", &changes)?;
+//! let data = crescendo_data::shapes::generate(0, 100, 50);
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let folder = folder.path().join("run");
+//! let start = Start::new(&recipe, &data, &CpuDevices);
+//! Run::create(&folder, &start)?.train(&CpuDevices, &data, &mut (), &false.into())?;
+//!
+//! assert_eq!(checkpoint::list(&folder)?, [1]);
+//! let latest = checkpoint::latest(&folder)?.expect("there is one");
+//! assert_eq!(latest, checkpoint::path(&folder, 1));
+//! let About { epoch, updates, .. } = checkpoint::about(&latest)?;
+//! assert!(epoch == Some(1) && updates > 0);
+//! // The same, under names that stay.
+//! assert!(checkpoint::last_path(&folder).is_file() && checkpoint::best_path(&folder).is_file());
+//! # Ok::<(), crescendo_training::Error>(())
+//! ```
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_data::{Normalization, Sizing, ValidationChoice, shapes};
@@ -15,17 +41,23 @@ use crate::{Error, Recipe};
 const FOLDER: &str = "weights";
 
 /// Where the weights of the best epoch lie in a run's folder, if it has validation images.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 pub fn best_path(run: &Path) -> PathBuf {
     run.join(FOLDER).join("best.safetensors")
 }
 
 /// Where the weights of the last checkpoint, or of the moment when the run was stopped, lie in a run's folder.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 pub fn last_path(run: &Path) -> PathBuf {
     run.join(FOLDER).join("last.safetensors")
 }
 
 /// The file with the latest weights in a run's folder: the checkpoint of an epoch, or [`last_path`] if training
 /// went on after that; `None` if there is none.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 ///
 /// # Errors
 /// If the folder or a file cannot be read.
@@ -39,6 +71,8 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>, Error> {
 
 /// Of which moment of a run the weights in a file are.
 ///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
+///
 /// # Errors
 /// If the file is missing or damaged.
 pub fn about(path: &Path) -> Result<About, Error> {
@@ -46,11 +80,15 @@ pub fn about(path: &Path) -> Result<About, Error> {
 }
 
 /// Where the checkpoint after `epoch` lies in a run's folder.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 pub fn path(run: &Path, epoch: u32) -> PathBuf {
     run.join(FOLDER).join(format!("epoch-{epoch:04}.safetensors"))
 }
 
 /// The epochs whose checkpoints lie in a run's folder, in rising order.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -75,6 +113,8 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
 }
 
 /// Of which moment of a run a checkpoint is.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct About {
@@ -95,47 +135,70 @@ pub(crate) fn write(
     engine: &mut dyn Engine,
     about: &About,
 ) -> Result<(), Error> {
-    // Without what depends on the machine, so that equal weights give equal files.
-    let mut recipe = record.recipe.clone();
-    recipe.engine.threads = 0;
-    recipe.engine.tiles = 0;
-    recipe.engine.isa = IsaKind::Auto;
-    recipe.engine.device = DeviceKind::Auto;
-    recipe.engine.precision = PrecisionKind::Auto;
-    recipe.batch.memory_limit = 0.0;
-    // As JSON, which other programs read more easily.
-    let operations = std::mem::take(&mut recipe.network.operations);
-    // A path means nothing elsewhere; how the generated set was made does.
     let run = &record.run;
+    // A path means nothing elsewhere; how the generated set was made does.
     let data = if run.data_name == shapes::NAME { &run.data } else { &run.data_name };
-    let data = data.clone();
-    let mut metadata = Metadata::from([
-        ("format".into(), "pt".into()),
-        ("version".into(), record.run.version.clone()),
-        ("recipe".into(), toml::to_string(&recipe).expect("a recipe has only strings for keys")),
-        ("classes".into(), json(&record.run.classes)),
-        ("normalization".into(), json(&record.run.normalization)),
-        ("data".into(), data),
-        ("updates".into(), about.updates.to_string()),
-    ]);
-    if !operations.is_empty() {
-        metadata.insert("network".into(), json(&operations));
-    }
-    if record.run.sizing != Sizing::default() {
-        metadata.insert("sizing".into(), json(&record.run.sizing));
-    }
-    if record.run.validation != ValidationChoice::default() {
-        metadata.insert("validation".into(), record.run.validation.name().into());
-    }
-    let epochs = [("epoch", about.epoch), ("in_epoch", about.in_epoch)];
-    let epochs = epochs.map(|(key, epoch)| (key, epoch.map(|epoch| epoch.to_string())));
-    for (key, value) in
-        epochs.into_iter().chain([("loss", about.loss.map(|loss| loss.to_string()))])
-    {
-        metadata.extend(value.map(|value| (key.to_owned(), value)));
-    }
+    let described = Described {
+        recipe: &record.recipe,
+        version: &run.version,
+        classes: &run.classes,
+        normalization: &run.normalization,
+        sizing: run.sizing,
+        validation: run.validation,
+        data: Some(data),
+        about,
+    };
     let model = engine.export(Section::Model)?;
-    crate::tensors::write(paths, &model, metadata)
+    crate::tensors::write(paths, &model, described.metadata())
+}
+
+/// What a checkpoint says of its network.
+pub(crate) struct Described<'a> {
+    pub recipe: &'a Recipe,
+    pub version: &'a str,
+    pub classes: &'a [String],
+    pub normalization: &'a Normalization,
+    pub sizing: Sizing,
+    pub validation: ValidationChoice,
+    pub data: Option<&'a str>,
+    pub about: &'a About,
+}
+
+impl Described<'_> {
+    pub fn metadata(&self) -> Metadata {
+        let Described { about, .. } = self;
+        // Without what depends on the machine, so that equal weights give equal files.
+        let mut recipe = self.recipe.clone();
+        recipe.engine.threads = 0;
+        recipe.engine.tiles = 0;
+        recipe.engine.isa = IsaKind::Auto;
+        recipe.engine.device = DeviceKind::Auto;
+        recipe.engine.precision = PrecisionKind::Auto;
+        recipe.batch.memory_limit = 0.0;
+        // As JSON, which other programs read more easily.
+        let operations = std::mem::take(&mut recipe.network.operations);
+        let recipe = toml::to_string(&recipe).expect("a recipe has only strings for keys");
+        let always = [
+            ("format", "pt".to_owned()),
+            ("version", self.version.to_owned()),
+            ("recipe", recipe),
+            ("classes", json(&self.classes)),
+            ("normalization", json(self.normalization)),
+            ("updates", about.updates.to_string()),
+        ];
+        let is_default = self.validation == ValidationChoice::default();
+        let sometimes = [
+            ("network", (!operations.is_empty()).then(|| json(&operations))),
+            ("sizing", (self.sizing != Sizing::default()).then(|| json(&self.sizing))),
+            ("validation", (!is_default).then(|| self.validation.name().to_owned())),
+            ("data", self.data.map(str::to_owned)),
+            ("epoch", about.epoch.map(|epoch| epoch.to_string())),
+            ("in_epoch", about.in_epoch.map(|epoch| epoch.to_string())),
+            ("loss", about.loss.map(|loss| loss.to_string())),
+        ];
+        let sometimes = sometimes.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        always.into_iter().chain(sometimes).map(|(key, value)| (key.to_owned(), value)).collect()
+    }
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -163,8 +226,16 @@ impl Checkpoint {
     /// # Errors
     /// If it is missing or damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let file =
-            TensorFile::open(path).map_err(|error| error.advise("use another checkpoint"))?;
+        Self::parse(path, fs::read(path).map_err(|error| Error::io("read", path, error))?)
+    }
+
+    /// The file at `path` with this content.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
+        let file = TensorFile::parse(path, bytes)
+            .map_err(|error| error.advise("use another checkpoint"))?;
         Ok(Checkpoint(file))
     }
 

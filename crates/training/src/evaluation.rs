@@ -8,6 +8,8 @@ use crate::calibration::CalibrationBin;
 use crate::inference::{EVALUATION_BATCH, Input, argmax, softmax};
 
 /// An evaluation on a split.
+///
+/// See the example of [`Model`](crate::Model).
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Evaluation {
@@ -26,6 +28,8 @@ pub struct Evaluation {
 }
 
 /// A misclassified image.
+///
+/// See the example of [`Model`](crate::Model).
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Misclassified {

@@ -46,12 +46,16 @@ pub mod loading;
 mod memory;
 mod model;
 pub mod policy;
+// For the crates of this project, which write such files; it is no part of what the library promises.
+#[doc(hidden)]
+pub mod protobuf;
 pub mod recipe;
 mod record;
 mod run;
 mod run_facts;
 mod tensors;
 mod text_file;
+mod trained;
 mod trainer;
 pub mod validation;
 mod version;
@@ -71,4 +75,5 @@ pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};
 pub use run::{Overview, Progress, Run, Start, check, check_metrics, resolved};
 pub use run_facts::{RunFacts, TrainingSample, TrainingSamples};
+pub use trained::TrainedNetwork;
 pub use trainer::Outcome;

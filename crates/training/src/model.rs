@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use crescendo_data::{
     DataSet, ImageShape, Normalization, Sizing, Split, ValidationChoice, without_validation,
 };
-use crescendo_network::{Devices, Engine, EngineConfig, EngineError, Graph, Section};
+use crescendo_network::{Devices, Engine, EngineConfig, Section};
 
-use crate::checkpoint::{About, Checkpoint, SAY};
+use crate::checkpoint::{About, Checkpoint};
 use crate::evaluation::{self, Evaluation};
 use crate::inference::{EVALUATION_BATCH, Input, Views, softmax};
 use crate::validation::MAX_SHIFT;
-use crate::{Error, Recipe, TrainedOn};
+use crate::{Error, Recipe, TrainedNetwork, TrainedOn};
 
 const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 
@@ -69,6 +69,8 @@ pub struct Model {
 }
 
 /// What a checkpoint of another program does not say itself.
+///
+/// See the example of [`Model`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct External<'a> {
@@ -138,55 +140,25 @@ impl Model {
         devices: &dyn Devices,
         compute: &EngineConfig,
     ) -> Result<Self, Error> {
-        let path = checkpoint.path();
-        let (recipe, normalization, classes, sizing) = match external {
-            Some(External { recipe, classes, normalization, sizing }) => {
-                let sizing = sizing.or(checkpoint.trained_on()?.sizing).unwrap_or_default();
-                (recipe.clone(), normalization, classes, sizing)
-            }
-            None => {
-                let (recipe, normalization, classes) = checkpoint.description()?;
-                (recipe, normalization, classes, checkpoint.sizing()?)
-            }
-        };
-        let bad = |problem: String| {
-            let problem = format!("{problem}: it holds another network than its recipe describes");
-            Error::bad(path, problem).advise(SAY)
-        };
-        let graph = recipe.network.network(crate::graph::input_shape());
-        let graph = graph.and_then(|network| Graph::new(&network));
-        let graph = graph.map_err(|error| {
-            Error::bad(path, format!("its recipe describes no valid network: {error}")).advise(SAY)
-        })?;
-        let model = checkpoint.model()?;
-        let numbers: usize =
-            model.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-        // No memory is allocated for a network that the file only claims to hold.
-        if numbers < graph.parameter_count() {
-            let parameters = graph.parameter_count();
-            let problem = format!("holds {numbers} numbers, but its network has {parameters}");
-            return Err(Error::bad(path, problem).advise(SAY));
-        }
+        let network = TrainedNetwork::new(checkpoint, external)?;
+        let TrainedNetwork { recipe, validation: choice, .. } = &network;
         let EngineConfig { device, precision, threads, isa, tiles, .. } = *compute;
         let config = EngineConfig { device, precision, threads, isa, tiles, ..recipe.engine };
         let device = devices.open(&config)?;
-        let mut engine = device.engine(&graph)?;
-        engine.import(Section::Model, &model).map_err(|error| match error {
-            EngineError::WrongTensors(problem) => bad(problem),
-            other => other.into(),
-        })?;
-        if classes.len() != graph.classes() {
-            let (names, outputs) = (classes.len(), graph.classes());
-            let problem = format!("has {outputs} outputs, but names of {names} classes");
-            return Err(Error::bad(path, problem));
-        }
-        let about = checkpoint.about();
-        let input = Input::new(&recipe.data, normalization);
-        let validation = recipe.data.validation;
-        let choice = checkpoint.validation();
-        let (path, notes) = (path.to_owned(), checkpoint.note().into_iter().collect());
-        let views = Views::default();
-        Ok(Model { engine, path, input, views, validation, choice, sizing, classes, about, notes })
+        let mut engine = device.engine(&network.graph)?;
+        engine.import(Section::Model, &network.tensors)?;
+        Ok(Model {
+            engine,
+            input: Input::new(&recipe.data, network.normalization),
+            views: Views::default(),
+            validation: recipe.data.validation,
+            choice: *choice,
+            path: network.path,
+            sizing: network.sizing,
+            classes: network.classes,
+            about: network.about,
+            notes: network.notes,
+        })
     }
 
     /// Sets whether predictions are averaged over an image and its mirror image, instead of what the recipe

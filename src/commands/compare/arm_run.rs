@@ -15,7 +15,6 @@ use crescendo::training::{
 };
 
 use super::LoadedData;
-use crate::commands::own_command_line;
 
 /// An arm to be trained with one seed.
 pub struct ArmRun {
@@ -26,6 +25,8 @@ pub struct ArmRun {
 
 /// What all runs of a comparison have in common.
 pub struct Context<'a> {
+    /// The command line.
+    pub command: &'a str,
     /// The comparison's folder.
     pub folder: &'a Path,
     pub comparison: &'a Comparison,
@@ -173,7 +174,7 @@ impl ArmRun {
             let choice = validation_choice(context.folder, comparison);
             Run::create_with([folder.clone()], &self.start(data, devices), choice)?
         };
-        run.set_command(&own_command_line())?;
+        run.set_command(context.command)?;
         for &(epochs, branch) in branches {
             let to = branch.folder(context.folder);
             // A run that exists already is resumed in its own turn.

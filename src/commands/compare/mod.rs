@@ -4,7 +4,6 @@ mod arm_run;
 mod json;
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use crescendo::logging::report::{self, ComparisonData};
 use crescendo::logging::terminal_columns;
@@ -19,14 +18,15 @@ use super::{DataLocation, LoadedData, hint, list, print, refuse_custom_policy, s
 use crate::cli::CompareArgs;
 use crate::signals::StopRequest;
 
-pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
+/// Runs it; `command` is the command line, for the runs' folders.
+pub fn run(args: &CompareArgs, command: &str) -> Result<u8, Error> {
     let Some(name) = &args.comparison else {
         list(BUILT_IN)?;
         hint("`crescendo compare NAME --show` prints a comparison's file, which says more.")?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     };
     if args.show {
-        return print(format_args!("{}", Comparison::text(name)?)).map(|()| ExitCode::SUCCESS);
+        return print(format_args!("{}", Comparison::text(name)?)).map(|()| 0);
     }
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
@@ -76,6 +76,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         )?;
     }
     let context = Context {
+        command,
         folder: &folder,
         comparison: &comparison,
         data: &data,
@@ -119,7 +120,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         say!("\n{}", written.table().text(terminal_columns()))?;
         say!("Report: {}", folder.join(report::FILE_NAME).display())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// Writes the comparison's table, page and picture into its folder.

@@ -13,7 +13,7 @@ use crescendo::training::{
 use serde_json::{Value, json};
 
 use self::data::TestData;
-use super::{note, say};
+use super::{note, say, weights};
 use crate::cli::{BnStatistics, EvaluateArgs};
 use crate::values::Which;
 
@@ -162,39 +162,13 @@ fn files(args: &EvaluateArgs) -> Result<Vec<PathBuf>, Error> {
             continue;
         }
         for &which in &args.checkpoints {
-            files.push(checkpoint_file(run, which)?);
+            files.push(weights::of_run(run, which)?);
         }
         if args.checkpoints == [Which::Last] {
             note_better(run, files.last())?;
         }
     }
     Ok(files)
-}
-
-/// The file of one of a run's checkpoints.
-fn checkpoint_file(run: &Path, which: Which) -> Result<PathBuf, Error> {
-    match which {
-        Which::Last => checkpoint::latest(run)?.ok_or_else(|| {
-            Error::bad(run, "has no checkpoint yet: resume it with `train --resume`")
-        }),
-        Which::Best => Some(checkpoint::best_path(run)).filter(|path| path.is_file()).ok_or_else(|| {
-            let problem = "has no best checkpoint: a run has one after the first evaluation on its \
-                           validation images, if it has any (data.validation)";
-            Error::bad(run, problem)
-        }),
-        Which::Epoch(epoch) => {
-            let existing = checkpoint::list(run)?;
-            if existing.contains(&epoch) {
-                return Ok(checkpoint::path(run, epoch));
-            }
-            let existing: Vec<String> = existing.iter().map(u32::to_string).collect();
-            let problem = match existing.is_empty() {
-                true => "has no checkpoint yet: resume it with `train --resume`".to_owned(),
-                false => format!("has no checkpoint {epoch}, only {}", existing.join(", ")),
-            };
-            Err(Error::bad(run, problem))
-        }
-    }
 }
 
 /// Says if a run's best weights are others than the latest ones, in `latest`.

@@ -4,16 +4,15 @@ mod inputs;
 mod output;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use crescendo::training::{Error, External, Model, Recipe, TrainedOn, checkpoint};
+use crescendo::training::{Error, Model};
 
 use self::inputs::Inputs;
 use self::output::{Format, Predictions};
-use super::{DataLocation, note, say};
+use super::{note, say, weights};
 use crate::cli::PredictArgs;
 
-pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &PredictArgs) -> Result<u8, Error> {
     let (engine, devices) = (args.compute.engine()?, args.compute.devices());
     args.compute.warn_of_unused(engine.device);
     let format = match &args.out {
@@ -23,9 +22,10 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
         }
         None => None,
     };
-    let recipe = args.recipe.as_ref().map(|name| Recipe::load::<&str>(name, &[])).transpose()?;
-    let external = recipe.as_ref().map(|recipe| external(recipe, args)).transpose()?;
-    let mut model = Model::open(&weights(&args.file)?, external, &devices, &engine)?;
+    let elsewhere = weights::Elsewhere::load(args.recipe.as_deref(), args.data.as_deref())?;
+    let external = elsewhere.as_ref().map(weights::Elsewhere::external).transpose()?;
+    let file = weights::best_or_latest(&args.file)?;
+    let mut model = Model::open(&file, external, &devices, &engine)?;
     args.views.apply(&mut model);
     model.notes.iter().for_each(|text| note(format_args!("note: {text}")));
 
@@ -54,39 +54,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, Error> {
         }
     }
     // After everything else, so that they are not overlooked.
-    Ok(if inputs.print_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// What a file of another program does not say itself. What the recipe's file does not say either comes from the
-/// data set.
-fn external<'a>(recipe: &'a Recipe, args: &PredictArgs) -> Result<External<'a>, Error> {
-    let trained_on = TrainedOn::load(args.recipe.as_deref().unwrap_or_default())?;
-    if args.data.is_none()
-        && let Ok(external) = External::new(recipe, &trained_on, None)
-    {
-        return Ok(external);
-    }
-    let data = DataLocation::new(args.data.as_deref(), recipe.data.source).load()?;
-    External::new(recipe, &trained_on, Some(&data.set))
-}
-
-/// The file of weights that is meant: of a run the best by validation accuracy, or else the latest.
-fn weights(path: &Path) -> Result<PathBuf, Error> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let best = Some(checkpoint::best_path(path)).filter(|path| path.is_file());
-    let file = match best {
-        Some(best) => Some(best),
-        None => checkpoint::latest(path)?,
-    };
-    let none = || Error::bad(path, "has no checkpoint yet: resume it with `train --resume`");
-    let file = file.ok_or_else(none)?;
-    let about = checkpoint::about(&file)?;
-    if let Some(epoch) = about.epoch.or(about.in_epoch) {
-        note(format_args!("note: these are the weights of epoch {epoch}, in {}", file.display()));
-    }
-    Ok(file)
+    Ok(u8::from(inputs.print_failures()))
 }
 
 /// Refuses to overwrite a file that is read.

@@ -115,6 +115,22 @@ impl RunData {
         })
     }
 
+    /// The accuracies on the test images and on the validation images with the weights after an epoch, from 0 to 1, as
+    /// far as the run measured them.
+    pub fn accuracies(&self, epoch: u32) -> [Option<f64>; 2] {
+        let row = self.epochs.iter().find(|row| row.epoch == epoch);
+        let EvaluationFile { test, validation } = &self.evaluations;
+        let evaluated = [test, validation].map(|record| {
+            let record = record.as_ref().filter(|record| record.epoch == epoch);
+            record.map(|record| record.accuracy)
+        });
+        let [test, validation] = evaluated;
+        [
+            test.or(row.and_then(|row| row.test_accuracy)),
+            validation.or(row.and_then(|row| row.validation_accuracy)),
+        ]
+    }
+
     /// Has the report's links lead from `page`, where it will be written, to the run's files. Without it the report is
     /// to lie in the run's folder. Links are left out if there is no way from one to the other.
     pub fn link_from(&mut self, page: &Path) {

@@ -6,6 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crc::{CRC_32_ISCSI, Crc};
+use crescendo_training::protobuf::Message;
 
 use super::canvas::Canvas;
 use super::hparams::Hyperparameter;
@@ -24,7 +25,7 @@ pub(crate) enum Value {
 
 /// The first record of a file: the format's version.
 pub(crate) fn version() -> Vec<u8> {
-    framed(&event().bytes(3, b"brain.Event:2"))
+    framed(event().bytes(3, b"brain.Event:2"))
 }
 
 /// A record with the values of a step, each with its tag.
@@ -44,7 +45,7 @@ pub(crate) fn summary<'a>(
         };
         summary = summary.message(1, &tagged);
     }
-    framed(&event().int(2, step).message(5, &summary))
+    framed(event().int(2, step).message(5, &summary))
 }
 
 /// A tensor of strings (type 7) without dimensions.
@@ -68,10 +69,10 @@ fn now() -> f64 {
 }
 
 /// A record: the message's length and the message, each followed by its checksum.
-fn framed(message: &Message) -> Vec<u8> {
-    let data = &message.0;
+fn framed(message: Message) -> Vec<u8> {
+    let data = message.into_bytes();
     let length = (data.len() as u64).to_le_bytes();
-    [&length[..], &checksum(&length), data, &checksum(data)].concat()
+    [&length[..], &checksum(&length), &data, &checksum(&data)].concat()
 }
 
 /// CRC-32C, masked as TFRecord requires, so that checksums of data that contains checksums stay
@@ -79,50 +80,6 @@ fn framed(message: &Message) -> Vec<u8> {
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
     CRC.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
-}
-
-/// A protocol buffer message, built field by field.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn int(mut self, field: u8, value: u64) -> Self {
-        self.0.push(field << 3);
-        self.varint(value);
-        self
-    }
-
-    fn double(mut self, field: u8, value: f64) -> Self {
-        self.0.push(field << 3 | 1);
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    fn bytes(mut self, field: u8, bytes: &[u8]) -> Self {
-        self.0.push(field << 3 | 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend(bytes);
-        self
-    }
-
-    fn message(self, field: u8, message: &Message) -> Self {
-        self.bytes(field, &message.0)
-    }
-
-    fn float(mut self, field: u8, value: f32) -> Self {
-        self.0.push(field << 3 | 5);
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    /// Seven bits per byte, lowest first; the eighth bit says whether more bytes follow.
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
 }
 
 /// A picture as a PNG; 3 are the colours red, green and blue.
@@ -133,7 +90,7 @@ fn image(canvas: &Canvas) -> Message {
 
 /// A value of the plugin `hparams` (`tensorboard/plugins/hparams/plugin_data.proto`): all of it is in the metadata, in
 /// this field. The tensor, a zero, is only there because every value has one.
-fn session(tagged: Message, field: u8, data: &Message) -> Message {
+fn session(tagged: Message, field: u64, data: &Message) -> Message {
     let content = Message::default().int(1, 0).message(field, data);
     let plugin = Message::default().bytes(1, b"hparams").message(2, &content);
     let shape = Message::default().message(2, &Message::default().int(1, 1));

@@ -50,15 +50,25 @@ pub struct JsonEvents;
 
 impl Observer for JsonEvents {
     fn event(&mut self, event: &Event) -> Result<(), Error> {
-        if let Some(object) = object(event) {
+        if let Some(object) = event_object(event) {
             print_line(&object.to_string());
         }
         Ok(())
     }
 }
 
-/// An event as a JSON object; `None` for the progress of an evaluation.
-fn object(event: &Event) -> Option<Value> {
+/// An event as the JSON object that [`JsonEvents`] prints; `None` for the progress of an evaluation.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_logging::event_object;
+/// use crescendo_training::events::Event;
+///
+/// let object = event_object(&Event::Note("the data has two classes".into())).unwrap();
+/// assert_eq!((&object["event"], &object["text"]), (&"note".into(), &"the data has two classes".into()));
+/// ```
+pub fn event_object(event: &Event) -> Option<Value> {
     Some(match event {
         Event::Started { folder, description, resumed_at, .. } => json!({
             "event": "started",
@@ -176,7 +186,7 @@ mod tests {
 
     /// The event's line, parsed again.
     fn read(event: &Event) -> Value {
-        let line = object(event).unwrap().to_string();
+        let line = event_object(event).unwrap().to_string();
         assert!(!line.contains('\n'), "{line}");
         serde_json::from_str(&line).unwrap()
     }
@@ -249,6 +259,6 @@ mod tests {
             })
         );
         let evaluating = Event::Evaluating { split, done: 1, total: 2 };
-        assert!(object(&evaluating).is_none());
+        assert!(event_object(&evaluating).is_none());
     }
 }

@@ -7,7 +7,7 @@ mod summary;
 
 pub use confusion_matrix::{ClassTable, ConfusionMatrix};
 pub use console::{ConsoleProgress, progress_bar};
-pub use json_events::JsonEvents;
+pub use json_events::{JsonEvents, event_object};
 pub use summary::ConsoleSummary;
 
 use std::io::{Write, stdout};

@@ -48,7 +48,7 @@ impl Trainer<'_> {
         }
         let test = if last { train.final_evaluation } else { due(train.evaluate_every) };
         // With a validation set, the test set is only evaluated at the end.
-        let test = test && (last || self.validation.is_none());
+        let test = test && !self.test.is_empty() && (last || self.validation.is_none());
         let writes_checkpoint = last || due(train.checkpoint_every);
         if validation.is_none() {
             if test {
