@@ -39,7 +39,7 @@ pub fn draw(docs: &Path) -> Result<[(&'static str, String); 2], Box<dyn Error>> 
         let table = fs::read_to_string(docs.join("runs").join(name).join("curve.csv"))?;
         curves.push(TimeCurve { name: name.to_owned(), points: points(&table)? });
     }
-    let (title, of) = ("Test accuracy over minutes of training", "two cores");
+    let (title, of) = ("Test accuracy over minutes of training", "on two cores");
     Ok([
         ("comparisons.svg", forest_plot(&comparisons)),
         ("time-to-accuracy.svg", accuracy_over_time(title, of, 0.7, &curves, Some(PAPER))),

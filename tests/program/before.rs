@@ -130,8 +130,23 @@ fn without_sentences(text: &str) -> String {
 fn without_times(mut value: Value) -> Value {
     match &mut value {
         Value::Object(object) => {
+            if object.get("event").is_some_and(|event| event == "epoch") {
+                object.remove("test_loss");
+            }
             // Keys that there were not.
-            for key in ["balanced_accuracy", "device", "precision", "test_loss"] {
+            let keys = [
+                "balanced_accuracy",
+                "top5_accuracy",
+                "calibration_error",
+                "calibration",
+                "class_precisions",
+                "class_recalls",
+                "device",
+                "precision",
+                "question",
+                "source",
+            ];
+            for key in keys {
                 object.remove(key);
             }
             for (key, value) in object {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Place, check_refusal, column, text};
 
-const ARMS: &str = "recipe = \"quick\"\nbase = \"fixed\"\nseeds = [0, 1]\nbn_images = 100\n\
+pub const ARMS: &str = "recipe = \"quick\"\nbase = \"fixed\"\nseeds = [0, 1]\nbn_images = 100\n\
                     set = [\"network.widths=[4,4,4]\", \"train.epochs=2\"]\n\
                     [[arm]]\nname = \"grown\"\nset = [\"batch.steps=[[1,25],[2,50]]\"]\n\
                     [[arm]]\nname = \"fixed\"\nset = [\"batch.policy=fixed\", \"batch.size=25\"]\n";

@@ -76,7 +76,23 @@ fn json_agrees_with_the_text_output() {
         for (class, of_class) in result["class_accuracies"].as_array().unwrap().iter().enumerate() {
             // Every class has ten images.
             assert_eq!(*of_class, confusion[class][class] as f64 / 10.0);
+            assert_eq!(*of_class, result["class_recalls"][class]);
+            let predicted: u64 = confusion.iter().map(|counts| counts[class]).sum();
+            let precision =
+                (predicted > 0).then(|| confusion[class][class] as f64 / predicted as f64);
+            assert_eq!(result["class_precisions"][class], serde_json::json!(precision));
         }
+        assert_eq!(result["top5_accuracy"], Value::Null);
+        let bins = result["calibration"].as_array().unwrap();
+        let gap = |bin: &Value| match (bin["accuracy"].as_f64(), bin["confidence"].as_f64()) {
+            (Some(accuracy), Some(confidence)) => {
+                bin["images"].as_f64().unwrap() * (accuracy - confidence).abs()
+            }
+            _ => 0.0,
+        };
+        let error = bins.iter().map(gap).sum::<f64>() / 100.0;
+        assert!((result["calibration_error"].as_f64().unwrap() - error).abs() < 1e-9);
+        assert_eq!(bins.len(), 15);
         assert_eq!(result["classes"].as_array().unwrap().len(), 10);
         let (epoch, loss) = (&result["checkpoint"], result["loss"].as_f64().unwrap());
         said.push(format!("Restored model parameters for checkpoint {epoch} loss {loss:.6}"));

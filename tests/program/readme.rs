@@ -11,7 +11,7 @@ use super::{Place, text};
 const RUN: [&str; 3] = ["README.md", "docs/guide.md", "docs/deploy.md"];
 
 /// The pages whose commands must be portable and whose links must lead somewhere.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

@@ -34,10 +34,18 @@ fn training_writes_a_report() {
         "src=\"data:image/bmp;base64,",
         "widths = [",
         "crescendo train --resume run",
+        "<dd>shapes: ",
+        "<dt>Command</dt><dd><code><span>crescendo</span> <span>train</span> ",
+        "href=\"weights/best.safetensors\"",
+        "href=\"log.txt\"",
+        "href=\"results.svg\"",
+        "alt=\"training image of ",
+        "alt=\"filter 1\"",
+        "table: 50 from epoch 2 (batch.steps)",
     ] {
         assert!(report.contains(part), "no {part}");
     }
-    for nothing in ["http", "<script", "@import", "url("] {
+    for nothing in ["http", "<script", "@import", "url(", "refresh"] {
         assert!(!report.contains(nothing), "{nothing}");
     }
     let decisions = place.read("run/decisions.csv");
@@ -53,10 +61,20 @@ fn training_writes_a_report() {
     let sure = |mistake: &serde_json::Value| mistake["probability"].as_f64().unwrap();
     assert!(!mistakes.is_empty() && mistakes.is_sorted_by(|a, b| sure(a) >= sure(b)));
 
-    // `report` writes the same report from the files of the run.
-    fs::remove_file(place.path("run/report.html")).unwrap();
+    let tested = column(&place.read("run/epochs.csv"), "test_loss").join(" ");
+    assert!(tested.trim().parse::<f64>().is_ok_and(|loss| loss > 0.0), "{tested}");
+
+    // `report` writes the same report, and the picture, from the files of the run.
+    let picture = place.read("run/results.svg");
+    for file in ["run/report.html", "run/results.svg"] {
+        fs::remove_file(place.path(file)).unwrap();
+    }
     assert_eq!(place.run("report run"), "run/report.html\n");
     assert_eq!(place.read("run/report.html"), report);
+    assert_eq!(place.read("run/results.svg"), picture);
+    // Elsewhere it leads to the same files.
+    place.run("report run --out one.html");
+    assert!(place.read("one.html").contains("href=\"run/weights/best.safetensors\""));
 }
 
 #[test]

@@ -1,16 +1,38 @@
-//! TensorBoard's own reader finds the values of the CSV files in a run's folder, each once. The test
-//! needs Python with `venv`, and installs TensorBoard in `target/`:
+//! TensorBoard's own reader finds the values of the CSV files in a run's folder, each once, and the run's recipe,
+//! hyperparameters and pictures. The tests
+//! need Python with `venv`, and install TensorBoard in `target/`:
 //!
 //! ```text
 //! cargo test --release --test program -- --ignored tensorboard
 //! ```
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use super::python::{interpreter, run};
 use super::resume::{start, wait_for_updates};
 use super::{OFTEN, Place, SMALL, column, rows};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// A Python interpreter with TensorBoard.
+fn python() -> PathBuf {
+    static PYTHON: LazyLock<PathBuf> =
+        LazyLock::new(|| interpreter("tensorboard", "tests/tensorboard/requirements.txt"));
+    PYTHON.clone()
+}
+
+/// What TensorBoard reads in a run's folder.
+fn read(python: &Path, folder: &Path) -> Value {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tensorboard/read.py");
+    serde_json::from_str(&run(Command::new(python).arg(script).arg(folder))).unwrap()
+}
+
+/// The recipe of a run as Markdown.
+fn recipe(place: &Place, folder: &str) -> String {
+    let recipe = place.read(&format!("{folder}/recipe.toml"));
+    recipe.lines().map(|line| format!("    {line}\n")).collect()
+}
 
 /// The steps and values of a tag.
 fn points(value: &Value) -> Vec<(u64, f64)> {
@@ -51,15 +73,14 @@ fn tensorboard_reads_the_values_of_the_csv_files() {
     }
     assert!(child.wait().unwrap().success());
 
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tensorboard/read.py");
-    let read = run(Command::new(python).arg(script).arg(place.path("run")));
-    let read: Value = serde_json::from_str(&read).unwrap();
+    let read = read(&python, &place.path("run"));
     let (epochs, steps) = (place.read("run/epochs.csv"), place.read("run/steps.csv"));
     let header = &rows(&epochs)[0];
     let mut compared = 0;
     for (tag, name) in [
         ("loss/train", "train_loss"),
         ("loss/validation", "validation_loss"),
+        ("loss/test", "test_loss"),
         ("accuracy/train", "train_accuracy"),
         ("accuracy/validation", "validation_accuracy"),
         ("accuracy/test", "test_accuracy"),
@@ -79,17 +100,58 @@ fn tensorboard_reads_the_values_of_the_csv_files() {
             compared += 1;
         }
     }
-    assert!(compared >= 6, "{read}");
+    assert!(compared >= 7, "{read}");
     for name in ["loss", "batch_size", "learning_rate"] {
         let points = points(&read["scalars"][format!("step/{name}")]);
         assert_eq!(points.len(), 10 + 10 + 5 + 5);
         compare(name, &points, &expected(&steps, "step", name));
     }
 
-    let recipe: String =
-        place.read("run/recipe.toml").lines().map(|line| format!("    {line}\n")).collect();
-    assert_eq!(read["texts"]["recipe"], serde_json::json!([[0, recipe]]));
+    assert_eq!(read["texts"]["recipe"], json!([[0, recipe(&place, "run")]]));
     let decisions = read["texts"]["decisions/batch_size"].as_array().unwrap();
     assert_eq!((decisions.len(), &decisions[0][0]), (1, &3.into()));
     assert!(decisions[0][1].as_str().unwrap().starts_with("Increasing batch size from 25 to 50"));
+
+    let last = |tag: &str| points(&read["scalars"][tag]).last().unwrap().1;
+    let best = points(&read["scalars"]["accuracy/validation"]).into_iter();
+    let best = best.map(|point| point.1).fold(0.0, f64::max);
+    assert_eq!(last("accuracy/best_validation"), best);
+    assert_eq!(last("accuracy/best_test"), last("accuracy/test"));
+
+    // Every epoch is validated, the last one tested; none is there twice.
+    let steps = |tag: &str| -> Vec<u64> {
+        let images = read["images"][tag].as_array().unwrap().iter();
+        images.map(|image| image[0].as_u64().unwrap()).collect()
+    };
+    assert_eq!(steps("confusion_matrix/validation"), [1, 2, 3, 4]);
+    assert_eq!(steps("worst_mistakes/validation"), [1, 2, 3, 4]);
+    assert_eq!((steps("confusion_matrix/test"), steps("worst_mistakes/test")), (vec![4], vec![4]));
+    let hyperparameters = &read["hparams"];
+    assert_eq!(hyperparameters["data"], "shapes");
+    assert_eq!(hyperparameters["train.epochs"], 4.0);
+    assert_eq!(hyperparameters["data.validation"], 50.0);
+    assert_eq!(read["status"], 1);
+}
+
+#[test]
+#[ignore = "installs TensorBoard"]
+fn a_run_of_a_comparison_has_its_own_recipe_once() {
+    let python = python();
+    let place = Place::new();
+    // The second arm branches off the first after its first epoch.
+    std::fs::write(place.path("arms.toml"), super::compare::ARMS).unwrap();
+    place.run("compare arms.toml --data shapes:300,100 --seeds 0 --out arms");
+    let fixed = read(&python, &place.path("arms/fixed/seed-0"));
+    let grown = read(&python, &place.path("arms/grown/seed-0"));
+    assert_ne!(recipe(&place, "arms/fixed/seed-0"), recipe(&place, "arms/grown/seed-0"));
+    for (arm, read) in [("fixed", fixed), ("grown", grown)] {
+        let folder = format!("arms/{arm}/seed-0");
+        assert_eq!(read["texts"]["recipe"], json!([[0, recipe(&place, &folder)]]), "{arm}");
+        assert_eq!(read["hparams"]["recipe"], arm);
+        let epochs = place.read(&format!("{folder}/epochs.csv"));
+        let expected = expected(&epochs, "epoch", "train_loss");
+        assert_eq!(expected.len(), 2);
+        compare(arm, &points(&read["scalars"]["loss/train"]), &expected);
+        assert_eq!(read["status"], 1);
+    }
 }

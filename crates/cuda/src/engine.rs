@@ -1,23 +1,23 @@
 //! The engine on a GPU.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
     Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, Measure,
-    MicroBatch, Peaks, Preparation, Rule, Sample, Section, Snapshot, State as Tensors, StateKind,
-    StateTensor, StepTime, Tensor, TensorData, UpdateResult, UpdateWork, check_tensors,
+    MicroBatch, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
+    UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
 use crate::data::ResidentData;
 use crate::driver::{Buffer, Download, Driver, Launch};
 use crate::params::{Batch, ImagesParams, Maps, ResultHead};
-use crate::pass::{Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
+use crate::pass::{Action, Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
 use crate::peak;
 use crate::plan::ExecutionPlan;
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, Sequences};
 use crate::state::State;
 use crate::window::{MapShape, THREADS};
 use crate::work;
@@ -28,9 +28,6 @@ const INFERENCE_IMAGES: usize = 512;
 
 /// Updates whose results may be waited for; then the oldest is read first.
 const MOST_RESULTS: usize = 256;
-
-/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
-const MOST_SEQUENCES: usize = 48;
 
 /// One pass of so many is timed.
 const TIMED_PASSES: u64 = 64;
@@ -56,9 +53,9 @@ pub(crate) struct CudaEngine {
     is_packed: bool,
     data: Option<ResidentData>,
     space: Workspace,
-    /// What was run, and when it was run last.
-    sequences: HashMap<Key, (Sequence, u64)>,
-    runs: u64,
+    sequences: Sequences<Key>,
+    /// A pass whose images have come. An update that follows at once runs with it as one graph.
+    queued: Option<PassKey>,
     /// What the current update has so far.
     pending: Pending,
     /// Updates that are not read: with what the host knows of them, and their downloads.
@@ -74,22 +71,9 @@ pub(crate) struct CudaEngine {
 /// What is run again and again.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Key {
-    /// By the index of the plan.
-    Pass {
-        plan: usize,
-        count: usize,
-        purpose: Purpose,
-    },
-    Images {
-        plan: usize,
-        count: usize,
-    },
-    Samples {
-        plan: usize,
-        count: usize,
-    },
-    Pack,
-    Update(Vec<RuleGroup>),
+    Pass(PassKey),
+    /// With the pass before it, if nothing comes between them.
+    Update(Option<PassKey>, Vec<RuleGroup>),
     Measure {
         add: bool,
     },
@@ -98,6 +82,30 @@ enum Key {
     ClearResult,
     Blend,
     Exchange,
+}
+
+/// A pass, and what is done before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct PassKey {
+    /// By its index.
+    plan: usize,
+    count: usize,
+    purpose: Purpose,
+    /// What the images are prepared from; they may lie there from the pass before.
+    source: Option<Source>,
+    /// Whether the weights have changed since they were packed.
+    pack: bool,
+    /// Whether the update begins with it, and its result with zeros.
+    first: bool,
+}
+
+/// What was brought to the device to prepare images from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    /// Images `[N, C, H, W]`, normalised.
+    Images,
+    /// Parameters of samples of the data set.
+    Samples,
 }
 
 /// What the host knows of an update.
@@ -123,8 +131,8 @@ impl CudaEngine {
             loss: Loss::default(),
             communicator: None,
             host_gradients: Vec::new(),
-            sequences: HashMap::new(),
-            runs: 0,
+            sequences: Sequences::new(),
+            queued: None,
             pending: Pending::default(),
             results: VecDeque::new(),
             read: VecDeque::new(),
@@ -167,67 +175,60 @@ impl CudaEngine {
         Ok(())
     }
 
-    /// A sequence that was run before.
-    fn known(&mut self, key: &Key) -> Option<Sequence> {
-        self.sequences.remove(key).map(|(sequence, _)| sequence)
-    }
-
-    /// Keeps a sequence, and drops the one that was not used for the longest time if there are many.
-    fn keep(&mut self, key: Key, sequence: Sequence) {
-        self.runs += 1;
-        self.sequences.insert(key, (sequence, self.runs));
-        if self.sequences.len() > MOST_SEQUENCES {
-            let oldest = self.sequences.iter().min_by_key(|(_, (_, run))| *run);
-            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
-                self.sequences.remove(&oldest);
-            }
-        }
-    }
-
     /// Runs launches, which are made the first time.
     fn run(
         &mut self,
         key: Key,
         launches: impl FnOnce(&Self) -> Vec<Launch>,
     ) -> Result<(), EngineError> {
-        let mut sequence = match self.known(&key) {
+        let mut sequence = match self.sequences.take(&key) {
             Some(sequence) => sequence,
-            None => Sequence::of_launches(&*self.driver, launches(self))?,
+            None => {
+                let launches = launches(self).into_iter().map(Action::from);
+                Sequence::new(&*self.driver, launches.collect())?
+            }
         };
         sequence.run(None, |_| Ok(()))?;
-        self.keep(key, sequence);
+        self.sequences.keep(key, sequence);
         Ok(())
     }
 
-    /// Runs a pass over images that lie in the workspace.
-    fn run_pass(&mut self, count: usize, purpose: Purpose) -> Result<(), EngineError> {
-        if !std::mem::replace(&mut self.is_packed, true) {
-            self.run(Key::Pack, |engine| vec![update::pack(&engine.state)])?;
+    /// A pass over images that have come.
+    fn pass(&mut self, count: usize, purpose: Purpose, source: Option<Source>) -> PassKey {
+        let trains = matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf);
+        PassKey {
+            plan: self.current,
+            count,
+            purpose,
+            source,
+            pack: !std::mem::replace(&mut self.is_packed, true),
+            // A second pass over the same images is never the first.
+            first: trains && source.is_some() && self.pending.images == 0,
         }
-        let key = Key::Pass { plan: self.current, count, purpose };
-        let known = self.known(&key);
-        // The first run of a pass is slower than the others, and is timed only if nothing else was.
+    }
+
+    /// Runs the pass that is queued. If this fails it stays queued, and a later call fails as well.
+    fn flush(&mut self) -> Result<(), EngineError> {
+        if let Some(pass) = self.queued {
+            self.run_pass(Key::Pass(pass), pass)?;
+            self.queued = None;
+        }
+        Ok(())
+    }
+
+    /// Runs a pass, and the update that the key may have behind it.
+    fn run_pass(&mut self, key: Key, pass: PassKey) -> Result<(), EngineError> {
+        let known = self.sequences.take(&key);
+        // The first run is slower than the others, and is timed only if nothing else was.
         let is_first = known.is_none() && self.timed > 0;
         let mut sequence = match known {
             Some(sequence) => sequence,
-            None => {
-                let context = Context {
-                    plan: &self.plans[self.current],
-                    state: &self.state,
-                    space: &self.space,
-                    required: &self.required,
-                    requires_grad: &self.requires_grad,
-                    label_smoothing: self.loss.label_smoothing,
-                    processes: self.communicator.is_some(),
-                };
-                let actions = Pass::actions(context, count, purpose);
-                Sequence::new(&*self.driver, actions)?
-            }
+            None => Sequence::new(&*self.driver, self.actions(&key, pass))?,
         };
         // Some passes are timed, launch by launch: too few to slow training down.
-        let timed =
-            purpose != Purpose::Inference && !is_first && self.passes.is_multiple_of(TIMED_PASSES);
-        self.passes += u64::from(purpose != Purpose::Inference);
+        let trains = pass.purpose != Purpose::Inference;
+        let timed = trains && !is_first && self.passes.is_multiple_of(TIMED_PASSES);
+        self.passes += u64::from(trains);
         self.timed += u64::from(timed);
         let seconds = timed.then_some(&mut self.seconds);
         let (driver, state) = (&self.driver, &self.state);
@@ -236,46 +237,85 @@ impl CudaEngine {
             let communicator = communicator.as_mut().expect("a run with several processes");
             host.run(&**driver, state, gradients, &mut **communicator)
         })?;
-        self.keep(key, sequence);
+        self.sequences.keep(key, sequence);
         Ok(())
     }
 
-    /// Brings images `[N, C, H, W]` to the device.
-    fn upload_images(&mut self, images: &[f32], count: usize) -> Result<(), EngineError> {
-        self.driver.upload(self.space.uploaded(), bytemuck::cast_slice(images))?;
-        self.run(Key::Images { plan: self.current, count }, |engine| {
-            let shape = MapShape::new(engine.graph().input);
-            let params = ImagesParams {
-                images: engine.space.uploaded(),
-                out: engine.input_maps(),
-                count: count as i64,
-                channels: shape.channels as i64,
-                padded_channels: shape.padded() as i64,
-                pixels: shape.pixels() as i64,
-            };
-            let groups = count * shape.len() / 8;
-            vec![launch("lay_out_images", [groups.div_ceil(THREADS as usize), 1, 1], 0, &params)]
-        })
+    /// What a pass does, and the update that the key may have behind it.
+    fn actions(&self, key: &Key, pass: PassKey) -> Vec<Action> {
+        let mut before = Vec::new();
+        if pass.first {
+            before.push(self.clear_result());
+        }
+        match pass.source {
+            Some(Source::Images) => before.push(self.lay_out_images(pass.count)),
+            Some(Source::Samples) => {
+                let data = self.data.as_ref().expect("there is a data set");
+                let (input, maps) = (self.graph().input, self.input_maps());
+                before.push(data.prepare(self.space.uploaded(), pass.count, input, maps));
+            }
+            None => {}
+        }
+        if pass.pack {
+            before.push(update::pack(&self.state));
+        }
+        let mut actions: Vec<Action> = before.into_iter().map(Action::from).collect();
+        let context = Context {
+            plan: &self.plans[pass.plan],
+            state: &self.state,
+            space: &self.space,
+            required: &self.required,
+            requires_grad: &self.requires_grad,
+            label_smoothing: self.loss.label_smoothing,
+            processes: self.communicator.is_some(),
+        };
+        actions.extend(Pass::actions(context, pass.count, pass.purpose));
+        if let Key::Update(_, groups) = key {
+            let launches = update::update(self.graph(), &self.state, &self.space, groups);
+            actions.extend(launches.into_iter().map(Action::from));
+        }
+        actions
     }
 
-    /// Prepares samples of the data set on the device.
+    /// Sets the update's result to zeros.
+    fn clear_result(&self) -> Launch {
+        update::clear(self.state.result.address, size_of::<ResultHead>() / 4)
+    }
+
+    /// Makes maps from images `[N, C, H, W]`.
+    fn lay_out_images(&self, count: usize) -> Launch {
+        let shape = MapShape::new(self.graph().input);
+        let params = ImagesParams {
+            images: self.space.uploaded(),
+            out: self.input_maps(),
+            count: count as i64,
+            channels: shape.channels as i64,
+            padded_channels: shape.padded() as i64,
+            pixels: shape.pixels() as i64,
+        };
+        let groups = count * shape.len() / 8;
+        launch("lay_out_images", [groups.div_ceil(THREADS as usize), 1, 1], 0, &params)
+    }
+
+    /// Brings images `[N, C, H, W]` to the device.
+    fn upload_images(&self, images: &[f32]) -> Result<Option<Source>, EngineError> {
+        self.driver.upload(self.space.uploaded(), bytemuck::cast_slice(images))?;
+        Ok(Some(Source::Images))
+    }
+
+    /// Brings parameters of samples to the device.
     fn upload_samples(
-        &mut self,
+        &self,
         samples: &[Sample],
         preparation: &Preparation,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<Source>, EngineError> {
         let side = MapShape::new(self.graph().input).rows;
         assert_eq!(preparation.image_size, side, "samples of another size than the graph's");
         let Some(data) = &self.data else {
             return Err(EngineError::Unsupported("the engine has no data set".into()));
         };
-        let count = samples.len();
         data.upload(&*self.driver, samples, preparation, self.space.uploaded())?;
-        self.run(Key::Samples { plan: self.current, count }, |engine| {
-            let data = engine.data.as_ref().expect("there is a data set");
-            let samples = engine.space.uploaded();
-            vec![data.prepare(samples, count, engine.graph().input, engine.input_maps())]
-        })
+        Ok(Some(Source::Samples))
     }
 
     /// The input of the network.
@@ -290,14 +330,15 @@ impl CudaEngine {
         self.driver.upload(self.state.batch.address, bytemuck::bytes_of(&batch))
     }
 
-    /// Forward and backward of the images in `part`, normalised with the statistics of all of them.
-    fn forward_and_backward(
+    /// Prepares forward and backward of the images in `part`, normalised with the statistics of all of them.
+    fn training_pass(
         &mut self,
         batch: &MicroBatch,
         part: Range<usize>,
         statistics_weight: f64,
         purpose: Purpose,
-    ) -> Result<(), EngineError> {
+        source: Option<Source>,
+    ) -> Result<PassKey, EngineError> {
         let count = batch.labels.len();
         self.upload_batch(Batch {
             share: batch.share,
@@ -307,28 +348,28 @@ impl CudaEngine {
             first: part.start as i64,
             end: part.end as i64,
         })?;
-        self.run_pass(count, purpose)
+        Ok(self.pass(count, purpose, source))
     }
 
     /// Brings a micro-batch to the device.
-    fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
+    fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<Option<Source>, EngineError> {
         let count = batch.labels.len();
         assert!(count > 0, "a batch without images");
         let classes = self.graph().classes();
         assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
         self.reserve(count, true)?;
+        self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))?;
         match batch.images {
             Images::Prepared(images) => {
                 let len = count * self.graph().input.len();
                 assert_eq!(images.len(), len, "one label for each image");
-                self.upload_images(images, count)?;
+                self.upload_images(images)
             }
             Images::Samples(samples, preparation) => {
                 assert_eq!(samples.len(), count, "one label for each image");
-                self.upload_samples(samples, preparation)?;
+                self.upload_samples(samples, preparation)
             }
         }
-        self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))
     }
 
     /// Measures the change of the gradients, and notes it as a part if there is one.
@@ -344,60 +385,6 @@ impl CudaEngine {
             let measured = engine.state.measured.as_ref().expect("it was made above").address;
             update::measure(engine.graph(), &engine.state, measured, add)
         })
-    }
-
-    /// The model's numbers, or the average's.
-    fn download(&self, buffer: &Buffer) -> Result<Vec<f32>, EngineError> {
-        let mut numbers = vec![0.0f32; buffer.len / 4];
-        self.driver.download(buffer.address, bytemuck::cast_slice_mut(&mut numbers))?;
-        Ok(numbers)
-    }
-
-    /// The tensors of a model, with counts or without.
-    fn model_tensors(
-        &self,
-        buffer: &Buffer,
-        counts: bool,
-    ) -> Result<Vec<Tensor<'static>>, EngineError> {
-        let (numbers, graph) = (self.download(buffer)?, self.graph());
-        let tensors =
-            graph.state().into_iter().filter_map(|StateTensor { name, shape, kind, .. }| {
-                let data = match (self.state.layout.range(graph, kind), kind) {
-                    (Some(range), _) => TensorData::F32(numbers[range].to_vec().into()),
-                    (None, StateKind::BatchesTracked(index)) if counts => {
-                        TensorData::I64(self.state.batches_tracked[index])
-                    }
-                    _ => return None,
-                };
-                Some(Tensor { name: name.into(), shape, data })
-            });
-        Ok(tensors.collect())
-    }
-
-    fn tensors(&self, section: Section) -> Result<Vec<Tensor<'static>>, EngineError> {
-        let flat = match section {
-            Section::Model => return self.model_tensors(&self.state.model, true),
-            Section::Average => {
-                let average = self.state.average.as_ref();
-                return average
-                    .map_or(Ok(Vec::new()), |average| self.model_tensors(average, false));
-            }
-            Section::Gradients => &self.state.gradients,
-            Section::Momentum => &self.state.momentum,
-        };
-        let numbers = self.download(flat)?;
-        let tensors = self.graph().parameters.iter().map(|parameter| {
-            let values = numbers[parameter.range.clone()].to_vec();
-            Tensor::f32(parameter.name.clone(), parameter.shape.clone(), values)
-        });
-        Ok(tensors.collect())
-    }
-
-    fn average(&mut self) -> Result<(), EngineError> {
-        if self.state.average.is_none() {
-            self.state.average = Some(Buffer::zeros(&self.driver, self.state.model.len)?);
-        }
-        Ok(())
     }
 
     /// Reads the oldest result that has not been read.
@@ -432,6 +419,7 @@ impl Engine for CudaEngine {
             return Ok(());
         }
         self.graph().check_same_network(graph)?;
+        self.flush()?;
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
             Some(known) => known,
             None => {
@@ -448,6 +436,7 @@ impl Engine for CudaEngine {
 
     fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError> {
         loss.check(self.graph().classes())?;
+        self.flush()?;
         let weights = loss.class_weights.as_deref().unwrap_or_default();
         self.state.class_weights = Buffer::new(&self.driver, 4 * weights.len())?;
         self.driver.upload(self.state.class_weights.address, bytemuck::cast_slice(weights))?;
@@ -457,6 +446,8 @@ impl Engine for CudaEngine {
     }
 
     fn set_communicator(&mut self, communicator: Box<dyn Communicator>) {
+        // If this fails, a later call will, too.
+        let _ = self.flush();
         self.communicator = Some(communicator);
         self.host_gradients = vec![0.0; self.graph().parameter_count()];
         self.sequences.clear();
@@ -464,6 +455,8 @@ impl Engine for CudaEngine {
 
     fn set_requires_grad(&mut self, requires_grad: &[bool]) {
         if requires_grad != self.requires_grad {
+            // If this fails, a later call will, too.
+            let _ = self.flush();
             let plan = &self.plans[self.current];
             self.required = RequiredGradients::new(&plan.graph, &plan.fused, requires_grad);
             self.requires_grad.copy_from_slice(requires_grad);
@@ -473,6 +466,7 @@ impl Engine for CudaEngine {
     }
 
     fn load_data(&mut self, data: &DeviceData) -> Result<bool, EngineError> {
+        self.flush()?;
         // What is there is given back first.
         self.data = None;
         self.sequences.clear();
@@ -481,7 +475,8 @@ impl Engine for CudaEngine {
     }
 
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
-        self.upload_micro_batch(batch)?;
+        self.flush()?;
+        let source = self.upload_micro_batch(batch)?;
         let count = batch.labels.len();
         // Who sums gradients over processes wants to know when they are final.
         let last = batch.last || self.communicator.is_none();
@@ -490,17 +485,22 @@ impl Engine for CudaEngine {
             assert!(count > 1, "a batch of one image has no halves");
             self.measure(None)?;
             // The running statistics take in the batch once.
-            let halves =
-                [(0..count / 2, 0.0, Purpose::FirstHalf), (count / 2..count, -1.0, training)];
-            for (half, statistics_weight, purpose) in halves {
+            let halves = [
+                (0..count / 2, 0.0, Purpose::FirstHalf, source),
+                (count / 2..count, -1.0, training, None),
+            ];
+            for (half, statistics_weight, purpose, source) in halves {
                 let images = half.len();
-                self.forward_and_backward(batch, half, statistics_weight, purpose)?;
+                let pass = self.training_pass(batch, half, statistics_weight, purpose, source)?;
+                self.run_pass(Key::Pass(pass), pass)?;
                 let factor = count as f64 / (images as f64 * batch.share);
                 self.measure(Some((images, factor)))?;
             }
         } else {
-            self.forward_and_backward(batch, 0..count, -1.0, training)?;
+            let pass = self.training_pass(batch, 0..count, -1.0, training, source)?;
+            self.queued = Some(pass);
             if batch.measure == Measure::MicroBatch {
+                self.flush()?;
                 self.measure(Some((count, 1.0 / batch.share)))?;
             }
         }
@@ -511,6 +511,9 @@ impl Engine for CudaEngine {
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
         assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
+        if self.communicator.is_some() || self.pending.measured {
+            self.flush()?;
+        }
         // There need not have been a batch, as where the gradients were imported.
         self.reserve(1, true)?;
         if let Some(communicator) = &mut self.communicator {
@@ -521,17 +524,23 @@ impl Engine for CudaEngine {
             self.driver.upload(address, bytemuck::cast_slice(gradients))?;
         }
         let pending = std::mem::take(&mut self.pending);
+        if pending.images == 0 {
+            self.run(Key::ClearResult, |engine| vec![engine.clear_result()])?;
+        }
         if pending.measured {
             self.run(Key::MeasureWhole, |engine| {
                 update::measure_whole(engine.graph(), &engine.state)
             })?;
         }
-        self.is_packed = false;
         let (groups, settings) = rule_groups(rules);
         self.driver.upload(self.state.rules.address, bytemuck::cast_slice(&settings))?;
-        self.run(Key::Update(groups.clone()), |engine| {
-            update::update(engine.graph(), &engine.state, &engine.space, &groups)
-        })?;
+        match self.queued.take() {
+            Some(pass) => self.run_pass(Key::Update(Some(pass), groups), pass)?,
+            None => self.run(Key::Update(None, groups.clone()), |engine| {
+                update::update(engine.graph(), &engine.state, &engine.space, &groups)
+            })?,
+        }
+        self.is_packed = false;
         if pending.measured {
             // The gradients became zeros.
             self.run(Key::ClearMeasured, |engine| {
@@ -542,9 +551,6 @@ impl Engine for CudaEngine {
         let len = size_of::<ResultHead>() + 8 * pending.parts.len();
         let download = self.driver.begin_download(self.state.result.address, len)?;
         self.results.push_back((pending, download));
-        self.run(Key::ClearResult, |engine| {
-            vec![update::clear(engine.state.result.address, size_of::<ResultHead>() / 4)]
-        })?;
         if self.results.len() > MOST_RESULTS {
             self.read_oldest(true)?;
         }
@@ -559,9 +565,10 @@ impl Engine for CudaEngine {
     }
 
     fn update_average(&mut self, weight: f64) -> Result<(), EngineError> {
+        self.flush()?;
         // The first average is the model.
         let weight = if self.state.average.is_some() { weight as f32 } else { 1.0 };
-        self.average()?;
+        self.state.make_average(&self.driver)?;
         self.driver.upload(self.state.average_weight.address, bytemuck::bytes_of(&weight))?;
         self.run(Key::Blend, |engine| {
             let average = engine.state.average.as_ref().expect("there is one").address;
@@ -573,6 +580,7 @@ impl Engine for CudaEngine {
         if self.state.average.is_none() {
             return Ok(());
         }
+        self.flush()?;
         self.is_packed = false;
         self.run(Key::Exchange, |engine| {
             let average = engine.state.average.as_ref().expect("there is one").address;
@@ -584,27 +592,31 @@ impl Engine for CudaEngine {
         let image = self.graph().input.len();
         assert!(images.len().is_multiple_of(image), "not whole images");
         let count = images.len() / image;
+        self.flush()?;
         self.reserve(count, true)?;
-        self.upload_images(images, count)?;
+        let source = self.upload_images(images)?;
         self.upload_batch(Batch {
             statistics_weight: weight,
             images: count as i64,
             ..Batch::default()
         })?;
-        self.run_pass(count, Purpose::Statistics)
+        let pass = self.pass(count, Purpose::Statistics, source);
+        self.run_pass(Key::Pass(pass), pass)
     }
 
     fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
         let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert!(images.len().is_multiple_of(image), "not whole images");
         assert_eq!(logits.len(), images.len() / image * classes, "not one logit for each class");
+        self.flush()?;
         let padded = classes.next_multiple_of(16);
         let parts = images.chunks(image * INFERENCE_IMAGES);
         for (images, logits) in parts.zip(logits.chunks_mut(classes * INFERENCE_IMAGES)) {
             let count = images.len() / image;
             self.reserve(count, false)?;
-            self.upload_images(images, count)?;
-            self.run_pass(count, Purpose::Inference)?;
+            let source = self.upload_images(images)?;
+            let pass = self.pass(count, Purpose::Inference, source);
+            self.run_pass(Key::Pass(pass), pass)?;
             let plan = self.plan();
             let offset = plan.inference.tensors[plan.fused.logits().0].unwrap_or(0) * count;
             let mut rows = vec![0.0f32; count * padded];
@@ -617,64 +629,20 @@ impl Engine for CudaEngine {
     }
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
-        self.tensors(section)
+        self.flush()?;
+        self.state.export(&*self.driver, self.graph(), section)
     }
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {
-        let expected = match section {
-            // There need not be one yet.
-            Section::Average => self.model_tensors(&self.state.model, false)?,
-            _ => self.tensors(section)?,
-        };
-        let given = check_tensors(&expected, tensors)?.into_iter();
-        if section == Section::Average {
-            self.average()?;
-        }
-        let graph = &self.plans[self.current].graph;
-        let buffer = match section {
-            Section::Model => &self.state.model,
-            Section::Average => self.state.average.as_ref().expect("it was made above"),
-            Section::Gradients => &self.state.gradients,
-            Section::Momentum => &self.state.momentum,
-        };
-        let mut numbers = vec![0.0f32; buffer.len / 4];
-        match section {
-            Section::Gradients | Section::Momentum => {
-                for (parameter, data) in graph.parameters.iter().zip(given) {
-                    if let TensorData::F32(values) = data {
-                        numbers[parameter.range.clone()].copy_from_slice(values);
-                    }
-                }
-            }
-            Section::Model | Section::Average => {
-                let counts = section == Section::Model;
-                let state = graph.state().into_iter();
-                let state = state.filter(|tensor| counts || !tensor.kind.is_count());
-                for (tensor, data) in state.zip(given) {
-                    match (data, tensor.kind) {
-                        (TensorData::I64(count), StateKind::BatchesTracked(index)) => {
-                            self.state.batches_tracked[index] = *count;
-                        }
-                        (TensorData::F32(values), kind) => {
-                            let range = self.state.layout.range(graph, kind);
-                            let range = range.expect("only a count has no numbers");
-                            numbers[range].copy_from_slice(values);
-                        }
-                        _ => unreachable!("the types were checked"),
-                    }
-                }
-            }
-        }
+        self.flush()?;
         self.is_packed &= section != Section::Model;
-        self.driver.upload(buffer.address, bytemuck::cast_slice(&numbers))
+        let graph = &self.plans[self.current].graph;
+        self.state.import(&self.driver, graph, section, tensors)
     }
 
     fn snapshot(&mut self) -> Result<Snapshot<'_>, EngineError> {
-        let mut state: Tensors = Vec::new();
-        for section in [Section::Model, Section::Momentum, Section::Average] {
-            state.push((section, self.tensors(section)?));
-        }
-        Ok(Snapshot::Copy(Box::new(move || Ok(state))))
+        self.flush()?;
+        self.state.snapshot(&*self.driver, self.graph())
     }
 
     fn take_step_times(&mut self) -> Vec<StepTime> {

@@ -1,10 +1,16 @@
 //! Launches that are run again and again, with what the host does in between.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
 use crescendo_network::{Communicator, EngineError};
 
 use crate::driver::{Driver, Launch, Program};
 use crate::pass::{Action, HostAction};
 use crate::state::State;
+
+/// Sequences that are kept: batch sizes come again, but an adaptive policy may use many.
+const MOST_SEQUENCES: usize = 48;
 
 /// Launches, and what follows them on the host.
 struct Piece {
@@ -18,12 +24,6 @@ struct Piece {
 pub(crate) struct Sequence(Vec<Piece>);
 
 impl Sequence {
-    pub fn of_launches(driver: &dyn Driver, launches: Vec<Launch>) -> Result<Self, EngineError> {
-        let launches = launches.into_iter();
-        let action = |launch| Action::Launch { launch, step: None, backward: false };
-        Sequence::new(driver, launches.map(action).collect())
-    }
-
     pub fn new(driver: &dyn Driver, actions: Vec<Action>) -> Result<Self, EngineError> {
         let mut pieces = Vec::new();
         let (mut launches, mut steps) = (Vec::new(), Vec::new());
@@ -73,6 +73,40 @@ impl Sequence {
             }
         }
         Ok(())
+    }
+}
+
+/// Sequences that were run before, under the keys of what they do.
+pub(crate) struct Sequences<K> {
+    /// Each with the number of its last run.
+    known: HashMap<K, (Sequence, u64)>,
+    runs: u64,
+}
+
+impl<K: Clone + Eq + Hash> Sequences<K> {
+    pub fn new() -> Self {
+        Sequences { known: HashMap::new(), runs: 0 }
+    }
+
+    pub fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    /// Takes one out.
+    pub fn take(&mut self, key: &K) -> Option<Sequence> {
+        self.known.remove(key).map(|(sequence, _)| sequence)
+    }
+
+    /// Keeps one, and drops the one that was not used for the longest time if there are many.
+    pub fn keep(&mut self, key: K, sequence: Sequence) {
+        self.runs += 1;
+        self.known.insert(key, (sequence, self.runs));
+        if self.known.len() > MOST_SEQUENCES {
+            let oldest = self.known.iter().min_by_key(|(_, (_, run))| *run);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.known.remove(&oldest);
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the engine keeps from one batch to the next, in the device's memory.
 
+mod tensors;
+
 use std::ops::Range;
 use std::sync::Arc;
 

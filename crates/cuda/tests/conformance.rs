@@ -2,9 +2,13 @@
 
 mod host;
 
+use std::sync::atomic::Ordering;
+
 use crescendo_conformance::{Opened, Property, Suite, Tolerances};
 use crescendo_cuda::{Driver, Launch};
-use crescendo_network::{Device, PrecisionKind};
+use crescendo_network::{
+    Device, Graph, MicroBatch, NetworkConfig, PrecisionKind, Rule, Sgd, Shape,
+};
 
 fn open(
     precision: PrecisionKind,
@@ -43,6 +47,32 @@ fn networks_in_bf16_match_the_reference() {
     ] {
         (Property::named(name).check)(&suite);
     }
+}
+
+/// What is run as one program is one graph on a card.
+#[test]
+fn a_batch_and_its_update_are_one_program() {
+    let name = "a_batch_and_its_update_are_one_program";
+    let Some(driver) = host::HostDriver::new().or_say(name) else { return };
+    let runs = driver.runs.clone();
+    let config = NetworkConfig { widths: vec![2; 3], blocks: vec![1; 3], ..NetworkConfig::paper() };
+    let images = Shape::Maps { channels: 3, height: 8, width: 8 };
+    let graph = Graph::new(&config.network(images).unwrap()).unwrap();
+    let mut engine = host::device(driver, PrecisionKind::F32).engine(&graph).unwrap();
+    let images = vec![0.5f32; 3 * graph.input.len()];
+    let sgd = Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 2e-4, nesterov: false };
+    let rules = vec![Rule::Sgd(sgd); graph.parameters.len()];
+    let mut losses = Vec::new();
+    for (batches, programs) in [(1, 1), (1, 1), (3, 3), (1, 1)] {
+        let before = runs.load(Ordering::Relaxed);
+        for _ in 0..batches {
+            engine.accumulate(&MicroBatch::whole(&images, &[0, 1, 2])).unwrap();
+        }
+        engine.update(&rules).unwrap();
+        losses.push(engine.next_result(true).unwrap().unwrap().loss / f64::from(batches));
+        assert_eq!(runs.load(Ordering::Relaxed) - before, programs);
+    }
+    assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{losses:?}");
 }
 
 /// A launch of a kernel that measures rates, whose parameters are numbers of 64 bits.

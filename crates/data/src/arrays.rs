@@ -113,7 +113,7 @@ fn split(
             "{kind} image {index} has the label {label}, but there are {classes} classes, counted from 0"
         ));
     }
-    Ok(Split { pixels, labels })
+    Ok(Split { pixels, labels, files: Vec::new() })
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub struct Split {
     pub pixels: Vec<u8>,
     /// The class of each image, as an index into [`DataSet::classes`].
     pub labels: Vec<u16>,
+    /// The file of each image, as its path in the folder or the archive of the data set, with slashes; empty if the
+    /// images have no files of their own.
+    pub files: Vec<String>,
 }
 
 impl Split {
@@ -55,6 +58,11 @@ impl Split {
     pub fn image(&self, index: usize) -> &[u8] {
         let bytes = self.image_shape().elements();
         &self.pixels[index * bytes..][..bytes]
+    }
+
+    /// The file of image `index`, if it has one.
+    pub fn file(&self, index: usize) -> Option<&str> {
+        self.files.get(index).map(String::as_str)
     }
 
     /// Appends an image.
@@ -141,9 +149,10 @@ impl DataSet {
     /// as it is.
     pub fn without_split(mut self) -> Self {
         if self.test_split.take().is_some() {
-            let Split { mut pixels, mut labels } = std::mem::take(&mut self.train);
+            let Split { mut pixels, mut labels, mut files } = std::mem::take(&mut self.train);
             self.test.pixels.append(&mut pixels);
             self.test.labels.append(&mut labels);
+            self.test.files.append(&mut files);
             self.format = "images, all of them for testing".into();
         }
         self

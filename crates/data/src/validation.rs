@@ -59,6 +59,7 @@ pub fn split_validation(train: &Split, count: usize, choice: ValidationChoice) -
     for (index, chosen) in chosen.into_iter().enumerate() {
         let to = if chosen { &mut validation } else { &mut rest };
         to.push(train.image(index), train.labels[index]);
+        to.files.extend(train.file(index).map(str::to_owned));
     }
     (rest, validation)
 }

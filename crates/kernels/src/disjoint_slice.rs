@@ -3,6 +3,20 @@
 use std::marker::PhantomData;
 
 /// A mutable slice of which disjoint parts can be handed to several threads.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_kernels::{DisjointSlice, ThreadPool};
+///
+/// let mut numbers = [0; 6];
+/// let slice = DisjointSlice::new(&mut numbers);
+/// ThreadPool::new(2).run(3, usize::MAX, |task, _| {
+///     // SAFETY: each task has two numbers of its own.
+///     unsafe { slice.part(2 * task, 2) }.fill(task);
+/// });
+/// assert_eq!(numbers, [0, 0, 1, 1, 2, 2]);
+/// ```
 pub struct DisjointSlice<'a, T> {
     start: *mut T,
     len: usize,

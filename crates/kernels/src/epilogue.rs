@@ -31,6 +31,8 @@ pub struct Epilogue<'a> {
 /// For each channel, the sums of `x - shift` and of its square: a shift near the mean keeps the
 /// variance exact. [`BatchMoments::from_sums`](crate::norm::BatchMoments::from_sums) makes mean and
 /// variance of them.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub struct BatchStatistics<'a> {
     /// Where they are added.
     pub sums: ChannelSums<'a>,
@@ -146,6 +148,8 @@ pub(crate) type RowBuffer = MaybeUninit<[f32; MAX_WIDTH * LANES]>;
 /// What is stored is the gradient before the input's activation, where there is one:
 /// `(row + addends) * activation'`. With it come the sums that the BatchNorms before the activation
 /// need for their own backward.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub struct GradientEpilogue<'a> {
     /// The shape of all maps here.
     pub shape: MapShape,
@@ -162,6 +166,8 @@ pub struct GradientEpilogue<'a> {
 }
 
 /// The derivative of an activation, and where it is taken.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub struct ActivationDerivative<'a> {
     /// The activation.
     pub function: ActivationFunction,
@@ -170,6 +176,8 @@ pub struct ActivationDerivative<'a> {
 }
 
 /// Where a derivative is taken.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub enum DerivativeAt<'a> {
     /// Where the function's output is this: only if
     /// [`ActivationFunction::derivative_from_output`].
@@ -181,6 +189,8 @@ pub enum DerivativeAt<'a> {
 /// For each channel, the sums of the gradient and of the gradient times `value - mean`:
 /// [`NormBackward::from_sums`](crate::norm::NormBackward::from_sums) makes BatchNorm's gradients of
 /// them.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub struct NormGradientSums<'a> {
     /// BatchNorm's input.
     pub value: MapsRef<'a>,

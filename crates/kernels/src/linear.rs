@@ -1,6 +1,40 @@
 //! Linear layers on vectors: `y = x * weight^T + bias`, with weights `[outputs, inputs]` as in PyTorch.
 //!
 //! Forward and the input's gradient are GEMMs; the weights' gradient is cut up in the same way.
+//!
+//! # Example
+//!
+//! Two images of two features, and three updates of a layer without bias:
+//!
+//! ```
+//! use crescendo_kernels::linear::{self, Linear};
+//! use crescendo_kernels::loss::{ClassWeights, count_correct, cross_entropy};
+//! use crescendo_kernels::optimizer::{SgdStep, sgd};
+//! use crescendo_kernels::{Isa, Processor, ThreadPool, Workspace};
+//!
+//! let processor = Processor { pool: ThreadPool::new(1), isa: Isa::best() };
+//! let layer = Linear { inputs: 2, outputs: 2 };
+//! let mut workspace = Workspace::new(1, layer.workspace_size(2));
+//! let (x, labels) = ([1.0, 0.2, 0.1, 1.0], [0, 1]);
+//! // Images of the second class count three times.
+//! let classes = ClassWeights::new(&[1.0, 3.0], &labels);
+//! let rule = SgdStep { learning_rate: 0.5, momentum: 0.9, ..SgdStep::default() };
+//! let (mut weight, mut dweight, mut momentum) = ([0.0; 4], [0.0; 4], [0.0; 4]);
+//! let (mut logits, mut dlogits) = ([0.0; 4], [0.0; 4]);
+//! let mut losses = Vec::new();
+//! for _ in 0..3 {
+//!     linear::forward(&processor, &mut workspace, &layer, &x, &weight, None, &mut logits);
+//!     losses.push(cross_entropy(&logits, &labels, 0.0, 1.0, Some(classes), &mut dlogits));
+//!     let wanted = Some(&mut dweight[..]);
+//!     linear::backward(
+//!         &processor, &mut workspace, &layer, &x, &weight, &dlogits, wanted, None, None,
+//!     );
+//!     // It sets the gradients to zero.
+//!     sgd(&processor, rule, &mut weight, &mut dweight, &mut momentum);
+//! }
+//! assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
+//! assert_eq!(count_correct(&logits, &labels), 2);
+//! ```
 
 use std::ops::Range;
 
@@ -14,6 +48,8 @@ use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{Processor, ThreadPool};
 
 /// A linear layer's shape.
+///
+/// See the example of [the module `linear`](crate::linear).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// Features that go in.

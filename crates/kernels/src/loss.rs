@@ -1,6 +1,8 @@
 //! The softmax and its cross-entropy. Logits are `[images, classes]`.
 
 /// Weights of the classes in [`cross_entropy`], as PyTorch's `CrossEntropyLoss(weight)`.
+///
+/// See the example of [the module `linear`](crate::linear).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassWeights<'a> {
     /// The weight of each class: finite and not negative.

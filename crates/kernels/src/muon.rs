@@ -27,6 +27,27 @@ const EPS: f64 = 1e-7;
 /// `w *= sqrt(rows) / |w|; x = u / (|u| + 1e-7)`; `steps` times
 /// `x = a x + b (x x^T) x + c (x x^T)^2 x`, with `x` transposed if it is taller than wide;
 /// `w -= learning_rate * x`.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_kernels::muon::{self, MuonStep};
+/// use crescendo_kernels::{Isa, Processor, ThreadPool, Workspace, WorkspaceSize};
+///
+/// let processor = Processor { pool: ThreadPool::new(1), isa: Isa::best() };
+/// // One workspace serves the largest weight.
+/// let size = WorkspaceSize::max(muon::workspace_size(2, 2), muon::workspace_size(2, 3));
+/// let mut workspace = Workspace::new(1, size);
+/// let rule = MuonStep { learning_rate: 0.1, momentum: 0.9, nesterov: false, steps: 3 };
+/// let (mut weight, mut gradient) = ([3.0, 0.0, 0.0, 4.0], [1.0, 0.0, 0.0, 0.5]);
+/// let mut momentum = [0.0; 4];
+/// muon::update(&processor, &mut workspace, rule, 2, &mut weight, &mut gradient, &mut momentum);
+/// // The weight is scaled to the norm `sqrt(2)`, and both entries of the step are near one.
+/// for (index, before) in [(0, 3.0), (3, 4.0)] {
+///     let step = (before * 2.0f32.sqrt() / 5.0 - weight[index]) / rule.learning_rate;
+///     assert!((0.6..1.3).contains(&step), "{step}");
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MuonStep {
     /// The step's length, where the mean square of the rows' lengths is one.

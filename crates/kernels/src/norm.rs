@@ -4,6 +4,77 @@
 //! up what its kernel delivers, a [`Prologue`](crate::prologue::Prologue) scales and shifts what its
 //! kernel loads, and the same backward. What remains is to turn sums into factors, a few numbers for each
 //! channel. Sums of several processes can be added up in between.
+//!
+//! # Example
+//!
+//! Four pixels of a channel through BatchNorm, a residual addition and ReLU, and their gradient back:
+//!
+//! ```
+//! use crescendo_kernels::epilogue::{
+//!     ActivationDerivative, BatchStatistics, DerivativeAt, Epilogue, GradientEpilogue, NormGradientSums,
+//! };
+//! use crescendo_kernels::norm::{BatchMoments, NormBackward, sum_over_images};
+//! use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
+//! use crescendo_kernels::{
+//!     ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor, ThreadPool,
+//!     pooling, to_blocked, to_nchw,
+//! };
+//!
+//! let processor = Processor { pool: ThreadPool::new(1), isa: Isa::best() };
+//! let shape = MapShape { images: 1, channels: 1, height: 1, width: 4 };
+//! let (eps, weight, bias, count) = (1e-5, 2.0, 0.0, 4.0);
+//!
+//! // Every kernel can sum up what it delivers; this one only copies.
+//! let (mut x, mut sums, mut total) = (vec![0.0; shape.len()], [0.0; 32], [0.0; 2]);
+//! let statistics = BatchStatistics { sums: DisjointSlice::new(&mut sums), shift: &[0.0; 16] };
+//! let epilogue = Epilogue { shape, bias: None, out: MapsMut::f32(&mut x), sums: Some(statistics) };
+//! let prologue = Prologue::plain(shape, MapsRef::Nchw(&[1.0, 2.0, 3.0, 6.0]));
+//! pooling::materialise(&processor, &prologue, &epilogue);
+//! sum_over_images(&processor, shape, &sums, &mut total);
+//! let moments = BatchMoments::from_sums(total[0], total[1], count, 0.0);
+//! assert_eq!((moments.mean, moments.variance), (3.0, 3.5));
+//!
+//! // The next kernel computes `relu(scale * x + shift + residual)` as it loads.
+//! let (scale, shift) = moments.affine(eps, weight, bias);
+//! let residual = to_blocked(shape, &[3.0, 0.0, 1.0, 0.0]);
+//! let prologue = Prologue {
+//!     affine: Some(Affine { scale: &[scale; 16], shift: &[shift; 16] }),
+//!     residual: Some(Residual { value: MapsRef::F32(&residual), affine: None }),
+//!     activation: Some(ActivationFunction::Relu),
+//!     ..Prologue::plain(shape, MapsRef::F32(&x))
+//! };
+//! let mut y = vec![0.0; shape.len()];
+//! let epilogue = Epilogue { shape, bias: None, out: MapsMut::f32(&mut y), sums: None };
+//! pooling::materialise(&processor, &prologue, &epilogue);
+//! let hundredths = |y: f32| (100.0 * y).round();
+//! assert_eq!(to_nchw(shape, &y).into_iter().map(hundredths).collect::<Vec<_>>(), [86.0, 0.0, 100.0, 321.0]);
+//!
+//! // Backward stops at BatchNorm's output until its sums are complete.
+//! let dy = to_blocked(shape, &[1.0; 4]);
+//! let (mut dnorm, mut sums) = (vec![0.0; shape.len()], [0.0; 32]);
+//! let at = DerivativeAt::Output(MapsRef::F32(&y));
+//! let (value, mean) = (MapsRef::F32(&x), &[3.0; 16]);
+//! let epilogue = GradientEpilogue {
+//!     derivative: Some(ActivationDerivative { function: ActivationFunction::Relu, at }),
+//!     norms: [Some(NormGradientSums { value, mean, sums: DisjointSlice::new(&mut sums) }), None],
+//!     ..GradientEpilogue::plain(shape, DisjointSlice::new(&mut dnorm))
+//! };
+//! let prologue = GradientPrologue { shape, gradient: &dy, norm: None };
+//! pooling::materialise_backward(&processor, &prologue, &epilogue);
+//! assert_eq!(to_nchw(shape, &dnorm), [1.0, 0.0, 1.0, 1.0]);
+//! sum_over_images(&processor, shape, &sums, &mut total);
+//! let backward = NormBackward::from_sums(total[0], total[1], moments, eps);
+//! assert_eq!(backward.dbias, 3.0);
+//!
+//! // The next kernel goes through BatchNorm as it loads. A shift of all pixels changes nothing.
+//! let [a, b, c] = backward.coefficients(moments, eps, weight, count).map(|number| [number; 16]);
+//! let norm = Some(NormGradient { value, a: &a, b: &b, c: &c });
+//! let mut dx = vec![0.0; shape.len()];
+//! let epilogue = GradientEpilogue::plain(shape, DisjointSlice::new(&mut dx));
+//! let prologue = GradientPrologue { shape, gradient: &dnorm, norm };
+//! pooling::materialise_backward(&processor, &prologue, &epilogue);
+//! assert!(to_nchw(shape, &dx).iter().sum::<f32>().abs() < 1e-5);
+//! ```
 
 use crate::prologue::GradientPrologue;
 use crate::simd::LANES;
@@ -31,6 +102,8 @@ pub fn sum_over_images(processor: &Processor, shape: MapShape, sums: &[f64], tot
 }
 
 /// Mean and variance of one channel over a batch, or its running statistics.
+///
+/// See the example of [the module `norm`](crate::norm).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BatchMoments {
     /// The mean.
@@ -60,6 +133,8 @@ impl BatchMoments {
 }
 
 /// The backward pass of BatchNorm for one channel.
+///
+/// See the example of [the module `norm`](crate::norm).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormBackward {
     /// The gradient of the weight.

@@ -10,6 +10,8 @@ use crate::{Processor, ThreadPool};
 /// it, with `p` a parameter, `g` its gradient and `v` its momentum buffer:
 /// `g += weight_decay * p; v = momentum * v + g; p -= learning_rate * v`
 /// (with Nesterov's momentum: `p -= learning_rate * (g + momentum * v)`).
+///
+/// See the example of [the module `linear`](crate::linear).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SgdStep {
     /// The step's length.

@@ -13,6 +13,8 @@ use crate::{ActivationFunction, MapShape};
 
 /// One factor and one shift for each channel: `scale * x + shift`. Both slices have
 /// [`MapShape::padded_channels`] numbers; those beyond the channels are ignored.
+///
+/// See the example of [the module `norm`](crate::norm).
 #[derive(Clone, Copy)]
 pub struct Affine<'a> {
     /// The factors.
@@ -23,6 +25,8 @@ pub struct Affine<'a> {
 
 /// A residual: maps of the same shape that are added before the activation, scaled and shifted first
 /// where they come from a BatchNorm.
+///
+/// See the example of [the module `norm`](crate::norm).
 #[derive(Clone, Copy)]
 pub struct Residual<'a> {
     /// The maps.
@@ -225,6 +229,8 @@ unsafe fn row_of_planes(shape: MapShape, planes: &[f32], image: usize, y: usize,
 /// `a * gradient + b * value + c` with one of each a channel: see
 /// [`NormBackward::coefficients`](crate::norm::NormBackward::coefficients). Without a BatchNorm it is
 /// `gradient` itself.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub struct GradientPrologue<'a> {
     /// The shape of all maps here.
     pub shape: MapShape,
@@ -236,6 +242,8 @@ pub struct GradientPrologue<'a> {
 
 /// The way of a gradient back through a BatchNorm: see [`GradientPrologue`]. Coefficients have
 /// [`MapShape::padded_channels`] numbers.
+///
+/// See the example of [the module `norm`](crate::norm).
 #[derive(Clone, Copy)]
 pub struct NormGradient<'a> {
     /// BatchNorm's input.

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The tasks of one call of [`ThreadPool::run`](crate::ThreadPool::run).
+///
+/// See the example of [`TaskTimes`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobTimes {
     /// Seconds of each task, in the order in which threads would take them.
@@ -69,12 +71,12 @@ impl JobTimes {
 /// # Example
 ///
 /// ```
-/// use crescendo_kernels::{TaskTimes, ThreadPool};
+/// use crescendo_kernels::{JobTimes, TaskTimes, ThreadPool};
 ///
 /// let times = TaskTimes::default();
 /// let pool = ThreadPool::recording(4, times.clone());
 /// pool.run(6, usize::MAX, |_, _| std::thread::sleep(std::time::Duration::from_millis(2)));
-/// let jobs = times.take();
+/// let jobs: Vec<JobTimes> = times.take();
 /// assert_eq!((jobs.len(), jobs[0].tasks.len()), (1, 6));
 /// assert!(jobs[0].sum() >= 12e-3);
 /// // Six tasks on four threads take as long as two.

@@ -4,6 +4,8 @@ use crate::aligned_buffer::AlignedBuffer;
 use crate::disjoint_slice::DisjointSlice;
 
 /// How much working memory a kernel needs.
+///
+/// See the example of [`MuonStep`](crate::muon::MuonStep).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkspaceSize {
     /// Numbers for each worker of the pool.

@@ -28,6 +28,7 @@
 
 mod append_log;
 mod comparison_table;
+mod confusions;
 mod formats;
 mod messages;
 pub mod report;
@@ -45,8 +46,8 @@ pub use run_folder::{CsvLogger, EvaluationLogger, RunFolderLogger, TextLogger};
 pub use shell::command_line;
 pub use tensorboard::TensorBoardLogger;
 pub use terminal::{
-    ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, event_object, progress_bar,
-    terminal_columns,
+    ClassTable, ConfusionMatrix, ConsoleProgress, ConsoleSummary, JsonEvents, event_object,
+    progress_bar, terminal_columns,
 };
 
 use crescendo_training::Error;

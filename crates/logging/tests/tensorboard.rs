@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crescendo_cpu::CpuDevices;
 use crescendo_logging::TensorBoardLogger;
-use crescendo_training::events::{Decision, DecisionKind, Epoch, Event, Marks, Observer, Step};
+use crescendo_training::events::{
+    Decision, DecisionKind, Epoch, EvaluatedSplit, Event, Marks, Observer, Step,
+};
+use crescendo_training::{Evaluation, Misclassified, Recipe, Run, Start};
 
 /// CRC-32C, bit by bit.
 fn checksum(bytes: &[u8]) -> u32 {
@@ -104,11 +108,19 @@ fn values(file: &[u8]) -> Vec<(String, u64, String)> {
             let value = fields(value);
             let written = if value.contains_key(&2) {
                 f32::from_le_bytes(only(&value, 2).try_into().unwrap()).to_string()
+            } else if value.contains_key(&4) {
+                picture(only(&value, 4))
             } else {
                 let (tensor, metadata) = (fields(only(&value, 8)), fields(only(&value, 9)));
-                assert_eq!(number(only(&tensor, 1)), 7);
-                assert_eq!(only(&fields(only(&metadata, 1)), 1), b"text");
-                text(only(&tensor, 8))
+                let plugin = fields(only(&metadata, 1));
+                match only(&plugin, 1) {
+                    b"text" => {
+                        assert_eq!(number(only(&tensor, 1)), 7);
+                        text(only(&tensor, 8))
+                    }
+                    b"hparams" => session(only(&plugin, 2)),
+                    other => panic!("unexpected plugin {other:?}"),
+                }
             };
             values.push((text(only(&value, 1)), number(only(&event, 2)), written));
         }
@@ -116,14 +128,60 @@ fn values(file: &[u8]) -> Vec<(String, u64, String)> {
     values
 }
 
+/// The size of a picture, which is that of the PNG in it.
+fn picture(message: &[u8]) -> String {
+    let picture = fields(message);
+    let [height, width, colours] = [1, 2, 3].map(|field| number(only(&picture, field)));
+    let png = only(&picture, 4);
+    assert_eq!((&png[1..4], colours), (&b"PNG"[..], 3));
+    let in_png = [16, 20].map(|at| u32::from_be_bytes(png[at..at + 4].try_into().unwrap()));
+    assert_eq!(in_png.map(u64::from), [width, height]);
+    format!("{width} x {height}")
+}
+
+/// What the plugin for hyperparameters gets: those of a session, or its end.
+fn session(message: &[u8]) -> String {
+    let data = fields(message);
+    assert_eq!(number(only(&data, 1)), 0);
+    if data.contains_key(&4) {
+        return format!("status {}", number(only(&fields(only(&data, 4)), 1)));
+    }
+    let start = fields(only(&data, 3));
+    let entry = |entry: &Vec<u8>| {
+        let entry = fields(entry);
+        let value = fields(only(&entry, 2));
+        let value = match value.first_key_value().unwrap() {
+            (2, bytes) => f64::from_bits(number(&bytes[0])).to_string(),
+            (3, bytes) => text(&bytes[0]),
+            (4, bytes) => (number(&bytes[0]) == 1).to_string(),
+            (field, _) => panic!("unexpected field {field}"),
+        };
+        format!("{}={value}", text(only(&entry, 1)))
+    };
+    start[&1].iter().map(entry).collect::<Vec<_>>().join("; ")
+}
+
 fn read(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("events.out.tfevents.0.crescendo")).unwrap()
 }
 
+fn about(folder: &Path) -> Vec<(String, u64, String)> {
+    values(&std::fs::read(folder.join("events.out.tfevents.0.about")).unwrap())
+}
+
 fn start(folder: &Path, marks: &Marks, log_steps: bool) -> TensorBoardLogger {
+    start_at(folder, marks, log_steps, None)
+}
+
+fn start_at(
+    folder: &Path,
+    marks: &Marks,
+    log_steps: bool,
+    resumed_at: Option<u64>,
+) -> TensorBoardLogger {
     let mut board = TensorBoardLogger::default();
     let (folder, description) = (folder.to_owned(), "a test".to_owned());
-    let (resumed_at, marks) = (None, marks.clone());
+    let marks = marks.clone();
     board.event(&Event::Started { folder, description, resumed_at, marks, log_steps }).unwrap();
     board
 }
@@ -131,12 +189,13 @@ fn start(folder: &Path, marks: &Marks, log_steps: bool) -> TensorBoardLogger {
 fn epoch(epoch: u32, test_accuracy: Option<f64>) -> Event {
     let mut row = Epoch::default();
     row.epoch = epoch;
-    row.updates = 400;
+    row.updates = 400 * u64::from(epoch);
     row.batch_size = 125;
     row.learning_rate = 0.1;
     row.train_loss = 1.5;
     row.train_accuracy = 0.25;
     row.test_accuracy = test_accuracy;
+    row.test_loss = test_accuracy.map(|accuracy| 1.0 - accuracy);
     row.seconds = 77.0;
     row.images_per_second = 648.25;
     Event::Epoch(row)
@@ -159,10 +218,19 @@ fn step(update: u64) -> Event {
     Event::Step(step)
 }
 
+/// A folder with the recipe of a run.
 fn run_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("recipe.toml"), "[train]\nepochs = 2\n").unwrap();
+    write_recipe(folder.path(), &["network.widths=[4, 4, 4]"]);
     folder
+}
+
+fn write_recipe(folder: &Path, changes: &[&str]) {
+    let place = tempfile::tempdir().unwrap();
+    let (run, data) = (place.path().join("run"), crescendo_data::shapes::generate(0, 300, 50));
+    let recipe = Recipe::load("quick", changes).unwrap();
+    Run::create(&run, &Start::new(&recipe, &data, &CpuDevices)).unwrap();
+    std::fs::copy(run.join("recipe.toml"), folder.join("recipe.toml")).unwrap();
 }
 
 #[test]
@@ -183,7 +251,6 @@ fn known_values_are_written_under_their_tags() {
     board.event(&Event::Decision(decision)).unwrap();
     board.event(&epoch(2, Some(0.5))).unwrap();
     let expected: Vec<(String, u64, String)> = [
-        ("recipe", 0, "    [train]\n    epochs = 2\n"),
         ("step/loss", 1, "2.25"),
         ("step/batch_size", 1, "125"),
         ("step/learning_rate", 1, "0.1"),
@@ -197,8 +264,10 @@ fn known_values_are_written_under_their_tags() {
         ("images_per_second", 1, "648.25"),
         ("decisions/batch_size", 2, "Increasing batch size from 125 to 250 (the table says so)"),
         ("loss/train", 2, "1.5"),
+        ("loss/test", 2, "0.5"),
         ("accuracy/train", 2, "0.25"),
         ("accuracy/test", 2, "0.5"),
+        ("accuracy/best_test", 2, "0.5"),
         ("batch_size", 2, "125"),
         ("learning_rate", 2, "0.1"),
         ("images_per_second", 2, "648.25"),
@@ -231,7 +300,6 @@ fn a_resumed_run_appends_at_the_mark() {
         values.iter().filter(|value| value.0 == tag).map(|value| value.1).collect()
     };
     assert_eq!(steps("loss/train"), [1, 2]);
-    assert_eq!(steps("recipe"), [0]);
     assert!(steps("step/loss").is_empty());
 }
 
@@ -244,4 +312,93 @@ fn a_change_on_resume_is_recorded() {
     let (tag, step, line) = values(&read(folder.path())).pop().unwrap();
     assert_eq!((&tag[..], step), ("changes/optimizer.learning_rate", 0));
     assert_eq!(line, "Changing optimizer.learning_rate from 0.1 to 0.01");
+}
+
+#[test]
+fn what_a_run_is_has_a_file_of_its_own_that_is_written_anew() {
+    let folder = run_folder();
+    drop(start(folder.path(), &Marks::new(), false));
+    let values = about(folder.path());
+    let tags: Vec<&str> = values.iter().map(|value| &value.0[..]).collect();
+    assert_eq!(tags, ["recipe", "_hparams_/session_start_info"]);
+    assert!(values[0].2.contains("    widths = [4, 4, 4]\n"));
+    for part in
+        ["data=shapes", "train.seed=0;", "network.widths=[4, 4, 4]", "optimizer.learning_rate=0.1;"]
+    {
+        assert!(values[1].2.contains(part), "no {part} in {}", values[1].2);
+    }
+    // A branch has a copy of the folder, and a recipe of its own.
+    write_recipe(folder.path(), &["network.widths=[4, 4, 4]", "train.seed=7"]);
+    drop(start(folder.path(), &Marks::new(), false));
+    let values = about(folder.path());
+    assert_eq!(values.len(), 2);
+    assert!(values[0].2.contains("    seed = 7\n") && values[1].2.contains("train.seed=7;"));
+}
+
+#[test]
+fn an_evaluation_is_two_pictures() {
+    let folder = run_folder();
+    let mut board = start(folder.path(), &Marks::new(), false);
+    let mut evaluation = Evaluation::default();
+    evaluation.confusion = vec![vec![3, 0], vec![0, 4]];
+    let classes = vec!["cat".to_owned(), "dog".to_owned()];
+    let mut evaluated = |split, epoch, evaluation: &Evaluation| {
+        let (evaluation, classes) = (evaluation.clone(), classes.clone());
+        board.event(&Event::Evaluated { split, epoch, evaluation, classes }).unwrap();
+    };
+    evaluated(EvaluatedSplit::Validation, 1, &evaluation);
+    let mut image = Misclassified::default();
+    image.image = vec![9; 3 * 32 * 32];
+    evaluation.misclassified = vec![image];
+    evaluated(EvaluatedSplit::Test, 3, &evaluation);
+    let values = values(&read(folder.path()));
+    let tags: Vec<(&str, u64)> = values.iter().map(|value| (&value.0[..], value.1)).collect();
+    let expected = [
+        ("confusion_matrix/validation", 1),
+        ("confusion_matrix/test", 3),
+        ("worst_mistakes/test", 3),
+    ];
+    assert_eq!(tags, expected);
+    assert_eq!(values[2].2, "648 x 134");
+}
+
+#[test]
+fn the_best_accuracy_goes_on_after_a_resume() {
+    let folder = run_folder();
+    let best = |folder: &Path| -> Vec<String> {
+        let values = values(&read(folder)).into_iter();
+        values.filter(|value| value.0 == "accuracy/best_test").map(|value| value.2).collect()
+    };
+    let mut board = start(folder.path(), &Marks::new(), false);
+    for (number, accuracy) in [(1, Some(0.5)), (2, Some(0.75)), (3, None), (4, Some(0.25))] {
+        board.event(&epoch(number, accuracy)).unwrap();
+    }
+    assert_eq!(best(folder.path()), ["0.5", "0.75", "0.75"]);
+    // The saved state is that after epoch 1; the table may be that of the second.
+    let header = "epoch,updates,train_loss,test_accuracy\n1,400,1,0.5\n2,800,1,0.75\n";
+    std::fs::write(folder.path().join("epochs.csv"), header).unwrap();
+    let mut board = start_at(folder.path(), &Marks::new(), false, Some(400));
+    board.event(&epoch(2, Some(0.375))).unwrap();
+    assert_eq!(best(folder.path()), ["0.5"]);
+}
+
+#[test]
+fn the_end_of_a_run_is_there_once() {
+    let folder = run_folder();
+    let mut board = start(folder.path(), &Marks::new(), false);
+    board.event(&epoch(1, None)).unwrap();
+    let marks = board.marks().unwrap();
+    for already in [false, true] {
+        let finished = Event::Finished {
+            folder: folder.path().to_owned(),
+            test_accuracy: None,
+            weights: None,
+            already,
+        };
+        board.event(&finished).unwrap();
+        let values = values(&read(folder.path()));
+        let ends = values.iter().filter(|value| value.0 == "_hparams_/session_end_info");
+        assert_eq!(ends.map(|end| &end.2[..]).collect::<Vec<_>>(), ["status 1"]);
+        board = start_at(folder.path(), &marks, false, Some(400));
+    }
 }

@@ -40,7 +40,6 @@ pub struct TensorInfo {
 ///
 /// See the example of [`FusedGraph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct NormedTensor {
     /// The tensor.
     pub tensor: TensorId,

@@ -10,6 +10,19 @@ use crate::Error;
 
 /// Writes a file under a temporary name beside `path`, syncs it, and renames it into place.
 ///
+/// # Example
+///
+/// ```
+/// use std::io::Write;
+/// use crescendo_training::write_atomically;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("notes.txt");
+/// write_atomically(&path, |file| file.write_all(b"whole, or not at all"))?;
+/// assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole, or not at all");
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
+///
 /// # Errors
 /// If the system refuses. What was at `path` is still there then, unless only the last step failed, which makes
 /// the new name survive a power cut.

@@ -6,6 +6,8 @@ use crate::Evaluation;
 
 /// The best epoch so far: of those with the highest validation accuracy, the one with the lowest validation
 /// loss, and of those the first.
+///
+/// See the example of [`Run`](crate::Run).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BestEpoch {

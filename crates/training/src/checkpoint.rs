@@ -1,5 +1,30 @@
 //! Checkpoints: the weights after an epoch, under PyTorch's names, with all that is needed to use
 //! them.
+//!
+//! # Example
+//!
+//! ```
+//! use crescendo_cpu::CpuDevices;
+//! use crescendo_training::checkpoint::{self, About};
+//! use crescendo_training::{Recipe, Run, Start};
+//!
+//! let changes = ["train.epochs=1", "network.widths=[4, 4, 4]", "data.validation=20", "train.evaluate_every=1"];
+//! let recipe = Recipe::load("quick", &changes)?;
+//! let data = crescendo_data::shapes::generate(0, 100, 50);
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let folder = folder.path().join("run");
+//! let start = Start::new(&recipe, &data, &CpuDevices);
+//! Run::create(&folder, &start)?.train(&CpuDevices, &data, &mut (), &false.into())?;
+//!
+//! assert_eq!(checkpoint::list(&folder)?, [1]);
+//! let latest = checkpoint::latest(&folder)?.expect("there is one");
+//! assert_eq!(latest, checkpoint::path(&folder, 1));
+//! let About { epoch, updates, .. } = checkpoint::about(&latest)?;
+//! assert!(epoch == Some(1) && updates > 0);
+//! // The same, under names that stay.
+//! assert!(checkpoint::last_path(&folder).is_file() && checkpoint::best_path(&folder).is_file());
+//! # Ok::<(), crescendo_training::Error>(())
+//! ```
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,17 +41,23 @@ use crate::{Error, Recipe};
 const FOLDER: &str = "weights";
 
 /// Where the weights of the best epoch lie in a run's folder, if it has validation images.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 pub fn best_path(run: &Path) -> PathBuf {
     run.join(FOLDER).join("best.safetensors")
 }
 
 /// Where the weights of the last checkpoint, or of the moment when the run was stopped, lie in a run's folder.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 pub fn last_path(run: &Path) -> PathBuf {
     run.join(FOLDER).join("last.safetensors")
 }
 
 /// The file with the latest weights in a run's folder: the checkpoint of an epoch, or [`last_path`] if training
 /// went on after that; `None` if there is none.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 ///
 /// # Errors
 /// If the folder or a file cannot be read.
@@ -40,6 +71,8 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>, Error> {
 
 /// Of which moment of a run the weights in a file are.
 ///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
+///
 /// # Errors
 /// If the file is missing or damaged.
 pub fn about(path: &Path) -> Result<About, Error> {
@@ -47,11 +80,15 @@ pub fn about(path: &Path) -> Result<About, Error> {
 }
 
 /// Where the checkpoint after `epoch` lies in a run's folder.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 pub fn path(run: &Path, epoch: u32) -> PathBuf {
     run.join(FOLDER).join(format!("epoch-{epoch:04}.safetensors"))
 }
 
 /// The epochs whose checkpoints lie in a run's folder, in rising order.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -76,6 +113,8 @@ pub fn list(run: &Path) -> Result<Vec<u32>, Error> {
 }
 
 /// Of which moment of a run a checkpoint is.
+///
+/// See the example of [the module `checkpoint`](crate::checkpoint).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct About {

@@ -9,6 +9,8 @@ pub use crate::policy::{Decision, DecisionKind, PlateauObservation};
 use crate::{Error, Evaluation};
 
 /// An event of a run.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -98,6 +100,8 @@ pub enum Event {
 }
 
 /// The images of an evaluation.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -119,6 +123,8 @@ impl EvaluatedSplit {
 }
 
 /// One update.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
@@ -150,6 +156,8 @@ pub struct Step {
 }
 
 /// One epoch.
+///
+/// See the example of [`Observer`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Epoch {
@@ -191,9 +199,9 @@ pub type Marks = BTreeMap<String, u64>;
 ///
 /// ```
 /// use crescendo_training::Error;
-/// use crescendo_training::events::{Event, Observer};
+/// use crescendo_training::events::{Epoch, EvaluatedSplit, Event, Observer, Step};
 ///
-/// /// Stops a run as soon as an epoch's training loss is low enough.
+/// /// Stops a run as soon as an epoch's training loss is low enough, or nothing but noise.
 /// struct UntilLoss {
 ///     enough: f64,
 ///     reached: bool,
@@ -201,8 +209,14 @@ pub type Marks = BTreeMap<String, u64>;
 ///
 /// impl Observer for UntilLoss {
 ///     fn event(&mut self, event: &Event) -> Result<(), Error> {
-///         if let Event::Epoch(epoch) = event {
-///             self.reached |= epoch.train_loss < self.enough;
+///         match event {
+///             Event::Epoch(Epoch { train_loss, .. }) => self.reached |= *train_loss < self.enough,
+///             Event::Step(Step { loss, .. }) => self.reached |= *loss > 100.0,
+///             Event::Evaluated { split: EvaluatedSplit::Test, evaluation, .. } => {
+///                 println!("test accuracy {:.4}", evaluation.accuracy());
+///             }
+///             // There may be other events in a later version.
+///             _ => {}
 ///         }
 ///         Ok(())
 ///     }

@@ -13,6 +13,19 @@ pub(crate) const fn input_shape() -> Shape {
 
 /// The graph of a recipe's network for images of full size.
 ///
+/// # Example
+///
+/// ```
+/// use crescendo_training::{Recipe, graph, graph_for};
+///
+/// let recipe = Recipe::load("report", &["network.classes=100"])?;
+/// // Parameters and names do not depend on the size of the images.
+/// let (full, small) = (graph(&recipe)?, graph_for(&recipe, 16)?);
+/// assert_eq!(full.parameter_count(), small.parameter_count());
+/// assert_eq!(full.input.len(), 4 * small.input.len());
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
+///
 /// # Errors
 /// If the section `[network]` is invalid.
 pub fn graph(recipe: &Recipe) -> Result<Graph, Error> {
@@ -20,6 +33,8 @@ pub fn graph(recipe: &Recipe) -> Result<Graph, Error> {
 }
 
 /// As [`graph`], for images that are resized to `image_size` x `image_size` pixels.
+///
+/// See the example of [`graph`].
 ///
 /// # Errors
 /// If the section `[network]` is invalid, or the network does not take such images.

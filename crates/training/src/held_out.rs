@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use crescendo_data::{DataSet, Split, ValidationChoice, split_validation};
 
 /// The images that a run trains on, and its validation images.
+///
+/// See the example of [`Run`](crate::Run).
 #[non_exhaustive]
 pub struct HeldOut<'a> {
     /// The images to train on.

@@ -29,6 +29,7 @@
 
 mod atomic_file;
 mod best;
+mod calibration;
 pub mod checkpoint;
 mod checksum;
 pub mod comparison;
@@ -61,8 +62,9 @@ mod version;
 
 pub use atomic_file::write_atomically;
 pub use best::BestEpoch;
+pub use calibration::CalibrationBin;
 pub use error::Error;
-pub use evaluation::{Evaluation, Misclassified};
+pub use evaluation::{ClassScore, Evaluation, Misclassified, class_scores};
 pub use first_filters::FirstFilters;
 pub use graph::{graph, graph_for};
 pub use held_out::HeldOut;

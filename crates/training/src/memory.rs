@@ -15,6 +15,8 @@ const OVERHEAD: u64 = 64 << 20;
 /// The memory that training takes besides the data set, with batches of `batch_size` images that are
 /// computed in micro-batches of `micro_batch`.
 ///
+/// See the example of [`micro_batch_size`].
+///
 /// # Errors
 /// If the device does not support the graph.
 pub fn required_memory(
@@ -40,6 +42,23 @@ pub fn required_memory(
 /// How many images of a batch are computed at once, and share BatchNorm statistics: all of them if they fit
 /// in the memory limit, else batches are divided into as few micro-batches as possible; or what
 /// `network.norm.ghost` says. `None` if not even that, or one image, fits.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_network::Devices;
+/// use crescendo_training::{Recipe, default_limit, graph, micro_batch_size, required_memory};
+///
+/// let recipe = Recipe::load("report", &["batch.memory_limit=1.0"])?;
+/// let (graph, device) = (graph(&recipe)?, CpuDevices.open(&recipe.engine)?);
+/// let images = micro_batch_size(&recipe, &*device, &graph, 5000)?.expect("one image fits");
+/// let memory = required_memory(&recipe, &*device, &graph, 5000, images)?;
+/// assert!(images < 5000 && memory.minimum < 1 << 30);
+/// // Without a limit in the recipe: four fifths of the device's memory, here 10 GiB.
+/// assert_eq!(default_limit(Some(10 << 30)), 8.0);
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 ///
 /// # Errors
 /// If the device does not support the graph.
@@ -75,6 +94,8 @@ pub(crate) fn limit(recipe: &Recipe, device: &dyn Device) -> f64 {
 
 /// The memory that a run takes at most on a device of which so many bytes are known, if the recipe does not say it
 /// (`batch.memory_limit`), in GiB to two digits.
+///
+/// See the example of [`micro_batch_size`].
 pub fn default_limit(memory: Option<u64>) -> f64 {
     let total = memory.map_or(f64::MAX, |bytes| bytes as f64);
     let gib = SHARE * total / f64::from(1 << 30);

@@ -69,6 +69,8 @@ pub struct Model {
 }
 
 /// What a checkpoint of another program does not say itself.
+///
+/// See the example of [`Model`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct External<'a> {

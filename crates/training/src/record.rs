@@ -13,6 +13,8 @@ use crate::{Error, Recipe, text_file, version};
 
 /// What `recipe.toml` in a run's folder says: the recipe with everything resolved, and a section
 /// `[run]` about the data and the program.
+///
+/// See the example of [`Run`](crate::Run).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Record {
@@ -24,6 +26,8 @@ pub struct Record {
 }
 
 /// What a run trains on, and which program does.
+///
+/// See the example of [`Run`](crate::Run).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct About {
@@ -62,6 +66,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// What is known of the data that a network was trained on: from a run, from the section `[run]` of a recipe's file,
 /// or from a checkpoint.
+///
+/// See the example of [`Model`](crate::Model).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainedOn {
@@ -130,6 +136,8 @@ fn record_path(folder: &Path) -> PathBuf {
 }
 
 /// What the run in `folder` is.
+///
+/// See the example of [`Run`](crate::Run).
 ///
 /// # Errors
 /// If there is no run, or its `recipe.toml` is damaged.

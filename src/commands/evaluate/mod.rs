@@ -5,9 +5,11 @@ mod data;
 use std::path::{Path, PathBuf};
 
 use crescendo::data::DataSet;
-use crescendo::logging::{ConfusionMatrix, progress_bar};
+use crescendo::logging::{ClassTable, ConfusionMatrix, progress_bar};
 use crescendo::training::checkpoint::{About, Checkpoint};
-use crescendo::training::{Error, Evaluation, External, Model, Recipe, TrainedOn, checkpoint};
+use crescendo::training::{
+    CalibrationBin, Error, Evaluation, External, Model, Recipe, TrainedOn, checkpoint,
+};
 use serde_json::{Value, json};
 
 use self::data::TestData;
@@ -74,13 +76,18 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
                     views => format!(", mean of {views} views of each"),
                 };
                 say!("on {} images of {name} ({format}){views}\n", evaluation.images())?;
-                let balanced = evaluation.balanced_accuracy();
-                say!("Balanced accuracy (mean over the classes): {balanced:.4}\n")?;
             }
             if evaluations.len() > 1 {
                 say!("{} statistics", if *precise { "precise" } else { "running" })?;
             }
+            let balanced = evaluation.balanced_accuracy();
+            say!("Balanced accuracy (mean over the classes): {balanced:.4}")?;
+            if let Some(top5) = evaluation.top5_accuracy() {
+                say!("Top-5 accuracy: {top5:.4}")?;
+            }
+            say!("Calibration error (ECE): {:.4}\n", evaluation.calibration_error())?;
             say!("{}", ConfusionMatrix(evaluation, &model.classes))?;
+            say!("{}", ClassTable(evaluation, &model.classes))?;
         }
         last = Some(data);
     }
@@ -116,6 +123,8 @@ fn to_json(
     evaluation: &Evaluation,
     precise: bool,
 ) -> Value {
+    let scores = evaluation.class_scores();
+    let bin = |bin: &CalibrationBin| json!({ "images": bin.images, "confidence": bin.confidence(), "accuracy": bin.accuracy() });
     json!({
         "data": data.name,
         "file": file.display().to_string(),
@@ -125,12 +134,17 @@ fn to_json(
         "bn": if precise { "precise" } else { "running" },
         "accuracy": evaluation.accuracy(),
         "balanced_accuracy": evaluation.balanced_accuracy(),
+        "top5_accuracy": evaluation.top5_accuracy(),
         "test_loss": evaluation.loss,
+        "calibration_error": evaluation.calibration_error(),
+        "calibration": evaluation.calibration.iter().map(bin).collect::<Vec<_>>(),
         "views": evaluation.views,
         "correct": evaluation.correct(),
         "images": evaluation.images(),
         "classes": model.classes,
         "class_accuracies": evaluation.class_accuracies(),
+        "class_precisions": scores.iter().map(|score| score.precision).collect::<Vec<_>>(),
+        "class_recalls": scores.iter().map(|score| score.recall).collect::<Vec<_>>(),
         "confusion": evaluation.confusion,
     })
 }

@@ -239,14 +239,20 @@ impl Driver for Nvidia {
 
     fn begin_download(&self, from: Address, len: usize) -> Result<Box<dyn Download>, EngineError> {
         self.enter()?;
-        let pinned = self.staging.take(len)?;
-        // SAFETY: the pinned memory is long enough, and is given back only after its event.
-        unsafe {
-            check(sys::cuMemcpyDtoHAsync_v2(pinned.memory, from, len, self.stream))?;
-            check(sys::cuEventRecord(pinned.event, self.stream))?;
+        let mut pieces = Vec::new();
+        for offset in (0..len).step_by(LARGEST_PINNED) {
+            let len = LARGEST_PINNED.min(len - offset);
+            let pinned = self.staging.take(len)?;
+            // SAFETY: the pinned memory is long enough, and is given back only after its event; the engine copies from
+            // memory that it has allocated.
+            unsafe {
+                let from = from + offset as Address;
+                check(sys::cuMemcpyDtoHAsync_v2(pinned.memory, from, len, self.stream))?;
+                check(sys::cuEventRecord(pinned.event, self.stream))?;
+            }
+            pieces.push((pinned, len));
         }
-        let staging = self.staging.clone();
-        Ok(Box::new(NvidiaDownload::new(self.context, pinned, len, staging)))
+        Ok(Box::new(NvidiaDownload::new(self.context, pieces, self.staging.clone())))
     }
 
     fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError> {

@@ -79,8 +79,8 @@ impl Staging {
 /// A copy from the card.
 pub(super) struct NvidiaDownload {
     context: sys::CUcontext,
-    pinned: Option<Pinned>,
-    len: usize,
+    /// Its pieces in order, each with its length.
+    pieces: Vec<(Pinned, usize)>,
     staging: Arc<Staging>,
 }
 
@@ -90,38 +90,43 @@ unsafe impl Send for NvidiaDownload {}
 impl NvidiaDownload {
     pub fn new(
         context: sys::CUcontext,
-        pinned: Pinned,
-        len: usize,
+        pieces: Vec<(Pinned, usize)>,
         staging: Arc<Staging>,
     ) -> NvidiaDownload {
-        NvidiaDownload { context, pinned: Some(pinned), len, staging }
+        NvidiaDownload { context, pieces, staging }
     }
 }
 
 impl Download for NvidiaDownload {
     fn bytes(&mut self, wait: bool) -> Result<Option<Vec<u8>>, EngineError> {
-        let Some(pinned) = &self.pinned else { return Ok(None) };
-        // SAFETY: the context and the event are alive; the bytes are all there once the event has passed.
-        let bytes = unsafe {
+        let Some((last, _)) = self.pieces.last() else { return Ok(None) };
+        // SAFETY: the context and the event are alive.
+        unsafe {
             check(sys::cuCtxSetCurrent(self.context))?;
             let result = match wait {
-                true => sys::cuEventSynchronize(pinned.event),
-                false => sys::cuEventQuery(pinned.event),
+                true => sys::cuEventSynchronize(last.event),
+                false => sys::cuEventQuery(last.event),
             };
             if result == CUresult::CUDA_ERROR_NOT_READY {
                 return Ok(None);
             }
             check(result)?;
-            std::slice::from_raw_parts(pinned.memory.cast::<u8>(), self.len).to_vec()
-        };
-        self.staging.give_back(self.pinned.take().expect("it was there"));
+        }
+        let mut bytes = Vec::with_capacity(self.pieces.iter().map(|(_, len)| len).sum());
+        for (pinned, len) in self.pieces.drain(..) {
+            // SAFETY: the bytes are all there: the last piece's event has passed, and copies of a stream are in order.
+            bytes.extend_from_slice(unsafe {
+                std::slice::from_raw_parts(pinned.memory.cast::<u8>(), len)
+            });
+            self.staging.give_back(pinned);
+        }
         Ok(Some(bytes))
     }
 }
 
 impl Drop for NvidiaDownload {
     fn drop(&mut self) {
-        if let Some(pinned) = self.pinned.take() {
+        for (pinned, _) in self.pieces.drain(..) {
             self.staging.give_back(pinned);
         }
     }

@@ -28,6 +28,13 @@ pub(crate) enum Action {
     Host(HostAction),
 }
 
+impl From<Launch> for Action {
+    /// Outside of all steps.
+    fn from(launch: Launch) -> Action {
+        Action::Launch { launch, step: None, backward: false }
+    }
+}
+
 /// What the host does between launches.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum HostAction {

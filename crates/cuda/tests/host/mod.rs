@@ -108,6 +108,8 @@ pub struct HostDriver {
     /// The schedule of all launches; in turns if there is none.
     schedule: Option<u32>,
     programs: AtomicU32,
+    /// How often a program was run.
+    pub runs: Arc<AtomicU32>,
 }
 
 /// Orders in which threads run; see `host.cpp`.
@@ -117,7 +119,7 @@ impl HostDriver {
     /// Takes the schedules in turns. Fails if there is no C++ compiler.
     pub fn new() -> Result<Self, String> {
         LIBRARY.as_ref().map_err(Clone::clone)?;
-        Ok(HostDriver { schedule: None, programs: AtomicU32::new(0) })
+        Ok(HostDriver { schedule: None, programs: AtomicU32::new(0), runs: Arc::default() })
     }
 
     /// Runs everything in one schedule.
@@ -135,6 +137,7 @@ pub fn device(driver: HostDriver, precision: PrecisionKind) -> CudaDevice {
 struct HostProgram {
     launches: Vec<Launch>,
     schedule: u32,
+    runs: Arc<AtomicU32>,
 }
 
 struct Finished(Option<Vec<u8>>);
@@ -195,7 +198,7 @@ impl Driver for HostDriver {
     fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError> {
         let turn = || self.programs.fetch_add(1, Ordering::Relaxed) % SCHEDULES;
         let schedule = self.schedule.unwrap_or_else(turn);
-        Ok(Box::new(HostProgram { launches: launches.to_vec(), schedule }))
+        Ok(Box::new(HostProgram { launches: launches.to_vec(), schedule, runs: self.runs.clone() }))
     }
 }
 
@@ -208,6 +211,7 @@ impl Download for Finished {
 #[allow(unsafe_code)]
 impl Program for HostProgram {
     fn run(&mut self) -> Result<(), EngineError> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
         for launch in &self.launches {
             let kernel = CString::new(launch.kernel).unwrap();
             let mut error = [0 as c_char; 1024];

@@ -36,8 +36,11 @@ pub(super) fn batch(bytes: &[u8], labels: usize) -> Result<Split, String> {
         ));
     }
     let images = bytes.len() / record;
-    let mut split =
-        Split { pixels: Vec::with_capacity(images * ELEMENTS), labels: Vec::with_capacity(images) };
+    let mut split = Split {
+        pixels: Vec::with_capacity(images * ELEMENTS),
+        labels: Vec::with_capacity(images),
+        files: Vec::new(),
+    };
     for record in bytes.chunks_exact(record) {
         split.push(&record[labels..], record[labels - 1].into());
     }

@@ -274,12 +274,12 @@ impl Findings {
     }
 }
 
-/// A warning if the same image is in two classes; `name` gives the name of the file of an image.
+/// A warning if the same image is in two classes; `files` are the files of the images.
 pub(super) fn label_conflict(
     pixels: &[u8],
     labels: &[u16],
     classes: &[String],
-    name: impl Fn(usize) -> String,
+    files: &[String],
 ) -> Option<String> {
     let mut seen: HashMap<&[u8], usize> = HashMap::with_capacity(labels.len());
     let (mut count, mut example) = (0, None);
@@ -295,9 +295,9 @@ pub(super) fn label_conflict(
     Some(format!(
         "{count} {} also {LABEL_CONFLICT}, such as {} in {} and {} in {}",
         if count == 1 { "image is" } else { "images are" },
-        name(first),
+        files[first],
         class(first),
-        name(second),
+        files[second],
         class(second)
     ))
 }

@@ -9,7 +9,7 @@ use super::decode::{Decoded, Purpose, ReadOptions, decode, label_conflict};
 use super::image_archive;
 use super::listing::list;
 use super::tree::Tree;
-use super::walk::{Class, Listed, Listing};
+use super::walk::{Class, Listed, Listing, within};
 use crate::image_file::FORMATS;
 use crate::{DataSet, Error, ImageShape, Split};
 
@@ -187,8 +187,8 @@ fn read(tree: &Tree, listing: Listing, options: ReadOptions) -> Result<DataSet, 
     let mut images = train;
     images.append(&mut test_images);
     images.append(&mut validation);
-    let files: Vec<&Path> = images.iter().map(|image| &*image.path).collect();
-    let Decoded { mut pixels, is_read, warnings: more } = decode(tree, &root, &files, options)?;
+    let paths: Vec<&Path> = images.iter().map(|image| &*image.path).collect();
+    let Decoded { mut pixels, is_read, warnings: more } = decode(tree, &root, &paths, options)?;
     warnings.extend(more);
     let mut first = 0;
     for count in &mut counts {
@@ -199,11 +199,8 @@ fn read(tree: &Tree, listing: Listing, options: ReadOptions) -> Result<DataSet, 
     let mut is_read = is_read.into_iter();
     images.retain(|_| is_read.next().unwrap_or_default());
     let labels: Vec<u16> = images.iter().map(|image| image.label).collect();
-    let within = |index: usize| {
-        let path = &images[index].path;
-        path.strip_prefix(&root).unwrap_or(path).display().to_string()
-    };
-    warnings.extend(label_conflict(&pixels, &labels, &names, within));
+    let files: Vec<String> = images.iter().map(|image| within(&root, &image.path)).collect();
+    warnings.extend(label_conflict(&pixels, &labels, &names, &files));
     let mut unread = (0..names.len())
         .filter(|&class| !labels[..counts[0]].iter().any(|&label| usize::from(label) == class));
     if let (Some(class), true) = (unread.next(), is_for_training) {
@@ -214,10 +211,11 @@ fn read(tree: &Tree, listing: Listing, options: ReadOptions) -> Result<DataSet, 
         return Err(Error::invalid(&root, problem));
     }
 
-    let mut labels = labels;
+    let (mut labels, mut files) = (labels, files);
     let mut last = |first: usize| Split {
         pixels: pixels.split_off(first * ELEMENTS),
         labels: labels.split_off(first),
+        files: files.split_off(first),
     };
     let validation = last(counts[0] + counts[1]);
     let test = last(counts[0]);
@@ -231,7 +229,7 @@ fn read(tree: &Tree, listing: Listing, options: ReadOptions) -> Result<DataSet, 
         name: format!("the {kind} {name}"),
         format,
         classes: names,
-        train: Split { pixels, labels },
+        train: Split { pixels, labels, files },
         validation,
         test,
         test_split,

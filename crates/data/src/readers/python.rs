@@ -54,7 +54,7 @@ pub(super) fn batch(bytes: &[u8], labels_key: &str) -> Result<Split, String> {
             pixels.len() / ELEMENTS
         ));
     }
-    Ok(Split { pixels: pixels.into_owned(), labels })
+    Ok(Split { pixels: pixels.into_owned(), labels, files: Vec::new() })
 }
 
 /// The class names of a file, which are under the key `names_key`.

@@ -317,7 +317,7 @@ impl<'a> Walk<'a> {
             let path = entry.path.clone();
             if !entry.is_folder {
                 if self.tree.is_image(&path) {
-                    let within = within(class, &path);
+                    let within = within(class, &path).nfc().collect();
                     images.push(Listed { path, within });
                 } else {
                     self.others.add(path);
@@ -407,11 +407,11 @@ pub(super) fn name(folder: &Path) -> Option<String> {
     (!name.contains(char::is_control)).then(|| name.nfc().collect())
 }
 
-/// The path of an image in the folder of its class, with slashes on every system.
-fn within(class: &Path, path: &Path) -> String {
-    let parts = path.strip_prefix(class).unwrap_or(path).iter();
+/// The path of a file in a folder, with slashes on every system.
+pub(super) fn within(folder: &Path, path: &Path) -> String {
+    let parts = path.strip_prefix(folder).unwrap_or(path).iter();
     let parts: Vec<_> = parts.map(|part| part.to_string_lossy()).collect();
-    parts.join("/").nfc().collect()
+    parts.join("/")
 }
 
 /// Which of the names a folder has, in upper or lower case.

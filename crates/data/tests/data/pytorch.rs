@@ -24,7 +24,7 @@ fn numbers(name: &str) -> Vec<f32> {
 
 /// Both images of the fixture; the tests use the first.
 fn split() -> Split {
-    Split { pixels: bytes("pixels"), labels: vec![0, 1] }
+    Split { pixels: bytes("pixels"), labels: vec![0, 1], ..Split::default() }
 }
 
 fn sampling(
@@ -92,7 +92,7 @@ fn alternating_flips() {
     // Bright on the right, so that a crop shows whether it is flipped.
     let image: Vec<u8> =
         (0..SHAPE.elements()).map(|at| if at % SIDE < SIDE / 2 { 0 } else { 255 }).collect();
-    let split = Split { pixels: image.repeat(16), labels: vec![0; 16] };
+    let split = Split { pixels: image.repeat(16), labels: vec![0; 16], ..Split::default() };
     let mut flips = vec![Vec::new(); split.len()];
     let mut batch = ImageBatch::default();
     for epoch in 1..=4 {

@@ -117,6 +117,20 @@ pub fn read_epochs(path: &Path) -> Result<Vec<EpochRow>, Error> {
 ///
 /// # Errors
 /// If `epochs.csv` cannot be read or is damaged.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_logging::best_accuracy;
+/// use crescendo_training::events::EvaluatedSplit;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let run = folder.path();
+/// let table = "epoch,train_loss,test_accuracy\n1,1.9,0.41\n2,1.5,0.52\n3,1.4,0.5\n";
+/// std::fs::write(run.join("epochs.csv"), table)?;
+/// assert_eq!(best_accuracy(run)?, Some((EvaluatedSplit::Test, 0.52)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn best_accuracy(run: &Path) -> Result<Option<(EvaluatedSplit, f64)>, Error> {
     let epochs = read_epochs(&run.join("epochs.csv"))?;
     let best = |split, of: fn(&EpochRow) -> Option<f64>| {

@@ -41,7 +41,12 @@ impl Axis {
 
     /// A linear axis for fractions, labelled in percent.
     pub fn percent(low: f64, high: f64) -> Self {
-        let mut axis = Self::linear(100.0 * low, 100.0 * high);
+        Self::percent_with(low, high, TICKS)
+    }
+
+    /// The same with about so many ticks.
+    pub fn percent_with(low: f64, high: f64, count: f64) -> Self {
+        let mut axis = Self::linear_with(100.0 * low, 100.0 * high, count);
         (axis.low, axis.high) = (axis.low / 100.0, axis.high / 100.0);
         for (tick, label) in &mut axis.ticks {
             *tick /= 100.0;

@@ -13,6 +13,7 @@ mod panels;
 mod paper;
 mod picture;
 mod pictures;
+mod reliability;
 mod run_data;
 mod run_page;
 mod sections;
@@ -53,7 +54,9 @@ impl HtmlReport {
         let Some(folder) = &self.folder else { return Ok(()) };
         self.reloads = is_training;
         let html = match RunData::read(folder) {
-            Ok(run) => {
+            Ok(mut run) => {
+                // A run that is trained on has ended before.
+                run.ended &= !is_training;
                 write_picture(&run)?;
                 run_page::page(&run, is_training.then(|| reload_after(&run)))
             }

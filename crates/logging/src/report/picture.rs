@@ -71,21 +71,21 @@ pub fn picture(run: &RunData) -> Option<String> {
     Some(svg + "</svg>\n")
 }
 
-/// A panel's title, and on the right its legend.
+/// A panel's title, and beside it its legend.
 fn heading(panel: &Panel, y: f64) -> String {
     let mut svg =
         format!("<text class=\"name\" x=\"{LEFT}\" y=\"{y}\">{}</text>\n", escape(panel.title));
+    let mut x = LEFT + 120.0;
     if panel.axis.is_logarithmic() {
-        let x = LEFT + 70.0;
         let _ = writeln!(svg, "<text class=\"soft\" x=\"{x}\" y=\"{y}\">log scale</text>");
+        x += 110.0;
     }
-    let mut x = LEFT + WIDTH;
-    for series in &panel.series {
+    for series in panel.series.iter().rev() {
         let (class, name) = (escape(&series.class), escape(&series.name));
-        let _ = writeln!(svg, "<text class=\"end\" x=\"{x}\" y=\"{y}\">{name}</text>");
-        let (to, line) = (x - text_width(&series.name) - 8.0, y - 6.0);
-        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{} {line}H{to}\"/>", to - 28.0);
-        x = to - 28.0 - 28.0;
+        let (line, text) = (y - 6.0, x + 36.0);
+        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{x} {line}h28\"/>");
+        let _ = writeln!(svg, "<text x=\"{text}\" y=\"{y}\">{name}</text>");
+        x = text + text_width(&series.name) + 24.0;
     }
     svg
 }
@@ -136,7 +136,7 @@ path { fill: none; }
 .mark.other { stroke-dasharray: 1 4; }
 .line.paper { stroke-width: 1.5; stroke-dasharray: 2 5; }
 .c0 { stroke: #1f63c4; }
-.c1 { stroke: #cc5a0c; }
+.c1 { stroke: #b8500a; }
 .c2 { stroke: #0d7f56; }
 .c3 { stroke: #8a3fc0; }
 .c4 { stroke: #c4265f; }

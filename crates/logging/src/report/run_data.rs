@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crescendo_training::{
-    Error, FirstFilters, Recipe, Record, RunFacts, TrainingSamples, read_record,
+    Error, FirstFilters, Overview, Recipe, Record, RunFacts, TrainingSamples, read_record,
 };
 
 use super::{links, paper};
@@ -56,6 +56,8 @@ pub struct RunData {
     /// Whether it trains the paper's network on the paper's data, so that the paper's numbers are
     /// drawn too.
     pub(super) follows_paper: bool,
+    /// Whether its last saved state is that of its end; it may have stopped early.
+    pub(super) ended: bool,
     /// The text of `recipe.toml`.
     pub(super) recipe: String,
     /// When, where and on what it began; runs of earlier versions do not say it.
@@ -99,6 +101,7 @@ impl RunData {
             group: 0,
             folder: folder.to_owned(),
             links: Some(String::new()),
+            ended: Overview::read(folder).is_ok_and(|overview| overview.progress.ended),
             follows_paper: follows_paper(&record),
             record,
             recipe,
@@ -110,18 +113,6 @@ impl RunData {
             decisions,
             evaluations: EvaluationFile::read(folder)?,
         })
-    }
-
-    /// Has the report's links lead from `page`, where it will be written, to the run's files. Without it the report is
-    /// to lie in the run's folder. Links are left out if there is no way from one to the other.
-    pub fn link_from(&mut self, page: &Path) {
-        self.links = links::between(page, &self.folder);
-    }
-
-    /// Epochs and updates that the recipe asks for; 0 updates means no limit.
-    pub(super) fn planned(&self) -> (u32, u64) {
-        let train = &self.record.recipe.train;
-        (train.epochs, train.max_steps)
     }
 
     /// The accuracies on the test images and on the validation images with the weights after an epoch, from 0 to 1, as
@@ -140,6 +131,18 @@ impl RunData {
         ]
     }
 
+    /// Has the report's links lead from `page`, where it will be written, to the run's files. Without it the report is
+    /// to lie in the run's folder. Links are left out if there is no way from one to the other.
+    pub fn link_from(&mut self, page: &Path) {
+        self.links = links::between(page, &self.folder);
+    }
+
+    /// Epochs and updates that the recipe asks for; 0 updates means no limit.
+    pub(super) fn planned(&self) -> (u32, u64) {
+        let train = &self.record.recipe.train;
+        (train.epochs, train.max_steps)
+    }
+
     /// The recipe and the data set.
     pub(super) fn title(&self) -> String {
         let recipe = Path::new(&self.record.run.recipe);
@@ -147,8 +150,11 @@ impl RunData {
         format!("{name} on {}", self.record.run.data_name)
     }
 
-    /// Whether the run has done all epochs or updates that the recipe asks for.
+    /// Whether the run has ended, or done all epochs or updates that the recipe asks for.
     pub(super) fn finished(&self) -> bool {
+        if self.ended {
+            return true;
+        }
         let (epochs, updates) = self.planned();
         let enough = |last: &EpochRow| {
             last.epoch >= epochs

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crescendo_training::graph;
+use crescendo_training::recipe::BatchPolicyKind;
+use crescendo_training::{Record, Start, graph};
 
 use super::html::{document, escape};
 use super::run_data::RunData;
@@ -130,7 +131,10 @@ fn facts(run: &RunData) -> Vec<(&'static str, String)> {
         facts.push(("Files", files));
     }
     if let Some(command) = run.facts.as_ref().and_then(|facts| facts.command.as_ref()) {
-        facts.push(("Command", format!("<code>{}</code>", escape(command))));
+        // Lines break between words only, not after the hyphens of options.
+        let words = command.split(' ').map(|word| format!("<span>{}</span>", escape(word)));
+        let words = words.collect::<Vec<_>>().join(" ");
+        facts.push(("Command", format!("<code>{words}</code>")));
     }
     facts
 }
@@ -185,6 +189,12 @@ fn files(run: &RunData) -> String {
 }
 
 fn resume(run: &RunData) -> String {
+    let Record { recipe, run: about, .. } = &run.record;
+    if recipe.batch.policy == BatchPolicyKind::Custom || about.data == Start::IN_MEMORY {
+        return "<section>\n<h2>Resume</h2>\n<p>The program that made this run resumes it: its policy or its data are \
+                that program's own.</p>\n</section>\n"
+            .to_owned();
+    }
     let folder = shell_word(&run.folder);
     let (what, more) = if run.finished() {
         ("This run is finished. To train it for N epochs in total:", " --epochs N")

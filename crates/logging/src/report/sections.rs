@@ -36,16 +36,15 @@ pub fn curves(runs: &[RunData]) -> String {
         );
     }
     if lines.iter().any(|line| line.epoch <= last) {
-        notes.push("Dashed vertical lines: the batch size, learning rate or image size changes.");
+        notes
+            .push("Dashed vertical lines: changes of the batch size, learning rate or image size.");
     }
     notes.push(
-        "Training loss and accuracy are means over the epoch, measured on augmented images while the weights still \
-         change; those of validation and test images are of the weights after the epoch.",
+        "Training loss and accuracy are measured on augmented images while the weights still change; those of \
+         validation and test images, after the epoch.",
     );
-    notes.push("Point at an epoch, or select it with Tab and the arrow keys, for its values.");
-    if !notes.is_empty() {
-        let _ = writeln!(html, "<p class=\"note\">{}</p>", notes.join(" "));
-    }
+    notes.push("Point at an epoch, tap it, or use Tab and the arrow keys, for its values.");
+    let _ = writeln!(html, "<p class=\"note\">{}</p>", notes.join(" "));
     if runs.len() > 1 {
         let mut entries: Vec<(String, &str)> = Vec::new();
         for run in runs {

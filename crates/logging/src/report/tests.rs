@@ -6,7 +6,9 @@ use std::path::Path;
 use crescendo_cpu::CpuDevices;
 use crescendo_data::ImageShape;
 use crescendo_training::events::{EvaluatedSplit, Marks};
-use crescendo_training::{Evaluation, Misclassified, Recipe, Run, Start, read_record};
+use crescendo_training::{
+    CalibrationBin, Evaluation, Misclassified, Recipe, Run, Start, read_record,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -60,7 +62,11 @@ fn full_run(recipe_name: &str) -> TempDir {
     evaluation.confusion = vec![vec![3, 1, 0], vec![0, 4, 0], vec![0, 0, 0]];
     evaluation.loss = 0.512;
     evaluation.views = 6;
+    image.file = Some(format!("cat/{HOSTILE}.png"));
     evaluation.misclassified = vec![image];
+    evaluation.calibration = vec![CalibrationBin::default(); 15];
+    let bin = &mut evaluation.calibration[13];
+    (bin.images, bin.correct, bin.confidence_sum) = (8, 7, 7.2);
     let classes = ["cat", HOSTILE, "empty"].map(String::from);
     for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
         let record = EvaluationRecord::new(3, &evaluation, &classes);
@@ -73,7 +79,7 @@ fn read(place: &TempDir) -> RunData {
     RunData::read(&place.path().join("run")).unwrap()
 }
 
-/// Checks that every element is closed, nothing is loaded from elsewhere, and there are no scripts.
+/// Checks that nothing is loaded from elsewhere, there are no scripts, and every element is closed.
 #[track_caller]
 pub fn check(report: &str) {
     assert!(report.starts_with(html::MARKER));
@@ -95,8 +101,17 @@ pub fn check(report: &str) {
             || link.ends_with("report.html");
         assert!(link.starts_with("data:") || is_file && !link.contains(':'), "{link}");
     }
-    assert!(!lower.contains("src='") && !lower.contains("nan") && !lower.contains("inf\""));
-    let (mut open, mut rest) = (Vec::new(), &report[html::MARKER.len()..]);
+    // Images may have any letters.
+    let text: String =
+        lower.split(";base64,").map(|part| part.split_once('"').map_or(part, |p| p.1)).collect();
+    assert!(!text.contains("src='") && !text.contains("nan") && !text.contains("inf\""));
+    check_elements(&report[html::MARKER.len()..]);
+}
+
+/// Checks that every element is closed.
+#[track_caller]
+fn check_elements(text: &str) {
+    let (mut open, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find('<') {
         let end = rest[at..].find('>').map(|end| at + end).unwrap();
         let tag = &rest[at + 1..end];
@@ -125,14 +140,16 @@ fn a_report_shows_everything_in_a_runs_folder() {
         "validation 1.7500",
         "<dd>3 of 14</dd>",
         "<dd>41.23%</dd>",
-        "From epoch 3: batch size 25 to 50\nno gain, &lt;script&gt;",
-        "train_loss 1.9200, best before 1.9100; 2 epochs without improvement; noise scale 80",
+        "From epoch 3: batch size 25 to 50\nplateau of the train loss: no gain, &lt;script&gt;",
+        "train loss 1.9200, best before 1.9100; 2 epochs without improvement; noise scale 80",
         "0.1 → 0.05",
         "Test set after epoch 3",
         "Validation set after epoch 3",
         "Accuracy 87.50% on 8 images, averaged over 6 views of each, loss 0.5120",
         "75.0%",
         "<b>cat</b><span>&lt;script&gt;",
+        "<small>cat/&lt;script&gt;",
+        "balanced accuracy 87.50%, calibration error (ECE) 2.50%",
         "98.7%",
         "src=\"data:image/bmp;base64,",
         "widths = [",
@@ -140,10 +157,164 @@ fn a_report_shows_everything_in_a_runs_folder() {
     ] {
         assert!(report.contains(part), "no {part}");
     }
-    assert_eq!(report.matches("<svg ").count(), 5);
+    // Five panels, and the calibration of two splits.
+    assert_eq!(report.matches("<svg ").count(), 5 + 2);
     // Two decisions through all five panels.
-    assert_eq!(report.matches("<g class=\"mark ").count(), 10);
+    assert_eq!(report.matches("<path class=\"mark ").count(), 10);
     assert!(!report.contains("class=\"line paper\""));
+}
+
+#[test]
+fn the_head_says_what_the_run_is_and_links_its_files() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    Run::open(&folder).unwrap().set_command("crescendo train --data '<x>'").unwrap();
+    fs::write(folder.join("weights/last.safetensors"), "").unwrap();
+    let report = render(&[read(&place)]);
+    check(&report);
+    for part in [
+        "<dt>Network</dt><dd>resnet, widths 4, 4, 4, blocks 1, 1, 1: ",
+        " parameters</dd>",
+        "<dt>Data</dt><dd>shapes: 300 training and 50 test images of 10 classes</dd>",
+        "<dt>Seed</dt><dd>0</dd>",
+        "<dt>Device</dt>",
+        " UTC</dd>",
+        "<dt>Version</dt><dd>Crescendo ",
+        "<a href=\"weights/last.safetensors\">last weights</a>, <a href=\"epochs.csv\">epochs.csv</a>",
+        "<span>--data</span> <span>&#39;&lt;x&gt;&#39;</span>",
+        "measured on augmented images while the weights still change",
+    ] {
+        assert!(report.contains(part), "no {part}");
+    }
+    assert!(!report.contains("best.safetensors") && !report.contains("steps.csv"));
+    let mut run = read(&place);
+    run.link_from(&place.path().join("all.html"));
+    assert!(render(&[run]).contains("<a href=\"run/epochs.csv\">"));
+}
+
+#[test]
+fn a_run_that_stopped_early_is_finished() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("run");
+    let data = crescendo_data::shapes::generate(0, 60, 20);
+    // The accuracy of a network that hardly learns stays the same.
+    let changes = [
+        "train.epochs=9",
+        "network.widths=[4, 4, 4]",
+        "data.validation=20",
+        "train.evaluate_every=1",
+        "train.stop_after=1",
+        "optimizer.learning_rate=1e-9",
+        "batch.steps=[[1, 20]]",
+    ];
+    let recipe = Recipe::load("quick", &changes).unwrap();
+    let mut run = Run::create(&folder, &Start::new(&recipe, &data, &CpuDevices)).unwrap();
+    let mut observer = crate::RunFolderLogger::default();
+    run.train(&CpuDevices, &data, &mut observer, &false.into()).unwrap();
+    let report = fs::read_to_string(folder.join(FILE_NAME)).unwrap();
+    check(&report);
+    assert!(report.contains("run · finished</p>") && !report.contains("<dd>9 of 9</dd>"));
+    assert!(report.contains("The program that made this run resumes it"));
+    assert_eq!(report, render(&[RunData::read(&folder).unwrap()]));
+}
+
+#[test]
+fn images_and_filters_are_shown() {
+    let place = full_run("quick");
+    let report = render(&[read(&place)]);
+    assert_eq!(report.matches("alt=\"training image of ").count(), 12);
+    assert!(report.contains("The 4 filters of 3 x 3 pixels"));
+    assert!(report.contains(" before the first update. ") && report.contains("alt=\"filter 4\""));
+    // A run of an earlier version, or a copy without its state, has a report without them.
+    let folder = place.path().join("run");
+    for file in ["run.json", "samples.json", "state/state.safetensors"] {
+        fs::remove_file(folder.join(file)).unwrap();
+    }
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert!(report.contains("<dd>shapes: 10 classes</dd>"));
+    assert!(!report.contains("training image of") && !report.contains("alt=\"filter"));
+}
+
+#[test]
+fn the_report_reloads_itself_while_the_run_is_training() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    let page = || fs::read_to_string(folder.join(FILE_NAME)).unwrap();
+    let reloads = || page().contains("<meta http-equiv=\"refresh\" content=\"5\">");
+    let started = || Event::Started {
+        folder: folder.clone(),
+        description: String::new(),
+        resumed_at: None,
+        marks: Marks::new(),
+        log_steps: false,
+    };
+    let mut observer = HtmlReport::default();
+    observer.event(&started()).unwrap();
+    assert!(reloads());
+    observer.event(&Event::Interrupted { folder: folder.clone(), own: false }).unwrap();
+    assert!(!page().contains("refresh"));
+    assert_eq!(page(), render(&[read(&place)]));
+    // A run that fails has no last event.
+    observer.event(&started()).unwrap();
+    assert!(reloads());
+    drop(observer);
+    assert!(!page().contains("refresh"));
+}
+
+#[test]
+fn the_picture_of_a_run_stands_alone() {
+    let place = full_run(HOSTILE);
+    let run = read(&place);
+    write_picture(&run).unwrap();
+    let svg = fs::read_to_string(run.folder.join("results.svg")).unwrap();
+    assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1120 "));
+    for part in [
+        "script&gt; on shapes</text>",
+        "test accuracy 41.23 % · validation accuracy 40.00 % · 3 of 14 epochs · 4 s",
+        "prefers-color-scheme: dark",
+        ">Accuracy</text>",
+        ">Loss</text>",
+        ">validation</text>",
+        "<path class=\"line c2\"",
+        ">epoch</text>",
+    ] {
+        assert!(svg.contains(part), "no {part}");
+    }
+    assert!(!svg.contains("<script") && !svg.contains("NaN") && !svg.contains("<input"));
+    check_elements(&svg);
+    assert!(render(&[run]).contains("<a href=\"results.svg\">"));
+    // Before the first epoch there is nothing to draw.
+    let place = new_run("quick");
+    write_picture(&read(&place)).unwrap();
+    assert!(!place.path().join("run/results.svg").exists());
+}
+
+#[test]
+fn the_report_of_a_long_run_with_many_classes_is_small() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    let mut epochs = format!("{},test_loss\n", EPOCHS.lines().next().unwrap());
+    for epoch in 1..=90 {
+        epochs += &format!(
+            "{epoch},{},125,0.1,1.2345,0.8765,123.456,405.1,0.8123,0.7123,1.3456,812.3,1.2345\n",
+            400 * epoch
+        );
+    }
+    fs::write(folder.join("epochs.csv"), epochs).unwrap();
+    let classes: Vec<String> = (0..200).map(|class| format!("a class's name {class}")).collect();
+    let mut image = Misclassified::default();
+    image.image = vec![9; ImageShape::CIFAR.elements()];
+    let mut evaluation = Evaluation::default();
+    evaluation.confusion = vec![vec![7; 200]; 200];
+    evaluation.misclassified = vec![image; 32];
+    for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
+        let record = EvaluationRecord::new(90, &evaluation, &classes);
+        EvaluationFile::read(&folder).unwrap().update(&folder, split, record).unwrap();
+    }
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert!(report.len() < 1_000_000, "{}", report.len());
 }
 
 #[test]
@@ -177,7 +348,7 @@ fn a_run_without_an_epoch_says_so() {
     // A file with nothing but its header is the same.
     let header = EPOCHS.lines().next().unwrap();
     fs::write(place.path().join("run/epochs.csv"), format!("{header}\n")).unwrap();
-    assert_eq!(render(&[read(&place)]), report);
+    assert!(render(&[read(&place)]).contains("No epoch is finished yet"));
 }
 
 #[test]
@@ -237,6 +408,37 @@ fn with_many_classes_the_confusions_are_a_list() {
     let (first, second) =
         (report.find("<td>9</td><td>class 5</td><td>class 6</td>"), report.find("<td>7</td>"));
     assert!(first.is_some() && first < second);
+}
+
+#[test]
+fn a_report_of_90_epochs_and_200_classes_is_small() {
+    let place = full_run("quick");
+    let folder = place.path().join("run");
+    let rows = (1..=90).map(|epoch| {
+        format!(
+            "{epoch},{},125,0.1,1.234567,0.5123,77.142,648.2,0.5,0.5,1.234567,812.3\n",
+            400 * epoch
+        )
+    });
+    let header = EPOCHS.lines().next().unwrap();
+    fs::write(folder.join("epochs.csv"), format!("{header}\n{}", rows.collect::<String>()))
+        .unwrap();
+    let classes: Vec<String> =
+        (0..200).map(|class| format!("a class with number {class}")).collect();
+    let mut image = Misclassified::default();
+    image.image = vec![9; ImageShape::CIFAR.elements()];
+    image.file = Some("a folder/".repeat(10));
+    let mut evaluation = Evaluation::default();
+    evaluation.confusion = vec![vec![12_345; 200]; 200];
+    evaluation.misclassified = vec![image; 24];
+    for split in [EvaluatedSplit::Test, EvaluatedSplit::Validation] {
+        let record = EvaluationRecord::new(90, &evaluation, &classes);
+        EvaluationFile::read(&folder).unwrap().update(&folder, split, record).unwrap();
+    }
+    let report = render(&[read(&place)]);
+    check(&report);
+    assert!(report.contains("a class with number 199</th>"));
+    assert!(report.len() < 1_000_000, "{}", report.len());
 }
 
 #[test]

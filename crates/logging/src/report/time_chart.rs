@@ -15,8 +15,8 @@ use super::picture::{STYLE, text_width};
 ///
 /// let points = vec![(60.0, 0.71), (120.0, 0.85), (240.0, 0.93)];
 /// let curve = TimeCurve { name: "a run".into(), points };
-/// let svg = accuracy_over_time("Accuracy over time", "two cores", 0.7, &[curve], Some(("goal", 0.9)));
-/// assert!(svg.starts_with("<svg ") && svg.contains("a run, 93.0 % at last"));
+/// let svg = accuracy_over_time("Accuracy over time", "on two cores", 0.7, &[curve], Some(("goal", 0.9)));
+/// assert!(svg.starts_with("<svg ") && svg.contains("a run, 93.0 %"));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeCurve {
@@ -34,7 +34,7 @@ const LEGEND: f64 = 78.0;
 const LINE: f64 = 28.0;
 const BORDER: f64 = 16.0;
 
-/// A picture, as an SVG file, of accuracies from `lowest` up, over minutes on a logarithmic axis: `of` says on what. The
+/// A picture, as an SVG file, of accuracies from `lowest` up, over minutes on a logarithmic axis; `of` says how they were counted. The
 /// accuracy that is marked by a line, with its name, is what the curves are to be seen against.
 pub fn accuracy_over_time(
     title: &str,
@@ -49,7 +49,8 @@ pub fn accuracy_over_time(
     let all = || shown.iter().flatten();
     let minutes: Vec<f64> = all().map(|point| point.0 / 60.0).collect();
     let highest = all().map(|point| point.1).chain(marked.map(|one| one.1)).fold(lowest, f64::max);
-    let (across, up) = (Axis::doubling(1.0, &minutes), Axis::percent(lowest, highest + 0.01));
+    let (across, up) =
+        (Axis::doubling(1.0, &minutes), Axis::percent_with(lowest, highest + 0.01, 7.0));
     let (legend, top) = legend(curves);
     // The name of the line has the right border for itself.
     let label =
@@ -85,11 +86,14 @@ pub fn accuracy_over_time(
         "soft middle",
         (LEFT + right) / 2.0,
         BOTTOM + 56.0,
-        &format!("minutes of training, {of}"),
+        &format!("minutes of training {of}"),
     );
     if let Some((_, accuracy)) = marked {
         let y = y(accuracy);
-        let _ = writeln!(svg, "<path class=\"zero\" d=\"M{LEFT} {y:.1}H{right:.1}\"/>");
+        let _ = writeln!(
+            svg,
+            "<path class=\"zero\" stroke-dasharray=\"8 6\" d=\"M{LEFT} {y:.1}H{right:.1}\"/>"
+        );
         svg += &text("", right + BORDER / 2.0, y - 4.0, &label[0]);
         svg += &text("", right + BORDER / 2.0, y + 18.0, &label[1]);
     }
@@ -134,7 +138,7 @@ fn legend(curves: &[TimeCurve]) -> (String, f64) {
 
 fn entry(curve: &TimeCurve) -> String {
     match curve.points.last() {
-        Some((_, accuracy)) => format!("{}, {:.1} % at last", curve.name, 100.0 * accuracy),
+        Some((_, accuracy)) => format!("{}, {:.1} %", curve.name, 100.0 * accuracy),
         None => curve.name.clone(),
     }
 }

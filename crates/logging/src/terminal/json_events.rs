@@ -33,7 +33,8 @@ use super::print_line;
 /// - `epoch`: `epoch`, `updates`, `batch_size`, `learning_rate`, `train_loss`, `train_accuracy`,
 ///   `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, `noise_scale`, `seconds`,
 ///   `images_per_second`.
-/// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `loss`, `views` (views of
+/// - `evaluated`: `split` (`validation` or `test`), `epoch`, `accuracy`, `balanced_accuracy`,
+///   `top5_accuracy` (`null` with ten classes or fewer), `loss`, `calibration_error`, `views` (views of
 ///   each image whose predictions were averaged), `classes` (their names), `confusion` (the
 ///   confusion matrix: a row for each class, with the number of its images predicted as each
 ///   class).
@@ -91,7 +92,9 @@ pub fn event_object(event: &Event) -> Option<Value> {
             "epoch": epoch,
             "accuracy": evaluation.accuracy(),
             "balanced_accuracy": evaluation.balanced_accuracy(),
+            "top5_accuracy": evaluation.top5_accuracy(),
             "loss": evaluation.loss,
+            "calibration_error": evaluation.calibration_error(),
             "views": evaluation.views,
             "classes": classes,
             "confusion": evaluation.confusion,
@@ -251,7 +254,7 @@ mod tests {
             read(&Event::Evaluated { split, epoch: 2, evaluation, classes }),
             json!({
                 "event": "evaluated", "split": "validation", "epoch": 2, "accuracy": 0.875, "balanced_accuracy": 0.875,
-                "loss": 0.5, "views": 2, "classes": ["cat", "mouse"],
+                "top5_accuracy": null, "loss": 0.5, "calibration_error": 0.0, "views": 2, "classes": ["cat", "mouse"],
                 "confusion": [[3, 1], [0, 4]],
             })
         );

@@ -5,7 +5,7 @@ mod console;
 mod json_events;
 mod summary;
 
-pub use confusion_matrix::ConfusionMatrix;
+pub use confusion_matrix::{ClassTable, ConfusionMatrix};
 pub use console::{ConsoleProgress, progress_bar};
 pub use json_events::{JsonEvents, event_object};
 pub use summary::ConsoleSummary;

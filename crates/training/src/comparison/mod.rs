@@ -80,6 +80,8 @@ macro_rules! built_in {
 built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth");
 
 /// A comparison.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Comparison {
@@ -101,6 +103,8 @@ pub struct Comparison {
 }
 
 /// One of the recipes that are compared.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
     /// Its name.

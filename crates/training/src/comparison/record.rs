@@ -95,7 +95,7 @@ impl Comparison {
             data: data.name.clone(),
             evaluated_on,
             images,
-            bn_images: self.bn_images,
+            bn_images: self.bn_images.min(data.train.len()),
             recipe: self.recipe.clone(),
             set: self.set.clone(),
             seeds: self.seeds.clone(),

@@ -12,6 +12,8 @@ use crate::recipe::SaveEvery;
 use crate::{Error, Recipe};
 
 /// The result of an arm with one seed.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The arm's name.
@@ -38,6 +40,8 @@ pub struct Row {
 }
 
 /// The two accuracies of a [`Row`].
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BatchNormStatistics {
@@ -58,6 +62,8 @@ impl Row {
 }
 
 /// The table, and the file in which it is kept.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Results {
     path: PathBuf,

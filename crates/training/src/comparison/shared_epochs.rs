@@ -7,6 +7,18 @@ use crate::recipe::{BatchPolicyKind, ScheduleKind};
 /// How many epochs of two recipes' runs are bit-identical, state included, because the recipes differ in
 /// nothing but later rows of their tables of batch sizes, learning rates and image sizes. 0 if policies
 /// depend on measurements, or anything else differs.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::Recipe;
+/// use crescendo_training::comparison::shared_epochs;
+///
+/// let a = Recipe::load("quick", &["batch.steps=[[1, 50], [3, 100]]"])?;
+/// let b = Recipe::load("quick", &["batch.steps=[[1, 50], [4, 200]]"])?;
+/// assert_eq!(shared_epochs(&a, &b), 2);
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub fn shared_epochs(a: &Recipe, b: &Recipe) -> u32 {
     let tables = |recipe: &Recipe| {
         let batch = matches!(recipe.batch.policy, BatchPolicyKind::Fixed | BatchPolicyKind::Steps);

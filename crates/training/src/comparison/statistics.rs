@@ -1,6 +1,8 @@
 //! Means, standard deviations, and whether a difference over a few seeds is significant.
 
 /// A mean and a standard deviation.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Spread {
@@ -11,6 +13,8 @@ pub struct Spread {
 }
 
 /// A mean of differences in pairs.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Difference {
@@ -23,6 +27,8 @@ pub struct Difference {
 }
 
 /// Whether a difference is significant at the 5 % level.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {

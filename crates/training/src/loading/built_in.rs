@@ -1,6 +1,8 @@
 //! The recipes that are built into the program.
 
 /// A recipe, or a comparison of recipes, that is built into the program.
+///
+/// See the example of [`BUILT_IN`].
 #[non_exhaustive]
 pub struct BuiltIn {
     /// Its name.

@@ -170,6 +170,15 @@ const NAMES: [(&[&str], &[&str]); 45] = [
 /// The changes of a recipe that do what another program's key or option of this `name` does: each
 /// `section.key=`, to be followed by a value, or a whole change such as `batch.policy=fixed`. Case, hyphens and
 /// sections do not matter.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::loading::familiar_name;
+///
+/// assert_eq!(familiar_name("--lr"), Some(&["optimizer.learning_rate="][..]));
+/// assert_eq!(familiar_name("colour"), None);
+/// ```
 pub fn familiar_name(name: &str) -> Option<&'static [&'static str]> {
     let name = name.trim_start_matches('-').to_lowercase().replace('-', "_");
     let find = |name: &str| NAMES.iter().find(|names| names.0.contains(&name)).map(|names| names.1);

@@ -43,6 +43,8 @@ impl Decision {
 }
 
 /// What a [`Decision`] changes.
+///
+/// See the example of [`Decision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecisionKind {
@@ -67,6 +69,8 @@ impl DecisionKind {
 }
 
 /// A metric on a plateau.
+///
+/// See the example of [`Decision`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PlateauObservation {

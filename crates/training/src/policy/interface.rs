@@ -72,6 +72,8 @@ impl fmt::Debug for dyn Policy {
 }
 
 /// What a policy chooses from: all that is known when an epoch begins.
+///
+/// See the example of [`Policy`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct EpochStart<'a> {
@@ -97,6 +99,8 @@ pub struct EpochStart<'a> {
 }
 
 /// What a policy chooses for an epoch.
+///
+/// See the example of [`Policy`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Choice {
@@ -132,6 +136,8 @@ impl Choice {
 }
 
 /// The metrics of an epoch, a row of [`EpochStart::history`].
+///
+/// See the example of [`Policy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

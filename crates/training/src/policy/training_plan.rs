@@ -10,6 +10,8 @@ use crate::Recipe;
 use crate::recipe::BatchPolicyKind;
 
 /// Consecutive epochs with one batch size and one image size.
+///
+/// See the example of [`training_plan`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TrainingPhase {
@@ -22,6 +24,8 @@ pub struct TrainingPhase {
 }
 
 /// How long a phase of a run is.
+///
+/// See the example of [`training_plan`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PhaseLength {
@@ -67,6 +71,19 @@ pub(super) fn largest_batch(recipe: &Recipe, images: usize) -> usize {
 
 /// Lowers batch sizes so that an epoch of so many training images has `batch.least_updates` updates, and one at
 /// least. Says so if that changes the recipe; a recipe whose batches fit stays as it is.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::Recipe;
+/// use crescendo_training::policy::fit_batches;
+///
+/// let mut recipe = Recipe::load("quick", &["batch.policy=fixed", "batch.size=500"])?;
+/// let note = fit_batches(&mut recipe, 60).expect("60 images are no batch of 500");
+/// assert!(recipe.batch.size <= 60, "{note}");
+/// assert_eq!(fit_batches(&mut recipe, 60), None);
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub fn fit_batches(recipe: &mut Recipe, images: usize) -> Option<String> {
     let least = recipe.batch.least_updates;
     if let Some(most) = images.checked_div(least) {

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::PlateauConfig;
 
 /// The section `[batch]`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchConfig {
     /// What decides the batch size.
@@ -42,6 +44,8 @@ pub struct BatchConfig {
 }
 
 /// Batch policies.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -61,6 +65,8 @@ pub enum BatchPolicyKind {
 }
 
 /// What the learning rate does when the batch grows.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -74,6 +80,8 @@ pub enum Coupling {
 }
 
 /// What happens when the batch would grow beyond its maximum.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::epoch_table::value_at;
 
 /// The section `[data]`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -41,6 +43,8 @@ pub struct DataConfig {
 }
 
 /// Data sets that the program can find, or generate, by itself.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DataSource {
     /// CIFAR-10, where [`crescendo_data::locate`] looks for it.
@@ -52,6 +56,8 @@ pub enum DataSource {
 }
 
 /// How training images are augmented: a boolean, or a table.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -66,6 +72,8 @@ pub enum AugmentConfig {
 }
 
 /// The table form of [`AugmentConfig`].
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AugmentTable {
@@ -85,6 +93,8 @@ fn is_zero(number: &usize) -> bool {
 }
 
 /// Weights of classes in the training loss, which is divided by their sum over the batch's images.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "\"none\", \"balanced\", or a list of numbers, one for each class")]
 #[non_exhaustive]
@@ -96,6 +106,8 @@ pub enum ClassWeights {
 }
 
 /// A rule for the weights of classes.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -129,6 +141,8 @@ impl ClassWeights {
 }
 
 /// See [`Normalization`].
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -9,13 +9,14 @@
 //! ```
 //! use crescendo_training::Recipe;
 //! use crescendo_training::recipe::{
-//!     AfterMax, AugmentConfig, AugmentTable, BatchPolicyKind, ClassWeighting, ClassWeights, Coupling, DataSource,
-//!     DecayedParameters, LearningRatePer, Metric, NormalizeKind, OptimizerKind, ParameterGroup, PlateauConfig,
-//!     SaveEvery, ThresholdMode, WeightAverage,
+//!     AfterMax, AugmentConfig, AugmentTable, BatchConfig, BatchPolicyKind, ClassWeighting,
+//!     ClassWeights, Coupling, DataConfig, DataSource, DecayedParameters, LearningRatePer, Metric,
+//!     NormalizeKind, OptimizerConfig, OptimizerKind, ParameterGroup, PlateauConfig, SaveEvery,
+//!     ScheduleConfig, ScheduleKind, ThresholdMode, TrainConfig, WeightAverage,
 //! };
 //!
 //! let recipe = Recipe::builder("quick")?
-//!     .data(|data| {
+//!     .data(|data: &mut DataConfig| {
 //!         data.source = DataSource::Shapes;
 //!         let flip = crescendo_data::Flip::Random(true);
 //!         data.augment = AugmentConfig::Table(AugmentTable { padding: 2, flip, cutout: 8 });
@@ -23,7 +24,7 @@
 //!         data.class_weights = ClassWeights::Rule(ClassWeighting::Balanced);
 //!         data.validation = 100;
 //!     })
-//!     .batch(|batch| {
+//!     .batch(|batch: &mut BatchConfig| {
 //!         batch.policy = BatchPolicyKind::Plateau;
 //!         (batch.initial, batch.max) = (50, 400);
 //!         batch.plateau = PlateauConfig {
@@ -36,7 +37,7 @@
 //!         };
 //!         (batch.coupling, batch.after_max) = (Coupling::Constant, AfterMax::Decay);
 //!     })
-//!     .optimizer(|optimizer| {
+//!     .optimizer(|optimizer: &mut OptimizerConfig| {
 //!         (optimizer.kind, optimizer.per) = (OptimizerKind::Sgd, LearningRatePer::Batch);
 //!         optimizer.decay = DecayedParameters::Weights;
 //!         optimizer.average = WeightAverage::Ema;
@@ -50,12 +51,22 @@
 //!             epochs: None,
 //!         }];
 //!     })
-//!     .train(|train| {
+//!     .train(|train: &mut TrainConfig| {
 //!         train.evaluate_every = 1;
 //!         train.save_every_minutes = SaveEvery::Minutes(2.0);
 //!     })
 //!     .build()?;
 //! assert_eq!(recipe.table()["batch"]["policy"].as_str(), Some("plateau"));
+//!
+//! // A table of batch sizes, and a learning rate that changes all the time.
+//! let recipe = Recipe::builder("quick")?
+//!     .network(|network| network.widths = vec![8, 16, 32])
+//!     .schedule(|schedule: &mut ScheduleConfig| {
+//!         schedule.policy = ScheduleKind::Cosine;
+//!         (schedule.warmup, schedule.last) = (1.0, 0.05);
+//!     })
+//!     .build()?;
+//! assert_eq!(recipe.table()["schedule"]["policy"].as_str(), Some("cosine"));
 //! # Ok::<(), crescendo_training::Error>(())
 //! ```
 

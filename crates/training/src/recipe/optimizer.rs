@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// The section `[optimizer]`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
@@ -32,6 +34,8 @@ pub struct OptimizerConfig {
 }
 
 /// Averages of the weights along the way; evaluations and checkpoints use the average.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -47,6 +51,8 @@ pub enum WeightAverage {
 }
 
 /// Optimizers.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -60,6 +66,8 @@ pub enum OptimizerKind {
 }
 
 /// What a learning rate refers to.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -72,6 +80,8 @@ pub enum LearningRatePer {
 }
 
 /// Which parameters weight decay applies to.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -83,6 +93,8 @@ pub enum DecayedParameters {
 }
 
 /// A parameter group; keys that it leaves out are those of the section.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParameterGroup {

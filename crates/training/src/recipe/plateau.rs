@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// When a metric counts as having stopped improving: PyTorch's `ReduceLROnPlateau`, with an optional
 /// moving average of the metric.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlateauConfig {
     /// The metric.
@@ -23,6 +25,8 @@ pub struct PlateauConfig {
 }
 
 /// Metrics of an epoch that a policy can follow.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -47,6 +51,8 @@ impl Metric {
 }
 
 /// What the threshold of an improvement is measured in.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::PlateauConfig;
 
 /// The section `[schedule]`. All its values are factors of `optimizer.learning_rate`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleConfig {
     /// What decides the learning rate.
@@ -30,6 +32,8 @@ pub struct ScheduleConfig {
 }
 
 /// Learning-rate schedules.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

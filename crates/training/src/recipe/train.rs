@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// The section `[train]`.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -32,6 +34,8 @@ pub struct TrainConfig {
 }
 
 /// Minutes between saves of the state: `"auto"` or a number.
+///
+/// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", expecting = "\"auto\" or a number of minutes")]
 #[non_exhaustive]

@@ -204,6 +204,8 @@ impl Run {
 
 /// A recipe as a run on this device and data keeps it, with a note about what was changed to fit the data.
 ///
+/// See the example of [`check`](crate::check).
+///
 /// # Errors
 /// If batch sizes that fit the data do not go with other keys.
 pub fn resolved(

@@ -10,6 +10,26 @@ use crate::{Error, Recipe, graph_for, memory};
 
 /// Whether this recipe can train on this data.
 ///
+/// # Example
+///
+/// ```
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_network::Devices;
+/// use crescendo_training::{Recipe, check, check_metrics, resolved};
+///
+/// let recipe = Recipe::load("quick", &["batch.policy=fixed", "batch.size=500"])?;
+/// let (data, device) = (crescendo_data::shapes::generate(0, 100, 50), CpuDevices.open(&recipe.engine)?);
+/// // As a run keeps it: no batch is larger than the data.
+/// let (recipe, note) = resolved(&recipe, &*device, &data)?;
+/// assert!(recipe.batch.size <= 100 && note.is_some());
+/// check(&recipe, &*device, &data)?;
+///
+/// let stops_early = recipe.with("train.stop_after=3")?;
+/// let problem = check_metrics(&stops_early, recipe.data.validation).unwrap_err();
+/// assert!(problem.to_string().contains("set data.validation"));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
+///
 /// # Errors
 /// Says what does not fit.
 pub fn check(recipe: &Recipe, device: &dyn Device, data: &DataSet) -> Result<(), Error> {
@@ -69,6 +89,8 @@ pub(crate) fn check_fit(
 }
 
 /// Whether there are validation images, of which there are `validation`, if a policy needs them.
+///
+/// See the example of [`check`].
 ///
 /// # Errors
 /// Names the key that needs them.

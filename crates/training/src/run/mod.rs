@@ -33,6 +33,8 @@ pub use fit::{check, check_metrics};
 pub use overview::Overview;
 
 /// How far a run is.
+///
+/// See the example of [`Run`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {

@@ -26,7 +26,8 @@ use crate::{Error, RunFacts};
 /// drop(run);
 /// let overview = Overview::read(&folder)?;
 /// assert!(overview.progress.ended && !overview.in_training);
-/// assert_eq!(overview.record.recipe, Recipe { engine: overview.record.recipe.engine.clone(), ..recipe });
+/// assert_eq!(overview.record.recipe.network, recipe.network);
+/// assert!(overview.created.ends_with('Z'));
 /// # Ok::<(), crescendo_training::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

@@ -30,6 +30,8 @@ use save_policy::SavePolicy;
 use state_writer::{StateCopy, StateWriter};
 
 /// How a call of [`Run::train`] ended.
+///
+/// See the example of [`Run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {

@@ -18,6 +18,19 @@ pub(crate) struct Unused {
 }
 
 /// A warning for the keys among `keys` that have no effect in a run of this recipe over `images` training images.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::Recipe;
+/// use crescendo_training::validation::unused_keys;
+///
+/// let changes = ["schedule.policy=constant", "schedule.last=0.1"];
+/// let (recipe, keys) = (Recipe::load("quick", &changes)?, Recipe::changed_keys(&changes)?);
+/// let warnings = unused_keys(&recipe, &keys, 1000);
+/// assert!(warnings[0].starts_with("schedule.last has no effect"));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub fn unused_keys(recipe: &Recipe, keys: &[String], images: usize) -> Vec<String> {
     let set = |mut unused: Unused| {
         unused.keys.retain(|key| keys.contains(key));

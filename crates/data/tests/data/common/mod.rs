@@ -35,7 +35,7 @@ impl Batches {
         let [train @ .., test] = &self.0;
         let pixels = train.iter().flat_map(|split| split.pixels.clone()).collect();
         let labels = train.iter().flat_map(|split| split.labels.clone()).collect();
-        (Split { pixels, labels }, test.clone())
+        (Split { pixels, labels, ..Split::default() }, test.clone())
     }
 
     /// The files of the binary version, with their names.

@@ -92,6 +92,8 @@ fn archives_of_a_folder_are_read_as_the_folder_is() {
             (&set.classes, format!("the archive {name}"))
         );
         assert_eq!(archived.warnings.len(), set.warnings.len(), "{:?}", archived.warnings);
+        assert_eq!(archived.test.files, set.test.files);
+        assert_eq!(archived.train.files, set.train.files);
     }
 }
 

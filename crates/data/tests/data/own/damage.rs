@@ -74,6 +74,7 @@ fn all_damaged_images_are_in_one_message_or_left_out() {
     let set = open_with(root.path(), SKIP).unwrap();
     assert_eq!(set.train.len() + set.test.len(), 28);
     assert!(set.warnings[0].starts_with("12 of 40 images cannot be read and are left out ("));
+    super::check_files(&set.train, &["cat", "dog"]);
     // Those that are left are in the same split as when all are whole.
     let whole = folder(&["cat", "dog"], 20);
     let all = super::labels(&read(whole.path()), &read(whole.path()).train);

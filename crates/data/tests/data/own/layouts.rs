@@ -1,8 +1,8 @@
 use std::fs;
 
-use crescendo_data::{ImageFolder, summarize};
+use crescendo_data::{ImageFolder, ValidationChoice, split_validation, summarize};
 
-use super::{counts, fill, folder, labels, png, read, refused, write};
+use super::{check_files, counts, fill, folder, labels, png, read, refused, write};
 
 const PASSED: &str = "passed over (empty, a run's or another program's)";
 
@@ -204,4 +204,26 @@ fn an_image_in_two_classes_is_a_label_conflict() {
     }
     let problems = summarize(&set).problems;
     assert_eq!(problems.iter().filter(|p| p.contains("label conflict")).count(), 1);
+}
+
+#[test]
+fn images_know_their_files_in_every_split() {
+    let folders = ["train/cat", "train/dog/inner", "val/cat", "test/dog"];
+    let root = folder(&folders, 6);
+    let set = read(root.path());
+    assert_eq!(counts(&set), [12, 6, 6]);
+    for split in [&set.train, &set.validation, &set.test] {
+        check_files(split, &folders);
+    }
+    let (rest, validation) = split_validation(&set.train, 4, ValidationChoice::Stratified);
+    assert_eq!((rest.len(), validation.len()), (8, 4));
+    check_files(&rest, &folders);
+    check_files(&validation, &folders);
+
+    let folders = ["cat", "dog"];
+    let root = folder(&folders, 10);
+    let set = read(root.path());
+    assert_eq!(counts(&set), [16, 0, 4]);
+    check_files(&set.test, &folders);
+    check_files(&set.without_split().test, &folders);
 }

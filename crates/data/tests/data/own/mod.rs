@@ -55,6 +55,17 @@ fn labels(set: &DataSet, split: &Split) -> BTreeMap<u16, String> {
     (0..split.len()).map(|index| (number(index), class(index))).collect()
 }
 
+/// Checks that every image of a folder that [`fill`] filled knows its file.
+#[track_caller]
+fn check_files(split: &Split, folders: &[&str]) {
+    assert_eq!(split.files.len(), split.len());
+    for index in 0..split.len() {
+        let number = u16::from_le_bytes([split.image(index)[0], split.image(index)[1024]]);
+        let name = format!("{}/{}.png", folders[usize::from(number / 100)], number % 100);
+        assert_eq!(split.file(index), Some(&*name));
+    }
+}
+
 /// The numbers of training, validation and test images.
 fn counts(set: &DataSet) -> [usize; 3] {
     [set.train.len(), set.validation.len(), set.test.len()]

@@ -142,8 +142,13 @@ fn drawing(groups: &[Group], layout: Layout, top: f64) -> (String, f64) {
     }
     for group in groups {
         y += LINE + GAP;
-        let heading = escape(&group.heading);
-        let _ = writeln!(svg, "<text class=\"name\" x=\"{BORDER}\" y=\"{y}\">{heading}</text>");
+        // The name of the only base stands above its line.
+        let (heading, width) = (escape(&group.heading), 1.2 * text_width(&group.heading));
+        let x = match groups.len() {
+            1 => (at(0.0) - width / 2.0).min(layout.width - BORDER - width).max(BORDER),
+            _ => BORDER,
+        };
+        let _ = writeln!(svg, "<text class=\"name\" x=\"{x:.1}\" y=\"{y}\">{heading}</text>");
         y += GAP;
         let above = if layout.names > 0.0 { 0.0 } else { LINE };
         let bottom = y + group.arms.len() as f64 * (above + 2.0 * MARKS + GAP);

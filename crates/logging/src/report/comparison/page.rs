@@ -110,7 +110,7 @@ fn outcome(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
         for (column, (cell, name)) in row.iter().zip(&outcome.header).enumerate().skip(1) {
             let shown = match cell.rsplit_once(", ") {
                 Some((numbers, verdict)) if AGAINST_BASE.contains(&column) => {
-                    format!("{} <span>{}</span>", chip(verdict), escape(numbers))
+                    format!("{} <i>{}</i>", chip(verdict), escape(numbers))
                 }
                 _ => escape(cell).into_owned(),
             };
@@ -121,7 +121,7 @@ fn outcome(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
             };
             let _ = write!(
                 html,
-                "<td role=\"cell\" data-name=\"{}\"{empty}>{shown}</td>",
+                "<td role=\"cell\" data-name=\"{}\"{empty}><span>{shown}</span></td>",
                 escape(name)
             );
         }

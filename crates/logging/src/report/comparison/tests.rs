@@ -102,11 +102,8 @@ fn a_new_comparison_and_one_without_a_question_have_pages() {
     check(&page);
     assert!(page.contains("<h1>width</h1>") && page.contains("0 of 9 runs are finished."));
     assert!(!page.contains("<svg") && !page.contains("Source:"));
-    check(&forest_plot(&[read(&place)]).replacen(
-        "<svg",
-        &format!("{}<svg", super::super::html::MARKER),
-        1,
-    ));
+    let svg = forest_plot(&[read(&place)]);
+    assert!(svg.contains("width-8: no result yet") && !svg.contains("NaN"), "{svg}");
 }
 
 #[test]
