@@ -17,7 +17,7 @@ pub enum RunData {
     /// What this names; see [`DataLocation::Named`].
     Named(String),
     /// In memory.
-    Loaded(LoadedData),
+    Loaded(Box<LoadedData>),
 }
 
 impl RunData {
@@ -25,7 +25,7 @@ impl RunData {
         match self {
             RunData::Usual => usual.load_with(options),
             RunData::Named(name) => DataLocation::Named(name).load_with(options),
-            RunData::Loaded(data) => Ok(data),
+            RunData::Loaded(data) => Ok(*data),
         }
     }
 

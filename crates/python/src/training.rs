@@ -68,10 +68,10 @@ pub fn train(py: Python<'_>, request: Request<'_>) -> PyResult<PathBuf> {
             let name = SplitArgs { test_split }.name(&name);
             RunData::Named(name.map_err(|error| exception(py, error))?)
         }
-        Some(Data::Arrays(arrays)) => RunData::Loaded(LoadedData {
+        Some(Data::Arrays(arrays)) => RunData::Loaded(Box::new(LoadedData {
             set: data_set(py, &arrays, test_split)?,
             location: Start::IN_MEMORY.into(),
-        }),
+        })),
     };
     if recipe.is_some() && is_array && test_split.is_none() {
         changes.push("train.final_evaluation=false".into());
