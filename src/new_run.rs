@@ -14,7 +14,7 @@ use crate::commands::{DataLocation, LoadedData, refuse_custom_policy, unused_sou
 pub enum RunData {
     /// None in particular: the recipe's, or that of the run that is resumed.
     Usual,
-    /// What this names; see [`DataLocation::Named`].
+    /// What this names: a path, `shapes`, or an image folder with its test fraction (`images:0.2,flowers`).
     Named(String),
     /// In memory.
     Loaded(Box<LoadedData>),
