@@ -45,15 +45,15 @@ pub fn figure(record: &EvaluationRecord) -> String {
     }
     let numbers = table("plain", &["confidence", "images", "mean confidence", "accuracy"], rows);
     let error = 100.0 * error;
-    let ticks = |side: &str, first: f64, sign: f64| -> String {
-        let tick = |share: f64| {
+    let ticks = |side: &str, first: f64, sign: f64, shares: &[f64]| -> String {
+        let tick = |share: &f64| {
             format!(
                 "<span style=\"{side}:{:.0}%\">{:.0}%</span>",
                 first + sign * 100.0 * share,
                 100.0 * share
             )
         };
-        [0.0, 0.5, 1.0].map(tick).concat()
+        shares.iter().map(tick).collect()
     };
     format!(
         "<h3>Calibration</h3>\n<p class=\"note\">The accuracy of predictions by their confidence, in {count} bins. Where \
@@ -65,8 +65,9 @@ pub fn figure(record: &EvaluationRecord) -> String {
          {bars}<path class=\"diagonal\" d=\"M0 {SIDE}L{SIDE} 0\"/>\n</svg>\n\
          <div class=\"x\" aria-hidden=\"true\">{}</div>\n</div>\n<p class=\"axis\">accuracy by confidence</p>\n</figure>\n\
          <details>\n<summary>Calibration in numbers</summary>\n{numbers}</details>\n",
-        ticks("top", 100.0, -1.0),
-        ticks("left", 0.0, 1.0)
+        ticks("top", 100.0, -1.0, &[0.0, 0.5, 1.0]),
+        // The corner has one already.
+        ticks("left", 0.0, 1.0, &[0.5, 1.0])
     )
 }
 

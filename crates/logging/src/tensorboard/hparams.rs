@@ -20,10 +20,11 @@ const ALWAYS: &[&str] = &[
     "train.seed",
 ];
 
-/// Keys that say how a run is done and recorded, not what is computed.
+/// Keys that say how a run is done and recorded, not what is computed, or that follow from the data.
 const NEVER: &[&str] = &[
     "batch.memory_limit",
     "data.source",
+    "network.classes",
     "engine.threads",
     "engine.isa",
     "engine.tiles",

@@ -168,16 +168,13 @@ fn pictures_record(
     evaluation: &Evaluation,
     classes: &[String],
 ) -> Vec<u8> {
-    let tags = ["confusion_matrix", "worst_mistakes"].map(|tag| format!("{tag}/{}", split.name()));
-    let matrix = Value::Picture(
-        pictures::confusion_matrix(evaluation, classes),
-        "A row for each class, a column for each prediction. Blue: right. Orange: wrong, relative to the most frequent \
-         confusion.",
-    );
-    let mistakes = pictures::mistakes(evaluation, classes).map(|picture| {
-        let shows = "The misclassified images with the most confident predictions: the class and, in orange, the \
-                     prediction with its probability.";
-        (&tags[1][..], Value::Picture(picture, shows))
-    });
-    record::summary(epoch.into(), [(&tags[0][..], matrix)].into_iter().chain(mistakes))
+    let [matrix, mistakes] =
+        ["confusion_matrix", "worst_mistakes"].map(|tag| format!("{tag}/{}", split.name()));
+    let pictures = [
+        (&matrix[..], Some(pictures::confusion_matrix(evaluation, classes))),
+        (&mistakes[..], pictures::mistakes(evaluation, classes)),
+    ];
+    let pictures = pictures.into_iter();
+    let drawn = pictures.filter_map(|(tag, picture)| Some((tag, Value::Picture(picture?))));
+    record::summary(epoch.into(), drawn)
 }

@@ -55,27 +55,24 @@ pub fn confusion_matrix(evaluation: &Evaluation, classes: &[String]) -> Canvas {
     }
     canvas.fill([left, top], [side; 2], GRID);
     // Errors are coloured relative to the largest one, or those of a good network would be invisible.
-    let share = |row: usize, column: usize| {
-        let total = confusion[row].iter().sum::<u64>().max(1);
-        confusion[row][column] as f64 / total as f64
+    let cells = || {
+        confusion.iter().enumerate().flat_map(|(row, counts)| {
+            let total = counts.iter().sum::<u64>().max(1) as f64;
+            let counts = counts.iter().enumerate();
+            counts.map(move |(column, &images)| (row, column, images, images as f64 / total))
+        })
     };
-    let wrong = (0..count).flat_map(|row| (0..count).map(move |column| (row, column)));
-    let worst = wrong.filter(|(row, column)| row != column);
-    let worst = worst.map(|(row, column)| share(row, column)).fold(1e-9, f64::max);
+    let worst = cells().filter(|(row, column, ..)| row != column);
+    let worst = worst.map(|(.., share)| share).fold(1e-9, f64::max);
     let line = usize::from(cell > 4);
-    for row in 0..count {
-        for column in 0..count {
-            let colour = match row == column {
-                true => mixed(RIGHT, share(row, column)),
-                false => mixed(WRONG, share(row, column) / worst),
-            };
-            let at = [left + column * cell, top + row * cell];
-            canvas.fill(at, [cell - line; 2], colour);
-            if has_counts {
-                let text = confusion[row][column].to_string();
-                let at = [at[0] + (cell - text.len() * LETTER) / 2, at[1] + middle];
-                canvas.text(at, &text, Direction::Right, BLACK);
-            }
+    for (row, column, images, share) in cells() {
+        let (own, share) = if row == column { (RIGHT, share) } else { (WRONG, share / worst) };
+        let [x, y] = [left + column * cell, top + row * cell];
+        canvas.fill([x, y], [cell - line; 2], mixed(own, share));
+        if has_counts {
+            let text = images.to_string();
+            let at = [x + (cell - text.len() * LETTER) / 2, y + middle];
+            canvas.text(at, &text, Direction::Right, BLACK);
         }
     }
     canvas

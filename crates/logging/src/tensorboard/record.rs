@@ -16,8 +16,7 @@ pub(crate) enum Value {
     Scalar(f64),
     /// Markdown.
     Text(String),
-    /// A picture, and what it shows.
-    Picture(Canvas, &'static str),
+    Picture(Canvas),
     /// That a session, which is a run, begins with these hyperparameters.
     SessionStart(Vec<(String, Hyperparameter)>),
     /// That it has ended with success.
@@ -40,10 +39,7 @@ pub(crate) fn summary<'a>(
         let tagged = match value {
             Value::Scalar(value) => tagged.float(2, value as f32),
             Value::Text(text) => tagged.message(8, &tensor(&text)).message(9, &text_metadata()),
-            Value::Picture(canvas, shows) => {
-                let metadata = Message::default().bytes(3, shows.as_bytes());
-                tagged.message(4, &image(&canvas)).message(9, &metadata)
-            }
+            Value::Picture(canvas) => tagged.message(4, &image(&canvas)),
             Value::SessionStart(all) => session(tagged, 3, &session_start(&all)),
             Value::SessionEnd => session(tagged, 4, &session_end()),
         };
