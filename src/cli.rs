@@ -268,7 +268,7 @@ pub struct ExportArgs {
     #[command(flatten)]
     pub views: ViewArgs,
     /// Take only images of 32x32 pixels, for programs that cannot resize in the model
-    #[arg(long, requires = "onnx")]
+    #[arg(long, conflicts_with = "pytorch")]
     pub fixed: bool,
     /// The recipe of the network, for a file that was not written by this program
     #[arg(long, value_name = "RECIPE", value_parser = recorded_path())]

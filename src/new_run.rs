@@ -14,10 +14,10 @@ use crate::commands::{DataLocation, LoadedData, refuse_custom_policy, unused_sou
 pub enum RunData {
     /// None in particular: the recipe's, or that of the run that is resumed.
     Usual,
-    /// What this names; see [`DataLocation::Named`].
+    /// What this names: a path, `shapes`, or an image folder with its test fraction (`images:0.2,flowers`).
     Named(String),
     /// In memory.
-    Loaded(LoadedData),
+    Loaded(Box<LoadedData>),
 }
 
 impl RunData {
@@ -25,7 +25,7 @@ impl RunData {
         match self {
             RunData::Usual => usual.load_with(options),
             RunData::Named(name) => DataLocation::Named(name).load_with(options),
-            RunData::Loaded(data) => Ok(data),
+            RunData::Loaded(data) => Ok(*data),
         }
     }
 

@@ -23,7 +23,7 @@ pub enum DataLocation {
 pub struct LoadedData {
     /// The data set.
     pub set: DataSet,
-    /// As in [`DataLocation::Named`]; valid in every working directory, unless the path is not UTF-8.
+    /// As in `DataLocation::Named`; valid in every working directory, unless the path is not UTF-8.
     pub location: String,
 }
 

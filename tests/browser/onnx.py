@@ -43,6 +43,7 @@ def main():
         found = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         page = browser.new_page()
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: print(error))
         page.route("**/*", serve)
         page.goto("http://localhost/")

@@ -269,3 +269,37 @@ fn arms_can_have_their_own_recipes_relative_to_the_comparison_file() {
     .unwrap();
     place.refuse_saying(2, "compare mine/arms.toml", &["arms a and b", "data.validation"]);
 }
+
+#[test]
+fn a_comparison_has_a_page_with_its_question_that_is_a_function_of_its_folder() {
+    let place = place();
+    let source = "question = \"Does it help to grow?\"\nsource = \"a paper\"\n";
+    fs::write(place.path("arms.toml"), format!("{source}{ARMS}")).unwrap();
+    let output = place.run(COMPARE);
+    let (question, table) = (output.find("Does it help to grow?"), output.find("against fixed"));
+    assert!(question.is_some() && question < table, "{output}");
+    assert!(output.contains("Source: a paper") && output.contains("runs/arms/report.html"));
+    assert!(output.lines().all(|line| line.chars().count() <= 80), "{output}");
+    let page = place.read("runs/arms/report.html");
+    for part in [
+        "<h1>Does it help to grow?</h1>",
+        "Differences from fixed",
+        "class=\"band c1\"",
+        "<a href=\"grown/seed-1/report.html\">grown / seed 1</a>",
+        "batch.steps=[[1,25],[2,50]]",
+    ] {
+        assert!(page.contains(part), "no {part}");
+    }
+    assert!(place.read("runs/arms/table.md").contains("Does it help to grow?"));
+    assert!(place.read("runs/arms/results.svg").contains("grown, precise statistics: "));
+    fs::remove_file(place.path("runs/arms/report.html")).unwrap();
+    fs::remove_file(place.path("runs/arms/results.svg")).unwrap();
+    assert_eq!(place.run("report runs/arms"), "runs/arms/report.html\n");
+    assert_eq!(place.read("runs/arms/report.html"), page);
+    assert!(place.path("runs/arms/results.svg").exists());
+    place.run("report runs/arms --out elsewhere.html");
+    let link = "<a href=\"runs/arms/grown/seed-1/report.html\">";
+    assert!(place.read("elsewhere.html").contains(link));
+    fs::write(place.path("runs/arms/comparison.toml"), "name = 1").unwrap();
+    place.refuse_saying(1, "report runs/arms", &["comparison.toml: is damaged", "compare"]);
+}

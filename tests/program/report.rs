@@ -123,7 +123,13 @@ fn damaged_and_missing_files_are_named() {
 fn reports_look_right_in_a_browser() {
     let place = two_runs();
     place.run("report run other --out both.html");
-    for (report, figures) in [("run/report.html", "5"), ("both.html", "6")] {
+    let arms = "question = \"Is width 8 better?\"\nrecipe = \"quick\"\nbase = \"width-4\"\nseeds = [0, 1, 2]\n\
+                set = [\"network.widths=[4,4,4]\", \"train.epochs=2\", \"train.evaluate_every=1\"]\n\
+                [[arm]]\nname = \"width-4\"\n[[arm]]\nname = \"width-8\"\nset = [\"network.widths=[8,4,4]\"]\n";
+    fs::write(place.path("arms.toml"), arms).unwrap();
+    place.run("compare arms.toml --data shapes:300,100");
+    let pages = [("run/report.html", "5"), ("both.html", "6"), ("runs/arms/report.html", "7")];
+    for (report, figures) in pages {
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/check.py"));
         command.args([report, "--figures", figures]).current_dir(place.folder());

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,9 +42,12 @@ def test_exit_codes_and_output_are_the_programs():
 
 
 def test_a_run_from_the_command_line(own_folder):
-    done = run(f"train quick --epochs 1 {QUICK}")
+    arguments = f"train quick --epochs 1 {QUICK}"
+    done = run(arguments)
     assert done.returncode == 0 and "Test accuracy: " in done.stdout and done.stderr == ""
     assert crescendo.Run("runs/quick-1").model().epoch == 1
+    recorded = json.loads(Path("runs/quick-1/run.json").read_text())["command"]
+    assert shlex.split(recorded) == ["crescendo", *arguments.split()]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes that close like this")
@@ -99,6 +105,22 @@ def test_ctrl_c_ends_every_command(arguments, begun, own_folder):
     code = process.wait(timeout=30)
     # A command that stops in order says so by its exit code; others are ended by the signal, if they are not done.
     assert code == 130 if begun else code in (-signal.SIGINT, 0), (code, process.stderr.read())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT on Windows")
+def test_ctrl_c_ends_a_download():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar.tar.gz"
+        process = subprocess.Popen(
+            [program(), "data", "fetch", "--url", url, "--dir", "data"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        # It waits for an answer now, which never comes.
+        connection, _ = server.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == -signal.SIGINT
 
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it():

@@ -36,7 +36,7 @@ pub struct Request<'py> {
     policy: Option<Py<PyAny>>,
     /// Called with events in JSON.
     observer: Py<PyAny>,
-    /// Whether it gets every update, rather than one now and then.
+    /// Whether it gets every update, rather than the first one of an epoch and some others.
     every_update: bool,
     /// Whether a report and logs are written, rather than only what is needed to use the run.
     logs: bool,
@@ -68,10 +68,10 @@ pub fn train(py: Python<'_>, request: Request<'_>) -> PyResult<PathBuf> {
             let name = SplitArgs { test_split }.name(&name);
             RunData::Named(name.map_err(|error| exception(py, error))?)
         }
-        Some(Data::Arrays(arrays)) => RunData::Loaded(LoadedData {
+        Some(Data::Arrays(arrays)) => RunData::Loaded(Box::new(LoadedData {
             set: data_set(py, &arrays, test_split)?,
             location: Start::IN_MEMORY.into(),
-        }),
+        })),
     };
     if recipe.is_some() && is_array && test_split.is_none() {
         changes.push("train.final_evaluation=false".into());
@@ -79,8 +79,14 @@ pub fn train(py: Python<'_>, request: Request<'_>) -> PyResult<PathBuf> {
     let (policy, every_update, logs) = (request.policy, request.every_update, request.logs);
     let device = request.device;
     let stop = AtomicBool::new(false);
-    let mut watch =
-        Watch { observer, every_update, stop: &stop, raised: None, signals: Signals::new() };
+    let mut watch = Watch {
+        observer,
+        every_update,
+        stop: &stop,
+        raised: None,
+        signals: Signals::new(),
+        epoch: 0,
+    };
     let trained = detached(py, || {
         let (device, devices) = choose(&device)?;
         changes.extend(device);
@@ -174,6 +180,8 @@ struct Watch<'a> {
     /// What was raised; Python gets it when the run is saved.
     raised: Option<PyErr>,
     signals: Signals,
+    /// The epoch of the last update.
+    epoch: u32,
 }
 
 impl Observer for Watch<'_> {
@@ -182,8 +190,14 @@ impl Observer for Watch<'_> {
             return Ok(());
         }
         let due = self.signals.are_due();
-        let is_update = matches!(event, Event::Step(_));
-        let object = event_object(event).filter(|_| !is_update || due || self.every_update);
+        let is_wanted = match event {
+            Event::Step(step) => {
+                let is_first = std::mem::replace(&mut self.epoch, step.epoch) != step.epoch;
+                is_first || due || self.every_update
+            }
+            _ => true,
+        };
+        let object = is_wanted.then(|| event_object(event)).flatten();
         if !due && object.is_none() {
             return Ok(());
         }

@@ -57,8 +57,8 @@ fn blocks(graph: &Graph) -> Vec<Row> {
 fn block(name: &str) -> &str {
     let parents = name.match_indices('.').map(|(end, _)| &name[..end]);
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let numbered = parents.clone().filter(|name| name.rsplit('.').next().is_some_and(is_number));
-    numbered.last().or_else(|| parents.clone().next()).unwrap_or(name)
+    let numbered = parents.clone().rfind(|name| name.rsplit('.').next().is_some_and(is_number));
+    numbered.or_else(|| parents.clone().next()).unwrap_or(name)
 }
 
 fn row(graph: &Graph, name: &str, nodes: &[&GraphNode]) -> Row {

@@ -13,9 +13,10 @@ use crate::cli::RunOrder;
 use crate::commands::note;
 
 /// A run, or all runs of a comparison.
-pub enum Entry {
-    Run(ListedRun),
-    Comparison { name: String, runs: Vec<ListedRun> },
+pub struct Entry {
+    /// The comparison's name.
+    pub comparison: Option<String>,
+    pub runs: Vec<ListedRun>,
 }
 
 /// A run as it is listed.
@@ -64,26 +65,9 @@ impl State {
 }
 
 impl Entry {
-    pub fn runs(&self) -> &[ListedRun] {
-        match self {
-            Entry::Run(run) => std::slice::from_ref(run),
-            Entry::Comparison { runs, .. } => runs,
-        }
-    }
-
-    /// The comparison's name.
-    pub fn comparison(&self) -> Option<&str> {
-        match self {
-            Entry::Run(_) => None,
-            Entry::Comparison { name, .. } => Some(name),
-        }
-    }
-
     fn name(&self) -> &str {
-        match self {
-            Entry::Run(run) => &run.name,
-            Entry::Comparison { name, .. } => name,
-        }
+        let run = self.runs.first().map(|run| &*run.name);
+        self.comparison.as_deref().or(run).unwrap_or_default()
     }
 }
 
@@ -102,11 +86,10 @@ pub fn find(folder: &Path) -> Result<Vec<Entry>, Error> {
 fn entry(folder: &Path) -> Option<Entry> {
     match arms(folder) {
         Some(runs) if !is_run(folder) => {
-            let name = name(folder);
             let runs = runs.into_iter().filter_map(|(arm, folder)| read(&folder, Some(arm)));
-            Some(Entry::Comparison { name, runs: runs.collect() })
+            Some(Entry { comparison: Some(name(folder)), runs: runs.collect() })
         }
-        _ => read(folder, None).map(Entry::Run),
+        _ => read(folder, None).map(|run| Entry { comparison: None, runs: vec![run] }),
     }
 }
 
@@ -187,7 +170,7 @@ pub fn sort(entries: &mut [Entry], order: RunOrder) {
         run.progress.total_seconds()
     }
     for entry in entries.iter_mut() {
-        let Entry::Comparison { runs, .. } = entry else { continue };
+        let runs = &mut entry.runs;
         match order {
             RunOrder::Date | RunOrder::Name => runs.sort_by(|a, b| a.arm.cmp(&b.arm)),
             RunOrder::Accuracy => runs.sort_by(|a, b| accuracy(b).total_cmp(&accuracy(a))),
@@ -195,9 +178,9 @@ pub fn sort(entries: &mut [Entry], order: RunOrder) {
         }
     }
     entries.sort_by(|a, b| a.name().cmp(b.name()));
-    let best = |entry: &Entry| entry.runs().iter().map(accuracy).fold(-1.0, f64::max);
-    let least = |entry: &Entry| entry.runs().iter().map(seconds).fold(f64::INFINITY, f64::min);
-    let newest = |entry: &Entry| entry.runs().iter().map(|run| &run.created).max().cloned();
+    let best = |entry: &Entry| entry.runs.iter().map(accuracy).fold(-1.0, f64::max);
+    let least = |entry: &Entry| entry.runs.iter().map(seconds).fold(f64::INFINITY, f64::min);
+    let newest = |entry: &Entry| entry.runs.iter().map(|run| &run.created).max().cloned();
     match order {
         RunOrder::Date => entries.sort_by_key(|entry| Reverse(newest(entry))),
         RunOrder::Accuracy => entries.sort_by(|a, b| best(b).total_cmp(&best(a))),

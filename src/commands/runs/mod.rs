@@ -23,8 +23,8 @@ pub fn run(args: &RunsArgs) -> Result<(), Error> {
     };
     sort(&mut entries, args.sort);
     if args.json {
-        let all = entries.iter().flat_map(|entry| {
-            entry.runs().iter().map(|run| to_json(run, entry.comparison())).collect::<Vec<_>>()
+        let all = entries.iter().flat_map(|Entry { comparison, runs }| {
+            runs.iter().map(|run| to_json(run, comparison.as_deref()))
         });
         return say!("{}", Value::from_iter(all));
     }
@@ -62,15 +62,15 @@ fn table(entries: &[Entry]) -> String {
     ];
     for entry in entries {
         let mut indent = "";
-        if let Some(name) = entry.comparison() {
-            let count = entry.runs().len();
+        if let Some(name) = &entry.comparison {
+            let count = entry.runs.len();
             let runs = if count == 1 { "1 run" } else { &format!("{count} runs") };
-            let heading = [name.to_owned(), format!("comparison, {runs}")].into_iter();
+            let heading = [name.clone(), format!("comparison, {runs}")].into_iter();
             let mut cells = heading.chain(std::iter::repeat(String::new()));
             rows.push(std::array::from_fn(|_| cells.next().unwrap_or_default()));
             indent = "  ";
         }
-        rows.extend(entry.runs().iter().map(|run| row(run, indent)));
+        rows.extend(entry.runs.iter().map(|run| row(run, indent)));
     }
     let widths: [usize; 6] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()

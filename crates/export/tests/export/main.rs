@@ -156,38 +156,41 @@ fn views_sizes_and_normalisations_are_nodes_of_the_graph() {
 /// A network with every operation and every activation, whose operations have the names of other things.
 fn with_everything() -> Recipe {
     let mut builder = NetworkBuilder::new(Shape::Maps { channels: 3, height: 32, width: 32 });
-    let convolution = |outputs, init| Operation::Convolution {
-        outputs,
-        kernel: 3,
-        stride: 2,
-        padding: 1,
-        bias: true,
-        init,
+    let convolution = |kernel, stride| Operation::Convolution {
+        outputs: 8,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        bias: kernel == 1,
+        init: Init::Dirac,
     };
-    let images = builder.images();
-    let mut x = builder.add("image", convolution(8, Init::Dirac), [images]);
+    let activation = Operation::Activation;
     let norm = Operation::BatchNorm { eps: 1e-5, scale: false, new_weight: 0.1 };
-    x = builder.add("image.weight.weight", norm, [x]);
-    let short = builder.add("short", Operation::Activation(Activation::Relu), [x]);
-    x = short;
-    for (name, activation) in [
-        ("image.weight", Activation::Relu),
-        ("probabilities", Activation::LeakyRelu { slope: 0.1 }),
-        ("resize/rows", Activation::Elu),
-        ("views/mean", Activation::Sigmoid),
-        ("constant_1", Activation::Silu),
-        ("constant_1/sigmoid", Activation::Gelu),
-        ("input/bytes", Activation::Scale { factor: 0.5 }),
-    ] {
-        x = builder.add(name, Operation::Activation(activation), [x]);
-    }
+    let mut x = builder.add("image", convolution(3, 2), [builder.images()]);
+    let short = builder.add("short", activation(Activation::Elu), [x]);
+    x = builder.add("image.weight.weight", convolution(3, 1), [short]);
+    x = builder.add("norm", norm, [x]);
     x = builder.add("sum", Operation::Add, [x, short]);
-    x = builder.add("largest", Operation::MaxPool { size: 2 }, [x]);
-    x = builder.add("mean", Operation::AveragePool { size: 2 }, [x]);
-    x = builder.add("flat", Operation::Flatten, [x]);
+    x = builder.add("relu", activation(Activation::Relu), [x]);
+    for (index, (name, function)) in [
+        ("image.weight", Activation::Silu),
+        ("probabilities", Activation::LeakyRelu { slope: 0.1 }),
+        ("resize/rows", Activation::Gelu),
+        ("views/mean", Activation::Sigmoid),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        x = builder.add(format!("conv{index}"), convolution(1, 1), [x]);
+        x = builder.add(name, activation(function), [x]);
+    }
+    x = builder.add("largest", Operation::MaxPool { size: 3 }, [x]);
+    x = builder.add("constant_1", Operation::AveragePool { size: 2 }, [x]);
+    x = builder.add("input/bytes", Operation::Flatten, [x]);
     let linear = |outputs, bias| Operation::Linear { outputs, bias, init: Init::Uniform };
     x = builder.add("hidden", linear(5, false), [x]);
-    builder.add("logits", linear(10, true), [x]);
+    x = builder.add("logits", linear(10, true), [x]);
+    builder.add("scaled", activation(Activation::Scale { factor: 1.5 }), [x]);
     Recipe::builder("quick")
         .unwrap()
         .custom_network(&builder.finish())

@@ -61,11 +61,14 @@ impl Fields {
     }
 
     pub fn bytes(&self, field: u64) -> Vec<&[u8]> {
-        let bytes = |value| match value {
-            &Value::Bytes(ref value) => &value[..],
-            other => panic!("field {field} is {other:?}"),
-        };
-        self.all(field).map(bytes).collect()
+        let mut values = Vec::new();
+        for value in self.all(field) {
+            match value {
+                Value::Bytes(bytes) => values.push(&bytes[..]),
+                other => panic!("field {field} is {other:?}"),
+            }
+        }
+        values
     }
 
     pub fn texts(&self, field: u64) -> Vec<String> {

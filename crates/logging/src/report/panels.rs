@@ -240,7 +240,8 @@ impl Quantity {
     }
 }
 
-fn values(series: &[Series]) -> Vec<f64> {
+/// All values of some series, with the ends of their bands.
+pub fn values(series: &[Series]) -> Vec<f64> {
     let of = |series: &Series| {
         let ends = series.band.iter().flat_map(|&(_, low, high)| [low, high]);
         series.points.iter().map(|point| point.1).chain(ends).collect::<Vec<f64>>()

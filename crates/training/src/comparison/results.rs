@@ -22,8 +22,8 @@ pub struct Row {
     pub seed: u64,
     /// Identifies recipe and data: see [`Results::fingerprint`].
     pub fingerprint: String,
-    /// The accuracy, from 0 to 1, on the images of [`ComparisonRecord::evaluated_on`], with the running BatchNorm
-    /// statistics.
+    /// The accuracy, from 0 to 1, on the images that the comparison is
+    /// [evaluated on](super::ComparisonRecord::evaluated_on), with the running BatchNorm statistics.
     pub running: f64,
     /// The same with precise statistics.
     pub precise: f64,

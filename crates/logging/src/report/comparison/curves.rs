@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::super::axis::Axis;
 use super::super::chart::{Join, Panel, Series};
 use super::super::panels::{
-    ACCURACY, BATCH, Column, LOSS, Quantity, RATE, colour, last_epoch, paper_series,
+    ACCURACY, BATCH, Column, LOSS, Quantity, RATE, colour, last_epoch, paper_series, values,
 };
 use super::super::paper;
 use super::super::run_data::RunData;
@@ -26,10 +27,21 @@ pub fn panels(arms: &[String], runs: &[RunData]) -> Vec<Panel> {
         // All panels share one legend.
         Some(Panel { legend: false, ..panel })
     };
+    // Arms differ by little: the axis ends where their accuracies do.
+    let accuracy = Quantity {
+        axis: |series| {
+            let (low, high) = range(series);
+            Axis::percent(
+                ((low - 0.02) * 20.0).floor() / 20.0,
+                ((high + 0.01) * 20.0).ceil() / 20.0,
+            )
+        },
+        ..ACCURACY
+    };
     let (lines, steps, none) = (Join::Lines, Join::Steps, &[][..]);
     let panels = [
-        panel(&ACCURACY, "Test accuracy", lines, |row| row.test_accuracy, &paper::TEST_ACCURACY),
-        panel(&ACCURACY, "Validation accuracy", lines, |row| row.validation_accuracy, none),
+        panel(&accuracy, "Test accuracy", lines, |row| row.test_accuracy, &paper::TEST_ACCURACY),
+        panel(&accuracy, "Validation accuracy", lines, |row| row.validation_accuracy, none),
         panel(&LOSS, "Train loss", lines, |row| Some(row.train_loss), &paper::TRAIN_LOSS),
         panel(&LOSS, "Validation loss", lines, |row| row.validation_loss, none),
         panel(&LOSS, "Test loss", lines, |row| row.test_loss, none),
@@ -38,6 +50,13 @@ pub fn panels(arms: &[String], runs: &[RunData]) -> Vec<Panel> {
         panel(&RATE, RATE.title, steps, |row| row.learning_rate, none),
     ];
     panels.into_iter().flatten().collect()
+}
+
+/// The lowest and the highest value of some series, with their bands.
+fn range(series: &[Series]) -> (f64, f64) {
+    let values = values(series);
+    let low = values.iter().copied().fold(1.0, f64::min);
+    (low.max(0.02), values.into_iter().fold(low, f64::max).min(0.99))
 }
 
 type Means = Vec<(u32, f64)>;

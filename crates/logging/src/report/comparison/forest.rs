@@ -45,6 +45,8 @@ const LINE: f64 = 28.0;
 const MARKS: f64 = 24.0;
 const GAP: f64 = 12.0;
 const BORDER: f64 = 8.0;
+/// Half the width of the longest label of the axis.
+const LABEL: f64 = 28.0;
 /// The longest name that has room, in letters.
 const MAX_NAME: usize = 30;
 
@@ -125,7 +127,7 @@ fn narrow() -> Layout {
 fn drawing(groups: &[Group], layout: Layout, top: f64) -> (String, f64) {
     let all = || groups.iter().flat_map(|group| &group.arms).flat_map(|arm| arm.differences);
     let numbers = all().flatten().map(|one| text_width(&points(&one))).fold(0.0, f64::max);
-    let (left, right) = (layout.names.max(BORDER), layout.width - numbers - 3.0 * BORDER);
+    let (left, right) = (layout.names.max(LABEL), layout.width - numbers - 3.0 * BORDER);
     let axis = axis(all().flatten(), layout.ticks);
     let at = |points: f64| left + (right - left) * axis.position(points);
     let mut svg = String::new();

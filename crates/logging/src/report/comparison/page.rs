@@ -40,7 +40,7 @@ fn heading(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
     if record.question.is_some() {
         let _ = write!(html, "Comparison {} · ", escape(&record.name));
     }
-    let _ = write!(html, "{} arms on {}</p>\n", arms.len(), escape(&record.data));
+    let _ = writeln!(html, "{} arms on {}</p>", arms.len(), escape(&record.data));
     if let Some(source) = &record.source {
         let _ = writeln!(html, "<p>Source: {}</p>", escape(source));
     }
