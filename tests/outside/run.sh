@@ -23,6 +23,9 @@ for file in "$work"/package/*.crate; do
     fi
 done
 
+# Files of packages have dates of long ago, which cargo would take for those of what it built before.
+find "$work/crates" -type f -exec touch {} +
+
 # A copy, so that nothing is written into the sources. With the workspace's versions and profile it takes what it depends
 # on from the workspace's build.
 cp -r tests/outside "$work/program"

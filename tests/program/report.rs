@@ -128,11 +128,19 @@ fn reports_look_right_in_a_browser() {
                 [[arm]]\nname = \"width-4\"\n[[arm]]\nname = \"width-8\"\nset = [\"network.widths=[8,4,4]\"]\n";
     fs::write(place.path("arms.toml"), arms).unwrap();
     place.run("compare arms.toml --data shapes:300,100");
-    let pages = [("run/report.html", "5"), ("both.html", "6"), ("runs/arms/report.html", "7")];
-    for (report, figures) in pages {
+    let evaluation = &["true", "predicted", "precision", "recall", "calibration error"][..];
+    let pages = [
+        ("run/report.html", "6", evaluation),
+        ("both.html", "6", &[]),
+        ("runs/arms/report.html", "7", &[]),
+    ];
+    for (report, figures, words) in pages {
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/check.py"));
         command.args([report, "--figures", figures]).current_dir(place.folder());
+        for word in words {
+            command.args(["--has", *word]);
+        }
         let output = command.output().unwrap();
         let (said, complaint) = (super::text(&output.stdout), super::text(&output.stderr));
         assert!(output.status.success(), "{said}{complaint}");

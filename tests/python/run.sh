@@ -31,7 +31,7 @@ fi
 # What `pip install` builds where there is no wheel.
 rm -rf "$work/source"
 mkdir -p "$work/source"
-"$bin/maturin" sdist --quiet --manifest-path crates/python/Cargo.toml --out "$work/source"
+"$bin/maturin" sdist --manifest-path crates/python/Cargo.toml --out "$work/source"
 tar -xzf "$work"/source/*.tar.gz -C "$work/source" --strip-components 1
 # Its files have dates of long ago, which cargo would take for those of what it built before.
 find "$work/source" -type f -exec touch {} +

@@ -28,7 +28,9 @@ pub fn section(name: &str, record: &EvaluationRecord) -> String {
     let classes = classes(record);
     html += &match has_matrix {
         true => format!("<h3>Classes</h3>\n{classes}"),
-        false => format!("<details>\n<summary>Each class</summary>\n{classes}</details>\n"),
+        false => format!(
+            "<details>\n<summary>Precision and recall of each class</summary>\n{classes}</details>\n"
+        ),
     };
     html += &reliability::figure(record);
     if !record.mistakes.is_empty() {
