@@ -8,6 +8,7 @@ mod data_set;
 pub mod devices;
 pub mod evaluate;
 pub mod export;
+mod measuring;
 mod operation_text;
 pub mod plan;
 pub mod predict;

@@ -5,6 +5,7 @@ use std::path::Path;
 use crescendo_data::ImageShape;
 use serde_json::Value;
 
+use crate::run::saved_state;
 use crate::tensors::{Metadata, PartOfFile};
 use crate::{Error, checkpoint, graph, read_record};
 
@@ -59,7 +60,7 @@ impl FirstFilters {
             return Ok(None);
         }
         // No file in `weights/` is newer than the state.
-        let state = folder.join("state").join("state.safetensors");
+        let state = saved_state::path(folder);
         let (path, prefixes) = match state.is_file() {
             true => (state, &["average/", "model/"][..]),
             false => match checkpoint::latest(folder)? {

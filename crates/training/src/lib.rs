@@ -42,6 +42,9 @@ mod fuzz;
 mod graph;
 mod held_out;
 mod inference;
+// For the crates of this project, which read such files; it is no part of what the library promises.
+#[doc(hidden)]
+pub mod json_file;
 pub mod loading;
 mod memory;
 mod model;

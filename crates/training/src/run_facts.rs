@@ -2,24 +2,23 @@
 //! some of its training images. Nothing that is computed depends on them, and a run works without them.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use crescendo_data::{DataSet, Normalization, Sampling, Split};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::write_atomically;
 use crate::held_out::validation_images;
+use crate::json_file::{self, in_base64};
 use crate::{Error, Recipe, version};
 
 const FACTS: &str = "run.json";
 const SAMPLES: &str = "samples.json";
 /// Training images in `samples.json`.
 const SAMPLE_COUNT: usize = 12;
+/// What to do if one of the files is damaged.
+const ADVICE: &str = "remove it; the run works without it";
 
 /// What `run.json` says: when, where and on what a run began.
 ///
@@ -107,20 +106,6 @@ pub struct TrainingSample {
     pub pixels: Vec<u8>,
 }
 
-mod in_base64 {
-    use super::{Engine, STANDARD};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map_err(|_| D::Error::custom("an image is not valid base64"))
-    }
-}
-
 impl RunFacts {
     /// The facts of a run that is created now.
     pub(crate) fn new(device: String, parameters: usize, data: &DataSet, recipe: &Recipe) -> Self {
@@ -143,7 +128,7 @@ impl RunFacts {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read(folder: &Path) -> Result<Option<Self>, Error> {
-        read(folder, FACTS)
+        json_file::read(&folder.join(FACTS), ADVICE)
     }
 
     /// When the run in `folder` was created: as the file says, or else when its recipe was last written. Empty if that
@@ -189,36 +174,21 @@ impl TrainingSamples {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read(folder: &Path) -> Result<Option<Self>, Error> {
-        let Some(samples) = read::<Self>(folder, SAMPLES)? else { return Ok(None) };
+        let path = folder.join(SAMPLES);
+        let Some(samples) = json_file::read::<Self>(&path, ADVICE)? else { return Ok(None) };
         let bytes = samples.image_size.checked_pow(2).and_then(|plane| plane.checked_mul(3));
         match samples.images.iter().all(|image| Some(image.pixels.len()) == bytes) {
             true => Ok(Some(samples)),
-            false => Err(damaged(folder, SAMPLES, "an image has another size than the file says")),
+            false => {
+                let problem = "an image has another size than the file says";
+                Err(json_file::damaged(&path, problem, ADVICE))
+            }
         }
     }
 
     pub(crate) fn write(&self, folder: &Path) -> Result<(), Error> {
         write(folder, SAMPLES, self)
     }
-}
-
-fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, Error> {
-    let path = folder.join(name);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", &path, error)),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|error| {
-        // serde's own messages name types of this program.
-        let (line, column) = (error.line(), error.column());
-        damaged(folder, name, &format!("unexpected content at line {line}, column {column}"))
-    })
-}
-
-fn damaged(folder: &Path, name: &str, problem: &str) -> Error {
-    let problem = format!("is damaged ({problem}): remove it; the run works without it");
-    Error::bad(&folder.join(name), problem)
 }
 
 fn write(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), Error> {

@@ -11,8 +11,9 @@ use crescendo::network::{
 use crescendo::training::Error;
 use serde_json::{Value, json};
 
-use super::{WARM_UP, median, repeat};
+use super::{WARM_UP, repeat};
 use crate::cli::BenchArgs;
+use crate::commands::measuring::{self, median};
 use crate::commands::say;
 
 /// Updates that are queued before their results are read.
@@ -91,8 +92,7 @@ fn measure(
         (0..GROUP).try_for_each(|_| engine.update(rules))?;
         drain(&mut *engine)
     })?;
-    let images: Vec<f32> =
-        (0..INFERENCE_IMAGES * graph.input.len()).map(|i| (i as f32 * 0.37).sin() * 1.7).collect();
+    let images = measuring::images(graph, INFERENCE_IMAGES);
     let mut pass = || engine.logits(&images).map(drop);
     (0..WARM_UP).try_for_each(|_| pass())?;
     let mut passes = repeat(args.seconds / 2.0, pass)?;
@@ -143,7 +143,7 @@ impl Input {
             cutout: [0, 0],
         };
         Ok(Input {
-            labels: (0..images).map(|i| (i % classes) as u16).collect(),
+            labels: measuring::labels(classes, images),
             samples: (0..images).map(sample).collect(),
             preparation: Preparation {
                 border: BorderPixels::Constant([0; 3]),

@@ -13,6 +13,7 @@ use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
 
 use self::model::Prediction;
+use super::measuring::{images, labels, median};
 use super::{refuse_custom_policy, say};
 use crate::cli::BenchArgs;
 
@@ -70,11 +71,9 @@ fn measure(
     let batch = args.batch;
     let mut engine = device.engine(&graph)?;
     engine.import(Section::Model, &graph.initial(0))?;
-    let (image, classes) = (graph.input.len(), graph.classes());
+    let image = graph.input.len();
     let many = batch.max(INFERENCE_IMAGES);
-    // The values do not matter, but should vary about as much as those of normalised images.
-    let images: Vec<f32> = (0..many * image).map(|i| (i as f32 * 0.37).sin() * 1.7).collect();
-    let labels: Vec<u16> = (0..batch).map(|i| (i % classes) as u16).collect();
+    let (images, labels) = (images(&graph, many), labels(graph.classes(), batch));
 
     let mut peak = engine.measure_peaks()?.flops;
     let rules = recipe.optimizer.first_rules(&graph, batch);
@@ -153,11 +152,6 @@ fn repeat(
         times.push(begin.elapsed().as_secs_f64());
     }
     Ok(times)
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 impl Measurements {

@@ -13,7 +13,7 @@ use crescendo::network::{Engine, EngineError, Graph, MicroBatch, Rule, Section};
 use crescendo::training::Error;
 use serde_json::{Value, json};
 
-use super::median;
+use crate::commands::measuring::median;
 use crate::commands::say;
 
 /// What is measured.

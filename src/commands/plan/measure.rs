@@ -6,6 +6,7 @@ use crescendo::network::{Device, Engine, EngineError, MicroBatch, Section};
 use crescendo::training::Error;
 
 use super::Plan;
+use crate::commands::measuring::{images, labels, median};
 
 /// For how long is measured, about.
 const SECONDS: f64 = 3.0;
@@ -33,9 +34,7 @@ impl Speed {
         let mut engine = device.engine(graph)?;
         engine.import(Section::Model, &graph.initial(0))?;
         let image = graph.input.len();
-        // The values do not matter, but should vary about as much as those of normalised images.
-        let pixels: Vec<f32> = (0..most * image).map(|i| (i as f32 * 0.37).sin() * 1.7).collect();
-        let labels: Vec<u16> = (0..most).map(|i| (i % graph.classes()) as u16).collect();
+        let (pixels, labels) = (images(graph, most), labels(graph.classes(), most));
         let rules = recipe.optimizer.first_rules(graph, most);
         let update = |engine: &mut dyn Engine, images: usize| -> Result<f64, EngineError> {
             let begin = Instant::now();
@@ -63,7 +62,7 @@ impl Speed {
             of_large.push(update(&mut *engine, large)?);
             of_small.push(update(&mut *engine, small)?);
         }
-        Ok(Self::of([(small, median(of_small)), (large, median(of_large))]))
+        Ok(Self::of([(small, median(&mut of_small)), (large, median(&mut of_large))]))
     }
 
     /// The line through two points, each a number of images and the seconds of their update.
@@ -108,11 +107,6 @@ impl Plan<'_> {
     fn work(&self, flops: u64) -> f64 {
         flops as f64 / self.graph.training_flops().max(1) as f64
     }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 #[cfg(test)]

@@ -1,14 +1,11 @@
 //! `evaluation.json`: the latest evaluation of each split, with its confusion matrix and the images
 //! that were misclassified most confidently. Field names are the keys of the file.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use crescendo_data::ImageShape;
 use crescendo_training::events::EvaluatedSplit;
+use crescendo_training::json_file::{self, in_base64};
 use crescendo_training::{CalibrationBin, Error, Evaluation, Misclassified, write_atomically};
 use serde::{Deserialize, Serialize};
 
@@ -79,20 +76,6 @@ pub struct MisclassifiedImage {
     pub image: Vec<u8>,
 }
 
-mod in_base64 {
-    use super::{Engine, STANDARD};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map_err(|_| D::Error::custom("an image is not valid base64"))
-    }
-}
-
 impl EvaluationFile {
     /// Reads the file of the run in `folder`; empty if nothing was evaluated yet.
     ///
@@ -100,24 +83,12 @@ impl EvaluationFile {
     /// If the file cannot be read or is damaged.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let path = path(folder);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(Error::io("read", &path, error)),
+        let advice = "remove it; the next evaluation of the run recreates it";
+        let Some(file) = json_file::read::<Self>(&path, advice)? else {
+            return Ok(Self::default());
         };
-        let damaged = |problem: &str| {
-            let problem = format!(
-                "is damaged ({problem}): remove it; the next evaluation of the run recreates it"
-            );
-            Error::bad(&path, problem)
-        };
-        let file: Self = serde_json::from_str(&text).map_err(|error| {
-            // serde's own messages name types of this program.
-            let (line, column) = (error.line(), error.column());
-            damaged(&format!("unexpected content at line {line}, column {column}"))
-        })?;
         for record in [&file.test, &file.validation].into_iter().flatten() {
-            record.check().map_err(damaged)?;
+            record.check().map_err(|problem| json_file::damaged(&path, problem, advice))?;
         }
         Ok(file)
     }
@@ -208,6 +179,7 @@ fn path(folder: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn evaluation() -> Evaluation {
         let mut image = Misclassified::default();

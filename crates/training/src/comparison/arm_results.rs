@@ -63,25 +63,9 @@ impl ArmResults<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crescendo_network::{DeviceKind, PrecisionKind};
-
     use super::*;
     use crate::comparison::Comparison;
-
-    fn row(arm: &str, seed: u64, running: f64) -> Row {
-        Row {
-            arm: arm.into(),
-            seed,
-            fingerprint: "00ff".into(),
-            running,
-            precise: running + 0.01,
-            train_loss: 1.25,
-            updates: 100 + seed,
-            seconds: 12.5,
-            device: DeviceKind::Cpu,
-            precision: PrecisionKind::F32,
-        }
-    }
+    use crate::comparison::results::tests::row;
 
     #[test]
     fn differences_are_taken_in_pairs() {

@@ -211,10 +211,10 @@ fn parse(line: &str) -> Option<Row> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row(arm: &str, seed: u64, running: f64) -> Row {
+    pub fn row(arm: &str, seed: u64, running: f64) -> Row {
         Row {
             arm: arm.into(),
             seed,
@@ -222,7 +222,7 @@ mod tests {
             running,
             precise: running + 0.01,
             train_loss: 1.25,
-            updates: 100,
+            updates: 100 + seed,
             seconds: 12.5,
             device: DeviceKind::Cpu,
             precision: PrecisionKind::F32,

@@ -28,7 +28,8 @@ fn prefix(section: Section) -> &'static str {
     }
 }
 
-fn path(folder: &Path) -> PathBuf {
+/// The file of the run in `folder`.
+pub(crate) fn path(folder: &Path) -> PathBuf {
     folder.join("state").join("state.safetensors")
 }
 
