@@ -45,7 +45,8 @@ fn bench_predicts_other_numbers_of_threads() {
         let seconds = |key: &str| step[key].as_f64().unwrap();
         assert!(seconds("one_thread_seconds") > 0.0 && seconds("seconds") > 0.0, "{step}");
     }
-    let text = place.run(&format!("bench quick {small}"));
+    let smaller = "--set network.widths=[4,4,4] --batch 4 --seconds 0.01 --model-threads 16";
+    let text = place.run(&format!("bench quick {smaller}"));
     assert!(text.contains("model, 16 threads: ") && text.contains(" times one thread ("), "{text}");
 }
 

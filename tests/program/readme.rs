@@ -275,28 +275,36 @@ fn run(place: &Place, page: &str, arguments: &[&str]) {
             let mut changes = smaller(recipe(arguments).unwrap_or("report"), arguments);
             changes.retain(|word| !["--data", "shapes:20,10"].contains(word));
             changes.extend(["--seconds", "0.05"]);
-            let mut arguments = arguments.to_vec();
-            if let Some(at) = arguments.iter().position(|word| *word == "--batch") {
-                arguments[at + 1] = "20";
-            }
-            expect(place, page, &arguments, &changes, 0);
+            expect(place, page, &with(arguments, "--batch", "20"), &changes, 0);
         }
-        ["compare", _, ..] => {
+        ["compare", name, ..] => {
             let mut changes = smaller("quick", arguments);
             // As short, and on as few images, as all arms still differ.
-            changes.extend(["--set", "train.epochs=11"]);
-            if let Some(data) = changes.iter_mut().find(|word| **word == "shapes:20,10") {
+            let grows = *name == "grow-or-decay";
+            changes.extend(["--set", if grows { "train.epochs=11" } else { "train.epochs=1" }]);
+            let data = changes.iter_mut().find(|word| **word == "shapes:20,10");
+            if grows && let Some(data) = data {
                 *data = "shapes:130,10";
             }
-            if !arguments.contains(&"--seeds") {
-                changes.extend(["--seeds", "0"]);
-            }
-            expect(place, page, arguments, &changes, 0);
+            expect(place, page, &with(arguments, "--seeds", "0"), &changes, 0);
+        }
+        ["plan", ..] if arguments.contains(&"shapes:20000,1000") => {
+            expect(place, page, &with(arguments, "--data", "shapes:2000,100"), &[], 0);
         }
         _ => {
             expect(place, page, arguments, &[], 0);
         }
     }
+}
+
+/// A command with this value for an option.
+fn with<'a>(arguments: &[&'a str], option: &'a str, value: &'a str) -> Vec<&'a str> {
+    let mut arguments = arguments.to_vec();
+    match arguments.iter().position(|word| *word == option) {
+        Some(at) => arguments[at + 1] = value,
+        None => arguments.extend([option, value]),
+    }
+    arguments
 }
 
 /// The recipe that a command names.

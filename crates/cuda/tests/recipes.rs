@@ -162,6 +162,7 @@ fn losses_of_quick_follow_the_cpu_in_bf16() {
 }
 
 #[test]
+#[ignore = "takes ten seconds"]
 fn losses_of_fast94_follow_the_cpu_in_bf16() {
     // Off by 0.09; the bound is 0.14.
     check_bf16("losses_of_fast94_follow_the_cpu_in_bf16", &fast94());
@@ -181,6 +182,7 @@ fn check_bits(test: &str, cut: &Cut, updates: usize) {
 }
 
 #[test]
+#[ignore = "takes ten seconds"]
 fn bits_of_quick_do_not_depend_on_the_schedule() {
     check_bits("bits_of_quick_do_not_depend_on_the_schedule", &quick(), 2);
 }

@@ -30,17 +30,22 @@ impl Conv2d {
     /// Calls `f(output, weight, input)` with the indices of every product that an output sums up.
     fn products(self, shape: Nchw, mut f: impl FnMut(usize, usize, usize)) {
         let (out, k) = (self.output(shape), self.kernel);
+        // The outputs on an axis for which a row or column of the filter is not in the padding.
+        let inside = |tap: usize, outputs: usize, inputs: usize| {
+            let first = self.padding.saturating_sub(tap).div_ceil(self.stride);
+            let end = (inputs + self.padding).saturating_sub(tap).div_ceil(self.stride);
+            first..end.min(outputs)
+        };
         for (image, output) in pairs(out.images, out.channels) {
-            for (row, column) in pairs(out.height, out.width) {
-                let y = out.at(image, output, row, column);
-                for (input, (ky, kx)) in
-                    (0..shape.channels).flat_map(|input| pairs(k, k).map(move |tap| (input, tap)))
-                {
-                    let r = (row * self.stride + ky).wrapping_sub(self.padding);
-                    let c = (column * self.stride + kx).wrapping_sub(self.padding);
-                    if r < shape.height && c < shape.width {
-                        let w = ((output * shape.channels + input) * k + ky) * k + kx;
-                        f(y, w, shape.at(image, input, r, c));
+            for (input, (ky, kx)) in
+                (0..shape.channels).flat_map(|input| pairs(k, k).map(move |tap| (input, tap)))
+            {
+                let w = ((output * shape.channels + input) * k + ky) * k + kx;
+                for row in inside(ky, out.height, shape.height) {
+                    let r = row * self.stride + ky - self.padding;
+                    for column in inside(kx, out.width, shape.width) {
+                        let c = column * self.stride + kx - self.padding;
+                        f(out.at(image, output, row, column), w, shape.at(image, input, r, c));
                     }
                 }
             }

@@ -118,11 +118,30 @@ fn sums_give_the_moments_even_far_from_zero() {
 /// residual and to BatchNorm's parameters, with the slope taken from the argument and from the value.
 #[test]
 fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
-    for isa in Isa::available() {
+    let given = |isa| {
         let processor = processor(isa, 2);
         let (main, side) = (Normed::new(&processor, 2, 0.5), Normed::new(&processor, 3, -1.0));
-        let dy = planes(4);
-        for activation in ACTIVATIONS {
+        (processor, main, side)
+    };
+    let given: Vec<_> = Isa::available().map(|isa| (isa, given(isa))).collect();
+    let dy = planes(4);
+    for activation in ACTIVATIONS {
+        // The numbers that go in are the same with every instruction set.
+        let (_, (_, main, side)) = &given[0];
+        let f = |x: &[f64], r: &[f64]| {
+            let sum: Vec<f64> =
+                std::iter::zip(main.expected(x), side.expected(r)).map(|(a, b)| a + b).collect();
+            reference::pointwise(pointwise(activation), &sum)
+        };
+        let (x64, r64) = (wide(&main.planes), wide(&side.planes));
+        let y = f(&x64, &r64);
+        let expected = [
+            differences(&main.planes, |x| dot(&f(x, &r64), &dy)),
+            differences(&side.planes, |r| dot(&f(&x64, r), &dy)),
+        ];
+        let (main_planes, side_planes) = (&main.planes, &side.planes);
+        for (isa, (processor, main, side)) in &given {
+            assert!(main.planes == *main_planes && side.planes == *side_planes, "{isa:?}");
             let residual = Residual { value: MapsRef::F32(&side.blocks), affine: side.affine() };
             let argument = || Prologue {
                 affine: main.affine(),
@@ -141,21 +160,14 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
                     save: Some(MapsMut::f32(&mut kept)),
                     shape: SHAPE,
                 };
-                pooling::materialise(&processor, &prologue, &epilogue);
+                pooling::materialise(processor, &prologue, &epilogue);
             }
             assert_eq!(kept, out, "what is kept is what was read");
-            let f = |x: &[f64], r: &[f64]| {
-                let sum: Vec<f64> = std::iter::zip(main.expected(x), side.expected(r))
-                    .map(|(a, b)| a + b)
-                    .collect();
-                reference::pointwise(pointwise(activation), &sum)
-            };
-            let (x64, r64) = (wide(&main.planes), wide(&side.planes));
             let what = format!("{activation:?} {isa:?}");
-            assert_close(&what, &to_nchw(SHAPE, &out), &f(&x64, &r64), 2e-6);
+            assert_close(&what, &to_nchw(SHAPE, &out), &y, 2e-6);
 
             // Backward: the epilogue's part, then the prologue's.
-            let given = to_blocked(SHAPE, &dy);
+            let gradient = to_blocked(SHAPE, &dy);
             let mut ways = vec![DerivativeAt::Input(argument())];
             if activation.derivative_from_output() {
                 ways.push(DerivativeAt::Output(MapsRef::F32(&kept)));
@@ -180,17 +192,14 @@ fn norm_residual_and_activation_match_the_reference_and_finite_differences() {
                     ],
                     ..GradientEpilogue::plain(SHAPE, DisjointSlice::new(&mut g))
                 };
-                let gradient = GradientPrologue { shape: SHAPE, gradient: &given, norm: None };
-                pooling::materialise_backward(&processor, &gradient, &epilogue);
-                for (normed, sums, is_main) in [(&main, &sums[0], true), (&side, &sums[1], false)] {
-                    let dx = back_through_norm(&processor, normed, &g, sums);
-                    let expected = if is_main {
-                        differences(&main.planes, |x| dot(&f(x, &r64), &dy))
-                    } else {
-                        differences(&side.planes, |r| dot(&f(&x64, r), &dy))
-                    };
+                let gradient = GradientPrologue { shape: SHAPE, gradient: &gradient, norm: None };
+                pooling::materialise_backward(processor, &gradient, &epilogue);
+                for (normed, sums, expected) in
+                    [(main, &sums[0], &expected[0]), (side, &sums[1], &expected[1])]
+                {
+                    let dx = back_through_norm(processor, normed, &g, sums);
                     // Kinks: no differences are right there.
-                    assert_close(&what, &to_nchw(SHAPE, &dx), &expected, 3e-5);
+                    assert_close(&what, &to_nchw(SHAPE, &dx), expected, 3e-5);
                 }
             }
         }

@@ -12,6 +12,7 @@ mod set_keys;
 mod tests;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use crescendo_network::Node;
 use toml::{Table, Value};
@@ -75,8 +76,8 @@ impl Recipe {
         let mut saved: Table =
             text.parse().map_err(|error| Error::Recipe(syntax_problem(text, &error)))?;
         saved.remove("run");
-        let mut whole = every_key();
-        merge(&mut whole, saved, &every_key(), "").map_err(Error::Recipe)?;
+        let mut whole = every_key().clone();
+        merge(&mut whole, saved, every_key(), "").map_err(Error::Recipe)?;
         Self::converted(whole)
     }
 
@@ -105,7 +106,7 @@ impl Recipe {
             }
         }
         let mut lines = Vec::new();
-        collect(&self.table(), &every_key(), "", &mut lines);
+        collect(&self.table(), every_key(), "", &mut lines);
         lines
     }
 
@@ -123,6 +124,9 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
     if depth > MAX_BASES {
         return Err(Error::Recipe(format!("{name_or_path}: its bases form a cycle")));
     }
+    if name_or_path == BUILT_IN[0].name {
+        return Ok(every_key().clone());
+    }
     let built_in = BUILT_IN.iter().find(|recipe| recipe.name == name_or_path);
     let text = match built_in {
         Some(recipe) => recipe.text.to_owned(),
@@ -132,7 +136,6 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
     // A run's `recipe.toml` also has a section about the run.
     own.remove("run");
     let base = match own.remove("base") {
-        None if name_or_path == BUILT_IN[0].name => return Ok(own),
         None => BUILT_IN[0].name.to_owned(),
         Some(Value::String(base)) if built_in.is_none() => base_path(name_or_path, &base),
         Some(Value::String(base)) => base,
@@ -143,7 +146,7 @@ fn table(name_or_path: &str, depth: usize) -> Result<Table, Error> {
         }
     };
     let mut whole = table(&base, depth + 1)?;
-    merge(&mut whole, own, &every_key(), "")
+    merge(&mut whole, own, every_key(), "")
         .map_err(|problem| Error::Recipe(format!("{name_or_path}: {problem}")))?;
     Ok(whole)
 }
@@ -212,8 +215,8 @@ fn read(path: &str) -> Result<String, Error> {
 fn type_problem(table: &Table, error: conversion::Mismatch) -> String {
     // A recipe that is right but for one key shows whether that key is wrong.
     let mismatch = |key: &str, value: Value| {
-        let mut one = every_key();
-        merge(&mut one, with_key(key, value), &every_key(), "").expect("the key is known");
+        let mut one = every_key().clone();
+        merge(&mut one, with_key(key, value), every_key(), "").expect("the key is known");
         convert::<Recipe>(one).err()
     };
     for (key, value) in values(table) {
@@ -272,12 +275,14 @@ fn merge(whole: &mut Table, own: Table, known: &Table, section: &str) -> Result<
 }
 
 /// The recipe that has every key.
-fn every_key() -> Table {
-    BUILT_IN[0].text.parse().expect("the built-in recipe is valid")
+fn every_key() -> &'static Table {
+    static TABLE: LazyLock<Table> =
+        LazyLock::new(|| BUILT_IN[0].text.parse().expect("the built-in recipe is valid"));
+    &TABLE
 }
 
 fn set(table: &mut Table, change: &str) -> Result<(), Error> {
-    merge(table, parse_change(change)?, &every_key(), "").map_err(Error::Recipe)
+    merge(table, parse_change(change)?, every_key(), "").map_err(Error::Recipe)
 }
 
 /// A table with nothing but the key of a change of the form `section.key=value`.
@@ -326,7 +331,7 @@ fn unknown(name: &str) -> String {
 
 /// Every key there is.
 fn keys() -> Vec<String> {
-    values(&every_key()).into_iter().map(|(key, _)| key).collect()
+    values(every_key()).into_iter().map(|(key, _)| key).collect()
 }
 
 /// The keys of a recipe's table by their whole names, with their values.
@@ -348,7 +353,7 @@ fn values(table: &Table) -> Vec<(String, &Value)> {
         }
     }
     let mut all = Vec::new();
-    collect(table, &every_key(), "", &mut all);
+    collect(table, every_key(), "", &mut all);
     all
 }
 

@@ -72,7 +72,7 @@ impl Recipe {
                     recipe = base;
                 }
                 _ => {
-                    add(&own, &every_key());
+                    add(&own, every_key());
                     break;
                 }
             }

@@ -360,8 +360,7 @@ fn no_error_about_a_type_names_one_of_rusts() {
 
 #[test]
 fn every_key_with_a_list_has_a_description() {
-    let table = every_key();
-    let lists = values(&table).into_iter().filter(|(_, value)| value.is_array());
+    let lists = values(every_key()).into_iter().filter(|(_, value)| value.is_array());
     let mut described = LISTS.map(|list| list.0).to_vec();
     described.sort_unstable();
     let mut lists: Vec<String> = lists.map(|(key, _)| key).collect();

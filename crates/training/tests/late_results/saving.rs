@@ -107,13 +107,25 @@ fn ends_of_epochs_are_saved_only_where_they_must_be() {
 
 #[test]
 fn a_run_without_saved_ends_of_epochs_is_resumed_to_the_bit_wherever_it_is_killed() {
+    check_kills([0, 7, 14], 21);
+}
+
+#[test]
+#[ignore = "takes a quarter of a minute"]
+fn longer_a_run_without_saved_ends_of_epochs_is_resumed_to_the_bit_wherever_it_is_killed() {
+    check_kills([0; 3], 7);
+}
+
+/// Kills at every `step`th event, from the `first` on.
+fn check_kills(first: [usize; 3], step: usize) {
     let place = tempfile::tempdir().unwrap();
     let data = shapes::generate(0, 150, 20);
-    for changes in [
+    let cases = [
         &["train.evaluate_every=0", "train.checkpoint_every=2"][..],
         &["train.checkpoint_every=2"],
         &["data.validation=20", "train.stop_after=3", "optimizer.average=ema"],
-    ] {
+    ];
+    for (changes, first) in cases.into_iter().zip(first) {
         let changes = [&LONGER, changes].concat();
         let whole = place.path().join("whole");
         let mut run = create(&whole, &CpuDevices, &data, &changes);
@@ -134,7 +146,7 @@ fn a_run_without_saved_ends_of_epochs_is_resumed_to_the_bit_wherever_it_is_kille
         };
         assert!(weights(&whole) == weights(&folder), "{changes:?}");
         let (events, rows) = (watcher.count, watcher.rows);
-        for killed_at in (0..events).step_by(7) {
+        for killed_at in (first..events).step_by(step) {
             let folder = place.path().join(format!("killed-{killed_at}"));
             let mut run = create(&folder, &FAST, &data, &changes);
             let mut watcher = Watcher::new(&folder, Some(killed_at));
