@@ -38,12 +38,10 @@ fn networks_in_bf16_match_the_reference() {
         return;
     };
     let suite = Suite { device: &*device, tolerances };
+    // The others of this precision are above.
     for name in [
         "residual_networks_match_the_reference",
-        "airbench_networks_match_the_reference",
         "updates_of_airbench_networks_match_the_reference",
-        "samples_are_of_the_last_data_set",
-        "norms_of_halves_match_the_reference",
     ] {
         (Property::named(name).check)(&suite);
     }
