@@ -9,13 +9,19 @@ use super::weights::Direction;
 use super::{Domain, Geometry};
 use crate::prefetch::MapRows;
 use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
-use crate::{MapShape, ThreadPool};
+use crate::{MapShape, ThreadPool, Workspace};
 
 /// Reading all weights once, as each group does, takes as long as multiplying so many tiles.
 const WEIGHTS_IN_TILES: f64 = 4.5;
 
 /// What work by stages costs, at least, compared with the largest groups: see [`super::stages`].
 const STAGES_COST: f64 = 1.15;
+
+/// Whether a batch has so few images that threads would be without work, or would all read all weights for a few tiles.
+fn are_few(geometry: &Geometry, threads: usize) -> bool {
+    let images = geometry.input.images;
+    threads > 1 && (images < threads || images * geometry.tiles() <= Workspace::GROUP_TILES)
+}
 
 /// Parts of the batch, and groups of each.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +59,12 @@ impl Schedule {
         }
     }
 
-    /// The same for the forward pass on many threads, where parts and groups do not change results: as many groups as
+    /// The same for the forward pass on many threads or over few images, where parts and groups do not change results: as many groups as
     /// keep all threads at work to the end. `None` where it is better to go by stages.
     pub fn for_threads(self, geometry: &Geometry, pool: &ThreadPool) -> Option<Self> {
         let threads = pool.threads();
         if !are_many(threads) {
-            return Some(self);
+            return (!are_few(geometry, threads)).then_some(self);
         }
         let all = geometry.input.images;
         // Time, in units of one image's GEMMs.

@@ -1,4 +1,4 @@
-//! For many threads: all tiles go through one stage after the other, each of which has many tasks.
+//! For many threads, or few images: all tiles go through one stage after the other, each of which has many tasks.
 //!
 //! With a task for each part of the batch, [`forward`](super::forward) and [`backward`](super::backward) keep their
 //! domains in the second-level caches, but there are as few tasks as parts, and more parts would change the
@@ -19,9 +19,7 @@ use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{
-    TASKS_PER_THREAD, are_many, chunks, images_in_cache, intersection, split_range,
-};
+use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::workspace::Workers;
 use crate::{DisjointSlice, MapShape, Processor};
 
@@ -43,7 +41,7 @@ fn chunk_len(geometry: &Geometry, threads: usize) -> usize {
 
 /// Numbers of shared memory for the domains, of this batch or a smaller one.
 pub(super) fn domains(geometry: &Geometry, threads: usize) -> usize {
-    if !are_many(threads) {
+    if threads == 1 {
         return 0;
     }
     domain_lens(geometry, chunk_len(geometry, threads)).iter().sum()
