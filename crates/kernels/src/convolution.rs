@@ -206,3 +206,28 @@ pub fn backward(
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_images_take_algorithms_with_fewer_packed_weights() {
+        let algorithms = |channels: usize, side: usize, images: usize| {
+            let layer = Convolution {
+                inputs: channels,
+                outputs: channels,
+                kernel: 3,
+                stride: 1,
+                padding: 1,
+            };
+            let input = MapShape { images, channels, height: side, width: side };
+            (layer.best_algorithm(input), layer.best_algorithm_for_few(input))
+        };
+        use ConvAlgorithm::{Direct, Winograd2, Winograd4};
+        assert_eq!(algorithms(64, 32, 1), (Winograd4, Winograd4));
+        assert_eq!(algorithms(256, 8, 1), (Winograd4, Winograd2));
+        assert_eq!(algorithms(256, 3, 1), (Winograd4, Direct));
+        assert_eq!(algorithms(256, 8, 100), (Winograd4, Winograd4));
+    }
+}

@@ -174,9 +174,19 @@ mod tests {
 
     /// The schedule of 125 images on so many threads.
     fn schedule(channels: usize, side: usize, threads: usize, unequal: bool) -> Option<Schedule> {
+        schedule_of(125, channels, side, threads, unequal)
+    }
+
+    fn schedule_of(
+        images: usize,
+        channels: usize,
+        side: usize,
+        threads: usize,
+        unequal: bool,
+    ) -> Option<Schedule> {
         let layer =
             Convolution { inputs: channels, outputs: channels, kernel: 3, stride: 1, padding: 1 };
-        let input = MapShape { images: 125, channels, height: side, width: side };
+        let input = MapShape { images, channels, height: side, width: side };
         let geometry = Geometry::new(Size::Four, &layer, input);
         let mut pool = ThreadPool::recording(threads, TaskTimes::default());
         pool.set_unequal_cores(unequal);
@@ -198,6 +208,15 @@ mod tests {
         assert!(schedule(256, 8, 64, false).is_none());
         // Few threads take the parts as they are.
         assert_eq!(schedule(256, 8, 2, false).unwrap().parts, 4);
+    }
+
+    #[test]
+    fn all_threads_work_on_one_image() {
+        let by_stages =
+            |images, channels, side| schedule_of(images, channels, side, 2, false).is_none();
+        assert!(by_stages(1, 64, 32) && by_stages(1, 64, 64) && by_stages(4, 256, 8));
+        assert!(!by_stages(2, 64, 32) && !by_stages(125, 256, 8));
+        assert!(schedule_of(1, 64, 32, 1, false).is_some());
     }
 
     #[test]

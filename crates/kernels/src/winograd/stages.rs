@@ -58,7 +58,8 @@ impl Domains {
     fn new(geometry: &Geometry, images: Range<usize>, memory: &mut [f32]) -> Self {
         let tiles = images.len() * geometry.tiles();
         let lens = domain_lens(geometry, images.len());
-        assert!(lens.iter().sum::<usize>() <= memory.len(), "the workspace is too small");
+        let fits = lens.iter().sum::<usize>() <= memory.len();
+        assert!(fits, "the workspace was made for smaller layers or fewer threads");
         let start = memory.as_mut_ptr();
         Domains {
             input: Domain::new(start, geometry.input.blocks(), tiles),
