@@ -13,7 +13,7 @@ const SECONDS: f64 = 3.0;
 /// An update of more images than take so many seconds is not measured, so that there are several.
 const UPDATE_SECONDS: f64 = 0.3;
 /// Images of the first updates, which find out how many images an update can have.
-const FIRST: usize = 8;
+const FIRST: usize = 2;
 
 /// How long an update takes, as a number of seconds and a number for each of its images.
 pub struct Speed {

@@ -12,6 +12,9 @@ pub type Column = fn(&EpochRow) -> Option<f64>;
 
 /// The number of colours in the style sheet.
 const COLOURS: usize = 8;
+/// How a curve's values are seen.
+pub const HOW_TO_READ: &str =
+    "Point at an epoch, tap it, or use Tab and the arrow keys, for its values.";
 /// The CSS class of the paper's numbers.
 pub const PAPER: &str = "paper";
 
@@ -59,7 +62,7 @@ pub fn decision_lines(runs: &[RunData]) -> Vec<VerticalLine> {
             title = format!("{}\n{title}", run.label);
         }
         if !decision.reason.is_empty() {
-            title += &format!("\n{}", decision.words());
+            title += &format!("\n{}", decision.reason);
         }
         let kind = if decision.what == "batch_size" { "growth" } else { "other" };
         // The lines of several runs are told apart by their colours.

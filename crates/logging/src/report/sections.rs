@@ -43,7 +43,7 @@ pub fn curves(runs: &[RunData]) -> String {
         "Training loss and accuracy are measured on augmented images while the weights still change; those of \
          validation and test images, after the epoch.",
     );
-    notes.push("Point at an epoch, tap it, or use Tab and the arrow keys, for its values.");
+    notes.push(panels::HOW_TO_READ);
     let _ = writeln!(html, "<p class=\"note\">{}</p>", notes.join(" "));
     if runs.len() > 1 {
         let mut entries: Vec<(String, &str)> = Vec::new();

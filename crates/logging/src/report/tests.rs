@@ -241,7 +241,7 @@ fn the_report_reloads_itself_while_the_run_is_training() {
     let place = full_run("quick");
     let folder = place.path().join("run");
     let page = || fs::read_to_string(folder.join(FILE_NAME)).unwrap();
-    let reloads = || page().contains("<meta http-equiv=\"refresh\" content=\"5\">");
+    let reloads = || page().contains("<meta http-equiv=\"refresh\" content=\"30\">");
     let started = || Event::Started {
         folder: folder.clone(),
         description: String::new(),
@@ -252,6 +252,12 @@ fn the_report_reloads_itself_while_the_run_is_training() {
     let mut observer = HtmlReport::default();
     observer.event(&started()).unwrap();
     assert!(reloads());
+    // Who looks at the page of a run that was killed sees it.
+    let said = page();
+    let (_, written) = said.split_once("<p class=\"note\">Written at ").unwrap();
+    let moment = written.get(..24).unwrap();
+    assert!(moment.contains(", ") && moment.ends_with(" UTC"), "{moment}");
+    assert!(said.contains("<a href=\"#resume\">") && said.contains("<section id=\"resume\">"));
     observer.event(&Event::Interrupted { folder: folder.clone(), own: false }).unwrap();
     assert!(!page().contains("refresh"));
     assert_eq!(page(), render(&[read(&place)]));
