@@ -141,6 +141,7 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
     let panels = [
         panel(&LOSS, "Train loss", lines, |row| Some(row.train_loss), &paper::TRAIN_LOSS),
         panel(&LOSS, "Validation loss", lines, |row| row.validation_loss, none),
+        panel(&LOSS, "Test loss", lines, |row| row.test_loss, none),
         panel(&ACCURACY, "Test accuracy", lines, |row| row.test_accuracy, &paper::TEST_ACCURACY),
         panel(&ACCURACY, "Validation accuracy", lines, |row| row.validation_accuracy, none),
         panel(&BATCH, BATCH.title, steps, |row| row.batch_size, &paper::batch_sizes()),

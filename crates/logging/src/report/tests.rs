@@ -140,7 +140,7 @@ fn a_report_shows_everything_in_a_runs_folder() {
         "validation 1.7500",
         "<dd>3 of 14</dd>",
         "<dd>41.23%</dd>",
-        "From epoch 3: batch size 25 to 50\nplateau of the train loss: no gain, &lt;script&gt;",
+        "From epoch 3: batch size 25 to 50\nno gain, &lt;script&gt;",
         "train loss 1.9200, best before 1.9100; 2 epochs without improvement; noise scale 80",
         "0.1 → 0.05",
         "Test set after epoch 3",
@@ -393,7 +393,13 @@ fn several_runs_are_drawn_in_the_colours_of_their_groups() {
     assert_eq!(report.matches("class=\"line c1\"").count(), 16);
     // Two groups in the legend, three runs in the table.
     assert_eq!(report.matches("class=\"key c").count(), 2 + 3);
-    assert!(report.contains("<td>1.5000</td>") && report.contains("<td>4.4</td>"));
+    assert!(report.contains("<td>1.5000</td>") && report.contains("<td>4 s</td>"));
+    // The accuracies come first. A name leads to the run's own report, if it has one.
+    assert!(report.contains("<tr><th scope=\"col\">run</th><th scope=\"col\">test accuracy</th>"));
+    assert!(!report.contains("report.html"));
+    fs::write(runs[0].folder.join(FILE_NAME), "").unwrap();
+    runs[0].links = Some("a%20run/".to_owned());
+    assert!(render(&runs).contains("<a href=\"a%20run/report.html\">grown</a>"));
     check(&render(&[]));
 }
 
