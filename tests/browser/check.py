@@ -6,7 +6,7 @@
 Each page is opened in windows of three widths, in the dark and the light colour scheme, without a network.
 All figures and images must be visible, nothing may overflow horizontally, no text may be tiny, leave its
 figure or overlap another, nothing but the file itself may be requested, and axe-core may find nothing that it
-calls serious or critical. `--has TEXT` names what must be there to read. `--shots` saves screenshots.
+calls serious or critical. Only the page of a run that is training may reload itself (`--training`). `--has TEXT` names what must be there to read. `--shots` saves screenshots.
 """
 
 import argparse
@@ -90,7 +90,8 @@ PROBLEMS = """() => {
 
 # What axe-core finds serious or critical, each as a sentence.
 FINDINGS = """async () => {
-  const { violations } = await axe.run();
+  // Without a script a page can reload itself in no other way; that it does so is checked apart.
+  const { violations } = await axe.run({ rules: { 'meta-refresh': { enabled: false } } });
   const serious = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
   return serious.map(({ id, nodes: [{ html, failureSummary }, ...more] }) =>
       `axe: ${id}: ${html.slice(0, 120)} and ${more.length} more: ${failureSummary.replace(/\\s+/g, ' ').slice(0, 240)}`);
@@ -125,6 +126,9 @@ def check(browser, path, width, scheme, args):
     scripts = page.locator("script").count()
     if scripts:
         problems.append(f"has {scripts} scripts")
+    reloads = page.locator("meta[http-equiv=refresh]").count() > 0
+    if reloads != args.training:
+        problems.append("reloads itself" if reloads else "does not reload itself")
     figures = page.locator("svg").count()
     if figures < args.figures:
         problems.append(f"has {figures} figures, not {args.figures}")
@@ -143,6 +147,7 @@ def main():
     parser.add_argument("pages", nargs="+", type=pathlib.Path)
     parser.add_argument("--figures", type=int, default=1, help="the least number of figures in each page")
     parser.add_argument("--has", action="append", default=[], metavar="TEXT", help="what each page must say")
+    parser.add_argument("--training", action="store_true", help="the pages are of runs that are training")
     parser.add_argument("--shots", type=pathlib.Path, help="a folder for screenshots")
     args = parser.parse_args()
     failed = 0

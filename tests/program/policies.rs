@@ -25,16 +25,19 @@ fn a_plateau_grows_the_batch_and_is_logged() {
     assert!(rates.iter().zip([0.1, 0.1, 0.1, 0.1, 0.05, 0.025]).all(|(a, b)| (a - b).abs() < 1e-9));
     let unused = "\nwarning: batch.steps has no effect: batch.policy is plateau\n";
     assert!(output.contains(unused), "{output}");
-    assert!(output.contains("Increasing batch size from 30 to 60 (train_loss "), "{output}");
+    assert!(
+        output.contains("Increasing batch size from 30 to 60 (plateau of the train loss: "),
+        "{output}"
+    );
     assert!(output.contains("Lowering learning rate from 0.1 to 0.05 ("), "{output}");
     let decisions = place.read("a/decisions.csv");
     assert_eq!(column(&decisions, "epoch"), ["3", "4", "5", "6"]);
     assert_eq!(column(&decisions, "to")[..2], ["60", "100"]);
     // With the numbers that decided.
     let row = decisions.lines().nth(1).unwrap();
-    let (_, why) = row.split_once(": no improvement in 1 epoch (").unwrap();
-    let why = why.strip_prefix("90 % better than the best is asked for, ").unwrap();
-    let (found, rest) = why.split_once(" % was reached)").unwrap();
+    let asked = "plateau of the train loss: 90 % better than the best is asked for, ";
+    let (_, why) = row.split_once(asked).unwrap();
+    let (found, rest) = why.split_once(" % was reached for 1 epoch").unwrap();
     let [value, best] = ["value", "best"].map(|name| {
         let cells: Vec<&str> = rest.split(',').collect();
         let at = if name == "value" { 2 } else { 3 };

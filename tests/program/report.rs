@@ -41,7 +41,7 @@ fn training_writes_a_report() {
         "href=\"results.svg\"",
         "alt=\"training image of ",
         "alt=\"filter 1\"",
-        "table: 50 from epoch 2 (batch.steps)",
+        "table batch.steps: 50 from epoch 2",
     ] {
         assert!(report.contains(part), "no {part}");
     }

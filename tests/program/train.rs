@@ -15,7 +15,8 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     assert_eq!(lines[1], "Images: 300 for training, 0 for validation, 100 for testing");
     assert!(lines[2].starts_with("Epoch 1 Loss "), "{output}");
     assert!(lines[2].contains(" Duration ") && lines[2].ends_with(" seconds."), "{output}");
-    assert_eq!(output.matches("Increasing batch size from 25 to 50 (by batch.steps)\n").count(), 1);
+    let decided = "Increasing batch size from 25 to 50 (table batch.steps: 50 from epoch 3)\n";
+    assert_eq!(output.matches(decided).count(), 1, "{output}");
     assert_eq!(output.matches("Checkpoint has been created.\n").count(), 2);
     let last = &lines[lines.len() - 5..];
     assert!(last[0].starts_with("Test accuracy: 0."), "{output}");

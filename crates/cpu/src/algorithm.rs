@@ -14,16 +14,16 @@ pub(crate) enum Layer {
 }
 
 impl Layer {
-    /// The layer of an operation; `None` for any other operation. A convolution's algorithm depends on shapes
-    /// alone, never on a timing, so that results are the same on every run.
-    pub fn of(node: &GraphNode, wanted: ConvolutionKind) -> Option<Layer> {
+    /// The layer of an operation, for a batch or for `few` images; `None` for any other operation. A convolution's
+    /// algorithm depends on shapes alone, never on a timing, so that results are the same on every run.
+    pub fn of(node: &GraphNode, wanted: ConvolutionKind, few: bool) -> Option<Layer> {
         match (node.operation, node.input) {
             (
                 Operation::Convolution { outputs, kernel, stride, padding, .. },
                 Shape::Maps { channels: inputs, .. },
             ) => {
                 let layer = Convolution { inputs, outputs, kernel, stride, padding };
-                Some(Layer::Convolution(layer, algorithm(&layer, node.input, wanted)))
+                Some(Layer::Convolution(layer, algorithm(&layer, node.input, wanted, few)))
             }
             (Operation::Linear { outputs, .. }, input) => {
                 Some(Layer::Linear(Linear { inputs: input.len(), outputs }))
@@ -33,10 +33,19 @@ impl Layer {
     }
 }
 
-fn algorithm(layer: &Convolution, input: Shape, wanted: ConvolutionKind) -> ConvAlgorithm {
+fn algorithm(
+    layer: &Convolution,
+    input: Shape,
+    wanted: ConvolutionKind,
+    few: bool,
+) -> ConvAlgorithm {
     let algorithm = match wanted {
         ConvolutionKind::Auto => {
-            return layer.best_algorithm(map_shape(input, 1).expect("it has maps"));
+            let image = map_shape(input, 1).expect("it has maps");
+            return match few {
+                true => layer.best_algorithm_for_few(image),
+                false => layer.best_algorithm(image),
+            };
         }
         ConvolutionKind::Winograd4 => ConvAlgorithm::Winograd4,
         ConvolutionKind::Winograd2 => ConvAlgorithm::Winograd2,

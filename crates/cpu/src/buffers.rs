@@ -8,7 +8,7 @@ use crescendo_network::{EngineError, Role};
 use crate::algorithm::Layer;
 use crate::convert::map_shape;
 use crate::memory_layout::MemoryLayout;
-use crate::plan::ExecutionPlan;
+use crate::plan::{ExecutionPlan, FEW_IMAGES};
 
 /// How many numbers of each kind a pass needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Sizes {
             workspace: workspace_size(plan, images, memory.plan.trains(), threads),
             sums: maps().map(sums_len).max().unwrap_or(0),
             channels: maps().map(|maps| maps.padded_channels()).max().unwrap_or(0),
-            packed: packed_lens(plan).max().unwrap_or(0),
+            packed: packed_lens(&plan.layers).max().unwrap_or(0),
         }
     }
 
@@ -60,7 +60,10 @@ fn workspace_size(
     trains: bool,
     threads: usize,
 ) -> WorkspaceSize {
-    let sizes = plan.fused.steps.iter().zip(&plan.layers).map(|(step, layer)| match layer {
+    let steps = |layers| plan.fused.steps.iter().zip::<&[Option<Layer>]>(layers);
+    // Inference on so few images takes either.
+    let few = if trains || images > FEW_IMAGES { &[] } else { &*plan.few };
+    let sizes = steps(&plan.layers).chain(steps(few)).map(|(step, layer)| match layer {
         Some(Layer::Convolution(layer, algorithm)) => {
             let input = map_shape(plan.fused.tensors[step.input.main.tensor.0].shape, images);
             let input = input.expect("a convolution reads maps");
@@ -86,8 +89,8 @@ fn workspace_size(
 }
 
 /// Numbers of the packed weights of each step.
-pub(crate) fn packed_lens(plan: &ExecutionPlan) -> impl Iterator<Item = usize> {
-    plan.layers.iter().map(|layer| match layer {
+pub(crate) fn packed_lens(layers: &[Option<Layer>]) -> impl Iterator<Item = usize> {
+    layers.iter().map(|layer| match layer {
         Some(Layer::Convolution(layer, algorithm)) => layer.packed_len(*algorithm),
         _ => 0,
     })

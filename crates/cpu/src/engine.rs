@@ -15,7 +15,7 @@ use crescendo_network::{
 use crate::buffers::{Buffers, Sizes, packed_lens};
 use crate::options::PlanOptions;
 use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
-use crate::plan::ExecutionPlan;
+use crate::plan::{ExecutionPlan, FEW_IMAGES};
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
 
@@ -32,7 +32,8 @@ pub(crate) struct CpuEngine {
     loss: Loss,
     state: State,
     buffers: Buffers,
-    folded: FoldedWeights,
+    /// For batches, and for few images.
+    folded: [FoldedWeights; 2],
     tuning: Tuning,
     /// The result of the current update so far.
     pending: UpdateResult,
@@ -66,7 +67,7 @@ impl CpuEngine {
             communicator: Box::new(SingleProcess),
             loss: Loss::default(),
             buffers: Buffers::default(),
-            folded: FoldedWeights::default(),
+            folded: Default::default(),
             tuning,
             pending: UpdateResult::default(),
             results: VecDeque::new(),
@@ -80,7 +81,7 @@ impl CpuEngine {
         let state = 4 * (4 * graph.parameter_count() + 2 * graph.statistic_count());
         let training = Sizes::new(plan, &plan.training, micro_batch, threads);
         let inference = Sizes::new(plan, &plan.inference, inference_images(threads), threads);
-        let folded = 4 * packed_lens(plan).sum::<usize>();
+        let folded = 4 * packed_lens(&plan.layers).chain(packed_lens(&plan.few)).sum::<usize>();
         state + folded + training.max(inference).bytes(threads)
     }
 
@@ -110,6 +111,7 @@ impl CpuEngine {
         let communicator = communicator.unwrap_or(&mut *self.communicator);
         let mut pass = Pass {
             plan,
+            layers: &plan.layers,
             memory: &plan.training,
             processor: &self.processor,
             state: &mut self.state,
@@ -123,17 +125,20 @@ impl CpuEngine {
         Ok((pass, &self.loss))
     }
 
-    /// The logits of at most [`inference_images`] images.
-    fn infer(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
+    /// The logits of at most [`inference_images`] images, which are all or some of those of a call with `few`.
+    fn infer(&mut self, images: &[f32], few: bool, logits: &mut [f32]) -> Result<(), EngineError> {
         let plan = &self.plans[self.current];
+        let layers = if few { &plan.few } else { &plan.layers };
+        let folded = &mut self.folded[usize::from(few)];
         let count = images.len() / plan.graph.input.len();
         let threads = self.processor.pool.threads();
         self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, count, threads))?;
-        if self.folded.packed.is_empty() {
-            self.folded.packed = packed_lens(plan).map(AlignedBuffer::new).collect();
+        if folded.packed.is_empty() {
+            folded.packed = packed_lens(layers).map(AlignedBuffer::new).collect();
         }
         let mut pass = Pass {
             plan,
+            layers,
             memory: &plan.inference,
             processor: &self.processor,
             state: &mut self.state,
@@ -141,7 +146,7 @@ impl CpuEngine {
             tuning: &mut self.tuning,
             images,
             count,
-            mode: Mode::Inference(&mut self.folded),
+            mode: Mode::Inference(folded),
         };
         pass.forward()?;
         logits.copy_from_slice(pass.logits());
@@ -316,7 +321,7 @@ impl Engine for CpuEngine {
         self.state.required = plan.required_gradients(&self.state.requires_grad);
         self.state.seconds = vec![[0.0; 2]; plan.fused.steps.len()];
         // Another image size may take other algorithms, whose weights are packed otherwise.
-        self.folded = FoldedWeights::default();
+        self.folded = Default::default();
         Ok(())
     }
 
@@ -416,8 +421,10 @@ impl Engine for CpuEngine {
         assert_eq!(logits.len(), images.len() / image * classes, "not one logit for each class");
         let most = inference_images(self.processor.pool.threads());
         let parts = images.chunks(image * most).zip(logits.chunks_mut(classes * most));
+        // By the call, not by its parts: these depend on the number of threads.
+        let few = images.len() <= image * FEW_IMAGES;
         for (images, logits) in parts {
-            self.infer(images, logits)?;
+            self.infer(images, few, logits)?;
         }
         Ok(())
     }

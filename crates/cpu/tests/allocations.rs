@@ -59,12 +59,20 @@ fn updates_and_inference_allocate_nothing_once_the_batch_size_is_known() {
         update(6);
         update(4);
         assert_eq!(COUNT.load(Ordering::Relaxed), before, "{activations:?}");
-        // The first call packs the weights.
-        let mut logits = vec![0.0; 6 * graph.classes()];
-        engine.logits_into(&images, &mut logits).unwrap();
+        // The first call packs the weights, and the first one with few images does for them.
+        let classes = graph.classes();
+        let mut logits = vec![0.0; 6 * classes];
+        let mut infer = |count: usize| {
+            let (images, logits) = (&images[..count * 3072], &mut logits[..count * classes]);
+            engine.logits_into(images, logits).unwrap();
+        };
+        infer(6);
+        infer(4);
         let before = COUNT.load(Ordering::Relaxed);
-        engine.logits_into(&images, &mut logits).unwrap();
-        engine.logits_into(&images[..3072], &mut logits[..graph.classes()]).unwrap();
+        infer(6);
+        infer(5);
+        infer(4);
+        infer(1);
         assert_eq!(COUNT.load(Ordering::Relaxed), before, "inference, {activations:?}");
     }
 }

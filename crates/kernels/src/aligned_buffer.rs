@@ -1,6 +1,6 @@
 //! Memory that is aligned to cache lines, in large pages where the system has them.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// The transform domain is written in dozens of streams, each in a page of its own: with pages of
@@ -23,6 +23,8 @@ const LARGE_PAGE: usize = 2 << 20;
 /// assert!(AlignedBuffer::try_new(usize::MAX / 8).is_none());
 /// ```
 pub struct AlignedBuffer {
+    /// What was allocated; dangling if there are no numbers.
+    memory: NonNull<u8>,
     start: NonNull<f32>,
     len: usize,
 }
@@ -41,24 +43,30 @@ impl AlignedBuffer {
     /// A buffer of `len` zeros; `None` if there is too little memory.
     pub fn try_new(len: usize) -> Option<Self> {
         if len == 0 {
-            return Some(AlignedBuffer { start: NonNull::dangling(), len });
+            let memory = NonNull::dangling();
+            return Some(AlignedBuffer { memory, start: NonNull::dangling(), len });
         }
-        let layout = Self::layout(len)?;
+        let (layout, align) = Self::layout(len)?;
         // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc(layout) }.cast::<f32>())?;
-        if layout.align() == LARGE_PAGE {
-            ask_for_large_pages(start.as_ptr().cast(), layout.size());
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let skipped = memory.as_ptr().align_offset(align);
+        // SAFETY: the layout has room for `len` numbers behind an aligned start.
+        let start = unsafe { memory.add(skipped) }.cast::<f32>();
+        if align == LARGE_PAGE {
+            ask_for_large_pages(start.as_ptr().cast(), len * size_of::<f32>());
         }
-        // SAFETY: freshly allocated with room for `len` numbers.
-        unsafe { start.as_ptr().write_bytes(0, len) };
-        Some(AlignedBuffer { start, len })
+        Some(AlignedBuffer { memory, start, len })
     }
 
-    /// `None` if it would be larger than the address space.
-    fn layout(len: usize) -> Option<Layout> {
+    /// How memory is allocated, and how the numbers are aligned in it; `None` if it would be larger than the address
+    /// space. Systems have much memory that is already zero where no more than the usual alignment is asked for: a
+    /// buffer that is not used, such as the gradients of a network that only predicts, takes no time then.
+    fn layout(len: usize) -> Option<(Layout, usize)> {
+        const USUAL: usize = align_of::<usize>();
         let size = len.checked_mul(size_of::<f32>())?;
         let align = if size >= LARGE_PAGE { LARGE_PAGE } else { 64 };
-        Layout::from_size_align(size, align).ok()
+        let layout = Layout::from_size_align(size.checked_add(align)?, USUAL);
+        Some((layout.ok()?, align))
     }
 
     /// Its numbers.
@@ -94,9 +102,9 @@ impl Default for AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        if let Some(layout) = Self::layout(self.len).filter(|layout| layout.size() > 0) {
+        if let Some((layout, _)) = Self::layout(self.len).filter(|_| self.len > 0) {
             // SAFETY: allocated in `try_new` with this layout.
-            unsafe { dealloc(self.start.as_ptr().cast(), layout) };
+            unsafe { dealloc(self.memory.as_ptr(), layout) };
         }
     }
 }

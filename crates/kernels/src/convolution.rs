@@ -30,6 +30,9 @@ pub enum ConvAlgorithm {
 /// elements (from the stages' times in docs/performance.md).
 const TRANSFORM_PRODUCTS: usize = 12;
 
+/// Reading a number from memory beyond the second-level cache takes about as long as so many multiplications.
+const READ_PRODUCTS: usize = 20;
+
 impl Convolution {
     /// Whether the algorithm can compute it: Winograd's need filters of 3x3, stride 1 and a padding of at
     /// most 1.
@@ -38,21 +41,36 @@ impl Convolution {
             || (self.kernel == 3 && self.stride == 1 && self.padding <= 1)
     }
 
-    /// The algorithm that should be fastest for an input of this shape, from the number of
+    /// The algorithm that should be fastest for large batches of images of this shape, from the number of
     /// multiplications and transforms alone: never from a timing, so that results are reproducible.
     pub fn best_algorithm(&self, input: MapShape) -> ConvAlgorithm {
+        self.cheapest(MapShape { images: 1, ..input }, 0)
+    }
+
+    /// The same for a batch as small as `input`, where reading the packed weights takes as long as multiplying: Winograd's
+    /// are up to four times as many as the weights.
+    pub fn best_algorithm_for_few(&self, input: MapShape) -> ConvAlgorithm {
+        self.cheapest(input, READ_PRODUCTS)
+    }
+
+    /// The algorithm of the lowest cost, where reading a number of the packed weights costs as much as `read`
+    /// multiplications.
+    fn cheapest(&self, input: MapShape, read: usize) -> ConvAlgorithm {
         let output = self.output_shape(input);
         let algorithms =
             [ConvAlgorithm::Winograd4, ConvAlgorithm::Winograd2, ConvAlgorithm::Direct];
-        let cost = |algorithm: &ConvAlgorithm| match algorithm {
+        let products = |algorithm: ConvAlgorithm| match algorithm {
             ConvAlgorithm::Direct => self.weight_len() * output.pixels(),
             ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
-                let size = size(*algorithm);
+                let size = size(algorithm);
                 let side = |length: usize| length.div_ceil(size.outputs());
                 let channels = input.padded_channels() + output.padded_channels();
                 let tile = self.inputs * self.outputs + TRANSFORM_PRODUCTS * channels;
                 side(output.height) * side(output.width) * size.elements() * tile
             }
+        };
+        let cost = |&algorithm: &ConvAlgorithm| {
+            input.images * products(algorithm) + read * self.packed_len(algorithm)
         };
         let possible = algorithms.into_iter().filter(|&algorithm| self.supports(algorithm));
         possible.min_by_key(cost).expect("direct is always possible")
@@ -186,5 +204,30 @@ pub fn backward(
         winograd::backward(
             processor, workspace, size, layer, prologue, weight, gradient, dweight, epilogue,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_images_take_algorithms_with_fewer_packed_weights() {
+        let algorithms = |channels: usize, side: usize, images: usize| {
+            let layer = Convolution {
+                inputs: channels,
+                outputs: channels,
+                kernel: 3,
+                stride: 1,
+                padding: 1,
+            };
+            let input = MapShape { images, channels, height: side, width: side };
+            (layer.best_algorithm(input), layer.best_algorithm_for_few(input))
+        };
+        use ConvAlgorithm::{Direct, Winograd2, Winograd4};
+        assert_eq!(algorithms(64, 32, 1), (Winograd4, Winograd4));
+        assert_eq!(algorithms(256, 8, 1), (Winograd4, Winograd2));
+        assert_eq!(algorithms(256, 3, 1), (Winograd4, Direct));
+        assert_eq!(algorithms(256, 8, 100), (Winograd4, Winograd4));
     }
 }

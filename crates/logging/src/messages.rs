@@ -154,8 +154,8 @@ mod tests {
                 DecisionKind::ImageSize,
                 16.0,
                 32.0,
-                "by data.sides",
-                "Increasing image size from 16 to 32 (by data.sides)",
+                "table data.sides: 32 from epoch 2",
+                "Increasing image size from 16 to 32 (table data.sides: 32 from epoch 2)",
             ),
             (DecisionKind::LearningRate, 0.01, 0.1, "", "Raising learning rate from 0.01 to 0.1"),
             (

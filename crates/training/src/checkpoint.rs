@@ -34,7 +34,7 @@ use crescendo_network::{DeviceKind, Engine, IsaKind, PrecisionKind, Section, Ten
 use serde::Serialize;
 
 use crate::record::{NO_RUN, Record, TrainedOn};
-use crate::tensors::{Metadata, TensorFile};
+use crate::tensors::{Metadata, PartOfFile, TensorFile};
 use crate::{Error, Recipe};
 
 /// The folder of checkpoints in a run's folder.
@@ -74,9 +74,10 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>, Error> {
 /// See the example of [the module `checkpoint`](crate::checkpoint).
 ///
 /// # Errors
-/// If the file is missing or damaged.
+/// If the file is missing, or what it says is damaged; the tensors are not read.
 pub fn about(path: &Path) -> Result<About, Error> {
-    Ok(Checkpoint::open(path)?.about())
+    let file = PartOfFile::open(path).map_err(|error| error.advise(ANOTHER))?;
+    Ok(About::said_by(&file.metadata))
 }
 
 /// Where the checkpoint after `epoch` lies in a run's folder.
@@ -126,6 +127,20 @@ pub struct About {
     pub updates: u64,
     /// The mean training loss of the epoch.
     pub loss: Option<f64>,
+}
+
+impl About {
+    fn said_by(metadata: &Metadata) -> Self {
+        fn number<T: std::str::FromStr>(metadata: &Metadata, key: &str) -> Option<T> {
+            metadata.get(key)?.parse().ok()
+        }
+        About {
+            epoch: number(metadata, "epoch"),
+            in_epoch: number(metadata, "in_epoch"),
+            updates: number(metadata, "updates").unwrap_or_default(),
+            loss: number(metadata, "loss"),
+        }
+    }
 }
 
 /// Writes the engine's model as a checkpoint to each of `paths`.
@@ -211,6 +226,9 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// What to do about a file that does not describe its network.
 pub(crate) const SAY: &str = "describe its network with --recipe";
 
+/// What to do about a damaged file.
+const ANOTHER: &str = "use another checkpoint";
+
 /// A checkpoint's file in memory. What it holds is used by a [`Model`](crate::Model).
 pub struct Checkpoint(TensorFile);
 
@@ -234,8 +252,7 @@ impl Checkpoint {
     /// # Errors
     /// If it is damaged.
     pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
-        let file = TensorFile::parse(path, bytes)
-            .map_err(|error| error.advise("use another checkpoint"))?;
+        let file = TensorFile::parse(path, bytes).map_err(|error| error.advise(ANOTHER))?;
         Ok(Checkpoint(file))
     }
 
@@ -325,15 +342,6 @@ impl Checkpoint {
 
     /// Of which moment of its run the file says that it is.
     pub fn about(&self) -> About {
-        fn number<T: std::str::FromStr>(file: &TensorFile, key: &str) -> Option<T> {
-            file.metadata.get(key)?.parse().ok()
-        }
-        let file = &self.0;
-        About {
-            epoch: number(file, "epoch"),
-            in_epoch: number(file, "in_epoch"),
-            updates: number(file, "updates").unwrap_or_default(),
-            loss: number(file, "loss"),
-        }
+        About::said_by(&self.0.metadata)
     }
 }

@@ -77,6 +77,6 @@ pub use model::{External, Model};
 pub use recipe::Recipe;
 pub use record::{About, Record, TrainedOn, read_record};
 pub use run::{Overview, Progress, Run, Start, check, check_metrics, resolved};
-pub use run_facts::{RunFacts, TrainingSample, TrainingSamples};
+pub use run_facts::{RunFacts, TrainingSample, TrainingSamples, utc};
 pub use trained::TrainedNetwork;
 pub use trainer::Outcome;

@@ -191,7 +191,7 @@ impl Model {
     }
 
     /// As [`predict`](Self::predict), but writes the probabilities to a slice. On the CPU it allocates nothing, unless
-    /// there are more images than in any call before, or the views have changed.
+    /// there are more images than in any call before, or for the first time one to four, or the views have changed.
     ///
     /// # Errors
     /// If the device fails, or the network's outputs are infinite or NaN.

@@ -197,7 +197,16 @@ fn write(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), Error>
 }
 
 /// A moment in UTC as ISO 8601 writes it.
-fn utc(time: SystemTime) -> String {
+///
+/// # Example
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+///
+/// let moment = UNIX_EPOCH + Duration::from_secs(951_782_400);
+/// assert_eq!(crescendo_training::utc(moment), "2000-02-29T00:00:00Z");
+/// ```
+pub fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (mut days, second) = (seconds / 86_400, seconds % 86_400);
     let is_leap = |year: u64| {

@@ -13,7 +13,7 @@ const SECONDS: f64 = 3.0;
 /// An update of more images than take so many seconds is not measured, so that there are several.
 const UPDATE_SECONDS: f64 = 0.3;
 /// Images of the first updates, which find out how many images an update can have.
-const FIRST: usize = 8;
+const FIRST: usize = 2;
 
 /// How long an update takes, as a number of seconds and a number for each of its images.
 pub struct Speed {
@@ -58,7 +58,7 @@ impl Speed {
         let small = sizes.min().unwrap_or(1).clamp(1, (large / 2).max(1));
         update(&mut *engine, small)?;
         let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
-        while of_large.len() < 2 || begin.elapsed().as_secs_f64() < SECONDS {
+        while of_large.is_empty() || begin.elapsed().as_secs_f64() < SECONDS {
             of_large.push(update(&mut *engine, large)?);
             of_small.push(update(&mut *engine, small)?);
         }

@@ -47,16 +47,21 @@ fn summary(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
 /// A line for each phase, and the sum.
 fn phases(plan: &Plan) -> String {
     let cells = |cells: [&str; 5]| {
-        let [batch, epochs, updates, pflop, memory] = cells;
-        format!("{batch:>10} {epochs:>8} {updates:>10} {pflop:>10} {memory:>12}")
+        let [batch, epochs, updates, flops, memory] = cells;
+        format!("{batch:>10} {epochs:>8} {updates:>10} {flops:>10} {memory:>12}")
     };
-    let mut lines = vec![cells(["batch size", "epochs", "updates", "PFLOP", "memory"])];
-    let pflop = |flops: u64| format!("{:.2}", flops as f64 / 1e15);
+    // The largest unit in which the whole is not nothing.
+    let (unit, flops_in_unit) = match plan.flops().unwrap_or(u64::MAX) {
+        0..100_000_000_000_000 => ("TFLOP", 1e12),
+        _ => ("PFLOP", 1e15),
+    };
+    let mut lines = vec![cells(["batch size", "epochs", "updates", unit, "memory"])];
+    let in_unit = |flops: u64| format!("{:.2}", flops as f64 / flops_in_unit);
     for planned in &plan.phases {
         let PlannedPhase { phase, micro_batch, bytes, .. } = planned;
         let [epochs, updates, flops] = match phase.length.zip(planned.total_flops()) {
             Some((length, flops)) => {
-                [length.epochs.to_string(), length.updates.to_string(), pflop(flops)]
+                [length.epochs.to_string(), length.updates.to_string(), in_unit(flops)]
             }
             None => ["?"; 3].map(String::from),
         };
@@ -75,7 +80,7 @@ fn phases(plan: &Plan) -> String {
     lines.push(match (plan.length(), plan.flops()) {
         (Some(length), Some(flops)) => {
             let [epochs, updates] = [length.epochs.to_string(), length.updates.to_string()];
-            cells(["total", &epochs, &updates, &pflop(flops), ""]).trim_end().to_owned()
+            cells(["total", &epochs, &updates, &in_unit(flops), ""]).trim_end().to_owned()
         }
         _ => format!(
             "{} epochs; how many of them each batch size lasts depends on measurements during training",

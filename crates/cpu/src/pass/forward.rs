@@ -47,7 +47,7 @@ impl Pass<'_> {
         let trains = self.trains();
         let folds = !trains && matches!(step.kind, StepKind::Convolution);
         let bias = self.prepare_bias(step, folds);
-        let layer = self.plan.layers[index];
+        let layer = self.layers[index];
         if let Some(Layer::Convolution(layer, algorithm)) = layer {
             self.pack_weights(index, step, &layer, algorithm);
         }

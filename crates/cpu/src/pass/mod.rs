@@ -20,6 +20,8 @@ use view::View;
 /// What a pass computes with.
 pub(crate) struct Pass<'a> {
     pub plan: &'a ExecutionPlan,
+    /// The plan's for a batch, or for few images.
+    pub layers: &'a [Option<Layer>],
     pub memory: &'a MemoryLayout,
     pub processor: &'a Processor,
     pub state: &'a mut State,
@@ -81,7 +83,7 @@ impl Pass<'_> {
         self.state.seconds[step][usize::from(backward)] += seconds;
         self.processor.pool.end_step(step, backward);
         let winograd = matches!(
-            self.plan.layers[step],
+            self.layers[step],
             Some(Layer::Convolution(_, ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4))
         );
         if winograd && self.trains() {

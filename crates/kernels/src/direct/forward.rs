@@ -26,12 +26,27 @@ pub(crate) fn forward(
     let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, _) = workspace.split();
     let tasks = geometry.forward_tasks(&processor.pool);
-    processor.pool.run(tasks, geometry.work(), |index, worker| {
+    let (bands, slices) =
+        geometry.cuts(&processor.pool, prologue.save.is_none() && epilogue.sums.is_none());
+    // Rows are saved once.
+    let unsaved = &Prologue { save: None, ..*prologue };
+    processor.pool.run(tasks * bands * slices, geometry.work(), |index, worker| {
         let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
         // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
         let (staged, out) = unsafe { workers.part(worker, staged, out) };
-        let images = split_range(geometry.input.images, tasks, index);
-        processor.isa.run(Forward { geometry, prologue, epilogue, packed, images, staged, out });
+        let (index, cut) = (index / (bands * slices), index % (bands * slices));
+        let (band, slice) = (cut / slices, cut % slices);
+        processor.isa.run(Forward {
+            geometry,
+            prologue: if cut == 0 { prologue } else { unsaved },
+            epilogue,
+            packed,
+            images: split_range(geometry.input.images, tasks, index),
+            rows: split_range(geometry.output.height, bands, band),
+            panels: split_range(geometry.panels(), slices, slice),
+            staged,
+            out,
+        });
     });
 }
 
@@ -47,6 +62,23 @@ pub(super) unsafe fn stage<S: Simd>(
     image: usize,
     staged: *mut f32,
 ) {
+    // SAFETY: the caller's promise.
+    unsafe { stage_rows(s, geometry, prologue, image, &(0..geometry.output.height), staged) };
+}
+
+/// The same of what these rows of the output see, and of all that is saved.
+///
+/// # Safety
+/// As for [`stage`].
+#[inline(always)]
+unsafe fn stage_rows<S: Simd>(
+    s: S,
+    geometry: &Geometry,
+    prologue: &Prologue,
+    image: usize,
+    rows: &Range<usize>,
+    staged: *mut f32,
+) {
     let Geometry { layer, input, in_rows, in_columns, .. } = *geometry;
     let Convolution { kernel, stride, padding, .. } = layer;
     // SAFETY: the caller's promise; rows lie within the image.
@@ -56,7 +88,9 @@ pub(super) unsafe fn stage<S: Simd>(
             for y in 0..input.height {
                 let row = y + padding;
                 // Some rows are seen by no tap: a 1x1 filter with stride 2 skips half of them.
-                let seen = (0..kernel.min(row + 1)).any(|tap| (row - tap).is_multiple_of(stride));
+                let seen = (0..kernel.min(row + 1)).any(|tap| {
+                    (row - tap).is_multiple_of(stride) && rows.contains(&((row - tap) / stride))
+                });
                 if seen || prologue.save.is_some() {
                     let at = ((block * in_rows + row) * in_columns + padding) * LANES;
                     prologue.row(s, image, block, y, staged.add(at));
@@ -72,6 +106,10 @@ struct Forward<'a> {
     epilogue: &'a Epilogue<'a>,
     packed: &'a [f32],
     images: Range<usize>,
+    /// Of the output.
+    rows: Range<usize>,
+    /// Of the packed weights.
+    panels: Range<usize>,
     staged: *mut f32,
     out: *mut f32,
 }
@@ -98,13 +136,13 @@ impl Forward<'_> {
         // SAFETY: prologue and epilogue were checked; staged rows and columns are those that the taps of
         // output pixels see; packed weights have a row for each tap and channel of each panel.
         unsafe {
-            stage(s, geometry, prologue, image, staged);
+            stage_rows(s, geometry, prologue, image, &self.rows, staged);
             let mut prefetch = Prefetch::nothing();
             if image + 1 < self.images.end {
                 prologue.prefetch(&mut prefetch, &geometry.rows(image + 1)[0]);
             }
             let prefetch = &prefetch.over(geometry.steps());
-            for panel in (0..output.blocks()).step_by(PANEL / LANES) {
+            for panel in self.panels.clone().map(|panel| panel * (PANEL / LANES)) {
                 let vectors = (output.blocks() - panel).min(PANEL / LANES);
                 let mut b = packed.as_ptr().add(panel * LANES * depth);
                 for first in (0..segments).step_by(SEGMENTS) {
@@ -117,7 +155,7 @@ impl Forward<'_> {
                         let offset = ((block * in_rows + ky) * in_columns + kx) * LANES;
                         *segment = Segment { offset, len: input.lanes(block) };
                     }
-                    for y in 0..output.height {
+                    for y in self.rows.clone() {
                         let gemm = PanelGemm {
                             rows: output.width,
                             vectors,
@@ -137,8 +175,9 @@ impl Forward<'_> {
                     b = b.add(depth * vectors * LANES);
                 }
             }
-            for block in 0..output.blocks() {
-                for y in 0..output.height {
+            let blocks = self.panels.start * (PANEL / LANES)..self.panels.end * (PANEL / LANES);
+            for block in blocks.start..blocks.end.min(output.blocks()) {
+                for y in self.rows.clone() {
                     let row = out.add((block * output.height + y) * output.row_len());
                     epilogue.row(s, image, block, y, row);
                 }

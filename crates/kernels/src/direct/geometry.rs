@@ -86,6 +86,26 @@ impl Geometry {
         pool.enough_tasks(self.parts(), self.input.images)
     }
 
+    /// Panels of packed weights.
+    pub fn panels(&self) -> usize {
+        self.output.blocks().div_ceil(PANEL / LANES)
+    }
+
+    /// Into how many bands of rows of the output, and slices of the panels, a forward pass is cut where there are fewer
+    /// images than threads. Slices, if there are enough panels: each thread reads some of the weights then. Bands, where
+    /// rows `may_be_cut`: they see some rows of the input twice, and have sums of the same channels.
+    pub fn cuts(&self, pool: &ThreadPool, may_be_cut: bool) -> (usize, usize) {
+        let (images, threads) = (self.input.images, pool.threads());
+        if images >= threads {
+            return (1, 1);
+        }
+        let wanted = threads.div_ceil(images);
+        match self.panels() {
+            1 if may_be_cut => (wanted.min(self.output.height), 1),
+            panels => (1, wanted.min(panels)),
+        }
+    }
+
     /// Numbers of an image and of its output's gradient, laid out.
     pub fn staged(&self) -> usize {
         self.staged_input() + self.staged_gradient()
@@ -101,8 +121,7 @@ impl Geometry {
     /// About how many steps the GEMMs of an image have: see [`Prefetch`](crate::prefetch::Prefetch).
     pub fn steps(&self) -> usize {
         let pixels = self.output.height * self.output.width.div_ceil(6);
-        let panels = self.output.blocks().div_ceil(PANEL / LANES);
-        self.taps() * self.input.blocks() * pixels * panels
+        self.taps() * self.input.blocks() * pixels * self.panels()
     }
 
     /// All rows of an image of the input, and of the output.

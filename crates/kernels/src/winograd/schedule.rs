@@ -9,13 +9,19 @@ use super::weights::Direction;
 use super::{Domain, Geometry};
 use crate::prefetch::MapRows;
 use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
-use crate::{MapShape, ThreadPool};
+use crate::{MapShape, ThreadPool, Workspace};
 
 /// Reading all weights once, as each group does, takes as long as multiplying so many tiles.
 const WEIGHTS_IN_TILES: f64 = 4.5;
 
 /// What work by stages costs, at least, compared with the largest groups: see [`super::stages`].
 const STAGES_COST: f64 = 1.15;
+
+/// Whether a batch has so few images that threads would be without work, or would all read all weights for a few tiles.
+fn are_few(geometry: &Geometry, threads: usize) -> bool {
+    let images = geometry.input.images;
+    threads > 1 && (images < threads || images * geometry.tiles() <= Workspace::GROUP_TILES)
+}
 
 /// Parts of the batch, and groups of each.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +59,12 @@ impl Schedule {
         }
     }
 
-    /// The same for the forward pass on many threads, where parts and groups do not change results: as many groups as
+    /// The same for the forward pass on many threads or over few images, where parts and groups do not change results: as many groups as
     /// keep all threads at work to the end. `None` where it is better to go by stages.
     pub fn for_threads(self, geometry: &Geometry, pool: &ThreadPool) -> Option<Self> {
         let threads = pool.threads();
         if !are_many(threads) {
-            return Some(self);
+            return (!are_few(geometry, threads)).then_some(self);
         }
         let all = geometry.input.images;
         // Time, in units of one image's GEMMs.
@@ -168,9 +174,19 @@ mod tests {
 
     /// The schedule of 125 images on so many threads.
     fn schedule(channels: usize, side: usize, threads: usize, unequal: bool) -> Option<Schedule> {
+        schedule_of(125, channels, side, threads, unequal)
+    }
+
+    fn schedule_of(
+        images: usize,
+        channels: usize,
+        side: usize,
+        threads: usize,
+        unequal: bool,
+    ) -> Option<Schedule> {
         let layer =
             Convolution { inputs: channels, outputs: channels, kernel: 3, stride: 1, padding: 1 };
-        let input = MapShape { images: 125, channels, height: side, width: side };
+        let input = MapShape { images, channels, height: side, width: side };
         let geometry = Geometry::new(Size::Four, &layer, input);
         let mut pool = ThreadPool::recording(threads, TaskTimes::default());
         pool.set_unequal_cores(unequal);
@@ -192,6 +208,15 @@ mod tests {
         assert!(schedule(256, 8, 64, false).is_none());
         // Few threads take the parts as they are.
         assert_eq!(schedule(256, 8, 2, false).unwrap().parts, 4);
+    }
+
+    #[test]
+    fn all_threads_work_on_one_image() {
+        let by_stages =
+            |images, channels, side| schedule_of(images, channels, side, 2, false).is_none();
+        assert!(by_stages(1, 64, 32) && by_stages(1, 64, 64) && by_stages(4, 256, 8));
+        assert!(!by_stages(2, 64, 32) && !by_stages(125, 256, 8));
+        assert!(schedule_of(1, 64, 32, 1, false).is_some());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! For many threads: all tiles go through one stage after the other, each of which has many tasks.
+//! For many threads, or few images: all tiles go through one stage after the other, each of which has many tasks.
 //!
 //! With a task for each part of the batch, [`forward`](super::forward) and [`backward`](super::backward) keep their
 //! domains in the second-level caches, but there are as few tasks as parts, and more parts would change the
@@ -19,9 +19,7 @@ use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{
-    TASKS_PER_THREAD, are_many, chunks, images_in_cache, intersection, split_range,
-};
+use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::workspace::Workers;
 use crate::{DisjointSlice, MapShape, Processor};
 
@@ -43,7 +41,7 @@ fn chunk_len(geometry: &Geometry, threads: usize) -> usize {
 
 /// Numbers of shared memory for the domains, of this batch or a smaller one.
 pub(super) fn domains(geometry: &Geometry, threads: usize) -> usize {
-    if !are_many(threads) {
+    if threads == 1 {
         return 0;
     }
     domain_lens(geometry, chunk_len(geometry, threads)).iter().sum()
@@ -60,7 +58,8 @@ impl Domains {
     fn new(geometry: &Geometry, images: Range<usize>, memory: &mut [f32]) -> Self {
         let tiles = images.len() * geometry.tiles();
         let lens = domain_lens(geometry, images.len());
-        assert!(lens.iter().sum::<usize>() <= memory.len(), "the workspace is too small");
+        let fits = lens.iter().sum::<usize>() <= memory.len();
+        assert!(fits, "the workspace was made for smaller layers or fewer threads");
         let start = memory.as_mut_ptr();
         Domains {
             input: Domain::new(start, geometry.input.blocks(), tiles),

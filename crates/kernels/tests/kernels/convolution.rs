@@ -254,8 +254,11 @@ fn check_threads(step: usize) {
         // Images in bands; with 16 threads, chunks that begin within a part of the batch.
         (conv(64, 64, 3, 1, 1), 35, 32),
         (conv(33, 70, 3, 1, 0), 7, 31),
-        // Fewer images than threads.
+        // Fewer images than threads: the weights' panels are shared out, or, if there is one, the rows.
         (conv(64, 80, 3, 1, 1), 2, 8),
+        (conv(90, 200, 3, 1, 1), 1, 7),
+        (conv(20, 30, 3, 2, 1), 1, 15),
+        (conv(3, 24, 2, 1, 0), 3, 9),
         (conv(40, 70, 3, 2, 1), 19, 9),
         (conv(20, 130, 1, 2, 0), 9, 8),
         (conv(6, 20, 5, 3, 2), 6, 13),

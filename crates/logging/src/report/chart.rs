@@ -117,7 +117,10 @@ impl Panel {
         for series in &self.series {
             svg += &self.band(series, last);
         }
-        for series in &self.series {
+        // A point by itself, such as a test at the end, must not lie below a curve that ends there.
+        let (single, curves): (Vec<_>, Vec<_>) =
+            self.series.iter().partition(|series| series.points.len() == 1);
+        for series in curves.into_iter().chain(single) {
             svg += &self.series(series, last);
         }
         for line in lines.iter().filter(|line| line.epoch <= last) {

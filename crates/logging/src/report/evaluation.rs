@@ -73,10 +73,11 @@ fn summary(record: &EvaluationRecord) -> String {
 
 /// The confusion matrix, coloured by each cell's share of its row.
 fn matrix(record: &EvaluationRecord) -> String {
+    let many = if record.classes.len() > 10 { " many" } else { "" };
     let mut html = format!(
         "<p class=\"note\">Confusion matrix: a row for each class, with the number of its images that \
          were predicted as each class.</p>\n<div class=\"scroll\" tabindex=\"0\">\n\
-         <table class=\"matrix\">\n<thead><tr><td></td><th scope=\"colgroup\" colspan=\"{}\">predicted</th></tr>\n\
+         <table class=\"matrix{many}\">\n<thead><tr><td></td><th scope=\"colgroup\" colspan=\"{}\">predicted</th></tr>\n\
          <tr><th scope=\"col\">true</th>",
         record.classes.len().max(1)
     );
@@ -89,18 +90,21 @@ fn matrix(record: &EvaluationRecord) -> String {
     for (row, class) in record.classes.iter().enumerate() {
         let counts = &record.confusion[row];
         let total: u64 = counts.iter().sum();
-        let _ = write!(html, "<tr><th scope=\"row\">{}</th>", escape(class));
+        let class = escape(class);
+        let _ = write!(html, "<tr><th scope=\"row\" title=\"{class}\">{class}</th>");
         for (column, (count, share)) in counts.iter().zip(shares(record, row, true)).enumerate() {
             // Errors are coloured relative to the largest one, or those of a good network would be
             // invisible.
-            let (kind, heat) =
-                if row == column { ("right", share) } else { ("wrong", share / worst.max(1e-9)) };
+            let (kind, heat) = match (*count, row == column) {
+                (0, _) => ("none", 0.0),
+                (_, true) => ("right", share),
+                (_, false) => ("wrong", share / worst.max(1e-9)),
+            };
             let prediction = escape(&record.classes[column]);
             let _ = write!(
                 html,
                 "<td class=\"{kind}\" style=\"--heat:{heat:.2}\" title=\"{count} of {total} \
-                 images of {} predicted as {prediction}\">{count}</td>",
-                escape(class)
+                 images of {class} predicted as {prediction}\">{count}</td>"
             );
         }
         html += "</tr>\n";
@@ -190,6 +194,8 @@ mod tests {
             "colspan=\"2\">predicted</th>",
             "<th scope=\"col\">true</th><th scope=\"col\"><span>cat</span>",
             "title=\"1 of 4 images of cat predicted as a&lt;b\">1</td>",
+            "<tr><th scope=\"row\" title=\"cat\">cat</th><td class=\"right\"",
+            "<td class=\"none\" style=\"--heat:0.00\" title=\"0 of 0 images of a&lt;b predicted as cat\">0</td>",
             "<tr><th scope=\"row\">cat</th><td>4</td><td>100.0%</td><td>75.0%</td></tr>",
             "<tr><th scope=\"row\">a&lt;b</th><td>0</td><td>0.0%</td><td>–</td></tr>",
             "<p>Accuracy 50.00% on 4 images, loss 0.2500.</p>",

@@ -24,9 +24,10 @@ mod time_chart;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crescendo_training::events::{Event, Observer};
-use crescendo_training::{Error, write_atomically};
+use crescendo_training::{Error, utc, write_atomically};
 
 pub use comparison::forest::forest_plot;
 pub use comparison::{ComparisonData, render as render_comparison};
@@ -58,7 +59,7 @@ impl HtmlReport {
                 // A run that is trained on has ended before.
                 run.ended &= !is_training;
                 write_picture(&run)?;
-                run_page::page(&run, is_training.then(|| reload_after(&run)))
+                run_page::page(&run, is_training.then(|| InTraining::now(&run)).as_ref())
             }
             Err(error) => html::document("Crescendo", &sections::error(&error.to_string()), None),
         };
@@ -89,10 +90,19 @@ impl Drop for HtmlReport {
     }
 }
 
-/// After how many seconds the report of a run in training reloads itself: about once in an epoch.
-fn reload_after(run: &RunData) -> u32 {
-    let seconds = run.last(|row| row.seconds).map_or(0.0, |(_, seconds)| seconds);
-    seconds.clamp(5.0, 60.0) as u32
+/// What the report of a run in training says more than its folder does.
+struct InTraining {
+    /// When it is written, in UTC. Nothing tells a page that its run was killed, so its reader must be able to.
+    written: String,
+    /// After how many seconds it reloads itself: about once in an epoch, and not so often that nobody can read it.
+    reload: u32,
+}
+
+impl InTraining {
+    fn now(run: &RunData) -> Self {
+        let seconds = run.last(|row| row.seconds).map_or(0.0, |(_, seconds)| seconds);
+        InTraining { written: utc(SystemTime::now()), reload: seconds.clamp(30.0, 600.0) as u32 }
+    }
 }
 
 /// The report of one run, or of several runs with their curves in the same charts, as HTML.

@@ -12,6 +12,9 @@ pub type Column = fn(&EpochRow) -> Option<f64>;
 
 /// The number of colours in the style sheet.
 const COLOURS: usize = 8;
+/// How a curve's values are seen.
+pub const HOW_TO_READ: &str =
+    "Point at an epoch, tap it, or use Tab and the arrow keys, for its values.";
 /// The CSS class of the paper's numbers.
 pub const PAPER: &str = "paper";
 
@@ -59,7 +62,7 @@ pub fn decision_lines(runs: &[RunData]) -> Vec<VerticalLine> {
             title = format!("{}\n{title}", run.label);
         }
         if !decision.reason.is_empty() {
-            title += &format!("\n{}", decision.words());
+            title += &format!("\n{}", decision.reason);
         }
         let kind = if decision.what == "batch_size" { "growth" } else { "other" };
         // The lines of several runs are told apart by their colours.
@@ -138,6 +141,7 @@ fn of_many(runs: &[RunData]) -> Vec<Panel> {
     let panels = [
         panel(&LOSS, "Train loss", lines, |row| Some(row.train_loss), &paper::TRAIN_LOSS),
         panel(&LOSS, "Validation loss", lines, |row| row.validation_loss, none),
+        panel(&LOSS, "Test loss", lines, |row| row.test_loss, none),
         panel(&ACCURACY, "Test accuracy", lines, |row| row.test_accuracy, &paper::TEST_ACCURACY),
         panel(&ACCURACY, "Validation accuracy", lines, |row| row.validation_accuracy, none),
         panel(&BATCH, BATCH.title, steps, |row| row.batch_size, &paper::batch_sizes()),

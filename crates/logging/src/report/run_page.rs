@@ -7,14 +7,14 @@ use crescendo_training::{Record, Start, graph};
 
 use super::html::{document, escape};
 use super::run_data::RunData;
-use super::{decisions, evaluation, picture, pictures, sections};
+use super::{InTraining, decisions, evaluation, picture, pictures, sections};
 use crate::messages::display_seconds;
 use crate::shell::shell_word;
 
-/// The report; while the run is training, `reload` says after how many seconds the page reloads itself.
-pub fn page(run: &RunData, reload: Option<u32>) -> String {
+/// The report.
+pub fn page(run: &RunData, training: Option<&InTraining>) -> String {
     let title = run.title();
-    let mut body = heading(&title, run, reload.is_some());
+    let mut body = heading(&title, run, training);
     body += &sections::curves(std::slice::from_ref(run));
     body += &decisions::section(&run.decisions);
     let splits =
@@ -34,22 +34,22 @@ pub fn page(run: &RunData, reload: Option<u32>) -> String {
         escape(&run.record.run.version),
         escape(&run.folder.display().to_string())
     );
-    document(&format!("{title} · {}", run.state()), &body, reload)
+    document(&format!("{title} · {}", run.state()), &body, training.map(|now| now.reload))
 }
 
-fn heading(title: &str, run: &RunData, is_training: bool) -> String {
+fn heading(title: &str, run: &RunData, training: Option<&InTraining>) -> String {
     let last = run.epochs.last();
     let done = last.map_or(0, |row| row.epoch);
     let planned = run.planned().0;
     let share = 100.0 * f64::from(done) / f64::from(planned.max(1));
     let share = if run.finished() { 100.0 } else { share };
-    let word = match (run.finished(), is_training) {
-        (true, _) => "finished",
-        (false, true) => "training; this page reloads itself",
-        (false, false) => "not finished",
+    let (word, note) = match (run.finished(), training) {
+        (true, _) => ("finished", String::new()),
+        (false, Some(now)) => ("training", training_note(run, now)),
+        (false, None) => ("not finished", String::new()),
     };
     let mut html = format!(
-        "<header>\n<h1>{}</h1>\n<p class=\"sub\">{} · {word}</p>\n\
+        "<header>\n<h1>{}</h1>\n<p class=\"sub\">{} · {word}</p>\n{note}\
          <div class=\"bar\" role=\"img\" aria-label=\"{share:.0}% of the epochs are done\">\
          <i style=\"width:{share:.1}%\"></i></div>\n<dl class=\"tiles\">\n",
         escape(title),
@@ -89,6 +89,19 @@ fn heading(title: &str, run: &RunData, is_training: bool) -> String {
         let _ = writeln!(html, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     }
     html + "</dl>\n</header>\n"
+}
+
+/// When the page of a run in training was written, and what it means if that was long ago.
+fn training_note(run: &RunData, now: &InTraining) -> String {
+    let long = match run.last(|row| row.seconds) {
+        Some((_, seconds)) => format!(", which takes {}", display_seconds(seconds.max(1.0))),
+        None => String::new(),
+    };
+    format!(
+        "<p class=\"note\">Written at {}, and again after every epoch{long}; the page reloads itself until the run \
+         ends. If this was long ago, the run was killed: <a href=\"#resume\">resume it</a>.</p>\n",
+        escape(&now.written.replace('T', ", ").replace('Z', " UTC")),
+    )
 }
 
 /// What the run is: names and values, these as HTML.
@@ -191,7 +204,7 @@ fn files(run: &RunData) -> String {
 fn resume(run: &RunData) -> String {
     let Record { recipe, run: about, .. } = &run.record;
     if recipe.batch.policy == BatchPolicyKind::Custom || about.data == Start::IN_MEMORY {
-        return "<section>\n<h2>Resume</h2>\n<p>The program that made this run resumes it: its policy or its data are \
+        return "<section id=\"resume\">\n<h2>Resume</h2>\n<p>The program that made this run resumes it: its policy or its data are \
                 that program's own.</p>\n</section>\n"
             .to_owned();
     }
@@ -202,7 +215,7 @@ fn resume(run: &RunData) -> String {
         ("A run that was stopped or killed resumes with bit-identical results:", "")
     };
     format!(
-        "<section>\n<h2>Resume</h2>\n<p>{what}</p>\n<pre tabindex=\"0\">crescendo train --resume {}{more}</pre>\n\
+        "<section id=\"resume\">\n<h2>Resume</h2>\n<p>{what}</p>\n<pre tabindex=\"0\">crescendo train --resume {}{more}</pre>\n\
          </section>\n",
         escape(&folder)
     )

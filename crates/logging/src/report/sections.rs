@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::html::{document, escape, table};
 use super::run_data::RunData;
-use super::{chart, panels};
+use super::{FILE_NAME, chart, panels};
+use crate::messages::display_seconds;
 
 /// The report of several runs.
 pub fn many(runs: &[RunData]) -> String {
@@ -43,7 +44,7 @@ pub fn curves(runs: &[RunData]) -> String {
         "Training loss and accuracy are measured on augmented images while the weights still change; those of \
          validation and test images, after the epoch.",
     );
-    notes.push("Point at an epoch, tap it, or use Tab and the arrow keys, for its values.");
+    notes.push(panels::HOW_TO_READ);
     let _ = writeln!(html, "<p class=\"note\">{}</p>", notes.join(" "));
     if runs.len() > 1 {
         let mut entries: Vec<(String, &str)> = Vec::new();
@@ -65,29 +66,51 @@ pub fn curves(runs: &[RunData]) -> String {
     html
 }
 
+/// A line for each run, what people look for first; the recipe, which is long, comes last.
 fn overview(runs: &[RunData]) -> String {
+    type Accuracy = fn(&RunData) -> Option<(u32, f64)>;
+    let accuracies: [(&str, Accuracy); 2] = [
+        ("test accuracy", |run| run.last(|row| row.test_accuracy)),
+        ("validation accuracy", |run| run.last(|row| row.validation_accuracy)),
+    ];
+    let accuracies: Vec<_> =
+        accuracies.into_iter().filter(|(_, of)| runs.iter().any(|run| of(run).is_some())).collect();
+    let mut header = vec!["run"];
+    header.extend(accuracies.iter().map(|(name, _)| *name));
+    header.extend(["time", "epochs", "updates", "train loss", "recipe"]);
     let rows = runs.iter().map(|run| {
         let last = run.epochs.last();
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-        let percent = |(_, share)| format!("{:.2}%", 100.0 * share);
-        vec![
-            format!(
-                "<span class=\"key {}\"><i></i>{}</span>",
-                panels::colour(run.group),
-                escape(&run.label)
-            ),
-            escape(&run.title()).into_owned(),
+        let mut cells = vec![format!(
+            "<span class=\"key {}\"><i></i>{}</span>",
+            panels::colour(run.group),
+            name(run)
+        )];
+        for (_, of) in &accuracies {
+            cells.push(or_dash(of(run).map(|(_, share)| format!("{:.2}%", 100.0 * share))));
+        }
+        cells.extend([
+            or_dash(run.seconds().map(display_seconds)),
             match run.finished() {
                 true => last.map_or(0, |row| row.epoch).to_string(),
                 false => run.state().replace("epoch ", ""),
             },
             or_dash(last.and_then(|row| row.updates).map(|updates| updates.to_string())),
             or_dash(last.map(|row| format!("{:.4}", row.train_loss))),
-            or_dash(run.last(|row| row.test_accuracy).map(percent)),
-            or_dash(run.seconds().map(|seconds| format!("{seconds:.1}"))),
-        ]
+            escape(&run.title()).into_owned(),
+        ]);
+        cells
     });
-    let header =
-        ["run", "recipe", "epochs", "updates", "final train loss", "test accuracy", "seconds"];
     format!("<section>\n{}</section>\n", table("plain overview", &header, rows))
+}
+
+/// A run's name, which leads to its own report if there is one.
+fn name(run: &RunData) -> String {
+    let name = escape(&run.label);
+    match &run.links {
+        Some(prefix) if run.folder.join(FILE_NAME).is_file() => {
+            format!("<a href=\"{}{FILE_NAME}\">{name}</a>", escape(prefix))
+        }
+        _ => name.into_owned(),
+    }
 }

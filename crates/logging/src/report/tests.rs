@@ -140,7 +140,7 @@ fn a_report_shows_everything_in_a_runs_folder() {
         "validation 1.7500",
         "<dd>3 of 14</dd>",
         "<dd>41.23%</dd>",
-        "From epoch 3: batch size 25 to 50\nplateau of the train loss: no gain, &lt;script&gt;",
+        "From epoch 3: batch size 25 to 50\nno gain, &lt;script&gt;",
         "train loss 1.9200, best before 1.9100; 2 epochs without improvement; noise scale 80",
         "0.1 → 0.05",
         "Test set after epoch 3",
@@ -241,7 +241,7 @@ fn the_report_reloads_itself_while_the_run_is_training() {
     let place = full_run("quick");
     let folder = place.path().join("run");
     let page = || fs::read_to_string(folder.join(FILE_NAME)).unwrap();
-    let reloads = || page().contains("<meta http-equiv=\"refresh\" content=\"5\">");
+    let reloads = || page().contains("<meta http-equiv=\"refresh\" content=\"30\">");
     let started = || Event::Started {
         folder: folder.clone(),
         description: String::new(),
@@ -252,6 +252,12 @@ fn the_report_reloads_itself_while_the_run_is_training() {
     let mut observer = HtmlReport::default();
     observer.event(&started()).unwrap();
     assert!(reloads());
+    // Who looks at the page of a run that was killed sees it.
+    let said = page();
+    let (_, written) = said.split_once("<p class=\"note\">Written at ").unwrap();
+    let moment = written.get(..24).unwrap();
+    assert!(moment.contains(", ") && moment.ends_with(" UTC"), "{moment}");
+    assert!(said.contains("<a href=\"#resume\">") && said.contains("<section id=\"resume\">"));
     observer.event(&Event::Interrupted { folder: folder.clone(), own: false }).unwrap();
     assert!(!page().contains("refresh"));
     assert_eq!(page(), render(&[read(&place)]));
@@ -387,7 +393,13 @@ fn several_runs_are_drawn_in_the_colours_of_their_groups() {
     assert_eq!(report.matches("class=\"line c1\"").count(), 16);
     // Two groups in the legend, three runs in the table.
     assert_eq!(report.matches("class=\"key c").count(), 2 + 3);
-    assert!(report.contains("<td>1.5000</td>") && report.contains("<td>4.4</td>"));
+    assert!(report.contains("<td>1.5000</td>") && report.contains("<td>4 s</td>"));
+    // The accuracies come first. A name leads to the run's own report, if it has one.
+    assert!(report.contains("<tr><th scope=\"col\">run</th><th scope=\"col\">test accuracy</th>"));
+    assert!(!report.contains("report.html"));
+    fs::write(runs[0].folder.join(FILE_NAME), "").unwrap();
+    runs[0].links = Some("a%20run/".to_owned());
+    assert!(render(&runs).contains("<a href=\"a%20run/report.html\">grown</a>"));
     check(&render(&[]));
 }
 

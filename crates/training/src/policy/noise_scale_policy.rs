@@ -41,7 +41,7 @@ impl Policy for NoiseScalePolicy<'_> {
                 *factor = (*factor * batch.factor).min(undecayed);
             }
         }
-        choice.reason = format!("the gradient noise scale is {scale:.0} images");
+        choice.reason = format!("gradient noise scale: {scale:.0} images");
         if choice.learning_rate_factor == epoch.current.learning_rate_factor {
             let mut size = choice.batch_size;
             while size < batch.max && too_small(size as f64) {

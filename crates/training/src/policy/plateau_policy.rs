@@ -97,7 +97,7 @@ fn observe(
 }
 
 fn reason(recipe: &Recipe, config: &PlateauConfig, seen: &PlateauObservation) -> String {
-    let PlateauObservation { name, value, best, epochs } = seen;
+    let PlateauObservation { name, epochs, .. } = seen;
     let every_epoch = *name == Metric::TrainLoss.name() || recipe.train.evaluate_every == 1;
     let counted = match (every_epoch, epochs) {
         (true, 1) => "epoch",
@@ -105,6 +105,9 @@ fn reason(recipe: &Recipe, config: &PlateauConfig, seen: &PlateauObservation) ->
         (false, 1) => "evaluation",
         (false, _) => "evaluations",
     };
-    let why = shortfall(config, seen).map_or(String::new(), |why| format!(" ({why})"));
-    format!("{name} {value:.4}, best {best:.4}: no improvement in {epochs} {counted}{why}")
+    let words = name.replace('_', " ");
+    match shortfall(config, seen) {
+        Some(why) => format!("plateau of the {words}: {why} for {epochs} {counted}"),
+        None => format!("plateau: no better {words} in {epochs} {counted}"),
+    }
 }

@@ -164,14 +164,16 @@ impl PolicyState {
             let (from, to) = (before.learning_rate(recipe, past), self.learning_rate(recipe, now));
             if (from - to).abs() > 1e-9 * from {
                 if self.rate_factor == before.rate_factor {
-                    choice.reason = "by schedule.steps".into();
+                    // Without the rounding errors of a product.
+                    choice.reason = tables::from_table("schedule.steps", to as f32, epoch);
                 }
                 decisions.push(decision(DecisionKind::LearningRate, from, to, &choice));
             }
         }
         let [from, to] = image_sizes(recipe, epoch).map(|size| size as f64);
         if from != to {
-            let choice = Choice::new(self.batch_size, self.rate_factor, "by data.sides");
+            let reason = tables::from_table("data.sides", to, epoch);
+            let choice = Choice::new(self.batch_size, self.rate_factor, reason);
             decisions.push(decision(DecisionKind::ImageSize, from, to, &choice));
             // Measurements on images of another size say nothing about these.
             self.noise = NoiseScaleEstimate::default();

@@ -1,5 +1,7 @@
 //! The batch policies that follow from the recipe alone: `fixed`, `steps` and `from_lr`.
 
+use std::fmt::Display;
+
 use super::{Choice, EpochStart, Policy};
 use crate::recipe::{BatchConfig, BatchPolicyKind};
 use crate::{Error, Recipe};
@@ -37,10 +39,16 @@ pub(super) struct Steps<'a>(pub &'a BatchConfig);
 impl Policy for Steps<'_> {
     fn decide(&mut self, epoch: &EpochStart<'_>) -> Result<Choice, Error> {
         let mut choice = epoch.current.clone();
-        choice.grow_to(self.0.by_table(epoch.epoch), self.0.coupling);
-        choice.reason = "by batch.steps".into();
+        let size = self.0.by_table(epoch.epoch);
+        choice.grow_to(size, self.0.coupling);
+        choice.reason = from_table("batch.steps", size, epoch.epoch);
         Ok(choice)
     }
+}
+
+/// The reason of what a table of epochs says, by the key of the table.
+pub(super) fn from_table(key: &str, value: impl Display, epoch: u32) -> String {
+    format!("table {key}: {value} from epoch {epoch}")
 }
 
 /// `from_lr`: larger where the schedule would lower the learning rate. What that does to the learning rate within an
@@ -53,7 +61,9 @@ impl Policy for FromLr<'_> {
         let factor = self.0.schedule.factor_at(f64::from(epoch.epoch - 1), epoch.epochs);
         Ok(Choice {
             batch_size: size.unwrap_or(epoch.current.batch_size),
-            reason: format!("instead of multiplying the learning rate by {factor:.4}"),
+            reason: format!(
+                "schedule: a larger batch instead of multiplying the learning rate by {factor:.4}"
+            ),
             ..epoch.current.clone()
         })
     }

@@ -266,7 +266,10 @@ fn learning_rates_fall_by_table_and_at_plateaus() {
     assert!(enter(&mut state, &recipe, 2, 0, &EpochMetrics::default()).is_empty());
     let decisions = enter(&mut state, &recipe, 3, 0, &EpochMetrics::default());
     assert_eq!((decisions[0].what, decisions[0].from), (DecisionKind::LearningRate, 0.1));
-    assert!((decisions[0].to - 0.01).abs() < 1e-12 && decisions[0].reason == "by schedule.steps");
+    assert!(
+        (decisions[0].to - 0.01).abs() < 1e-12
+            && decisions[0].reason == "table schedule.steps: 0.01 from epoch 3"
+    );
 
     let plateau = [
         "schedule.policy=plateau",
@@ -315,19 +318,24 @@ fn decisions_say_what_changes_and_why() {
         let all = (2..=8).flat_map(&mut at);
         all.map(|one| (one.epoch, one.what, one.from, one.to, one.reason)).collect::<Vec<_>>()
     };
-    let by = |table: &str| format!("by {table}.steps");
     assert_eq!(
         decisions(&["batch.steps=[[1, 10], [3, 40]]", "batch.coupling=sqrt"]),
         [
-            (3, DecisionKind::BatchSize, 10.0, 40.0, by("batch")),
-            (3, DecisionKind::LearningRate, 0.1, 0.2, by("batch"))
+            (3, DecisionKind::BatchSize, 10.0, 40.0, "table batch.steps: 40 from epoch 3".into()),
+            (3, DecisionKind::LearningRate, 0.1, 0.2, "table batch.steps: 40 from epoch 3".into())
         ]
     );
     // A warm-up is not a decision, nor is a step that takes effect during it.
     let steps = ["schedule.policy=step", "schedule.steps=[[2, 0.5], [6, 0.25]]"];
     assert_eq!(
         decisions(&[&steps[..], &["schedule.warmup=3.0"]].concat()),
-        [(6, DecisionKind::LearningRate, 0.05, 0.025, by("schedule"))]
+        [(
+            6,
+            DecisionKind::LearningRate,
+            0.05,
+            0.025,
+            "table schedule.steps: 0.025 from epoch 6".into()
+        )]
     );
     // The batch grows as far as it can; the learning rate falls by the rest.
     let from_lr = ["batch.policy=from_lr", "batch.initial=10", "batch.max=20"];

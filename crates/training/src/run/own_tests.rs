@@ -135,7 +135,7 @@ fn a_run_with_its_own_network_and_policy_is_stopped_by_an_observer_and_resumed_t
     // both numbers. The image size has one decision.
     assert_eq!(whole.progress.updates, 11);
     let reasons = [1, 2, 2, 0, 3, 3].map(|count| match count {
-        0 => "by data.sides".into(),
+        0 => "table data.sides: 32 from epoch 2".into(),
         count => format!("asked {count} times"),
     });
     assert_eq!(watching.reasons, reasons);

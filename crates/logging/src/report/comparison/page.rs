@@ -150,7 +150,8 @@ fn mean_curves(comparison: &ComparisonData) -> String {
     if runs.iter().any(|run| run.follows_paper) {
         html += "Grey, dotted: the numbers of the paper that the recipe follows. ";
     }
-    html += "Training loss is measured on augmented images while the weights still change.</p>\n";
+    html += "Training loss is measured on augmented images while the weights still change. ";
+    let _ = writeln!(html, "{}</p>", panels::HOW_TO_READ);
     let shown = |group: &usize| runs.iter().any(|run| run.group == *group);
     let mut entries: Vec<(String, &str)> = (0..arms.len())
         .filter(shown)
