@@ -34,6 +34,8 @@ pub(crate) struct CpuEngine {
     buffers: Buffers,
     /// For batches, and for few images.
     folded: [FoldedWeights; 2],
+    /// Whether few images take algorithms of their own.
+    favors_latency: bool,
     tuning: Tuning,
     /// The result of the current update so far.
     pending: UpdateResult,
@@ -68,6 +70,7 @@ impl CpuEngine {
             loss: Loss::default(),
             buffers: Buffers::default(),
             folded: Default::default(),
+            favors_latency: false,
             tuning,
             pending: UpdateResult::default(),
             results: VecDeque::new(),
@@ -81,7 +84,7 @@ impl CpuEngine {
         let state = 4 * (4 * graph.parameter_count() + 2 * graph.statistic_count());
         let training = Sizes::new(plan, &plan.training, micro_batch, threads);
         let inference = Sizes::new(plan, &plan.inference, inference_images(threads), threads);
-        let folded = 4 * packed_lens(&plan.layers).chain(packed_lens(&plan.few)).sum::<usize>();
+        let folded = 4 * packed_lens(&plan.layers).sum::<usize>();
         state + folded + training.max(inference).bytes(threads)
     }
 
@@ -415,6 +418,10 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
+    fn favor_latency(&mut self) {
+        self.favors_latency = true;
+    }
+
     fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
         let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert!(images.len().is_multiple_of(image), "not whole images");
@@ -422,7 +429,7 @@ impl Engine for CpuEngine {
         let most = inference_images(self.processor.pool.threads());
         let parts = images.chunks(image * most).zip(logits.chunks_mut(classes * most));
         // By the call, not by its parts: these depend on the number of threads.
-        let few = images.len() <= image * FEW_IMAGES;
+        let few = self.favors_latency && images.len() <= image * FEW_IMAGES;
         for (images, logits) in parts {
             self.infer(images, few, logits)?;
         }

@@ -125,6 +125,10 @@ pub trait Engine: Send {
     /// If the length is not that of whole images.
     fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError>;
 
+    /// Lets calls of [`logits_into`](Self::logits_into) for few images take algorithms that are faster for them. Their
+    /// logits differ from those of larger calls in the last bits.
+    fn favor_latency(&mut self) {}
+
     /// Writes the logits `[N, classes]` of `images` `[N, C, H, W]` to `logits`, with the running statistics.
     ///
     /// # Errors

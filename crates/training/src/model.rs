@@ -147,6 +147,7 @@ impl Model {
         let device = devices.open(&config)?;
         let mut engine = device.engine(&network.graph)?;
         engine.import(Section::Model, &network.tensors)?;
+        engine.favor_latency();
         Ok(Model {
             engine,
             input: Input::new(&recipe.data, network.normalization),
