@@ -116,7 +116,8 @@ fn training_stops_early_when_the_validation_accuracy_does_not_improve() {
 }
 
 #[test]
-fn early_stopping_is_the_same_after_kills() {
+#[ignore = "takes long: see CONTRIBUTING.md"]
+fn longer_early_stopping_is_the_same_after_kills() {
     let place = Place::new();
     let stop = "--set optimizer.learning_rate=1e-9 --set train.stop_after=3";
     let arguments = format!("train {SMALL} {VALIDATED} {stop} {OFTEN}");

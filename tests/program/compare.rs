@@ -151,7 +151,8 @@ fn results_of_changed_arms_are_refused() {
 }
 
 #[test]
-fn every_built_in_comparison_runs_or_says_what_it_needs() {
+#[ignore = "takes long: see CONTRIBUTING.md"]
+fn longer_every_built_in_comparison_runs_or_says_what_it_needs() {
     let place = Place::new();
     // As short, and on as few images, as the arms still differ.
     let short = "--data shapes:60,20 --set train.epochs=1";

@@ -29,7 +29,8 @@ fn bench_measures_training_inference_and_every_step() {
 }
 
 #[test]
-fn bench_predicts_other_numbers_of_threads() {
+#[ignore = "takes long: see CONTRIBUTING.md"]
+fn longer_bench_predicts_other_numbers_of_threads() {
     let place = Place::new();
     let small = "--set network.widths=[16,16,16] --batch 40 --seconds 0.01 --model-threads 1,16";
     let result: Value =

@@ -34,8 +34,9 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn updates_and_inference_allocate_nothing_once_the_batch_size_is_known() {
     for activations in [ActivationStorage::F32, ActivationStorage::Bf16] {
-        let config =
+        let mut config =
             NetworkConfig { blocks: vec![1, 1], widths: vec![16, 24], ..NetworkConfig::paper() };
+        config.head.hidden = 40;
         let images = Shape::Maps { channels: 3, height: 32, width: 32 };
         let graph = Graph::new(&config.network(images).unwrap()).unwrap();
         let config = EngineConfig { activations, threads: 2, ..EngineConfig::default() };

@@ -19,7 +19,10 @@ fn open(
 
 mod f32 {
     use super::*;
-    crescendo_conformance::conformance_tests!(|| open(PrecisionKind::F32, Tolerances::F32));
+    crescendo_conformance::conformance_tests!(
+        || open(PrecisionKind::F32, Tolerances::F32),
+        #[ignore = "takes half a minute"]
+    );
 }
 
 // The processor takes a minute for the tensor cores' products.
@@ -31,20 +34,60 @@ mod bf16 {
     );
 }
 
+/// Checks a few properties; all of them are above.
+fn check(
+    test: &str,
+    opened: Result<(Box<dyn Device>, Tolerances), String>,
+    properties: &[&'static str],
+) {
+    let Some((device, tolerances)) = opened.or_say(test) else { return };
+    let suite = Suite { device: &*device, tolerances };
+    properties.iter().for_each(|name| (Property::named(name).check)(&suite));
+}
+
 #[test]
 fn networks_in_bf16_match_the_reference() {
-    let opened = open(PrecisionKind::Bf16, Tolerances::BF16_PRODUCTS);
-    let Some((device, tolerances)) = opened.or_say("networks_in_bf16_match_the_reference") else {
-        return;
-    };
-    let suite = Suite { device: &*device, tolerances };
-    // The others of this precision are above.
-    for name in [
-        "residual_networks_match_the_reference",
-        "updates_of_airbench_networks_match_the_reference",
-    ] {
-        (Property::named(name).check)(&suite);
-    }
+    check(
+        "networks_in_bf16_match_the_reference",
+        open(PrecisionKind::Bf16, Tolerances::BF16_PRODUCTS),
+        &[
+            "residual_networks_match_the_reference",
+            "updates_of_airbench_networks_match_the_reference",
+        ],
+    );
+}
+
+#[test]
+fn networks_and_updates_in_f32_match_the_reference_and_pytorch() {
+    check(
+        "networks_and_updates_in_f32_match_the_reference_and_pytorch",
+        open(PrecisionKind::F32, Tolerances::F32),
+        &[
+            "residual_networks_match_the_reference",
+            "airbench_networks_match_the_reference",
+            "a_network_of_neither_family_matches_the_reference",
+            "updates_of_residual_networks_match_the_reference",
+            "updates_of_airbench_networks_match_the_reference",
+            "two_updates_of_a_residual_network_match_pytorch",
+            "running_statistics_take_in_every_batch",
+        ],
+    );
+}
+
+#[test]
+fn what_f32_engines_promise_beyond_numbers_is_true() {
+    check(
+        "what_f32_engines_promise_beyond_numbers_is_true",
+        open(PrecisionKind::F32, Tolerances::F32),
+        &[
+            "micro_batches_add_up_to_their_batch",
+            "norms_of_halves_match_the_reference",
+            "frozen_parameters_keep_their_bits",
+            "two_processes_compute_what_one_does",
+            "results_come_in_order_one_for_each_update",
+            "errors_of_the_communicator_reach_the_caller",
+        ],
+    );
 }
 
 /// What is run as one program is one graph on a card.
