@@ -189,6 +189,7 @@ fn bits_of_quick_do_not_depend_on_the_schedule() {
 }
 
 #[test]
+#[ignore = "takes seconds"]
 fn bits_of_fast94_do_not_depend_on_the_schedule() {
     check_bits("bits_of_fast94_do_not_depend_on_the_schedule", &fast94(), 1);
 }
