@@ -6,7 +6,8 @@
 Each page is opened in windows of three widths, in the dark and the light colour scheme, without a network.
 All figures and images must be visible, nothing may overflow horizontally, no text may be tiny, leave its
 figure or overlap another, nothing but the file itself may be requested, and axe-core may find nothing that it
-calls serious or critical. Only the page of a run that is training may reload itself (`--training`). `--has TEXT` names what must be there to read. `--shots` saves screenshots.
+calls serious or critical. Only the page of a run that is training may reload itself (`--training`). `--has TEXT`
+names what must be there to read. `--shots` saves screenshots.
 """
 
 import argparse
