@@ -423,7 +423,11 @@ impl Engine for CudaEngine {
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
             Some(known) => known,
             None => {
-                self.plans.push(ExecutionPlan::new(graph, self.plan().precision)?);
+                self.plans.push(ExecutionPlan::new(
+                    graph,
+                    self.plan().precision,
+                    self.plan().chip,
+                )?);
                 self.reserved.push([0; 2]);
                 self.plans.len() - 1
             }

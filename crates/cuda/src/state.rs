@@ -10,7 +10,7 @@ use crescendo_network::{EngineError, Graph, StateKind};
 use crate::driver::{Address, Buffer, Driver};
 use crate::params::{Batch, PackParams, ResultHead, RuleSettings};
 use crate::plan::{ExecutionPlan, Precision};
-use crate::window::Layer;
+use crate::window::{Layer, TILE_CHANNELS};
 
 /// Squared norms of parts of a batch that an update can measure.
 const MOST_PARTS: usize = 1 << 16;
@@ -91,6 +91,8 @@ pub(crate) struct PackedWeights {
     /// A [`PackParams`] for each of them.
     pub table: Buffer,
     pub count: usize,
+    /// Blocks that pack them all.
+    pub blocks: usize,
     _packed: Buffer,
 }
 
@@ -103,6 +105,7 @@ impl PackedWeights {
         let packed = Buffer::new(driver, PackedWeights::size(plan))?;
         let mut next = packed.address;
         let (mut steps, mut table) = (Vec::new(), Vec::new());
+        let mut blocks = 0;
         for (step, layer) in plan.fused.steps.iter().zip(&plan.layers) {
             let addresses = layer.map(|layer| {
                 let weight = plan.graph.nodes[step.node].weight.expect("it has a weight");
@@ -121,8 +124,10 @@ impl PackedWeights {
                         padded_results: results as i32,
                         gradient: gradient.into(),
                         f32: (plan.precision == Precision::F32).into(),
-                        unused: 0,
+                        first: blocks as i32,
                     });
+                    let sums_at_once = if layer.kernel == 1 { 64 } else { 8 };
+                    blocks += results / TILE_CHANNELS * sums.div_ceil(sums_at_once);
                     address
                 })
             });
@@ -131,7 +136,7 @@ impl PackedWeights {
         let bytes: &[u8] = bytemuck::cast_slice(&table);
         let buffer = Buffer::new(driver, bytes.len())?;
         driver.upload(buffer.address, bytes)?;
-        Ok(PackedWeights { steps, table: buffer, count: table.len(), _packed: packed })
+        Ok(PackedWeights { steps, table: buffer, count: table.len(), blocks, _packed: packed })
     }
 
     /// Bytes of all packed weights.

@@ -154,11 +154,14 @@ fn muon(
     launches.push(launch("muon_finish", [blocks(len), 1, 1], 0, &params));
 }
 
+/// Shared memory of a block that packs weights: 64 results by eight sums by nine taps, and the layer.
+const PACK_BYTES: usize = 4 * (64 * (8 * 9 + 1) + 4);
+
 /// Lays out the weights as kernels read them.
 pub(crate) fn pack(state: &State) -> Launch {
-    let params = PackAllParams { layers: state.packed.table.address };
-    // Blocks of a layer: the largest has some millions of numbers.
-    launch("pack_weights", [64, state.packed.count, 1], 0, &params)
+    let packed = &state.packed;
+    let params = PackAllParams { layers: packed.table.address, count: packed.count as i64 };
+    launch("pack_weights", [packed.blocks, 1, 1], PACK_BYTES, &params)
 }
 
 /// Measures the change of the gradients since they were last measured, and adds its squared norm to the result if it is
