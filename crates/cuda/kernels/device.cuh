@@ -105,4 +105,15 @@ DEVICE void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// d += a b with a 16x8 and b 8x8 in tf32 (f32 whose lowest 13 bits are zeros), d 16x8 in f32. With g = lane / 4 and
+// t = lane % 4, lane holds a[0..4] = rows g, g + 8, g, g + 8 at column t (plus 4 in a[2], a[3]); b0 and b1 = column g at
+// rows t and t + 4; d = row g at columns 2t, 2t + 1, then row g + 8.
+DEVICE void multiply_add_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 #endif

@@ -2,6 +2,7 @@
 #include "convolution.cu"
 #include "images.cu"
 #include "loss.cu"
+#include "muon.cu"
 #include "norm.cu"
 #include "optimizer.cu"
 #include "peak.cu"

@@ -42,6 +42,7 @@ void copy_async_commit();
 void copy_async_wait(u32 pending);
 void load_matrices(u32* fragment, const void* row, bool transposed);
 void multiply_add(float* d, const u32* a, u32 b0, u32 b1);
+void multiply_add_tf32(float* d, const u32* a, u32 b0, u32 b1);
 
 template <class To, class From>
 inline To same_bits(From from) {
@@ -118,3 +119,6 @@ DEVICE void load_matrices_transposed(u32 (&fragment)[4], const void* row) {
     host::load_matrices(fragment, row, true);
 }
 DEVICE void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { host::multiply_add(d, a, b0, b1); }
+DEVICE void multiply_add_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    host::multiply_add_tf32(d, a, b0, b1);
+}
