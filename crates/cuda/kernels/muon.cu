@@ -256,7 +256,9 @@ struct MuonTile {
             for (int i = 0; i < 4; i++)
                 (half ? upper : lower)[(n * 4 + i) * (THREADS / 2)] = half ? sum[0][n][i] : sum[1][n][i];
         block_barrier();
+#pragma unroll
         for (int n = 0; n < 4; n++) {
+#pragma unroll
             for (int i = 0; i < 4; i++) {
                 // The even eights come first.
                 float other = (half ? lower : upper)[(n * 4 + i) * (THREADS / 2)];
