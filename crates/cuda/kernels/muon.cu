@@ -142,15 +142,11 @@ KERNEL(muon_begin, MuonParams, THREADS) {
     }
 }
 
-// A number as the sum of two that tensor cores take: 21 of its 24 bits at least.
-struct Tf32Pair {
-    u32 high, low;
-};
-
-DEVICE Tf32Pair split_tf32(float value) {
+// A number as the sum of two that tensor cores take: all but two of its 24 bits.
+DEVICE void split_tf32(float value, u32& high, u32& low) {
     constexpr u32 mask = 0xffffe000u;
-    u32 high = f32_to_bits(value) & mask;
-    return Tf32Pair{high, f32_to_bits(value - bits_to_f32(high)) & mask};
+    high = f32_to_bits(value) & mask;
+    low = f32_to_bits(value - bits_to_f32(high)) & mask;
 }
 
 // An operand of products: its first number of this tile, and the numbers from one row to the next.
@@ -197,27 +193,32 @@ struct MuonTile {
     }
 
     DEVICE void multiply_eight(const float* a, const float* b, int k) {
-        u32 a_high[2][4], a_low[2][4];
+        u32 a_high[2][4], a_low[2][4], b_high[4][2], b_low[4][2];
         for (int m = 0; m < 2; m++) {
             for (int i = 0; i < 4; i++) {
                 int row = first_row + 16 * m + g + i % 2 * 8;
-                Tf32Pair pair = split_tf32(a[row * MUON_ROW + k + t + i / 2 * 4]);
-                a_high[m][i] = pair.high;
-                a_low[m][i] = pair.low;
+                split_tf32(a[row * MUON_ROW + k + t + i / 2 * 4], a_high[m][i], a_low[m][i]);
             }
         }
         for (int n = 0; n < 4; n++) {
-            Tf32Pair pair[2];
             for (int i = 0; i < 2; i++) {
                 int column = first_column + 8 * n + g, inner = k + t + 4 * i;
-                pair[i] = split_tf32(by_rows ? b[column * MUON_ROW + inner] : b[inner * MUON_COLUMN_ROW + column]);
-            }
-            for (int m = 0; m < 2; m++) {
-                multiply_add_tf32(sum[m][n], a_low[m], pair[0].high, pair[1].high);
-                multiply_add_tf32(sum[m][n], a_high[m], pair[0].low, pair[1].low);
-                multiply_add_tf32(sum[m][n], a_high[m], pair[0].high, pair[1].high);
+                split_tf32(by_rows ? b[column * MUON_ROW + inner] : b[inner * MUON_COLUMN_ROW + column], b_high[n][i],
+                           b_low[n][i]);
             }
         }
+        // Products that follow each other have different sums, so that none waits for the one before.
+        each_product([&](int m, int n) { multiply_add_tf32(sum[m][n], a_low[m], b_high[n][0], b_high[n][1]); });
+        each_product([&](int m, int n) { multiply_add_tf32(sum[m][n], a_high[m], b_low[n][0], b_low[n][1]); });
+        each_product([&](int m, int n) { multiply_add_tf32(sum[m][n], a_high[m], b_high[n][0], b_high[n][1]); });
+    }
+
+    template <class Each>
+    DEVICE static void each_product(const Each& each) {
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int m = 0; m < 2; m++) each(m, n);
     }
 
     // Adds a b over the inner dimension from `first` to `end`, where both are multiples of MUON_DEPTH or `end` is where

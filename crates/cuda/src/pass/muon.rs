@@ -147,3 +147,22 @@ impl Matrices {
         launch(kernel, [all, 1, 1], shared, &params)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `muon.cu` gives each part as many chunks, and the last one what is left.
+    #[test]
+    fn no_part_of_a_matrix_is_empty() {
+        for width in (1..10_000).step_by(7) {
+            for rows in [1, 64, 65, 256, 512, 2000] {
+                let shape = Shape { rows, columns: rows.max(width) };
+                let (chunks, parts) = (shape.columns.div_ceil(DEPTH), shape.parts());
+                assert!((parts - 1) * chunks.div_ceil(parts) < chunks, "{shape:?}: {parts}");
+            }
+        }
+        // A matrix of fast94.
+        assert_eq!(Shape { rows: 256, columns: 2304 }.parts(), 8);
+    }
+}
