@@ -1,6 +1,6 @@
 //! The launches of an update: measuring, the optimizer, averages.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crescendo_network::{Graph, Rule};
@@ -71,21 +71,22 @@ pub(crate) fn update(
     space: &Workspace,
     groups: &[RuleGroup],
 ) -> Vec<Launch> {
-    let is_muon = |group: &&RuleGroup| matches!(group.kind, RuleKind::Muon { .. });
-    let (matrices, flat): (Vec<&RuleGroup>, Vec<&RuleGroup>) = groups.iter().partition(is_muon);
-    let mut launches: Vec<Launch> =
-        flat.chunks(MOST_SGD_GROUPS).map(|groups| sgd(graph, state, groups)).collect();
-    // All matrices with the same number of steps together.
-    let steps = |group: &RuleGroup| match group.kind {
-        RuleKind::Muon { steps } => steps,
-        RuleKind::Sgd | RuleKind::Frozen => unreachable!("it is no matrix"),
-    };
-    for count in matrices.iter().map(|group| steps(group)).collect::<BTreeSet<usize>>() {
-        let same = matrices.iter().filter(|group| steps(group) == count);
-        let parameters: Vec<usize> = same.map(|group| group.parameters.start).collect();
-        launches.extend(muon::update(graph, state, space.muon(), &parameters, count));
+    let mut flat = Vec::new();
+    // Matrices with the same number of steps share their launches.
+    let mut matrices: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for group in groups {
+        match group.kind {
+            RuleKind::Muon { steps } => {
+                matrices.entry(steps).or_default().push(group.parameters.start);
+            }
+            RuleKind::Sgd | RuleKind::Frozen => flat.push(group),
+        }
     }
-    launches
+    let flat = flat.chunks(MOST_SGD_GROUPS).map(|groups| sgd(graph, state, groups));
+    let matrices = matrices
+        .iter()
+        .flat_map(|(&steps, indices)| muon::update(graph, state, space.muon(), indices, steps));
+    flat.chain(matrices).collect()
 }
 
 /// SGD for all groups, and zeros for the gradients of frozen ones.
