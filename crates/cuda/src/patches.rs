@@ -45,7 +45,7 @@ impl Layer {
             _ if self.kernel == 1 => Variant::Single,
             2 => Variant::Strided,
             _ if from.padded() <= RESIDENT => Variant::Resident,
-            _ if is_deep(blocks, gradient, multiprocessors) => Variant::Deep,
+            _ if blocks <= multiprocessors => Variant::Deep,
             _ => Variant::Plain,
         }
     }
@@ -164,12 +164,6 @@ enum Variant {
     Strided,
     /// A window of 1x1.
     Single,
-}
-
-fn is_deep(blocks: usize, gradient: bool, multiprocessors: usize) -> bool {
-    let bits: u32 = std::env::var("DEEP").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
-    let (few, many) = if gradient { (bits & 4, bits & 8) } else { (bits & 1, bits & 2) };
-    if blocks <= multiprocessors { few != 0 } else { many != 0 }
 }
 
 impl Layer {
