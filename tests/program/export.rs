@@ -20,7 +20,7 @@ const ONNX: &str = "tests/onnx/requirements.txt";
 #[test]
 fn the_best_weights_are_exported_or_those_that_are_asked_for() {
     let settings =
-        "--set data.validation=50 --set train.evaluate_every=1 --set train.checkpoint_every=1";
+        "--set data.validation=24 --set train.evaluate_every=1 --set train.checkpoint_every=1";
     let place = Place::with_run(&format!("--epochs 2 {settings}"));
     let model = |arguments: &str| {
         let said = place.run(&format!("export {arguments} --onnx model.onnx"));
@@ -96,7 +96,7 @@ fn a_file_from_elsewhere_needs_its_network_classes_and_statistics_described() {
     };
     refused("", &["bare.safetensors: has no recipe", "--recipe"]);
     refused(
-        "--recipe quick --data shapes:300,100",
+        "--recipe quick --data shapes:144,100",
         &["holds 4107 numbers, but its network has 87978"],
     );
     // A recipe without classes and statistics, and no data to take them from.
@@ -108,13 +108,13 @@ fn a_file_from_elsewhere_needs_its_network_classes_and_statistics_described() {
         fs::read(place.path("a.onnx")).unwrap()
     };
     let described = model("bare.safetensors --recipe run/recipe.toml");
-    assert!(described == model("bare.safetensors --recipe mine.toml --data shapes:300,100"));
+    assert!(described == model("bare.safetensors --recipe mine.toml --data shapes:144,100"));
     // The file itself also says of which epoch it is.
     assert!(described.len() < model("run").len());
 
     place.run("export bare.safetensors --recipe run/recipe.toml --pytorch module");
     // The copy says what its network is.
-    place.run("evaluate module/model.safetensors --data shapes:300,100");
+    place.run("evaluate module/model.safetensors --data shapes:144,100");
     place.run("export run --pytorch own");
     let readme = place.read("own/README.md");
     assert!(readme.contains("% of the test images are right"), "{readme}");
