@@ -260,10 +260,10 @@ fn a_plan_takes_the_size_and_the_classes_of_data() {
 
 #[test]
 fn training_follows_its_plan() {
-    let place = Place::with_run("--epochs 4 --set data.validation=40");
-    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,25],[3,50]] --set \
-                   train.epochs=4 --set data.validation=40";
-    let plan = json(&place, &format!("plan quick {options} --images 300 --json"));
+    let place = Place::with_run("--epochs 4 --set data.validation=24");
+    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,12],[3,24]] --set \
+                   train.epochs=4 --set data.validation=24";
+    let plan = json(&place, &format!("plan quick {options} --images 144 --json"));
     let epochs = place.read("run/epochs.csv");
     assert_eq!(plan["updates"].to_string(), *super::column(&epochs, "updates").last().unwrap());
     let log = place.read("run/log.txt");
