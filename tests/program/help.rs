@@ -101,7 +101,16 @@ fn names(list: &str) -> Vec<&str> {
 fn comparisons_are_listed_and_shown() {
     let place = Place::new();
     let list = place.run("compare");
-    let expected = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"];
+    let expected = [
+        "grow-or-decay",
+        "grow-or-decay-paper",
+        "beyond-1000",
+        "beyond-1000-paper",
+        "activations",
+        "head",
+        "width",
+        "depth",
+    ];
     assert_eq!(names(&list), expected);
     for name in expected {
         let file = place.run(&format!("compare {name} --show"));
