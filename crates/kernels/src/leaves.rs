@@ -31,7 +31,9 @@
 use std::ops::{Add, Range};
 
 use crate::disjoint_slice::DisjointSlice;
+use crate::elementwise::PIECE;
 use crate::thread_pool::split_range;
+use crate::{Processor, ThreadPool};
 
 /// The most leaves of a tree.
 pub const MOST_LEAVES: usize = 64;
@@ -260,6 +262,51 @@ impl<'a> GroupSlices<'a> {
         // SAFETY: the caller's promise.
         unsafe { self.0[group].part(offset, len) }
     }
+}
+
+/// Adds sums, one for each of the leaves, in the order of the tree: a group's sum takes the place of its first leaf's, and
+/// the others become zeros.
+///
+/// # Panics
+/// If there is not one sum for each leaf, or their lengths differ.
+pub fn add(processor: &Processor, leaves: &Leaves, sums: &mut [&mut [f32]]) {
+    let list = &leaves.list();
+    let len = sums.first().map_or(0, |sum| sum.len());
+    assert!(sums.iter().all(|sum| sum.len() == len), "lengths differ");
+    assert!(sums.len() == list.len() && sums.len() <= MOST_GROUPS, "one sum for each leaf");
+    if sums.len() < 2 {
+        return;
+    }
+    let work = ThreadPool::ELEMENT * len * sums.len();
+    let mut slices = sums.iter_mut();
+    let sums: [DisjointSlice<f32>; MOST_GROUPS] = std::array::from_fn(|_| match slices.next() {
+        Some(sum) => DisjointSlice::new(sum),
+        None => DisjointSlice::new(&mut []),
+    });
+    processor.pool.run(len.div_ceil(PIECE), work, |piece, _| {
+        let (start, len) = (piece * PIECE, PIECE.min(len - piece * PIECE));
+        let (mut waiting, mut count) = ([0; DEPTH], 0);
+        for (index, leaf) in list.iter().enumerate() {
+            if index > 0 && leaf.group() != list[index - 1].group() {
+                count = 0;
+            }
+            waiting[count] = index;
+            count += 1;
+            for _ in 0..leaf.joins() {
+                count -= 1;
+                // SAFETY: each task has a piece of each sum, and these two differ.
+                let (to, from) = unsafe {
+                    (
+                        sums[waiting[count - 1]].part(start, len),
+                        sums[waiting[count]].part(start, len),
+                    )
+                };
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to += std::mem::take(from);
+                }
+            }
+        }
+    });
 }
 
 /// A part of a leaf, of which a kernel has a partial sum.

@@ -62,7 +62,7 @@ impl BatchTree {
     }
 
     /// How many leaves there are.
-    pub fn leaves(&self) -> usize {
+    pub fn leaves(self) -> usize {
         let most = (self.micro_batch / Self::LEAF_IMAGES).max(1).ilog2();
         (1 << most).clamp(Self::LEAST_LEAVES, Self::MOST_LEAVES)
     }
@@ -72,9 +72,9 @@ impl BatchTree {
     ///
     /// # Panics
     /// If there is no such process.
-    pub fn parts(&self, rank: usize, ranks: usize) -> impl Iterator<Item = BatchPart> + Clone {
+    pub fn parts(self, rank: usize, ranks: usize) -> impl Iterator<Item = BatchPart> + Clone {
         assert!(rank < ranks, "there is no such process");
-        let tree = *self;
+        let tree = self;
         let leaves = tree.leaves();
         let (first, end) = (leaves * rank / ranks, leaves * (rank + 1) / ranks);
         let first_half = tree.starts().map(|start| tree.size(start) / 2).sum();
@@ -94,7 +94,7 @@ impl BatchTree {
 
     /// How many sums of gradients an engine keeps apart for a process: one, or several for a batch in several
     /// micro-batches. See [`Device::required_memory`](crate::Device::required_memory).
-    pub fn sums(&self, ranks: usize) -> usize {
+    pub fn sums(self, ranks: usize) -> usize {
         let sums = |part: BatchPart| {
             let nodes = part.nodes();
             (part.end.max(part.first + 1) - 1) * nodes / self.leaves()
@@ -105,14 +105,13 @@ impl BatchTree {
     }
 
     /// The most images of a part of one of so many processes.
-    pub fn most_images(&self, ranks: usize) -> usize {
+    pub fn most_images(self, ranks: usize) -> usize {
         self.first_parts(ranks).map(|part| part.images().len()).max().unwrap_or(0)
     }
 
     /// The first part of each process: no other is larger.
-    fn first_parts(&self, ranks: usize) -> impl Iterator<Item = BatchPart> {
-        let tree = *self;
-        (0..ranks).filter_map(move |rank| tree.parts(rank, ranks).next())
+    fn first_parts(self, ranks: usize) -> impl Iterator<Item = BatchPart> {
+        (0..ranks).filter_map(move |rank| self.parts(rank, ranks).next())
     }
 
     /// Where micro-batches start.
