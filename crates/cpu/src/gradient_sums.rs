@@ -181,7 +181,7 @@ mod tests {
                 for part in tree.parts(rank, ranks) {
                     let here = Grouping::new(&part, true);
                     sums.reserve(here.count());
-                    let [mut groups, _] = sums.split(0..3, 3);
+                    let [groups, _] = sums.split(0..3, 3);
                     for leaf in here.leaves.list().iter() {
                         groups[leaf.group()][1] += leaf.images().len() as f32;
                     }
