@@ -18,7 +18,7 @@ fn isa() -> IsaKind {
 }
 
 fn exact(tolerances: Tolerances) -> Tolerances {
-    Tolerances { same_bits_on_processes: true, ..tolerances }
+    Tolerances { sums_follow_the_tree: true, ..tolerances }
 }
 
 mod f32 {

@@ -89,8 +89,7 @@ pub trait Communicator: Send {
     fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError>;
 
     /// Replaces the gradients of both halves of the batch by their sums over all processes. Called in an update that is
-    /// measured, in the place of [`sum_gradients`](Self::sum_gradients); of a power of two of processes each has
-    /// gradients of one half only, the first half of the processes those of the first.
+    /// measured, in the place of [`sum_gradients`](Self::sum_gradients).
     ///
     /// # Errors
     /// [`EngineError::Communication`] if another process failed.

@@ -158,6 +158,12 @@ impl BatchPart {
         at(self.first)..at(self.end)
     }
 
+    /// Those of them that are in the batch's first half, counted from the first of them: a range of the process's images.
+    pub fn first_half(&self) -> Range<usize> {
+        let (images, middle) = (self.images(), self.start + self.size / 2);
+        0..middle.clamp(images.start, images.end) - images.start
+    }
+
     /// Whether it is the last of its batch.
     pub fn is_last(&self) -> bool {
         self.last

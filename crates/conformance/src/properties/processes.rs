@@ -133,7 +133,7 @@ fn check(suite: &Suite, loss: &Loss, count: usize, micro_batch: usize, numbers: 
         });
         let first = &outcomes[0];
         assert!(outcomes.iter().all(|other| other == first), "all processes hold the same");
-        if suite.tolerances.same_bits_on_processes && ranks.is_power_of_two() {
+        if suite.tolerances.sums_follow_the_tree && ranks.is_power_of_two() {
             assert!(*first == one, "{ranks} processes: {first:?} is not {one:?}");
         }
         for (many, one) in first.results.iter().zip(&one.results) {
