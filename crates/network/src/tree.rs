@@ -251,9 +251,10 @@ mod tests {
     #[test]
     fn leaves_follow_from_the_sizes() {
         let leaves = |images, micro_batch| BatchTree::new(images, micro_batch).leaves();
-        assert_eq!([1, 250, 511, 512, 1023, 1024, 1_000_000].map(|n| leaves(n, n)), [
-            8, 8, 8, 16, 16, 32, 64
-        ]);
+        assert_eq!(
+            [1, 250, 511, 512, 1023, 1024, 1_000_000].map(|n| leaves(n, n)),
+            [8, 8, 8, 16, 16, 32, 64]
+        );
         assert_eq!(leaves(5000, 600), 16);
         let sums = |micro_batch, ranks| BatchTree::new(1000, micro_batch).sums(ranks);
         assert_eq!([1, 2, 3, 8, 16].map(|ranks| sums(500, ranks)), [8, 4, 3, 1, 1]);
