@@ -1,9 +1,13 @@
 // All kernels, as one translation unit.
+#include "apply.cu"
 #include "convolution.cu"
+#include "convolution_warpgroup.cu"
 #include "images.cu"
+#include "linear_warpgroup.cu"
 #include "loss.cu"
 #include "norm.cu"
 #include "optimizer.cu"
 #include "peak.cu"
 #include "pooling.cu"
 #include "weight_gradient.cu"
+#include "weight_gradient_warpgroup.cu"

@@ -6,7 +6,7 @@
 // A sum over processes may come between the two halves of a kernel.
 enum Phase { BOTH, SUM, FINISH };
 
-// Adds the two sums of a channel over all tiles; every thread gets them. `shared` has room for 2 * THREADS doubles.
+// Adds the two sums of a channel over all tiles; every thread gets them. `shared` has room for 2 * WARPS doubles.
 DEVICE void sum_tiles(const float* sums, i64 tiles, int channel, int padded_channels, double* shared, double (&total)[2]) {
     double first = 0.0, second = 0.0;
     for (i64 tile = thread_index(); tile < tiles; tile += THREADS) {
@@ -14,19 +14,21 @@ DEVICE void sum_tiles(const float* sums, i64 tiles, int channel, int padded_chan
         first += from[0];
         second += from[1];
     }
-    int thread = thread_index();
-    shared[thread] = first;
-    shared[THREADS + thread] = second;
-    block_barrier();
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        if (thread < half) {
-            shared[thread] += shared[thread + half];
-            shared[THREADS + thread] += shared[THREADS + thread + half];
-        }
-        block_barrier();
+    for (u32 bits = 16; bits > 0; bits /= 2) {
+        first += shuffle_xor(first, bits);
+        second += shuffle_xor(second, bits);
     }
-    total[0] = shared[0];
-    total[1] = shared[THREADS];
+    int warp = thread_index() / 32;
+    if (thread_index() % 32 == 0) {
+        shared[2 * warp] = first;
+        shared[2 * warp + 1] = second;
+    }
+    block_barrier();
+    total[0] = total[1] = 0.0;
+    for (int i = 0; i < WARPS; i++) {
+        total[0] += shared[2 * i];
+        total[1] += shared[2 * i + 1];
+    }
 }
 
 struct NormParams {

@@ -18,7 +18,7 @@ use crate::pass::{Action, Context, Pass, Purpose, RuleGroup, launch, rule_groups
 use crate::peak;
 use crate::plan::ExecutionPlan;
 use crate::sequence::{Sequence, Sequences};
-use crate::state::State;
+use crate::state::{SecondHalf, State};
 use crate::window::{MapShape, THREADS};
 use crate::work;
 use crate::workspace::{Sizes, Workspace};
@@ -382,8 +382,7 @@ impl CudaEngine {
         source: Option<Source>,
     ) -> Result<(), EngineError> {
         if self.state.second_half.is_none() {
-            let len = 4 * self.graph().parameter_count();
-            self.state.second_half = Some(Buffer::zeros(&self.driver, len)?);
+            self.state.second_half = Some(SecondHalf::new(&self.driver, self.graph())?);
         }
         self.pending.halves = Some(batch.part.halves());
         let first = batch.part.first_half();
@@ -399,7 +398,7 @@ impl CudaEngine {
 
     fn exchange_halves(&mut self) -> Result<(), EngineError> {
         self.run(Key::ExchangeHalves, |engine| {
-            let second = engine.state.second_half.as_ref().expect("it is measured").address;
+            let second = engine.state.second_half.as_ref().expect("it is measured");
             vec![update::exchange_halves(engine.graph(), &engine.state, second)]
         })
     }
@@ -413,9 +412,9 @@ impl CudaEngine {
         let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
         if let Some(second) = second {
             let mut host = vec![0.0f32; gradients.len()];
-            driver.download(second.address, bytemuck::cast_slice_mut(&mut host))?;
+            driver.download(second.gradients.address, bytemuck::cast_slice_mut(&mut host))?;
             communicator.sum_halves([gradients, &mut host])?;
-            driver.upload(second.address, bytemuck::cast_slice(&host))?;
+            driver.upload(second.gradients.address, bytemuck::cast_slice(&host))?;
         } else {
             communicator.sum_gradients(gradients)?;
         }
@@ -544,7 +543,11 @@ impl Engine for CudaEngine {
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
             Some(known) => known,
             None => {
-                self.plans.push(ExecutionPlan::new(graph, self.plan().precision)?);
+                self.plans.push(ExecutionPlan::new(
+                    graph,
+                    self.plan().precision,
+                    self.plan().chip,
+                )?);
                 self.reserved.push([0; 2]);
                 self.plans.len() - 1
             }
@@ -629,7 +632,7 @@ impl Engine for CudaEngine {
         }
         if pending.halves.is_some() {
             self.run(Key::AddHalves, |engine| {
-                let second = engine.state.second_half.as_ref().expect("it is measured").address;
+                let second = engine.state.second_half.as_ref().expect("it is measured");
                 update::add_halves(engine.graph(), &engine.state, second)
             })?;
         }

@@ -60,6 +60,8 @@ params! {
         halo_columns: i32,
         plane: i32,
         chunk: i32,
+        across_inverse: u32,
+        down_inverse: u32,
     }
     ConvolutionParams {
         window: Window,
@@ -69,7 +71,12 @@ params! {
         weights: Address,
         epilogue: Epilogue,
         gradient_epilogue: GradientEpilogue,
+        tiles: i64,
+        sums: Address,
+        parts: i64,
     }
+    /// See `apply.cu`.
+    ApplyParams { input: Input, out: Maps, pixels: i64, channels: i64 }
     PackParams {
         weights: Address,
         packed: Address,
@@ -80,17 +87,20 @@ params! {
         padded_results: i32,
         gradient: i32,
         f32: i32,
-        unused: i32,
+        first: i32,
     }
-    PackAllParams { layers: Address }
+    PackAllParams { layers: Address, count: i64 }
     WeightGradientParams {
         window: Window,
         input: Input,
         gradient: GradientInput,
         sums: Address,
+        direct: Address,
         tiles: i32,
         splits: i32,
         tap_groups: i32,
+        outputs: i32,
+        inputs: i32,
         unused: i32,
     }
     WeightSumParams {
@@ -264,4 +274,15 @@ params! {
     /// See `peak.cu`, for this and the next one.
     PeakParams { out: Address, iterations: i64 }
     CopyParams { from: Address, to: Address, units: i64 }
+}
+
+impl GradientInput {
+    /// The same as the terms of an input: `a * gradient`, and `b * value + c`.
+    pub fn terms(&self) -> Input {
+        Input {
+            main: Term { value: self.gradient, scale: self.a, shift: 0 },
+            residual: Term { value: self.value, scale: self.b, shift: self.c },
+            activation: Activation::default(),
+        }
+    }
 }

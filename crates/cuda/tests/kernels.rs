@@ -48,6 +48,8 @@ struct Case {
     norm: bool,
     bias: bool,
     schedule: u32,
+    /// Whether the card has the products of warpgroups.
+    hopper: bool,
 }
 
 const ACTIVATIONS: [Activation; 7] = [
@@ -63,6 +65,25 @@ const ACTIVATIONS: [Activation; 7] = [
 impl Case {
     /// Number `index`; kernels, strides, activations and schedules come in turns.
     fn new(index: usize, most_products: usize) -> Case {
+        Case::with_window(index, most_products, None)
+    }
+
+    /// Number `index` of those that the products of warpgroups compute.
+    fn of_patches(index: usize, most_products: usize) -> Case {
+        let case = Case::with_window(
+            index,
+            most_products,
+            Some([(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)][index % 4]),
+        );
+        Case { hopper: true, ..case }
+    }
+
+    /// With a window of this kernel, stride and padding.
+    fn with_window(
+        index: usize,
+        most_products: usize,
+        window: Option<(usize, usize, usize)>,
+    ) -> Case {
         let draw = &mut Draw(index as u64);
         let channels = [1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 63, 64, 65, 70];
         let sides = [1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18, 23, 31, 32, 33, 35];
@@ -80,8 +101,12 @@ impl Case {
                 norm: draw.of(&[false, true]),
                 bias: draw.of(&[false, true]),
                 schedule: (index % SCHEDULES as usize) as u32,
+                hopper: false,
             };
-            let Case { inputs, outputs, rows, columns, kernel, stride, padding, images, .. } = case;
+            let (kernel, stride, padding) =
+                window.unwrap_or((case.kernel, case.stride, case.padding));
+            let case = Case { kernel, stride, padding, ..case };
+            let Case { inputs, outputs, rows, columns, images, .. } = case;
             let pixels = images * rows * columns;
             let products = pixels * inputs * (outputs * kernel * kernel + 2);
             // A BatchNorm of few numbers, or of outputs that see nothing but zeros, multiplies rounding.
@@ -147,7 +172,9 @@ impl Case {
 
     /// The worst error as a share of what is allowed.
     fn check(self, precision: PrecisionKind) -> Result<f64, String> {
-        let device = host::device(HostDriver::with_schedule(self.schedule)?, precision);
+        let driver = HostDriver::with_schedule(self.schedule)?;
+        let driver = if self.hopper { driver.hopper() } else { driver };
+        let device = host::device(driver, precision);
         let graph = self.graph();
         let state = graph.initial(1);
         let labels: Vec<u16> = (0..self.images).map(|image| (image % 3) as u16).collect();
@@ -243,10 +270,26 @@ fn convolutions_match_the_reference_in_bf16() {
     check("convolutions_match_the_reference_in_bf16", cases, PrecisionKind::Bf16);
 }
 
-/// Every case in all schedules.
+#[test]
+fn convolutions_by_warpgroups_match_the_reference() {
+    let cases = (4000..4024).map(|index| Case::of_patches(index, 1 << 22));
+    check("convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
+}
+
+/// A case in all schedules.
+fn schedules(case: Case) -> impl Iterator<Item = Case> {
+    (0..SCHEDULES).map(move |schedule| Case { schedule, ..case })
+}
+
 fn many() -> impl Iterator<Item = Case> {
-    let schedules = |case: Case| (0..SCHEDULES).map(move |schedule| Case { schedule, ..case });
     (2000..2168).map(|index| Case::new(index, 1 << 24)).flat_map(schedules)
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn many_convolutions_by_warpgroups_match_the_reference() {
+    let cases = (5000..5120).map(|index| Case::of_patches(index, 1 << 24)).flat_map(schedules);
+    check("many_convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
 }
 
 #[test]

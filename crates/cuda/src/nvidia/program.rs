@@ -14,6 +14,8 @@ pub(super) struct NvidiaProgram {
     context: sys::CUcontext,
     stream: sys::CUstream,
     launches: Vec<(sys::CUfunction, Launch)>,
+    /// Whether a kernel may be started before the one before it has finished: all of ours wait for it by themselves.
+    overlaps: bool,
     graph: sys::CUgraphExec,
 }
 
@@ -26,8 +28,10 @@ impl NvidiaProgram {
         context: sys::CUcontext,
         stream: sys::CUstream,
         launches: Vec<(sys::CUfunction, Launch)>,
+        overlaps: bool,
     ) -> Result<NvidiaProgram, EngineError> {
-        let mut program = NvidiaProgram { context, stream, launches, graph: ptr::null_mut() };
+        let mut program =
+            NvidiaProgram { context, stream, launches, overlaps, graph: ptr::null_mut() };
         // A single launch gains nothing from a graph.
         if program.launches.len() > 1 {
             program.capture()?;
@@ -43,23 +47,26 @@ impl NvidiaProgram {
     fn launch(&self, (function, launch): &(sys::CUfunction, Launch)) -> Result<(), EngineError> {
         let [x, y, z] = launch.grid;
         let mut params = launch.params.as_ptr().cast_mut().cast::<c_void>();
+        let mut overlaps = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared,
+            hStream: self.stream,
+            attrs: &mut overlaps,
+            numAttrs: self.overlaps.into(),
+        };
         // SAFETY: a kernel has one parameter, of which these are the bytes; the driver copies them. That kernels stay
         // inside the memory that they are given is held by the tests, which run them between guard pages.
-        check(unsafe {
-            sys::cuLaunchKernel(
-                *function,
-                x,
-                y,
-                z,
-                launch.threads,
-                1,
-                1,
-                launch.shared,
-                self.stream,
-                &mut params,
-                ptr::null_mut(),
-            )
-        })
+        check(unsafe { sys::cuLaunchKernelEx(&config, *function, &mut params, ptr::null_mut()) })
     }
 
     fn capture(&mut self) -> Result<(), EngineError> {

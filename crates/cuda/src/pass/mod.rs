@@ -145,7 +145,10 @@ impl<'a> Pass<'a> {
         shared: usize,
         params: &P,
     ) {
-        let launch = launch(kernel, grid, shared, params);
+        self.push(launch(kernel, grid, shared, params));
+    }
+
+    fn push(&mut self, launch: Launch) {
         self.actions.push(Action::Launch { launch, step: self.step, backward: self.backward });
     }
 

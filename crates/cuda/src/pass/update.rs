@@ -6,10 +6,8 @@ use crescendo_network::{Graph, Rule};
 
 use super::{SUMS_BYTES, blocks, launch};
 use crate::driver::{Address, Launch};
-use crate::params::{
-    FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings, WeightSumParams,
-};
-use crate::state::{PART_BLOCKS, State};
+use crate::params::{FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings};
+use crate::state::{PART_BLOCKS, SecondHalf, State};
 use crate::workspace::Workspace;
 
 /// Newton and Schulz's polynomial, as [`crescendo_network::Muon`] has it.
@@ -156,47 +154,49 @@ fn muon(
     launches.push(launch("muon_finish", [blocks(len), 1, 1], 0, &params));
 }
 
+/// Shared memory of a block that packs weights: 64 results by eight sums by nine taps, and the layer.
+const PACK_BYTES: usize = 4 * (64 * (8 * 9 + 1) + 4);
+
 /// Lays out the weights as kernels read them.
 pub(crate) fn pack(state: &State) -> Launch {
-    let params = PackAllParams { layers: state.packed.table.address };
-    // Blocks of a layer: the largest has some millions of numbers.
-    launch("pack_weights", [64, state.packed.count, 1], 0, &params)
+    let packed = &state.packed;
+    let params = PackAllParams { layers: packed.table.address, count: packed.count as i64 };
+    launch("pack_weights", [packed.blocks, 1, 1], PACK_BYTES, &params)
 }
 
 /// Exchanges the gradients of the two halves of a batch.
-pub(crate) fn exchange_halves(graph: &Graph, state: &State, second: Address) -> Launch {
-    let len = graph.parameter_count();
-    let flat = FlatParams { parameters: second, ..gradients(graph, state) };
-    launch("exchange", [blocks(len), 1, 1], 0, &flat)
+pub(crate) fn exchange_halves(graph: &Graph, state: &State, second: &SecondHalf) -> Launch {
+    let parameters = second.gradients.address;
+    let flat = FlatParams { parameters, ..gradients(graph, state) };
+    launch("exchange", [blocks(graph.parameter_count()), 1, 1], 0, &flat)
 }
 
 /// Measures the squared norms of the gradients of both halves and of their sum, which takes the place of the first; the
 /// second become zeros.
-pub(crate) fn add_halves(graph: &Graph, state: &State, second: Address) -> Vec<Launch> {
+pub(crate) fn add_halves(graph: &Graph, state: &State, second: &SecondHalf) -> Vec<Launch> {
     let len = graph.parameter_count();
     let whole = gradients(graph, state);
-    let half = |gradients: Address| FlatParams { gradients, ..whole };
+    let (first, other) = (state.gradients.address, second.gradients.address);
+    let half = FlatParams { gradients: other, ..whole };
     let sum = |kernel, flat| Launch { threads: 32, ..launch(kernel, [1, 1, 1], 0, flat) };
-    // As the partial sums of a layer with one output are added to its gradient.
-    let add = WeightSumParams {
-        sums: second,
-        gradient: state.gradients.address,
-        splits: 1,
-        taps: 1,
-        outputs: 1,
-        inputs: len as i64,
-        padded_outputs: 1,
-        padded_inputs: len as i64,
+    let blend = |parameters, gradients, factor: u32| {
+        let weight = second.factors.address + 4 * Address::from(factor);
+        let flat = FlatParams { parameters, gradients, weight, ..whole };
+        launch("blend", [blocks(len), 1, 1], 0, &flat)
     };
     vec![
         square_parts(&whole),
         sum("add_part", &whole),
-        square_parts(&half(second)),
-        sum("add_part", &half(second)),
-        launch("sum_weight_gradient", [blocks(len), 1, 1], 0, &add),
+        square_parts(&half),
+        sum("add_part", &half),
+        // The mean of both, which is exact but for the rounding of their sum, and then twice that.
+        blend(first, other, 0),
+        clear(other, len),
+        blend(other, first, 1),
+        exchange_halves(graph, state, second),
+        clear(other, len),
         square_parts(&whole),
         sum("set_whole", &whole),
-        clear(second, len),
     ]
 }
 

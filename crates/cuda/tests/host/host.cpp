@@ -227,6 +227,19 @@ struct Copies {
     u32 group;
 };
 
+// A thread's part of the products of its warpgroup that are under way; groups are numbered as those of copies.
+struct Product {
+    float* d;
+    u64 a, b;
+    bool add, transposed;
+    u32 group;
+};
+
+struct Products {
+    std::vector<Product> late;
+    u32 group;
+};
+
 struct Machine : host::Running {
     const Kernel* kernel;
     alignas(16) Byte params[4096];
@@ -248,6 +261,7 @@ struct Machine : host::Running {
     u32 returned;
     Warp warps[most_warps];
     Copies copies[most_threads];
+    Products products[most_threads];
 
     Context outside;
     Context contexts[most_threads];
@@ -468,6 +482,40 @@ struct Machine : host::Running {
         }
     }
 
+    // The address of a number of an operand of warpgroup_multiply_add, row `i` along the results and `k` along the sum.
+    const Byte* operand(u64 descriptor, bool transposed, u32 i, u32 k) {
+        u32 at = static_cast<u32>(descriptor & 0x3fff) * 16;
+        u32 sums = static_cast<u32>(descriptor >> 16 & 0x3fff) * 16, results = static_cast<u32>(descriptor >> 32 & 0x3fff) * 16;
+        u32 row = transposed ? k : i, column = transposed ? i : k;
+        const Byte* address = shared + at + i / 8 * results + k / 8 * sums + row % 8 * 16 + column % 8 * 2;
+        if (!in_shared(address, 2)) refuse("an operand at a wrong address", address);
+        return address;
+    }
+
+    float number(u64 descriptor, bool transposed, u32 i, u32 k) {
+        u16 bits;
+        memcpy(&bits, operand(descriptor, transposed, i, k), 2);
+        return host::same_bits<float>(u32(bits) << 16);
+    }
+
+    // The thread's numbers of a product.
+    void multiply_warpgroup(const Product& product) {
+        u32 warp = thread / lanes % 4, lane = thread % lanes, g = lane / 4, t = lane % 4;
+        float a[2][16];
+        for (u32 half = 0; half < 2; half++)
+            for (u32 k = 0; k < 16; k++) a[half][k] = number(product.a, product.transposed, warp * 16 + half * 8 + g, k);
+        for (u32 i = 0; i < 16; i++) {
+            float b[16];
+            for (u32 k = 0; k < 16; k++) b[k] = number(product.b, product.transposed, i / 2 * 8 + 2 * t + i % 2, k);
+            for (u32 half = 0; half < 2; half++) {
+                float* d = product.d + i / 2 * 4 + half * 2 + i % 2;
+                float sum = product.add ? *d : 0.0f;
+                for (u32 k = 0; k < 16; k++) sum += a[half][k] * b[k];
+                *d = sum;
+            }
+        }
+    }
+
     static void thread_main() {
         Machine* machine = here();
         u32 stack = machine->started_stack;
@@ -510,6 +558,8 @@ struct Machine : host::Running {
         for (u32 i = 0; i < threads; i++) {
             copies[i].late.clear();
             copies[i].group = 0;
+            products[i].late.clear();
+            products[i].group = 0;
             free_stacks[i] = threads - 1 - i;
         }
         free_stack_count = threads;
@@ -754,6 +804,34 @@ void multiply_add(float* d, const u32* a, u32 b0, u32 b1) {
     sums = reinterpret_cast<Byte*>(warp.sums);
     memcpy(d, sums + at, 8);
     memcpy(d + 2, sums + below, 8);
+}
+
+u64 matrix_descriptor(const void* operand, u32 sums, u32 results) {
+    Machine* machine = Machine::here();
+    if (!Machine::aligned(operand) || !machine->in_shared(operand, 16)) machine->refuse("an operand at a wrong address", operand);
+    u64 at = static_cast<u64>(static_cast<const Byte*>(operand) - machine->shared);
+    return at / 16 | u64(sums / 16) << 16 | u64(results / 16) << 32;
+}
+
+void warpgroup_multiply_add(float* d, u64 a, u64 b, bool add, bool transposed) {
+    Machine* machine = Machine::here();
+    Products& products = machine->products[machine->thread];
+    Product product{d, a, b, add, transposed, products.group};
+    // Products of a thread run in order.
+    bool early = machine->schedule > 3 ? machine->random() % 2 == 0 : machine->schedule % 2 == 0;
+    if (early && products.late.empty()) machine->multiply_warpgroup(product);
+    else products.late.push_back(product);
+}
+
+void warpgroup_commit() { Machine::here()->products[running->thread].group++; }
+
+void warpgroup_wait(u32 pending) {
+    Machine* machine = Machine::here();
+    Products& products = machine->products[machine->thread];
+    size_t done = 0;
+    for (; done < products.late.size() && products.late[done].group + pending < products.group; done++)
+        machine->multiply_warpgroup(products.late[done]);
+    products.late.erase(products.late.begin(), products.late.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
 } // namespace host
