@@ -374,7 +374,7 @@ impl CudaEngine {
         Ok(PassKey { alone, ..self.pass(count, purpose, source, first) })
     }
 
-    /// Forward and backward for the loss of one half after that of the other.
+    /// Forward and backward, in a batch of one micro-batch for the loss of one half after that of the other.
     fn accumulate_halves(
         &mut self,
         batch: &MicroBatch,
@@ -385,13 +385,21 @@ impl CudaEngine {
             self.state.second_half = Some(SecondHalf::new(&self.driver, self.graph())?);
         }
         self.pending.halves = Some(batch.part.halves());
-        let first = batch.part.first_half();
-        // The running statistics take in the batch once.
-        let pass = self.training_pass(batch, first.clone(), 0.0, Purpose::FirstHalf, source)?;
-        self.run_pass(Key::Pass(pass), pass)?;
+        let (all, in_second) = (0..batch.labels.len(), batch.part.is_in_second_half());
+        let mut second = (all.clone(), source);
+        if !batch.part.is_only() && !in_second {
+            let pass = self.training_pass(batch, all, -1.0, training, source)?;
+            return self.run_pass(Key::Pass(pass), pass);
+        }
+        if batch.part.is_only() {
+            let first = batch.part.first_half();
+            second = (first.end..all.end, None);
+            // The running statistics take in the batch once.
+            let pass = self.training_pass(batch, first, 0.0, Purpose::FirstHalf, source)?;
+            self.run_pass(Key::Pass(pass), pass)?;
+        }
         self.exchange_halves()?;
-        let second = first.end..batch.labels.len();
-        let pass = self.training_pass(batch, second, -1.0, training, None)?;
+        let pass = self.training_pass(batch, second.0, -1.0, training, second.1)?;
         self.run_pass(Key::Pass(pass), pass)?;
         self.exchange_halves()
     }
