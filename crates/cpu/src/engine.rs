@@ -97,9 +97,9 @@ impl CpuEngine {
     /// Bytes that an engine takes that trains with so many images of a micro-batch, keeps so many sums of gradients apart,
     /// and evaluates.
     pub fn memory(plan: &ExecutionPlan, images: usize, sums: usize, threads: usize) -> usize {
-        // Parameters, momentum buffers, gradients, of which measuring has two.
+        // Parameters, momentum buffers, gradients, and those of a first half that is measured.
         let graph = &plan.graph;
-        let state = 4 * ((2 + sums.max(2)) * graph.parameter_count() + 2 * graph.statistic_count());
+        let state = 4 * ((3 + sums) * graph.parameter_count() + 2 * graph.statistic_count());
         let leaves = Grouping::new(&BatchPart::whole(images)).leaves;
         let training = Sizes::new(plan, &plan.training, &leaves, threads);
         let inference = Leaves::one(inference_images(threads));
