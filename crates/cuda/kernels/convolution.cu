@@ -236,24 +236,17 @@ struct PackAllParams {
 constexpr int PACK_TAPS = 9;
 constexpr int PACK_ROW = GROUP * PACK_TAPS + 1;
 
-KERNEL(pack_weights, PackAllParams, THREADS) {
-    SHARED_MEMORY(shared);
-    float* numbers = reinterpret_cast<float*>(shared);  // [result, sum, tap], rows of an odd length
-    int* found = reinterpret_cast<int*>(numbers + TILE_CHANNELS * PACK_ROW);
-    int block = block_index_x();
-    for (int i = thread_index(); i < int(p.count); i += THREADS) {
-        bool is_last = i + 1 == int(p.count);
-        if (p.layers[i].first <= block && (is_last || p.layers[i + 1].first > block)) *found = i;
-    }
-    block_barrier();
-    PackParams layer = p.layers[*found];
-    int taps = layer.kernel * layer.kernel, all = layer.padded_sums;
+// With the number of taps as a constant, or 0.
+template <int TAPS>
+DEVICE void pack_layer(const PackParams& layer, int block, float* numbers) {
+    int taps = TAPS > 0 ? TAPS : layer.kernel * layer.kernel, all = layer.padded_sums;
     int most = taps == 1 ? 8 * GROUP : GROUP, columns = (all + most - 1) / most;
-    int results = (block - layer.first) / columns * TILE_CHANNELS, sums = (block - layer.first) % columns * most;
-    int some_sums = all - sums < most ? all - sums : most;
+    int results = block / columns * TILE_CHANNELS, sums = block % columns * most;
+    // Sums are padded to a multiple of 16, and only those of a single tap come in so many that the last are fewer.
+    int some_sums = TAPS == 9 ? most : all - sums < most ? all - sums : most;
     i64 base = (i64(results) * layer.padded_sums + i64(sums) * TILE_CHANNELS) * taps;
     for (int first = 0; first < taps; first += PACK_TAPS) {
-        int some = taps - first < PACK_TAPS ? taps - first : PACK_TAPS, row = some_sums * some + 1;
+        int some = TAPS > 0 ? TAPS : taps - first < PACK_TAPS ? taps - first : PACK_TAPS, row = some_sums * some + 1;
         block_barrier();
         for (int i = thread_index(); i < TILE_CHANNELS * some_sums * some; i += THREADS) {
             // Neighbours in memory: taps, then inputs.
@@ -280,5 +273,23 @@ KERNEL(pack_weights, PackAllParams, THREADS) {
                 store_bytes(Maps{layer.packed, 0}, of_group + at * GROUP, to_bf16(group));
             }
         }
+    }
+}
+
+KERNEL(pack_weights, PackAllParams, THREADS) {
+    SHARED_MEMORY(shared);
+    float* numbers = reinterpret_cast<float*>(shared);  // [result, sum, tap], rows of an odd length
+    int* found = reinterpret_cast<int*>(numbers + TILE_CHANNELS * PACK_ROW);
+    int block = block_index_x();
+    for (int i = thread_index(); i < int(p.count); i += THREADS) {
+        bool is_last = i + 1 == int(p.count);
+        if (p.layers[i].first <= block && (is_last || p.layers[i + 1].first > block)) *found = i;
+    }
+    block_barrier();
+    PackParams layer = p.layers[*found];
+    switch (layer.kernel) {
+        case 1: pack_layer<1>(layer, block - layer.first, numbers); break;
+        case 3: pack_layer<9>(layer, block - layer.first, numbers); break;
+        default: pack_layer<0>(layer, block - layer.first, numbers); break;
     }
 }

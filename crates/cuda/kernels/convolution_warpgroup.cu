@@ -143,11 +143,16 @@ DEVICE void convolve_patches(const ConvolutionParams& p, unsigned char* shared) 
     }
 }
 
-// The numbers are patches of a warpgroup, places of the halo that a thread fills in a stage at most, and stages.
-
+// The numbers are taps, patches of a warpgroup, places of the halo that a thread fills in a stage at most, and stages. One
+// block with many stages hides latencies where there are too few tiles for two blocks.
 KERNEL_BESIDE(convolution_patches, ConvolutionParams, THREADS, 2) {
     SHARED_MEMORY(shared);
     convolve_patches<PatchEnd, 9, 2, 4, 3, false, false>(p, shared);
+}
+
+KERNEL(convolution_patches_deep, ConvolutionParams, THREADS) {
+    SHARED_MEMORY(shared);
+    convolve_patches<PatchEnd, 9, 2, 4, 6, false, false>(p, shared);
 }
 
 KERNEL_BESIDE(convolution_patches_resident, ConvolutionParams, THREADS, 2) {
@@ -165,24 +170,29 @@ KERNEL_BESIDE(convolution_patches_single, ConvolutionParams, THREADS, 2) {
     convolve_patches<PatchEnd, 1, 1, 1, 4, false, false>(p, shared);
 }
 
-KERNEL_BESIDE(input_gradient_patches, ConvolutionParams, THREADS, 2) {
-    SHARED_MEMORY(shared);
-    convolve_patches<PatchGradientEnd, 9, 1, 2, 4, false, false>(p, shared);
-}
+#define GRADIENT_KERNELS(suffix, PIECEWISE)                                                          \
+    KERNEL_BESIDE(input_gradient_patches##suffix, ConvolutionParams, THREADS, 2) {                  \
+        SHARED_MEMORY(shared);                                                                      \
+        convolve_patches<PatchGradientEnd<PIECEWISE>, 9, 1, 2, 4, false, false>(p, shared);          \
+    }                                                                                               \
+    KERNEL(input_gradient_patches_deep##suffix, ConvolutionParams, THREADS) {                       \
+        SHARED_MEMORY(shared);                                                                      \
+        convolve_patches<PatchGradientEnd<PIECEWISE>, 9, 2, 4, 6, false, false>(p, shared);          \
+    }                                                                                               \
+    KERNEL_BESIDE(input_gradient_patches_resident##suffix, ConvolutionParams, THREADS, 2) {         \
+        SHARED_MEMORY(shared);                                                                      \
+        convolve_patches<PatchGradientEnd<PIECEWISE>, 9, 1, 2, 4, true, false>(p, shared);           \
+    }                                                                                               \
+    KERNEL_BESIDE(input_gradient_patches_strided##suffix, ConvolutionParams, THREADS, 2) {          \
+        SHARED_MEMORY(shared);                                                                      \
+        convolve_patches<PatchGradientEnd<PIECEWISE>, 9, 1, 2, 4, false, true>(p, shared);           \
+    }                                                                                               \
+    KERNEL_BESIDE(input_gradient_patches_single##suffix, ConvolutionParams, THREADS, 2) {           \
+        SHARED_MEMORY(shared);                                                                      \
+        convolve_patches<PatchGradientEnd<PIECEWISE>, 1, 1, 1, 4, false, true>(p, shared);           \
+    }
 
-KERNEL_BESIDE(input_gradient_patches_single, ConvolutionParams, THREADS, 2) {
-    SHARED_MEMORY(shared);
-    convolve_patches<PatchGradientEnd, 1, 1, 1, 4, false, true>(p, shared);
-}
-
-KERNEL_BESIDE(input_gradient_patches_resident, ConvolutionParams, THREADS, 2) {
-    SHARED_MEMORY(shared);
-    convolve_patches<PatchGradientEnd, 9, 1, 2, 4, true, false>(p, shared);
-}
-
-KERNEL_BESIDE(input_gradient_patches_strided, ConvolutionParams, THREADS, 2) {
-    SHARED_MEMORY(shared);
-    convolve_patches<PatchGradientEnd, 9, 1, 2, 4, false, true>(p, shared);
-}
+GRADIENT_KERNELS(, true)
+GRADIENT_KERNELS(_smooth, false)
 
 #endif

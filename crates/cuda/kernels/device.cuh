@@ -11,23 +11,10 @@ using u64 = unsigned long long;
 
 #define DEVICE __device__ __forceinline__
 
-// The kernel that comes next may be started while this one runs, if the launches allow it: every kernel first waits until
-// those before it have finished (programmatic dependent launch).
-DEVICE void wait_for_kernels_before() {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // A kernel: `KERNEL(name, Params, threads)` and a body, which finds its parameters in `p`. With KERNEL_BESIDE so many
 // blocks fit on a multiprocessor by their registers.
-#define KERNEL_BESIDE(name, Params, threads, blocks)                                                          \
-    static DEVICE void name##_body(const Params& p);                                                         \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {   \
-        wait_for_kernels_before();                                                                           \
-        name##_body(p);                                                                                      \
-    }                                                                                                        \
-    static DEVICE void name##_body(const Params& p)
+#define KERNEL_BESIDE(name, Params, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
 #define KERNEL(name, Params, threads) KERNEL_BESIDE(name, Params, threads, 1)
 
 // The shared memory of a block, as much as the launch asks for.
@@ -175,5 +162,16 @@ DEVICE void warpgroup_multiply_add(float (&d)[32], u64 a, u64 b, bool add) {
         : "l"(a), "l"(b), "r"(u32(add)), "n"(transposed ? 1 : 0));
 }
 #endif
+
+// d += a b with a 16x8 and b 8x8 in tf32 (f32 whose lowest 13 bits are zeros), d 16x8 in f32. With g = lane / 4 and
+// t = lane % 4, lane holds a[0..4] = rows g, g + 8, g, g + 8 at column t (plus 4 in a[2], a[3]); b0 and b1 = column g at
+// rows t and t + 4; d = row g at columns 2t, 2t + 1, then row g + 8.
+DEVICE void multiply_add_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 
 #endif

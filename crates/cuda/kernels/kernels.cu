@@ -5,6 +5,7 @@
 #include "images.cu"
 #include "linear_warpgroup.cu"
 #include "loss.cu"
+#include "muon.cu"
 #include "norm.cu"
 #include "optimizer.cu"
 #include "peak.cu"

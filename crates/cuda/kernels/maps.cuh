@@ -29,6 +29,18 @@ DEVICE void from_bf16(const Bytes16& bytes, float (&group)[GROUP]) {
     }
 }
 
+// Four numbers at an address that is a multiple of sixteen.
+DEVICE void load_four(const float* from, float (&numbers)[4]) {
+    Bytes16 bytes = *reinterpret_cast<const Bytes16*>(from);
+    for (int i = 0; i < 4; i++) numbers[i] = bits_to_f32(bytes.word[i]);
+}
+
+DEVICE void store_four(float* to, const float (&numbers)[4]) {
+    Bytes16 bytes;
+    for (int i = 0; i < 4; i++) bytes.word[i] = f32_to_bits(numbers[i]);
+    *reinterpret_cast<Bytes16*>(to) = bytes;
+}
+
 // Two numbers at an address that is a multiple of eight.
 struct alignas(8) Two {
     float low, high;

@@ -51,7 +51,9 @@ struct PatchEnd {
     }
 };
 
-// Delivers groups of channels to a GradientEpilogue.
+// Delivers groups of channels to a GradientEpilogue, whose activation is piecewise linear or any other: code for all of them
+// would not fit into the cache of instructions.
+template <bool PIECEWISE>
 struct PatchGradientEnd {
     static constexpr int NORMS = 2;
     const GradientEpilogue& end;
@@ -106,26 +108,19 @@ struct PatchGradientEnd {
             if (end.addend[i].data) add(addend[i], pairs);
         }
         if (active) {
-            by_kind(end.activation, [&](const Activation& f) {
+            auto multiply = [&](const Activation& f) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    if (has_saved) {
-                        pairs[i][0] *= derivative_at_output(f, low_bf16(saved.word[i]));
-                        pairs[i][1] *= derivative_at_output(f, high_bf16(saved.word[i]));
-                    } else {
-                        float x[2], four[4];
-                        load_four(factors + channel * 2 + i * 4, four);
-                        x[0] = fmaf(four[0], low_bf16(saved.word[i]), four[2]);
-                        x[1] = fmaf(four[1], high_bf16(saved.word[i]), four[3]);
-                        if (two) {
-                            load_four(factors + 2 * TILE_CHANNELS + channel * 2 + i * 4, four);
-                            x[0] += fmaf(four[0], low_bf16(residual.word[i]), four[2]);
-                            x[1] += fmaf(four[1], high_bf16(residual.word[i]), four[3]);
-                        }
-                        for (int k = 0; k < 2; k++) pairs[i][k] *= derivative_at_input(f, x[k]);
-                    }
+                    float x[2] = {low_bf16(saved.word[i]), high_bf16(saved.word[i])};
+                    if (!has_saved) argument(channel + 2 * i, two, residual.word[i], x);
+                    for (int k = 0; k < 2; k++) pairs[i][k] *= derivative(f, x[k], has_saved);
                 }
-            });
+            };
+            if (PIECEWISE) {
+                multiply(end.activation);
+            } else {
+                by_kind(end.activation, multiply);
+            }
         }
         Bytes16 bytes;
 #pragma unroll
@@ -146,6 +141,23 @@ struct PatchGradientEnd {
         store_bytes(end.out, at, bytes);
     }
 
+    // From two channels of the argument's main term to the argument.
+    DEVICE void argument(int channel, bool two, u32 residual, float (&x)[2]) const {
+        float four[4];
+        load_four(factors + channel * 2, four);
+        for (int k = 0; k < 2; k++) x[k] = fmaf(four[k], x[k], four[2 + k]);
+        if (!two) return;
+        load_four(factors + 2 * TILE_CHANNELS + channel * 2, four);
+        x[0] += fmaf(four[0], low_bf16(residual), four[2]);
+        x[1] += fmaf(four[1], high_bf16(residual), four[3]);
+    }
+
+    // At a number of the activation's output, or of its input.
+    DEVICE static float derivative(const Activation& f, float x, bool is_output) {
+        if (PIECEWISE) return x > 0.0f ? 1.0f : f.kind == LEAKY_RELU ? f.constant : 0.0f;
+        return is_output ? derivative_at_output(f, x) : derivative_at_input(f, x);
+    }
+
     DEVICE static void add(const Bytes16& bytes, float (&pairs)[4][2]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -156,4 +168,5 @@ struct PatchGradientEnd {
 };
 
 DEVICE void fill_table(const PatchEnd& end, int output, int) { end.fill_table(output); }
-DEVICE void fill_table(const PatchGradientEnd& end, int output, int channels) { end.fill_table(output, channels); }
+template <bool PIECEWISE>
+DEVICE void fill_table(const PatchGradientEnd<PIECEWISE>& end, int output, int channels) { end.fill_table(output, channels); }

@@ -11,11 +11,6 @@ constexpr int PATCH_PIXELS = 64;
 DEVICE float low_bf16(u32 word) { return bits_to_f32(word << 16); }
 DEVICE float high_bf16(u32 word) { return bits_to_f32(word & 0xffff0000u); }
 
-DEVICE void load_four(const float* from, float (&four)[4]) {
-    Bytes16 bytes = *reinterpret_cast<const Bytes16*>(from);
-    for (int i = 0; i < 4; i++) four[i] = bits_to_f32(bytes.word[i]);
-}
-
 // With a stride of two the halo lies in four parts, by whether rows and columns are even, so that pixels that neighbours of
 // the output read at a tap lie side by side in any case. A single tap reads one of the parts alone. Pixels of a part:
 DEVICE int halo_part(const Window& w) { return w.tile_images * w.halo_rows * w.halo_columns; }

@@ -1,7 +1,7 @@
 //! Convolutions by the products of warpgroups, on maps of bfloat16: see `kernels/warpgroup.cuh`.
 
 use crate::params::Window;
-use crate::window::{Layer, MapShape, TILE_CHANNELS, TILE_PIXELS, Tiling, WEIGHT_INPUTS, window};
+use crate::window::{Layer, TILE_CHANNELS, TILE_PIXELS, Tiling, WEIGHT_INPUTS, window};
 
 /// Channels of a stage of a convolution.
 const CHUNK: usize = 16;
@@ -35,23 +35,50 @@ impl Layer {
         windows.contains(&(self.kernel, self.padding)) && self.stride <= 2 && !self.is_linear()
     }
 
-    /// The kernel that computes the convolution.
-    pub fn patches_kernel(self) -> &'static str {
+    /// The shape of the kernels that compute the convolution, or the gradient of its input.
+    fn variant(self, images: usize, gradient: bool, multiprocessors: usize) -> Variant {
+        let (from, to) =
+            if gradient { (self.output, self.input) } else { (self.input, self.output) };
+        let pixels = if to.columns > 8 { 256 * to.pixels().div_ceil(256) } else { 64 };
+        let blocks = (images * pixels).div_ceil(256) * to.padded().div_ceil(TILE_CHANNELS);
         match self.stride {
-            _ if self.kernel == 1 => "convolution_patches_single",
-            1 if is_resident(self.input) => "convolution_patches_resident",
-            1 => "convolution_patches",
-            _ => "convolution_patches_strided",
+            _ if self.kernel == 1 => Variant::Single,
+            2 => Variant::Strided,
+            _ if from.padded() <= RESIDENT => Variant::Resident,
+            _ if is_deep(blocks, gradient, multiprocessors) => Variant::Deep,
+            _ => Variant::Plain,
         }
     }
 
-    /// The kernel that computes the gradient of its input.
-    pub fn gradient_patches_kernel(self) -> &'static str {
-        match self.stride {
-            _ if self.kernel == 1 => "input_gradient_patches_single",
-            1 if is_resident(self.output) => "input_gradient_patches_resident",
-            1 => "input_gradient_patches",
-            _ => "input_gradient_patches_strided",
+    /// The kernel that computes the convolution.
+    pub fn patches_kernel(self, images: usize, multiprocessors: usize) -> &'static str {
+        match self.variant(images, false, multiprocessors) {
+            Variant::Plain => "convolution_patches",
+            Variant::Deep => "convolution_patches_deep",
+            Variant::Resident => "convolution_patches_resident",
+            Variant::Strided => "convolution_patches_strided",
+            Variant::Single => "convolution_patches_single",
+        }
+    }
+
+    /// The kernel that computes the gradient of its input, behind an activation that is piecewise linear or not.
+    pub fn gradient_patches_kernel(
+        self,
+        images: usize,
+        multiprocessors: usize,
+        is_piecewise: bool,
+    ) -> &'static str {
+        match (self.variant(images, true, multiprocessors), is_piecewise) {
+            (Variant::Plain, true) => "input_gradient_patches",
+            (Variant::Plain, false) => "input_gradient_patches_smooth",
+            (Variant::Deep, true) => "input_gradient_patches_deep",
+            (Variant::Deep, false) => "input_gradient_patches_deep_smooth",
+            (Variant::Resident, true) => "input_gradient_patches_resident",
+            (Variant::Resident, false) => "input_gradient_patches_resident_smooth",
+            (Variant::Strided, true) => "input_gradient_patches_strided",
+            (Variant::Strided, false) => "input_gradient_patches_strided_smooth",
+            (Variant::Single, true) => "input_gradient_patches_single",
+            (Variant::Single, false) => "input_gradient_patches_single_smooth",
         }
     }
 
@@ -71,18 +98,22 @@ impl Layer {
         let (stride, spread) = if gradient { (1, self.stride) } else { (self.stride, 1) };
         // The gradient of what was read with a stride of two is computed in four parts, each of which has its own pixels.
         let parts = spread * spread;
-        // Patches of a tile, and stages of shared memory.
-        let is_large = self.kernel == 3 && self.stride == 1;
-        let (patches, stages) = if is_large && !gradient { (4, 3) } else { (2, 4) };
+        let variant = self.variant(images, gradient, multiprocessors);
+        // Patches of a tile, stages of shared memory, and blocks that run on a multiprocessor at a time.
+        let (patches, stages, beside) = match variant {
+            Variant::Deep => (4, 6, 1),
+            Variant::Plain | Variant::Resident if !gradient => (4, 3, 2),
+            Variant::Strided if !gradient => (2, 4, 1),
+            _ => (2, 4, 2),
+        };
         let window = self.with_tiles(window(images, from, to), patches, stride, spread);
         let tiles = count(&window);
-        let blocks_beside = if stride == 1 || self.kernel == 1 { BLOCKS_BESIDE } else { 1 };
         let others = to.padded().div_ceil(TILE_CHANNELS) * parts;
-        let blocks = (blocks_beside * multiprocessors / others).clamp(1, tiles);
+        let blocks = (beside * multiprocessors / others).clamp(1, tiles);
         let halo = 2 * window.plane as usize * CHUNK;
         let chunk_weights = self.kernel * self.kernel * CHUNK * TILE_CHANNELS * 2;
-        let is_resident = is_large && is_resident(from);
-        let weights = if is_resident { from.padded() / CHUNK } else { stages } * chunk_weights;
+        let weights = if variant == Variant::Resident { from.padded() / CHUNK } else { stages }
+            * chunk_weights;
         // Sums of warps for each BatchNorm, and what the epilogue needs of each channel.
         let (norms, table) = if gradient { (2, 24) } else { (1, 8) };
         let sums = norms * WARPS * TILE_CHANNELS * 8;
@@ -121,8 +152,24 @@ impl Layer {
     }
 }
 
-fn is_resident(from: MapShape) -> bool {
-    from.padded() <= RESIDENT
+/// Kernels of the same shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    Plain,
+    /// One block on a multiprocessor, with many stages.
+    Deep,
+    /// The weights stay in shared memory.
+    Resident,
+    /// A stride of two.
+    Strided,
+    /// A window of 1x1.
+    Single,
+}
+
+fn is_deep(blocks: usize, gradient: bool, multiprocessors: usize) -> bool {
+    let bits: u32 = std::env::var("DEEP").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let (few, many) = if gradient { (bits & 4, bits & 8) } else { (bits & 1, bits & 2) };
+    if blocks <= multiprocessors { few != 0 } else { many != 0 }
 }
 
 impl Layer {

@@ -15,7 +15,7 @@ use crate::window::{Layer, TILE_CHANNELS};
 /// Squared norms of the halves of a batch.
 const HALVES: usize = 2;
 
-/// Blocks of kernels that write a sum for each block, as `optimizer.cu` has it.
+/// Blocks of the kernel that measures gradients, as `optimizer.cu` has it.
 pub(crate) const PART_BLOCKS: u32 = 128;
 
 /// The numbers of a model, in f32: parameters, running means, running variances.
@@ -187,7 +187,7 @@ pub(crate) struct State {
     pub batch: Buffer,
     /// A [`ResultHead`], and squared norms.
     pub result: Buffer,
-    /// Sums of blocks: two times [`PART_BLOCKS`] in f64.
+    /// Sums of [`PART_BLOCKS`] blocks in f64.
     pub parts: Buffer,
     /// The weight of the model in its average.
     pub average_weight: Buffer,
@@ -220,7 +220,7 @@ impl State {
             rules: Buffer::new(driver, size_of::<RuleSettings>() * graph.parameters.len())?,
             batch: Buffer::new(driver, size_of::<Batch>())?,
             result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * HALVES)?,
-            parts: Buffer::new(driver, 2 * 8 * PART_BLOCKS as usize)?,
+            parts: Buffer::new(driver, 8 * PART_BLOCKS as usize)?,
             average_weight: Buffer::new(driver, 4)?,
             class_weights: Buffer::new(driver, 0)?,
             _norms: buffer,
@@ -233,7 +233,7 @@ impl State {
         let model = ModelLayout::new(graph).len();
         let norms: usize = norm_lens(graph).map(|(_, len)| len).sum();
         let rules = size_of::<RuleSettings>() * graph.parameters.len();
-        let parts = 2 * 8 * PART_BLOCKS as usize;
+        let parts = 8 * PART_BLOCKS as usize;
         4 * (model + 3 * graph.parameter_count())
             + norms
             + 8 * HALVES

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use crescendo_network::{EngineError, Role};
+use crescendo_network::EngineError;
 use crescendo_plan::{FusedStep, MemoryPlan, TensorId};
 
 use crate::driver::{Address, Buffer, Driver};
+use crate::pass::muon;
 use crate::plan::ExecutionPlan;
 use crate::window::{Layer, MapShape};
 
 /// How many bytes of each kind a pass needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sizes([usize; 11]);
+pub(crate) struct Sizes([usize; 10]);
 
 /// What lies where.
 #[derive(Clone, Copy)]
@@ -32,8 +33,6 @@ enum Part {
     Applied,
     /// Parts of the products of a linear layer.
     LinearSums,
-    /// Muon's step, and matrices.
-    Muon,
 }
 
 impl Sizes {
@@ -47,7 +46,9 @@ impl Sizes {
             |layer: &Layer| 4 * plan.weight_tiling(*layer, images).blocks * layer.weight_sums_len();
         let mut sizes = Sizes::default();
         let mut set = |part: Part, bytes: usize| sizes.0[part as usize] = bytes;
-        set(Part::Arena, memory.len * images);
+        // Muon works where the maps of its batch lay.
+        let muon = if trains { muon::space(graph) } else { 0 };
+        set(Part::Arena, (memory.len * images).max(muon));
         set(Part::Uploaded, 4 * graph.input.len() * images);
         set(Part::Images, input * images);
         set(Part::Labels, 2 * images);
@@ -57,7 +58,6 @@ impl Sizes {
             set(Part::OutputGradient, saved_gradient_size(plan) * images);
             let bias_sums = layers().map(|layer| 8 * BIAS_PARTS * layer.output.padded());
             set(Part::WeightSums, layers().map(weight_sums).chain(bias_sums).max().unwrap_or(0));
-            set(Part::Muon, muon_size(plan));
         }
         let linear_sums = |layer: &Layer| {
             let directions = [(false, layer.output), (true, layer.input)];
@@ -119,16 +119,6 @@ fn sums_size(plan: &ExecutionPlan, images: usize) -> usize {
         2 * 4 * (forward * padded(step.output)).max(backward * padded(step.input.main.tensor))
     });
     steps.max().unwrap_or(0)
-}
-
-fn muon_size(plan: &ExecutionPlan) -> usize {
-    let matrices = plan.graph.parameters.iter().filter(|p| matches!(p.role, Role::Weight { .. }));
-    let size = matrices.map(|parameter| {
-        let (rows, all) = (parameter.shape[0], parameter.range.len());
-        let side = rows.min(all / rows);
-        4 * (2 * all + 2 * side * side)
-    });
-    size.max().unwrap_or(0)
 }
 
 /// The memory.
@@ -198,7 +188,8 @@ impl Workspace {
     pub fn weight_sums(&self) -> Address {
         self.address(Part::WeightSums)
     }
+    /// For Muon, whose memory lies where maps lay.
     pub fn muon(&self) -> Address {
-        self.address(Part::Muon)
+        self.arena()
     }
 }

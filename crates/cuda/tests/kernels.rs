@@ -1,5 +1,6 @@
 //! Convolutions of shapes on both sides of every edge (of tiles, groups of channels, images) against f64: forward, the
-//! gradients of inputs, weights and biases, BatchNorm's statistics, every activation, every schedule of threads.
+//! gradients of inputs, weights and biases, BatchNorm's statistics, every activation, every schedule of threads. Updates of
+//! matrices of such shapes.
 //!
 //! The large set: `cargo test --release -p crescendo-cuda --test kernels -- --ignored`.
 
@@ -7,8 +8,8 @@ mod host;
 
 use crescendo_conformance::{Model, Opened};
 use crescendo_network::{
-    Activation, Device, Graph, Init, Loss, MicroBatch, NetworkBuilder, Operation, PrecisionKind,
-    Rule, Section, Shape,
+    Activation, Device, Graph, Init, Loss, MicroBatch, Muon, NetworkBuilder, Operation,
+    PrecisionKind, Role, Rule, Section, Sgd, Shape, Tensor,
 };
 use host::{HostDriver, SCHEDULES};
 
@@ -302,4 +303,91 @@ fn many_convolutions_match_the_reference_in_f32() {
 #[ignore = "takes minutes"]
 fn many_convolutions_match_the_reference_in_bf16() {
     check("many_convolutions_match_the_reference_in_bf16", many(), PrecisionKind::Bf16);
+}
+
+/// Two updates from given gradients, with a rule for each parameter: Muon for matrices that end on both sides of a tile,
+/// are higher than wide, have one row or one column, and are more than a launch takes; then SGD for everything.
+#[test]
+fn updates_of_all_shapes_match_the_reference() {
+    let test = "updates_of_all_shapes_match_the_reference";
+    let mut builder = NetworkBuilder::new(Shape::Maps { channels: 60, height: 1, width: 1 });
+    let images = builder.images();
+    let mut x = builder.add("flatten", Operation::Flatten, [images]);
+    // One of the weights is cut into parts, and 50 are tiny.
+    let sizes = [12, 70, 65, 130, 1, 67, 600, 3].into_iter().chain([2; 50]);
+    for (index, outputs) in sizes.enumerate() {
+        let linear = Operation::Linear { outputs, bias: true, init: Init::Uniform };
+        x = builder.add(format!("linear.{index}"), linear, [x]);
+    }
+    let graph = Graph::new(&builder.finish()).unwrap();
+    let rate = |index: usize| 0.02 + 0.001 * index as f32;
+    let sgd = |index: usize| {
+        let (momentum, weight_decay) = (0.6, 0.1 * rate(index));
+        Rule::Sgd(Sgd {
+            learning_rate: rate(index),
+            momentum,
+            weight_decay,
+            nesterov: index.is_multiple_of(4),
+        })
+    };
+    let rule = |(index, parameter): (usize, &crescendo_network::Parameter)| match parameter.role {
+        Role::Weight { .. } => {
+            let (learning_rate, steps, nesterov) =
+                (rate(index), (index / 2 + 3) % 5, index % 3 == 0);
+            Rule::Muon(Muon { learning_rate, momentum: 0.6, nesterov, steps })
+        }
+        _ if index % 6 == 1 => Rule::Frozen,
+        _ => sgd(index),
+    };
+    let rules = [
+        graph.parameters.iter().enumerate().map(rule).collect::<Vec<_>>(),
+        (0..graph.parameters.len()).map(sgd).collect(),
+    ];
+    for schedule in 0..SCHEDULES {
+        let Some(driver) = HostDriver::with_schedule(schedule).or_say(test) else { return };
+        let state = graph.initial(1);
+        let mut engine = host::device(driver, PrecisionKind::Bf16).engine(&graph).unwrap();
+        engine.import(Section::Model, &state).unwrap();
+        let mut model = Model::new(&graph, &state);
+        let draw = &mut Draw(schedule.into());
+        let mut worst = 0.0f64;
+        for rules in &rules {
+            let gradients = graph.parameters.iter().map(|p| {
+                let values: Vec<f32> = p.range.clone().map(|_| draw.number()).collect();
+                Tensor::f32(p.name.clone(), p.shape.clone(), values)
+            });
+            let gradients: Vec<Tensor> = gradients.collect();
+            engine.import(Section::Gradients, &gradients).unwrap();
+            engine.update(rules).unwrap();
+            let gradients: Vec<Vec<f64>> = gradients
+                .iter()
+                .map(|t| t.values().unwrap().iter().map(|&x| x.into()).collect())
+                .collect();
+            model.update(rules, &gradients);
+            let sections =
+                [(Section::Model, &model.parameters), (Section::Momentum, &model.momentum)];
+            for (section, expected) in sections {
+                for (tensor, exact) in engine.export(section).unwrap().iter().zip(expected) {
+                    let values = tensor.values().unwrap();
+                    let norm =
+                        |all: &mut dyn Iterator<Item = f64>| all.map(|x| x * x).sum::<f64>().sqrt();
+                    let off = norm(&mut values.iter().zip(exact).map(|(&x, e)| f64::from(x) - e));
+                    let size = norm(&mut exact.iter().copied());
+                    worst = worst.max(off / size.max(1e-9));
+                    let (name, shape) = (&tensor.name, &tensor.shape);
+                    assert!(
+                        off <= 2e-6 * size,
+                        "{section:?} {name} {shape:?}: off by {off:e} of {size:e}"
+                    );
+                }
+            }
+            assert!(
+                engine.export(Section::Gradients).unwrap().iter().all(|tensor| {
+                    tensor.values().unwrap().iter().all(|&gradient| gradient == 0.0)
+                }),
+                "an update clears the gradients"
+            );
+        }
+        println!("schedule {schedule}: the worst is {worst:e}");
+    }
 }

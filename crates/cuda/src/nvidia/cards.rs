@@ -68,7 +68,7 @@ pub fn installed() -> Installed {
 }
 
 /// The version of CUDA that the driver knows, as `1000 * major + 10 * minor`.
-pub(super) fn version() -> Result<i32, String> {
+fn version() -> Result<i32, String> {
     // SAFETY: it only tries to load the driver's library.
     if !unsafe { sys::is_culib_present() } {
         return Err("NVIDIA's driver is not installed".into());

@@ -59,8 +59,6 @@ fn check(result: CUresult) -> Result<(), EngineError> {
 struct Nvidia {
     name: String,
     chip: Chip,
-    /// Whether graphs can have kernels that start before the ones before them have finished.
-    overlaps: bool,
     /// The shared memory that a block may have.
     most_shared: i32,
     device: sys::CUdevice,
@@ -120,10 +118,6 @@ impl Nvidia {
                 multiprocessors: attribute(MULTIPROCESSORS)?.max(1) as usize,
                 warpgroups: card.compute_capability == (9, 0),
             },
-            // In graphs since CUDA 12.3.
-            overlaps: std::env::var_os("NO_PDL").is_none()
-                && card.compute_capability == (9, 0)
-                && cards::version().unwrap_or(0) >= 12030,
             most_shared: attribute(MOST_SHARED)?,
             device,
             context,
@@ -155,7 +149,7 @@ impl Nvidia {
                 CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as CARVEOUT,
             };
             check(sys::cuFuncSetAttribute(function, MOST_SHARED, self.most_shared))?;
-            if launch.shared > DEFAULT_SHARED && std::env::var_os("NO_CARVE").is_none() {
+            if launch.shared > DEFAULT_SHARED {
                 // As much as there is, so that several blocks fit.
                 check(sys::cuFuncSetAttribute(function, CARVEOUT, 100))?;
             }
@@ -168,7 +162,7 @@ impl Nvidia {
         self.enter()?;
         let launches = launches.iter().map(|launch| Ok((self.function(launch)?, launch.clone())));
         let launches = launches.collect::<Result<Vec<_>, EngineError>>()?;
-        NvidiaProgram::new(self.context, self.stream, launches, self.overlaps)
+        NvidiaProgram::new(self.context, self.stream, launches)
     }
 
     /// Copies to memory that the card can read by itself, and from there to the card.

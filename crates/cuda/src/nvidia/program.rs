@@ -14,8 +14,6 @@ pub(super) struct NvidiaProgram {
     context: sys::CUcontext,
     stream: sys::CUstream,
     launches: Vec<(sys::CUfunction, Launch)>,
-    /// Whether a kernel may be started before the one before it has finished: all of ours wait for it by themselves.
-    overlaps: bool,
     graph: sys::CUgraphExec,
 }
 
@@ -28,10 +26,8 @@ impl NvidiaProgram {
         context: sys::CUcontext,
         stream: sys::CUstream,
         launches: Vec<(sys::CUfunction, Launch)>,
-        overlaps: bool,
     ) -> Result<NvidiaProgram, EngineError> {
-        let mut program =
-            NvidiaProgram { context, stream, launches, overlaps, graph: ptr::null_mut() };
+        let mut program = NvidiaProgram { context, stream, launches, graph: ptr::null_mut() };
         // A single launch gains nothing from a graph.
         if program.launches.len() > 1 {
             program.capture()?;
@@ -44,40 +40,47 @@ impl NvidiaProgram {
         check(unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
-    fn launch(&self, (function, launch): &(sys::CUfunction, Launch)) -> Result<(), EngineError> {
+    fn launch(
+        &self,
+        (function, launch): &(sys::CUfunction, Launch),
+        stream: sys::CUstream,
+    ) -> Result<(), EngineError> {
         let [x, y, z] = launch.grid;
         let mut params = launch.params.as_ptr().cast_mut().cast::<c_void>();
-        let mut overlaps = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: z,
-            blockDimX: launch.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: launch.shared,
-            hStream: self.stream,
-            attrs: &mut overlaps,
-            numAttrs: self.overlaps.into(),
-        };
         // SAFETY: a kernel has one parameter, of which these are the bytes; the driver copies them. That kernels stay
         // inside the memory that they are given is held by the tests, which run them between guard pages.
-        check(unsafe { sys::cuLaunchKernelEx(&config, *function, &mut params, ptr::null_mut()) })
+        check(unsafe {
+            sys::cuLaunchKernel(
+                *function,
+                x,
+                y,
+                z,
+                launch.threads,
+                1,
+                1,
+                launch.shared,
+                stream,
+                &mut params,
+                ptr::null_mut(),
+            )
+        })
     }
 
     fn capture(&mut self) -> Result<(), EngineError> {
-        let mut graph = ptr::null_mut();
-        // SAFETY: nothing else uses the stream: the engine is borrowed. The graph holds copies of all parameters.
+        let (mut graph, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the stream is for this alone: another engine of the device may use the device's own at the same time. The
+        // graph holds copies of all parameters.
         unsafe {
+            let kind = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            check(sys::cuStreamCreate(&mut stream, kind))?;
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            check(sys::cuStreamBeginCapture_v2(self.stream, mode))?;
-            let launched = self.launches.iter().try_for_each(|launch| self.launch(launch));
-            check(sys::cuStreamEndCapture(self.stream, &mut graph))?;
-            launched?;
+            let begun = check(sys::cuStreamBeginCapture_v2(stream, mode));
+            let launched = begun.and_then(|()| {
+                self.launches.iter().try_for_each(|launch| self.launch(launch, stream))
+            });
+            let ended = check(sys::cuStreamEndCapture(stream, &mut graph));
+            let _ = sys::cuStreamDestroy_v2(stream);
+            launched.and(ended)?;
             let result = sys::cuGraphInstantiateWithFlags(&mut self.graph, graph, 0);
             let _ = sys::cuGraphDestroy(graph);
             check(result)
@@ -89,7 +92,7 @@ impl Program for NvidiaProgram {
     fn run(&mut self) -> Result<(), EngineError> {
         self.enter()?;
         if self.graph.is_null() {
-            return self.launches.iter().try_for_each(|launch| self.launch(launch));
+            return self.launches.iter().try_for_each(|launch| self.launch(launch, self.stream));
         }
         // SAFETY: the graph and the stream are alive.
         check(unsafe { sys::cuGraphLaunch(self.graph, self.stream) })
@@ -100,7 +103,7 @@ impl Program for NvidiaProgram {
         let mut events = Events(Vec::new());
         events.record(self.stream)?;
         for launch in &self.launches {
-            self.launch(launch)?;
+            self.launch(launch, self.stream)?;
             events.record(self.stream)?;
         }
         // SAFETY: the stream is alive.

@@ -157,7 +157,13 @@ impl Pass<'_> {
             return self.linear(layer, params, tiling.blocks, true);
         }
         let (kernel, grid) = match self.plan.has_patches(layer) {
-            true => (layer.gradient_patches_kernel(), layer.patches_grid(&tiling, true)),
+            true => {
+                let is_piecewise = params.gradient_epilogue.activation.is_piecewise();
+                let multiprocessors = self.plan.chip.multiprocessors;
+                let kernel =
+                    layer.gradient_patches_kernel(self.count, multiprocessors, is_piecewise);
+                (kernel, layer.patches_grid(&tiling, true))
+            }
             false => {
                 let columns = layer.input.padded().div_ceil(TILE_CHANNELS);
                 let kernel = self.kernel("input_gradient_f32", "input_gradient_bf16");

@@ -82,7 +82,10 @@ impl Pass<'_> {
             return self.linear(layer, params, tiling.blocks, false);
         }
         let (kernel, grid) = match self.plan.has_patches(layer) {
-            true => (layer.patches_kernel(), layer.patches_grid(&tiling, false)),
+            true => (
+                layer.patches_kernel(self.count, self.plan.chip.multiprocessors),
+                layer.patches_grid(&tiling, false),
+            ),
             false => {
                 let columns = layer.output.padded().div_ceil(TILE_CHANNELS);
                 let kernel = self.kernel("convolution_f32", "convolution_bf16");

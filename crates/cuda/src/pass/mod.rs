@@ -3,6 +3,7 @@
 
 mod backward;
 mod forward;
+pub(crate) mod muon;
 pub(crate) mod update;
 mod view;
 

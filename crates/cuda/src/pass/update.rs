@@ -1,20 +1,20 @@
 //! The launches of an update: measuring, the optimizer, averages.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crescendo_network::{Graph, Rule};
 
-use super::{SUMS_BYTES, blocks, launch};
+use super::{SUMS_BYTES, blocks, launch, muon};
 use crate::driver::{Address, Launch};
-use crate::params::{FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings};
+use crate::params::{
+    FlatParams, MOST_SGD_GROUPS, PackAllParams, RuleSettings, SgdGroup, SgdParams,
+};
 use crate::state::{PART_BLOCKS, SecondHalf, State};
 use crate::workspace::Workspace;
 
-/// Newton and Schulz's polynomial, as [`crescendo_network::Muon`] has it.
-const POLYNOMIAL: [f32; 3] = [3.4445, -4.7750, 2.0315];
-/// Rows and columns of a block of `matrix_product`, and its shared memory.
-const PRODUCT_SIDE: usize = 64;
-const PRODUCT_BYTES: usize = 2 * 16 * (PRODUCT_SIDE + 1) * 4;
+/// Numbers of a block of the kernel `sgd`, as `optimizer.cu` has them.
+const SGD_NUMBERS: usize = 4096;
 
 /// What decides the launches of an update, of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,87 +71,46 @@ pub(crate) fn update(
     space: &Workspace,
     groups: &[RuleGroup],
 ) -> Vec<Launch> {
-    let mut launches = Vec::new();
+    let mut flat = Vec::new();
+    // Matrices with the same number of steps share their launches.
+    let mut matrices: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for group in groups {
-        let first = &graph.parameters[group.parameters.start];
-        let end = graph.parameters[group.parameters.end - 1].range.end;
-        let at = |base: Address| base + 4 * first.range.start as Address;
-        let rule =
-            state.rules.address + (size_of::<RuleSettings>() * group.parameters.start) as Address;
-        let len = end - first.range.start;
-        let flat = FlatParams {
-            parameters: at(state.model.address),
-            gradients: at(state.gradients.address),
-            momentum: at(state.momentum.address),
-            rule,
-            len: len as i64,
-            ..FlatParams::default()
-        };
         match group.kind {
-            RuleKind::Sgd => launches.push(launch("sgd", [blocks(len), 1, 1], 0, &flat)),
-            RuleKind::Frozen => {
-                launches.push(launch("clear_numbers", [blocks(len), 1, 1], 0, &flat));
-            }
             RuleKind::Muon { steps } => {
-                muon(&mut launches, first.shape[0], steps, &flat, state, space);
+                matrices.entry(steps).or_default().push(group.parameters.start);
             }
+            RuleKind::Sgd | RuleKind::Frozen => flat.push(group),
         }
     }
-    launches
+    let flat = flat.chunks(MOST_SGD_GROUPS).map(|groups| sgd(graph, state, groups));
+    let matrices = matrices
+        .iter()
+        .flat_map(|(&steps, indices)| muon::update(graph, state, space.muon(), indices, steps));
+    flat.chain(matrices).collect()
 }
 
-fn muon(
-    launches: &mut Vec<Launch>,
-    rows: usize,
-    steps: usize,
-    flat: &FlatParams,
-    state: &State,
-    space: &Workspace,
-) {
-    let len = flat.len as usize;
-    let columns = len / rows;
-    let (side, width) = (rows.min(columns), rows.max(columns));
-    let bytes = |numbers: usize| 4 * numbers as Address;
-    // The step, and the next one; x x^T, and the polynomial of it.
-    let mut x = space.muon();
-    let mut y = x + bytes(len);
-    let gram = y + bytes(len);
-    let polynomial = gram + bytes(side * side);
-    let mut params = MuonParams {
-        weight: flat.parameters,
-        gradient: flat.gradients,
-        momentum: flat.momentum,
-        step: x,
-        step_parts: state.parts.address,
-        weight_parts: state.parts.address + 8 * Address::from(PART_BLOCKS),
-        rule: flat.rule,
-        rows: rows as i64,
-        columns: columns as i64,
-        transpose: (rows > columns).into(),
+/// SGD for all groups, and zeros for the gradients of frozen ones.
+fn sgd(graph: &Graph, state: &State, groups: &[&RuleGroup]) -> Launch {
+    let mut params = SgdParams {
+        parameters: state.model.address,
+        gradients: state.gradients.address,
+        momentum: state.momentum.address,
+        rules: state.rules.address,
+        count: groups.len() as i32,
+        ..SgdParams::default()
     };
-    let parts = [PART_BLOCKS as usize, 1, 1];
-    launches.push(launch("muon_begin", parts, SUMS_BYTES, &params));
-    launches.push(launch("muon_scale", [blocks(len), 1, 1], 0, &params));
-    let [a, b, c] = POLYNOMIAL;
-    let mut product = |rows: usize, columns: usize, params: ProductParams| {
-        let params = ProductParams { rows: rows as i32, columns: columns as i32, ..params };
-        let grid = [columns.div_ceil(PRODUCT_SIDE), rows.div_ceil(PRODUCT_SIDE), 1];
-        launches.push(launch("matrix_product", grid, PRODUCT_BYTES, &params));
-    };
-    for _ in 0..steps {
-        // (a + b (x x^T) + c (x x^T)^2) x
-        let plain = ProductParams { product: 1.0, ..ProductParams::default() };
-        let inner = width as i32;
-        let params = ProductParams { a: x, b: x, out: gram, inner, transposed: 1, ..plain };
-        product(side, side, params);
-        let inner = side as i32;
-        let square = ProductParams { a: gram, b: gram, c: gram, out: polynomial, inner, ..plain };
-        product(side, side, ProductParams { product: c, addend: b, diagonal: a, ..square });
-        product(side, width, ProductParams { a: polynomial, b: x, out: y, inner, ..plain });
-        std::mem::swap(&mut x, &mut y);
+    let mut blocks = 0;
+    for (group, to) in groups.iter().zip(&mut params.groups) {
+        let first = graph.parameters[group.parameters.start].range.start;
+        let end = graph.parameters[group.parameters.end - 1].range.end;
+        let rule = match group.kind {
+            RuleKind::Frozen => -1,
+            _ => group.parameters.start as i32,
+        };
+        *to = SgdGroup { first: first as i64, end: end as i64, rule, first_block: blocks as i32 };
+        blocks += end.div_ceil(SGD_NUMBERS) - first / SGD_NUMBERS;
     }
-    params.step = x;
-    launches.push(launch("muon_finish", [blocks(len), 1, 1], 0, &params));
+    launch("sgd", [blocks, 1, 1], 0, &params)
 }
 
 /// Shared memory of a block that packs weights: 64 results by eight sums by nine taps, and the layer.

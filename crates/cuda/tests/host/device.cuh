@@ -46,6 +46,7 @@ u64 matrix_descriptor(const void* shared, u32 sums, u32 results);
 void warpgroup_multiply_add(float* d, u64 a, u64 b, bool add, bool transposed);
 void warpgroup_commit();
 void warpgroup_wait(u32 pending);
+void multiply_add_tf32(float* d, const u32* a, u32 b0, u32 b1);
 
 template <class To, class From>
 inline To same_bits(From from) {
@@ -145,4 +146,8 @@ DEVICE void warpgroup_wait() {
 template <bool transposed>
 DEVICE void warpgroup_multiply_add(float (&d)[32], u64 a, u64 b, bool add) {
     host::warpgroup_multiply_add(d, a, b, add, transposed);
+}
+
+DEVICE void multiply_add_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    host::multiply_add_tf32(d, a, b0, b1);
 }

@@ -193,9 +193,9 @@ std::vector<Allocation> allocations;
 std::vector<struct Machine*> idle_machines;
 bool handlers_installed = false;
 
-enum Collective { barrier, shuffle, shuffle_double, load, load_transposed, multiply };
+enum Collective { barrier, shuffle, shuffle_double, load, load_transposed, multiply, multiply_tf32 };
 const char* const collective_names[] = {"block_barrier", "shuffle_xor", "shuffle_xor of double", "load_matrices",
-                                        "load_matrices_transposed", "multiply_add"};
+                                        "load_matrices_transposed", "multiply_add", "multiply_add_tf32"};
 
 using Vector = float __attribute__((vector_size(32)));
 
@@ -446,7 +446,8 @@ struct Machine : host::Running {
         case shuffle_double: memcpy(warp.exchanged, warp.values, sizeof warp.values); break;
         case load:
         case load_transposed: load_rows(warp); break;
-        case multiply: multiply_add(warp); break;
+        case multiply: multiply_add<16>(warp); break;
+        case multiply_tf32: multiply_add<8>(warp); break;
         }
     }
 
@@ -460,13 +461,14 @@ struct Machine : host::Running {
         for (u32 l = 0; l < lanes; l++) memcpy(warp.loaded[l], warp.rows[l], 16);
     }
 
+    template <u32 inner>
     static void multiply_add(Warp& warp) {
-        // Products of bfloat16 are exact in f32, so it does not matter whether the compiler fuses.
+        // Products of bfloat16 and of tf32 are exact in f32, so it does not matter whether the compiler fuses.
         for (u32 i = 0; i < 16; i += 8) {
             Vector s0 = warp.d[i], s1 = warp.d[i + 1], s2 = warp.d[i + 2], s3 = warp.d[i + 3];
             Vector s4 = warp.d[i + 4], s5 = warp.d[i + 5], s6 = warp.d[i + 6], s7 = warp.d[i + 7];
             const float(*a)[16] = warp.a + i;
-            for (u32 k = 0; k < 16; k++) {
+            for (u32 k = 0; k < inner; k++) {
                 Vector row = warp.b[k];
                 s0 += a[0][k] * row;
                 s1 += a[1][k] * row;
@@ -514,6 +516,18 @@ struct Machine : host::Running {
                 *d = sum;
             }
         }
+    }
+
+    // Brings a lane's part of `d` to a product, and takes its part of the result.
+    void exchange_sums(Warp& warp, Collective collective, float* d) {
+        u32 lane = thread % lanes, at = lane / 4 * 32 + lane % 4 * 8, below = at + 8 * 32;
+        Byte* sums = reinterpret_cast<Byte*>(warp.d);
+        memcpy(sums + at, d, 8);
+        memcpy(sums + below, d + 2, 8);
+        arrive(collective);
+        sums = reinterpret_cast<Byte*>(warp.sums);
+        memcpy(d, sums + at, 8);
+        memcpy(d + 2, sums + below, 8);
     }
 
     static void thread_main() {
@@ -796,14 +810,21 @@ void multiply_add(float* d, const u32* a, u32 b0, u32 b1) {
     warp.b[2 * t + 1][g] = high(b0);
     warp.b[2 * t + 8][g] = low(b1);
     warp.b[2 * t + 9][g] = high(b1);
-    Byte* sums = reinterpret_cast<Byte*>(warp.d);
-    u32 at = g * 32 + t * 8, below = at + 8 * 32;
-    memcpy(sums + at, d, 8);
-    memcpy(sums + below, d + 2, 8);
-    machine->arrive(multiply);
-    sums = reinterpret_cast<Byte*>(warp.sums);
-    memcpy(d, sums + at, 8);
-    memcpy(d + 2, sums + below, 8);
+    machine->exchange_sums(warp, multiply, d);
+}
+
+void multiply_add_tf32(float* d, const u32* a, u32 b0, u32 b1) {
+    Machine* machine = Machine::here();
+    if (((a[0] | a[1] | a[2] | a[3] | b0 | b1) & 0x1fff) != 0) {
+        machine->set_error("multiply_add_tf32 of a number that is not tf32");
+        machine->leave();
+    }
+    Warp& warp = machine->warps[machine->thread / lanes];
+    u32 lane = machine->thread % lanes, g = lane / 4, t = lane % 4;
+    for (u32 i = 0; i < 4; i++) warp.a[g + i % 2 * 8][t + i / 2 * 4] = bits_to_f32(a[i]);
+    warp.b[t][g] = bits_to_f32(b0);
+    warp.b[t + 4][g] = bits_to_f32(b1);
+    machine->exchange_sums(warp, multiply_tf32, d);
 }
 
 u64 matrix_descriptor(const void* operand, u32 sums, u32 results) {
