@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crescendo_network::{
     BatchPart, Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss,
     MicroBatch, Operation, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
-    UpdateResult, UpdateWork,
+    TensorData, UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
@@ -735,7 +735,19 @@ impl Engine for CudaEngine {
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
         self.flush()?;
-        self.state.export(&*self.driver, self.graph(), section)
+        let mut tensors = self.state.export(&*self.driver, self.graph(), section)?;
+        let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
+        if let (Section::Gradients, Some(second)) = (section, second) {
+            let mut numbers = vec![0.0f32; self.graph().parameter_count()];
+            let address = second.gradients.address;
+            self.driver.download(address, bytemuck::cast_slice_mut(&mut numbers))?;
+            for (tensor, parameter) in tensors.iter_mut().zip(&self.graph().parameters) {
+                let TensorData::F32(sums) = &mut tensor.data else { continue };
+                let sums = sums.to_mut().iter_mut().zip(&numbers[parameter.range.clone()]);
+                sums.for_each(|(sum, second)| *sum += second);
+            }
+        }
+        Ok(tensors)
     }
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {
