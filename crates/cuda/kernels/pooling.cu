@@ -123,61 +123,76 @@ KERNEL(average_pool_gradient, PoolParams, THREADS) {
 // The maximum, or NaN where one of the two is.
 DEVICE float maximum(float a, float b) { return a > b || a != a ? a : b; }
 
-KERNEL(max_pool, PoolParams, THREADS) {
-    SHARED_MEMORY(shared);
+// With the side of the square as a constant, or 0, so that its pixels are loaded at once.
+template <int SIZE>
+DEVICE void max_pool_of(const PoolParams& p, unsigned char* shared) {
+    int size = SIZE > 0 ? SIZE : p.size;
     InputReader reader(p.input, own_channel(p));
     each_group<Deliver>(out_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel out(pixel, p.out_rows, p.out_columns);
-            load_of_square(p, reader, out, 0, 0, channel, value);
-            for (int row = 0; row < p.size; row++) {
-                for (int column = row == 0 ? 1 : 0; column < p.size; column++) {
-                    float other[GROUP];
-                    load_of_square(p, reader, out, row, column, channel, other);
-                    for (int i = 0; i < GROUP; i++) value[i] = maximum(value[i], other[i]);
-                }
+#pragma unroll
+            for (int at = 0; at < size * size; at++) {
+                float other[GROUP];
+                load_of_square(p, reader, out, at / size, at % size, channel, other);
+                for (int i = 0; i < GROUP; i++) value[i] = at == 0 ? other[i] : maximum(value[i], other[i]);
             }
         });
 }
 
 // The first of equal maxima gets the gradient; where the maximum is NaN, the first pixel.
-KERNEL(max_pool_gradient, PoolParams, THREADS) {
-    SHARED_MEMORY(shared);
+template <int SIZE>
+DEVICE void max_pool_gradient_of(const PoolParams& p, unsigned char* shared) {
+    int size = SIZE > 0 ? SIZE : p.size;
     InputReader reader(p.input, own_channel(p));
     GradientReader gradient_reader(p.gradient, own_channel(p));
     each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel in(pixel, p.in_rows, p.in_columns), out = in;
-            out.row /= p.size;
-            out.column /= p.size;
+            out.row /= size;
+            out.column /= size;
             clear(value);
             if (out.row >= p.out_rows || out.column >= p.out_columns) return;
-            int own_row = in.row - out.row * p.size, own_column = in.column - out.column * p.size;
+            int own_at = (in.row - out.row * size) * size + in.column - out.column * size;
             float own[GROUP], gradient[GROUP];
-            load_of_square(p, reader, out, own_row, own_column, channel, own);
+            reader.load(in.at(p.in_rows, p.in_columns, p.padded_channels) + channel, own);
             gradient_reader.load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
             // It is the maximum if those before it are smaller and those behind it are not larger. Of NaNs, which are
             // larger than all, the square's first pixel takes the gradient.
             bool is_largest[GROUP], has_nan[GROUP];
             for (int i = 0; i < GROUP; i++) {
                 is_largest[i] = true;
-                has_nan[i] = own[i] != own[i];
+                has_nan[i] = false;
             }
-            for (int row = 0; row < p.size; row++) {
-                for (int column = 0; column < p.size; column++) {
-                    if (row == own_row && column == own_column) continue;
-                    bool before = row < own_row || (row == own_row && column < own_column);
-                    float other[GROUP];
-                    load_of_square(p, reader, out, row, column, channel, other);
-                    for (int i = 0; i < GROUP; i++) {
-                        has_nan[i] = has_nan[i] || other[i] != other[i];
-                        is_largest[i] = is_largest[i] && (before ? own[i] > other[i] : own[i] >= other[i]);
-                    }
+#pragma unroll
+            for (int at = 0; at < size * size; at++) {
+                float other[GROUP];
+                load_of_square(p, reader, out, at / size, at % size, channel, other);
+                for (int i = 0; i < GROUP; i++) {
+                    has_nan[i] = has_nan[i] || other[i] != other[i];
+                    is_largest[i] = is_largest[i] && (at < own_at ? own[i] > other[i] : own[i] >= other[i]);
                 }
             }
-            bool is_first = own_row == 0 && own_column == 0;
-            for (int i = 0; i < GROUP; i++) value[i] = (has_nan[i] ? is_first : is_largest[i]) ? gradient[i] : 0.0f;
+            for (int i = 0; i < GROUP; i++) value[i] = (has_nan[i] ? own_at == 0 : is_largest[i]) ? gradient[i] : 0.0f;
         });
+}
+
+KERNEL(max_pool, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    switch (p.size) {
+        case 2: max_pool_of<2>(p, shared); break;
+        case 3: max_pool_of<3>(p, shared); break;
+        default: max_pool_of<0>(p, shared); break;
+    }
+}
+
+KERNEL(max_pool_gradient, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    switch (p.size) {
+        case 2: max_pool_gradient_of<2>(p, shared); break;
+        case 3: max_pool_gradient_of<3>(p, shared); break;
+        default: max_pool_gradient_of<0>(p, shared); break;
+    }
 }
 
 // From maps to vectors [images, channels * rows * columns] in PyTorch's order, in f32.

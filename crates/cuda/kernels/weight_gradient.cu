@@ -157,7 +157,7 @@ DEVICE void weight_gradient(const WeightGradientParams& p, unsigned char* shared
 
     i64 taps = w.kernel * w.kernel;
     products.deliver([&](int tap, int out, int in, float value) {
-        if (p.direct) {
+        if (TAPS == 1 && p.direct) {
             if (output + out < p.outputs && input + in < p.inputs) p.direct[i64(output + out) * p.inputs + input + in] += value;
             return;
         }

@@ -1,7 +1,7 @@
 //! Convolutions by the products of warpgroups, on maps of bfloat16: see `kernels/warpgroup.cuh`.
 
 use crate::params::Window;
-use crate::window::{Layer, TILE_CHANNELS, TILE_PIXELS, Tiling, WEIGHT_INPUTS, window};
+use crate::window::{Layer, MapShape, TILE_CHANNELS, TILE_PIXELS, Tiling, WEIGHT_INPUTS, window};
 
 /// Channels of a stage of a convolution.
 const CHUNK: usize = 16;
@@ -14,10 +14,34 @@ const WARPS: usize = 8;
 /// Shared memory of a block that computes a part of a linear layer: three stages of 64 channels.
 pub(crate) const LINEAR_SHARED: usize = 3 * 8 * 16 * (TILE_PIXELS + 1 + TILE_CHANNELS);
 
+/// Kernels of the same shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    Plain,
+    /// One block on a multiprocessor, with many stages.
+    Deep,
+    /// The weights stay in shared memory.
+    Resident,
+    /// A stride of two.
+    Strided,
+    /// A window of 1x1.
+    Single,
+}
+
 impl Layer {
     /// Whether it is a linear layer.
     pub fn is_linear(self) -> bool {
         self.kernel == 1 && self.input.pixels() == 1 && self.output.pixels() == 1
+    }
+
+    /// How many sums of parts there are for each output of a linear layer, or of the gradient of its input, in any batch of at
+    /// most so many images: parts are fewer where there are more tiles.
+    pub fn linear_sums(self, images: usize, gradient: bool, multiprocessors: usize) -> usize {
+        let (from, to) =
+            if gradient { (self.output, self.input) } else { (self.input, self.output) };
+        let columns = to.padded().div_ceil(TILE_CHANNELS);
+        let of_a_full_card = (BLOCKS_BESIDE * multiprocessors * TILE_PIXELS).div_ceil(columns);
+        images.max(of_a_full_card.min(images * most_linear_parts(from)))
     }
 
     /// In how many parts blocks compute a linear layer, or the gradient of its input, to fill a card.
@@ -25,8 +49,7 @@ impl Layer {
         let (from, to) =
             if gradient { (self.output, self.input) } else { (self.input, self.output) };
         let blocks = images.div_ceil(TILE_PIXELS) * to.padded().div_ceil(TILE_CHANNELS);
-        // A part has two stages at least.
-        (BLOCKS_BESIDE * multiprocessors / blocks).clamp(1, from.padded().div_ceil(128))
+        (BLOCKS_BESIDE * multiprocessors / blocks).clamp(1, most_linear_parts(from))
     }
 
     /// Whether these kernels compute it.
@@ -45,7 +68,7 @@ impl Layer {
             _ if self.kernel == 1 => Variant::Single,
             2 => Variant::Strided,
             _ if from.padded() <= RESIDENT => Variant::Resident,
-            _ if is_deep(blocks, gradient, multiprocessors) => Variant::Deep,
+            _ if blocks <= multiprocessors => Variant::Deep,
             _ => Variant::Plain,
         }
     }
@@ -150,29 +173,7 @@ impl Layer {
         let blocks = (beside * multiprocessors / others).clamp(1, tiles);
         Tiling { window, tiles, blocks, shared: stages * stage }
     }
-}
 
-/// Kernels of the same shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
-    Plain,
-    /// One block on a multiprocessor, with many stages.
-    Deep,
-    /// The weights stay in shared memory.
-    Resident,
-    /// A stride of two.
-    Strided,
-    /// A window of 1x1.
-    Single,
-}
-
-fn is_deep(blocks: usize, gradient: bool, multiprocessors: usize) -> bool {
-    let bits: u32 = std::env::var("DEEP").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
-    let (few, many) = if gradient { (bits & 4, bits & 8) } else { (bits & 1, bits & 2) };
-    if blocks <= multiprocessors { few != 0 } else { many != 0 }
-}
-
-impl Layer {
     /// Tiles of so many patches of 8x8 pixels of the convolution's output, of one image or of as many.
     fn with_tiles(self, window: Window, patches: usize, stride: usize, spread: usize) -> Window {
         let output = self.output;
@@ -210,7 +211,35 @@ impl Layer {
     }
 }
 
+/// A part has two stages at least.
+fn most_linear_parts(from: MapShape) -> usize {
+    from.padded().div_ceil(128)
+}
+
 fn count(window: &Window) -> usize {
     let images = (window.images + window.tile_images - 1) / window.tile_images;
     (images * window.tiles_down * window.tiles_across) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory is reserved for the largest batch, and smaller ones may be cut into more parts.
+    #[test]
+    fn there_is_room_for_the_sums_of_every_smaller_batch() {
+        let vector = |channels| MapShape { channels, rows: 1, columns: 1 };
+        for (inputs, outputs) in [(4096, 2048), (2048, 10), (64, 1000), (16, 16)] {
+            let (input, output) = (vector(inputs), vector(outputs));
+            let layer = Layer { input, output, kernel: 1, stride: 1, padding: 0 };
+            for gradient in [false, true] {
+                for most in [1, 100, 128, 129, 500, 1000] {
+                    let room = layer.linear_sums(most, gradient, 132);
+                    let needed = |images| images * layer.linear_parts(images, gradient, 132);
+                    let needed = (1..=most).map(needed).max();
+                    assert!(needed <= Some(room), "{layer:?}, {most} images: {needed:?}, {room}");
+                }
+            }
+        }
+    }
 }

@@ -86,6 +86,13 @@ impl ExecutionPlan {
         fits.then(|| layer.linear_parts(images, gradient, self.chip.multiprocessors))
     }
 
+    /// How many sums of parts there are for each output of a linear layer at most; none if other kernels compute it.
+    pub fn linear_sums(&self, layer: Layer, images: usize, gradient: bool) -> usize {
+        let multiprocessors = self.chip.multiprocessors;
+        let parts = self.linear_parts(layer, images, gradient);
+        parts.map_or(0, |_| layer.linear_sums(images, gradient, multiprocessors))
+    }
+
     /// The tiles of a layer's convolution, or of the gradient of its input.
     pub fn tiling(&self, layer: Layer, images: usize, gradient: bool) -> Tiling {
         let bytes = self.precision.bytes();

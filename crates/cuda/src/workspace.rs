@@ -61,10 +61,8 @@ impl Sizes {
         }
         let linear_sums = |layer: &Layer| {
             let directions = [(false, layer.output), (true, layer.input)];
-            let sums = directions.map(|(gradient, to)| {
-                let parts = plan.linear_parts(*layer, images, gradient).unwrap_or(0);
-                4 * parts * images * to.padded()
-            });
+            let sums = directions
+                .map(|(gradient, to)| 4 * plan.linear_sums(*layer, images, gradient) * to.padded());
             sums[0].max(if trains { sums[1] } else { 0 })
         };
         set(Part::LinearSums, layers().map(linear_sums).max().unwrap_or(0));

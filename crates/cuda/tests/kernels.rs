@@ -261,19 +261,19 @@ fn check(test: &str, cases: impl Iterator<Item = Case>, precision: PrecisionKind
 
 #[test]
 fn convolutions_match_the_reference_in_f32() {
-    let cases = (0..112).map(|index| Case::new(index, 1 << 20));
+    let cases = (0..56).map(|index| Case::new(index, 1 << 20));
     check("convolutions_match_the_reference_in_f32", cases, PrecisionKind::F32);
 }
 
 #[test]
 fn convolutions_match_the_reference_in_bf16() {
-    let cases = (1000..1112).map(|index| Case::new(index, 1 << 20));
+    let cases = (1000..1056).map(|index| Case::new(index, 1 << 20));
     check("convolutions_match_the_reference_in_bf16", cases, PrecisionKind::Bf16);
 }
 
 #[test]
 fn convolutions_by_warpgroups_match_the_reference() {
-    let cases = (4000..4024).map(|index| Case::of_patches(index, 1 << 22));
+    let cases = (4000..4012).map(|index| Case::of_patches(index, 1 << 22));
     check("convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
 }
 
