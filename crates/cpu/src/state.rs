@@ -7,6 +7,7 @@ use crescendo_kernels::{AlignedBuffer, LANES};
 use crescendo_network::{Graph, GraphNode, StateKind};
 use crescendo_plan::RequiredGradients;
 
+use crate::gradient_sums::GradientSums;
 use crate::plan::ExecutionPlan;
 
 /// The numbers of a model.
@@ -69,14 +70,13 @@ pub(crate) struct State {
     pub model: Model,
     /// The average of the model, once there is one.
     pub average: Option<Model>,
-    /// All gradients and momentum buffers, laid out as the parameters.
-    pub gradients: AlignedBuffer,
+    pub gradients: GradientSums,
+    /// The momentum buffers, laid out as the parameters.
     pub momentum: AlignedBuffer,
-    /// The gradients when they were last measured; empty before the first measurement.
-    pub measured: AlignedBuffer,
-    /// Whether they were measured since the last update.
-    pub was_measured: bool,
     pub batches_tracked: Vec<i64>,
+    /// Mean and unbiased variance of each BatchNorm's channels in each micro-batch of an update, `[micro-batches, channels,
+    /// 2]`, if micro-batches are computed by one process each. Those of other processes are zeros.
+    pub moments_of_groups: Vec<f64>,
     pub norms: Vec<NormState>,
     /// Changes with everything that inference depends on.
     pub version: u64,
@@ -128,11 +128,10 @@ impl State {
         State {
             model: Model::new(graph),
             average: None,
-            gradients: AlignedBuffer::new(parameters),
+            gradients: GradientSums::new(parameters),
             momentum: AlignedBuffer::new(parameters),
-            measured: AlignedBuffer::default(),
-            was_measured: false,
             batches_tracked: vec![0; graph.statistics.len()],
+            moments_of_groups: Vec::new(),
             norms: graph.nodes.iter().enumerate().filter_map(norm).collect(),
             version: 0,
             required: plan.required_gradients(&requires_grad),

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, Measure,
-    MicroBatch, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
-    UpdateResult, UpdateWork,
+    BatchPart, Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss,
+    MicroBatch, Operation, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
+    TensorData, UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
@@ -18,7 +18,7 @@ use crate::pass::{Action, Context, Pass, Purpose, RuleGroup, launch, rule_groups
 use crate::peak;
 use crate::plan::ExecutionPlan;
 use crate::sequence::{Sequence, Sequences};
-use crate::state::State;
+use crate::state::{SecondHalf, State};
 use crate::window::{MapShape, THREADS};
 use crate::work;
 use crate::workspace::{Sizes, Workspace};
@@ -74,11 +74,10 @@ enum Key {
     Pass(PassKey),
     /// With the pass before it, if nothing comes between them.
     Update(Option<PassKey>, Vec<RuleGroup>),
-    Measure {
-        add: bool,
-    },
-    MeasureWhole,
-    ClearMeasured,
+    /// Exchanges the gradients of the batch's halves.
+    ExchangeHalves,
+    /// Measures and adds them.
+    AddHalves,
     ClearResult,
     Blend,
     Exchange,
@@ -97,6 +96,8 @@ struct PassKey {
     pack: bool,
     /// Whether the update begins with it, and its result with zeros.
     first: bool,
+    /// Whether its statistics are those of this process's images.
+    alone: bool,
 }
 
 /// What was brought to the device to prepare images from.
@@ -111,10 +112,24 @@ enum Source {
 /// What the host knows of an update.
 #[derive(Clone, Debug, Default)]
 struct Pending {
+    /// Whether a part has come.
+    begun: bool,
+    /// Images of the batch, in all processes.
     images: usize,
-    /// For each part that is measured its images, and the factor from its gradient to that of its mean loss.
-    parts: Vec<(usize, f64)>,
-    measured: bool,
+    /// The images of the batch's halves, if they are measured.
+    halves: Option<[usize; 2]>,
+    /// Loss and counts in all processes, if there are several.
+    summed: Option<[f64; 2]>,
+    /// Of micro-batches that each are one process's, if there are several.
+    alone: Option<Alone>,
+}
+
+/// The running statistics before the first micro-batch of an update, and which of so many are this process's.
+#[derive(Clone, Debug)]
+struct Alone {
+    statistics: Vec<f32>,
+    own: Range<usize>,
+    all: usize,
 }
 
 impl CudaEngine {
@@ -193,17 +208,22 @@ impl CudaEngine {
         Ok(())
     }
 
-    /// A pass over images that have come.
-    fn pass(&mut self, count: usize, purpose: Purpose, source: Option<Source>) -> PassKey {
-        let trains = matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf);
+    /// A pass over images that have come; the `first` of its update or not.
+    fn pass(
+        &mut self,
+        count: usize,
+        purpose: Purpose,
+        source: Option<Source>,
+        first: bool,
+    ) -> PassKey {
         PassKey {
             plan: self.current,
             count,
             purpose,
             source,
             pack: !std::mem::replace(&mut self.is_packed, true),
-            // A second pass over the same images is never the first.
-            first: trains && source.is_some() && self.pending.images == 0,
+            first,
+            alone: false,
         }
     }
 
@@ -268,6 +288,7 @@ impl CudaEngine {
             requires_grad: &self.requires_grad,
             label_smoothing: self.loss.label_smoothing,
             processes: self.communicator.is_some(),
+            alone: pass.alone,
         };
         actions.extend(Pass::actions(context, pass.count, pass.purpose));
         if let Key::Update(_, groups) = key {
@@ -330,34 +351,152 @@ impl CudaEngine {
         self.driver.upload(self.state.batch.address, bytemuck::bytes_of(&batch))
     }
 
-    /// Prepares forward and backward of the images in `part`, normalised with the statistics of all of them.
+    /// Prepares forward and backward of the images in `some`, normalised with the statistics of all of them.
     fn training_pass(
         &mut self,
         batch: &MicroBatch,
-        part: Range<usize>,
+        some: Range<usize>,
         statistics_weight: f64,
         purpose: Purpose,
         source: Option<Source>,
     ) -> Result<PassKey, EngineError> {
         let count = batch.labels.len();
         self.upload_batch(Batch {
-            share: batch.share,
+            share: count as f64 / batch.part.batch() as f64,
             mean_weight: batch.mean_weight,
             statistics_weight,
             images: count as i64,
-            first: part.start as i64,
-            end: part.end as i64,
+            first: some.start as i64,
+            end: some.end as i64,
         })?;
-        Ok(self.pass(count, purpose, source))
+        let first = !std::mem::replace(&mut self.pending.begun, true);
+        let alone = batch.part.is_alone();
+        Ok(PassKey { alone, ..self.pass(count, purpose, source, first) })
+    }
+
+    /// Forward and backward, in a batch of one micro-batch for the loss of one half after that of the other.
+    fn accumulate_halves(
+        &mut self,
+        batch: &MicroBatch,
+        training: Purpose,
+        source: Option<Source>,
+    ) -> Result<(), EngineError> {
+        if self.state.second_half.is_none() {
+            self.state.second_half = Some(SecondHalf::new(&self.driver, self.graph())?);
+        }
+        self.pending.halves = Some(batch.part.halves());
+        let (all, in_second) = (0..batch.labels.len(), batch.part.is_in_second_half());
+        let mut second = (all.clone(), source);
+        if !batch.part.is_only() && !in_second {
+            let pass = self.training_pass(batch, all, -1.0, training, source)?;
+            return self.run_pass(Key::Pass(pass), pass);
+        }
+        if batch.part.is_only() {
+            let first = batch.part.first_half();
+            second = (first.end..all.end, None);
+            // The running statistics take in the batch once.
+            let pass = self.training_pass(batch, first, 0.0, Purpose::FirstHalf, source)?;
+            self.run_pass(Key::Pass(pass), pass)?;
+        }
+        self.exchange_halves()?;
+        let pass = self.training_pass(batch, second.0, -1.0, training, second.1)?;
+        self.run_pass(Key::Pass(pass), pass)?;
+        self.exchange_halves()
+    }
+
+    fn exchange_halves(&mut self) -> Result<(), EngineError> {
+        self.run(Key::ExchangeHalves, |engine| {
+            let second = engine.state.second_half.as_ref().expect("it is measured");
+            vec![update::exchange_halves(engine.graph(), &engine.state, second)]
+        })
+    }
+
+    /// Sums the gradients over all processes.
+    fn sum_over_processes(&mut self) -> Result<(), EngineError> {
+        let Some(communicator) = &mut self.communicator else { return Ok(()) };
+        let (driver, address) = (&self.driver, self.state.gradients.address);
+        let gradients = &mut self.host_gradients;
+        driver.download(address, bytemuck::cast_slice_mut(gradients))?;
+        let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
+        if let Some(second) = second {
+            let mut host = vec![0.0f32; gradients.len()];
+            driver.download(second.gradients.address, bytemuck::cast_slice_mut(&mut host))?;
+            communicator.sum_halves([gradients, &mut host])?;
+            driver.upload(second.gradients.address, bytemuck::cast_slice(&host))?;
+        } else {
+            communicator.sum_gradients(gradients)?;
+        }
+        driver.upload(address, bytemuck::cast_slice(gradients))?;
+        let mut sums = [0.0; 2];
+        if self.pending.begun {
+            let mut head = ResultHead::default();
+            driver.download(self.state.result.address, bytemuck::bytes_of_mut(&mut head))?;
+            sums = [head.loss, head.correct as f64];
+        }
+        communicator.sum(&mut sums)?;
+        self.pending.summed = Some(sums);
+        self.pending.alone.take().map_or(Ok(()), |alone| self.sum_statistics(alone))
+    }
+
+    /// Notes a micro-batch that is this process's alone.
+    fn note_alone(&mut self, part: &BatchPart) -> Result<(), EngineError> {
+        let (index, all) = part.index();
+        if self.pending.alone.is_none() {
+            let mut statistics = vec![0.0; 2 * self.graph().statistic_count()];
+            let address = self.state.statistics();
+            self.driver.download(address, bytemuck::cast_slice_mut(&mut statistics))?;
+            self.pending.alone = Some(Alone { statistics, own: index..index, all });
+        }
+        if let Some(alone) = self.pending.alone.as_mut().filter(|_| part.micro_batch() > 0) {
+            alone.own.end = index + 1;
+        }
+        Ok(())
+    }
+
+    /// Takes the statistics of all micro-batches into the running ones, in their order, where each process has taken in its
+    /// own: these are `decay^own * before + new`.
+    fn sum_statistics(&mut self, alone: Alone) -> Result<(), EngineError> {
+        let Alone { statistics: before, own, all } = alone;
+        let graph = &self.plans[self.current].graph;
+        let channels = graph.statistic_count();
+        let mut decays = vec![0.0f64; channels];
+        for node in &graph.nodes {
+            let (Some(index), Operation::BatchNorm { new_weight, .. }) =
+                (node.statistics, node.operation)
+            else {
+                continue;
+            };
+            decays[graph.statistics[index].range.clone()].fill(1.0 - new_weight);
+            // One was counted for each part, which may be without images.
+            self.state.batches_tracked[index] += all as i64 - own.len().max(1) as i64;
+        }
+        let decay = |at: usize, count: usize| decays[at % channels].powi(count as i32);
+        let mut now = vec![0.0f32; before.len()];
+        let address = self.state.statistics();
+        self.driver.download(address, bytemuck::cast_slice_mut(&mut now))?;
+        let own_part = |(at, (now, before)): (usize, (&f32, &f32))| {
+            let new = f64::from(*now) - decay(at, own.len()) * f64::from(*before);
+            decay(at, all - own.end) * new
+        };
+        let mut sums: Vec<f64> = now.iter().zip(&before).enumerate().map(own_part).collect();
+        let communicator = self.communicator.as_mut().expect("a run with several processes");
+        communicator.sum(&mut sums)?;
+        for (at, (now, sum)) in now.iter_mut().zip(sums).enumerate() {
+            *now = (decay(at, all) * f64::from(before[at]) + sum) as f32;
+        }
+        self.driver.upload(address, bytemuck::cast_slice(&now))
     }
 
     /// Brings a micro-batch to the device.
     fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<Option<Source>, EngineError> {
         let count = batch.labels.len();
-        assert!(count > 0, "a batch without images");
+        assert_eq!(count, batch.part.images().len(), "not the labels of the part");
         let classes = self.graph().classes();
         assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
-        self.reserve(count, true)?;
+        self.reserve(count.max(1), true)?;
+        if count == 0 {
+            return Ok(None);
+        }
         self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))?;
         match batch.images {
             Images::Prepared(images) => {
@@ -372,21 +511,6 @@ impl CudaEngine {
         }
     }
 
-    /// Measures the change of the gradients, and notes it as a part if there is one.
-    fn measure(&mut self, part: Option<(usize, f64)>) -> Result<(), EngineError> {
-        if self.state.measured.is_none() {
-            let len = 4 * self.graph().parameter_count();
-            self.state.measured = Some(Buffer::zeros(&self.driver, len)?);
-        }
-        self.pending.measured = true;
-        self.pending.parts.extend(part);
-        let add = part.is_some();
-        self.run(Key::Measure { add }, |engine| {
-            let measured = engine.state.measured.as_ref().expect("it was made above").address;
-            update::measure(engine.graph(), &engine.state, measured, add)
-        })
-    }
-
     /// Reads the oldest result that has not been read.
     fn read_oldest(&mut self, wait: bool) -> Result<bool, EngineError> {
         let Some((_, download)) = self.results.front_mut() else { return Ok(false) };
@@ -394,15 +518,19 @@ impl CudaEngine {
         let (pending, _) = self.results.pop_front().expect("there is a front");
         let (head, squares) = bytes.split_at(size_of::<ResultHead>());
         let head: ResultHead = bytemuck::pod_read_unaligned(head);
-        let squares = squares.chunks_exact(8).map(bytemuck::pod_read_unaligned::<f64>);
-        let parts = pending.parts.iter().zip(squares);
-        let parts = parts.map(|(&(images, factor), square)| (images, square * factor * factor));
+        let mut squares = squares.chunks_exact(8).map(bytemuck::pod_read_unaligned::<f64>);
         let mut result = UpdateResult::default();
-        (result.loss, result.correct) = (head.loss, head.correct as usize);
+        [result.loss, _] = pending.summed.unwrap_or([head.loss, 0.0]);
+        result.correct = pending.summed.map_or(head.correct as usize, |sums| sums[1] as usize);
         result.images = pending.images;
-        if pending.measured {
+        if let Some([first, second]) = pending.halves.filter(|halves| !halves.contains(&0)) {
+            // From the gradient of the batch's loss to that of a half's.
+            let mut of = |images: usize| {
+                let factor = pending.images as f64 / images as f64;
+                (images, factor * factor * squares.next().unwrap_or(f64::NAN))
+            };
             let norms = result.norms.insert(GradientNorms::default());
-            (norms.parts, norms.whole) = (parts.collect(), head.whole);
+            (norms.halves, norms.whole) = ([of(first), of(second)], head.whole);
         }
         self.read.push_back(result);
         Ok(true)
@@ -481,59 +609,39 @@ impl Engine for CudaEngine {
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
         self.flush()?;
         let source = self.upload_micro_batch(batch)?;
-        let count = batch.labels.len();
-        // Who sums gradients over processes wants to know when they are final.
-        let last = batch.last || self.communicator.is_none();
+        // Who sums gradients over processes wants to know when they are final; those of halves are summed at the end.
+        let last = (batch.part.is_last() && !batch.measure) || self.communicator.is_none();
         let training = Purpose::Training { last };
-        if batch.measure == Measure::Halves {
-            assert!(count > 1, "a batch of one image has no halves");
-            self.measure(None)?;
-            // The running statistics take in the batch once.
-            let halves = [
-                (0..count / 2, 0.0, Purpose::FirstHalf, source),
-                (count / 2..count, -1.0, training, None),
-            ];
-            for (half, statistics_weight, purpose, source) in halves {
-                let images = half.len();
-                let pass = self.training_pass(batch, half, statistics_weight, purpose, source)?;
-                self.run_pass(Key::Pass(pass), pass)?;
-                let factor = count as f64 / (images as f64 * batch.share);
-                self.measure(Some((images, factor)))?;
-            }
+        if batch.part.is_alone() && self.communicator.is_some() {
+            self.note_alone(&batch.part)?;
+        }
+        if batch.measure {
+            self.accumulate_halves(batch, training, source)?;
         } else {
-            let pass = self.training_pass(batch, 0..count, -1.0, training, source)?;
-            self.queued = Some(pass);
-            if batch.measure == Measure::MicroBatch {
-                self.flush()?;
-                self.measure(Some((count, 1.0 / batch.share)))?;
-            }
+            let all = 0..batch.labels.len();
+            self.queued = Some(self.training_pass(batch, all, -1.0, training, source)?);
         }
         self.state.batches_tracked.iter_mut().for_each(|batches| *batches += 1);
-        self.pending.images += count;
+        self.pending.images = batch.part.batch();
         Ok(())
     }
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
         assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
-        if self.communicator.is_some() || self.pending.measured {
+        if self.communicator.is_some() || self.pending.halves.is_some() {
             self.flush()?;
         }
         // There need not have been a batch, as where the gradients were imported.
         self.reserve(1, true)?;
-        if let Some(communicator) = &mut self.communicator {
-            let gradients = &mut self.host_gradients;
-            let address = self.state.gradients.address;
-            self.driver.download(address, bytemuck::cast_slice_mut(gradients))?;
-            communicator.sum_gradients(gradients)?;
-            self.driver.upload(address, bytemuck::cast_slice(gradients))?;
-        }
+        self.sum_over_processes()?;
         let pending = std::mem::take(&mut self.pending);
-        if pending.images == 0 {
+        if !pending.begun {
             self.run(Key::ClearResult, |engine| vec![engine.clear_result()])?;
         }
-        if pending.measured {
-            self.run(Key::MeasureWhole, |engine| {
-                update::measure_whole(engine.graph(), &engine.state)
+        if pending.halves.is_some() {
+            self.run(Key::AddHalves, |engine| {
+                let second = engine.state.second_half.as_ref().expect("it is measured");
+                update::add_halves(engine.graph(), &engine.state, second)
             })?;
         }
         let (groups, settings) = rule_groups(rules);
@@ -545,14 +653,7 @@ impl Engine for CudaEngine {
             })?,
         }
         self.is_packed = false;
-        if pending.measured {
-            // The gradients became zeros.
-            self.run(Key::ClearMeasured, |engine| {
-                let measured = engine.state.measured.as_ref().expect("it was measured");
-                vec![update::clear(measured.address, measured.len / 4)]
-            })?;
-        }
-        let len = size_of::<ResultHead>() + 8 * pending.parts.len();
+        let len = size_of::<ResultHead>() + 8 * 2;
         let download = self.driver.begin_download(self.state.result.address, len)?;
         self.results.push_back((pending, download));
         if self.results.len() > MOST_RESULTS {
@@ -604,7 +705,7 @@ impl Engine for CudaEngine {
             images: count as i64,
             ..Batch::default()
         })?;
-        let pass = self.pass(count, Purpose::Statistics, source);
+        let pass = self.pass(count, Purpose::Statistics, source, false);
         self.run_pass(Key::Pass(pass), pass)
     }
 
@@ -619,7 +720,7 @@ impl Engine for CudaEngine {
             let count = images.len() / image;
             self.reserve(count, false)?;
             let source = self.upload_images(images)?;
-            let pass = self.pass(count, Purpose::Inference, source);
+            let pass = self.pass(count, Purpose::Inference, source, false);
             self.run_pass(Key::Pass(pass), pass)?;
             let plan = self.plan();
             let offset = plan.inference.tensors[plan.fused.logits().0].unwrap_or(0) * count;
@@ -634,7 +735,19 @@ impl Engine for CudaEngine {
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
         self.flush()?;
-        self.state.export(&*self.driver, self.graph(), section)
+        let mut tensors = self.state.export(&*self.driver, self.graph(), section)?;
+        let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
+        if let (Section::Gradients, Some(second)) = (section, second) {
+            let mut numbers = vec![0.0f32; self.graph().parameter_count()];
+            let address = second.gradients.address;
+            self.driver.download(address, bytemuck::cast_slice_mut(&mut numbers))?;
+            for (tensor, parameter) in tensors.iter_mut().zip(&self.graph().parameters) {
+                let TensorData::F32(sums) = &mut tensor.data else { continue };
+                let sums = sums.to_mut().iter_mut().zip(&numbers[parameter.range.clone()]);
+                sums.for_each(|(sum, second)| *sum += second);
+            }
+        }
+        Ok(tensors)
     }
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {

@@ -12,8 +12,8 @@ use crate::params::{Batch, PackParams, ResultHead, RuleSettings};
 use crate::plan::{ExecutionPlan, Precision};
 use crate::window::{Layer, TILE_CHANNELS};
 
-/// Squared norms of parts of a batch that an update can measure.
-const MOST_PARTS: usize = 1 << 16;
+/// Squared norms of the halves of a batch.
+const HALVES: usize = 2;
 
 /// Blocks of the kernel that measures gradients, as `optimizer.cu` has it.
 pub(crate) const PART_BLOCKS: u32 = 128;
@@ -152,6 +152,22 @@ fn packed_bytes(plan: &ExecutionPlan, layer: Layer, gradient: bool) -> usize {
     (plan.precision.bytes() * layer.packed_len(gradient)).next_multiple_of(256)
 }
 
+/// The second half of a batch that is measured.
+pub(crate) struct SecondHalf {
+    /// Its gradients, zeros between updates.
+    pub gradients: Buffer,
+    /// The numbers 1/2 and 2.
+    pub factors: Buffer,
+}
+
+impl SecondHalf {
+    pub fn new(driver: &Arc<dyn Driver>, graph: &Graph) -> Result<SecondHalf, EngineError> {
+        let factors = Buffer::new(driver, 2 * 4)?;
+        driver.upload(factors.address, bytemuck::bytes_of(&[0.5f32, 2.0]))?;
+        Ok(SecondHalf { gradients: Buffer::zeros(driver, 4 * graph.parameter_count())?, factors })
+    }
+}
+
 /// The model, the optimizer's state, and what passes leave behind.
 pub(crate) struct State {
     pub layout: ModelLayout,
@@ -161,8 +177,8 @@ pub(crate) struct State {
     pub average: Option<Buffer>,
     pub gradients: Buffer,
     pub momentum: Buffer,
-    /// The gradients when they were last measured, once they were.
-    pub measured: Option<Buffer>,
+    /// What measuring the halves of a batch takes, once there was one.
+    pub second_half: Option<SecondHalf>,
     pub batches_tracked: Vec<i64>,
     pub norms: Vec<NormState>,
     /// A [`RuleSettings`] for each parameter.
@@ -198,12 +214,12 @@ impl State {
             average: None,
             gradients: Buffer::zeros(driver, parameters)?,
             momentum: Buffer::zeros(driver, parameters)?,
-            measured: None,
+            second_half: None,
             batches_tracked: vec![0; graph.statistics.len()],
             norms,
             rules: Buffer::new(driver, size_of::<RuleSettings>() * graph.parameters.len())?,
             batch: Buffer::new(driver, size_of::<Batch>())?,
-            result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * MOST_PARTS)?,
+            result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * HALVES)?,
             parts: Buffer::new(driver, 8 * PART_BLOCKS as usize)?,
             average_weight: Buffer::new(driver, 4)?,
             class_weights: Buffer::new(driver, 0)?,
@@ -211,7 +227,7 @@ impl State {
         })
     }
 
-    /// Bytes that a state takes, without an average; with the copy of the gradients that measuring takes.
+    /// Bytes that a state takes, without an average; with the gradients of a second half, which measuring takes.
     pub fn size(plan: &ExecutionPlan) -> usize {
         let graph = &plan.graph;
         let model = ModelLayout::new(graph).len();
@@ -220,10 +236,15 @@ impl State {
         let parts = 8 * PART_BLOCKS as usize;
         4 * (model + 3 * graph.parameter_count())
             + norms
-            + 8 * MOST_PARTS
+            + 8 * HALVES
             + rules
             + parts
             + PackedWeights::size(plan)
+    }
+
+    /// The address of the running means, which the variances follow.
+    pub fn statistics(&self) -> Address {
+        self.model.address + 4 * self.layout.means() as Address
     }
 
     /// The address of a parameter.

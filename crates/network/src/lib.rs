@@ -33,6 +33,7 @@ mod graph;
 mod init;
 mod rules;
 mod tensor;
+mod tree;
 mod whitening;
 mod written;
 
@@ -46,11 +47,11 @@ pub use device::{
     IsaKind, PrecisionKind, RequiredMemory,
 };
 pub use engine::{
-    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, Measure,
-    MicroBatch, Peaks, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult,
-    UpdateWork, Work,
+    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, MicroBatch,
+    Peaks, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult, UpdateWork, Work,
 };
 pub use error::{EngineError, Error};
 pub use graph::{Graph, GraphNode, Parameter, Role, StateKind, StateTensor, Statistics};
 pub use rules::{Muon, Rule, Sgd};
 pub use tensor::{Tensor, TensorData, check_tensors};
+pub use tree::{BatchPart, BatchTree};

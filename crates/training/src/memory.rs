@@ -1,7 +1,7 @@
 //! How much memory a run takes, and how batches are divided into micro-batches that fit.
 
 use crescendo_data::DataSet;
-use crescendo_network::{Device, DeviceMemory, Graph, RequiredMemory};
+use crescendo_network::{BatchTree, Device, DeviceMemory, Graph, RequiredMemory};
 
 use crate::recipe::WeightAverage;
 use crate::{Error, Recipe};
@@ -34,9 +34,19 @@ pub fn required_memory(
             4 * (graph.parameter_count() + 2 * graph.statistic_count())
         }
     };
-    let RequiredMemory { configured, minimum } = device.required_memory(graph, micro_batch)?;
+    let tree = batch_tree(recipe, batch_size, micro_batch);
+    let (images, sums) = (tree.most_images(1), tree.sums(1));
+    let RequiredMemory { configured, minimum } = device.required_memory(graph, images, sums)?;
     let rest = (batches + average) as u64;
     Ok(RequiredMemory { configured: configured + rest, minimum: minimum + rest })
+}
+
+/// How a batch is summed up: its micro-batches may be groups of ghost BatchNorm.
+pub(crate) fn batch_tree(recipe: &Recipe, batch_size: usize, micro_batch: usize) -> BatchTree {
+    match recipe.network.norm.ghost {
+        0 => BatchTree::new(batch_size, micro_batch),
+        _ => BatchTree::ghost(batch_size, micro_batch),
+    }
 }
 
 /// How many images of a batch are computed at once, and share BatchNorm statistics: all of them if they fit
@@ -50,11 +60,11 @@ pub fn required_memory(
 /// use crescendo_network::Devices;
 /// use crescendo_training::{Recipe, default_limit, graph, micro_batch_size, required_memory};
 ///
-/// let recipe = Recipe::load("report", &["batch.memory_limit=1.0"])?;
+/// let recipe = Recipe::load("report", &["batch.memory_limit=2.0"])?;
 /// let (graph, device) = (graph(&recipe)?, CpuDevices.open(&recipe.engine)?);
 /// let images = micro_batch_size(&recipe, &*device, &graph, 5000)?.expect("one image fits");
 /// let memory = required_memory(&recipe, &*device, &graph, 5000, images)?;
-/// assert!(images < 5000 && memory.minimum < 1 << 30);
+/// assert!(images < 5000 && memory.minimum < 2 << 30);
 /// // Without a limit in the recipe: four fifths of the device's memory, here 10 GiB.
 /// assert_eq!(default_limit(Some(10 << 30)), 8.0);
 /// # Ok::<(), crescendo_training::Error>(())

@@ -20,6 +20,9 @@ const SUM_COLUMNS: usize = 72;
 impl Pass<'_> {
     /// The loss, and the gradient of the logits.
     pub(super) fn loss(&mut self) {
+        if self.count == 0 {
+            return;
+        }
         let classes = self.shape(self.plan.fused.logits());
         let losses = self.space.losses();
         let params = LossParams {
@@ -54,6 +57,7 @@ impl Pass<'_> {
             let delivery = plan.gradients.steps[index].delivery.as_ref();
             let delivery = delivery.filter(|_| required.input);
             match plan.layers[index] {
+                _ if self.count == 0 => {}
                 Some(layer) => self.layer_backward(index, layer, required, delivery),
                 None => {
                     if let Some(delivery) = delivery {
@@ -64,11 +68,14 @@ impl Pass<'_> {
             if let Some(delivery) = delivery.filter(|delivery| delivery.last) {
                 let input = plan.gradients.gradients[delivery.gradient].input;
                 for (which, term) in input.terms().enumerate() {
-                    if let Some(norm) = term.norm {
+                    let Some(norm) = term.norm else { continue };
+                    if self.count > 0 {
                         let [_, tiles] = plan.sums(index, self.count);
                         self.finish_norm_gradient(which, norm, tiles);
-                        self.report_final(self.state.norms[norm].node);
+                    } else if self.sums_norms {
+                        self.finish_norm_gradient(which, norm, 0);
                     }
+                    self.report_final(self.state.norms[norm].node);
                 }
             }
             if step.kind != StepKind::Write {

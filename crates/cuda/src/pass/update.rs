@@ -10,7 +10,7 @@ use crate::driver::{Address, Launch};
 use crate::params::{
     FlatParams, MOST_SGD_GROUPS, PackAllParams, RuleSettings, SgdGroup, SgdParams,
 };
-use crate::state::{PART_BLOCKS, State};
+use crate::state::{PART_BLOCKS, SecondHalf, State};
 use crate::workspace::Workspace;
 
 /// Numbers of a block of the kernel `sgd`, as `optimizer.cu` has them.
@@ -123,21 +123,40 @@ pub(crate) fn pack(state: &State) -> Launch {
     launch("pack_weights", [packed.blocks, 1, 1], PACK_BYTES, &params)
 }
 
-/// Measures the change of the gradients since they were last measured, and adds its squared norm to the result if it is
-/// asked for.
-pub(crate) fn measure(graph: &Graph, state: &State, measured: Address, add: bool) -> Vec<Launch> {
-    let flat = FlatParams { parameters: measured, ..gradients(graph, state) };
-    let mut launches = vec![square_parts(&flat)];
-    if add {
-        launches.push(Launch { threads: 32, ..launch("add_part", [1, 1, 1], 0, &flat) });
-    }
-    launches
+/// Exchanges the gradients of the two halves of a batch.
+pub(crate) fn exchange_halves(graph: &Graph, state: &State, second: &SecondHalf) -> Launch {
+    let parameters = second.gradients.address;
+    let flat = FlatParams { parameters, ..gradients(graph, state) };
+    launch("exchange", [blocks(graph.parameter_count()), 1, 1], 0, &flat)
 }
 
-/// Measures the squared norm of all gradients.
-pub(crate) fn measure_whole(graph: &Graph, state: &State) -> Vec<Launch> {
-    let flat = gradients(graph, state);
-    vec![square_parts(&flat), Launch { threads: 32, ..launch("set_whole", [1, 1, 1], 0, &flat) }]
+/// Measures the squared norms of the gradients of both halves and of their sum, which takes the place of the first; the
+/// second become zeros.
+pub(crate) fn add_halves(graph: &Graph, state: &State, second: &SecondHalf) -> Vec<Launch> {
+    let len = graph.parameter_count();
+    let whole = gradients(graph, state);
+    let (first, other) = (state.gradients.address, second.gradients.address);
+    let half = FlatParams { gradients: other, ..whole };
+    let sum = |kernel, flat| Launch { threads: 32, ..launch(kernel, [1, 1, 1], 0, flat) };
+    let blend = |parameters, gradients, factor: u32| {
+        let weight = second.factors.address + 4 * Address::from(factor);
+        let flat = FlatParams { parameters, gradients, weight, ..whole };
+        launch("blend", [blocks(len), 1, 1], 0, &flat)
+    };
+    vec![
+        square_parts(&whole),
+        sum("add_part", &whole),
+        square_parts(&half),
+        sum("add_part", &half),
+        // The mean of both, which is exact but for the rounding of their sum, and then twice that.
+        blend(first, other, 0),
+        clear(other, len),
+        blend(other, first, 1),
+        exchange_halves(graph, state, second),
+        clear(other, len),
+        square_parts(&whole),
+        sum("set_whole", &whole),
+    ]
 }
 
 fn square_parts(flat: &FlatParams) -> Launch {

@@ -142,8 +142,9 @@ impl Trainer<'_> {
         self.engine.set_requires_grad(&requires_grad);
         let every = recipe.batch.noise_every;
         let measure = every > 0 && update.is_multiple_of(every);
-        let (rules, loss, micro_batch) = (&rules[..], &self.loss, self.size.1);
-        Update { rules, loss, micro_batch, measure }.run(self.engine, batch)?;
+        let tree = memory::batch_tree(recipe, batch.labels().len(), self.size.1);
+        let (rules, loss) = (&rules[..], &self.loss);
+        Update { rules, loss, tree, measure }.run(self.engine, batch)?;
         if let Some(share) = recipe.optimizer.average_weight(update, done / f64::from(epochs)) {
             self.engine.update_average(share)?;
             if recipe.optimizer.average == WeightAverage::Lookahead {
@@ -197,11 +198,8 @@ impl Trainer<'_> {
             return Err(Error::Diverged { update: updates + 1, epoch, hopeless, cause: None });
         }
         let progress = &mut self.run.progress;
-        if let Some(norms) = norms.filter(|norms| norms.parts.len() > 1) {
-            let parts: Vec<(f64, f64)> =
-                norms.parts.iter().map(|&(images, square)| (images as f64, square)).collect();
-            let sample = NoiseSample::of(&parts, images as f64, norms.whole);
-            progress.chosen.noise.observe(&sample);
+        if let Some(norms) = norms {
+            progress.chosen.noise.observe(&NoiseSample::of(&norms));
         }
         progress.updates += 1;
         progress.batch += 1;
