@@ -1,0 +1,191 @@
+//! An engine that spans all ranks, as rank 0 has it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crescendo_network::{
+    Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, MicroBatch, Peaks, Rule,
+    Section, Snapshot, StepTime, Tensor, UpdateResult, UpdateWork,
+};
+
+use crate::command::{Batch, Call, Command};
+use crate::local::{Answer, Local};
+use crate::session::Session;
+
+pub(crate) struct DistributedEngine {
+    session: Arc<Session>,
+    number: u32,
+    local: Local,
+    requires_grad: Vec<bool>,
+    results: VecDeque<UpdateResult>,
+    /// The gradients over all ranks, when they were last exported.
+    gradients: Vec<f32>,
+}
+
+impl DistributedEngine {
+    pub fn new(session: Arc<Session>, number: u32, local: Local) -> Self {
+        let parameters = &local.engine.graph().parameters;
+        let requires_grad = parameters.iter().map(|parameter| parameter.requires_grad).collect();
+        let results = VecDeque::new();
+        DistributedEngine { session, number, local, requires_grad, results, gradients: Vec::new() }
+    }
+
+    /// Has all ranks do their part of a call. `images` are those that only rank 0 has.
+    fn call(&mut self, call: Call, images: &[f32]) -> Result<Answer, EngineError> {
+        let may_fail = call.may_fail();
+        let command = Command::Call { engine: self.number, call };
+        let outcome = self.session.broadcast(&mut command.write()).and_then(|()| {
+            let Command::Call { call, .. } = command else { unreachable!("it is a call") };
+            self.local.execute(call, images)
+        });
+        if may_fail {
+            return self.session.agree(outcome);
+        }
+        outcome.inspect_err(|_| self.session.set_lost())
+    }
+}
+
+impl Engine for DistributedEngine {
+    fn graph(&self) -> &Graph {
+        self.local.engine.graph()
+    }
+
+    fn set_graph(&mut self, graph: &Graph) -> Result<(), EngineError> {
+        if graph != self.graph() {
+            self.call(Call::SetGraph(graph.clone()), &[])?;
+        }
+        Ok(())
+    }
+
+    fn set_loss(&mut self, loss: &Loss) -> Result<(), EngineError> {
+        self.call(Call::SetLoss(loss.clone()), &[]).map(drop)
+    }
+
+    fn set_communicator(&mut self, communicator: Box<dyn Communicator>) {
+        // Only without other ranks is there another communicator to ask.
+        self.local.engine.set_communicator(communicator);
+    }
+
+    fn set_requires_grad(&mut self, requires_grad: &[bool]) {
+        if requires_grad == self.requires_grad {
+            return;
+        }
+        self.requires_grad = requires_grad.to_vec();
+        // If it fails, so does the next call, which returns the error.
+        let _ = self.call(Call::SetRequiresGrad(requires_grad.to_vec()), &[]);
+    }
+
+    fn load_data(&mut self, data: &DeviceData) -> Result<bool, EngineError> {
+        let DeviceData { pixels, shape } = *data;
+        let answer = self.call(Call::LoadData { pixels: pixels.to_vec(), shape }, &[])?;
+        Ok(matches!(answer, Answer::Taken(true)))
+    }
+
+    fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
+        let MicroBatch { share, mean_weight, last, measure, .. } = *batch;
+        let (images, samples) = match batch.images {
+            Images::Prepared(images) => (images, None),
+            Images::Samples(samples, preparation) => {
+                (&[][..], Some((samples.to_vec(), *preparation)))
+            }
+        };
+        let (labels, classes) = (batch.labels.to_vec(), self.graph().classes());
+        assert!(!labels.is_empty(), "a batch without images");
+        assert!(labels.iter().all(|&label| usize::from(label) < classes), "no such class");
+        let count =
+            samples.as_ref().map_or(images.len() / self.graph().input.len(), |(s, _)| s.len());
+        assert_eq!(count, labels.len(), "one label for each image");
+        let batch = Batch { labels, share, mean_weight, last, measure, samples };
+        self.call(Call::Accumulate(batch), images).map(drop)
+    }
+
+    fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
+        assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
+        if let Answer::Result(result) = self.call(Call::Update(rules.to_vec()), &[])? {
+            self.results.push_back(result);
+        }
+        Ok(())
+    }
+
+    fn next_result(&mut self, _wait: bool) -> Result<Option<UpdateResult>, EngineError> {
+        Ok(self.results.pop_front())
+    }
+
+    fn update_average(&mut self, weight: f64) -> Result<(), EngineError> {
+        self.call(Call::UpdateAverage(weight), &[]).map(drop)
+    }
+
+    fn swap_average(&mut self) -> Result<(), EngineError> {
+        self.call(Call::SwapAverage, &[]).map(drop)
+    }
+
+    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
+        self.call(Call::BlendStatistics { images: images.to_vec(), weight }, &[]).map(drop)
+    }
+
+    fn favor_latency(&mut self) {
+        // As for `set_requires_grad`.
+        let _ = self.call(Call::FavorLatency, &[]);
+    }
+
+    fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
+        let (image, classes) = (self.graph().input.len(), self.graph().classes());
+        assert!(images.len().is_multiple_of(image), "not whole images");
+        let count = images.len() / image;
+        assert_eq!(logits.len(), count * classes, "not one logit for each class");
+        if let Answer::Numbers(numbers) = self.call(Call::Logits(count), images)? {
+            logits.copy_from_slice(&numbers);
+        }
+        Ok(())
+    }
+
+    fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
+        if section != Section::Gradients {
+            return self.local.engine.export(section);
+        }
+        if let Answer::Numbers(numbers) = self.call(Call::Gradients, &[])? {
+            self.gradients = numbers;
+        }
+        let tensor = |parameter: &crescendo_network::Parameter| {
+            let values = &self.gradients[parameter.range.clone()];
+            Tensor::f32(parameter.name.clone(), parameter.shape.clone(), values)
+        };
+        Ok(self.graph().parameters.iter().map(tensor).collect())
+    }
+
+    fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {
+        let tensors = tensors.iter().cloned().map(Tensor::into_owned).collect();
+        self.call(Call::Import { section, tensors }, &[]).map(drop)
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot<'_>, EngineError> {
+        self.local.engine.snapshot()
+    }
+
+    fn take_step_times(&mut self) -> Vec<StepTime> {
+        self.local.engine.take_step_times()
+    }
+
+    fn choices(&self) -> Option<String> {
+        self.local.engine.choices()
+    }
+
+    fn work(&self, images: usize) -> Option<UpdateWork> {
+        self.local.engine.work(images)
+    }
+
+    fn measure_peaks(&mut self) -> Result<Peaks, EngineError> {
+        self.local.engine.measure_peaks()
+    }
+}
+
+impl Drop for DistributedEngine {
+    fn drop(&mut self) {
+        if !self.session.is_lost() {
+            let sent = self.session.broadcast(&mut Command::Drop { engine: self.number }.write());
+            if sent.is_err() {
+                self.session.set_lost();
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What a rank does itself: its engine, and its share of every batch.
+
+use std::sync::Arc;
+
+use crescendo_data::{AugmentedSample, Border, ImagePreparation, ImageShape};
+use crescendo_network::{
+    BorderPixels, ChannelStatistics, DeviceData, Engine, EngineError, GradientNorms, Images,
+    Measure, MicroBatch, Preparation, Rule, Sample, Section, Shape, Tensor, UpdateResult,
+};
+
+use crate::Exchange;
+use crate::all_reduce::{SharedReduce, add_as_tree};
+use crate::command::{Batch, Call};
+use crate::session::Session;
+use crate::share::shares;
+
+/// An engine as a part of one that spans all ranks.
+pub(crate) struct Local {
+    session: Arc<Session>,
+    pub engine: Box<dyn Engine>,
+    reduce: SharedReduce,
+    data: Data,
+    /// Prepared images, whose memory is kept.
+    images: Vec<f32>,
+    /// What the micro-batches of the current update were.
+    seen: Seen,
+}
+
+/// Where the training images are.
+enum Data {
+    /// They come with each batch.
+    Nowhere,
+    /// On the engine's device.
+    OnDevice,
+    /// Here, as bytes.
+    Here(Vec<u8>),
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Whether any was divided over the ranks, and whether any was computed by all of them.
+    divided: bool,
+    replicated: bool,
+    measured: bool,
+}
+
+/// What a call gives.
+pub(crate) enum Answer {
+    Nothing,
+    Taken(bool),
+    Result(UpdateResult),
+    /// Logits, or gradients.
+    Numbers(Vec<f32>),
+}
+
+impl Local {
+    pub fn new(session: Arc<Session>, mut engine: Box<dyn Engine>) -> Self {
+        let reduce = SharedReduce::new(session.clone());
+        if session.ranks > 1 {
+            engine.set_communicator(Box::new(reduce.clone()));
+        }
+        let (data, seen) = (Data::Nowhere, Seen::default());
+        Local { session, engine, reduce, data, images: Vec::new(), seen }
+    }
+
+    /// Does this rank's part of a call. `images` are those that only rank 0 has.
+    pub fn execute(&mut self, call: Call, images: &[f32]) -> Result<Answer, EngineError> {
+        match call {
+            Call::SetGraph(graph) => self.engine.set_graph(&graph)?,
+            Call::SetLoss(loss) => self.engine.set_loss(&loss)?,
+            Call::SetRequiresGrad(requires_grad) => {
+                self.engine.set_requires_grad(&requires_grad);
+            }
+            Call::LoadData { pixels, shape } => {
+                return Ok(Answer::Taken(self.load_data(pixels, shape)?));
+            }
+            Call::Accumulate(batch) => self.accumulate(&batch, images)?,
+            Call::Update(rules) => return Ok(Answer::Result(self.update(&rules)?)),
+            Call::UpdateAverage(weight) => self.engine.update_average(weight)?,
+            Call::SwapAverage => self.engine.swap_average()?,
+            Call::BlendStatistics { images, weight } => {
+                self.engine.blend_statistics(&images, weight)?;
+            }
+            Call::FavorLatency => self.engine.favor_latency(),
+            Call::Logits(count) => return Ok(Answer::Numbers(self.logits(count, images)?)),
+            Call::Gradients => return Ok(Answer::Numbers(self.gradients()?)),
+            Call::Import { section, tensors } => self.import(section, tensors)?,
+        }
+        Ok(Answer::Nothing)
+    }
+
+    fn load_data(&mut self, pixels: Vec<u8>, shape: Shape) -> Result<bool, EngineError> {
+        const CIFAR: ImageShape = ImageShape::CIFAR;
+        if shape.maps() != Some([CIFAR.channels, CIFAR.height, CIFAR.width]) {
+            return Ok(false);
+        }
+        let taken = self.engine.load_data(&DeviceData { pixels: &pixels, shape })?;
+        self.data = if taken { Data::OnDevice } else { Data::Here(pixels) };
+        Ok(true)
+    }
+
+    fn accumulate(&mut self, batch: &Batch, images: &[f32]) -> Result<(), EngineError> {
+        let Session { rank, ranks, .. } = *self.session;
+        let count = batch.labels.len();
+        let mut shares = shares(count, ranks);
+        let least = if batch.measure == Measure::Halves { 2 } else { 1 };
+        let is_replicated = shares.iter().any(|share| share.len() < least);
+        if is_replicated {
+            // Too few to divide: every rank computes them all, and the gradient of rank 0 counts.
+            shares.fill(0..count);
+            self.seen.replicated = true;
+        } else {
+            self.seen.divided = true;
+        }
+        if self.seen.divided && self.seen.replicated && ranks > 1 {
+            return Err(EngineError::Unsupported(format!(
+                "a micro-batch of {count} images is too small for {ranks} ranks: use fewer ranks or larger batches"
+            )));
+        }
+        self.reduce.lock().is_replicated = is_replicated;
+        self.seen.measured |= batch.measure != Measure::Nothing;
+        let own = shares[rank].clone();
+        let part = match is_replicated {
+            true if rank > 0 => 0.0,
+            true => 1.0,
+            false => own.len() as f64 / count as f64,
+        };
+        if batch.samples.is_none() {
+            let image = self.engine.graph().input.len();
+            self.images = scatter(&self.session, &shares, image, images)?;
+        }
+        let images = match (&batch.samples, &self.data) {
+            (Some((samples, preparation)), Data::OnDevice) => {
+                Images::Samples(&samples[own.clone()], preparation)
+            }
+            (Some((samples, preparation)), Data::Here(pixels)) => {
+                prepare(pixels, &samples[own.clone()], preparation, &mut self.images);
+                Images::Prepared(&self.images)
+            }
+            (Some(_), Data::Nowhere) => {
+                return Err(EngineError::Unsupported(
+                    "there are no images to take samples of".into(),
+                ));
+            }
+            (None, _) => Images::Prepared(&self.images),
+        };
+        self.engine.accumulate(&MicroBatch {
+            images,
+            labels: &batch.labels[own],
+            share: batch.share * part,
+            mean_weight: batch.mean_weight,
+            last: batch.last,
+            measure: batch.measure,
+        })
+    }
+
+    /// Completes an update. Returns the result of the whole batch.
+    fn update(&mut self, rules: &[Rule]) -> Result<UpdateResult, EngineError> {
+        self.engine.update(rules)?;
+        let own = self.engine.next_result(true)?.unwrap_or_default();
+        let Seen { replicated, measured, .. } = std::mem::take(&mut self.seen);
+        let mut words: Vec<u32> = bytemuck::cast_slice(&[own.loss]).to_vec();
+        words.extend([own.correct as u32, own.images as u32]);
+        let all = self.session.gather(words)?;
+        let mut result = UpdateResult::default();
+        // Of replicated batches rank 0's result is that of all.
+        let counted = if replicated { &all[..4] } else { &all[..] };
+        let mut losses = Vec::new();
+        for rank in counted.chunks_exact(4) {
+            losses.extend(bytemuck::pod_collect_to_vec::<u32, f64>(&rank[..2]));
+            result.correct += rank[2] as usize;
+            result.images += rank[3] as usize;
+        }
+        add_as_tree(&mut losses, 1);
+        result.loss = losses[0];
+        if measured {
+            result.norms = Some(self.norms(own.norms.unwrap_or_default(), replicated)?);
+        }
+        Ok(result)
+    }
+
+    /// The norms of the parts of all ranks.
+    fn norms(&self, own: GradientNorms, replicated: bool) -> Result<GradientNorms, EngineError> {
+        let mut numbers = Vec::new();
+        for &(images, square) in &own.parts {
+            numbers.extend([images as f64, square]);
+        }
+        let all = self.session.gather_bytes(bytemuck::cast_slice(&numbers))?;
+        let mut norms = GradientNorms::default();
+        norms.whole = own.whole;
+        for rank in &all[..if replicated { 1 } else { all.len() }] {
+            let numbers: Vec<f64> = bytemuck::pod_collect_to_vec(rank);
+            let parts = numbers.chunks_exact(2).map(|part| (part[0] as usize, part[1]));
+            norms.parts.extend(parts);
+        }
+        Ok(norms)
+    }
+
+    /// The logits of `count` images, on every rank.
+    fn logits(&mut self, count: usize, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        /// A rank with fewer would compute them in another way than more of them.
+        const LEAST: usize = 8;
+        let Session { rank, ranks, .. } = *self.session;
+        let mut shares = shares(count, ranks);
+        if count < LEAST * ranks {
+            shares.fill(0..0);
+            shares[0] = 0..count;
+        }
+        let (image, classes) = (self.engine.graph().input.len(), self.engine.graph().classes());
+        let own = scatter(&self.session, &shares, image, images)?;
+        let mut logits = vec![0; shares[rank].len() * classes];
+        self.engine.logits_into(&own, bytemuck::cast_slice_mut(&mut logits))?;
+        let from = shares.iter().map(|share| share.len() * classes).collect();
+        let all = self.session.exchange(Exchange::AllGather { send: logits, from })?;
+        Ok(bytemuck::allocation::cast_vec(all))
+    }
+
+    /// The gradients so far, summed over the ranks.
+    fn gradients(&mut self) -> Result<Vec<f32>, EngineError> {
+        let mut flat = Vec::new();
+        for tensor in self.engine.export(Section::Gradients)? {
+            flat.extend_from_slice(tensor.values().unwrap_or_default());
+        }
+        SharedReduce::new(self.session.clone()).lock().sum_gradients(&mut flat)?;
+        Ok(flat)
+    }
+
+    fn import(
+        &mut self,
+        section: Section,
+        mut tensors: Vec<Tensor<'static>>,
+    ) -> Result<(), EngineError> {
+        if section == Section::Gradients && self.session.rank > 0 {
+            // The sum over the ranks is what is imported.
+            for tensor in &mut tensors {
+                let count = tensor.values().map_or(0, <[f32]>::len);
+                *tensor = Tensor::f32(tensor.name.clone(), tensor.shape.clone(), vec![0.0; count]);
+            }
+        }
+        self.engine.import(section, &tensors)
+    }
+}
+
+/// The images of this rank, of those that rank 0 has.
+fn scatter(
+    session: &Session,
+    shares: &[std::ops::Range<usize>],
+    image: usize,
+    images: &[f32],
+) -> Result<Vec<f32>, EngineError> {
+    let Session { rank, ranks, .. } = *session;
+    let (mut send, mut to) = (Vec::new(), vec![0; ranks]);
+    if rank == 0 {
+        for (share, count) in shares.iter().zip(&mut to) {
+            let own: &[u32] = bytemuck::cast_slice(&images[share.start * image..share.end * image]);
+            send.extend_from_slice(own);
+            *count = own.len();
+        }
+    }
+    let mut from = vec![0; ranks];
+    from[0] = shares[rank].len() * image;
+    let words = session.exchange(Exchange::AllToAll { send, to, from })?;
+    Ok(bytemuck::allocation::cast_vec(words))
+}
+
+/// Writes the samples of `pixels` as the network takes them to `images`.
+fn prepare(pixels: &[u8], samples: &[Sample], how: &Preparation, images: &mut Vec<f32>) {
+    const CIFAR: ImageShape = ImageShape::CIFAR;
+    let Preparation { border, normalization, cutout, image_size } = *how;
+    let preparation = ImagePreparation {
+        border: match border {
+            BorderPixels::Reflect => Border::Reflect,
+            BorderPixels::Constant(colour) => Border::Colour(colour),
+        },
+        statistics: match normalization {
+            ChannelStatistics::PerImage => None,
+            ChannelStatistics::Fixed(channels) => Some(channels),
+        },
+        cutout,
+        image_size,
+    };
+    let elements = CIFAR.channels * image_size * image_size;
+    images.resize(samples.len() * elements, 0.0);
+    for (sample, out) in samples.iter().zip(images.chunks_exact_mut(elements)) {
+        let image = &pixels[sample.index as usize * CIFAR.elements()..][..CIFAR.elements()];
+        let cutout = Some(sample.cutout.into());
+        let sample = AugmentedSample::new(sample.index, sample.crop, sample.flip, cutout);
+        preparation.apply(&sample, image, out);
+    }
+}

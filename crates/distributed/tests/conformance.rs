@@ -1,0 +1,46 @@
+//! An engine that spans several ranks, here threads, passes the engine conformance suite.
+
+use crescendo_conformance::{Suite, Tolerances, all};
+use crescendo_cpu::CpuDevices;
+use crescendo_distributed::{DistributedDevices, Threads, serve};
+use crescendo_network::{Device, Devices, EngineConfig};
+
+/// The processors of so many ranks as one device.
+fn device(ranks: usize) -> Box<dyn Device> {
+    let mut ranks = Threads::new(ranks);
+    let first = ranks.next().expect("there is a rank");
+    for other in ranks {
+        std::thread::spawn(move || serve(Box::new(other), &CpuDevices));
+    }
+    let config = EngineConfig { threads: 1, ..EngineConfig::default() };
+    let devices = DistributedDevices::new(Box::new(first), &CpuDevices);
+    devices.open(&config).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn check(ranks: usize) {
+    for property in all() {
+        // Those about a communicator are for the engines of the ranks.
+        let of_one = ["two_processes", "final_gradients", "errors_of_the_communicator"];
+        if of_one.iter().any(|start| property.name.starts_with(start)) {
+            continue;
+        }
+        println!("{} with {ranks} ranks", property.name);
+        let device = device(ranks);
+        (property.check)(&Suite { device: &*device, tolerances: Tolerances::F32 });
+    }
+}
+
+#[test]
+fn one_rank() {
+    check(1);
+}
+
+#[test]
+fn two_ranks() {
+    check(2);
+}
+
+#[test]
+fn three_ranks() {
+    check(3);
+}
