@@ -55,7 +55,7 @@ impl Training<'_> {
         }
         Err(Error::Refused(format!(
             "this is one of {ranks} processes that were started together ({name}), and each would train a run of its own: \
-             to train one run on all of them, build the program with `cargo install crescendo --features mpi`; to train \
+             to train one run on all of them, build the program with `cargo install --path . --features mpi`; to train \
              several, give each a folder with --out"
         )))
     }

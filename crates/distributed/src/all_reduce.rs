@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::{Channel, Exchange, Ticket};
 
 /// Gradients that are exchanged at once, at least: long enough that their bytes and not their number take the time.
-const BUCKET: usize = 1 << 20;
+pub(crate) const BUCKET: usize = 1 << 20;
 
 /// The sums of an engine.
 pub(crate) struct AllReduce {

@@ -15,6 +15,7 @@ mod engine;
 mod host;
 mod local;
 mod message;
+mod prediction;
 mod serve;
 mod session;
 mod share;
@@ -23,6 +24,7 @@ mod times;
 mod transport;
 
 pub use device::DistributedDevices;
+pub use prediction::Interconnect;
 pub use serve::serve;
 pub use threads::Threads;
 pub use times::Times;
