@@ -5,7 +5,7 @@
 //! `cargo run --release --example noise_scale_bias -- [DATA] [epochs] [batch size] [batches]`
 
 use crescendo::data::{ImageBatch, locate, open, shapes};
-use crescendo::network::{Measure, MicroBatch, Rule, Section, Tensor};
+use crescendo::network::{MicroBatch, Rule, Section, Tensor};
 use crescendo::training::{Error, Recipe, graph};
 
 fn main() -> Result<(), Error> {
@@ -50,14 +50,13 @@ fn main() -> Result<(), Error> {
     let mut sum: Vec<f64> = Vec::new();
     let (mut whole, mut halves) = (0.0, 0.0);
     for (images, labels) in &batches {
-        let measure = Measure::Halves;
-        engine.accumulate(&MicroBatch { measure, ..MicroBatch::whole(images, labels) })?;
+        engine.accumulate(&MicroBatch { measure: true, ..MicroBatch::whole(images, labels) })?;
         let gradient: Vec<f64> =
             engine.export(Section::Gradients)?.iter().flat_map(numbers).collect();
         // Parameters stay; the gradients are cleared.
         engine.update(&frozen)?;
         let norms = engine.next_result(true)?.and_then(|result| result.norms).unwrap_or_default();
-        halves += norms.parts.iter().map(|part| part.1).sum::<f64>() / 2.0 / count as f64;
+        halves += norms.halves.iter().map(|half| half.1).sum::<f64>() / 2.0 / count as f64;
         whole += square(&gradient) / count as f64;
         sum.resize(gradient.len(), 0.0);
         sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);

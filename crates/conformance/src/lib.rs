@@ -124,9 +124,10 @@ properties! { $
         micro_batches_of_weighted_classes_add_up_to_their_batch,
         each_micro_batch_has_its_own_statistics;
     measure:
-        norms_of_micro_batches_match_the_reference,
         norms_of_halves_match_the_reference,
+        norms_of_halves_in_micro_batches_match_the_reference,
         norms_with_class_weights_match_the_reference,
+        a_batch_without_a_half_has_no_norms,
         measuring_changes_nothing_else,
         halves_add_up_to_the_gradient_of_their_batch;
     samples:
@@ -149,10 +150,12 @@ properties! { $
         required_memory_grows_with_the_micro_batch,
         step_times_are_of_the_graphs_operations;
     processes:
-        two_processes_compute_what_one_does,
-        two_processes_with_class_weights_compute_what_one_does,
+        processes_compute_what_one_does,
+        processes_without_images_take_part,
+        processes_compute_micro_batches_as_one_does,
+        processes_with_class_weights_compute_what_one_does,
         final_gradients_cover_all_parameters_once,
         final_gradients_cover_frozen_parameters,
-        final_gradients_of_measured_halves_are_those_of_the_batch,
+        gradients_of_measured_halves_are_summed_apart,
         errors_of_the_communicator_reach_the_caller;
 }

@@ -114,6 +114,17 @@ impl Model {
 
     /// The gradients of all parameters from that of the logits.
     pub fn backward(&self, values: &Values, dlogits: Vec<f64>) -> Vec<Vec<f64>> {
+        let count = values.0[0].len() / self.graph.input.len();
+        self.backward_of(values, dlogits, 0..count)
+    }
+
+    /// What some of the images add to the gradients of all parameters.
+    fn backward_of(
+        &self,
+        values: &Values,
+        dlogits: Vec<f64>,
+        some: std::ops::Range<usize>,
+    ) -> Vec<Vec<f64>> {
         let mut gradients: Vec<Vec<f64>> =
             self.parameters.iter().map(|numbers| vec![0.0; numbers.len()]).collect();
         let count = values.0[0].len() / self.graph.input.len();
@@ -123,7 +134,12 @@ impl Model {
             let dy = all[index + 1].take().expect("every output is used");
             let x = &values.0[node.inputs[0].0];
             let (shape, weight) = (maps(node.input, count), self.weight(node));
-            let mut own = |layer: LayerGradients| {
+            // The gradient of the output of these images alone.
+            let image = dy.len() / count;
+            let mut of_some = vec![0.0; dy.len()];
+            let range = some.start * image..some.end * image;
+            of_some[range.clone()].copy_from_slice(&dy[range]);
+            let mut own = |layer: LayerGradients, of_all: LayerGradients| {
                 let parts = [(node.weight, layer.weight), (node.bias, layer.bias)];
                 for (parameter, gradient) in parts {
                     if let Some(index) =
@@ -132,16 +148,21 @@ impl Model {
                         gradients[index] = gradient;
                     }
                 }
-                layer.input
+                of_all.input
             };
             let dx = match node.operation {
                 Operation::Convolution { .. } => {
-                    own(convolution_backward(layer(node), shape, x, weight, &dy))
+                    let of = |dy: &[f64]| convolution_backward(layer(node), shape, x, weight, dy);
+                    own(of(&of_some), of(&dy))
                 }
                 Operation::BatchNorm { eps, .. } => {
-                    own(batch_norm_backward(shape, x, weight, eps, &dy))
+                    let of = |dy: &[f64]| batch_norm_backward(shape, x, weight, eps, dy);
+                    own(of(&of_some), of(&dy))
                 }
-                Operation::Linear { .. } => own(linear_backward(node.input.len(), x, weight, &dy)),
+                Operation::Linear { .. } => {
+                    let of = |dy: &[f64]| linear_backward(node.input.len(), x, weight, dy);
+                    own(of(&of_some), of(&dy))
+                }
                 Operation::Activation(f) => pointwise_backward(function(f), x, &dy),
                 Operation::Add => {
                     add(&mut all, node.inputs[1], dy.clone());
@@ -192,6 +213,21 @@ impl Model {
         let mut dlogits = vec![0.0; labels.len() * classes];
         dlogits[part.start * classes..part.end * classes].copy_from_slice(&own);
         self.backward(&values, dlogits)
+    }
+
+    /// What some images of a batch add to the gradients of its mean loss, in the sums over all images.
+    pub fn part_of_gradients(
+        &self,
+        images: &[f32],
+        labels: &[u16],
+        loss: &Loss,
+        part: std::ops::Range<usize>,
+    ) -> Vec<Vec<f64>> {
+        let weights = class_weights(loss);
+        let values = self.forward(images);
+        let (logits, smoothing) = (values.logits(), loss.label_smoothing);
+        let dlogits = cross_entropy_backward(logits, labels, smoothing, weights.as_deref());
+        self.backward_of(&values, dlogits, part)
     }
 
     /// Blends the statistics of these images into the running ones, with the weight `share`, or that of
@@ -400,6 +436,12 @@ mod tests {
         for ((whole, one), two) in whole.iter().zip(part(0..1)).zip(part(1..3)) {
             for ((whole, one), two) in whole.iter().zip(one).zip(two) {
                 assert!((whole - (one + 2.0 * two) / 3.0).abs() < 1e-12);
+            }
+        }
+        let part = |part| model.part_of_gradients(&images, &labels, &loss, part);
+        for ((whole, one), two) in whole.iter().zip(part(0..1)).zip(part(1..3)) {
+            for ((whole, one), two) in whole.iter().zip(one).zip(two) {
+                assert!((whole - (one + two)).abs() < 1e-12);
             }
         }
     }

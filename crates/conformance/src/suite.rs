@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use crescendo_network::{
-    Device, Engine, Graph, Loss, MicroBatch, Rule, Section, Tensor, TensorData, UpdateResult,
+    BatchPart, Device, Engine, Graph, Images, Loss, MicroBatch, Rule, Section, Tensor, TensorData,
+    UpdateResult,
 };
 
 use crate::Tolerances;
@@ -183,6 +184,24 @@ pub(crate) fn update(engine: &mut dyn Engine, rules: &[Rule]) -> UpdateResult {
 /// A whole batch for this loss.
 pub(crate) fn weighted<'a>(images: &'a [f32], labels: &'a [u16], loss: &Loss) -> MicroBatch<'a> {
     MicroBatch { mean_weight: loss.mean_weight(labels), ..MicroBatch::whole(images, labels) }
+}
+
+/// A process's part of a batch of `images` with `labels`.
+pub(crate) fn own_part<'a>(
+    graph: &Graph,
+    images: &'a [f32],
+    labels: &'a [u16],
+    loss: &Loss,
+    part: BatchPart,
+) -> MicroBatch<'a> {
+    let (own, image) = (part.images(), graph.input.len());
+    MicroBatch {
+        images: Images::Prepared(&images[own.start * image..own.end * image]),
+        labels: &labels[own],
+        part,
+        mean_weight: loss.mean_weight(labels),
+        measure: false,
+    }
 }
 
 /// A whole update with one micro-batch.

@@ -26,6 +26,9 @@ pub struct Tolerances {
     /// Of each number of a gradient that is summed up in another order (of micro-batches, halves or
     /// processes), absolutely; the gradients there are of the order of one at most.
     pub reordered: f64,
+    /// Whether sums over images follow the batch's tree: any power of two of processes comes to the bits of one, and
+    /// the gradients of halves are their parts of these sums.
+    pub sums_follow_the_tree: bool,
     /// Of the gradients of two halves of a batch, added up, beside those of the batch, as a share of their norm.
     pub halves: f64,
 }
@@ -42,6 +45,7 @@ impl Tolerances {
         muon: 3e-6,
         rules: 2e-6,
         reordered: 1e-6,
+        sums_follow_the_tree: false,
         halves: 3e-6,
     };
 
@@ -67,6 +71,7 @@ impl Tolerances {
         rules: Tolerances::F32.rules,
         // Half a rounding: sums that differ in the last bit of f32 may be rounded to neighbours.
         reordered: 1e-3,
+        sums_follow_the_tree: false,
         // Gradients are f32.
         halves: Tolerances::F32.halves,
     };
@@ -89,6 +94,7 @@ impl Tolerances {
         rules: Tolerances::F32.rules,
         // As with bf16 storage. The worst is 5e-8: there no number is rounded to a neighbour.
         reordered: Tolerances::BF16.reordered,
+        sums_follow_the_tree: false,
         // Five gradients of maps are stored on the way to the first layer, in each half: 10 roundings (2e-2) if all go in
         // one direction. The worst is 1.04e-2.
         halves: 1.5e-2,

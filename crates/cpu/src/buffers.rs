@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crescendo_kernels::{AlignedBuffer, LANES, MapShape, Workspace, WorkspaceSize, muon};
+use crescendo_kernels::{AlignedBuffer, LANES, Leaves, MapShape, Workspace, WorkspaceSize, muon};
 use crescendo_network::{EngineError, Role};
 
 use crate::algorithm::Layer;
@@ -17,19 +17,29 @@ pub(crate) struct Sizes {
     workspace: WorkspaceSize,
     /// In `f64`.
     sums: usize,
+    /// In `f64`.
+    by_leaf: usize,
     channels: usize,
     packed: usize,
 }
 
 impl Sizes {
-    /// The sizes for a pass over so many images on so many threads.
-    pub fn new(plan: &ExecutionPlan, memory: &MemoryLayout, images: usize, threads: usize) -> Self {
+    /// The sizes for a pass over the images of these leaves on so many threads.
+    pub fn new(
+        plan: &ExecutionPlan,
+        memory: &MemoryLayout,
+        leaves: &Leaves,
+        threads: usize,
+    ) -> Self {
+        let images = leaves.images();
         let maps = || plan.fused.tensors.iter().filter_map(|t| map_shape(t.shape, images));
+        let channels = maps().map(|maps| maps.padded_channels()).max().unwrap_or(0);
         Sizes {
             arena: memory.plan.len * images,
-            workspace: workspace_size(plan, images, memory.plan.trains(), threads),
+            workspace: workspace_size(plan, leaves, memory.plan.trains(), threads),
             sums: maps().map(sums_len).max().unwrap_or(0),
-            channels: maps().map(|maps| maps.padded_channels()).max().unwrap_or(0),
+            by_leaf: leaves.list().len() * 2 * channels,
+            channels,
             packed: packed_lens(&plan.layers).max().unwrap_or(0),
         }
     }
@@ -40,6 +50,7 @@ impl Sizes {
             arena: self.arena.max(other.arena),
             workspace: self.workspace.max(other.workspace),
             sums: self.sums.max(other.sums),
+            by_leaf: self.by_leaf.max(other.by_leaf),
             channels: self.channels.max(other.channels),
             packed: self.packed.max(other.packed),
         }
@@ -47,7 +58,7 @@ impl Sizes {
 
     /// Bytes of memory, with `threads` threads.
     pub fn bytes(self, threads: usize) -> usize {
-        let doubles = 2 * self.sums + 2 * self.channels + 1;
+        let doubles = 2 * self.sums + self.by_leaf + 2 * self.channels;
         let floats = self.arena + 2 * self.channels + self.packed;
         8 * doubles + 4 * floats + self.workspace.bytes(threads)
     }
@@ -56,10 +67,11 @@ impl Sizes {
 /// The workspace that serves all steps of a plan.
 fn workspace_size(
     plan: &ExecutionPlan,
-    images: usize,
+    leaves: &Leaves,
     trains: bool,
     threads: usize,
 ) -> WorkspaceSize {
+    let images = leaves.images();
     let steps = |layers| plan.fused.steps.iter().zip::<&[Option<Layer>]>(layers);
     // Inference on so few images takes either.
     let few = if trains || images > FEW_IMAGES { &[] } else { &*plan.few };
@@ -68,7 +80,7 @@ fn workspace_size(
             let input = map_shape(plan.fused.tensors[step.input.main.tensor.0].shape, images);
             let input = input.expect("a convolution reads maps");
             let size = |backward| layer.workspace_size(*algorithm, input, backward, threads);
-            if trains { size(false).max(size(true)) } else { size(false) }
+            if trains { size(None).max(size(Some(leaves))) } else { size(None) }
         }
         Some(Layer::Linear(layer)) => layer.workspace_size(images),
         None => WorkspaceSize::default(),
@@ -109,7 +121,8 @@ pub(crate) struct Buffers {
     pub workspace: Workspace,
     /// Sums of a BatchNorm, and of the BatchNorm of a residual.
     pub sums: [Vec<f64>; 2],
-    /// Their sums over the images, and a count.
+    /// Their sums over the images of each leaf, and over all.
+    pub by_leaf: Vec<f64>,
     pub totals: Vec<f64>,
     /// A convolution's bias, and the factors of a BatchNorm that is folded in, padded to whole blocks.
     pub bias: Vec<f32>,
@@ -138,7 +151,8 @@ impl Buffers {
             arena: AlignedBuffer::try_new(sizes.arena).ok_or_else(refused)?,
             workspace: Workspace::try_new(threads, sizes.workspace).ok_or_else(refused)?,
             sums: [vec![0.0; sizes.sums], vec![0.0; sizes.sums]],
-            totals: vec![0.0; 2 * sizes.channels + 1],
+            by_leaf: vec![0.0; sizes.by_leaf],
+            totals: vec![0.0; 2 * sizes.channels],
             bias: vec![0.0; sizes.channels],
             scale: vec![0.0; sizes.channels],
             packed: AlignedBuffer::new(sizes.packed),

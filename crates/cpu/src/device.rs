@@ -49,7 +49,7 @@ impl Devices for CpuDevices {
 /// ```
 /// use crescendo_cpu::CpuDevice;
 /// use crescendo_network::{
-///     Device, EngineConfig, Graph, Measure, MicroBatch, NetworkConfig, Section, Shape, Snapshot,
+///     Device, EngineConfig, Graph, MicroBatch, NetworkConfig, Section, Shape, Snapshot,
 /// };
 ///
 /// let images = Shape::Maps { channels: 3, height: 32, width: 32 };
@@ -62,7 +62,7 @@ impl Devices for CpuDevices {
 /// // As for four threads, to tell how long they would take.
 /// let (mut engine, times) = device.recording_engine(&graph, 4)?;
 /// engine.import(Section::Model, &graph.initial(0))?;
-/// let batch = MicroBatch { measure: Measure::Halves, ..MicroBatch::whole(&[0.5; 8 * 3072], &[0, 1, 2, 3, 4, 5, 6, 7]) };
+/// let batch = MicroBatch { measure: true, ..MicroBatch::whole(&[0.5; 8 * 3072], &[0, 1, 2, 3, 4, 5, 6, 7]) };
 /// engine.accumulate(&batch)?;
 /// let jobs = times.take();
 /// let on = |threads| jobs.iter().map(|job| job.on(threads, 0.0)).sum::<f64>();
@@ -70,7 +70,7 @@ impl Devices for CpuDevices {
 ///
 /// engine.update(&vec![crescendo_network::Rule::Frozen; graph.parameters.len()])?;
 /// let norms = engine.next_result(true)?.and_then(|result| result.norms).expect("they were measured");
-/// assert_eq!(norms.parts.iter().map(|part| part.0).collect::<Vec<_>>(), [4, 4]);
+/// assert_eq!(norms.halves.map(|half| half.0), [4, 4]);
 /// // The model, the momentum buffers, and an average of the model, if there is one.
 /// let Snapshot::Borrowed(state) = engine.snapshot()? else { panic!("it lends its memory") };
 /// assert_eq!((state[0].1.len(), state[2].1.len()), (graph.state().len(), 0));
@@ -186,10 +186,11 @@ impl Device for CpuDevice {
     fn required_memory(
         &self,
         graph: &Graph,
-        micro_batch: usize,
+        images: usize,
+        sums: usize,
     ) -> Result<RequiredMemory, EngineError> {
         let plan = self.plan(graph)?;
-        let bytes = |threads| CpuEngine::memory(&plan, micro_batch, threads) as u64;
+        let bytes = |threads| CpuEngine::memory(&plan, images, sums, threads) as u64;
         Ok(RequiredMemory { configured: bytes(self.threads), minimum: bytes(1) })
     }
 

@@ -1,20 +1,22 @@
 //! The engine on the processor.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
+use crescendo_kernels::leaves::MOST_GROUPS;
+use crescendo_kernels::loss::{self, ClassWeights};
 use crescendo_kernels::muon::{self, MuonStep};
 use crescendo_kernels::optimizer::{self, SgdStep};
-use crescendo_kernels::{AlignedBuffer, Processor, ThreadPool, peak};
+use crescendo_kernels::{AlignedBuffer, Leaves, Processor, ThreadPool, peak};
 use crescendo_network::{
-    Communicator, Engine, EngineError, Graph, Images, Loss, Measure, MicroBatch, Muon, Peaks, Rule,
-    Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime, Tensor, TensorData,
-    UpdateResult, check_tensors,
+    BatchPart, Communicator, Engine, EngineError, GradientNorms, Graph, Images, Loss, MicroBatch,
+    Muon, Peaks, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime,
+    Tensor, TensorData, UpdateResult, check_tensors,
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
 use crate::options::PlanOptions;
-use crate::pass::{BatchLoss, FoldedWeights, LossScale, Mode, Pass};
+use crate::gradient_sums::Grouping;
+use crate::pass::{Finish, FoldedWeights, Losses, Mode, Pass};
 use crate::plan::{ExecutionPlan, FEW_IMAGES};
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
@@ -37,10 +39,24 @@ pub(crate) struct CpuEngine {
     /// Whether few images take algorithms of their own.
     favors_latency: bool,
     tuning: Tuning,
-    /// The result of the current update so far.
-    pending: UpdateResult,
+    /// What the current update has so far.
+    pending: Option<Pending>,
     /// Results that have not been read.
     results: VecDeque<UpdateResult>,
+}
+
+/// What parts of a batch have come to.
+struct Pending {
+    /// The last of them.
+    part: BatchPart,
+    grouping: Grouping,
+    /// Whether the halves of the batch are measured.
+    measure: bool,
+    /// What the sum of the losses is divided by.
+    divisor: f64,
+    /// The sums of the losses of each group.
+    losses: [f64; MOST_GROUPS],
+    correct: usize,
 }
 
 /// Numbers that a thread averages at a time.
@@ -72,18 +88,22 @@ impl CpuEngine {
             folded: Default::default(),
             favors_latency: false,
             tuning,
-            pending: UpdateResult::default(),
+            pending: None,
             results: VecDeque::new(),
         }
     }
 
-    /// Bytes that an engine takes that trains with micro-batches of so many images and evaluates.
-    pub fn memory(plan: &ExecutionPlan, micro_batch: usize, threads: usize) -> usize {
-        // Parameters, gradients, momentum buffers, and the copy of the gradients that measuring takes.
+    /// Bytes that an engine takes that trains with so many images of a micro-batch, keeps so many sums of gradients apart,
+    /// and evaluates.
+    pub fn memory(plan: &ExecutionPlan, images: usize, sums: usize, threads: usize) -> usize {
+        // Parameters, momentum buffers, gradients, of which measuring has two.
         let graph = &plan.graph;
-        let state = 4 * (4 * graph.parameter_count() + 2 * graph.statistic_count());
-        let training = Sizes::new(plan, &plan.training, micro_batch, threads);
-        let inference = Sizes::new(plan, &plan.inference, inference_images(threads), threads);
+        let state =
+            4 * ((2 + sums.max(2)) * graph.parameter_count() + 2 * graph.statistic_count());
+        let leaves = Grouping::new(&BatchPart::whole(images), false).leaves;
+        let training = Sizes::new(plan, &plan.training, &leaves, threads);
+        let inference = Leaves::one(inference_images(threads));
+        let inference = Sizes::new(plan, &plan.inference, &inference, threads);
         let folded = 4 * packed_lens(&plan.layers).sum::<usize>();
         state + folded + training.max(inference).bytes(threads)
     }
@@ -92,20 +112,23 @@ impl CpuEngine {
         &self.plans[self.current]
     }
 
-    /// A forward pass in training, with the weight `new_weight` of the batch in the running statistics if it
-    /// is not the operations'.
+    /// A forward pass in training over the images of some leaves of a micro-batch of so many, with the weight `new_weight`
+    /// of the batch in the running statistics if it is not the operations'.
     fn training_pass<'a>(
         &'a mut self,
         images: &'a [f32],
-        count: usize,
+        grouping: Grouping,
+        micro_batch: usize,
         communicator: Option<&'a mut dyn Communicator>,
         new_weight: Option<f64>,
     ) -> Result<(Pass<'a>, &'a Loss), EngineError> {
         let plan = &self.plans[self.current];
-        assert!(count > 0, "a batch without images");
-        assert_eq!(images.len(), count * plan.graph.input.len(), "one label for each image");
+        let count = grouping.leaves.images();
+        assert_eq!(images.len(), count * plan.graph.input.len(), "not the images of the part");
         let threads = self.processor.pool.threads();
-        self.buffers.reserve(threads, Sizes::new(plan, &plan.training, count, threads))?;
+        // What is summed over processes needs room also where there are no images.
+        let leaves = if count > 0 { grouping.leaves } else { Leaves::one(1) };
+        self.buffers.reserve(threads, Sizes::new(plan, &plan.training, &leaves, threads))?;
         for (norm, statistics) in self.state.norms.iter_mut().zip(&plan.graph.statistics) {
             let means = &self.state.model.means[statistics.range.clone()];
             norm.sum_offset[..means.len()].copy_from_slice(means);
@@ -122,7 +145,8 @@ impl CpuEngine {
             tuning: &mut self.tuning,
             images,
             count,
-            mode: Mode::Training { communicator, new_weight },
+            grouping,
+            mode: Mode::Training { communicator, micro_batch, new_weight },
         };
         pass.forward()?;
         Ok((pass, &self.loss))
@@ -134,8 +158,8 @@ impl CpuEngine {
         let layers = if few { &plan.few } else { &plan.layers };
         let folded = &mut self.folded[usize::from(few)];
         let count = images.len() / plan.graph.input.len();
-        let threads = self.processor.pool.threads();
-        self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, count, threads))?;
+        let (threads, leaves) = (self.processor.pool.threads(), Leaves::one(count));
+        self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, &leaves, threads))?;
         if folded.packed.is_empty() {
             folded.packed = packed_lens(layers).map(AlignedBuffer::new).collect();
         }
@@ -149,6 +173,7 @@ impl CpuEngine {
             tuning: &mut self.tuning,
             images,
             count,
+            grouping: Grouping::new(&BatchPart::whole(count), false),
             mode: Mode::Inference(folded),
         };
         pass.forward()?;
@@ -156,71 +181,43 @@ impl CpuEngine {
         Ok(())
     }
 
-    /// Forward and backward of the images in `part`, normalised with the statistics of all of them.
-    fn forward_and_backward(
-        &mut self,
-        batch: &MicroBatch,
-        part: Range<usize>,
-        new_weight: Option<f64>,
-        last: bool,
-    ) -> Result<BatchLoss, EngineError> {
-        let Images::Prepared(images) = batch.images else {
-            return Err(EngineError::Unsupported(
-                "the CPU engine takes images that are prepared ahead".into(),
-            ));
+    /// The result of the update whose parts have come, when its gradients were summed over all processes.
+    fn result(&mut self) -> Result<UpdateResult, EngineError> {
+        let mut result = UpdateResult::default();
+        let Some(pending) = self.pending.take() else {
+            self.communicator.sum_gradients(self.state.gradients.of_batch_mut())?;
+            self.communicator.sum(&mut [0.0; 2])?;
+            return Ok(result);
         };
-        let (mut pass, loss) = self.training_pass(images, batch.labels.len(), None, new_weight)?;
-        let scale = LossScale { share: batch.share, mean_weight: batch.mean_weight };
-        let loss = pass.loss(batch.labels, loss, scale, part);
-        pass.backward(last)?;
-        Ok(loss)
-    }
-
-    /// The squared norm of what was added to the gradients since this was last called, or since they were
-    /// cleared.
-    fn gradient_change(&mut self) -> f64 {
-        let count = self.plan().graph.parameter_count();
-        let State { gradients, measured, was_measured, .. } = &mut self.state;
-        *was_measured = true;
-        if measured.as_slice().is_empty() {
-            *measured = AlignedBuffer::new(count);
+        let Pending { part, grouping, measure, divisor, losses, correct } = pending;
+        let gradients = &mut self.state.gradients;
+        if measure {
+            self.communicator.sum_halves(gradients.halves(&grouping))?;
+            let [first, second, whole] = gradients.add_halves(&self.processor, &grouping);
+            let batch = part.batch() as f64;
+            // Of the gradient of the batch's loss to that of the half's.
+            let of = |images: usize, square: f64| (images, square * (batch / images as f64).powi(2));
+            let [a, b] = part.halves();
+            if a > 0 && b > 0 {
+                let norms = result.norms.insert(GradientNorms::default());
+                (norms.halves, norms.whole) = ([of(a, first), of(b, second)], whole);
+            }
+        } else {
+            self.communicator.sum_gradients(gradients.of_batch_mut())?;
         }
-        optimizer::squared_change(&self.processor, gradients.as_slice(), measured.as_mut_slice())
-    }
-
-    /// Forward and backward for one half after the other; measures the gradient of each.
-    fn accumulate_halves(&mut self, batch: &MicroBatch) -> Result<BatchLoss, EngineError> {
-        let count = batch.labels.len();
-        assert!(count > 1, "a batch of one image has no halves");
-        self.gradient_change();
-        let mut batch_loss = None;
-        // Backward overwrites what forward computed, so forward is computed twice; the running statistics
-        // take in the batch once.
-        let halves = [(0..count / 2, Some(0.0), false), (count / 2..count, None, batch.last)];
-        for (half, new_weight, last) in halves {
-            let images = half.len();
-            batch_loss = Some(self.forward_and_backward(batch, half, new_weight, last)?);
-            let to_mean = count as f64 / (images as f64 * batch.share);
-            let square = self.gradient_change() * to_mean * to_mean;
-            self.measured_parts().push((images, square));
-        }
-        Ok(batch_loss.expect("there are two halves"))
-    }
-
-    fn measured_parts(&mut self) -> &mut Vec<(usize, f64)> {
-        &mut self.pending.norms.get_or_insert_default().parts
+        let mut sums = [grouping.total(&losses), correct as f64];
+        self.communicator.sum(&mut sums)?;
+        (result.loss, result.correct) = (sums[0] / divisor, sums[1] as usize);
+        result.images = part.batch();
+        Ok(result)
     }
 
     /// Applies the gradients, and clears them.
     fn apply(&mut self, rules: &[Rule]) {
         self.state.version += 1;
         let parameters_of = &self.plans[self.current].graph.parameters;
-        let State { model, gradients, momentum, measured, was_measured, .. } = &mut self.state;
-        // The gradients become zeros.
-        if std::mem::take(was_measured) {
-            measured.as_mut_slice().fill(0.0);
-        }
-        let (parameters, gradients) = (model.parameters.as_mut_slice(), gradients.as_mut_slice());
+        let State { model, gradients, momentum, .. } = &mut self.state;
+        let (parameters, gradients) = (model.parameters.as_mut_slice(), gradients.of_batch_mut());
         let momentum = momentum.as_mut_slice();
         assert_eq!(rules.len(), parameters_of.len(), "one rule for each parameter");
         let mut first = 0;
@@ -280,7 +277,7 @@ impl CpuEngine {
     }
 
     /// A flat buffer as named tensors.
-    fn views<'a>(&'a self, flat: &'a [f32]) -> impl Iterator<Item = Tensor<'a>> {
+    fn views<'a>(&'a self, flat: &'a [f32]) -> impl Iterator<Item = Tensor<'a>> + use<'a> {
         self.plan().graph.parameters.iter().map(|parameter| {
             let values = &flat[parameter.range.clone()];
             Tensor::f32(parameter.name.as_str(), parameter.shape.clone(), values)
@@ -296,10 +293,22 @@ impl CpuEngine {
             Section::Average => {
                 self.state.average.as_ref().map_or(Vec::new(), |average| self.numbers(average))
             }
-            Section::Gradients => self.views(self.state.gradients.as_slice()).collect(),
+            Section::Gradients => match self.state.gradients.added() {
+                Some(added) => self.views(&added).map(owned).collect(),
+                None => self.views(self.state.gradients.of_batch()).collect(),
+            },
             Section::Momentum => self.views(self.state.momentum.as_slice()).collect(),
         }
     }
+}
+
+/// A tensor with numbers of its own.
+fn owned<'a>(Tensor { name, shape, data }: Tensor) -> Tensor<'a> {
+    let data = match data {
+        TensorData::F32(values) => TensorData::F32(values.into_owned().into()),
+        TensorData::I64(count) => TensorData::I64(count),
+    };
+    Tensor { name: name.into_owned().into(), shape, data }
 }
 
 impl Engine for CpuEngine {
@@ -346,21 +355,43 @@ impl Engine for CpuEngine {
     }
 
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
-        let count = batch.labels.len();
-        let loss = match batch.measure {
-            Measure::Halves => self.accumulate_halves(batch)?,
-            measure => {
-                let loss = self.forward_and_backward(batch, 0..count, None, batch.last)?;
-                if measure == Measure::MicroBatch {
-                    let square = self.gradient_change() / (batch.share * batch.share);
-                    self.measured_parts().push((count, square));
-                }
-                loss
-            }
+        let MicroBatch { labels, part, mean_weight, measure, .. } = *batch;
+        assert_eq!(labels.len(), part.images().len(), "not the labels of the part");
+        let Images::Prepared(images) = batch.images else {
+            return Err(EngineError::Unsupported(
+                "the CPU engine takes images that are prepared ahead".into(),
+            ));
         };
-        self.pending.loss += batch.share * loss.loss;
-        self.pending.correct += loss.correct;
-        self.pending.images += count;
+        let grouping = Grouping::new(&part, measure);
+        self.state.gradients.reserve(grouping.count().max(if measure { 2 } else { 1 }));
+        let (mut pass, loss) =
+            self.training_pass(images, grouping, part.micro_batch(), None, None)?;
+        let weights = loss.class_weights.as_deref();
+        let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
+        let divisor = loss::divisor(part.batch(), weights);
+        let losses = match labels {
+            [] => Losses::default(),
+            labels => pass.loss(labels, loss, part.batch(), mean_weight),
+        };
+        pass.backward(match (part.is_last(), measure) {
+            (false, _) => Finish::Nothing,
+            (true, false) => Finish::Batch,
+            (true, true) => Finish::Halves,
+        })?;
+        let pending = self.pending.get_or_insert(Pending {
+            part,
+            grouping,
+            measure,
+            divisor,
+            losses: [0.0; MOST_GROUPS],
+            correct: 0,
+        });
+        assert_eq!(pending.measure, measure, "all of a batch is measured, or nothing");
+        (pending.part, pending.grouping) = (part, grouping);
+        for (sum, loss) in pending.losses.iter_mut().zip(losses.groups) {
+            *sum += loss;
+        }
+        pending.correct += losses.correct;
         Ok(())
     }
 
@@ -369,14 +400,10 @@ impl Engine for CpuEngine {
             // There need not have been a batch, as where the gradients were imported.
             let plan = &self.plans[self.current];
             let threads = self.processor.pool.threads();
-            let sizes = Sizes::new(plan, &plan.training, 1, threads);
+            let sizes = Sizes::new(plan, &plan.training, &Leaves::one(1), threads);
             self.buffers.reserve(threads, sizes)?;
         }
-        self.communicator.sum_gradients(self.state.gradients.as_mut_slice())?;
-        let mut result = std::mem::take(&mut self.pending);
-        if let Some(norms) = &mut result.norms {
-            norms.whole = optimizer::squared_norm(&self.processor, self.state.gradients.as_slice());
-        }
+        let result = self.result()?;
         self.apply(rules);
         self.results.push_back(result);
         Ok(())
@@ -414,7 +441,8 @@ impl Engine for CpuEngine {
 
     fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
         let count = images.len() / self.graph().input.len();
-        self.training_pass(images, count, Some(&mut SingleProcess), Some(weight))?;
+        let grouping = Grouping::new(&BatchPart::whole(count), false);
+        self.training_pass(images, grouping, count, Some(&mut SingleProcess), Some(weight))?;
         Ok(())
     }
 
@@ -452,11 +480,13 @@ impl Engine for CpuEngine {
         let State { model, average, gradients, momentum, batches_tracked, .. } = &mut self.state;
         let model = match section {
             Section::Gradients | Section::Momentum => {
-                let flat = if section == Section::Gradients { gradients } else { momentum };
-                let flat = flat.as_mut_slice();
                 for (parameter, data) in graph.parameters.iter().zip(given) {
-                    if let TensorData::F32(values) = data {
-                        flat[parameter.range.clone()].copy_from_slice(values);
+                    let (TensorData::F32(values), range) = (data, parameter.range.clone()) else {
+                        continue;
+                    };
+                    match section {
+                        Section::Gradients => gradients.replace(range, values),
+                        _ => momentum.as_mut_slice()[range].copy_from_slice(values),
                     }
                 }
                 return Ok(());

@@ -44,6 +44,7 @@ mod cores;
 mod describe;
 mod device;
 mod engine;
+mod gradient_sums;
 pub mod host;
 mod memory_layout;
 mod options;

@@ -7,6 +7,7 @@ use crescendo_kernels::{AlignedBuffer, LANES};
 use crescendo_network::{Graph, GraphNode, StateKind};
 use crescendo_plan::RequiredGradients;
 
+use crate::gradient_sums::GradientSums;
 use crate::plan::ExecutionPlan;
 
 /// The numbers of a model.
@@ -69,13 +70,9 @@ pub(crate) struct State {
     pub model: Model,
     /// The average of the model, once there is one.
     pub average: Option<Model>,
-    /// All gradients and momentum buffers, laid out as the parameters.
-    pub gradients: AlignedBuffer,
+    pub gradients: GradientSums,
+    /// The momentum buffers, laid out as the parameters.
     pub momentum: AlignedBuffer,
-    /// The gradients when they were last measured; empty before the first measurement.
-    pub measured: AlignedBuffer,
-    /// Whether they were measured since the last update.
-    pub was_measured: bool,
     pub batches_tracked: Vec<i64>,
     pub norms: Vec<NormState>,
     /// Changes with everything that inference depends on.
@@ -128,10 +125,8 @@ impl State {
         State {
             model: Model::new(graph),
             average: None,
-            gradients: AlignedBuffer::new(parameters),
+            gradients: GradientSums::new(parameters),
             momentum: AlignedBuffer::new(parameters),
-            measured: AlignedBuffer::default(),
-            was_measured: false,
             batches_tracked: vec![0; graph.statistics.len()],
             norms: graph.nodes.iter().enumerate().filter_map(norm).collect(),
             version: 0,

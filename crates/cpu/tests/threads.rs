@@ -3,7 +3,7 @@
 use crescendo_cpu::{CpuDevice, CpuDevices, JobTimes};
 use crescendo_network::{
     ActivationStorage, BorderPixels, ChannelStatistics, Devices, EngineConfig, Graph, Images,
-    Measure, MicroBatch, Muon, NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape,
+    MicroBatch, Muon, NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape,
     Tensor, UpdateResult,
 };
 
@@ -36,7 +36,7 @@ fn train(
     });
     let rules: Vec<Rule> = rules.collect();
     let mut results = Vec::new();
-    for measure in [Measure::Nothing, Measure::Halves] {
+    for measure in [false, true] {
         let batch = MicroBatch { measure, ..MicroBatch::whole(&images, &labels) };
         engine.accumulate(&batch).unwrap();
         engine.update(&rules).unwrap();

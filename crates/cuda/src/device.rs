@@ -32,7 +32,7 @@ const STEPS_IMAGES: usize = 125;
 ///     CudaDevice::new(planning_driver(Some(80 << 30)), &config)
 /// };
 /// let bytes = |precision| Ok::<_, crescendo_network::EngineError>(
-///     device(precision).required_memory(&graph, 1000)?.configured,
+///     device(precision).required_memory(&graph, 1000, 1)?.configured,
 /// );
 /// assert!(bytes(PrecisionKind::Bf16)? < bytes(PrecisionKind::F32)?);
 /// assert!(bytes(PrecisionKind::F32)? < 80 << 30);
@@ -79,9 +79,10 @@ impl Device for CudaDevice {
     fn required_memory(
         &self,
         graph: &Graph,
-        micro_batch: usize,
+        images: usize,
+        _sums: usize,
     ) -> Result<RequiredMemory, EngineError> {
-        let bytes = CudaEngine::memory(&self.plan(graph)?, micro_batch) as u64;
+        let bytes = CudaEngine::memory(&self.plan(graph)?, images) as u64;
         Ok(RequiredMemory { configured: bytes, minimum: bytes })
     }
 

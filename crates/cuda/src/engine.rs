@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, Measure,
-    MicroBatch, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
+    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, MicroBatch,
+    Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
     UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
@@ -74,11 +74,10 @@ enum Key {
     Pass(PassKey),
     /// With the pass before it, if nothing comes between them.
     Update(Option<PassKey>, Vec<RuleGroup>),
-    Measure {
-        add: bool,
-    },
-    MeasureWhole,
-    ClearMeasured,
+    /// Exchanges the gradients of the batch's halves.
+    ExchangeHalves,
+    /// Measures and adds them.
+    AddHalves,
     ClearResult,
     Blend,
     Exchange,
@@ -111,10 +110,14 @@ enum Source {
 /// What the host knows of an update.
 #[derive(Clone, Debug, Default)]
 struct Pending {
+    /// Whether a part has come.
+    begun: bool,
+    /// Images of the batch, in all processes.
     images: usize,
-    /// For each part that is measured its images, and the factor from its gradient to that of its mean loss.
-    parts: Vec<(usize, f64)>,
-    measured: bool,
+    /// The images of the batch's halves, if they are measured.
+    halves: Option<[usize; 2]>,
+    /// Loss and counts in all processes, if there are several.
+    summed: Option<[f64; 2]>,
 }
 
 impl CudaEngine {
@@ -193,17 +196,21 @@ impl CudaEngine {
         Ok(())
     }
 
-    /// A pass over images that have come.
-    fn pass(&mut self, count: usize, purpose: Purpose, source: Option<Source>) -> PassKey {
-        let trains = matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf);
+    /// A pass over images that have come; the `first` of its update or not.
+    fn pass(
+        &mut self,
+        count: usize,
+        purpose: Purpose,
+        source: Option<Source>,
+        first: bool,
+    ) -> PassKey {
         PassKey {
             plan: self.current,
             count,
             purpose,
             source,
             pack: !std::mem::replace(&mut self.is_packed, true),
-            // A second pass over the same images is never the first.
-            first: trains && source.is_some() && self.pending.images == 0,
+            first,
         }
     }
 
@@ -330,34 +337,95 @@ impl CudaEngine {
         self.driver.upload(self.state.batch.address, bytemuck::bytes_of(&batch))
     }
 
-    /// Prepares forward and backward of the images in `part`, normalised with the statistics of all of them.
+    /// Prepares forward and backward of the images in `some`, normalised with the statistics of all of them.
     fn training_pass(
         &mut self,
         batch: &MicroBatch,
-        part: Range<usize>,
+        some: Range<usize>,
         statistics_weight: f64,
         purpose: Purpose,
         source: Option<Source>,
     ) -> Result<PassKey, EngineError> {
         let count = batch.labels.len();
         self.upload_batch(Batch {
-            share: batch.share,
+            share: count as f64 / batch.part.batch() as f64,
             mean_weight: batch.mean_weight,
             statistics_weight,
             images: count as i64,
-            first: part.start as i64,
-            end: part.end as i64,
+            first: some.start as i64,
+            end: some.end as i64,
         })?;
-        Ok(self.pass(count, purpose, source))
+        let first = !std::mem::replace(&mut self.pending.begun, true);
+        Ok(self.pass(count, purpose, source, first))
+    }
+
+    /// Forward and backward for the loss of one half after that of the other.
+    fn accumulate_halves(
+        &mut self,
+        batch: &MicroBatch,
+        training: Purpose,
+        source: Option<Source>,
+    ) -> Result<(), EngineError> {
+        if self.state.second_half.is_none() {
+            let len = 4 * self.graph().parameter_count();
+            self.state.second_half = Some(Buffer::zeros(&self.driver, len)?);
+        }
+        self.pending.halves = Some(batch.part.halves());
+        let first = batch.part.first_half();
+        // The running statistics take in the batch once.
+        let pass = self.training_pass(batch, first.clone(), 0.0, Purpose::FirstHalf, source)?;
+        self.run_pass(Key::Pass(pass), pass)?;
+        self.exchange_halves()?;
+        let second = first.end..batch.labels.len();
+        let pass = self.training_pass(batch, second, -1.0, training, None)?;
+        self.run_pass(Key::Pass(pass), pass)?;
+        self.exchange_halves()
+    }
+
+    fn exchange_halves(&mut self) -> Result<(), EngineError> {
+        self.run(Key::ExchangeHalves, |engine| {
+            let second = engine.state.second_half.as_ref().expect("it is measured").address;
+            vec![update::exchange_halves(engine.graph(), &engine.state, second)]
+        })
+    }
+
+    /// Sums the gradients over all processes.
+    fn sum_over_processes(&mut self) -> Result<(), EngineError> {
+        let Some(communicator) = &mut self.communicator else { return Ok(()) };
+        let (driver, address) = (&self.driver, self.state.gradients.address);
+        let gradients = &mut self.host_gradients;
+        driver.download(address, bytemuck::cast_slice_mut(gradients))?;
+        let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
+        if let Some(second) = second {
+            let mut host = vec![0.0f32; gradients.len()];
+            driver.download(second.address, bytemuck::cast_slice_mut(&mut host))?;
+            communicator.sum_halves([gradients, &mut host])?;
+            driver.upload(second.address, bytemuck::cast_slice(&host))?;
+        } else {
+            communicator.sum_gradients(gradients)?;
+        }
+        driver.upload(address, bytemuck::cast_slice(gradients))?;
+        let mut sums = [0.0; 2];
+        if self.pending.begun {
+            let mut head = ResultHead::default();
+            driver.download(self.state.result.address, bytemuck::bytes_of_mut(&mut head))?;
+            sums = [head.loss, head.correct as f64];
+        }
+        communicator.sum(&mut sums)?;
+        self.pending.summed = Some(sums);
+        Ok(())
     }
 
     /// Brings a micro-batch to the device.
     fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<Option<Source>, EngineError> {
         let count = batch.labels.len();
-        assert!(count > 0, "a batch without images");
+        assert_eq!(count, batch.part.images().len(), "not the labels of the part");
         let classes = self.graph().classes();
         assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
-        self.reserve(count, true)?;
+        self.reserve(count.max(1), true)?;
+        if count == 0 {
+            return Ok(None);
+        }
         self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))?;
         match batch.images {
             Images::Prepared(images) => {
@@ -372,21 +440,6 @@ impl CudaEngine {
         }
     }
 
-    /// Measures the change of the gradients, and notes it as a part if there is one.
-    fn measure(&mut self, part: Option<(usize, f64)>) -> Result<(), EngineError> {
-        if self.state.measured.is_none() {
-            let len = 4 * self.graph().parameter_count();
-            self.state.measured = Some(Buffer::zeros(&self.driver, len)?);
-        }
-        self.pending.measured = true;
-        self.pending.parts.extend(part);
-        let add = part.is_some();
-        self.run(Key::Measure { add }, |engine| {
-            let measured = engine.state.measured.as_ref().expect("it was made above").address;
-            update::measure(engine.graph(), &engine.state, measured, add)
-        })
-    }
-
     /// Reads the oldest result that has not been read.
     fn read_oldest(&mut self, wait: bool) -> Result<bool, EngineError> {
         let Some((_, download)) = self.results.front_mut() else { return Ok(false) };
@@ -394,15 +447,19 @@ impl CudaEngine {
         let (pending, _) = self.results.pop_front().expect("there is a front");
         let (head, squares) = bytes.split_at(size_of::<ResultHead>());
         let head: ResultHead = bytemuck::pod_read_unaligned(head);
-        let squares = squares.chunks_exact(8).map(bytemuck::pod_read_unaligned::<f64>);
-        let parts = pending.parts.iter().zip(squares);
-        let parts = parts.map(|(&(images, factor), square)| (images, square * factor * factor));
+        let mut squares = squares.chunks_exact(8).map(bytemuck::pod_read_unaligned::<f64>);
         let mut result = UpdateResult::default();
-        (result.loss, result.correct) = (head.loss, head.correct as usize);
+        [result.loss, _] = pending.summed.unwrap_or([head.loss, 0.0]);
+        result.correct = pending.summed.map_or(head.correct as usize, |sums| sums[1] as usize);
         result.images = pending.images;
-        if pending.measured {
+        if let Some([first, second]) = pending.halves.filter(|halves| !halves.contains(&0)) {
+            // From the gradient of the batch's loss to that of a half's.
+            let mut of = |images: usize| {
+                let factor = pending.images as f64 / images as f64;
+                (images, factor * factor * squares.next().unwrap_or(f64::NAN))
+            };
             let norms = result.norms.insert(GradientNorms::default());
-            (norms.parts, norms.whole) = (parts.collect(), head.whole);
+            (norms.halves, norms.whole) = ([of(first), of(second)], head.whole);
         }
         self.read.push_back(result);
         Ok(true)
@@ -477,59 +534,36 @@ impl Engine for CudaEngine {
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
         self.flush()?;
         let source = self.upload_micro_batch(batch)?;
-        let count = batch.labels.len();
-        // Who sums gradients over processes wants to know when they are final.
-        let last = batch.last || self.communicator.is_none();
+        // Who sums gradients over processes wants to know when they are final; those of halves are summed at the end.
+        let last = (batch.part.is_last() && !batch.measure) || self.communicator.is_none();
         let training = Purpose::Training { last };
-        if batch.measure == Measure::Halves {
-            assert!(count > 1, "a batch of one image has no halves");
-            self.measure(None)?;
-            // The running statistics take in the batch once.
-            let halves = [
-                (0..count / 2, 0.0, Purpose::FirstHalf, source),
-                (count / 2..count, -1.0, training, None),
-            ];
-            for (half, statistics_weight, purpose, source) in halves {
-                let images = half.len();
-                let pass = self.training_pass(batch, half, statistics_weight, purpose, source)?;
-                self.run_pass(Key::Pass(pass), pass)?;
-                let factor = count as f64 / (images as f64 * batch.share);
-                self.measure(Some((images, factor)))?;
-            }
+        if batch.measure {
+            self.accumulate_halves(batch, training, source)?;
         } else {
-            let pass = self.training_pass(batch, 0..count, -1.0, training, source)?;
-            self.queued = Some(pass);
-            if batch.measure == Measure::MicroBatch {
-                self.flush()?;
-                self.measure(Some((count, 1.0 / batch.share)))?;
-            }
+            let all = 0..batch.labels.len();
+            self.queued = Some(self.training_pass(batch, all, -1.0, training, source)?);
         }
         self.state.batches_tracked.iter_mut().for_each(|batches| *batches += 1);
-        self.pending.images += count;
+        self.pending.images = batch.part.batch();
         Ok(())
     }
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
         assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
-        if self.communicator.is_some() || self.pending.measured {
+        if self.communicator.is_some() || self.pending.halves.is_some() {
             self.flush()?;
         }
         // There need not have been a batch, as where the gradients were imported.
         self.reserve(1, true)?;
-        if let Some(communicator) = &mut self.communicator {
-            let gradients = &mut self.host_gradients;
-            let address = self.state.gradients.address;
-            self.driver.download(address, bytemuck::cast_slice_mut(gradients))?;
-            communicator.sum_gradients(gradients)?;
-            self.driver.upload(address, bytemuck::cast_slice(gradients))?;
-        }
+        self.sum_over_processes()?;
         let pending = std::mem::take(&mut self.pending);
-        if pending.images == 0 {
+        if !pending.begun {
             self.run(Key::ClearResult, |engine| vec![engine.clear_result()])?;
         }
-        if pending.measured {
-            self.run(Key::MeasureWhole, |engine| {
-                update::measure_whole(engine.graph(), &engine.state)
+        if pending.halves.is_some() {
+            self.run(Key::AddHalves, |engine| {
+                let second = engine.state.second_half.as_ref().expect("it is measured").address;
+                update::add_halves(engine.graph(), &engine.state, second)
             })?;
         }
         let (groups, settings) = rule_groups(rules);
@@ -541,14 +575,7 @@ impl Engine for CudaEngine {
             })?,
         }
         self.is_packed = false;
-        if pending.measured {
-            // The gradients became zeros.
-            self.run(Key::ClearMeasured, |engine| {
-                let measured = engine.state.measured.as_ref().expect("it was measured");
-                vec![update::clear(measured.address, measured.len / 4)]
-            })?;
-        }
-        let len = size_of::<ResultHead>() + 8 * pending.parts.len();
+        let len = size_of::<ResultHead>() + 8 * 2;
         let download = self.driver.begin_download(self.state.result.address, len)?;
         self.results.push_back((pending, download));
         if self.results.len() > MOST_RESULTS {
@@ -600,7 +627,7 @@ impl Engine for CudaEngine {
             images: count as i64,
             ..Batch::default()
         })?;
-        let pass = self.pass(count, Purpose::Statistics, source);
+        let pass = self.pass(count, Purpose::Statistics, source, false);
         self.run_pass(Key::Pass(pass), pass)
     }
 
@@ -615,7 +642,7 @@ impl Engine for CudaEngine {
             let count = images.len() / image;
             self.reserve(count, false)?;
             let source = self.upload_images(images)?;
-            let pass = self.pass(count, Purpose::Inference, source);
+            let pass = self.pass(count, Purpose::Inference, source, false);
             self.run_pass(Key::Pass(pass), pass)?;
             let plan = self.plan();
             let offset = plan.inference.tensors[plan.fused.logits().0].unwrap_or(0) * count;

@@ -12,8 +12,8 @@ use crate::params::{Batch, PackParams, ResultHead, RuleSettings};
 use crate::plan::{ExecutionPlan, Precision};
 use crate::window::Layer;
 
-/// Squared norms of parts of a batch that an update can measure.
-const MOST_PARTS: usize = 1 << 16;
+/// Squared norms of the halves of a batch.
+const HALVES: usize = 2;
 
 /// Blocks of kernels that write a sum for each block, as `optimizer.cu` has it.
 pub(crate) const PART_BLOCKS: u32 = 128;
@@ -156,8 +156,8 @@ pub(crate) struct State {
     pub average: Option<Buffer>,
     pub gradients: Buffer,
     pub momentum: Buffer,
-    /// The gradients when they were last measured, once they were.
-    pub measured: Option<Buffer>,
+    /// The gradients of the second half of a batch that is measured, once there was one; zeros between updates.
+    pub second_half: Option<Buffer>,
     pub batches_tracked: Vec<i64>,
     pub norms: Vec<NormState>,
     /// A [`RuleSettings`] for each parameter.
@@ -193,12 +193,12 @@ impl State {
             average: None,
             gradients: Buffer::zeros(driver, parameters)?,
             momentum: Buffer::zeros(driver, parameters)?,
-            measured: None,
+            second_half: None,
             batches_tracked: vec![0; graph.statistics.len()],
             norms,
             rules: Buffer::new(driver, size_of::<RuleSettings>() * graph.parameters.len())?,
             batch: Buffer::new(driver, size_of::<Batch>())?,
-            result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * MOST_PARTS)?,
+            result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * HALVES)?,
             parts: Buffer::new(driver, 2 * 8 * PART_BLOCKS as usize)?,
             average_weight: Buffer::new(driver, 4)?,
             class_weights: Buffer::new(driver, 0)?,
@@ -206,7 +206,7 @@ impl State {
         })
     }
 
-    /// Bytes that a state takes, without an average; with the copy of the gradients that measuring takes.
+    /// Bytes that a state takes, without an average; with the gradients of a second half, which measuring takes.
     pub fn size(plan: &ExecutionPlan) -> usize {
         let graph = &plan.graph;
         let model = ModelLayout::new(graph).len();
@@ -215,7 +215,7 @@ impl State {
         let parts = 2 * 8 * PART_BLOCKS as usize;
         4 * (model + 3 * graph.parameter_count())
             + norms
-            + 8 * MOST_PARTS
+            + 8 * HALVES
             + rules
             + parts
             + PackedWeights::size(plan)

@@ -16,7 +16,7 @@ use crescendo_kernels::epilogue::{
 };
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, AlignedBuffer, ConvAlgorithm, Convolution, DisjointSlice, Isa, JobTimes,
+    ActivationFunction, AlignedBuffer, ConvAlgorithm, Convolution, DisjointSlice, Isa, JobTimes, Leaves,
     MapShape, MapsMut, MapsRef, Processor, TaskTimes, ThreadPool, Workspace, convolution, peak,
 };
 
@@ -180,7 +180,8 @@ impl Layer {
     fn workspace(&self, threads: usize) -> Workspace {
         let size =
             |backward| self.layer.workspace_size(self.algorithm, self.shape, backward, threads);
-        Workspace::new(threads, size(true).max(size(false)))
+        let leaves = Leaves::new(self.shape.images, 8, 0..8, 1);
+        Workspace::new(threads, size(Some(&leaves)).max(size(None)))
     }
 
     /// Seconds, forward and backward.
@@ -248,7 +249,8 @@ impl Layer {
             &prologue,
             &self.weight,
             &gradient,
-            Some(&mut self.dweight),
+            &Leaves::new(shape.images, 8, 0..8, 1),
+            Some(&mut [&mut self.dweight]),
             Some(&epilogue),
         );
     }

@@ -7,6 +7,7 @@
 
 use crate::conv_shape::Convolution;
 use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::leaves::Leaves;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::winograd::{self, Size};
 use crate::workspace::{Workspace, WorkspaceSize};
@@ -86,13 +87,13 @@ impl Convolution {
         }
     }
 
-    /// The working memory that the algorithm needs for a batch of this shape, forward or backward, on so many
-    /// threads.
+    /// The working memory that the algorithm needs for a batch of this shape, forward, or `backward` with these leaves, on
+    /// so many threads. Of whole trees it does not fall with the number of images.
     pub fn workspace_size(
         &self,
         algorithm: ConvAlgorithm,
         input: MapShape,
-        backward: bool,
+        backward: Option<&Leaves>,
         threads: usize,
     ) -> WorkspaceSize {
         match algorithm {
@@ -164,8 +165,8 @@ pub fn forward(
 }
 
 /// The backward pass for `gradient`, the gradient of the output: adds the gradient of the weights to
-/// `dweight`, and delivers that of the input to `epilogue`, each where it is wanted. `prologue` is what
-/// forward read, without saving anything; it is read for `dweight` alone.
+/// each of `dweight`, in the groups of the leaves, and delivers that of the input to `epilogue`, each where it is wanted.
+/// `prologue` is what forward read, without saving anything; it is read for `dweight` alone.
 ///
 /// The gradient of a bias is [`crate::norm::bias_gradient`]; before a BatchNorm it is zero.
 ///
@@ -180,12 +181,13 @@ pub fn backward(
     prologue: &Prologue,
     weight: &[f32],
     gradient: &GradientPrologue,
-    dweight: Option<&mut [f32]>,
+    leaves: &Leaves,
+    dweight: Option<&mut [&mut [f32]]>,
     epilogue: Option<&GradientEpilogue>,
 ) {
     layer.check(algorithm, prologue.shape, gradient.shape);
-    let lengths = [weight.len(), dweight.as_ref().map_or(weight.len(), |dweight| dweight.len())];
-    assert_eq!(lengths, [layer.weight_len(); 2], "wrong number of weights");
+    assert_eq!(weight.len(), layer.weight_len(), "wrong number of weights");
+    assert_eq!(leaves.images(), prologue.shape.images, "the leaves have other images");
     prologue.check();
     gradient.check();
     if let Some(epilogue) = epilogue {
@@ -197,12 +199,12 @@ pub fn backward(
     }
     if algorithm == ConvAlgorithm::Direct {
         direct::backward(
-            processor, workspace, layer, prologue, weight, gradient, dweight, epilogue,
+            processor, workspace, layer, prologue, weight, gradient, leaves, dweight, epilogue,
         );
     } else {
         let size = size(algorithm);
         winograd::backward(
-            processor, workspace, size, layer, prologue, weight, gradient, dweight, epilogue,
+            processor, workspace, size, layer, prologue, weight, gradient, leaves, dweight, epilogue,
         );
     }
 }

@@ -42,7 +42,7 @@
 //! let image = [0., 0., 0., 0., 1., 0., 0., 0., 0.];
 //! let out = layer.output_shape(shape);
 //! let mut y = vec![0.0; out.len()];
-//! let size = layer.workspace_size(algorithm, shape, false, processor.pool.threads());
+//! let size = layer.workspace_size(algorithm, shape, None, processor.pool.threads());
 //! let mut workspace = Workspace::new(processor.pool.threads(), size);
 //! let prologue = Prologue::plain(shape, MapsRef::Nchw(&image));
 //! let epilogue = Epilogue { shape: out, bias: None, out: MapsMut::f32(&mut y), sums: None };
@@ -69,6 +69,7 @@
 //! |---|---|
 //! | [`prologue`], [`epilogue`] | the two ends of every kernel on feature maps |
 //! | [`convolution`] | convolutions: the entry to `winograd` and `direct` |
+//! | [`leaves`] | the order in which images are summed |
 //! | [`pooling`], [`max_pool`] | pooling, and the step from maps to vectors |
 //! | [`linear`], [`activation`] | layers on vectors |
 //! | [`norm`] | BatchNorm's arithmetic between the passes |
@@ -91,6 +92,7 @@ pub mod elementwise;
 pub mod epilogue;
 mod gemm;
 mod layout;
+pub mod leaves;
 pub mod linear;
 pub mod loss;
 mod maps;
@@ -115,6 +117,7 @@ pub use conv_shape::Convolution;
 pub use convolution::ConvAlgorithm;
 pub use disjoint_slice::DisjointSlice;
 pub use layout::{MapShape, to_blocked, to_nchw};
+pub use leaves::{LeafSum, Leaves};
 pub use maps::{MapsMut, MapsRef};
 pub use simd::{Isa, LANES};
 pub use task_times::{JobTimes, TaskTimes};

@@ -8,9 +8,9 @@
 //!
 //! ```
 //! use crescendo_kernels::linear::{self, Linear};
-//! use crescendo_kernels::loss::{ClassWeights, count_correct, cross_entropy};
+//! use crescendo_kernels::loss::{ClassWeights, count_correct, cross_entropy, divisor};
 //! use crescendo_kernels::optimizer::{SgdStep, sgd};
-//! use crescendo_kernels::{Isa, Processor, ThreadPool, Workspace};
+//! use crescendo_kernels::{Isa, Leaves, Processor, ThreadPool, Workspace};
 //!
 //! let processor = Processor { pool: ThreadPool::new(1), isa: Isa::best() };
 //! let layer = Linear { inputs: 2, outputs: 2 };
@@ -24,10 +24,11 @@
 //! let mut losses = Vec::new();
 //! for _ in 0..3 {
 //!     linear::forward(&processor, &mut workspace, &layer, &x, &weight, None, &mut logits);
-//!     losses.push(cross_entropy(&logits, &labels, 0.0, 1.0, Some(classes), &mut dlogits));
-//!     let wanted = Some(&mut dweight[..]);
+//!     let sum = cross_entropy(&logits, &labels, 0.0, 2, Some(classes), &mut dlogits);
+//!     losses.push(sum / divisor(2, Some(classes)));
+//!     let (leaves, wanted) = (Leaves::one(2), &mut [&mut dweight[..]]);
 //!     linear::backward(
-//!         &processor, &mut workspace, &layer, &x, &weight, &dlogits, wanted, None, None,
+//!         &processor, &mut workspace, &layer, &x, &weight, &dlogits, &leaves, Some(wanted), None, None,
 //!     );
 //!     // It sets the gradients to zero.
 //!     sgd(&processor, rule, &mut weight, &mut dweight, &mut momentum);
@@ -38,8 +39,8 @@
 
 use std::ops::Range;
 
-use crate::disjoint_slice::DisjointSlice;
-use crate::gemm::{self, DEPTH, Rhs, gemm, prefetch};
+use crate::gemm::{self, DEPTH, Rhs, gemm};
+use crate::leaves::{self, GroupSlices, Leaf, LeafSum, Leaves};
 use crate::micro_kernel::{PANEL, PanelGemmTn};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -61,7 +62,9 @@ pub struct Linear {
 impl Linear {
     /// The working memory that forward and backward need for a batch.
     pub fn workspace_size(&self, images: usize) -> WorkspaceSize {
-        gemm::workspace_size(images.max(LANES))
+        // The sums of leaves are as many rows.
+        let sums = leaves::DEPTH * self.outputs.next_multiple_of(LANES);
+        gemm::workspace_size(images.max(sums))
     }
 }
 
@@ -94,8 +97,8 @@ pub fn forward(
     }
 }
 
-/// The backward pass for `dy` `[images, outputs]`: adds to `dweight` and `dbias` and overwrites `dx`,
-/// each where it is wanted.
+/// The backward pass for `dy` `[images, outputs]`: adds to each of `dweight` and `dbias`, in the groups of the leaves, and
+/// overwrites `dx`, each where it is wanted.
 ///
 /// # Panics
 /// If lengths do not fit, or the workspace is too small.
@@ -107,41 +110,57 @@ pub fn backward(
     x: &[f32],
     weight: &[f32],
     dy: &[f32],
-    dweight: Option<&mut [f32]>,
-    dbias: Option<&mut [f32]>,
+    leaves: &Leaves,
+    dweight: Option<&mut [&mut [f32]]>,
+    dbias: Option<&mut [&mut [f32]]>,
     dx: Option<&mut [f32]>,
 ) {
     let Linear { inputs, outputs } = *layer;
-    let images = dy.len() / outputs;
+    let images = leaves.images();
     assert!(x.len() == images * inputs && dy.len() == images * outputs, "wrong lengths");
     assert_eq!(weight.len(), inputs * outputs, "wrong number of weights");
+    let (groups, list) = (leaves.groups(), &leaves.list());
     if let Some(dbias) = dbias {
-        assert_eq!(dbias.len(), outputs, "wrong number of biases");
-        processor.pool.chunks(dbias, PANEL, ThreadPool::ELEMENT * dy.len(), |panel, dbias| {
-            let mut sums = [0.0f64; PANEL];
-            for dy in dy.chunks_exact(outputs) {
-                for (sum, &dy) in sums.iter_mut().zip(&dy[panel * PANEL..]) {
-                    *sum += f64::from(dy);
+        let dbias = &GroupSlices::new(leaves, dbias, outputs);
+        processor.pool.run(outputs.div_ceil(PANEL), ThreadPool::ELEMENT * dy.len(), |panel, _| {
+            let first = panel * PANEL;
+            let mut sums = [LeafSum::<f32>::default(); PANEL];
+            for group in 0..groups {
+                for leaf in list.iter().filter(|leaf| leaf.group() == group) {
+                    let mut columns = [0.0f64; PANEL];
+                    let images = leaf.images();
+                    for dy in dy[images.start * outputs..images.end * outputs].chunks_exact(outputs)
+                    {
+                        for (sum, &dy) in columns.iter_mut().zip(&dy[first..]) {
+                            *sum += f64::from(dy);
+                        }
+                    }
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        sum.add(column as f32, leaf.joins());
+                    }
                 }
-            }
-            for (dbias, sum) in dbias.iter_mut().zip(sums) {
-                *dbias += sum as f32;
+                // SAFETY: each task has a panel of its own.
+                let dbias = unsafe { dbias.part(group, first, PANEL.min(outputs - first)) };
+                for (dbias, sum) in dbias.iter_mut().zip(&mut sums) {
+                    *dbias += sum.total();
+                }
+                sums = [LeafSum::default(); PANEL];
             }
         });
     }
     let (workers, _) = workspace.split();
     if let Some(dweight) = dweight {
-        assert_eq!(dweight.len(), weight.len(), "wrong number of weights");
-        let dweight = &DisjointSlice::new(dweight);
+        let dweight = &GroupSlices::new(leaves, dweight, weight.len());
         let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(LANES));
         let slices = processor.pool.enough_tasks(panels, panels * blocks).div_ceil(panels);
         processor.pool.run(panels * slices, images * weight.len(), |index, worker| {
-            // SAFETY: a worker's memory is its own.
-            let (packed, out) = unsafe { workers.part(worker, DEPTH * PANEL, LANES * PANEL) };
             let first = index / slices * PANEL;
             let blocks = split_range(blocks, slices, index % slices);
+            let len = leaves::DEPTH * blocks.len() * LANES * PANEL;
+            // SAFETY: a worker's memory is its own.
+            let (packed, sums) = unsafe { workers.part(worker, DEPTH * PANEL, len) };
             let outputs = blocks.start * LANES..outputs.min(blocks.end * LANES);
-            let weights = Weights { layer, images, x, dy, first, outputs, packed, out, dweight };
+            let weights = Weights { layer, x, dy, list, first, outputs, packed, sums, dweight };
             processor.isa.run(weights);
         });
     }
@@ -154,67 +173,114 @@ pub fn backward(
 /// 64 columns of some rows of the weights' gradient, `dy^T x`.
 struct Weights<'a> {
     layer: &'a Linear,
-    images: usize,
     x: &'a [f32],
     dy: &'a [f32],
+    list: &'a [Leaf],
     first: usize,
     outputs: Range<usize>,
     packed: *mut f32,
-    out: *mut f32,
-    dweight: &'a DisjointSlice<'a, f32>,
+    /// The sums of leaves that wait for their neighbour, `[wait, output, 64]`.
+    sums: *mut f32,
+    dweight: &'a GroupSlices<'a>,
 }
 
 impl Kernel for Weights<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Weights { layer, images, x, dy, first, outputs: some, packed, out, dweight } = self;
-        let Linear { inputs, outputs } = *layer;
+        let len = self.outputs.len().next_multiple_of(LANES) * PANEL;
+        let mut waiting = 0;
+        for (index, leaf) in self.list.iter().enumerate() {
+            let sum = self.sums.wrapping_add(waiting * len);
+            waiting += 1;
+            let images = leaf.images();
+            for start in images.clone().step_by(DEPTH) {
+                let depth = DEPTH.min(images.end - start);
+                // SAFETY: the worker's memory was taken with these lengths.
+                unsafe { self.correlate(s, start, depth, start > images.start, sum) };
+            }
+            for _ in 0..leaf.joins() {
+                waiting -= 1;
+                let sum = self.sums.wrapping_add((waiting - 1) * len);
+                // SAFETY: both sums are this task's; sums are whole vectors.
+                unsafe {
+                    for at in (0..len).step_by(LANES) {
+                        let (to, from) = (sum.add(at), sum.add(len + at));
+                        s.store(to, s.add(s.load(to), s.load(from)));
+                    }
+                }
+            }
+            if self.list.get(index + 1).is_none_or(|next| next.group() != leaf.group()) {
+                waiting = 0;
+                self.deliver(leaf.group());
+            }
+        }
+    }
+}
+
+impl Weights<'_> {
+    /// Adds `depth` images from `start` on to a leaf's sum, or begins it with them.
+    ///
+    /// # Safety
+    /// The images exist, and the worker's memory has room.
+    #[inline(always)]
+    unsafe fn correlate<S: Simd>(
+        &self,
+        s: S,
+        start: usize,
+        depth: usize,
+        accumulate: bool,
+        sum: *mut f32,
+    ) {
+        let Weights { x, dy, first, packed, .. } = *self;
+        let Linear { inputs, outputs } = *self.layer;
         let width = PANEL.min(inputs - first);
         let vectors = width.div_ceil(LANES);
-        for start in (0..images).step_by(DEPTH) {
-            let depth = DEPTH.min(images - start);
-            // SAFETY: the worker's memory was taken with these lengths; `dy` has `depth` rows from
-            // `start` on; only this task is at these columns of the gradient.
+        // SAFETY: the caller's promise.
+        unsafe {
+            for k in 0..depth {
+                let row = std::slice::from_raw_parts_mut(
+                    packed.add(k * vectors * LANES),
+                    vectors * LANES,
+                );
+                row[width..].fill(0.0);
+                row[..width].copy_from_slice(&x[(start + k) * inputs + first..][..width]);
+            }
+            for output in self.outputs.clone().step_by(LANES) {
+                let correlate = PanelGemmTn {
+                    rows: LANES.min(self.outputs.end - output),
+                    vectors,
+                    lines: 1,
+                    len: depth,
+                    a: dy.as_ptr().add(start * outputs + output),
+                    a_step: outputs,
+                    a_line: 0,
+                    b: packed,
+                    b_step: vectors * LANES,
+                    b_line: 0,
+                    b_vector: LANES,
+                    c: sum.add((output - self.outputs.start) * PANEL),
+                    c_row: PANEL,
+                    accumulate,
+                    prefetch: &Prefetch::nothing(),
+                };
+                correlate.run(s);
+            }
+        }
+    }
+
+    /// Adds the first sum to a group's gradient.
+    #[inline(always)]
+    fn deliver(&self, group: usize) {
+        let Linear { inputs, .. } = *self.layer;
+        let width = PANEL.min(inputs - self.first);
+        for (row, output) in self.outputs.clone().enumerate() {
+            // SAFETY: only this task is at these columns of these rows; the sum has this row.
             unsafe {
-                for k in 0..depth {
-                    let row = std::slice::from_raw_parts_mut(
-                        packed.add(k * vectors * LANES),
-                        vectors * LANES,
-                    );
-                    row[width..].fill(0.0);
-                    row[..width].copy_from_slice(&x[(start + k) * inputs + first..][..width]);
-                }
-                for output in some.clone().step_by(LANES) {
-                    let rows = LANES.min(some.end - output);
-                    for row in 0..rows {
-                        prefetch(s, dweight.part((output + row) * inputs + first, width));
-                    }
-                    let correlate = PanelGemmTn {
-                        rows,
-                        vectors,
-                        lines: 1,
-                        len: depth,
-                        a: dy.as_ptr().add(start * outputs + output),
-                        a_step: outputs,
-                        a_line: 0,
-                        b: packed,
-                        b_step: vectors * LANES,
-                        b_line: 0,
-                        b_vector: LANES,
-                        c: out,
-                        c_row: PANEL,
-                        accumulate: false,
-                        prefetch: &Prefetch::nothing(),
-                    };
-                    correlate.run(s);
-                    for row in 0..rows {
-                        let to = dweight.part((output + row) * inputs + first, width);
-                        let from = std::slice::from_raw_parts(out.add(row * PANEL), width);
-                        for (to, from) in to.iter_mut().zip(from) {
-                            *to += from;
-                        }
-                    }
+                let to = self.dweight.part(group, output * inputs + self.first, width);
+                let from = std::slice::from_raw_parts(self.sums.add(row * PANEL), width);
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to += from;
                 }
             }
         }

@@ -24,19 +24,17 @@ impl<'a> ClassWeights<'a> {
     }
 }
 
-/// The cross-entropy of the softmax of `logits`, as PyTorch's
-/// `CrossEntropyLoss(weight, label_smoothing)`; writes `weight * d(loss)/d(logits)` into `dlogits`.
+/// The sum of the cross-entropies of images, some or all of a batch of `batch` images: divided by [`divisor`], the sum
+/// over the whole batch is PyTorch's `CrossEntropyLoss(weight, label_smoothing)`. Writes the gradient of that loss to
+/// `dlogits`.
 ///
-/// Without class weights it is the mean over the images. `smoothing` is the share of each label that is
+/// Without class weights the loss is the mean over the batch. `smoothing` is the share of each label that is
 /// spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567).
 ///
 /// With class weights `w`, an image with the label `y` and the probabilities `p` adds
 /// `(1 - smoothing) * w[y] * -log p[y] + smoothing / classes * sum over c of w[c] * -log p[c]`, and
-/// the sum is divided by the number of images times [`ClassWeights::mean`]: for a whole batch by the
-/// sum of its labels' weights.
-///
-/// When a batch is cut into micro-batches, `weight` is the micro-batch's share of the batch's images.
-/// The gradients then add up to those of the whole batch, as do the losses times their `weight`.
+/// the sum is divided by the number of images times [`ClassWeights::mean`]: by the sum of the weights of the batch's
+/// labels.
 ///
 /// # Panics
 /// If lengths do not fit, or a label is not below the number of classes.
@@ -44,41 +42,45 @@ pub fn cross_entropy(
     logits: &[f32],
     labels: &[u16],
     smoothing: f64,
-    weight: f64,
+    batch: usize,
     class_weights: Option<ClassWeights>,
     dlogits: &mut [f32],
 ) -> f64 {
     let classes = logits.len() / labels.len();
     let lengths = [logits.len(), dlogits.len()];
     assert_eq!(lengths, [classes * labels.len(); 2], "wrong number of logits");
-    let count = labels.len() as f64;
+    let divisor = divisor(batch, class_weights);
     let rows = logits.chunks_exact(classes).zip(dlogits.chunks_exact_mut(classes)).zip(labels);
     let mut total = 0.0;
     match class_weights {
         None => {
             for ((logits, dlogits), &label) in rows {
-                total += row(logits, label.into(), smoothing, [weight, count], dlogits);
+                total += row(logits, label.into(), smoothing, divisor, dlogits);
             }
-            total / count
         }
-        Some(ClassWeights { weights, mean }) => {
+        Some(ClassWeights { weights, .. }) => {
             assert_eq!(weights.len(), classes, "wrong number of class weights");
-            let divisor = count * mean;
             for ((logits, dlogits), &label) in rows {
-                let ends = [weight, divisor];
-                total += weighted_row(logits, label.into(), smoothing, weights, ends, dlogits);
+                total += weighted_row(logits, label.into(), smoothing, weights, divisor, dlogits);
             }
-            total / divisor
         }
     }
+    total
 }
 
-/// One image's loss; writes its gradient, times `weight` and divided by `count`.
+/// What the sum of a batch's cross-entropies is divided by: its images times their mean weight.
+///
+/// See the example of [the module `linear`](crate::linear).
+pub fn divisor(batch: usize, class_weights: Option<ClassWeights>) -> f64 {
+    batch as f64 * class_weights.map_or(1.0, |weights| weights.mean)
+}
+
+/// One image's loss; writes its gradient, divided by `divisor`.
 fn row(
     logits: &[f32],
     label: usize,
     smoothing: f64,
-    [weight, count]: [f64; 2],
+    divisor: f64,
     dlogits: &mut [f32],
 ) -> f64 {
     let classes = logits.len();
@@ -89,7 +91,7 @@ fn row(
         let probability = (f64::from(logit) - max).exp() / sum;
         let target = if class == label { 1.0 - smoothing } else { 0.0 };
         let target = target + smoothing / classes as f64;
-        *dlogit = (weight * (probability - target) / count) as f32;
+        *dlogit = ((probability - target) / divisor) as f32;
     }
     sum.ln() + max - target
 }
@@ -100,7 +102,7 @@ fn weighted_row(
     label: usize,
     smoothing: f64,
     class_weights: &[f32],
-    [weight, divisor]: [f64; 2],
+    divisor: f64,
     dlogits: &mut [f32],
 ) -> f64 {
     let share = smoothing / logits.len() as f64;
@@ -118,7 +120,7 @@ fn weighted_row(
         if target(class) != 0.0 {
             loss += target(class) * (sum.ln() - above);
         }
-        *dlogit = (weight * (all * above.exp() / sum - target(class)) / divisor) as f32;
+        *dlogit = ((all * above.exp() / sum - target(class)) / divisor) as f32;
     }
     loss
 }
@@ -154,8 +156,8 @@ mod tests {
     #[test]
     fn huge_logits_do_not_overflow_and_nan_is_not_hidden() {
         let mut gradient = [0.0; 2];
-        let loss = cross_entropy(&[1e30, -1e30], &[0], 0.0, 1.0, None, &mut gradient);
+        let loss = cross_entropy(&[1e30, -1e30], &[0], 0.0, 1, None, &mut gradient);
         assert_eq!((loss, gradient), (0.0, [0.0, 0.0]));
-        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 0.0, 1.0, None, &mut gradient).is_nan());
+        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 0.0, 1, None, &mut gradient).is_nan());
     }
 }

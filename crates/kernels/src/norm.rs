@@ -16,7 +16,7 @@
 //! use crescendo_kernels::norm::{BatchMoments, NormBackward, sum_over_images};
 //! use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
 //! use crescendo_kernels::{
-//!     ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor, ThreadPool,
+//!     ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Processor, ThreadPool,
 //!     pooling, to_blocked, to_nchw,
 //! };
 //!
@@ -30,7 +30,7 @@
 //! let epilogue = Epilogue { shape, bias: None, out: MapsMut::f32(&mut x), sums: Some(statistics) };
 //! let prologue = Prologue::plain(shape, MapsRef::Nchw(&[1.0, 2.0, 3.0, 6.0]));
 //! pooling::materialise(&processor, &prologue, &epilogue);
-//! sum_over_images(&processor, shape, &sums, &mut total);
+//! sum_over_images(&processor, shape, &Leaves::one(1), &sums, &mut total);
 //! let moments = BatchMoments::from_sums(total[0], total[1], count, 0.0);
 //! assert_eq!((moments.mean, moments.variance), (3.0, 3.5));
 //!
@@ -62,7 +62,7 @@
 //! let prologue = GradientPrologue { shape, gradient: &dy, norm: None };
 //! pooling::materialise_backward(&processor, &prologue, &epilogue);
 //! assert_eq!(to_nchw(shape, &dnorm), [1.0, 0.0, 1.0, 1.0]);
-//! sum_over_images(&processor, shape, &sums, &mut total);
+//! sum_over_images(&processor, shape, &Leaves::one(1), &sums, &mut total);
 //! let backward = NormBackward::from_sums(total[0], total[1], moments, eps);
 //! assert_eq!(backward.dbias, 3.0);
 //!
@@ -76,29 +76,62 @@
 //! assert!(to_nchw(shape, &dx).iter().sum::<f32>().abs() < 1e-5);
 //! ```
 
+use crate::disjoint_slice::DisjointSlice;
+use crate::leaves::{GroupSlices, LeafSum, Leaves};
 use crate::prologue::GradientPrologue;
 use crate::simd::LANES;
 use crate::{MapShape, Processor, ThreadPool};
 
-/// Adds up the sums of all images, in their order: from `[images, blocks, 2, 16]` to
-/// `[channels, 2]`.
+/// Adds up the sums of the images of each leaf, in their order: from `[images, blocks, 2, 16]` to
+/// `[leaves, channels, 2]`, where the leaves are those of [`Leaves::list`].
 ///
 /// # Panics
 /// If lengths do not fit.
-pub fn sum_over_images(processor: &Processor, shape: MapShape, sums: &[f64], total: &mut [f64]) {
-    assert_eq!(sums.len(), shape.images * shape.blocks() * 2 * LANES, "wrong number of sums");
-    assert_eq!(total.len(), 2 * shape.channels, "two sums a channel");
-    let work = ThreadPool::ELEMENT * sums.len();
-    processor.pool.chunks(total, 2 * LANES, work, |block, total| {
-        total.fill(0.0);
-        for image in sums.chunks_exact(shape.blocks() * 2 * LANES) {
-            let sums = &image[block * 2 * LANES..][..2 * LANES];
-            for (lane, total) in total.chunks_exact_mut(2).enumerate() {
+pub fn sum_over_images(
+    processor: &Processor,
+    shape: MapShape,
+    leaves: &Leaves,
+    sums: &[f64],
+    by_leaf: &mut [f64],
+) {
+    let image = shape.blocks() * 2 * LANES;
+    let leaves = leaves.list();
+    assert_eq!(sums.len(), shape.images * image, "wrong number of sums");
+    assert_eq!(leaves.last().map_or(0, |leaf| leaf.images().end), shape.images, "other images");
+    assert_eq!(by_leaf.len(), leaves.len() * 2 * shape.channels, "two sums a channel and leaf");
+    let (blocks, work) = (shape.blocks(), ThreadPool::ELEMENT * sums.len());
+    let by_leaf = &DisjointSlice::new(by_leaf);
+    processor.pool.run(leaves.len() * blocks, work, |index, _| {
+        let (leaf, block) = (index / blocks, index % blocks);
+        let at = 2 * (leaf * shape.channels + block * LANES);
+        // SAFETY: each task has a block's channels of a leaf.
+        let totals = unsafe { by_leaf.part(at, 2 * shape.lanes(block)) };
+        totals.fill(0.0);
+        for image in leaves[leaf].images() {
+            let sums = &sums[shape.sums_offset(image, block)..][..2 * LANES];
+            for (lane, total) in totals.chunks_exact_mut(2).enumerate() {
                 total[0] += sums[lane];
                 total[1] += sums[LANES + lane];
             }
         }
     });
+}
+
+/// Adds up the sums of leaves, `[leaves, channels, 2]`, over all of them: to `[channels, 2]`.
+///
+/// # Panics
+/// If lengths do not fit.
+pub fn sum_over_leaves(leaves: &Leaves, by_leaf: &[f64], totals: &mut [f64]) {
+    let leaves = leaves.in_groups(1).list();
+    assert_eq!(by_leaf.len(), leaves.len() * totals.len(), "wrong number of sums");
+    let all = totals.len();
+    for (at, total) in totals.iter_mut().enumerate() {
+        let mut sum = LeafSum::default();
+        for (index, leaf) in leaves.iter().enumerate() {
+            sum.add(by_leaf[index * all + at], leaf.joins());
+        }
+        *total = sum.total();
+    }
 }
 
 /// Mean and variance of one channel over a batch, or its running statistics.
@@ -169,31 +202,48 @@ impl NormBackward {
     }
 }
 
-/// Adds to `dbias` `[channels]` the gradient of a convolution's bias: the sum of the output's gradient
-/// over each channel. Before a BatchNorm it is zero, since the normalisation removes every shift.
+/// Adds to each of `dbias` `[channels]` the gradient of a convolution's bias: the sum of the output's gradient
+/// over each channel, in the groups of the leaves. Before a BatchNorm it is zero, since the normalisation removes every
+/// shift.
 ///
 /// # Panics
 /// If lengths do not fit.
-pub fn bias_gradient(processor: &Processor, gradient: &GradientPrologue, dbias: &mut [f32]) {
+pub fn bias_gradient(
+    processor: &Processor,
+    gradient: &GradientPrologue,
+    leaves: &Leaves,
+    dbias: &mut [&mut [f32]],
+) {
     gradient.check();
     let shape = gradient.shape;
-    assert_eq!(dbias.len(), shape.channels, "one bias a channel");
+    assert_eq!(shape.images, leaves.images(), "other images");
+    let dbias = &GroupSlices::new(leaves, dbias, shape.channels);
     if gradient.norm.is_some() {
         return;
     }
-    let work = ThreadPool::ELEMENT * shape.len();
-    processor.pool.chunks(dbias, LANES, work, |block, dbias| {
-        let mut sums = [0.0f64; LANES];
-        for image in 0..shape.images {
-            let block = &gradient.gradient[shape.row_offset(image, block, 0)..];
-            for pixel in block[..shape.pixels() * LANES].chunks_exact(LANES) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += f64::from(value);
+    let (groups, leaves) = (leaves.groups(), &leaves.list());
+    processor.pool.run(shape.blocks(), ThreadPool::ELEMENT * shape.len(), |block, _| {
+        let mut sums = [LeafSum::<f32>::default(); LANES];
+        for group in 0..groups {
+            for leaf in leaves.iter().filter(|leaf| leaf.group() == group) {
+                let mut lanes = [0.0f64; LANES];
+                for image in leaf.images() {
+                    let block = &gradient.gradient[shape.row_offset(image, block, 0)..];
+                    for pixel in block[..shape.pixels() * LANES].chunks_exact(LANES) {
+                        for (sum, &value) in lanes.iter_mut().zip(pixel) {
+                            *sum += f64::from(value);
+                        }
+                    }
+                }
+                for (sum, lane) in sums.iter_mut().zip(lanes) {
+                    sum.add(lane as f32, leaf.joins());
                 }
             }
-        }
-        for (dbias, sum) in dbias.iter_mut().zip(sums) {
-            *dbias += sum as f32;
+            // SAFETY: each task has the channels of its block.
+            let dbias = unsafe { dbias.part(group, block * LANES, shape.lanes(block)) };
+            for (dbias, sum) in dbias.iter_mut().zip(&mut sums) {
+                *dbias += sum.total();
+            }
         }
     });
 }

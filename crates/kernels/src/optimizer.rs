@@ -1,5 +1,7 @@
 //! Updates of parameters from their gradients.
 
+use std::ops::Range;
+
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::simd::{Kernel, LANES, Simd};
@@ -89,58 +91,65 @@ impl Kernel for Update<'_> {
     }
 }
 
-/// The squared norm of `values - before`, in f64 and in a fixed order; `before` becomes `values`.
+/// Adds `other` to `values`, and sets it to zero. Gives the squared norms of `values` and `other` before, and of the sum,
+/// in f64 and in a fixed order.
 ///
 /// # Panics
 /// If lengths differ.
-pub fn squared_change(processor: &Processor, values: &[f32], before: &mut [f32]) -> f64 {
-    assert_eq!(values.len(), before.len(), "lengths differ");
-    let before = &DisjointSlice::new(before);
-    sum_of_pieces(processor, values, |start, values| {
+pub fn add_measured(processor: &Processor, values: &mut [f32], other: &mut [f32]) -> [f64; 3] {
+    assert_eq!(values.len(), other.len(), "lengths differ");
+    let len = values.len();
+    let (values, other) = (&DisjointSlice::new(values), &DisjointSlice::new(other));
+    sum_of_pieces(processor, len, |piece| {
         // SAFETY: each piece is one task's.
-        let before = unsafe { before.part(start, values.len()) };
-        let mut lanes = [0.0f64; LANES];
-        for (before, values) in before.chunks_mut(LANES).zip(values.chunks(LANES)) {
-            for ((before, &value), lane) in before.iter_mut().zip(values).zip(&mut lanes) {
-                let change = f64::from(value) - f64::from(*before);
-                *lane += change * change;
-                *before = value;
+        let (values, other) = unsafe {
+            (values.part(piece.start, piece.len()), other.part(piece.start, piece.len()))
+        };
+        let mut lanes = [[0.0f64; LANES]; 3];
+        for (values, other) in values.chunks_mut(LANES).zip(other.chunks_mut(LANES)) {
+            for (lane, (value, other)) in values.iter_mut().zip(other).enumerate() {
+                let other = std::mem::take(other);
+                let sum = *value + other;
+                for (lanes, number) in lanes.iter_mut().zip([*value, other, sum]) {
+                    lanes[lane] += f64::from(number) * f64::from(number);
+                }
+                *value = sum;
             }
         }
-        lanes.iter().sum()
+        lanes.map(|lanes| lanes.iter().sum())
     })
 }
 
 /// The squared norm of `values`, in f64 and in a fixed order.
-pub fn squared_norm(processor: &Processor, values: &[f32]) -> f64 {
-    sum_of_pieces(processor, values, |_, values| {
+pub(crate) fn squared_norm(processor: &Processor, values: &[f32]) -> f64 {
+    let [norm] = sum_of_pieces(processor, values.len(), |piece| {
         let mut lanes = [0.0f64; LANES];
-        for values in values.chunks(LANES) {
+        for values in values[piece].chunks(LANES) {
             for (&value, lane) in values.iter().zip(&mut lanes) {
                 *lane += f64::from(value) * f64::from(value);
             }
         }
-        lanes.iter().sum()
-    })
+        [lanes.iter().sum()]
+    });
+    norm
 }
 
 /// Pieces that a sum is cut into, at most: so many terms are kept on the stack.
 const TERMS: usize = 64;
 
-/// The sum of what `term` gives for each piece of `values`, which it is told the start of.
-fn sum_of_pieces(
+/// The sums of what `term` gives for each piece of so many numbers.
+fn sum_of_pieces<const N: usize>(
     processor: &Processor,
-    values: &[f32],
-    term: impl Fn(usize, &[f32]) -> f64 + Sync,
-) -> f64 {
-    let mut terms = [0.0f64; TERMS];
-    let pieces = values.len().div_ceil(PIECE).min(TERMS);
-    let work = ThreadPool::ELEMENT * values.len();
+    numbers: usize,
+    term: impl Fn(Range<usize>) -> [f64; N] + Sync,
+) -> [f64; N] {
+    let mut terms = [[0.0f64; N]; TERMS];
+    let pieces = numbers.div_ceil(PIECE).min(TERMS);
+    let work = N * ThreadPool::ELEMENT * numbers;
     processor.pool.chunks(&mut terms[..pieces], 1, work, |piece, out| {
-        let piece = split_range(values.len(), pieces, piece);
-        out[0] = term(piece.start, &values[piece]);
+        out[0] = term(split_range(numbers, pieces, piece));
     });
-    terms.iter().sum()
+    std::array::from_fn(|which| terms.iter().map(|term| term[which]).sum())
 }
 
 #[cfg(test)]
@@ -149,21 +158,22 @@ mod tests {
     use crate::Isa;
 
     #[test]
-    fn the_change_since_the_last_time() {
+    fn a_sum_and_its_norms() {
         // More than there are terms of one piece each.
-        let values: Vec<f32> = (0..600_001).map(|i| (i % 7) as f32).collect();
+        let numbers = |by: usize| -> Vec<f32> { (0..600_001).map(|i| (i % by) as f32).collect() };
+        let (first, second) = (numbers(7), numbers(5));
+        let sum: Vec<f32> = first.iter().zip(&second).map(|(a, b)| a + b).collect();
         let mut bits = Vec::new();
         for threads in [1, 3] {
             let processor = Processor { pool: ThreadPool::new(threads), isa: Isa::best() };
-            let mut before = vec![1.0; values.len()];
-            let expected: f64 = values.iter().map(|&v| f64::from(v - 1.0).powi(2)).sum();
-            let change = squared_change(&processor, &values, &mut before);
-            assert!((change / expected - 1.0).abs() < 1e-12);
-            assert_eq!(squared_change(&processor, &values, &mut before), 0.0);
-            assert_eq!(before, values);
-            let expected: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
-            assert!((squared_norm(&processor, &values) / expected - 1.0).abs() < 1e-12);
-            bits.push(change.to_bits());
+            let (mut values, mut other) = (first.clone(), second.clone());
+            let norms = add_measured(&processor, &mut values, &mut other);
+            assert!(values == sum && other.iter().all(|&x| x == 0.0));
+            for (norm, of) in norms.iter().zip([&first, &second, &sum]) {
+                let expected: f64 = of.iter().map(|&x| f64::from(x).powi(2)).sum();
+                assert!((norm / expected - 1.0).abs() < 1e-12);
+            }
+            bits.push(norms.map(f64::to_bits));
         }
         assert_eq!(bits[0], bits[1]);
     }

@@ -337,18 +337,6 @@ pub(crate) fn intersection(
     a.start.max(b.start)..a.end.min(b.end)
 }
 
-/// Which of the ranges that [`split_range`] makes have something of the range `some`.
-pub(crate) fn ranges_of(
-    count: usize,
-    parts: usize,
-    some: &std::ops::Range<usize>,
-) -> std::ops::Range<usize> {
-    let with = |at: usize| {
-        (0..parts).take_while(|&part| split_range(count, parts, part).end <= at).count()
-    };
-    with(some.start)..with(some.end - 1) + 1
-}
-
 fn work(state: &State, worker: usize) {
     let mut seen = 0;
     loop {

@@ -5,7 +5,7 @@ use crescendo_kernels::muon::MuonStep;
 use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, ConvAlgorithm, Convolution, DisjointSlice, Isa, MapShape, MapsMut, MapsRef,
+    ActivationFunction, ConvAlgorithm, Convolution, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef,
     Processor, ThreadPool, Workspace, activation, convolution, linear, loss, max_pool, muon,
     pooling, to_blocked, to_nchw,
 };
@@ -110,9 +110,10 @@ fn convolutions() {
             if !layer.supports(algorithm) {
                 continue;
             }
+            let leaves = &Leaves::one(shape.images);
             let workspace_size = layer
-                .workspace_size(algorithm, shape, false, 2)
-                .max(layer.workspace_size(algorithm, shape, true, 2));
+                .workspace_size(algorithm, shape, None, 2)
+                .max(layer.workspace_size(algorithm, shape, Some(leaves), 2));
             let mut workspace = Workspace::new(2, workspace_size);
             let x = to_blocked(shape, &get("input"));
             let dy = to_blocked(out, &get("grad_output"));
@@ -146,10 +147,11 @@ fn convolutions() {
                 &prologue,
                 &w,
                 &gradient,
-                Some(&mut dw),
+                leaves,
+                Some(&mut [&mut dw]),
                 Some(&epilogue),
             );
-            norm::bias_gradient(&processor, &gradient, &mut db);
+            norm::bias_gradient(&processor, &gradient, leaves, &mut [&mut db]);
             assert_close(case, &to_nchw(shape, &dx), &wide("grad_input"));
             assert_close(case, &dw, &wide("grad_weight"));
             assert_close(case, &db, &wide("grad_bias"));
@@ -197,7 +199,7 @@ fn batch_norm() {
         sums: Some(BatchStatistics { sums: DisjointSlice::new(&mut sums), shift: &zeros }),
     };
     pooling::materialise(&processor, &Prologue::plain(shape, MapsRef::F32(&x)), &epilogue);
-    norm::sum_over_images(&processor, shape, &sums, &mut total);
+    norm::sum_over_images(&processor, shape, &Leaves::one(shape.images), &sums, &mut total);
     let moments: Vec<BatchMoments> =
         total.chunks(2).map(|s| BatchMoments::from_sums(s[0], s[1], count, 0.0)).collect();
     output("batchnorm_train", &moments);
@@ -212,7 +214,7 @@ fn batch_norm() {
         Some(NormGradientSums { value, mean: &mean, sums: DisjointSlice::new(&mut sums) });
     let gradient = GradientPrologue { shape, gradient: &dy, norm: None };
     pooling::materialise_backward(&processor, &gradient, &epilogue);
-    norm::sum_over_images(&processor, shape, &sums, &mut total);
+    norm::sum_over_images(&processor, shape, &Leaves::one(shape.images), &sums, &mut total);
     let weight = get("weight");
     let mut abc = [zeros.clone(), zeros.clone(), zeros];
     let (mut dweight, mut dbias) = (Vec::new(), Vec::new());
@@ -299,8 +301,9 @@ fn activations_pooling_and_linear() {
         &x,
         &w,
         &dy,
-        Some(&mut dw),
-        Some(&mut db),
+        &Leaves::one(dy.len() / shape[0]),
+        Some(&mut [&mut dw]),
+        Some(&mut [&mut db]),
         Some(&mut dx),
     );
     assert_close("linear", &dw, &fixture.wide("linear.grad_weight"));
@@ -317,7 +320,9 @@ fn cross_entropy() {
         let logits = fixture.get(&format!("{case}.input"));
         let labels = fixture.labels(&format!("{case}.target"));
         let mut gradient = vec![0.0; logits.len()];
-        let value = loss::cross_entropy(&logits, &labels, smoothing, 1.0, None, &mut gradient);
+        let count = labels.len();
+        let sum = loss::cross_entropy(&logits, &labels, smoothing, count, None, &mut gradient);
+        let value = sum / count as f64;
         assert!((value - fixture.wide(&format!("{case}.output"))[0]).abs() < 1e-9);
         assert_close(case, &gradient, &fixture.wide(&format!("{case}.grad_input")));
     }

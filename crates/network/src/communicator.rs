@@ -7,6 +7,10 @@ use crate::EngineError;
 /// Blocking collective operations on host memory. All processes call the same functions in the same order with
 /// slices of the same lengths, and every process receives the same bits.
 ///
+/// Sums are added pairwise in the order of the processes' ranks: those of four as `(0 + 1) + (2 + 3)`, of any number as
+/// the sum over the first half of them (rounded down) and that over the rest. So they are to the bit those of one process:
+/// see [`BatchTree`](crate::BatchTree).
+///
 /// # Example
 ///
 /// ```
@@ -55,7 +59,7 @@ use crate::EngineError;
 /// ```
 pub trait Communicator: Send {
     /// Replaces each number by its sum over all processes. BatchNorm's sums go through this, forward and
-    /// backward.
+    /// backward, and once in every update its loss and counts.
     ///
     /// # Errors
     /// [`EngineError::Communication`] if another process failed.
@@ -63,8 +67,9 @@ pub trait Communicator: Send {
 
     /// Announces that `gradients[range]` is final, so that summing it can begin; `gradients` is the flat buffer of
     /// all gradients. Called in the last micro-batch of a batch, once for each layer (weight and bias) in the
-    /// order of the backward pass; the ranges are disjoint and cover all parameters, frozen ones included. The
-    /// borrow ends with the call, so the values must be copied.
+    /// order of the backward pass, which is the same in all processes; the ranges are disjoint and cover all parameters,
+    /// frozen ones included. Of an update that is measured nothing is announced. The borrow ends with the call, so the
+    /// values must be copied.
     ///
     /// # Errors
     /// [`EngineError::Communication`] if another process failed.
@@ -76,12 +81,21 @@ pub trait Communicator: Send {
         Ok(())
     }
 
-    /// Replaces each gradient by its sum over all processes. Called once in every update, also if no micro-batch was
-    /// accumulated.
+    /// Replaces each gradient by its sum over all processes. Called once in every update that is not measured, also if no
+    /// micro-batch was accumulated.
     ///
     /// # Errors
     /// [`EngineError::Communication`] if another process failed.
     fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError>;
+
+    /// Replaces the gradients of both halves of the batch by their sums over all processes. Called in an update that is
+    /// measured, in the place of [`sum_gradients`](Self::sum_gradients).
+    ///
+    /// # Errors
+    /// [`EngineError::Communication`] if another process failed.
+    fn sum_halves(&mut self, halves: [&mut [f32]; 2]) -> Result<(), EngineError> {
+        halves.into_iter().try_for_each(|half| self.sum_gradients(half))
+    }
 }
 
 /// The communicator of a run with one process; it is in the example of [`Communicator`].

@@ -249,7 +249,7 @@ pub trait Devices: Sync {
 /// fn micro_batch(device: &dyn Device, graph: &Graph) -> Result<usize, EngineError> {
 ///     let half = device.memory().available.unwrap_or(u64::MAX) / 2;
 ///     let mut images = 1;
-///     while images < 1 << 16 && device.required_memory(graph, 2 * images)?.minimum <= half {
+///     while images < 1 << 16 && device.required_memory(graph, 2 * images, 1)?.minimum <= half {
 ///         images *= 2;
 ///     }
 ///     Ok(images)
@@ -266,16 +266,18 @@ pub trait Device: Send + Sync {
     /// How much memory it has.
     fn memory(&self) -> DeviceMemory;
 
-    /// The memory that an engine takes which trains with micro-batches of so many images and computes logits:
-    /// parameters, gradients, momentum buffers, feature maps and working memory. It does not include the
-    /// average of the model, batches of images, and data sets. It does not fall with the number of images.
+    /// The memory that an engine takes which trains with so many images of a micro-batch in its process, keeps so many sums
+    /// of gradients apart ([`BatchTree::sums`](crate::BatchTree::sums)) and computes logits: parameters, gradients,
+    /// momentum buffers, feature maps and working memory. It does not include the average of the model, batches of images,
+    /// and data sets. It does not fall with the number of images.
     ///
     /// # Errors
     /// If the device does not support the graph.
     fn required_memory(
         &self,
         graph: &Graph,
-        micro_batch: usize,
+        images: usize,
+        sums: usize,
     ) -> Result<RequiredMemory, EngineError>;
 
     /// The steps in which the graph is computed, a line each.

@@ -1,6 +1,6 @@
 //! The engine: what computes a network. This is the interface between the training loop and a device.
 
-use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
+use crate::{BatchPart, Communicator, EngineError, Graph, Rule, Shape, Tensor};
 
 /// Computes a network: owns its parameters, gradients, BatchNorm statistics and the optimizer's state.
 ///
@@ -22,14 +22,13 @@ use crate::{Communicator, EngineError, Graph, Rule, Shape, Tensor};
 /// The documentation of `crescendo-cpu` has examples that run. An update:
 ///
 /// ```
-/// use crescendo_network::{Engine, EngineError, Measure, MicroBatch, Rule, Sgd};
+/// use crescendo_network::{Engine, EngineError, MicroBatch, Rule, Sgd};
 ///
 /// /// One update with a batch of `images` `[N, C, H, W]`. Returns its loss, and the squared norm of its gradient.
 /// fn step(engine: &mut dyn Engine, images: &[f32], labels: &[u16]) -> Result<(f64, f64), EngineError> {
 ///     let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, ..Sgd::default() };
 ///     let rules = vec![Rule::Sgd(sgd); engine.graph().parameters.len()];
-///     let measure = Measure::MicroBatch;
-///     engine.accumulate(&MicroBatch { measure, ..MicroBatch::whole(images, labels) })?;
+///     engine.accumulate(&MicroBatch { measure: true, ..MicroBatch::whole(images, labels) })?;
 ///     engine.update(&rules)?;
 ///     let result = engine.next_result(true)?.expect("an update was queued");
 ///     Ok((result.loss, result.norms.expect("they were measured").whole))
@@ -73,18 +72,19 @@ pub trait Engine: Send {
         Ok(false)
     }
 
-    /// Adds the gradient of a micro-batch to the gradients, and its loss and counts to the update's result.
-    /// Updates the running statistics.
+    /// Adds the gradient of a process's part of a micro-batch to the gradients, and its loss and counts to the update's
+    /// result. Updates the running statistics. The parts of an update come in the order of
+    /// [`BatchTree::parts`](crate::BatchTree::parts); a part without images takes part in the sums over processes.
     ///
     /// # Errors
     /// If the device or the communicator fails, or the engine does not take such [`Images`].
     ///
     /// # Panics
-    /// If there are no images, not one label for each image, or a label is not a class.
+    /// If there are not the images of the part, not one label for each image, or a label is not a class.
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError>;
 
-    /// Completes an update: sums the gradients over all processes, applies them to the parameters, each by
-    /// its rule, and clears them.
+    /// Completes an update: sums the gradients, the loss and the counts over all processes, applies the gradients to the
+    /// parameters, each by its rule, and clears them.
     ///
     /// # Errors
     /// If the device or the communicator fails.
@@ -192,57 +192,60 @@ pub trait Engine: Send {
     fn measure_peaks(&mut self) -> Result<Peaks, EngineError>;
 }
 
-/// A part of a batch that is computed at once, with BatchNorm statistics of its own.
+/// A process's part of what is computed at once, with BatchNorm statistics of its own.
 ///
 /// # Example
 ///
 /// ```
-/// use crescendo_network::{Images, Loss, Measure, MicroBatch};
+/// use crescendo_network::{BatchTree, Images, Loss, MicroBatch};
 ///
-/// // A batch of five images in micro-batches of at most two.
+/// // A batch of five images in micro-batches of at most two, in one process.
 /// let (images, labels) = (vec![0.0; 5 * 3072], [0, 1, 1, 2, 0]);
 /// let loss = Loss { class_weights: Some(vec![1.0, 0.5, 2.0]), ..Loss::default() };
 /// loss.check(3)?;
 /// let mean_weight = loss.mean_weight(&labels);
 /// assert_eq!(mean_weight, 1.0);
-/// let parts = labels.chunks(2).zip(images.chunks(2 * 3072)).enumerate();
-/// let parts: Vec<MicroBatch> = parts
-///     .map(|(part, (of, images))| MicroBatch {
-///         images: Images::Prepared(images),
-///         labels: of,
-///         share: of.len() as f64 / labels.len() as f64,
-///         mean_weight,
-///         last: 2 * part + of.len() == labels.len(),
-///         measure: Measure::Nothing,
+/// let parts: Vec<MicroBatch> = BatchTree::new(5, 2)
+///     .parts(0, 1)
+///     .map(|part| {
+///         let own = part.images();
+///         MicroBatch {
+///             images: Images::Prepared(&images[3072 * own.start..3072 * own.end]),
+///             labels: &labels[own],
+///             part,
+///             mean_weight,
+///             measure: false,
+///         }
 ///     })
 ///     .collect();
-/// assert_eq!(parts.iter().map(|part| part.share).collect::<Vec<_>>(), [0.4, 0.4, 0.2]);
-/// assert_eq!(parts.iter().map(|part| part.last).collect::<Vec<_>>(), [false, false, true]);
+/// assert_eq!(parts.iter().map(|part| part.labels.len()).collect::<Vec<_>>(), [2, 2, 1]);
+/// assert_eq!(parts.iter().map(|part| part.part.is_last()).collect::<Vec<_>>(), [false, false, true]);
 /// # Ok::<(), crescendo_network::EngineError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct MicroBatch<'a> {
-    /// The images.
+    /// The images of the part.
     pub images: Images<'a>,
     /// The class of each image.
     pub labels: &'a [u16],
-    /// The number of its images over that of the whole batch, in all processes.
-    pub share: f64,
+    /// Which part of the batch it is.
+    pub part: BatchPart,
     /// [`Loss::mean_weight`] of the labels of the whole batch, in all processes: the loss is divided by the
     /// weights of the whole batch, however it is divided into micro-batches.
     pub mean_weight: f64,
-    /// Whether it is the last of its batch, so that gradients are final as soon as they are computed.
-    pub last: bool,
-    /// Which squared gradient norms are measured: see [`GradientNorms`].
-    pub measure: Measure,
+    /// Whether squared gradient norms are measured: see [`GradientNorms`]. It is the same for all parts of a batch, in all
+    /// processes.
+    pub measure: bool,
 }
 
 impl<'a> MicroBatch<'a> {
     /// A whole batch of prepared images, for a loss without class weights.
+    ///
+    /// # Panics
+    /// If there are no labels.
     pub fn whole(images: &'a [f32], labels: &'a [u16]) -> Self {
-        let images = Images::Prepared(images);
-        let (share, mean_weight, measure) = (1.0, 1.0, Measure::Nothing);
-        MicroBatch { images, labels, share, mean_weight, last: true, measure }
+        let (images, part) = (Images::Prepared(images), BatchPart::whole(labels.len()));
+        MicroBatch { images, labels, part, mean_weight: 1.0, measure: false }
     }
 }
 
@@ -354,34 +357,19 @@ pub struct DeviceData<'a> {
     pub shape: Shape,
 }
 
-/// Which gradient norms of a micro-batch are measured.
-///
-/// See the example of [`Engine`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Measure {
-    /// None.
-    #[default]
-    Nothing,
-    /// That of the micro-batch.
-    MicroBatch,
-    /// Those of its two halves. Both are normalised with the statistics of the whole micro-batch, and
-    /// backward is computed for one half after the other. It needs two images.
-    Halves,
-}
-
-/// Loss and counts of a batch, before its update changed the parameters.
+/// Loss and counts of a batch in all processes, before its update changed the parameters.
 ///
 /// See the example of [`Engine`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct UpdateResult {
-    /// This process's part of the batch's loss: the sum over processes is the mean loss of the batch.
+    /// The mean loss of the batch.
     pub loss: f64,
     /// Images whose largest logit was their label's.
     pub correct: usize,
-    /// Images of the batch (in this process).
+    /// Images of the batch.
     pub images: usize,
-    /// What was measured, if anything.
+    /// What was measured, if anything; nothing of a batch that has no images in one of its halves.
     pub norms: Option<GradientNorms>,
 }
 
@@ -395,10 +383,9 @@ pub struct UpdateResult {
 /// /// The gradient noise scale (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1): the trace of the gradient's
 /// /// covariance over the squared norm of its mean, from two batch sizes.
 /// fn noise_scale(norms: &GradientNorms) -> f64 {
-///     let images: usize = norms.parts.iter().map(|part| part.0).sum();
-///     let squares: f64 = norms.parts.iter().map(|part| part.1).sum();
-///     let (big, small) = (images as f64, images as f64 / norms.parts.len() as f64);
-///     let small_square = squares / norms.parts.len() as f64;
+///     let [(first, first_square), (second, second_square)] = norms.halves;
+///     let (big, small) = ((first + second) as f64, (first + second) as f64 / 2.0);
+///     let small_square = (first_square + second_square) / 2.0;
 ///     let mean = (big * norms.whole - small * small_square) / (big - small);
 ///     let trace = (small_square - norms.whole) / (1.0 / small - 1.0 / big);
 ///     trace / mean
@@ -406,16 +393,18 @@ pub struct UpdateResult {
 /// // A mean gradient with the squared norm 2 and a covariance with the trace 600.
 /// let square = |images: usize| 2.0 + 600.0 / images as f64;
 /// let mut norms = GradientNorms::default();
-/// norms.parts = vec![(50, square(50)), (50, square(50))];
+/// norms.halves = [(50, square(50)); 2];
 /// norms.whole = square(100);
 /// assert!((noise_scale(&norms) - 300.0).abs() < 1e-9);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct GradientNorms {
-    /// For each micro-batch or half in this process: its images, and the squared norm of the gradient of its
-    /// mean loss.
-    pub parts: Vec<(usize, f64)>,
+    /// For each half of the batch ([`BatchPart::halves`]) its images, and the squared norm of its gradient, as of the mean
+    /// over its images. What an image adds to the gradient is its part of the sums over the batch, or, on devices that
+    /// compute backward for one half after the other, what comes from its loss: BatchNorm, which couples the images of a
+    /// micro-batch, makes the two differ a little.
+    pub halves: [(usize, f64); 2],
     /// The squared norm of the gradient of the whole batch, in all processes.
     pub whole: f64,
 }

@@ -33,6 +33,7 @@ mod graph;
 mod init;
 mod rules;
 mod tensor;
+mod tree;
 mod whitening;
 mod written;
 
@@ -46,7 +47,7 @@ pub use device::{
     IsaKind, PrecisionKind, RequiredMemory,
 };
 pub use engine::{
-    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, Measure,
+    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss,
     MicroBatch, Peaks, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult,
     UpdateWork, Work,
 };
@@ -54,3 +55,4 @@ pub use error::{EngineError, Error};
 pub use graph::{Graph, GraphNode, Parameter, Role, StateKind, StateTensor, Statistics};
 pub use rules::{Muon, Rule, Sgd};
 pub use tensor::{Tensor, TensorData, check_tensors};
+pub use tree::{BatchPart, BatchTree};

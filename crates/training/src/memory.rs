@@ -1,7 +1,7 @@
 //! How much memory a run takes, and how batches are divided into micro-batches that fit.
 
 use crescendo_data::DataSet;
-use crescendo_network::{Device, DeviceMemory, Graph, RequiredMemory};
+use crescendo_network::{BatchTree, Device, DeviceMemory, Graph, RequiredMemory};
 
 use crate::recipe::WeightAverage;
 use crate::{Error, Recipe};
@@ -34,7 +34,9 @@ pub fn required_memory(
             4 * (graph.parameter_count() + 2 * graph.statistic_count())
         }
     };
-    let RequiredMemory { configured, minimum } = device.required_memory(graph, micro_batch)?;
+    let tree = BatchTree::new(batch_size, micro_batch);
+    let (images, sums) = (tree.most_images(1), tree.sums(1));
+    let RequiredMemory { configured, minimum } = device.required_memory(graph, images, sums)?;
     let rest = (batches + average) as u64;
     Ok(RequiredMemory { configured: configured + rest, minimum: minimum + rest })
 }

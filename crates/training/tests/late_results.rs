@@ -64,8 +64,13 @@ impl Device for LateDevice {
     fn memory(&self) -> DeviceMemory {
         self.cpu.memory()
     }
-    fn required_memory(&self, graph: &Graph, images: usize) -> Result<RequiredMemory, EngineError> {
-        self.cpu.required_memory(graph, images)
+    fn required_memory(
+        &self,
+        graph: &Graph,
+        images: usize,
+        sums: usize,
+    ) -> Result<RequiredMemory, EngineError> {
+        self.cpu.required_memory(graph, images, sums)
     }
     fn describe_steps(&self, graph: &Graph) -> Result<String, EngineError> {
         self.cpu.describe_steps(graph)

@@ -91,7 +91,7 @@ proptest! {
         let graph = graph(&recipe).unwrap();
         let device = CpuDevices.open(&recipe.engine).unwrap();
         // As a run is checked before it begins.
-        if let Err(error) = device.required_memory(&graph, 3) {
+        if let Err(error) = device.required_memory(&graph, 3, 1) {
             prop_assert!(!error.to_string().is_empty());
             return Ok(());
         }

@@ -109,7 +109,7 @@ fn measure(
         optimizer: median(&mut optimizers) / GROUP as f64,
         work,
         memory: free.zip(left).map(|(free, left)| free.saturating_sub(left)),
-        planned_memory: device.required_memory(graph, args.batch)?.configured,
+        planned_memory: device.required_memory(graph, args.batch, 1)?.configured,
     })
 }
 

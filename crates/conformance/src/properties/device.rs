@@ -24,7 +24,7 @@ pub(crate) fn required_memory_grows_with_the_micro_batch(suite: &Suite) {
     for graph in [graph(&paper, 32), graph(&airbench(), 32), branching()] {
         let mut last = 0;
         for micro_batch in [1, 100, 1000, 10_000] {
-            let required = suite.device.required_memory(&graph, micro_batch).unwrap();
+            let required = suite.device.required_memory(&graph, micro_batch, 1).unwrap();
             assert!(required.minimum <= required.configured, "{required:?}");
             // Parameters, gradients and momentum buffers, and a number for each pixel.
             let state = 12 * graph.parameter_count() as u64;
@@ -35,11 +35,13 @@ pub(crate) fn required_memory_grows_with_the_micro_batch(suite: &Suite) {
                 assert!(required.minimum > last, "{required:?}");
             }
             last = required.minimum;
+            let several = suite.device.required_memory(&graph, micro_batch, 8).unwrap();
+            assert!(several.minimum >= required.minimum, "{several:?}");
         }
     }
     // Smaller images take less.
     let bytes =
-        |side: usize| suite.device.required_memory(&graph(&paper, side), 1000).unwrap().minimum;
+        |side: usize| suite.device.required_memory(&graph(&paper, side), 1000, 1).unwrap().minimum;
     assert!(bytes(16) < bytes(32));
 }
 

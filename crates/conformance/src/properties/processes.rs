@@ -5,13 +5,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crescendo_network::{
-    ActivationKind, Communicator, EngineError, Graph, Images, Loss, Measure, MicroBatch, Rule,
-    Section, UpdateResult,
+    ActivationKind, BatchTree, Communicator, EngineError, Graph, Loss, MicroBatch, Rule, Section,
+    UpdateResult,
 };
 
 use crate::Suite;
 use crate::setup::{class_weights, labels, pixels, reduced, residual, rules, sgd};
-use crate::suite::{close, each_close, flat, update};
+use crate::suite::{close, each_close, flat, own_part, update};
 
 /// Where threads meet.
 #[derive(Default)]
@@ -23,123 +23,163 @@ struct Meeting {
 #[derive(Default)]
 struct Round {
     number: usize,
-    arrived: usize,
-    sums: Vec<f64>,
+    /// What processes have brought, by rank.
+    given: Vec<Option<Vec<f64>>>,
     result: Vec<f64>,
 }
 
-/// One of two processes.
-struct Member(Arc<Meeting>);
+/// One of several processes.
+struct Member {
+    meeting: Arc<Meeting>,
+    rank: usize,
+    ranks: usize,
+}
 
-impl Communicator for Member {
-    fn sum(&mut self, values: &mut [f64]) -> Result<(), EngineError> {
+/// The sum of what processes brought, in the order of the tree; in `f32` for gradients.
+fn tree_sum(given: &[Vec<f64>], narrow: bool) -> Vec<f64> {
+    if let [one] = given {
+        return one.clone();
+    }
+    let (first, second) = given.split_at(given.len() / 2);
+    let (first, second) = (tree_sum(first, narrow), tree_sum(second, narrow));
+    let add = |(a, b): (f64, f64)| if narrow { f64::from(a as f32 + b as f32) } else { a + b };
+    first.into_iter().zip(second).map(add).collect()
+}
+
+impl Member {
+    fn meet(&mut self, values: Vec<f64>, narrow: bool) -> Result<Vec<f64>, EngineError> {
         let lost = |what: &str| EngineError::Communication(what.into());
-        let Meeting { round, ended } = &*self.0;
-        let mut round = round.lock().map_err(|_| lost("the other process panicked"))?;
-        if round.arrived == 0 {
-            round.sums = vec![0.0; values.len()];
-        }
-        if round.sums.len() != values.len() {
+        let Meeting { round, ended } = &*self.meeting;
+        let mut round = round.lock().map_err(|_| lost("another process panicked"))?;
+        round.given.resize(self.ranks, None);
+        let mut others = round.given.iter().flatten();
+        if others.any(|other| other.len() != values.len()) {
             return Err(lost("the processes sum up different things"));
         }
-        round.sums.iter_mut().zip(&*values).for_each(|(sum, x)| *sum += x);
-        round.arrived += 1;
-        if round.arrived == 2 {
-            round.result = std::mem::take(&mut round.sums);
-            round.arrived = 0;
+        round.given[self.rank] = Some(values);
+        if round.given.iter().all(Option::is_some) {
+            let given: Vec<Vec<f64>> = round.given.drain(..).flatten().collect();
+            round.result = tree_sum(&given, narrow);
             round.number += 1;
             ended.notify_all();
         } else {
             let number = round.number;
             let limit = Duration::from_secs(30);
             let waited = ended.wait_timeout_while(round, limit, |round| round.number == number);
-            let (ended, timeout) = waited.map_err(|_| lost("the other process panicked"))?;
+            let (ended, timeout) = waited.map_err(|_| lost("another process panicked"))?;
             if timeout.timed_out() {
-                return Err(lost("the other process does not come"));
+                return Err(lost("another process does not come"));
             }
             round = ended;
         }
-        values.copy_from_slice(&round.result);
+        Ok(round.result.clone())
+    }
+}
+
+impl Communicator for Member {
+    fn sum(&mut self, values: &mut [f64]) -> Result<(), EngineError> {
+        let sums = self.meet(values.to_vec(), false)?;
+        values.copy_from_slice(&sums);
         Ok(())
     }
 
     fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError> {
-        let mut wide: Vec<f64> = gradients.iter().map(|&x| x.into()).collect();
-        self.sum(&mut wide)?;
-        gradients.iter_mut().zip(wide).for_each(|(gradient, sum)| *gradient = sum as f32);
+        let sums = self.meet(gradients.iter().map(|&x| x.into()).collect(), true)?;
+        gradients.iter_mut().zip(sums).for_each(|(gradient, sum)| *gradient = sum as f32);
         Ok(())
     }
 }
 
-/// What a process holds after two updates.
+/// What a process holds after two updates, of which the second is measured.
+#[derive(Debug, PartialEq)]
 struct Outcome {
     results: Vec<UpdateResult>,
     model: Vec<f32>,
     momentum: Vec<f32>,
 }
 
-fn check_two(suite: &Suite, loss: &Loss) {
+/// Batches of so many images, on several numbers of processes.
+fn check(suite: &Suite, loss: &Loss, count: usize, micro_batch: usize, numbers: &[usize]) {
     let graph = reduced(&residual(ActivationKind::Elu, 5));
-    let (images, labels, image) = (pixels(&graph, 6, 1), labels(6), graph.input.len());
-    let run = |part: Range<usize>, communicator: Option<Member>| -> Outcome {
+    let (images, labels) = (pixels(&graph, count, 1), labels(count));
+    let run = |rank: usize, ranks: usize, communicator: Option<Member>| -> Outcome {
         let mut engine = suite.engine(&graph);
         engine.set_loss(loss).unwrap();
         if let Some(communicator) = communicator {
             engine.set_communicator(Box::new(communicator));
         }
-        let own = &labels[part.clone()];
-        let batch = MicroBatch {
-            share: own.len() as f64 / labels.len() as f64,
-            mean_weight: loss.mean_weight(&labels),
-            measure: Measure::MicroBatch,
-            ..MicroBatch::whole(&images[part.start * image..part.end * image], own)
-        };
         let mut results = Vec::new();
-        for _ in 0..2 {
-            engine.accumulate(&batch).unwrap();
+        for measure in [false, true] {
+            for part in BatchTree::new(count, micro_batch).parts(rank, ranks) {
+                let own = own_part(&graph, &images, &labels, loss, part);
+                engine.accumulate(&MicroBatch { measure, ..own }).unwrap();
+            }
             results.push(update(&mut *engine, &rules(&graph, sgd())));
         }
         let model = flat(&mut *engine, Section::Model);
         Outcome { results, model, momentum: flat(&mut *engine, Section::Momentum) }
     };
-    let one = run(0..6, None);
-    let meeting = Arc::new(Meeting::default());
-    let [a, b] = std::thread::scope(|scope| {
-        let threads = [0..4, 4..6].map(|part| {
-            let (run, member) = (&run, Member(meeting.clone()));
-            scope.spawn(move || run(part, Some(member)))
+    let one = run(0, 1, None);
+    for &ranks in numbers {
+        let meeting = Arc::new(Meeting::default());
+        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..ranks)
+                .map(|rank| {
+                    let (run, member) = (&run, Member { meeting: meeting.clone(), rank, ranks });
+                    scope.spawn(move || run(rank, ranks, Some(member)))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        threads.map(|thread| thread.join().unwrap())
-    });
-    assert!(a.model == b.model && a.momentum == b.momentum, "all processes hold the same");
-    for ((one, a), b) in one.results.iter().zip(&a.results).zip(&b.results) {
-        suite.check_loss(a.loss + b.loss, one.loss);
-        assert_eq!((a.images, b.images), (4, 2));
-        if suite.tolerances.loss < 1e-5 {
-            assert_eq!(a.correct + b.correct, one.correct);
+        let first = &outcomes[0];
+        assert!(outcomes.iter().all(|other| other == first), "all processes hold the same");
+        if suite.tolerances.sums_follow_the_tree && ranks.is_power_of_two() {
+            assert!(*first == one, "{ranks} processes: {first:?} is not {one:?}");
         }
-        // The whole batch is that of all processes.
-        let [a, b, one] = [a, b, one].map(|result| result.norms.as_ref().unwrap().whole);
-        assert_eq!(a, b);
-        assert!((a / one - 1.0).abs() < 3.0 * suite.tolerances.relative, "{a} is not {one}");
-    }
-    for (what, two, one) in
-        [("the model", &a.model, &one.model), ("the momentum", &a.momentum, &one.momentum)]
-    {
-        let wide: Vec<f64> = one.iter().map(|&x| x.into()).collect();
-        close(what, two, &wide, suite.tolerances.updates, suite.tolerances.absolute);
-        each_close(two, one, 10.0 * suite.tolerances.reordered);
+        for (many, one) in first.results.iter().zip(&one.results) {
+            suite.check_loss(many.loss, one.loss);
+            assert_eq!((many.images, one.images), (count, count));
+            if suite.tolerances.loss < 1e-5 {
+                assert_eq!(many.correct, one.correct);
+            }
+            let Some(expected) = &one.norms else { continue };
+            let norms = many.norms.as_ref().expect("they were measured");
+            let pairs = norms.halves.iter().zip(&expected.halves);
+            let near = |a: f64, b: f64| {
+                assert!((a / b - 1.0).abs() < 3.0 * suite.tolerances.relative, "{a} is not {b}");
+            };
+            for (half, expected) in pairs {
+                assert_eq!(half.0, expected.0);
+                near(half.1, expected.1);
+            }
+            near(norms.whole, expected.whole);
+        }
+        for (what, many, one) in
+            [("the model", &first.model, &one.model), ("the momentum", &first.momentum, &one.momentum)]
+        {
+            let wide: Vec<f64> = one.iter().map(|&x| x.into()).collect();
+            close(what, many, &wide, suite.tolerances.updates, suite.tolerances.absolute);
+            each_close(many, one, 10.0 * suite.tolerances.reordered);
+        }
     }
 }
 
-pub(crate) fn two_processes_compute_what_one_does(suite: &Suite) {
-    check_two(suite, &Loss::default());
+pub(crate) fn processes_compute_what_one_does(suite: &Suite) {
+    check(suite, &Loss::default(), 19, 19, &[1, 2, 3, 4, 8]);
 }
 
-pub(crate) fn two_processes_with_class_weights_compute_what_one_does(suite: &Suite) {
+pub(crate) fn processes_without_images_take_part(suite: &Suite) {
+    check(suite, &Loss::default(), 3, 3, &[2, 8, 16]);
+}
+
+pub(crate) fn processes_compute_micro_batches_as_one_does(suite: &Suite) {
+    check(suite, &Loss::default(), 19, 8, &[2, 3, 8]);
+}
+
+pub(crate) fn processes_with_class_weights_compute_what_one_does(suite: &Suite) {
     let graph = reduced(&residual(ActivationKind::Elu, 5));
     let weights = Some(class_weights(&graph));
-    check_two(suite, &Loss { label_smoothing: 0.1, class_weights: weights });
+    check(suite, &Loss { label_smoothing: 0.1, class_weights: weights }, 9, 9, &[2]);
 }
 
 /// What a communicator was told.
@@ -171,8 +211,14 @@ impl Communicator for Recorder {
     }
 }
 
-/// An update in two micro-batches, the second measured so, and what the communicator is told.
-fn check_final(suite: &Suite, graph: &Graph, trained: impl Fn(usize) -> bool, measure: Measure) {
+/// An update in so many micro-batches, measured or not, and what the communicator is told.
+fn check_final(
+    suite: &Suite,
+    graph: &Graph,
+    trained: impl Fn(usize) -> bool,
+    micro_batches: usize,
+    measure: bool,
+) {
     let log = Arc::new(Mutex::new(Log::default()));
     let mut engine = suite.engine(graph);
     let requires_grad: Vec<bool> = graph
@@ -183,30 +229,28 @@ fn check_final(suite: &Suite, graph: &Graph, trained: impl Fn(usize) -> bool, me
         .collect();
     engine.set_requires_grad(&requires_grad);
     engine.set_communicator(Box::new(Recorder(log.clone())));
-    let (images, labels) = (pixels(graph, 4, 1), labels(4));
+    let (images, labels) = (pixels(graph, 8, 1), labels(8));
     // Twice, so that nothing of one update is left for the next.
-    for number in 1..=2 {
-        for last in [false, true] {
-            let batch = MicroBatch {
-                images: Images::Prepared(&images),
-                labels: &labels,
-                share: 0.5,
-                mean_weight: 1.0,
-                last,
-                measure: if last { measure } else { Measure::Nothing },
-            };
-            engine.accumulate(&batch).unwrap();
+    for _ in 0..2 {
+        for part in BatchTree::new(8, 8 / micro_batches).parts(0, 1) {
+            let own = own_part(graph, &images, &labels, &Loss::default(), part);
+            engine.accumulate(&MicroBatch { measure, ..own }).unwrap();
             let told = log.lock().unwrap();
-            assert!(last || told.ranges.is_empty(), "gradients are not final yet");
-            assert_eq!(told.sums.len(), number - 1, "an update sums up, once");
+            assert!(part.is_last() || told.ranges.is_empty(), "gradients are not final yet");
+            assert!(told.sums.is_empty(), "an update sums up");
         }
         let exported = flat(&mut *engine, Section::Gradients);
         update(&mut *engine, &rules(graph, Rule::Frozen));
         let mut told = log.lock().unwrap();
-        assert_eq!(told.sums.len(), number);
-        let sum = &told.sums[number - 1].clone();
+        let (sums, mut ranges) = (std::mem::take(&mut told.sums), std::mem::take(&mut told.ranges));
+        if measure {
+            let [first, second] = &sums[..] else { panic!("{} sums of halves", sums.len()) };
+            let sum: Vec<f32> = first.iter().zip(second).map(|(a, b)| a + b).collect();
+            assert!(exported == sum && ranges.is_empty(), "halves are summed apart, at the end");
+            continue;
+        }
+        let [sum] = &sums[..] else { panic!("{} sums of gradients", sums.len()) };
         assert_eq!(exported, *sum);
-        let mut ranges = std::mem::take(&mut told.ranges);
         ranges.sort_by_key(|(range, _)| range.start);
         let mut end = 0;
         for (range, gradients) in ranges {
@@ -225,23 +269,24 @@ fn networks() -> [Graph; 2] {
 
 pub(crate) fn final_gradients_cover_all_parameters_once(suite: &Suite) {
     for graph in networks() {
-        check_final(suite, &graph, |_| true, Measure::Nothing);
-        check_final(suite, &graph, |_| true, Measure::MicroBatch);
+        check_final(suite, &graph, |_| true, 1, false);
+        check_final(suite, &graph, |_| true, 2, false);
     }
 }
 
 pub(crate) fn final_gradients_cover_frozen_parameters(suite: &Suite) {
     for graph in networks() {
         let half = graph.parameters.len() / 2;
-        check_final(suite, &graph, |i| i >= half, Measure::Nothing);
-        check_final(suite, &graph, |i| i % 3 == 0, Measure::Nothing);
-        check_final(suite, &graph, |_| false, Measure::Nothing);
+        check_final(suite, &graph, |i| i >= half, 1, false);
+        check_final(suite, &graph, |i| i % 3 == 0, 2, false);
+        check_final(suite, &graph, |_| false, 1, false);
     }
 }
 
-pub(crate) fn final_gradients_of_measured_halves_are_those_of_the_batch(suite: &Suite) {
+pub(crate) fn gradients_of_measured_halves_are_summed_apart(suite: &Suite) {
     for graph in networks() {
-        check_final(suite, &graph, |_| true, Measure::Halves);
+        check_final(suite, &graph, |_| true, 1, true);
+        check_final(suite, &graph, |_| true, 2, true);
     }
 }
 
@@ -288,6 +333,8 @@ pub(crate) fn errors_of_the_communicator_reach_the_caller(suite: &Suite) {
         ("sum", 0),
         ("sum", norms),
         ("sum", 2 * norms - 1),
+        // Loss and counts.
+        ("sum", 2 * norms),
         ("gradients_final", 0),
         ("gradients_final", 2),
         ("sum_gradients", 0),

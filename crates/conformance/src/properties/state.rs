@@ -1,7 +1,7 @@
 //! The state of an engine: tensors in and out, and what may not depend on anything else.
 
 use crescendo_network::{
-    ActivationKind, Engine, Graph, Loss, Measure, MicroBatch, Muon, Role, Rule, Section, Snapshot,
+    ActivationKind, Engine, Graph, Loss, MicroBatch, Muon, Role, Rule, Section, Snapshot,
     State, Tensor, TensorData,
 };
 
@@ -288,7 +288,7 @@ pub(crate) fn batches_before_leave_nothing_behind(suite: &Suite) {
             if before {
                 let (images, labels) = (pixels(&graph, 9, 5), labels(9));
                 let whole = MicroBatch::whole(&images, &labels);
-                let measured = MicroBatch { measure: Measure::Halves, ..whole };
+                let measured = MicroBatch { measure: true, ..whole };
                 engine.accumulate(&measured).unwrap();
                 update(&mut *engine, &mixed(&graph));
                 engine.logits(&images).unwrap();

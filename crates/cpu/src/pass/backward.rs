@@ -1,11 +1,11 @@
 //! The loss and the backward pass.
 
-use std::ops::Range;
 use std::time::Instant;
 
+use crescendo_kernels::leaves::MOST_GROUPS;
 use crescendo_kernels::loss::ClassWeights;
 use crescendo_kernels::{
-    activation, convolution, elementwise, linear, loss, max_pool, norm, pooling,
+    LeafSum, activation, convolution, elementwise, linear, loss, max_pool, norm, pooling,
 };
 use crescendo_network::{EngineError, Loss};
 use crescendo_plan::{Delivery, FusedStep, RequiredGradients, StepKind};
@@ -15,32 +15,31 @@ use crate::algorithm::Layer;
 use crate::buffers::ReadArena;
 use crate::convert::function;
 
-/// How the loss of a micro-batch enters that of its batch: see [`MicroBatch`](crescendo_network::MicroBatch).
-#[derive(Clone, Copy)]
-pub(crate) struct LossScale {
-    pub share: f64,
-    pub mean_weight: f64,
-}
-
-/// The loss of a micro-batch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct BatchLoss {
-    /// The mean over its images.
-    pub loss: f64,
+/// The losses of a part of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Losses {
+    /// The sum over the images of each group.
+    pub groups: [f64; MOST_GROUPS],
     /// Images whose largest logit was their label's.
     pub correct: usize,
 }
 
+/// What becomes of gradients when backward has computed them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// More will be added to them.
+    Nothing,
+    /// They are final: those that are kept apart are added, and the communicator is told.
+    Batch,
+    /// They are those of the batch's halves: those that are kept apart are added in each half.
+    Halves,
+}
+
 impl Pass<'_> {
-    /// Computes the loss, and the gradient of `share` times the loss with respect to the logits, of the
-    /// images in `part` alone.
-    pub fn loss(
-        &mut self,
-        labels: &[u16],
-        loss: &Loss,
-        scale: LossScale,
-        part: Range<usize>,
-    ) -> BatchLoss {
+    /// Computes the losses of the images of a batch of so many, and the gradient of the batch's loss with respect to the
+    /// logits.
+    pub fn loss(&mut self, labels: &[u16], loss: &Loss, batch: usize, mean_weight: f64) -> Losses {
+        let list = self.grouping.leaves.list();
         let Operands { view, arena, .. } = self.operands(0);
         let written = view.gradient_range(view.plan.gradients.logits());
         let (arena, [out, _]) = ReadArena::split(arena, [Some(written), None]);
@@ -48,19 +47,27 @@ impl Pass<'_> {
         let logits = view.vector(&arena, view.plan.fused.logits());
         let classes = view.plan.graph.classes();
         let Loss { label_smoothing, class_weights } = loss;
-        let LossScale { share, mean_weight } = scale;
         let weights = class_weights.as_deref();
         let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
-        let mean = loss::cross_entropy(logits, labels, *label_smoothing, share, weights, out);
-        let correct = loss::count_correct(logits, labels);
-        out[..part.start * classes].fill(0.0);
-        out[part.end * classes..].fill(0.0);
-        BatchLoss { loss: mean, correct }
+        let mut losses = Losses { correct: loss::count_correct(logits, labels), ..Losses::default() };
+        let mut sum = LeafSum::default();
+        for (index, leaf) in list.iter().enumerate() {
+            let images = leaf.images();
+            let of = images.start * classes..images.end * classes;
+            let (logits, out) = (&logits[of.clone()], &mut out[of]);
+            let labels = &labels[images];
+            let of_leaf = loss::cross_entropy(logits, labels, *label_smoothing, batch, weights, out);
+            sum.add(of_leaf, leaf.joins());
+            if list.get(index + 1).is_none_or(|next| next.group() != leaf.group()) {
+                losses.groups[leaf.group()] = sum.total();
+            }
+        }
+        losses
     }
 
-    /// Adds the gradients of what [`loss`](Self::loss) began. `last` says whether they are final afterwards.
-    pub fn backward(&mut self, last: bool) -> Result<(), EngineError> {
-        self.state.reported.fill(!last);
+    /// Adds the gradients of what [`loss`](Self::loss) began.
+    pub fn backward(&mut self, finish: Finish) -> Result<(), EngineError> {
+        self.state.reported.fill(finish == Finish::Nothing);
         for (index, step) in self.plan.fused.steps.iter().enumerate().rev() {
             let required = self.state.required[index];
             if !required.any() {
@@ -70,37 +77,45 @@ impl Pass<'_> {
             let begin = Instant::now();
             match step.kind {
                 StepKind::Linear | StepKind::Activation(_) => {
-                    self.vector_backward(index, step, required);
+                    if self.count > 0 {
+                        self.vector_backward(index, step, required);
+                    }
                 }
-                _ => self.maps_backward(index, step, required)?,
+                _ => self.maps_backward(index, step, required, finish)?,
             }
             if !matches!(step.kind, StepKind::Write) {
-                self.report_final(step.node)?;
+                self.finish(step.node, finish)?;
             }
             self.count_seconds(index, true, begin.elapsed().as_secs_f64());
         }
-        self.tuning.end_pass();
+        if self.count > 0 {
+            self.tuning.end_pass();
+        }
         // Those of frozen parameters, for which there is no backward.
-        (0..self.plan.graph.nodes.len()).try_for_each(|node| self.report_final(node))
+        (0..self.plan.graph.nodes.len()).try_for_each(|node| self.finish(node, finish))
     }
 
-    /// Tells the communicator that the gradients of an operation's parameters are final.
-    fn report_final(&mut self, node: usize) -> Result<(), EngineError> {
+    /// Finishes the gradients of an operation's parameters, if they are not yet.
+    fn finish(&mut self, node: usize, finish: Finish) -> Result<(), EngineError> {
         let graph = &self.plan.graph;
         let Some(weight) = graph.nodes[node].weight else { return Ok(()) };
         if std::mem::replace(&mut self.state.reported[weight], true) {
             return Ok(());
         }
+        let (range, gradients) = (graph.parameter_range(node), &mut self.state.gradients);
+        let halves = finish == Finish::Halves;
+        gradients.add_groups(self.processor, range.clone(), &self.grouping, halves);
         match &mut self.mode {
-            Mode::Training { communicator, .. } => {
-                let gradients = self.state.gradients.as_slice();
-                communicator.gradients_final(graph.parameter_range(node), gradients)
+            Mode::Training { communicator, .. } if !halves => {
+                communicator.gradients_final(range, gradients.of_batch())
             }
-            Mode::Inference(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
     fn vector_backward(&mut self, index: usize, step: &FusedStep, required: RequiredGradients) {
+        let leaves = self.grouping.leaves;
+        let groups = leaves.groups();
         let Operands { view, processor, model, gradients, arena, workspace, .. } =
             self.operands(index);
         let own = &view.plan.gradients.steps[index];
@@ -114,10 +129,12 @@ impl Pass<'_> {
                 let graph = &view.plan.graph;
                 let (weight, _) = model.parameters(graph, step.node);
                 let range = graph.parameter_range(step.node);
-                let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
-                let dweight = required.weight.then_some(dweight);
-                let dbias = required.bias.then_some(dbias);
-                linear::backward(processor, workspace, &layer, x, weight, dy, dweight, dbias, dx);
+                let [mut dweight, mut dbias] = gradients.split(range, weight.len());
+                let dweight = required.weight.then_some(&mut dweight[..groups]);
+                let dbias = required.bias.then_some(&mut dbias[..groups]);
+                linear::backward(
+                    processor, workspace, &layer, x, weight, dy, &leaves, dweight, dbias, dx,
+                );
             }
             (StepKind::Activation(f), _, Some(dx)) => {
                 elementwise::copy(&processor.pool, dy, dx);
@@ -132,18 +149,21 @@ impl Pass<'_> {
         index: usize,
         step: &FusedStep,
         required: RequiredGradients,
+        finish: Finish,
     ) -> Result<(), EngineError> {
         let plan = self.plan;
         let delivery = plan.gradients.steps[index].delivery.as_ref();
         let delivery = delivery.filter(|_| required.input);
-        self.maps_gradients(index, step, required, delivery);
+        if self.count > 0 {
+            self.maps_gradients(index, step, required, delivery);
+        }
         let Some(delivery) = delivery.filter(|delivery| delivery.last) else { return Ok(()) };
         let input = plan.gradients.gradients[delivery.gradient].input;
         for (which, term) in input.terms().enumerate() {
             if let Some(norm) = term.norm {
                 let maps = self.operands(index).view.maps(term.tensor);
                 self.finish_norm_backward(which, norm, maps)?;
-                self.report_final(self.state.norms[norm].node)?;
+                self.finish(self.state.norms[norm].node, finish)?;
             }
         }
         Ok(())
@@ -156,6 +176,8 @@ impl Pass<'_> {
         required: RequiredGradients,
         delivery: Option<&Delivery>,
     ) {
+        let leaves = self.grouping.leaves;
+        let groups = leaves.groups();
         let Operands { view, processor, model, gradients, arena, sums, workspace, .. } =
             self.operands(index);
         let written = delivery.map(|delivery| view.gradient_range(delivery.gradient));
@@ -170,7 +192,7 @@ impl Pass<'_> {
                 let graph = &view.plan.graph;
                 let (weight, _) = model.parameters(graph, step.node);
                 let range = graph.parameter_range(step.node);
-                let (dweight, dbias) = gradients.as_mut_slice()[range].split_at_mut(weight.len());
+                let [mut dweight, mut dbias] = gradients.split(range, weight.len());
                 let gradient = gradient();
                 convolution::backward(
                     processor,
@@ -180,11 +202,12 @@ impl Pass<'_> {
                     &input(),
                     weight,
                     &gradient,
-                    required.weight.then_some(dweight),
+                    &leaves,
+                    required.weight.then_some(&mut dweight[..groups]),
                     epilogue.as_ref(),
                 );
                 if required.bias {
-                    norm::bias_gradient(processor, &gradient, dbias);
+                    norm::bias_gradient(processor, &gradient, &leaves, &mut dbias[..groups]);
                 }
             }
             (_, _, None) => {}

@@ -17,6 +17,9 @@ use crate::convert::function;
 impl Pass<'_> {
     /// Computes every step.
     pub fn forward(&mut self) -> Result<(), EngineError> {
+        if self.count == 0 {
+            return self.forward_without_images();
+        }
         if self.trains() {
             self.tuning.begin_pass(self.count);
         }
@@ -33,6 +36,17 @@ impl Pass<'_> {
         }
         if let Mode::Inference(folded) = &mut self.mode {
             folded.version = Some(self.state.version);
+        }
+        Ok(())
+    }
+
+    /// Takes part in the sums over all processes.
+    fn forward_without_images(&mut self) -> Result<(), EngineError> {
+        for step in &self.plan.fused.steps {
+            if let Some(norm) = step.norm {
+                let maps = self.operands(0).view.maps(step.output);
+                self.finish_statistics(norm, maps)?;
+            }
         }
         Ok(())
     }

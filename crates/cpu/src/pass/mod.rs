@@ -6,15 +6,16 @@ mod statistics;
 mod view;
 
 use crescendo_kernels::{AlignedBuffer, ConvAlgorithm, Processor, Workspace};
-use crescendo_network::{Communicator, EngineError};
+use crescendo_network::Communicator;
 
 use crate::algorithm::Layer;
 use crate::buffers::Buffers;
+use crate::gradient_sums::{GradientSums, Grouping};
 use crate::memory_layout::MemoryLayout;
 use crate::plan::ExecutionPlan;
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
-pub(crate) use backward::{BatchLoss, LossScale};
+pub(crate) use backward::{Finish, Losses};
 use view::View;
 
 /// What a pass computes with.
@@ -30,6 +31,8 @@ pub(crate) struct Pass<'a> {
     /// `[N, C, H, W]`.
     pub images: &'a [f32],
     pub count: usize,
+    /// Which images of the batch they are.
+    pub grouping: Grouping,
     pub mode: Mode<'a>,
 }
 
@@ -38,6 +41,8 @@ pub(crate) enum Mode<'a> {
     /// The batch's own, over all processes of the communicator.
     Training {
         communicator: &'a mut dyn Communicator,
+        /// Images of the micro-batch, in all processes.
+        micro_batch: usize,
         /// The weight of the batch in the running statistics, if it is not the operation's.
         new_weight: Option<f64>,
     },
@@ -60,7 +65,7 @@ struct Operands<'p> {
     view: View<'p>,
     processor: &'p Processor,
     model: &'p Model,
-    gradients: &'p mut AlignedBuffer,
+    gradients: &'p mut GradientSums,
     arena: &'p mut [f32],
     sums: &'p mut [Vec<f64>; 2],
     workspace: &'p mut Workspace,
@@ -117,14 +122,6 @@ impl Pass<'_> {
             workspace,
             bias,
             packed,
-        }
-    }
-
-    /// The sums of `values` over all processes, in place.
-    fn sum_over_processes(mode: &mut Mode, values: &mut [f64]) -> Result<(), EngineError> {
-        match mode {
-            Mode::Training { communicator, .. } => communicator.sum(values),
-            Mode::Inference(_) => Ok(()),
         }
     }
 }

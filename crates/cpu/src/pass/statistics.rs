@@ -1,11 +1,12 @@
 //! BatchNorm between the steps: from a kernel's sums to statistics and factors, forward and backward.
 
-use crescendo_kernels::MapShape;
+use crescendo_kernels::{LeafSum, MapShape, Processor};
 use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
 use crescendo_network::{EngineError, Operation};
 
 use super::{Mode, Pass};
 use crate::buffers::sums_len;
+use crate::gradient_sums::Grouping;
 
 impl Pass<'_> {
     /// Computes a BatchNorm's factors from its running statistics.
@@ -38,6 +39,21 @@ impl Pass<'_> {
         }
     }
 
+    /// The sums over the images of a process, from those over each image: over each leaf, and over all.
+    fn sum_over_batch(
+        processor: &Processor,
+        grouping: &Grouping,
+        maps: MapShape,
+        sums: &[f64],
+        by_leaf: &mut [f64],
+        totals: &mut [f64],
+    ) {
+        let by_leaf = &mut by_leaf[..grouping.leaves.list().len() * totals.len()];
+        let sums = &sums[..sums_len(maps)];
+        norm::sum_over_images(processor, maps, &grouping.leaves, sums, by_leaf);
+        norm::sum_over_leaves(&grouping.leaves, by_leaf, totals);
+    }
+
     /// From the sums of the batch to its moments, the factors, and new running statistics.
     pub(super) fn finish_statistics(
         &mut self,
@@ -50,18 +66,14 @@ impl Pass<'_> {
             Mode::Training { new_weight: Some(weight), .. } => new_weight = weight,
             _ => self.state.batches_tracked[norm] += 1,
         }
-        // The sums of all channels, and how many numbers each is over.
-        let sums = &mut self.buffers.totals[..2 * range.len() + 1];
-        let (channels, count) = sums.split_at_mut(2 * range.len());
-        norm::sum_over_images(
-            self.processor,
-            maps,
-            &self.buffers.sums[0][..sums_len(maps)],
-            channels,
-        );
-        count[0] = (maps.images * maps.pixels()) as f64;
-        Self::sum_over_processes(&mut self.mode, sums)?;
-        let count = sums[2 * range.len()];
+        let sums = &mut self.buffers.totals[..2 * range.len()];
+        Self::sum_over_batch(self.processor, &self.grouping, maps, &self.buffers.sums[0], &mut self.buffers.by_leaf, sums);
+        let mut images = maps.images;
+        if let Mode::Training { communicator, micro_batch, .. } = &mut self.mode {
+            communicator.sum(sums)?;
+            images = *micro_batch;
+        }
+        let count = (images * maps.pixels()) as f64;
         let unbiased = count / (count - 1.0).max(1.0);
         for (channel, at) in range.enumerate() {
             let sums = &self.buffers.totals[2 * channel..];
@@ -92,31 +104,38 @@ impl Pass<'_> {
     ) -> Result<(), EngineError> {
         let (node, eps, _) = self.batch_norm(norm);
         let graph = &self.plan.graph;
+        let (grouping, by_leaf) = (&self.grouping, &mut self.buffers.by_leaf);
         let sums = &mut self.buffers.totals[..2 * maps.channels];
-        norm::sum_over_images(
-            self.processor,
-            maps,
-            &self.buffers.sums[which][..sums_len(maps)],
-            sums,
-        );
+        Self::sum_over_batch(self.processor, grouping, maps, &self.buffers.sums[which], by_leaf, sums);
         // Each process adds its own part to the gradients here; the update sums them.
         let requires_grad = &self.state.requires_grad;
         let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);
         let layer = &graph.nodes[node];
-        let (weight, bias) = (trained(layer.weight), trained(layer.bias));
-        let gradients = &mut self.state.gradients.as_mut_slice()[graph.parameter_range(node)];
-        let (dweight, dbias) = gradients.split_at_mut(maps.channels);
-        for (channel, sums) in sums.chunks_exact(2).enumerate() {
+        let wanted = [trained(layer.weight), trained(layer.bias)];
+        let mut gradients = self.state.gradients.split(graph.parameter_range(node), maps.channels);
+        let leaves = grouping.leaves.list();
+        for channel in 0..maps.channels {
             let moments = self.state.norms[norm].moments[channel];
-            let backward = NormBackward::from_sums(sums[0], sums[1], moments, eps);
-            if weight {
-                dweight[channel] += backward.dweight as f32;
-            }
-            if bias {
-                dbias[channel] += backward.dbias as f32;
+            let mut totals = [LeafSum::<f32>::default(); 2];
+            for (index, leaf) in leaves.iter().enumerate() {
+                let sums = &by_leaf[2 * (index * maps.channels + channel)..][..2];
+                let backward = NormBackward::from_sums(sums[0], sums[1], moments, eps);
+                totals[0].add(backward.dweight as f32, leaf.joins());
+                totals[1].add(backward.dbias as f32, leaf.joins());
+                if leaves.get(index + 1).is_none_or(|next| next.group() != leaf.group()) {
+                    let each = gradients.iter_mut().zip(&mut totals).zip(wanted);
+                    for ((gradients, total), wanted) in each {
+                        let total = total.total();
+                        if wanted {
+                            gradients[leaf.group()][channel] += total;
+                        }
+                    }
+                }
             }
         }
-        Self::sum_over_processes(&mut self.mode, sums)?;
+        if let Mode::Training { communicator, .. } = &mut self.mode {
+            communicator.sum(sums)?;
+        }
         let (weight, _) = self.state.model.parameters(graph, node);
         let norm = &mut self.state.norms[norm];
         for (channel, sums) in sums.chunks_exact(2).enumerate() {

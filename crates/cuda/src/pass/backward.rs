@@ -14,6 +14,9 @@ use crate::workspace::BIAS_PARTS;
 impl Pass<'_> {
     /// The loss, and the gradient of the logits.
     pub(super) fn loss(&mut self) {
+        if self.count == 0 {
+            return;
+        }
         let classes = self.shape(self.plan.fused.logits());
         let losses = self.space.losses();
         let params = LossParams {
@@ -48,6 +51,7 @@ impl Pass<'_> {
             let delivery = plan.gradients.steps[index].delivery.as_ref();
             let delivery = delivery.filter(|_| required.input);
             match plan.layers[index] {
+                _ if self.count == 0 => {}
                 Some(layer) => self.layer_backward(index, layer, required, delivery),
                 None => {
                     if let Some(delivery) = delivery {
@@ -59,7 +63,8 @@ impl Pass<'_> {
                 let input = plan.gradients.gradients[delivery.gradient].input;
                 for (which, term) in input.terms().enumerate() {
                     if let Some(norm) = term.norm {
-                        let [_, tiles] = plan.tiles(index, self.count);
+                        let tiles =
+                            if self.count == 0 { 0 } else { plan.tiles(index, self.count)[1] };
                         self.finish_norm_gradient(which, norm, tiles);
                         self.report_final(self.state.norms[norm].node);
                     }

@@ -20,6 +20,13 @@ impl Pass<'_> {
         let plan = self.plan;
         for (index, step) in plan.fused.steps.iter().enumerate() {
             self.step = Some(index);
+            if self.count == 0 {
+                // The other processes have images.
+                if let Some(norm) = step.norm {
+                    self.finish_statistics(index, norm);
+                }
+                continue;
+            }
             let mut input = step.input;
             if let Some(saved) = step.save_input
                 && !plan.layers[index].is_some_and(Layer::reads_all)
@@ -174,7 +181,7 @@ impl Pass<'_> {
 
     /// From the sums of the batch to its moments, the factors, and new running statistics.
     fn finish_statistics(&mut self, step: usize, norm: usize) {
-        let [tiles, _] = self.plan.tiles(step, self.count);
+        let tiles = if self.count == 0 { 0 } else { self.plan.tiles(step, self.count)[0] };
         let params =
             NormParams { sums: self.space.sums(0), tiles: tiles as i64, ..self.norm_params(norm) };
         let (channels, sum) = (self.state.norms[norm].channels, HostAction::SumStatistics(norm));

@@ -6,7 +6,9 @@ use crescendo_network::{Graph, Rule};
 
 use super::{SUMS_BYTES, blocks, launch};
 use crate::driver::{Address, Launch};
-use crate::params::{FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings};
+use crate::params::{
+    FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings, WeightSumParams,
+};
 use crate::state::{PART_BLOCKS, State};
 use crate::workspace::Workspace;
 
@@ -161,21 +163,41 @@ pub(crate) fn pack(state: &State) -> Launch {
     launch("pack_weights", [64, state.packed.count, 1], 0, &params)
 }
 
-/// Measures the change of the gradients since they were last measured, and adds its squared norm to the result if it is
-/// asked for.
-pub(crate) fn measure(graph: &Graph, state: &State, measured: Address, add: bool) -> Vec<Launch> {
-    let flat = FlatParams { parameters: measured, ..gradients(graph, state) };
-    let mut launches = vec![square_parts(&flat)];
-    if add {
-        launches.push(Launch { threads: 32, ..launch("add_part", [1, 1, 1], 0, &flat) });
-    }
-    launches
+/// Exchanges the gradients of the two halves of a batch.
+pub(crate) fn exchange_halves(graph: &Graph, state: &State, second: Address) -> Launch {
+    let len = graph.parameter_count();
+    let flat = FlatParams { parameters: second, ..gradients(graph, state) };
+    launch("exchange", [blocks(len), 1, 1], 0, &flat)
 }
 
-/// Measures the squared norm of all gradients.
-pub(crate) fn measure_whole(graph: &Graph, state: &State) -> Vec<Launch> {
-    let flat = gradients(graph, state);
-    vec![square_parts(&flat), Launch { threads: 32, ..launch("set_whole", [1, 1, 1], 0, &flat) }]
+/// Measures the squared norms of the gradients of both halves and of their sum, which takes the place of the first; the
+/// second become zeros.
+pub(crate) fn add_halves(graph: &Graph, state: &State, second: Address) -> Vec<Launch> {
+    let len = graph.parameter_count();
+    let whole = gradients(graph, state);
+    let half = |gradients: Address| FlatParams { gradients, ..whole };
+    let sum = |kernel, flat| Launch { threads: 32, ..launch(kernel, [1, 1, 1], 0, flat) };
+    // As the partial sums of a layer with one output are added to its gradient.
+    let add = WeightSumParams {
+        sums: second,
+        gradient: state.gradients.address,
+        splits: 1,
+        taps: 1,
+        outputs: 1,
+        inputs: len as i64,
+        padded_outputs: 1,
+        padded_inputs: len as i64,
+    };
+    vec![
+        square_parts(&whole),
+        sum("add_part", &whole),
+        square_parts(&half(second)),
+        sum("add_part", &half(second)),
+        launch("sum_weight_gradient", [blocks(len), 1, 1], 0, &add),
+        square_parts(&whole),
+        sum("set_whole", &whole),
+        clear(second, len),
+    ]
 }
 
 fn square_parts(flat: &FlatParams) -> Launch {

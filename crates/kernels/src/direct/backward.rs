@@ -10,6 +10,7 @@ use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
+use crate::leaves::{self, GroupSlices, Leaves, Parts};
 use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
@@ -30,7 +31,8 @@ pub(crate) fn backward(
     prologue: &Prologue,
     weight: &[f32],
     gradient: &GradientPrologue,
-    dweight: Option<&mut [f32]>,
+    leaves: &Leaves,
+    dweight: Option<&mut [&mut [f32]]>,
     epilogue: Option<&GradientEpilogue>,
 ) {
     let geometry = &Geometry::new(layer, prologue.shape);
@@ -41,39 +43,78 @@ pub(crate) fn backward(
         pack_phases(processor, geometry, weight, packed);
     }
     let packed = &*packed;
-    let (count, len) = (geometry.parts(), geometry.part());
-    let (parts, shared) = shared.split_at_mut(count * len);
+    let (parts, len) = (&Parts::new(leaves, geometry.parts(leaves.whole())), geometry.part());
+    let (memory, shared) = shared.split_at_mut(parts.len() * len);
     {
-        let sums = DisjointSlice::new(parts);
-        let backward = Backward { geometry, prologue, gradient, epilogue, packed };
+        let sums = DisjointSlice::new(memory);
+        let backward = Backward { geometry, prologue, gradient, epilogue, packed, parts };
         let sums = dweight.is_some().then_some(&sums);
-        if processor.pool.are_too_few(count) {
+        if processor.pool.are_too_few(parts.len()) {
             backward.run_by_stages(processor, &workers, sums, shared);
         } else {
             backward.run(processor, &workers, sums);
         }
     }
     if let Some(dweight) = dweight {
-        add_parts(processor, geometry, parts, dweight);
+        let dweight = &GroupSlices::new(leaves, dweight, weight.len());
+        add_parts(processor, geometry, parts, memory, leaves.groups(), dweight);
     }
 }
 
-/// Adds partial sums `[tap][input channel][output channel]` to the gradient of the weights.
-fn add_parts(processor: &Processor, geometry: &Geometry, parts: &mut [f32], dweight: &mut [f32]) {
-    let (sum, rest) = parts.split_at_mut(geometry.part());
-    let work = ThreadPool::ELEMENT * (rest.len() + sum.len());
-    processor.pool.chunks(sum, PIECE, work, |piece, sum| {
-        for part in rest.chunks_exact(geometry.part()) {
-            for (sum, part) in sum.iter_mut().zip(&part[piece * PIECE..]) {
-                *sum += part;
+/// Adds partial sums `[tap][input channel][output channel]` to the gradients of the weights.
+fn add_parts(
+    processor: &Processor,
+    geometry: &Geometry,
+    parts: &Parts,
+    memory: &mut [f32],
+    groups: usize,
+    dweight: &GroupSlices,
+) {
+    let (len, numbers) = (geometry.part(), memory.len());
+    {
+        let memory = &DisjointSlice::new(memory);
+        processor.pool.run(len.div_ceil(PIECE), ThreadPool::ELEMENT * numbers, |piece, _| {
+            let (start, piece) = (piece * PIECE, PIECE.min(len - piece * PIECE));
+            // Of each group the sum takes the place of its first part.
+            let mut waiting = [0; leaves::DEPTH + 1];
+            let mut count = 0;
+            for (index, part) in parts.iter().enumerate() {
+                if index > 0 && part.group != parts[index - 1].group {
+                    count = 0;
+                }
+                waiting[count] = index;
+                count += 1;
+                // Parts of a leaf are added in order.
+                let joins = usize::from(!part.begins) + part.ends.unwrap_or(0);
+                for _ in 0..joins {
+                    count -= 1;
+                    // SAFETY: each task has its own piece of every part, and the parts differ.
+                    let (to, from) = unsafe {
+                        (
+                            memory.part(waiting[count - 1] * len + start, piece),
+                            memory.part(waiting[count] * len + start, piece),
+                        )
+                    };
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to += *from;
+                    }
+                }
             }
-        }
-    });
+        });
+    }
     let (taps, inputs) = (geometry.taps(), geometry.layer.inputs);
-    let columns = geometry.output.padded_channels();
+    let (outputs, columns) = (geometry.layer.outputs, geometry.output.padded_channels());
+    let memory = &*memory;
     // A block of output channels together: its numbers share cache lines.
-    let work = ThreadPool::ELEMENT * dweight.len();
-    processor.pool.chunks(dweight, LANES * inputs * taps, work, |block, dweight| {
+    let (blocks, block_len) = (geometry.output.blocks(), LANES * inputs * taps);
+    let work = ThreadPool::ELEMENT * groups * outputs * inputs * taps;
+    processor.pool.run(groups * blocks, work, |index, _| {
+        let (group, block) = (index / blocks, index % blocks);
+        let Some(first) = parts.iter().position(|part| part.group == group) else { return };
+        let all = outputs * inputs * taps - block * block_len;
+        // SAFETY: each task has the output channels of a block.
+        let dweight = unsafe { dweight.part(group, block * block_len, block_len.min(all)) };
+        let sum = &memory[first * len..][..len];
         for (row, sums) in sum.chunks_exact(columns).enumerate() {
             let (tap, input) = (row / inputs, row % inputs);
             let outputs = dweight.chunks_exact_mut(inputs * taps);
@@ -90,6 +131,7 @@ struct Backward<'a> {
     gradient: &'a GradientPrologue<'a>,
     epilogue: Option<&'a GradientEpilogue<'a>>,
     packed: &'a [f32],
+    parts: &'a Parts,
 }
 
 /// Numbers of shared memory for images that are laid out, of this batch or a smaller one.
@@ -106,13 +148,13 @@ impl Backward<'_> {
     /// A task for each part of the batch.
     fn run(&self, processor: &Processor, workers: &Workers, sums: Option<&DisjointSlice<f32>>) {
         let (geometry, len) = (self.geometry, self.geometry.part());
-        processor.pool.run(geometry.parts(), 2 * geometry.work(), |index, worker| {
+        processor.pool.run(self.parts.len(), 2 * geometry.work(), |index, worker| {
             // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
             let (start, dx) =
                 unsafe { workers.part(worker, geometry.staged(), geometry.input.image_len()) };
             processor.isa.run(Part {
                 pass: self,
-                images: geometry.images_of(index),
+                images: self.parts[index].images(),
                 // SAFETY: one part a task.
                 sum: sums.map(|sums| unsafe { sums.part(index * len, len) }.as_mut_ptr()),
                 staged: Staged { start, geometry },
@@ -148,7 +190,7 @@ impl Backward<'_> {
                 processor.isa.run(Lay { pass: self, image, staged: staged(image), wanted, dx });
             });
             let Some(sums) = sums else { continue };
-            let parts = geometry.parts_of(&images);
+            let parts = self.parts.of(&images);
             let (taps, panels) =
                 (geometry.taps(), geometry.output.blocks().div_ceil(PANEL / LANES));
             let tasks = parts.len() * taps * panels;
@@ -157,7 +199,7 @@ impl Backward<'_> {
             pool.run(tasks * slices, work, |index, _| {
                 let (task, slice) = (index / slices, index % slices);
                 let (part, tap) = (parts.start + task / panels / taps, task / panels % taps);
-                let all = geometry.images_of(part);
+                let all = self.parts[part].images();
                 processor.isa.run(Correlate {
                     geometry,
                     images: intersection(&all, &images),

@@ -1,12 +1,10 @@
 //! The shape of a direct convolution: the maps laid out with margins, the partial sums, the phases.
 
-use std::ops::Range;
-
 use crate::conv_shape::Convolution;
+use crate::leaves::MOST_PARTS;
 use crate::micro_kernel::PANEL;
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
-use crate::thread_pool::{ranges_of, split_range};
 use crate::{MapShape, ThreadPool};
 
 /// Output pixels that a partial sum of the weights' gradient is worth.
@@ -65,25 +63,15 @@ impl Geometry {
         self.taps() * self.input.channels * self.output.padded_channels()
     }
 
-    /// How many partial sums there are of it.
-    pub fn parts(&self) -> usize {
-        let images = self.input.images;
-        (images * self.output.pixels() / PIXELS_PER_PART).clamp(4, 64).min(images)
-    }
-
-    /// The images of a part of the batch.
-    pub fn images_of(&self, part: usize) -> Range<usize> {
-        split_range(self.input.images, self.parts(), part)
-    }
-
-    /// The parts that some images belong to.
-    pub fn parts_of(&self, images: &Range<usize>) -> Range<usize> {
-        ranges_of(self.input.images, self.parts(), images)
+    /// How many partial sums of it so many images are worth.
+    pub fn parts(&self, images: usize) -> usize {
+        images * self.output.pixels() / PIXELS_PER_PART
     }
 
     /// The number of tasks of a forward pass, which does not change results.
     pub fn forward_tasks(&self, pool: &ThreadPool) -> usize {
-        pool.enough_tasks(self.parts(), self.input.images)
+        let images = self.input.images;
+        pool.enough_tasks(self.parts(images).clamp(4, MOST_PARTS).min(images), images)
     }
 
     /// Panels of packed weights.

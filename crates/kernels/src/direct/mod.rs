@@ -23,6 +23,7 @@ mod pack;
 
 use crate::MapShape;
 use crate::conv_shape::Convolution;
+use crate::leaves::{Leaves, Parts};
 use crate::thread_pool::are_many;
 use crate::workspace::WorkspaceSize;
 
@@ -40,17 +41,18 @@ const SEGMENTS: usize = 6;
 pub(crate) fn workspace_size(
     layer: &Convolution,
     input: MapShape,
-    backward: bool,
+    backward: Option<&Leaves>,
     threads: usize,
 ) -> WorkspaceSize {
     let geometry = Geometry::new(layer, input);
     let (input, output) = (geometry.input, geometry.output);
-    if backward {
+    if let Some(leaves) = backward {
+        let parts = Parts::most(leaves, geometry.parts(leaves.whole()));
         let weights = geometry.taps() * output.channels * input.padded_channels();
         let staged = if are_many(threads) { backward::staged(&geometry, threads) } else { 0 };
         WorkspaceSize {
             worker: geometry.staged() + input.image_len(),
-            shared: weights + geometry.parts() * geometry.part() + staged,
+            shared: weights + parts * geometry.part() + staged,
         }
     } else {
         WorkspaceSize { worker: geometry.staged_input() + output.image_len(), shared: 0 }

@@ -1,21 +1,23 @@
 //! The backward pass: `dM = A dY A^T` once, and from it `dU = V^T dM` and `dV = dM U^T`.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::panel::{DomainGemm, DomainGemmTn};
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::{self, Direction, Weights};
-use super::{Domain, Geometry, odd_cache_lines, transform_weights};
+use super::{Domain, Geometry, odd_cache_lines, takes_leaves, transform_weights};
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::GradientEpilogue;
+use crate::leaves::{GroupSlices, Leaves, MOST_LEAVES, Parts};
 use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::thread_pool::split_range;
-use crate::workspace::Workspace;
+use crate::workspace::{Workers, Workspace};
 use crate::{MapShape, Processor, ThreadPool};
 
 /// A backward pass.
@@ -23,6 +25,8 @@ pub(super) struct Backward<'a, T> {
     pub geometry: Geometry,
     pub prologue: &'a Prologue<'a>,
     pub gradient: &'a GradientPrologue<'a>,
+    pub leaves: &'a Leaves,
+    pub parts: &'a Parts,
     pub epilogue: Option<&'a GradientEpilogue<'a>>,
     pub tile: PhantomData<T>,
 }
@@ -33,7 +37,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         processor: &Processor,
         workspace: &mut Workspace,
         weight: &[f32],
-        dweight: Option<&mut [f32]>,
+        dweight: Option<&mut [&mut [f32]]>,
     ) {
         let Geometry { input, output, .. } = self.geometry;
         let (inputs, outputs, direction) = (input.channels, output.channels, Direction::Backward);
@@ -41,64 +45,156 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let weights = Weights { weight, inputs, outputs, scale: None, direction };
         let (workers, shared) = workspace.split();
         let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride());
-        let len = T::ELEMENTS * odd_cache_lines(inputs * output.padded_channels());
-        let (parts, shared) = shared.split_at_mut(schedule.parts * len);
         if self.epilogue.is_some() {
             transform_weights(processor, weights, u, self.tile);
         }
-        let (packed, wanted) = (&*u, dweight.is_some());
-        if processor.pool.are_too_few(schedule.parts) {
-            let sums = DisjointSlice::new(parts);
-            let sums = wanted.then_some(&sums);
-            self.run_by_stages(processor, &workers, schedule, packed, sums, shared);
+        let (list, taps_len) = (&self.leaves.list(), weights::taps_len(inputs, outputs));
+        let (taps, shared) = shared.split_at_mut(self.leaves.most() * taps_len);
+        let (u, taps_of) = (&*u, DisjointSlice::new(taps));
+        let wanted = dweight.is_some().then_some(&taps_of);
+        if takes_leaves(self.leaves.most(), processor.pool.threads()) {
+            self.run_by_leaves(processor, &workers, schedule, u, wanted);
         } else {
-            let sums = DisjointSlice::new(parts);
-            processor.pool.run(schedule.parts, 2 * self.geometry.work(), |index, worker| {
-                let groups = with_next(schedule.groups(&self.geometry, index)).enumerate();
-                for (count, (group, next)) in groups {
-                    let tiles = group.tiles(&self.geometry);
-                    let lens =
-                        [input, output].map(|shape| Domain::element_len(shape.blocks(), tiles));
-                    let numbers = T::ELEMENTS * (lens[0] + lens[1]);
-                    // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                    let (scratch, start) =
-                        unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
-                    let v = Domain::new(start, input.blocks(), tiles);
-                    let start = start.wrapping_add(T::ELEMENTS * lens[0]);
-                    let dm = Domain::new(start, output.blocks(), tiles);
-                    // SAFETY: one part a task.
-                    let du = wanted.then(|| unsafe { sums.part(index * len, len) }.as_mut_ptr());
-                    let accumulate = count > 0;
-                    let pass = self;
-                    processor.isa.run(Task {
-                        pass,
-                        group,
-                        next,
-                        packed,
-                        v,
-                        dm,
-                        du,
-                        accumulate,
-                        scratch,
-                    });
-                }
-            });
+            self.run_by_parts(processor, &workers, schedule, u, wanted, shared);
         }
         let Some(dweight) = dweight else { return };
-        let (parts, dweight) = (&*parts, &DisjointSlice::new(dweight));
+        let (taps, dweight) = (&*taps, &GroupSlices::new(self.leaves, dweight, weight.len()));
         let tasks = processor.pool.tasks_of(inputs, 4);
-        let work = ThreadPool::ELEMENT * parts.len();
+        let work = ThreadPool::ELEMENT * (list.len() + 1) * taps_len;
         processor.pool.run(tasks, work, |task, _| {
-            processor.isa.run(weights::Gather {
-                parts,
-                count: schedule.parts,
+            processor.isa.run(weights::Deliver {
+                taps,
+                leaves: list,
                 inputs,
                 outputs,
                 range: split_range(inputs, tasks, task),
                 dweight,
+            });
+        });
+    }
+
+    /// A task for each leaf, with its sums in a worker's memory.
+    fn run_by_leaves(
+        &self,
+        processor: &Processor,
+        workers: &Workers,
+        schedule: Schedule,
+        packed: &[f32],
+        taps: Option<&DisjointSlice<f32>>,
+    ) {
+        let Geometry { input, output, .. } = self.geometry;
+        let len = self.sum_len();
+        let mut leaves: [Range<usize>; MOST_LEAVES] = std::array::from_fn(|_| 0..0);
+        leaves.iter_mut().zip(self.parts.by_leaf()).for_each(|(leaf, parts)| *leaf = parts);
+        let count = self.parts.by_leaf().count();
+        processor.pool.run(count, 2 * self.geometry.work(), |leaf, worker| {
+            let parts = leaves[leaf].clone();
+            let room = taps.map_or(0, |_| parts.len() * len);
+            // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+            let (sums, rest) =
+                unsafe { workers.part(worker, room, self.part_len(&schedule)) };
+            for (index, part) in parts.clone().enumerate() {
+                let sum = taps.map(|_| sums.wrapping_add(index * len));
+                self.part(processor, schedule, packed, part, sum, rest);
+            }
+            let Some(taps) = taps else { return };
+            let taps_len = weights::taps_len(input.channels, output.channels);
+            processor.isa.run(weights::Gather {
+                // SAFETY: the parts' sums were computed right now.
+                parts: unsafe { std::slice::from_raw_parts(sums, parts.len() * len) },
+                inputs: input.channels,
+                outputs: output.channels,
+                range: 0..input.channels,
+                // SAFETY: each task has a leaf.
+                taps: unsafe { taps.part(leaf * taps_len, taps_len) }.as_mut_ptr(),
                 tile: self.tile,
             });
         });
+    }
+
+    /// A task for each part of a leaf, or smaller ones where these are too few; all sums are in memory together.
+    fn run_by_parts(
+        &self,
+        processor: &Processor,
+        workers: &Workers,
+        schedule: Schedule,
+        packed: &[f32],
+        taps: Option<&DisjointSlice<f32>>,
+        shared: &mut [f32],
+    ) {
+        let Geometry { input, output, .. } = self.geometry;
+        let (pool, len) = (&processor.pool, self.sum_len());
+        let (sums, shared) = shared.split_at_mut(self.parts.len() * len);
+        {
+            let sums = DisjointSlice::new(sums);
+            let sums = taps.map(|_| &sums);
+            if pool.are_too_few(self.parts.len()) || self.parts.len() < pool.threads() {
+                self.run_by_stages(processor, workers, packed, sums, shared);
+            } else {
+                pool.run(self.parts.len(), 2 * self.geometry.work(), |part, worker| {
+                    // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                    let (rest, _) = unsafe { workers.part(worker, self.part_len(&schedule), 0) };
+                    // SAFETY: one part a task.
+                    let sum = sums.map(|sums| unsafe { sums.part(part * len, len) }.as_mut_ptr());
+                    self.part(processor, schedule, packed, part, sum, rest);
+                });
+            }
+        }
+        let Some(taps) = taps else { return };
+        let sums = &*sums;
+        let (inputs, outputs) = (input.channels, output.channels);
+        let taps_len = weights::taps_len(inputs, outputs);
+        let (leaves, tasks) = (self.parts.by_leaf().count(), pool.tasks_of(inputs, 4));
+        pool.run(leaves * tasks, ThreadPool::ELEMENT * sums.len(), |index, _| {
+            let (leaf, task) = (index / tasks, index % tasks);
+            let parts = self.parts.by_leaf().nth(leaf).expect("there are so many leaves");
+            processor.isa.run(weights::Gather {
+                parts: &sums[parts.start * len..parts.end * len],
+                inputs,
+                outputs,
+                range: split_range(inputs, tasks, task),
+                // SAFETY: tasks write different input channels of a leaf.
+                taps: unsafe { taps.as_mut_ptr().add(leaf * taps_len) },
+                tile: self.tile,
+            });
+        });
+    }
+
+    /// Numbers of a partial sum.
+    fn sum_len(&self) -> usize {
+        let Geometry { input, output, .. } = self.geometry;
+        T::ELEMENTS * odd_cache_lines(input.channels * output.padded_channels())
+    }
+
+    /// Numbers that a part is computed in: the scratch memory and the domains of a group.
+    fn part_len(&self, schedule: &Schedule) -> usize {
+        let Geometry { input, output, .. } = self.geometry;
+        let tiles = schedule.tiles(&self.geometry);
+        let domain = |shape: MapShape| T::ELEMENTS * Domain::element_len(shape.blocks(), tiles);
+        Lines::scratch(&self.geometry) + domain(input) + domain(output)
+    }
+
+    /// A part of a leaf, with its sum where that is wanted.
+    fn part(
+        &self,
+        processor: &Processor,
+        schedule: Schedule,
+        packed: &[f32],
+        part: usize,
+        du: Option<*mut f32>,
+        scratch: *mut f32,
+    ) {
+        let Geometry { input, output, .. } = self.geometry;
+        let groups = schedule.groups(&self.geometry, self.parts[part].images());
+        for (count, (group, next)) in with_next(groups).enumerate() {
+            let tiles = group.tiles(&self.geometry);
+            let start = scratch.wrapping_add(Lines::scratch(&self.geometry));
+            let v = Domain::new(start, input.blocks(), tiles);
+            let len = T::ELEMENTS * Domain::element_len(input.blocks(), tiles);
+            let dm = Domain::new(start.wrapping_add(len), output.blocks(), tiles);
+            let (pass, accumulate) = (self, count > 0);
+            processor.isa.run(Task { pass, group, next, packed, v, dm, du, accumulate, scratch });
+        }
     }
 }
 

@@ -38,7 +38,8 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
             return self.run_by_stages(processor, &workers, shared);
         };
         processor.pool.run(schedule.parts, self.geometry.work(), |index, worker| {
-            for (group, next) in with_next(schedule.groups(&self.geometry, index)) {
+            let images = schedule.images_of(&self.geometry, index);
+            for (group, next) in with_next(schedule.groups(&self.geometry, images)) {
                 let tiles = group.tiles(&self.geometry);
                 let len = Domain::element_len(input.blocks().max(output.blocks()), tiles);
                 let numbers = (T::ELEMENTS + 1) * len;

@@ -16,8 +16,9 @@
 //! A task takes a part of the batch, and takes group after group of it (some images, or a band of one)
 //! through all stages, with the transform domain in its core's second-level cache. While it multiplies, it
 //! prefetches what comes next: weights, sums, and the maps of the next group. Gradients of weights are
-//! summed up in a fixed number of partial sums, as many as cost little: see [`schedule`]. Where that is too few tasks
-//! for the threads, all tiles go through one stage after the other: see [`stages`].
+//! summed up over each leaf of the batch's tree in the domain, in as many partial sums as cost little, transformed back, and
+//! added in the tree's order. Where leaves or their parts are too few tasks for the threads, all tiles go through one stage
+//! after the other: see [`stages`].
 
 mod backward;
 mod forward;
@@ -34,19 +35,20 @@ use std::ops::Range;
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::{Epilogue, GradientEpilogue};
+use crate::leaves::{Leaves, Parts};
 use crate::micro_kernel::PANEL;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::thread_pool::split_range;
+use crate::thread_pool::{are_many, split_range};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 
 use backward::Backward;
 use forward::Forward;
-use schedule::Schedule;
+use schedule::{Schedule, wanted_parts};
 use tile::{F2, F4, Tile};
 use transform::Lines;
-use weights::{Direction, Weights};
+use weights::{Direction, Weights, taps_len};
 
 /// Which size of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,25 +185,38 @@ pub(crate) fn workspace_size(
     size: Size,
     layer: &Convolution,
     input: MapShape,
-    backward: bool,
+    backward: Option<&Leaves>,
     threads: usize,
 ) -> WorkspaceSize {
     let geometry = Geometry::new(size, layer, input);
     let (output, scratch) = (geometry.output, Lines::scratch(&geometry));
-    let direction = if backward { Direction::Backward } else { Direction::Forward };
+    let direction = if backward.is_some() { Direction::Backward } else { Direction::Forward };
     let schedule = Schedule::new(&geometry, direction, Workspace::MOST_GROUP_TILES);
     let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
-    let (domains, shared) = if backward {
-        let weights = odd_cache_lines(output.channels * input.padded_channels());
-        let sums = schedule.parts * odd_cache_lines(input.channels * output.padded_channels());
-        let domains = element_len(input.blocks()) + element_len(output.blocks());
-        (size.elements() * domains, size.elements() * (weights + sums))
-    } else {
-        // The output overwrites the input, one element behind it.
-        ((size.elements() + 1) * element_len(input.blocks().max(output.blocks())), 0)
-    };
     let by_stages = stages::domains(&geometry, threads);
-    WorkspaceSize { worker: domains + scratch, shared: shared + by_stages }
+    let Some(leaves) = backward else {
+        // The output overwrites the input, one element behind it.
+        let domain = (size.elements() + 1) * element_len(input.blocks().max(output.blocks()));
+        return WorkspaceSize { worker: domain + scratch, shared: by_stages };
+    };
+    let domains = size.elements() * (element_len(input.blocks()) + element_len(output.blocks()));
+    let weights = size.elements() * odd_cache_lines(output.channels * input.padded_channels());
+    let sum = size.elements() * odd_cache_lines(input.channels * output.padded_channels());
+    let taps = leaves.most() * taps_len(layer.inputs, layer.outputs);
+    let wanted = wanted_parts(&geometry, leaves.whole());
+    // A task for each leaf has the leaf's sums to itself; elsewhere they are shared.
+    let (own, shared) = if takes_leaves(leaves.most(), threads) {
+        (Parts::most_of_leaf(leaves, wanted) * sum, 0)
+    } else {
+        (0, Parts::most(leaves, wanted) * sum + by_stages)
+    };
+    WorkspaceSize { worker: domains + scratch + own, shared: weights + taps + shared }
+}
+
+/// Whether a task of backward takes a leaf: there is one for each thread at least, and few threads, whose sums stay in the
+/// caches.
+fn takes_leaves(leaves: usize, threads: usize) -> bool {
+    !are_many(threads) && leaves >= threads
 }
 
 /// See [`Convolution::packed_len`].
@@ -255,15 +270,23 @@ pub(crate) fn backward(
     prologue: &Prologue,
     weight: &[f32],
     gradient: &GradientPrologue,
-    dweight: Option<&mut [f32]>,
+    leaves: &Leaves,
+    dweight: Option<&mut [&mut [f32]]>,
     epilogue: Option<&GradientEpilogue>,
 ) {
     let geometry = Geometry::new(size, layer, prologue.shape);
+    let parts = &Parts::new(leaves, wanted_parts(&geometry, leaves.whole()));
     match size {
-        Size::Two => Backward { geometry, prologue, gradient, epilogue, tile: PhantomData::<F2> }
-            .run(processor, workspace, weight, dweight),
-        Size::Four => Backward { geometry, prologue, gradient, epilogue, tile: PhantomData::<F4> }
-            .run(processor, workspace, weight, dweight),
+        Size::Two => {
+            let tile = PhantomData::<F2>;
+            Backward { geometry, prologue, gradient, leaves, parts, epilogue, tile }
+                .run(processor, workspace, weight, dweight);
+        }
+        Size::Four => {
+            let tile = PhantomData::<F4>;
+            Backward { geometry, prologue, gradient, leaves, parts, epilogue, tile }
+                .run(processor, workspace, weight, dweight);
+        }
     }
 }
 

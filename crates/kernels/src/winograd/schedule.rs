@@ -7,8 +7,9 @@ use std::ops::Range;
 use super::transform::Place;
 use super::weights::Direction;
 use super::{Domain, Geometry};
+use crate::leaves::MOST_PARTS;
 use crate::prefetch::MapRows;
-use crate::thread_pool::{TASKS_PER_THREAD, are_many, ranges_of, split_range};
+use crate::thread_pool::{TASKS_PER_THREAD, are_many, split_range};
 use crate::{MapShape, ThreadPool, Workspace};
 
 /// Reading all weights once, as each group does, takes as long as multiplying so many tiles.
@@ -23,6 +24,12 @@ fn are_few(geometry: &Geometry, threads: usize) -> bool {
     threads > 1 && (images < threads || images * geometry.tiles() <= Workspace::GROUP_TILES)
 }
 
+/// How many partial sums of the weights' gradient so many images are worth: a sum costs a pass over it, and so many cost a
+/// few hundredths of the GEMMs.
+pub(super) fn wanted_parts(geometry: &Geometry, images: usize) -> usize {
+    images * geometry.tiles() / 500
+}
+
 /// Parts of the batch, and groups of each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
@@ -30,7 +37,7 @@ pub(super) struct Schedule {
     pub images: usize,
     /// Bands that an image is cut into, where it has more tiles than a group.
     pub bands: usize,
-    /// Parts of the batch, a task each, with a partial sum of the weights' gradient each.
+    /// Parts of the batch, a task each. Backward has those of the tree's leaves instead.
     pub parts: usize,
 }
 
@@ -47,8 +54,7 @@ impl Schedule {
     /// their number.
     pub fn new(geometry: &Geometry, direction: Direction, group_tiles: usize) -> Self {
         let (tiles, images) = (geometry.tiles(), geometry.input.images);
-        // A partial sum costs a pass over it; so many cost a few hundredths of the GEMMs.
-        let parts = (images * tiles / 500).clamp(4, 64).min(images);
+        let parts = wanted_parts(geometry, images).clamp(4, MOST_PARTS).min(images);
         Schedule {
             images: (group_tiles / tiles).max(1).min(images.div_ceil(parts)),
             bands: match direction {
@@ -90,14 +96,8 @@ impl Schedule {
         split_range(geometry.input.images, self.parts, part)
     }
 
-    /// The parts that some images belong to.
-    pub fn parts_of(self, geometry: &Geometry, images: &Range<usize>) -> Range<usize> {
-        ranges_of(geometry.input.images, self.parts, images)
-    }
-
     /// The groups of a part of the batch, in order.
-    pub fn groups(self, geometry: &Geometry, index: usize) -> impl Iterator<Item = Group> + Clone {
-        let mine = self.images_of(geometry, index);
+    pub fn groups(self, geometry: &Geometry, mine: Range<usize>) -> impl Iterator<Item = Group> + Clone {
         let count = mine.len().div_ceil(self.images);
         let tiles_y = geometry.tiles_y;
         (0..count).flat_map(move |index| {

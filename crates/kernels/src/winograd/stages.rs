@@ -12,7 +12,6 @@ use std::ops::Range;
 use super::backward::Backward;
 use super::forward::Forward;
 use super::panel::{DomainGemm, DomainGemmTn};
-use super::schedule::Schedule;
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::{Domain, Geometry, odd_cache_lines};
@@ -216,7 +215,6 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         &self,
         processor: &Processor,
         workers: &Workers,
-        schedule: Schedule,
         packed: &[f32],
         sums: Option<&DisjointSlice<f32>>,
         memory: &mut [f32],
@@ -225,7 +223,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let (pool, isa) = (&processor.pool, processor.isa);
         for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
             let work = geometry.work() * images.len() / geometry.input.images;
-            let parts = schedule.parts_of(geometry, &images);
+            let parts = self.parts.of(&images);
             let domains = &Domains::new(geometry, images, memory);
             Transforms::run(processor, workers, geometry, domains, |image| {
                 let place = image.output::<T>();
@@ -244,7 +242,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 // SAFETY: another task writes other rows of the part's sum, which all lie in it.
                 let du = sums.map(|sums| unsafe { sums.as_mut_ptr().add(part * len) });
                 let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
-                let all = schedule.images_of(geometry, part);
+                let all = self.parts[part].images();
                 let images = intersection(&all, &domains.images);
                 let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
                 let accumulate = images.start > all.start;

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use super::odd_cache_lines;
 use super::tile::{Line, Tile};
 use crate::disjoint_slice::DisjointSlice;
+use crate::leaves::{self, GroupSlices, Leaf};
 use crate::micro_kernel::PANEL;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -113,43 +114,45 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
     }
 }
 
-/// Sums gradients in the domain and adds them, transformed back, to those of the weights, for the
-/// input channels in a range.
-pub(super) struct Gather<'a, 'b, T> {
+/// Adds up gradients in the domain, the parts of a leaf, and transforms the sum back, for the input channels in a range.
+pub(super) struct Gather<'a, T> {
     /// Parts of `[element][input channel][output channel]`, one after another.
     pub parts: &'a [f32],
-    pub count: usize,
     pub inputs: usize,
     pub outputs: usize,
     pub range: std::ops::Range<usize>,
-    /// `[outputs, inputs, 3, 3]`; tasks write different input channels.
-    pub dweight: &'b DisjointSlice<'b, f32>,
+    /// The leaf's gradient, `[input channel][block of output channels][tap][16]`; tasks write different input channels.
+    pub taps: *mut f32,
     pub tile: PhantomData<T>,
 }
 
-impl<T: Tile> Kernel for Gather<'_, '_, T> {
+/// Numbers of a leaf's gradient: see [`Gather`].
+pub(super) fn taps_len(inputs: usize, outputs: usize) -> usize {
+    9 * inputs * outputs.next_multiple_of(LANES)
+}
+
+impl<T: Tile> Kernel for Gather<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Gather { inputs, outputs, .. } = self;
+        let Gather { parts, inputs, outputs, taps, .. } = self;
         let columns = outputs.next_multiple_of(LANES);
         let stride = odd_cache_lines(inputs * columns);
-        assert_eq!(self.dweight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(self.parts.len() == self.count * T::ELEMENTS * stride);
+        let count = parts.len() / (T::ELEMENTS * stride);
+        assert!(count > 0 && parts.len() == count * T::ELEMENTS * stride);
         assert!(self.range.end <= inputs);
         for input in self.range {
             for first in (0..outputs).step_by(LANES) {
-                let mut taps = [[0.0; LANES]; 9];
-                // SAFETY: within the parts, whose length was checked; arrays of sixteen numbers.
+                // SAFETY: within the parts, whose length was checked, and the leaf's gradient.
                 unsafe {
                     let mut lines: [[S::V; 6]; 3] = [[s.zero(); 6]; 3];
                     for j in 0..T::POINTS {
                         let mut u: Line<S::V> = [s.zero(); 6];
                         for (i, u) in u.iter_mut().enumerate().take(T::POINTS) {
                             let at = (i * T::POINTS + j) * stride + input * columns + first;
-                            let mut from = self.parts.as_ptr().add(at);
+                            let mut from = parts.as_ptr().add(at);
                             *u = s.load(from);
-                            for _ in 1..self.count {
+                            for _ in 1..count {
                                 from = from.add(T::ELEMENTS * stride);
                                 *u = s.add(*u, s.load(from));
                             }
@@ -159,19 +162,74 @@ impl<T: Tile> Kernel for Gather<'_, '_, T> {
                             line[j] = value;
                         }
                     }
+                    let taps = taps.add(9 * (input * columns + first));
                     for (row, &line) in lines.iter().enumerate() {
                         let g = T::filter_adjoint(s, line);
                         for (column, &g) in g.iter().enumerate() {
-                            s.store(taps[3 * row + column].as_mut_ptr(), g);
+                            s.store(taps.add((3 * row + column) * LANES), g);
                         }
                     }
                 }
-                for lane in 0..LANES.min(outputs - first) {
-                    let at = ((first + lane) * inputs + input) * 9;
-                    // SAFETY: only this task is at this input channel's filters.
-                    let filter = unsafe { self.dweight.part(at, 9) };
-                    for (gradient, tap) in filter.iter_mut().zip(&taps) {
-                        *gradient += tap[lane];
+            }
+        }
+    }
+}
+
+/// Adds the gradients of leaves, as [`Gather`] has them, to those of the weights, for the input channels in a range.
+pub(super) struct Deliver<'a> {
+    /// One leaf after another.
+    pub taps: &'a [f32],
+    pub leaves: &'a [Leaf],
+    pub inputs: usize,
+    pub outputs: usize,
+    pub range: std::ops::Range<usize>,
+    /// `[outputs, inputs, 3, 3]` each; tasks write different input channels.
+    pub dweight: &'a GroupSlices<'a>,
+}
+
+impl Kernel for Deliver<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Deliver { taps, leaves, inputs, outputs, dweight, .. } = self;
+        let (columns, len) = (outputs.next_multiple_of(LANES), taps_len(inputs, outputs));
+        assert!(taps.len() >= leaves.len() * len && self.range.end <= inputs);
+        for input in self.range {
+            for first in (0..outputs).step_by(LANES) {
+                let at = 9 * (input * columns + first);
+                let mut waiting = [[s.zero(); 9]; leaves::DEPTH];
+                let mut count = 0;
+                for (index, leaf) in leaves.iter().enumerate() {
+                    for (tap, sum) in waiting[count].iter_mut().enumerate() {
+                        // SAFETY: the length of the gradients was checked.
+                        *sum = unsafe {
+                            s.load(taps.as_ptr().add(index * len + at + tap * LANES))
+                        };
+                    }
+                    count += 1;
+                    for _ in 0..leaf.joins() {
+                        count -= 1;
+                        let (sums, last) = waiting.split_at_mut(count);
+                        for (sum, &last) in sums[count - 1].iter_mut().zip(&last[0]) {
+                            *sum = s.add(*sum, last);
+                        }
+                    }
+                    if leaves.get(index + 1).is_some_and(|next| next.group() == leaf.group()) {
+                        continue;
+                    }
+                    count = 0;
+                    let mut taps = [[0.0; LANES]; 9];
+                    for (tap, &sum) in taps.iter_mut().zip(&waiting[0]) {
+                        // SAFETY: arrays of sixteen numbers.
+                        unsafe { s.store(tap.as_mut_ptr(), sum) };
+                    }
+                    for lane in 0..LANES.min(outputs - first) {
+                        let at = ((first + lane) * inputs + input) * 9;
+                        // SAFETY: only this task is at this input channel's filters.
+                        let filter = unsafe { dweight.part(leaf.group(), at, 9) };
+                        for (gradient, tap) in filter.iter_mut().zip(&taps) {
+                            *gradient += tap[lane];
+                        }
                     }
                 }
             }

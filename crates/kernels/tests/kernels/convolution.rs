@@ -1,9 +1,11 @@
 //! Convolutions by every algorithm.
 
+use std::ops::Range;
+
 use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue};
 use crescendo_kernels::prologue::{GradientPrologue, Prologue};
 use crescendo_kernels::{
-    ConvAlgorithm, Convolution, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor,
+    ConvAlgorithm, Convolution, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Processor,
     Workspace, convolution, norm, to_blocked, to_nchw,
 };
 use crescendo_reference as reference;
@@ -82,9 +84,10 @@ impl Case {
     ) -> [Vec<f32>; 4] {
         let Case { layer, shape, weight, bias, .. } = self;
         let (shape, out) = (*shape, layer.output_shape(*shape));
+        let leaves = &Leaves::new(shape.images, 8, 0..8, 1);
         let workspace_size = layer
-            .workspace_size(algorithm, shape, false, processor.pool.threads())
-            .max(layer.workspace_size(algorithm, shape, true, processor.pool.threads()));
+            .workspace_size(algorithm, shape, None, processor.pool.threads())
+            .max(layer.workspace_size(algorithm, shape, Some(leaves), processor.pool.threads()));
         let mut workspace = Workspace::new(processor.pool.threads(), workspace_size);
         workspace.set_group_tiles(tiles);
         let (x, dy) = (to_blocked(shape, &self.x), to_blocked(out, &self.dy));
@@ -116,7 +119,8 @@ impl Case {
                 &prologue,
                 weight,
                 &gradient,
-                dweight,
+                leaves,
+                dweight.map(|dweight| [dweight]).as_mut().map(|groups| &mut groups[..]),
                 epilogue,
             );
         };
@@ -128,7 +132,7 @@ impl Case {
         backward(None, None);
         assert!(alone == dweight, "dweight alone differs: {layer:?} {algorithm:?}");
         assert_eq!(to_nchw(shape, &dx_alone), to_nchw(shape, &dx), "dx alone differs");
-        norm::bias_gradient(processor, &gradient, &mut dbias);
+        norm::bias_gradient(processor, &gradient, leaves, &mut [&mut dbias]);
         [to_nchw(out, &y), dweight, dbias, to_nchw(shape, &dx)]
     }
 
@@ -278,6 +282,86 @@ fn check_threads(step: usize) {
     }
 }
 
+/// The gradients of the weights and of the bias of some of the case's images.
+fn gradients(
+    case: &Case,
+    processor: &Processor,
+    algorithm: ConvAlgorithm,
+    images: Range<usize>,
+    leaves: &Leaves,
+) -> Vec<Vec<f32>> {
+    let Case { layer, weight, .. } = case;
+    let shape = MapShape { images: images.len(), ..case.shape };
+    let out = layer.output_shape(shape);
+    let planes = |planes: &[f32], shape: MapShape| {
+        let image = shape.channels * shape.pixels();
+        to_blocked(shape, &planes[images.start * image..images.end * image])
+    };
+    let (x, dy) = (planes(&case.x, shape), planes(&case.dy, out));
+    let threads = processor.pool.threads();
+    let size = layer.workspace_size(algorithm, shape, Some(leaves), threads);
+    let mut workspace = Workspace::new(threads, size);
+    let gradient = GradientPrologue { shape: out, gradient: &dy, norm: None };
+    let mut dweight = vec![vec![0.0; weight.len()]; leaves.groups()];
+    let mut dbias = vec![vec![0.0; layer.outputs]; leaves.groups()];
+    let mut groups: Vec<&mut [f32]> = dweight.iter_mut().map(|sum| &mut sum[..]).collect();
+    convolution::backward(
+        processor,
+        &mut workspace,
+        algorithm,
+        layer,
+        &Prologue::plain(shape, MapsRef::F32(&x)),
+        weight,
+        &gradient,
+        leaves,
+        Some(&mut groups),
+        None,
+    );
+    let mut groups: Vec<&mut [f32]> = dbias.iter_mut().map(|sum| &mut sum[..]).collect();
+    norm::bias_gradient(processor, &gradient, leaves, &mut groups);
+    dweight.into_iter().zip(dbias).map(|(weight, bias)| [weight, bias].concat()).collect()
+}
+
+#[test]
+fn subtrees_add_up_to_the_gradient_of_the_batch_to_the_bit() {
+    for (layer, images, side) in [
+        (conv(20, 36, 3, 1, 1), 43, 8),
+        (conv(40, 70, 3, 2, 1), 19, 9),
+        (conv(24, 20, 3, 1, 1), 5, 20),
+        (conv(6, 20, 5, 3, 2), 1, 13),
+    ] {
+        let shape = MapShape { images, channels: layer.inputs, height: side, width: side };
+        let case = Case::new(layer, shape, 7);
+        for algorithm in ALGORITHMS.into_iter().filter(|&algorithm| layer.supports(algorithm)) {
+            let of = |threads, own: Range<usize>, groups| {
+                let leaves = Leaves::new(images, 8, own.clone(), groups);
+                let images = images * own.start / 8..images * own.end / 8;
+                let processor = processor(Isa::best(), threads);
+                gradients(&case, &processor, algorithm, images, &leaves)
+            };
+            let add = |sums: &[Vec<f32>]| -> Vec<f32> {
+                sums[0].iter().zip(&sums[1]).map(|(a, b)| a + b).collect()
+            };
+            let whole = of(1, 0..8, 1);
+            for threads in [1, 2, 16] {
+                assert!(whole == of(threads, 0..8, 1), "{layer:?} {algorithm:?} {threads}");
+                let halves = of(threads, 0..8, 2);
+                assert!(whole[0] == add(&halves), "{layer:?} {algorithm:?} {threads}: halves");
+                let eighths = of(threads, 0..8, 8);
+                for (group, eighth) in eighths.iter().enumerate() {
+                    if images * group / 8 < images * (group + 1) / 8 {
+                        let own = of(threads, group..group + 1, 1);
+                        assert!(own[0] == *eighth, "{layer:?} {algorithm:?} {threads}: {group}");
+                    }
+                }
+                let pairs: Vec<_> = eighths.chunks(2).map(add).collect();
+                let quarters: Vec<_> = pairs.chunks(2).map(add).collect();
+                assert!(quarters == halves, "{layer:?} {algorithm:?} {threads}: quarters");
+            }
+        }
+    }
+}
+
 /// The figures that the documentation gives: F(4x4) with these points against direct convolution.
 #[test]
 fn errors_by_method() {
@@ -318,7 +402,7 @@ fn a_workspace_that_is_too_small_is_refused() {
     let small = MapShape { images: 1, channels: 2, height: 4, width: 4 };
     let processor = processor(Isa::best(), 2);
     let mut workspace =
-        Workspace::new(2, layer.workspace_size(ConvAlgorithm::Winograd4, small, false, 2));
+        Workspace::new(2, layer.workspace_size(ConvAlgorithm::Winograd4, small, None, 2));
     let shape = MapShape { height: 30, width: 30, ..small };
     let x = vec![0.0; shape.len()];
     let mut y = vec![0.0; shape.len()];

@@ -8,7 +8,7 @@ use crescendo_kernels::epilogue::{
 use crescendo_kernels::norm::{BatchMoments, NormBackward};
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Processor, norm, pooling,
+    ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Processor, norm, pooling,
     to_blocked, to_nchw,
 };
 use crescendo_reference as reference;
@@ -63,7 +63,7 @@ impl Normed {
         };
         pooling::materialise(processor, &Prologue::plain(SHAPE, MapsRef::F32(&given)), &epilogue);
         let mut total = vec![0.0; 36];
-        norm::sum_over_images(processor, SHAPE, &sums, &mut total);
+        norm::sum_over_images(processor, SHAPE, &Leaves::one(SHAPE.images), &sums, &mut total);
         let count = (SHAPE.images * SHAPE.pixels()) as f64;
         let moments: Vec<BatchMoments> = total
             .chunks(2)
@@ -213,7 +213,7 @@ fn back_through_norm(
     sums: &[f64],
 ) -> Vec<f32> {
     let mut total = vec![0.0; 36];
-    norm::sum_over_images(processor, SHAPE, sums, &mut total);
+    norm::sum_over_images(processor, SHAPE, &Leaves::one(SHAPE.images), sums, &mut total);
     let count = (SHAPE.images * SHAPE.pixels()) as f64;
     let mut coefficients = [vec![0.0; 32], vec![0.0; 32], vec![0.0; 32]];
     for (c, sums) in total.chunks(2).enumerate() {

@@ -4,7 +4,7 @@ use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue};
 use crescendo_kernels::loss::ClassWeights;
 use crescendo_kernels::prologue::{GradientPrologue, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, MapShape, MapsMut, MapsRef, Workspace, activation,
+    ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Workspace, activation,
     linear, loss, pooling, to_blocked, to_nchw,
 };
 use crescendo_reference as reference;
@@ -113,6 +113,7 @@ fn linear_matches_the_reference_and_finite_differences() {
             }
             let (mut dweight, mut dbias) = (vec![1.0; weight.len()], vec![0.0; outputs]);
             let mut dx = vec![f32::NAN; x.len()];
+            let leaves = Leaves::new(images, 8, 0..8, 1);
             let mut backward = |dweight: &mut [f32], dbias: Option<&mut [f32]>, dx| {
                 linear::backward(
                     &processor,
@@ -121,8 +122,9 @@ fn linear_matches_the_reference_and_finite_differences() {
                     &x,
                     &weight,
                     &dy,
-                    Some(dweight),
-                    dbias,
+                    &leaves,
+                    Some(&mut [dweight]),
+                    dbias.map(|dbias| [dbias]).as_mut().map(|groups| &mut groups[..]),
                     dx,
                 );
             };
@@ -146,9 +148,10 @@ fn cross_entropy_matches_the_reference_and_finite_differences() {
     let logits: Vec<f32> = noise(17, 40).iter().map(|x| 5.0 * x).collect();
     let mut dlogits = vec![0.0; 40];
     for smoothing in [0.0, 0.2] {
-        let value = loss::cross_entropy(&logits, &labels, smoothing, 0.5, None, &mut dlogits);
+        // Half of a batch.
+        let sum = loss::cross_entropy(&logits, &labels, smoothing, 8, None, &mut dlogits);
         let plain = |x: &[f64]| reference::cross_entropy(x, &labels, smoothing, None);
-        assert!((value - plain(&wide(&logits))).abs() < 1e-12);
+        assert!((sum / 4.0 - plain(&wide(&logits))).abs() < 1e-12);
         let expected = differences(&logits, |x| 0.5 * plain(x));
         assert_close("dlogits", &dlogits, &expected, 1e-7);
     }
@@ -170,17 +173,16 @@ fn class_weights_match_the_reference_and_micro_batches_add_up() {
             let (mut dlogits, mut loss) = (vec![0.0; 60], 0.0);
             let parts = [(0, cut), (cut, 6)].into_iter().filter(|(start, end)| start < end);
             for (start, end) in parts {
-                let share = (end - start) as f64 / 6.0;
-                loss += share
-                    * loss::cross_entropy(
-                        &logits[10 * start..10 * end],
-                        &labels[start..end],
-                        smoothing,
-                        share,
-                        Some(class_weights),
-                        &mut dlogits[10 * start..10 * end],
-                    );
+                loss += loss::cross_entropy(
+                    &logits[10 * start..10 * end],
+                    &labels[start..end],
+                    smoothing,
+                    6,
+                    Some(class_weights),
+                    &mut dlogits[10 * start..10 * end],
+                );
             }
+            loss /= loss::divisor(6, Some(class_weights));
             assert!((loss - expected).abs() < 1e-12, "{loss} is not {expected}");
             assert_close("dlogits", &dlogits, &gradient, 1e-7);
         }
@@ -188,8 +190,8 @@ fn class_weights_match_the_reference_and_micro_batches_add_up() {
     // Equal weights are none.
     let (mut plain, mut equal) = (vec![0.0; 60], vec![0.0; 60]);
     let twos = ClassWeights::new(&[2.0; 10], &labels);
-    let a = loss::cross_entropy(&logits, &labels, 0.2, 1.0, None, &mut plain);
-    let b = loss::cross_entropy(&logits, &labels, 0.2, 1.0, Some(twos), &mut equal);
-    assert!((a - b).abs() < 1e-12);
+    let a = loss::cross_entropy(&logits, &labels, 0.2, 6, None, &mut plain);
+    let b = loss::cross_entropy(&logits, &labels, 0.2, 6, Some(twos), &mut equal);
+    assert!((a - b / 2.0).abs() < 1e-11);
     assert_close("dlogits of equal weights", &equal, &wide(&plain), 1e-6);
 }

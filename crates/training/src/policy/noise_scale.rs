@@ -3,21 +3,22 @@
 //! It is `tr(Sigma) / |G|^2` (McCandlish et al. 2018, arXiv 1812.06162, the "simple" noise scale), where `G`
 //! is the mean gradient over all images and `Sigma` the covariance of the gradients of single images. The
 //! squared norm of a batch's gradient is `|G|^2 + tr(Sigma) / b` in expectation, with `b` images in the
-//! batch, so batches of two sizes give both (appendix A.1 there). It is not the noise scale of SGD,
+//! batch, so a batch and its halves give both (appendix A.1 there). It is not the noise scale of SGD,
 //! `lr * N / (B (1 - m))` (Smith et al. 2017, arXiv 1711.00489).
 
+use crescendo_network::GradientNorms;
 use serde::{Deserialize, Serialize};
 
 /// The weight of the past in the moving averages, for each measurement.
 const SMOOTHING: f64 = 0.9;
 
-/// Squared norms of the gradients of parts of a batch (micro-batches or halves), and of the whole batch.
+/// Squared norms of the gradients of the halves of a batch, and of the whole batch.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NoiseSample {
-    /// Images of a part: the harmonic mean over the parts.
-    pub part: f64,
-    /// The squared norm of a part's mean gradient: the mean over the parts.
-    pub part_square: f64,
+    /// Images of a half: the harmonic mean of both.
+    pub half: f64,
+    /// The squared norm of a half's mean gradient: the mean of both.
+    pub half_square: f64,
     /// Images of the batch.
     pub whole: f64,
     /// The squared norm of the batch's mean gradient.
@@ -25,15 +26,15 @@ pub(crate) struct NoiseSample {
 }
 
 impl NoiseSample {
-    /// From `(images, squared norm)` of each part.
-    pub fn of(parts: &[(f64, f64)], whole: f64, whole_square: f64) -> Self {
-        let count = parts.len() as f64;
+    /// From what an engine has measured.
+    pub fn of(norms: &GradientNorms) -> Self {
+        let [(first, first_square), (second, second_square)] = norms.halves;
         NoiseSample {
             // The expected squared norm is linear in the inverse of the number of images.
-            part: count / parts.iter().map(|part| 1.0 / part.0).sum::<f64>(),
-            part_square: parts.iter().map(|part| part.1).sum::<f64>() / count,
-            whole,
-            whole_square,
+            half: 2.0 / (1.0 / first as f64 + 1.0 / second as f64),
+            half_square: (first_square + second_square) / 2.0,
+            whole: (first + second) as f64,
+            whole_square: norms.whole,
         }
     }
 }
@@ -53,9 +54,9 @@ pub(crate) struct NoiseScaleEstimate {
 impl NoiseScaleEstimate {
     /// Adds a measurement; one that is not finite is ignored.
     pub fn observe(&mut self, norms: &NoiseSample) {
-        let NoiseSample { part, part_square, whole, whole_square } = *norms;
-        let trace = (part_square - whole_square) / (1.0 / part - 1.0 / whole);
-        let square = (whole * whole_square - part * part_square) / (whole - part);
+        let NoiseSample { half, half_square, whole, whole_square } = *norms;
+        let trace = (half_square - whole_square) / (1.0 / half - 1.0 / whole);
+        let square = (whole * whole_square - half * half_square) / (whole - half);
         if !(trace.is_finite() && square.is_finite()) {
             return;
         }
@@ -84,13 +85,15 @@ mod tests {
         let mut noise = NoiseScaleEstimate::default();
         assert_eq!(noise.value(), None);
         for whole in [100.0, 400.0] {
-            let part = whole / 2.0;
-            let (part_square, whole_square) = (expected(part), expected(whole));
-            noise.observe(&NoiseSample { part, part_square, whole, whole_square });
+            let half = whole / 2.0;
+            let (half_square, whole_square) = (expected(half), expected(whole));
+            noise.observe(&NoiseSample { half, half_square, whole, whole_square });
         }
-        // Parts may have different sizes.
-        let parts = [32.0, 32.0, 1.0].map(|images| (images, expected(images)));
-        noise.observe(&NoiseSample::of(&parts, 65.0, expected(65.0)));
+        // Halves may have different sizes.
+        let mut norms = GradientNorms::default();
+        norms.halves = [(32, expected(32.0)), (33, expected(33.0))];
+        norms.whole = expected(65.0);
+        noise.observe(&NoiseSample::of(&norms));
         assert!((noise.value().unwrap() - 25.0).abs() < 1e-9);
     }
 
@@ -99,21 +102,21 @@ mod tests {
         let mut noise = NoiseScaleEstimate::default();
         // The gradients of the parts happen to point away from one another.
         noise.observe(&NoiseSample {
-            part: 50.0,
-            part_square: 9.0,
+            half: 50.0,
+            half_square: 9.0,
             whole: 100.0,
             whole_square: 4.0,
         });
         assert_eq!(noise.value(), None);
         noise.observe(&NoiseSample {
-            part: 50.0,
-            part_square: f64::NAN,
+            half: 50.0,
+            half_square: f64::NAN,
             whole: 100.0,
             whole_square: 4.0,
         });
         noise.observe(&NoiseSample {
-            part: 50.0,
-            part_square: 9.0,
+            half: 50.0,
+            half_square: 9.0,
             whole: 100.0,
             whole_square: 8.0,
         });

@@ -31,6 +31,12 @@ fn losses<const N: usize>(losses: [f64; N]) -> [EpochMetrics; N] {
     losses.map(|train_loss| EpochMetrics { train_loss, ..EpochMetrics::default() })
 }
 
+/// What is measured of a batch of so many images, where a gradient of so many has such a squared norm.
+fn sample(whole: f64, square: impl Fn(f64) -> f64) -> NoiseSample {
+    let half = whole / 2.0;
+    NoiseSample { half, half_square: square(half), whole, whole_square: square(whole) }
+}
+
 #[test]
 fn the_schedule_of_the_paper() {
     let recipe = Recipe::load::<&str>("report", &[]).unwrap();
@@ -89,7 +95,7 @@ fn a_new_image_size_resets_plateaus_and_the_noise_scale() {
 
     let recipe = Recipe::load("report", &smaller).unwrap();
     let mut state = PolicyState::new(&recipe);
-    state.noise.observe(&NoiseSample::of(&[(60.0, 2.0), (60.0, 2.0)], 120.0, 1.5));
+    state.noise.observe(&sample(120.0, |images| if images < 100.0 { 2.0 } else { 1.5 }));
     assert!(
         enter(&mut state, &recipe, 2, 10, &seen[0]).is_empty() && state.noise.value().is_some()
     );
@@ -214,10 +220,7 @@ fn the_noise_scale_is_followed_with_hysteresis() {
     let mut at = |scale: Option<f64>| {
         state.noise = NoiseScaleEstimate::default();
         if let Some(scale) = scale {
-            let expected = |images: f64| 1.0 + scale / images;
-            let (part_square, whole_square) = (expected(50.0), expected(100.0));
-            let (part, whole) = (50.0, 100.0);
-            state.noise.observe(&NoiseSample { part, part_square, whole, whole_square });
+            state.noise.observe(&sample(100.0, |images| 1.0 + scale / images));
         }
         let epoch = state.epoch + 1;
         enter(&mut state, &recipe, epoch, 0, &EpochMetrics::default());
@@ -295,9 +298,8 @@ fn at_the_largest_batch_the_learning_rate_follows_the_noise_scale() {
     let recipe = Recipe::load("report", &changes).unwrap();
     let mut state = PolicyState::new(&recipe);
     let mut at = |scale: f64| {
-        let expected = |images: f64| (images, 1.0 + scale / images);
         state.noise = NoiseScaleEstimate::default();
-        state.noise.observe(&NoiseSample::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
+        state.noise.observe(&sample(100.0, |images| 1.0 + scale / images));
         let epoch = state.epoch + 1;
         enter(&mut state, &recipe, epoch, 0, &EpochMetrics::default());
         (state.batch_size, state.rate_factor)
@@ -442,8 +444,7 @@ fn states_of_the_version_before_go_on() {
     let recipe = Recipe::load("report", &["batch.policy=noise_scale"]).unwrap();
     let decides = |cooldown| {
         let mut state = saved(empty, cooldown);
-        let expected = |images: f64| (images, 1.0 + 400.0 / images);
-        state.noise.observe(&NoiseSample::of(&[expected(50.0); 2], 100.0, expected(100.0).1));
+        state.noise.observe(&sample(100.0, |images| 1.0 + 400.0 / images));
         !enter(&mut state, &recipe, 5, 0, &EpochMetrics::default()).is_empty()
     };
     assert_eq!([decides(1), decides(2)], [true, false]);

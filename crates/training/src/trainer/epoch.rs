@@ -197,11 +197,8 @@ impl Trainer<'_> {
             return Err(Error::Diverged { update: updates + 1, epoch, hopeless, cause: None });
         }
         let progress = &mut self.run.progress;
-        if let Some(norms) = norms.filter(|norms| norms.parts.len() > 1) {
-            let parts: Vec<(f64, f64)> =
-                norms.parts.iter().map(|&(images, square)| (images as f64, square)).collect();
-            let sample = NoiseSample::of(&parts, images as f64, norms.whole);
-            progress.chosen.noise.observe(&sample);
+        if let Some(norms) = norms {
+            progress.chosen.noise.observe(&NoiseSample::of(&norms));
         }
         progress.updates += 1;
         progress.batch += 1;

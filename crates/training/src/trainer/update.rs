@@ -1,8 +1,10 @@
 //! One update: a batch as micro-batches, whose gradients are accumulated.
 
+use std::ops::Range;
+
 use crescendo_data::ImageBatch;
 use crescendo_network::{
-    Engine, EngineError, Images, Loss, Measure, MicroBatch, Preparation, Rule, Sample,
+    BatchTree, Engine, EngineError, Images, Loss, MicroBatch, Preparation, Rule, Sample,
 };
 
 /// The images of a batch.
@@ -23,8 +25,8 @@ impl<'a> BatchInput<'a> {
         }
     }
 
-    /// The images from `start` to before `end`.
-    fn images(self, start: usize, end: usize) -> Images<'a> {
+    /// Some of the images.
+    fn images(self, Range { start, end }: Range<usize>) -> Images<'a> {
         match self {
             BatchInput::Prepared(batch) => {
                 let image = batch.images.len() / batch.labels.len();
@@ -44,7 +46,7 @@ pub(super) struct Update<'a> {
     pub loss: &'a Loss,
     /// Images of a micro-batch.
     pub micro_batch: usize,
-    /// Whether gradient norms are measured: of the micro-batches, or of two halves if there is only one.
+    /// Whether the gradient norms of the batch's halves are measured.
     pub measure: bool,
 }
 
@@ -52,23 +54,14 @@ impl Update<'_> {
     /// Queues the update of a batch.
     pub fn run(&self, engine: &mut dyn Engine, batch: BatchInput) -> Result<(), EngineError> {
         let labels = batch.labels();
-        let count = labels.len();
-        let measure = match self.measure {
-            true if self.micro_batch < count => Measure::MicroBatch,
-            true if count > 1 => Measure::Halves,
-            _ => Measure::Nothing,
-        };
         let mean_weight = self.loss.mean_weight(labels);
-        for start in (0..count).step_by(self.micro_batch) {
-            let end = count.min(start + self.micro_batch);
-            let labels = &labels[start..end];
+        for part in BatchTree::new(labels.len(), self.micro_batch).parts(0, 1) {
             engine.accumulate(&MicroBatch {
-                images: batch.images(start, end),
-                labels,
-                share: labels.len() as f64 / count as f64,
+                images: batch.images(part.images()),
+                labels: &labels[part.images()],
+                part,
                 mean_weight,
-                last: end == count,
-                measure,
+                measure: self.measure,
             })?;
         }
         engine.update(self.rules)
