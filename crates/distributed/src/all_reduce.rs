@@ -5,8 +5,8 @@
 //! to it and which it adds, and the sums are sent back.
 
 use std::collections::VecDeque;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::{AddAssign, Range};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crescendo_network::{Communicator, EngineError};
@@ -20,8 +20,6 @@ pub(crate) const BUCKET: usize = 1 << 20;
 /// The sums of an engine.
 pub(crate) struct AllReduce {
     session: Arc<Session>,
-    /// Whether every rank computes the same images, so that there is nothing to sum.
-    pub is_replicated: bool,
     /// Gradients that are final but have not been sent.
     filling: Piece,
     /// What was sent, in this order.
@@ -54,13 +52,7 @@ enum Way {
 
 impl AllReduce {
     pub fn new(session: Arc<Session>) -> Self {
-        AllReduce {
-            session,
-            is_replicated: false,
-            filling: Piece::default(),
-            buckets: VecDeque::new(),
-            since: None,
-        }
+        AllReduce { session, filling: Piece::default(), buckets: VecDeque::new(), since: None }
     }
 
     /// Sends what has been collected.
@@ -106,9 +98,11 @@ impl AllReduce {
         }
         Ok(())
     }
+}
 
+impl Communicator for AllReduce {
     fn sum(&mut self, values: &mut [f64]) -> Result<(), EngineError> {
-        if self.is_replicated || self.session.ranks == 1 {
+        if self.session.ranks == 1 {
             return Ok(());
         }
         let begin = Instant::now();
@@ -133,7 +127,7 @@ impl AllReduce {
         self.add_arrived(false)
     }
 
-    pub fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError> {
+    fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError> {
         if self.session.ranks == 1 {
             return Ok(());
         }
@@ -165,53 +159,18 @@ impl AllReduce {
     }
 }
 
-/// Adds equally long parts of `numbers` as a binary tree does; the sum is in the first `part` numbers then.
-pub(crate) fn add_as_tree<T: Copy + std::ops::AddAssign>(numbers: &mut [T], part: usize) {
-    if part == 0 {
+/// Adds equally long parts of `numbers`: the sum of the first half of the parts, and that of the rest. The sum of all is in
+/// the first `part` numbers then.
+fn add_as_tree<T: Copy + AddAssign>(numbers: &mut [T], part: usize) {
+    let parts = numbers.len().checked_div(part).unwrap_or(0);
+    if parts < 2 {
         return;
     }
-    let parts = numbers.len() / part;
-    let mut step = 1;
-    while step < parts {
-        for left in (0..parts - step).step_by(2 * step) {
-            let (left, right) = numbers[left * part..].split_at_mut(step * part);
-            for (sum, value) in left[..part].iter_mut().zip(&right[..part]) {
-                *sum += *value;
-            }
-        }
-        step *= 2;
-    }
-}
-
-/// What an engine is given of it.
-#[derive(Clone)]
-pub(crate) struct SharedReduce(Arc<Mutex<AllReduce>>);
-
-impl SharedReduce {
-    pub fn new(session: Arc<Session>) -> Self {
-        SharedReduce(Arc::new(Mutex::new(AllReduce::new(session))))
-    }
-
-    pub fn lock(&self) -> MutexGuard<'_, AllReduce> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Communicator for SharedReduce {
-    fn sum(&mut self, values: &mut [f64]) -> Result<(), EngineError> {
-        self.lock().sum(values)
-    }
-
-    fn gradients_final(
-        &mut self,
-        range: Range<usize>,
-        gradients: &[f32],
-    ) -> Result<(), EngineError> {
-        self.lock().gradients_final(range, gradients)
-    }
-
-    fn sum_gradients(&mut self, gradients: &mut [f32]) -> Result<(), EngineError> {
-        self.lock().sum_gradients(gradients)
+    let (first, rest) = numbers.split_at_mut(parts / 2 * part);
+    add_as_tree(first, part);
+    add_as_tree(rest, part);
+    for (sum, value) in first[..part].iter_mut().zip(&rest[..part]) {
+        *sum += *value;
     }
 }
 
@@ -231,6 +190,6 @@ mod tests {
         assert_eq!(parts[..2], [15, 150]);
         let mut three = [1e8f32, 1.0, -1e8];
         add_as_tree(&mut three, 1);
-        assert_eq!(three[0], (1e8 + 1.0) + -1e8);
+        assert_eq!(three[0], 1e8 + (1.0 + -1e8));
     }
 }

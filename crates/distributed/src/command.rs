@@ -1,7 +1,7 @@
 //! What rank 0 asks all ranks to do, and how it is written in a message.
 
 use crescendo_network::{
-    BorderPixels, ChannelStatistics, EngineConfig, EngineError, Graph, Loss, Measure, Muon,
+    BatchTree, BorderPixels, ChannelStatistics, EngineConfig, EngineError, Graph, Loss, Muon,
     Network, Node, Preparation, Rule, Sample, Section, Sgd, Shape, Tensor, TensorData,
 };
 use serde::{Deserialize, Serialize};
@@ -49,11 +49,12 @@ pub(crate) enum Call {
 
 /// A micro-batch.
 pub(crate) struct Batch {
+    /// All of the batch, of which it is the micro-batch of this number.
+    pub tree: BatchTree,
+    pub index: usize,
     pub labels: Vec<u16>,
-    pub share: f64,
     pub mean_weight: f64,
-    pub last: bool,
-    pub measure: Measure,
+    pub measure: bool,
     /// The samples of resident data; without them, images come with it.
     pub samples: Option<(Vec<Sample>, Preparation)>,
 }
@@ -231,12 +232,11 @@ fn read_call(from: &mut Reader) -> Result<Call, EngineError> {
 }
 
 fn write_batch(to: &mut Writer, batch: &Batch) {
+    let Batch { tree, index, .. } = batch;
+    [tree.images(), tree.micro_batch(), *index].into_iter().for_each(|number| to.usize(number));
     to.numbers(&batch.labels);
-    to.f64(batch.share);
     to.f64(batch.mean_weight);
-    to.bool(batch.last);
-    let at = MEASURES.iter().position(|other| *other == batch.measure);
-    to.u8(at.unwrap_or_default() as u8);
+    to.bool(batch.measure);
     to.bool(batch.samples.is_some());
     let Some((samples, Preparation { border, normalization, cutout, image_size })) = &batch.samples
     else {
@@ -264,12 +264,13 @@ fn write_batch(to: &mut Writer, batch: &Batch) {
     to.usize(*image_size);
 }
 
-const MEASURES: [Measure; 3] = [Measure::Nothing, Measure::MicroBatch, Measure::Halves];
-
 fn read_batch(from: &mut Reader) -> Result<Batch, EngineError> {
-    let (labels, share, mean_weight, last) =
-        (from.numbers()?, from.f64()?, from.f64()?, from.bool()?);
-    let measure = *MEASURES.get(usize::from(from.u8()?)).ok_or_else(damaged)?;
+    let (images, micro_batch, index) = (from.usize()?, from.usize()?, from.usize()?);
+    if images == 0 || micro_batch == 0 {
+        return Err(damaged());
+    }
+    let tree = BatchTree::new(images, micro_batch);
+    let (labels, mean_weight, measure) = (from.numbers()?, from.f64()?, from.bool()?);
     let samples = match from.bool()? {
         false => None,
         true => {
@@ -293,7 +294,7 @@ fn read_batch(from: &mut Reader) -> Result<Batch, EngineError> {
             Some((samples, Preparation { border, normalization, cutout, image_size }))
         }
     };
-    Ok(Batch { labels, share, mean_weight, last, measure, samples })
+    Ok(Batch { tree, index, labels, mean_weight, measure, samples })
 }
 
 fn write_rule(to: &mut Writer, rule: &Rule) {
@@ -419,16 +420,16 @@ mod tests {
             image_size: 24,
         };
         let batch = Batch {
+            tree: BatchTree::new(5, 2),
+            index: 1,
             labels: vec![3, 65_535],
-            share: 1.0 / 3.0,
             mean_weight: 0.7,
-            last: true,
-            measure: Measure::Halves,
+            measure: true,
             samples: Some((vec![sample(1), sample(4_000_000_000)], preparation)),
         };
         let Call::Accumulate(read) = through(Call::Accumulate(batch)) else { panic!() };
-        assert_eq!((read.labels, read.share, read.mean_weight), (vec![3, 65_535], 1.0 / 3.0, 0.7));
-        assert_eq!((read.last, read.measure), (true, Measure::Halves));
+        assert_eq!((read.tree, read.index), (BatchTree::new(5, 2), 1));
+        assert_eq!((read.labels, read.mean_weight, read.measure), (vec![3, 65_535], 0.7, true));
         let (samples, how) = read.samples.unwrap();
         assert_eq!(samples, [sample(1), sample(4_000_000_000)]);
         assert_eq!(how, preparation);

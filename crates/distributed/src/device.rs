@@ -140,9 +140,12 @@ impl Device for DistributedDevice {
         format!("{description}; {ranks} ranks on {machines}")
     }
 
+    /// As if one process had the memory of all ranks, of which each has as much as the smallest: a batch is shared out, and
+    /// how it is divided into micro-batches does not depend on the number of ranks.
     fn memory(&self) -> DeviceMemory {
         let least = |of: fn(&DeviceMemory) -> Option<u64>| {
-            self.hosts.iter().filter_map(|rank| of(&rank.memory)).min()
+            let least = self.hosts.iter().filter_map(|rank| of(&rank.memory)).min();
+            least.map(|bytes| bytes.saturating_mul(self.hosts.len() as u64))
         };
         DeviceMemory { total: least(|memory| memory.total), available: least(|m| m.available) }
     }
@@ -150,9 +153,10 @@ impl Device for DistributedDevice {
     fn required_memory(
         &self,
         graph: &Graph,
-        micro_batch: usize,
+        images: usize,
+        sums: usize,
     ) -> Result<RequiredMemory, EngineError> {
-        self.device.required_memory(graph, micro_batch.div_ceil(self.session.ranks))
+        self.device.required_memory(graph, images, sums)
     }
 
     fn describe_steps(&self, graph: &Graph) -> Result<String, EngineError> {

@@ -1,6 +1,5 @@
 //! An engine that spans all ranks, as rank 0 has it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crescendo_network::{
@@ -17,7 +16,6 @@ pub(crate) struct DistributedEngine {
     number: u32,
     local: Local,
     requires_grad: Vec<bool>,
-    results: VecDeque<UpdateResult>,
     /// The gradients over all ranks, when they were last exported.
     gradients: Vec<f32>,
 }
@@ -26,8 +24,7 @@ impl DistributedEngine {
     pub fn new(session: Arc<Session>, number: u32, local: Local) -> Self {
         let parameters = &local.engine.graph().parameters;
         let requires_grad = parameters.iter().map(|parameter| parameter.requires_grad).collect();
-        let results = VecDeque::new();
-        DistributedEngine { session, number, local, requires_grad, results, gradients: Vec::new() }
+        DistributedEngine { session, number, local, requires_grad, gradients: Vec::new() }
     }
 
     /// Has all ranks do their part of a call. `images` are those that only rank 0 has.
@@ -82,7 +79,7 @@ impl Engine for DistributedEngine {
     }
 
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
-        let MicroBatch { share, mean_weight, last, measure, .. } = *batch;
+        let MicroBatch { part, mean_weight, measure, .. } = *batch;
         let (images, samples) = match batch.images {
             Images::Prepared(images) => (images, None),
             Images::Samples(samples, preparation) => {
@@ -90,25 +87,23 @@ impl Engine for DistributedEngine {
             }
         };
         let (labels, classes) = (batch.labels.to_vec(), self.graph().classes());
-        assert!(!labels.is_empty(), "a batch without images");
+        assert_eq!(labels.len(), part.micro_batch(), "the images of the part");
         assert!(labels.iter().all(|&label| usize::from(label) < classes), "no such class");
         let count =
             samples.as_ref().map_or(images.len() / self.graph().input.len(), |(s, _)| s.len());
         assert_eq!(count, labels.len(), "one label for each image");
-        let batch = Batch { labels, share, mean_weight, last, measure, samples };
+        let (tree, index) = (part.tree(), part.index());
+        let batch = Batch { tree, index, labels, mean_weight, measure, samples };
         self.call(Call::Accumulate(batch), images).map(drop)
     }
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {
         assert_eq!(rules.len(), self.graph().parameters.len(), "one rule for each parameter");
-        if let Answer::Result(result) = self.call(Call::Update(rules.to_vec()), &[])? {
-            self.results.push_back(result);
-        }
-        Ok(())
+        self.call(Call::Update(rules.to_vec()), &[]).map(drop)
     }
 
-    fn next_result(&mut self, _wait: bool) -> Result<Option<UpdateResult>, EngineError> {
-        Ok(self.results.pop_front())
+    fn next_result(&mut self, wait: bool) -> Result<Option<UpdateResult>, EngineError> {
+        self.local.engine.next_result(wait)
     }
 
     fn update_average(&mut self, weight: f64) -> Result<(), EngineError> {

@@ -18,7 +18,6 @@ mod message;
 mod prediction;
 mod serve;
 mod session;
-mod share;
 mod threads;
 mod times;
 mod transport;

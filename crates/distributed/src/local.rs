@@ -1,29 +1,27 @@
 //! What a rank does itself: its engine, and its share of every batch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_data::{AugmentedSample, Border, ImagePreparation, ImageShape};
 use crescendo_network::{
-    BorderPixels, ChannelStatistics, DeviceData, Engine, EngineError, GradientNorms, Images,
-    Measure, MicroBatch, Preparation, Rule, Sample, Section, Shape, Tensor, UpdateResult,
+    BatchPart, BorderPixels, ChannelStatistics, Communicator, DeviceData, Engine, EngineError,
+    Images, MicroBatch, Preparation, Sample, Section, Shape, Tensor,
 };
 
 use crate::Exchange;
-use crate::all_reduce::{SharedReduce, add_as_tree};
+use crate::all_reduce::AllReduce;
 use crate::command::{Batch, Call};
+use crate::message::damaged;
 use crate::session::Session;
-use crate::share::shares;
 
 /// An engine as a part of one that spans all ranks.
 pub(crate) struct Local {
     session: Arc<Session>,
     pub engine: Box<dyn Engine>,
-    reduce: SharedReduce,
     data: Data,
     /// Prepared images, whose memory is kept.
     images: Vec<f32>,
-    /// What the micro-batches of the current update were.
-    seen: Seen,
 }
 
 /// Where the training images are.
@@ -36,31 +34,20 @@ enum Data {
     Here(Vec<u8>),
 }
 
-#[derive(Default)]
-struct Seen {
-    /// Whether any was divided over the ranks, and whether any was computed by all of them.
-    divided: bool,
-    replicated: bool,
-    measured: bool,
-}
-
 /// What a call gives.
 pub(crate) enum Answer {
     Nothing,
     Taken(bool),
-    Result(UpdateResult),
     /// Logits, or gradients.
     Numbers(Vec<f32>),
 }
 
 impl Local {
     pub fn new(session: Arc<Session>, mut engine: Box<dyn Engine>) -> Self {
-        let reduce = SharedReduce::new(session.clone());
         if session.ranks > 1 {
-            engine.set_communicator(Box::new(reduce.clone()));
+            engine.set_communicator(Box::new(AllReduce::new(session.clone())));
         }
-        let (data, seen) = (Data::Nowhere, Seen::default());
-        Local { session, engine, reduce, data, images: Vec::new(), seen }
+        Local { session, engine, data: Data::Nowhere, images: Vec::new() }
     }
 
     /// Does this rank's part of a call. `images` are those that only rank 0 has.
@@ -75,7 +62,13 @@ impl Local {
                 return Ok(Answer::Taken(self.load_data(pixels, shape)?));
             }
             Call::Accumulate(batch) => self.accumulate(&batch, images)?,
-            Call::Update(rules) => return Ok(Answer::Result(self.update(&rules)?)),
+            Call::Update(rules) => {
+                self.engine.update(&rules)?;
+                // Only rank 0's caller asks for it.
+                if self.session.rank > 0 {
+                    self.engine.next_result(true)?;
+                }
+            }
             Call::UpdateAverage(weight) => self.engine.update_average(weight)?,
             Call::SwapAverage => self.engine.swap_average()?,
             Call::BlendStatistics { images, weight } => {
@@ -101,31 +94,16 @@ impl Local {
 
     fn accumulate(&mut self, batch: &Batch, images: &[f32]) -> Result<(), EngineError> {
         let Session { rank, ranks, .. } = *self.session;
-        let count = batch.labels.len();
-        let mut shares = shares(count, ranks);
-        let least = if batch.measure == Measure::Halves { 2 } else { 1 };
-        let is_replicated = shares.iter().any(|share| share.len() < least);
-        if is_replicated {
-            // Too few to divide: every rank computes them all, and the gradient of rank 0 counts.
-            shares.fill(0..count);
-            self.seen.replicated = true;
-        } else {
-            self.seen.divided = true;
-        }
-        if self.seen.divided && self.seen.replicated && ranks > 1 {
-            return Err(EngineError::Unsupported(format!(
-                "a micro-batch of {count} images is too small for {ranks} ranks: use fewer ranks or larger batches"
-            )));
-        }
-        self.reduce.lock().is_replicated = is_replicated;
-        self.seen.measured |= batch.measure != Measure::Nothing;
-        let own = shares[rank].clone();
-        let part = match is_replicated {
-            true if rank > 0 => 0.0,
-            true => 1.0,
-            false => own.len() as f64 / count as f64,
+        let part = |rank| batch.tree.parts(rank, ranks).nth(batch.index).ok_or_else(damaged);
+        let part = |rank| -> Result<(BatchPart, Range<usize>), EngineError> {
+            let (part, start) = (part(rank)?, batch.index * batch.tree.micro_batch());
+            let Range { start: first, end } = part.images();
+            Ok((part, first - start..end - start))
         };
+        let (own_part, own) = part(rank)?;
         if batch.samples.is_none() {
+            let shares: Vec<Range<usize>> =
+                (0..ranks).map(|rank| Ok(part(rank)?.1)).collect::<Result<_, EngineError>>()?;
             let image = self.engine.graph().input.len();
             self.images = scatter(&self.session, &shares, image, images)?;
         }
@@ -147,53 +125,10 @@ impl Local {
         self.engine.accumulate(&MicroBatch {
             images,
             labels: &batch.labels[own],
-            share: batch.share * part,
+            part: own_part,
             mean_weight: batch.mean_weight,
-            last: batch.last,
             measure: batch.measure,
         })
-    }
-
-    /// Completes an update. Returns the result of the whole batch.
-    fn update(&mut self, rules: &[Rule]) -> Result<UpdateResult, EngineError> {
-        self.engine.update(rules)?;
-        let own = self.engine.next_result(true)?.unwrap_or_default();
-        let Seen { replicated, measured, .. } = std::mem::take(&mut self.seen);
-        let mut words: Vec<u32> = bytemuck::cast_slice(&[own.loss]).to_vec();
-        words.extend([own.correct as u32, own.images as u32]);
-        let all = self.session.gather(words)?;
-        let mut result = UpdateResult::default();
-        // Of replicated batches rank 0's result is that of all.
-        let counted = if replicated { &all[..4] } else { &all[..] };
-        let mut losses = Vec::new();
-        for rank in counted.chunks_exact(4) {
-            losses.extend(bytemuck::pod_collect_to_vec::<u32, f64>(&rank[..2]));
-            result.correct += rank[2] as usize;
-            result.images += rank[3] as usize;
-        }
-        add_as_tree(&mut losses, 1);
-        result.loss = losses[0];
-        if measured {
-            result.norms = Some(self.norms(own.norms.unwrap_or_default(), replicated)?);
-        }
-        Ok(result)
-    }
-
-    /// The norms of the parts of all ranks.
-    fn norms(&self, own: GradientNorms, replicated: bool) -> Result<GradientNorms, EngineError> {
-        let mut numbers = Vec::new();
-        for &(images, square) in &own.parts {
-            numbers.extend([images as f64, square]);
-        }
-        let all = self.session.gather_bytes(bytemuck::cast_slice(&numbers))?;
-        let mut norms = GradientNorms::default();
-        norms.whole = own.whole;
-        for rank in &all[..if replicated { 1 } else { all.len() }] {
-            let numbers: Vec<f64> = bytemuck::pod_collect_to_vec(rank);
-            let parts = numbers.chunks_exact(2).map(|part| (part[0] as usize, part[1]));
-            norms.parts.extend(parts);
-        }
-        Ok(norms)
     }
 
     /// The logits of `count` images, on every rank.
@@ -201,7 +136,9 @@ impl Local {
         /// A rank with fewer would compute them in another way than more of them.
         const LEAST: usize = 8;
         let Session { rank, ranks, .. } = *self.session;
-        let mut shares = shares(count, ranks);
+        let bound = |rank| count * rank / ranks;
+        let mut shares: Vec<Range<usize>> =
+            (0..ranks).map(|rank| bound(rank)..bound(rank + 1)).collect();
         if count < LEAST * ranks {
             shares.fill(0..0);
             shares[0] = 0..count;
@@ -221,7 +158,7 @@ impl Local {
         for tensor in self.engine.export(Section::Gradients)? {
             flat.extend_from_slice(tensor.values().unwrap_or_default());
         }
-        SharedReduce::new(self.session.clone()).lock().sum_gradients(&mut flat)?;
+        AllReduce::new(self.session.clone()).sum_gradients(&mut flat)?;
         Ok(flat)
     }
 
@@ -244,7 +181,7 @@ impl Local {
 /// The images of this rank, of those that rank 0 has.
 fn scatter(
     session: &Session,
-    shares: &[std::ops::Range<usize>],
+    shares: &[Range<usize>],
     image: usize,
     images: &[f32],
 ) -> Result<Vec<f32>, EngineError> {

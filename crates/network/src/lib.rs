@@ -47,9 +47,8 @@ pub use device::{
     IsaKind, PrecisionKind, RequiredMemory,
 };
 pub use engine::{
-    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss,
-    MicroBatch, Peaks, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult,
-    UpdateWork, Work,
+    BorderPixels, ChannelStatistics, DeviceData, Engine, GradientNorms, Images, Loss, MicroBatch,
+    Peaks, Preparation, Sample, Section, Snapshot, State, StepTime, UpdateResult, UpdateWork, Work,
 };
 pub use error::{EngineError, Error};
 pub use graph::{Graph, GraphNode, Parameter, Role, StateKind, StateTensor, Statistics};

@@ -61,6 +61,16 @@ impl BatchTree {
         BatchTree { images, micro_batch: micro_batch.min(images) }
     }
 
+    /// Images of the batch.
+    pub fn images(self) -> usize {
+        self.images
+    }
+
+    /// Images of a micro-batch.
+    pub fn micro_batch(self) -> usize {
+        self.micro_batch
+    }
+
     /// How many leaves there are.
     pub fn leaves(self) -> usize {
         let most = (self.micro_batch / Self::LEAF_IMAGES).max(1).ilog2();
@@ -164,6 +174,16 @@ impl BatchPart {
         0..middle.clamp(images.start, images.end) - images.start
     }
 
+    /// The tree of its batch.
+    pub fn tree(&self) -> BatchTree {
+        self.tree
+    }
+
+    /// The number of its micro-batch, from 0: where it is in [`BatchTree::parts`].
+    pub fn index(&self) -> usize {
+        self.start / self.tree.micro_batch
+    }
+
     /// Whether it is the last of its batch.
     pub fn is_last(&self) -> bool {
         self.last
@@ -224,6 +244,7 @@ mod tests {
                         assert_eq!(part.images().start, at, "{images} {micro_batch} {ranks}");
                         at = part.images().end;
                         assert_eq!(part.is_last(), index + 1 == micro_batches);
+                        assert_eq!((part.tree(), part.index()), (tree, index));
                         assert!(part.images().len() <= tree.most_images(ranks));
                         assert_eq!(part.halves().iter().sum::<usize>(), images);
                     }
@@ -251,9 +272,10 @@ mod tests {
     #[test]
     fn leaves_follow_from_the_sizes() {
         let leaves = |images, micro_batch| BatchTree::new(images, micro_batch).leaves();
-        assert_eq!([1, 250, 511, 512, 1023, 1024, 1_000_000].map(|n| leaves(n, n)), [
-            8, 8, 8, 16, 16, 32, 64
-        ]);
+        assert_eq!(
+            [1, 250, 511, 512, 1023, 1024, 1_000_000].map(|n| leaves(n, n)),
+            [8, 8, 8, 16, 16, 32, 64]
+        );
         assert_eq!(leaves(5000, 600), 16);
         let sums = |micro_batch, ranks| BatchTree::new(1000, micro_batch).sums(ranks);
         assert_eq!([1, 2, 3, 8, 16].map(|ranks| sums(500, ranks)), [8, 4, 3, 1, 1]);
