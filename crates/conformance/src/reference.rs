@@ -153,7 +153,12 @@ impl Model {
             let dx = match node.operation {
                 Operation::Convolution { .. } => {
                     let of = |dy: &[f64]| convolution_backward(layer(node), shape, x, weight, dy);
-                    own(of(&of_some), of(&dy))
+                    let (mut of_some, of_all) = (of(&of_some), of(&dy));
+                    if self.is_normalised(Value(index + 1)) {
+                        // BatchNorm takes every shift away: nothing comes from any image.
+                        of_some.bias.clone_from(&of_all.bias);
+                    }
+                    own(of_some, of_all)
                 }
                 Operation::BatchNorm { eps, .. } => {
                     let of = |dy: &[f64]| batch_norm_backward(shape, x, weight, eps, dy);
@@ -289,6 +294,13 @@ impl Model {
             }
         });
         nodes.fold(f64::INFINITY, f64::min)
+    }
+
+    fn is_normalised(&self, value: Value) -> bool {
+        let mut nodes = self.graph.nodes.iter();
+        nodes.any(|node| {
+            matches!(node.operation, Operation::BatchNorm { .. }) && node.inputs[0] == value
+        })
     }
 
     fn weight(&self, node: &GraphNode) -> &[f64] {

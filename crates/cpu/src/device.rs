@@ -56,7 +56,7 @@ impl Devices for CpuDevices {
 /// let config = NetworkConfig { blocks: vec![1], widths: vec![4], ..NetworkConfig::paper() };
 /// let graph = Graph::new(&config.network(images)?)?;
 /// let device = CpuDevice::new(&EngineConfig { threads: 1, ..EngineConfig::default() })?;
-/// let bytes = |images| Ok::<_, crescendo_network::EngineError>(device.required_memory(&graph, images)?.configured);
+/// let bytes = |images| Ok::<_, crescendo_network::EngineError>(device.required_memory(&graph, images, 1)?.configured);
 /// assert!(bytes(100)? < bytes(200)?);
 ///
 /// // As for four threads, to tell how long they would take.

@@ -14,8 +14,8 @@ use crescendo_network::{
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
-use crate::options::PlanOptions;
 use crate::gradient_sums::Grouping;
+use crate::options::PlanOptions;
 use crate::pass::{Finish, FoldedWeights, Losses, Mode, Pass};
 use crate::plan::{ExecutionPlan, FEW_IMAGES};
 use crate::state::{Model, State};
@@ -98,8 +98,7 @@ impl CpuEngine {
     pub fn memory(plan: &ExecutionPlan, images: usize, sums: usize, threads: usize) -> usize {
         // Parameters, momentum buffers, gradients, of which measuring has two.
         let graph = &plan.graph;
-        let state =
-            4 * ((2 + sums.max(2)) * graph.parameter_count() + 2 * graph.statistic_count());
+        let state = 4 * ((2 + sums.max(2)) * graph.parameter_count() + 2 * graph.statistic_count());
         let leaves = Grouping::new(&BatchPart::whole(images), false).leaves;
         let training = Sizes::new(plan, &plan.training, &leaves, threads);
         let inference = Leaves::one(inference_images(threads));
@@ -196,7 +195,8 @@ impl CpuEngine {
             let [first, second, whole] = gradients.add_halves(&self.processor, &grouping);
             let batch = part.batch() as f64;
             // Of the gradient of the batch's loss to that of the half's.
-            let of = |images: usize, square: f64| (images, square * (batch / images as f64).powi(2));
+            let of =
+                |images: usize, square: f64| (images, square * (batch / images as f64).powi(2));
             let [a, b] = part.halves();
             if a > 0 && b > 0 {
                 let norms = result.norms.insert(GradientNorms::default());

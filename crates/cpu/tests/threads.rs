@@ -3,8 +3,8 @@
 use crescendo_cpu::{CpuDevice, CpuDevices, JobTimes};
 use crescendo_network::{
     ActivationStorage, BorderPixels, ChannelStatistics, Devices, EngineConfig, Graph, Images,
-    MicroBatch, Muon, NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape,
-    Tensor, UpdateResult,
+    MicroBatch, Muon, NetworkConfig, Preparation, Role, Rule, Sample, Section, Sgd, Shape, Tensor,
+    UpdateResult,
 };
 
 const BATCH: usize = 37;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crescendo_network::{
     Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, MicroBatch,
-    Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
-    UpdateResult, UpdateWork,
+    Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
+    UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 

@@ -381,7 +381,7 @@ fn toml(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crescendo_network::{Family, NetworkConfig};
+    use crescendo_network::{Family, Init, NetworkConfig};
 
     use super::*;
 
@@ -396,13 +396,11 @@ mod tests {
     #[test]
     fn graphs_come_over_as_they_are() {
         let images = Shape::Maps { channels: 3, height: 32, width: 32 };
-        let airbench = NetworkConfig {
-            family: Family::Airbench,
-            whitening: 2,
-            blocks: vec![2, 2],
-            widths: vec![4, 6],
-            ..NetworkConfig::paper()
-        };
+        let mut airbench = NetworkConfig::paper();
+        (airbench.family, airbench.whitening) = (Family::Airbench, 2);
+        (airbench.blocks, airbench.widths) = (vec![2, 3], vec![4, 6]);
+        (airbench.init, airbench.norm.eps) = (Init::Dirac, 1.0 / 3e5);
+        (airbench.head.hidden, airbench.head.pool) = (0, 3);
         for config in [NetworkConfig::paper(), airbench] {
             let graph = Graph::new(&config.network(images).unwrap()).unwrap();
             let Call::SetGraph(read) = through(Call::SetGraph(graph.clone())) else { panic!() };

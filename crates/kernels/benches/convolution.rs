@@ -16,8 +16,9 @@ use crescendo_kernels::epilogue::{
 };
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, AlignedBuffer, ConvAlgorithm, Convolution, DisjointSlice, Isa, JobTimes, Leaves,
-    MapShape, MapsMut, MapsRef, Processor, TaskTimes, ThreadPool, Workspace, convolution, peak,
+    ActivationFunction, AlignedBuffer, ConvAlgorithm, Convolution, DisjointSlice, Isa, JobTimes,
+    Leaves, MapShape, MapsMut, MapsRef, Processor, TaskTimes, ThreadPool, Workspace, convolution,
+    peak,
 };
 
 const RUNS: usize = 15;

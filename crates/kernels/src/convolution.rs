@@ -204,7 +204,8 @@ pub fn backward(
     } else {
         let size = size(algorithm);
         winograd::backward(
-            processor, workspace, size, layer, prologue, weight, gradient, leaves, dweight, epilogue,
+            processor, workspace, size, layer, prologue, weight, gradient, leaves, dweight,
+            epilogue,
         );
     }
 }

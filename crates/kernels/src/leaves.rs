@@ -74,7 +74,10 @@ impl Leaves {
     /// leaves or [`MOST_GROUPS`], or `own` is no range of them.
     pub fn new(images: usize, leaves: usize, own: Range<usize>, groups: usize) -> Self {
         assert!(leaves.is_power_of_two() && leaves <= MOST_LEAVES, "not a number of leaves");
-        assert!(groups.is_power_of_two() && groups <= leaves.min(MOST_GROUPS), "not a number of groups");
+        assert!(
+            groups.is_power_of_two() && groups <= leaves.min(MOST_GROUPS),
+            "not a number of groups"
+        );
         assert!(own.start <= own.end && own.end <= leaves, "not a range of leaves");
         Leaves { whole: images, leaves, first: own.start, end: own.end, groups }
     }
@@ -408,7 +411,8 @@ mod tests {
 
     #[test]
     fn subtrees_add_up_to_the_same_bits() {
-        for (images, leaves) in [(125, 8), (1000, 16), (3, 8), (1, 8), (13, 8), (64, 64), (70, 64)] {
+        for (images, leaves) in [(125, 8), (1000, 16), (3, 8), (1, 8), (13, 8), (64, 64), (70, 64)]
+        {
             let numbers = numbers(images);
             let whole = sum(Leaves::new(images, leaves, 0..leaves, 1), &numbers);
             for processes in [2, 4, 8] {

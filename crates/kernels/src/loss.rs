@@ -76,13 +76,7 @@ pub fn divisor(batch: usize, class_weights: Option<ClassWeights>) -> f64 {
 }
 
 /// One image's loss; writes its gradient, divided by `divisor`.
-fn row(
-    logits: &[f32],
-    label: usize,
-    smoothing: f64,
-    divisor: f64,
-    dlogits: &mut [f32],
-) -> f64 {
+fn row(logits: &[f32], label: usize, smoothing: f64, divisor: f64, dlogits: &mut [f32]) -> f64 {
     let classes = logits.len();
     let (max, sum) = max_and_sum(logits);
     let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / classes as f64;

@@ -77,7 +77,7 @@
 //! ```
 
 use crate::disjoint_slice::DisjointSlice;
-use crate::leaves::{GroupSlices, LeafSum, Leaves};
+use crate::leaves::{self, GroupSlices, LeafSum, Leaves};
 use crate::prologue::GradientPrologue;
 use crate::simd::LANES;
 use crate::{MapShape, Processor, ThreadPool};
@@ -124,13 +124,22 @@ pub fn sum_over_images(
 pub fn sum_over_leaves(leaves: &Leaves, by_leaf: &[f64], totals: &mut [f64]) {
     let leaves = leaves.in_groups(1).list();
     assert_eq!(by_leaf.len(), leaves.len() * totals.len(), "wrong number of sums");
+    const SOME: usize = 32;
     let all = totals.len();
-    for (at, total) in totals.iter_mut().enumerate() {
-        let mut sum = LeafSum::default();
-        for (index, leaf) in leaves.iter().enumerate() {
-            sum.add(by_leaf[index * all + at], leaf.joins());
+    for (index, totals) in totals.chunks_mut(SOME).enumerate() {
+        let mut waiting = [[0.0; SOME]; leaves::DEPTH];
+        let mut count = 0;
+        for (leaf, sums) in leaves.iter().zip(by_leaf.chunks_exact(all)) {
+            let sums = &sums[index * SOME..][..totals.len()];
+            waiting[count][..sums.len()].copy_from_slice(sums);
+            count += 1;
+            for _ in 0..leaf.joins() {
+                count -= 1;
+                let (to, from) = waiting.split_at_mut(count);
+                to[count - 1].iter_mut().zip(&from[0]).for_each(|(to, from)| *to += from);
+            }
         }
-        *total = sum.total();
+        totals.copy_from_slice(&waiting[0][..totals.len()]);
     }
 }
 

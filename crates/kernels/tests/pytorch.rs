@@ -5,9 +5,9 @@ use crescendo_kernels::muon::MuonStep;
 use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, ConvAlgorithm, Convolution, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef,
-    Processor, ThreadPool, Workspace, activation, convolution, linear, loss, max_pool, muon,
-    pooling, to_blocked, to_nchw,
+    ActivationFunction, ConvAlgorithm, Convolution, DisjointSlice, Isa, Leaves, MapShape, MapsMut,
+    MapsRef, Processor, ThreadPool, Workspace, activation, convolution, linear, loss, max_pool,
+    muon, pooling, to_blocked, to_nchw,
 };
 use safetensors::{Dtype, SafeTensors};
 

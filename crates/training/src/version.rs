@@ -3,6 +3,9 @@
 /// This program's version.
 pub(crate) const OWN: &str = env!("CARGO_PKG_VERSION");
 
+/// The first version that sums over the images of a batch as this one does.
+const OTHER_SUMS: &str = "0.2.0";
+
 /// What to do about a file that `version` wrote, if it is newer than this program.
 pub(crate) fn newer(version: &str) -> Option<String> {
     (numbers(version) > numbers(OWN)).then(|| {
@@ -12,8 +15,15 @@ pub(crate) fn newer(version: &str) -> Option<String> {
 
 /// A note about a file that `version` wrote, if it is older than this program.
 pub(crate) fn older(version: &str) -> Option<String> {
-    (numbers(version) < numbers(OWN))
-        .then(|| format!("This run was last saved by crescendo {version}, and this is {OWN}."))
+    let older = numbers(version);
+    (older < numbers(OWN)).then(|| {
+        let mut note =
+            format!("This run was last saved by crescendo {version}, and this is {OWN}.");
+        if older < numbers(OTHER_SUMS) {
+            note += " The last digits of its results change from here on: see the changelog.";
+        }
+        note
+    })
 }
 
 /// The numbers of a version such as `1.2.3`, to compare; a part that is not a number is zero.
@@ -30,6 +40,7 @@ mod tests {
         assert!(newer("99.0.0").is_some_and(|text| text.contains("99.0.0")));
         assert!(newer("0.0.9").is_none() && newer(OWN).is_none());
         assert!(older("0.0.10").is_some() && older(OWN).is_none() && older("10.0.0").is_none());
+        assert!(older("0.1.0").is_some_and(|note| note.contains("last digits")));
         assert!(numbers("0.10.0") > numbers("0.9.1"));
     }
 }

@@ -1,8 +1,6 @@
 //! Gradient accumulation: batches in several micro-batches.
 
-use crescendo_network::{
-    ActivationKind, BatchTree, Engine, Graph, Loss, Section, UpdateResult,
-};
+use crescendo_network::{ActivationKind, BatchTree, Engine, Graph, Loss, Section, UpdateResult};
 
 use crate::Suite;
 use crate::reference::Model;

@@ -48,14 +48,16 @@ fn check_halves(suite: &Suite, loss: &Loss, micro_batch: usize) {
         let (images, labels) = (pixels(&graph, count, seed), labels(count));
         let mean_weight = loss.mean_weight(&labels);
         // The parts of the gradient of the batch's loss.
-        let mut halves = [(0, vec![0.0; graph.parameter_count()]), (0, vec![0.0; graph.parameter_count()])];
+        let mut halves =
+            [(0, vec![0.0; graph.parameter_count()]), (0, vec![0.0; graph.parameter_count()])];
         for part in BatchTree::new(count, micro_batch).parts(0, 1) {
             let own = own_part(&graph, &images, &labels, loss, part);
             engine.accumulate(&MicroBatch { measure: true, ..own }).unwrap();
             let range = part.images();
             let images = &images[range.start * image..range.end * image];
             let (labels, middle) = (&labels[range.clone()], range.len() / 2);
-            for ((images_of, sum), half) in halves.iter_mut().zip([0..middle, middle..range.len()]) {
+            for ((images_of, sum), half) in halves.iter_mut().zip([0..middle, middle..range.len()])
+            {
                 if half.is_empty() {
                     continue;
                 }

@@ -154,9 +154,10 @@ fn check(suite: &Suite, loss: &Loss, count: usize, micro_batch: usize, numbers: 
             }
             near(norms.whole, expected.whole);
         }
-        for (what, many, one) in
-            [("the model", &first.model, &one.model), ("the momentum", &first.momentum, &one.momentum)]
-        {
+        for (what, many, one) in [
+            ("the model", &first.model, &one.model),
+            ("the momentum", &first.momentum, &one.momentum),
+        ] {
             let wide: Vec<f64> = one.iter().map(|&x| x.into()).collect();
             close(what, many, &wide, suite.tolerances.updates, suite.tolerances.absolute);
             each_close(many, one, 10.0 * suite.tolerances.reordered);

@@ -1,8 +1,8 @@
 //! The state of an engine: tensors in and out, and what may not depend on anything else.
 
 use crescendo_network::{
-    ActivationKind, Engine, Graph, Loss, MicroBatch, Muon, Role, Rule, Section, Snapshot,
-    State, Tensor, TensorData,
+    ActivationKind, Engine, Graph, Loss, MicroBatch, Muon, Role, Rule, Section, Snapshot, State,
+    Tensor, TensorData,
 };
 
 use crate::Suite;

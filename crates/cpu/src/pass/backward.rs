@@ -49,14 +49,16 @@ impl Pass<'_> {
         let Loss { label_smoothing, class_weights } = loss;
         let weights = class_weights.as_deref();
         let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
-        let mut losses = Losses { correct: loss::count_correct(logits, labels), ..Losses::default() };
+        let mut losses =
+            Losses { correct: loss::count_correct(logits, labels), ..Losses::default() };
         let mut sum = LeafSum::default();
         for (index, leaf) in list.iter().enumerate() {
             let images = leaf.images();
             let of = images.start * classes..images.end * classes;
             let (logits, out) = (&logits[of.clone()], &mut out[of]);
             let labels = &labels[images];
-            let of_leaf = loss::cross_entropy(logits, labels, *label_smoothing, batch, weights, out);
+            let of_leaf =
+                loss::cross_entropy(logits, labels, *label_smoothing, batch, weights, out);
             sum.add(of_leaf, leaf.joins());
             if list.get(index + 1).is_none_or(|next| next.group() != leaf.group()) {
                 losses.groups[leaf.group()] = sum.total();

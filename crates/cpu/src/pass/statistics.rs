@@ -1,7 +1,7 @@
 //! BatchNorm between the steps: from a kernel's sums to statistics and factors, forward and backward.
 
-use crescendo_kernels::{LeafSum, MapShape, Processor};
 use crescendo_kernels::norm::{self, BatchMoments, NormBackward};
+use crescendo_kernels::{LeafSum, MapShape, Processor};
 use crescendo_network::{EngineError, Operation};
 
 use super::{Mode, Pass};
@@ -67,7 +67,14 @@ impl Pass<'_> {
             _ => self.state.batches_tracked[norm] += 1,
         }
         let sums = &mut self.buffers.totals[..2 * range.len()];
-        Self::sum_over_batch(self.processor, &self.grouping, maps, &self.buffers.sums[0], &mut self.buffers.by_leaf, sums);
+        Self::sum_over_batch(
+            self.processor,
+            &self.grouping,
+            maps,
+            &self.buffers.sums[0],
+            &mut self.buffers.by_leaf,
+            sums,
+        );
         let mut images = maps.images;
         if let Mode::Training { communicator, micro_batch, .. } = &mut self.mode {
             communicator.sum(sums)?;
@@ -106,7 +113,14 @@ impl Pass<'_> {
         let graph = &self.plan.graph;
         let (grouping, by_leaf) = (&self.grouping, &mut self.buffers.by_leaf);
         let sums = &mut self.buffers.totals[..2 * maps.channels];
-        Self::sum_over_batch(self.processor, grouping, maps, &self.buffers.sums[which], by_leaf, sums);
+        Self::sum_over_batch(
+            self.processor,
+            grouping,
+            maps,
+            &self.buffers.sums[which],
+            by_leaf,
+            sums,
+        );
         // Each process adds its own part to the gradients here; the update sums them.
         let requires_grad = &self.state.requires_grad;
         let trained = |parameter: Option<usize>| parameter.is_some_and(|p| requires_grad[p]);

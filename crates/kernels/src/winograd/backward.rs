@@ -87,15 +87,19 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let mut leaves: [Range<usize>; MOST_LEAVES] = std::array::from_fn(|_| 0..0);
         leaves.iter_mut().zip(self.parts.by_leaf()).for_each(|(leaf, parts)| *leaf = parts);
         let count = self.parts.by_leaf().count();
+        let threads = processor.pool.threads();
         processor.pool.run(count, 2 * self.geometry.work(), |leaf, worker| {
             let parts = leaves[leaf].clone();
+            // Probably the worker's next leaf.
+            let later = leaves.get(leaf + threads).map_or(0, |parts| parts.start);
             let room = taps.map_or(0, |_| parts.len() * len);
             // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-            let (sums, rest) =
-                unsafe { workers.part(worker, room, self.part_len(&schedule)) };
+            let (sums, rest) = unsafe { workers.part(worker, room, self.part_len(&schedule)) };
             for (index, part) in parts.clone().enumerate() {
                 let sum = taps.map(|_| sums.wrapping_add(index * len));
-                self.part(processor, schedule, packed, part, sum, rest);
+                let then = if part + 1 < parts.end { part + 1 } else { later };
+                let then = (then > 0).then_some(then);
+                self.part(processor, schedule, packed, part, then, sum, rest);
             }
             let Some(taps) = taps else { return };
             let taps_len = weights::taps_len(input.channels, output.channels);
@@ -112,7 +116,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         });
     }
 
-    /// A task for each part of a leaf, or smaller ones where these are too few; all sums are in memory together.
+    /// A task for each part of a leaf, or smaller ones where these are too few; the sums of several leaves are in memory
+    /// together.
     fn run_by_parts(
         &self,
         processor: &Processor,
@@ -122,38 +127,53 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         taps: Option<&DisjointSlice<f32>>,
         shared: &mut [f32],
     ) {
-        let Geometry { input, output, .. } = self.geometry;
         let (pool, len) = (&processor.pool, self.sum_len());
         let (sums, shared) = shared.split_at_mut(self.parts.len() * len);
+        if pool.are_too_few(self.parts.len()) || self.parts.len() < pool.threads() {
+            self.run_by_stages(processor, workers, packed, taps.map(|taps| (taps, sums)), shared);
+            return;
+        }
         {
             let sums = DisjointSlice::new(sums);
             let sums = taps.map(|_| &sums);
-            if pool.are_too_few(self.parts.len()) || self.parts.len() < pool.threads() {
-                self.run_by_stages(processor, workers, packed, sums, shared);
-            } else {
-                pool.run(self.parts.len(), 2 * self.geometry.work(), |part, worker| {
-                    // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                    let (rest, _) = unsafe { workers.part(worker, self.part_len(&schedule), 0) };
-                    // SAFETY: one part a task.
-                    let sum = sums.map(|sums| unsafe { sums.part(part * len, len) }.as_mut_ptr());
-                    self.part(processor, schedule, packed, part, sum, rest);
-                });
-            }
+            pool.run(self.parts.len(), 2 * self.geometry.work(), |part, worker| {
+                // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
+                let (rest, _) = unsafe { workers.part(worker, self.part_len(&schedule), 0) };
+                // SAFETY: one part a task.
+                let sum = sums.map(|sums| unsafe { sums.part(part * len, len) }.as_mut_ptr());
+                self.part(processor, schedule, packed, part, None, sum, rest);
+            });
         }
-        let Some(taps) = taps else { return };
-        let sums = &*sums;
+        if let Some(taps) = taps {
+            self.gather(processor, 0..self.parts.len(), sums, taps);
+        }
+    }
+
+    /// From the sums of some parts, which are whole leaves, to the gradients of these leaves.
+    pub fn gather(
+        &self,
+        processor: &Processor,
+        parts: Range<usize>,
+        sums: &[f32],
+        taps: &DisjointSlice<f32>,
+    ) {
+        let Geometry { input, output, .. } = self.geometry;
         let (inputs, outputs) = (input.channels, output.channels);
-        let taps_len = weights::taps_len(inputs, outputs);
-        let (leaves, tasks) = (self.parts.by_leaf().count(), pool.tasks_of(inputs, 4));
-        pool.run(leaves * tasks, ThreadPool::ELEMENT * sums.len(), |index, _| {
-            let (leaf, task) = (index / tasks, index % tasks);
-            let parts = self.parts.by_leaf().nth(leaf).expect("there are so many leaves");
+        let (len, taps_len) = (self.sum_len(), weights::taps_len(inputs, outputs));
+        let before = self.parts[..parts.start].iter().filter(|part| part.begins).count();
+        let leaves = self.parts[parts.clone()].iter().filter(|part| part.begins).count();
+        let tasks = processor.pool.tasks_of(inputs, 4);
+        let work = ThreadPool::ELEMENT * parts.len() * len;
+        processor.pool.run(leaves * tasks, work, |index, _| {
+            let (leaf, task) = (before + index / tasks, index % tasks);
+            let of_leaf = self.parts.by_leaf().nth(leaf).expect("there are so many leaves");
+            let first = of_leaf.start - parts.start;
             processor.isa.run(weights::Gather {
-                parts: &sums[parts.start * len..parts.end * len],
+                parts: &sums[first * len..(first + of_leaf.len()) * len],
                 inputs,
                 outputs,
                 range: split_range(inputs, tasks, task),
-                // SAFETY: tasks write different input channels of a leaf.
+                // SAFETY: tasks write different input channels of a leaf, or different leaves.
                 taps: unsafe { taps.as_mut_ptr().add(leaf * taps_len) },
                 tile: self.tile,
             });
@@ -161,7 +181,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
     }
 
     /// Numbers of a partial sum.
-    fn sum_len(&self) -> usize {
+    pub fn sum_len(&self) -> usize {
         let Geometry { input, output, .. } = self.geometry;
         T::ELEMENTS * odd_cache_lines(input.channels * output.padded_channels())
     }
@@ -174,19 +194,22 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         Lines::scratch(&self.geometry) + domain(input) + domain(output)
     }
 
-    /// A part of a leaf, with its sum where that is wanted.
+    /// A part of a leaf, with its sum where that is wanted. `then` is the part that probably follows on this worker.
+    #[allow(clippy::too_many_arguments)]
     fn part(
         &self,
         processor: &Processor,
         schedule: Schedule,
         packed: &[f32],
         part: usize,
+        then: Option<usize>,
         du: Option<*mut f32>,
         scratch: *mut f32,
     ) {
         let Geometry { input, output, .. } = self.geometry;
-        let groups = schedule.groups(&self.geometry, self.parts[part].images());
-        for (count, (group, next)) in with_next(groups).enumerate() {
+        let groups = |part: usize| schedule.groups(&self.geometry, self.parts[part].images());
+        for (count, (group, next)) in with_next(groups(part)).enumerate() {
+            let next = next.or_else(|| groups(then?).next());
             let tiles = group.tiles(&self.geometry);
             let start = scratch.wrapping_add(Lines::scratch(&self.geometry));
             let v = Domain::new(start, input.blocks(), tiles);

@@ -97,7 +97,11 @@ impl Schedule {
     }
 
     /// The groups of a part of the batch, in order.
-    pub fn groups(self, geometry: &Geometry, mine: Range<usize>) -> impl Iterator<Item = Group> + Clone {
+    pub fn groups(
+        self,
+        geometry: &Geometry,
+        mine: Range<usize>,
+    ) -> impl Iterator<Item = Group> + Clone {
         let count = mine.len().div_ceil(self.images);
         let tiles_y = geometry.tiles_y;
         (0..count).flat_map(move |index| {

@@ -210,49 +210,86 @@ impl<T: Tile> Kernel for Multiply<'_, T> {
 }
 
 impl<T: Tile + Send + Sync> Backward<'_, T> {
-    /// Computes the input's gradient, and the partial sums of the weights' gradient into `sums` where it is wanted.
+    /// Computes the input's gradient, and where they are wanted the weights' gradients of leaves: into the first memory,
+    /// through sums in the second.
     pub fn run_by_stages(
         &self,
         processor: &Processor,
         workers: &Workers,
         packed: &[f32],
-        sums: Option<&DisjointSlice<f32>>,
+        mut sums: Option<(&DisjointSlice<f32>, &mut [f32])>,
         memory: &mut [f32],
     ) {
         let Backward { geometry, prologue, gradient, epilogue, .. } = self;
-        let (pool, isa) = (&processor.pool, processor.isa);
-        for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
+        let (pool, isa, len) = (&processor.pool, processor.isa, self.sum_len());
+        let most = chunk_len(geometry, pool.threads());
+        let wanted = sums.is_some();
+        let mut start = 0;
+        // The first part whose leaf is not complete.
+        let mut open = 0;
+        while start < geometry.input.images {
+            let images = start..self.end_of_chunk(start, most);
+            start = images.end;
             let work = geometry.work() * images.len() / geometry.input.images;
             let parts = self.parts.of(&images);
             let domains = &Domains::new(geometry, images, memory);
             Transforms::run(processor, workers, geometry, domains, |image| {
                 let place = image.output::<T>();
                 isa.run(transform::OutputAdjoint { place, prologue: gradient });
-                if sums.is_some() {
+                if wanted {
                     isa.run(transform::Input { place: image.input::<T>(), prologue });
                 }
             });
             let panels = panels(geometry.input.blocks());
             let matrices = T::ELEMENTS * panels;
-            pool.run(matrices * parts.len(), 2 * work, |index, _| {
-                // Neighbours have the same weights.
-                let (matrix, part) = (index / parts.len(), parts.start + index % parts.len());
-                let len = T::ELEMENTS
-                    * odd_cache_lines(geometry.input.channels * geometry.output.padded_channels());
-                // SAFETY: another task writes other rows of the part's sum, which all lie in it.
-                let du = sums.map(|sums| unsafe { sums.as_mut_ptr().add(part * len) });
-                let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
-                let all = self.parts[part].images();
-                let images = intersection(&all, &domains.images);
-                let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
-                let accumulate = images.start > all.start;
-                isa.run(Gradients { pass: self, v, dm, packed, du, accumulate, element, panel });
-            });
+            {
+                let sums = sums.as_mut().map(|(_, sums)| DisjointSlice::new(sums));
+                pool.run(matrices * parts.len(), 2 * work, |index, _| {
+                    // Neighbours have the same weights.
+                    let (matrix, part) = (index / parts.len(), parts.start + index % parts.len());
+                    let sums = sums.as_ref();
+                    // SAFETY: another task writes other rows of the part's sum, which all lie in it.
+                    let du = sums.map(|s| unsafe { s.as_mut_ptr().add((part - open) * len) });
+                    let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
+                    let all = self.parts[part].images();
+                    let images = intersection(&all, &domains.images);
+                    let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
+                    let accumulate = images.start > all.start;
+                    isa.run(Gradients {
+                        pass: self,
+                        v,
+                        dm,
+                        packed,
+                        du,
+                        accumulate,
+                        element,
+                        panel,
+                    });
+                });
+            }
+            // The sums of leaves that are complete are not needed any longer, and their memory is used again while it is in
+            // the cache.
+            let complete = self.parts.iter().take_while(|part| part.images().end <= start);
+            let last = complete.enumerate().filter(|(_, part)| part.ends.is_some()).last();
+            let end = last.map_or(open, |(part, _)| part + 1);
+            if let Some((taps, sums)) = sums.as_mut().filter(|_| end > open) {
+                self.gather(processor, open..end, sums, taps);
+                open = end;
+            }
             let Some(epilogue) = epilogue else { continue };
             Transforms::run(processor, workers, geometry, domains, |image| {
                 isa.run(Fenced(transform::InputAdjoint::<T> { place: image.input(), epilogue }));
             });
         }
+    }
+
+    /// Where a chunk of at most so many images ends: with a leaf, if it has all of one, so that no leaf is begun in it that is
+    /// not complete.
+    fn end_of_chunk(&self, start: usize, most: usize) -> usize {
+        let leaves = self.parts.iter().filter(|part| part.ends.is_some());
+        let ends = leaves.map(|part| part.images().end).filter(|&end| end > start);
+        let within = ends.take_while(|&end| end <= start + most).last();
+        within.unwrap_or((start + most).min(self.geometry.input.images))
     }
 }
 

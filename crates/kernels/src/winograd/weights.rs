@@ -202,9 +202,7 @@ impl Kernel for Deliver<'_> {
                 for (index, leaf) in leaves.iter().enumerate() {
                     for (tap, sum) in waiting[count].iter_mut().enumerate() {
                         // SAFETY: the length of the gradients was checked.
-                        *sum = unsafe {
-                            s.load(taps.as_ptr().add(index * len + at + tap * LANES))
-                        };
+                        *sum = unsafe { s.load(taps.as_ptr().add(index * len + at + tap * LANES)) };
                     }
                     count += 1;
                     for _ in 0..leaf.joins() {

@@ -8,8 +8,8 @@ use crescendo_kernels::epilogue::{
 use crescendo_kernels::norm::{BatchMoments, NormBackward};
 use crescendo_kernels::prologue::{Affine, GradientPrologue, NormGradient, Prologue, Residual};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Processor, norm, pooling,
-    to_blocked, to_nchw,
+    ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Processor, norm,
+    pooling, to_blocked, to_nchw,
 };
 use crescendo_reference as reference;
 

@@ -4,8 +4,8 @@ use crescendo_kernels::epilogue::{Epilogue, GradientEpilogue};
 use crescendo_kernels::loss::ClassWeights;
 use crescendo_kernels::prologue::{GradientPrologue, Prologue};
 use crescendo_kernels::{
-    ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Workspace, activation,
-    linear, loss, pooling, to_blocked, to_nchw,
+    ActivationFunction, DisjointSlice, Isa, Leaves, MapShape, MapsMut, MapsRef, Workspace,
+    activation, linear, loss, pooling, to_blocked, to_nchw,
 };
 use crescendo_reference as reference;
 
