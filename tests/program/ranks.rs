@@ -2,8 +2,10 @@
 //! feature `mpi`:
 //!
 //! ```text
-//! cargo test --release --features mpi --test program ranks
+//! cargo test --release --features mpi --test program ranks -- --include-ignored
 //! ```
+//!
+//! What is ignored otherwise needs root.
 //!
 //! Another `mpirun` can be named by `CRESCENDO_MPIRUN`.
 
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::full_disk::Disk;
 use super::resume::wait_for_updates;
 use super::{OFTEN, Place, SMALL, assert_equal, column, contents, text};
 
@@ -282,6 +285,29 @@ fn errors_name_the_rank_and_end_all_ranks() {
         assert!(complaint.contains("error: rank 0 on ") && complaint.contains(part), "{complaint}");
         assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_at_rank_0_ends_all_ranks() {
+    if !runs("a_full_disk_at_rank_0_ends_all_ranks") {
+        return;
+    }
+    let place = Place::new();
+    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    let disk = Disk::mount(place.path("disk"), 2048);
+    let folder = disk.0.join("run");
+    disk.fill(120 << 10);
+    let begin = Instant::now();
+    let output = wait(start(&place, 2, &format!("train {SMALL} {OFTEN} --out disk/run")));
+    let complaint = text(&output.stdout) + &text(&output.stderr);
+    assert!(!output.status.success(), "{complaint}");
+    assert!(complaint.contains("error: rank 0 on "), "{complaint}");
+    assert!(complaint.contains("No space left on device"), "{complaint}");
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    disk.clear();
+    run(&place, 4, "train --resume disk/run --log-steps");
+    assert_equal(&place.path("whole"), &folder);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crescendo::distributed::Interconnect;
+use crescendo::network::BatchTree;
 use serde_json::{Value, json};
 
 use super::Plan;
@@ -10,6 +11,8 @@ use super::Plan;
 /// A batch size on several ranks.
 struct Row {
     batch_size: usize,
+    /// The most images of a batch that a rank has.
+    share: usize,
     /// Bytes that each rank sends in an update.
     bytes: f64,
     /// Seconds of an update's sums, if nothing of them were hidden.
@@ -19,9 +22,10 @@ struct Row {
 }
 
 impl Row {
-    /// The share of an update in which the ranks compute.
-    fn efficiency(&self) -> Option<f64> {
-        self.update.map(|[update, compute]| compute / update)
+    /// How fast the ranks are together, of what they would be if each had its part of the images and none waited.
+    fn efficiency(&self, ranks: usize) -> Option<f64> {
+        let even = self.batch_size as f64 / (ranks * self.share) as f64;
+        self.update.map(|[update, compute]| even * compute / update)
     }
 
     fn images_per_second(&self) -> Option<f64> {
@@ -31,15 +35,18 @@ impl Row {
 
 fn rows(plan: &Plan, interconnect: &Interconnect) -> Vec<Row> {
     let graph = &plan.graph;
-    let mut sizes: Vec<usize> =
-        plan.phases.iter().map(|planned| planned.phase.batch_size).collect();
+    let mut sizes: Vec<[usize; 2]> =
+        plan.phases.iter().map(|planned| [planned.phase.batch_size, planned.micro_batch]).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let row = |batch_size: usize| {
-        let images = batch_size.div_ceil(interconnect.ranks);
-        let compute = plan.speed.as_ref().map(|speed| speed.of_update(images));
+    let row = |[batch_size, micro_batch]: [usize; 2]| {
+        let tree = BatchTree::new(batch_size, micro_batch);
+        let parts = |rank| tree.parts(rank, interconnect.ranks).map(|part| part.images().len());
+        let share = (0..interconnect.ranks).map(|rank| parts(rank).sum()).max().unwrap_or(0);
+        let compute = plan.speed.as_ref().map(|speed| speed.of_update(share));
         Row {
             batch_size,
+            share,
             bytes: interconnect.gradient_bytes(graph),
             sums: interconnect.gradients(graph) + interconnect.norms(graph),
             update: compute.map(|compute| [interconnect.update(graph, compute), compute]),
@@ -62,14 +69,13 @@ pub fn table(plan: &Plan, interconnect: &Interconnect) -> String {
     );
     text += &cells(["batch size", "of each rank", "sent", "sums", "images/s", "efficiency"]);
     for row in rows(plan, interconnect) {
-        let share = row.batch_size.div_ceil(interconnect.ranks);
         let rate = row.images_per_second().map_or("?".into(), |rate| format!("{rate:.0}"));
         let efficiency = row
             .efficiency()
             .map_or("?".into(), |efficiency| format!("{:.1} %", 100.0 * efficiency));
         text += &cells([
             &row.batch_size.to_string(),
-            &share.to_string(),
+            &row.share.to_string(),
             &format!("{:.1} MB", 1e-6 * row.bytes),
             &format!("{:.1} ms", 1e3 * row.sums),
             &rate,
@@ -88,10 +94,11 @@ pub fn to_json(plan: &Plan, interconnect: &Interconnect) -> Value {
     let row = |row: &Row| {
         json!({
             "batch_size": row.batch_size,
+            "images_of_a_rank": row.share,
             "sent_bytes": row.bytes,
             "sums_seconds": row.sums,
             "images_per_second": row.images_per_second(),
-            "efficiency": row.efficiency(),
+            "efficiency": row.efficiency(interconnect.ranks),
         })
     };
     json!(rows(plan, interconnect).iter().map(row).collect::<Vec<_>>())

@@ -40,7 +40,8 @@ fn summary(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
         let decimals = if rate < 100.0 { 1 } else { 0 };
         let how = if speed.is_measured { ", measured" } else { "" };
         let time = format!("{most} {seconds} of training at {rate:.decimals$} images/s{how}");
-        lines.push(("time on this machine", time));
+        let of = if speed.is_measured { "time on this machine" } else { "time at this speed" };
+        lines.push((of, time));
     }
     lines
 }
