@@ -71,7 +71,7 @@ pub fn table(plan: &Plan, interconnect: &Interconnect) -> String {
     for row in rows(plan, interconnect) {
         let rate = row.images_per_second().map_or("?".into(), |rate| format!("{rate:.0}"));
         let efficiency = row
-            .efficiency()
+            .efficiency(interconnect.ranks)
             .map_or("?".into(), |efficiency| format!("{:.1} %", 100.0 * efficiency));
         text += &cells([
             &row.batch_size.to_string(),
