@@ -100,7 +100,7 @@ fn decisions(place: &Place, run: &str) -> String {
 }
 
 const FAST94: &str =
-    "fast94 --data shapes:120,40 --set network.widths=[4,8,8] --set batch.least_updates=10";
+    "fast94 --data shapes:60,20 --set network.widths=[4,8,8] --set batch.least_updates=3";
 
 #[test]
 fn any_power_of_two_of_ranks_comes_to_the_same_bytes() {
@@ -155,8 +155,8 @@ fn micro_batches_averages_and_frozen_groups_are_the_same_on_ranks() {
     if !runs("micro_batches_averages_and_frozen_groups_are_the_same_on_ranks") {
         return;
     }
-    // Groups of ten images, the last one smaller; some ranks have none of it.
-    let ghost = "--set network.norm.ghost=10 --set batch.noise_every=2";
+    // Few groups are divided over the ranks; more stay within one.
+    let ghost = "--set network.norm.ghost=5 --set batch.noise_every=2";
     check_equal(&format!("{SMALL} {ghost}"), &[2, 8]);
     for average in ["ema", "lookahead"] {
         check_equal(&format!("{FAST94} --set optimizer.average={average}"), &[2]);
@@ -275,7 +275,7 @@ fn errors_name_the_rank_and_end_all_ranks() {
         ("train quick --data damaged", "damaged"),
         (
             "train quick --data shapes:100,50 --set network.widths=[4,4,4] --set optimizer.learning_rate=1e30",
-            "diverged",
+            "not a number",
         ),
     ] {
         let begin = Instant::now();

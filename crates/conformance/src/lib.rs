@@ -122,7 +122,8 @@ properties! { $
     accumulation:
         micro_batches_add_up_to_their_batch,
         micro_batches_of_weighted_classes_add_up_to_their_batch,
-        each_micro_batch_has_its_own_statistics;
+        each_micro_batch_has_its_own_statistics,
+        each_group_of_ghost_batch_norm_has_its_own_statistics;
     measure:
         norms_of_halves_match_the_reference,
         norms_of_halves_in_micro_batches_match_the_reference,
@@ -153,6 +154,7 @@ properties! { $
         processes_compute_what_one_does,
         processes_without_images_take_part,
         processes_compute_micro_batches_as_one_does,
+        processes_compute_ghost_groups_as_one_does,
         processes_with_class_weights_compute_what_one_does,
         final_gradients_cover_all_parameters_once,
         final_gradients_cover_frozen_parameters,

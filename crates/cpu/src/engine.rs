@@ -9,8 +9,8 @@ use crescendo_kernels::optimizer::{self, SgdStep};
 use crescendo_kernels::{AlignedBuffer, Leaves, Processor, ThreadPool, peak};
 use crescendo_network::{
     BatchPart, Communicator, Engine, EngineError, GradientNorms, Graph, Images, Loss, MicroBatch,
-    Muon, Peaks, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor, StepTime,
-    Tensor, TensorData, UpdateResult, check_tensors,
+    Muon, Operation, Peaks, Rule, Section, Sgd, SingleProcess, Snapshot, StateKind, StateTensor,
+    StepTime, Tensor, TensorData, UpdateResult, check_tensors,
 };
 
 use crate::buffers::{Buffers, Sizes, packed_lens};
@@ -118,6 +118,7 @@ impl CpuEngine {
         images: &'a [f32],
         grouping: Grouping,
         micro_batch: usize,
+        alone: Option<usize>,
         communicator: Option<&'a mut dyn Communicator>,
         new_weight: Option<f64>,
     ) -> Result<(Pass<'a>, &'a Loss), EngineError> {
@@ -145,7 +146,7 @@ impl CpuEngine {
             images,
             count,
             grouping,
-            mode: Mode::Training { communicator, micro_batch, new_weight },
+            mode: Mode::Training { communicator, micro_batch, alone, new_weight },
         };
         pass.forward()?;
         Ok((pass, &self.loss))
@@ -207,9 +208,40 @@ impl CpuEngine {
         }
         let mut sums = [grouping.total(&losses), correct as f64];
         self.communicator.sum(&mut sums)?;
+        if part.is_alone() {
+            self.blend_groups(&part)?;
+        }
         (result.loss, result.correct) = (sums[0] / divisor, sums[1] as usize);
         result.images = part.batch();
         Ok(result)
+    }
+
+    /// Takes the statistics of all micro-batches into the running ones, in their order, where each process has those of its
+    /// own.
+    fn blend_groups(&mut self, part: &BatchPart) -> Result<(), EngineError> {
+        let State { model, moments_of_groups: moments, batches_tracked, .. } = &mut self.state;
+        self.communicator.sum(moments)?;
+        let graph = &self.plans[self.current].graph;
+        let channels = 2 * model.means.len();
+        for group in moments.chunks_exact(channels.max(1)) {
+            for node in &graph.nodes {
+                let (Some(index), Operation::BatchNorm { new_weight, .. }) =
+                    (node.statistics, node.operation)
+                else {
+                    continue;
+                };
+                batches_tracked[index] += 1;
+                let blend = |old: &mut f32, new: f64| {
+                    *old = ((1.0 - new_weight) * f64::from(*old) + new_weight * new) as f32;
+                };
+                for at in graph.statistics[index].range.clone() {
+                    blend(&mut model.means[at], group[2 * at]);
+                    blend(&mut model.variances[at], group[2 * at + 1]);
+                }
+            }
+        }
+        debug_assert_eq!(moments.len(), part.index().1 * channels);
+        Ok(())
     }
 
     /// Applies the gradients, and clears them.
@@ -364,8 +396,15 @@ impl Engine for CpuEngine {
         };
         let grouping = Grouping::new(&part, measure);
         self.state.gradients.reserve(grouping.count().max(if measure { 2 } else { 1 }));
+        let alone = part.is_alone().then(|| part.index().0);
+        if part.is_alone() && self.pending.is_none() {
+            let numbers = 2 * part.index().1 * self.graph().statistic_count();
+            self.state.moments_of_groups.clear();
+            self.state.moments_of_groups.resize(numbers, 0.0);
+        }
+        let of_pass = grouping.clone();
         let (mut pass, loss) =
-            self.training_pass(images, grouping, part.micro_batch(), None, None)?;
+            self.training_pass(images, of_pass, part.micro_batch(), alone, None, None)?;
         let weights = loss.class_weights.as_deref();
         let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
         let divisor = loss::divisor(part.batch(), weights);
@@ -378,9 +417,9 @@ impl Engine for CpuEngine {
             (true, false) => Finish::Batch,
             (true, true) => Finish::Halves,
         })?;
-        let pending = self.pending.get_or_insert(Pending {
+        let pending = self.pending.get_or_insert_with(|| Pending {
             part,
-            grouping,
+            grouping: grouping.clone(),
             measure,
             divisor,
             losses: [0.0; MOST_GROUPS],
@@ -442,7 +481,7 @@ impl Engine for CpuEngine {
     fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
         let count = images.len() / self.graph().input.len();
         let grouping = Grouping::new(&BatchPart::whole(count), false);
-        self.training_pass(images, grouping, count, Some(&mut SingleProcess), Some(weight))?;
+        self.training_pass(images, grouping, count, None, Some(&mut SingleProcess), Some(weight))?;
         Ok(())
     }
 

@@ -12,13 +12,15 @@ const _: () = assert!(BatchTree::MOST_LEAVES <= MOST_LEAVES, "kernels know as ma
 pub(crate) type Groups<'a> = [&'a mut [f32]; MOST_GROUPS];
 
 /// Which images of a batch's tree a pass has, and which of their sums are kept apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grouping {
     pub leaves: Leaves,
     /// Groups of the whole tree.
     all: usize,
-    /// The first that is this process's.
-    first: usize,
+    /// Those that are this process's.
+    own: Range<usize>,
+    /// That of the leaves' first group among them.
+    offset: usize,
 }
 
 impl Grouping {
@@ -26,24 +28,34 @@ impl Grouping {
     pub fn new(part: &BatchPart, measure: bool) -> Self {
         let all = part.nodes().max(if measure { 2 } else { 1 });
         let (leaves, own) = (part.tree_leaves(), part.leaves());
-        let first = (own.start * all / leaves).min(all - 1);
-        Grouping { leaves: Leaves::new(part.micro_batch(), leaves, own, all), all, first }
+        let group = |leaf: usize| (leaf * all / leaves).min(all - 1);
+        let groups = group(own.start)..group(own.end.max(own.start + 1) - 1) + 1;
+        if part.is_alone() {
+            let offset = group(part.leaf()) - groups.start;
+            return Grouping { leaves: Leaves::one(part.micro_batch()), all, own: groups, offset };
+        }
+        let leaves = Leaves::new(part.micro_batch(), leaves, own, all);
+        Grouping { leaves, all, own: groups, offset: 0 }
     }
 
     /// How many groups are this process's.
     pub fn count(&self) -> usize {
-        self.leaves.groups()
+        self.own.len()
+    }
+
+    /// Which of them the leaves belong to.
+    pub fn of_leaves(&self) -> Range<usize> {
+        self.offset..self.offset + self.leaves.groups()
     }
 
     /// How many of them are in the batch's first half.
     fn in_first_half(&self) -> usize {
-        (self.all / 2).clamp(self.first, self.first + self.count()) - self.first
+        (self.all / 2).clamp(self.own.start, self.own.end) - self.own.start
     }
 
     /// The groups as leaves of a tree, which are added in groups of their own.
     fn as_leaves(&self, groups: usize) -> Leaves {
-        let first = self.first;
-        Leaves::new(self.all, self.all, first..first + self.count(), groups)
+        Leaves::new(self.all, self.all, self.own.clone(), groups)
     }
 
     /// The sum of the groups' numbers.

@@ -74,6 +74,9 @@ pub(crate) struct State {
     /// The momentum buffers, laid out as the parameters.
     pub momentum: AlignedBuffer,
     pub batches_tracked: Vec<i64>,
+    /// Mean and unbiased variance of each BatchNorm's channels in each micro-batch of an update, `[micro-batches, channels,
+    /// 2]`, if micro-batches are computed by one process each. Those of other processes are zeros.
+    pub moments_of_groups: Vec<f64>,
     pub norms: Vec<NormState>,
     /// Changes with everything that inference depends on.
     pub version: u64,
@@ -128,6 +131,7 @@ impl State {
             gradients: GradientSums::new(parameters),
             momentum: AlignedBuffer::new(parameters),
             batches_tracked: vec![0; graph.statistics.len()],
+            moments_of_groups: Vec::new(),
             norms: graph.nodes.iter().enumerate().filter_map(norm).collect(),
             version: 0,
             required: plan.required_gradients(&requires_grad),

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss, MicroBatch,
-    Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
-    UpdateWork,
+    BatchPart, Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss,
+    MicroBatch, Operation, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
+    UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
@@ -96,6 +96,8 @@ struct PassKey {
     pack: bool,
     /// Whether the update begins with it, and its result with zeros.
     first: bool,
+    /// Whether its statistics are those of this process's images.
+    alone: bool,
 }
 
 /// What was brought to the device to prepare images from.
@@ -118,6 +120,16 @@ struct Pending {
     halves: Option<[usize; 2]>,
     /// Loss and counts in all processes, if there are several.
     summed: Option<[f64; 2]>,
+    /// Of micro-batches that each are one process's, if there are several.
+    alone: Option<Alone>,
+}
+
+/// The running statistics before the first micro-batch of an update, and which of so many are this process's.
+#[derive(Clone, Debug)]
+struct Alone {
+    statistics: Vec<f32>,
+    own: Range<usize>,
+    all: usize,
 }
 
 impl CudaEngine {
@@ -211,6 +223,7 @@ impl CudaEngine {
             source,
             pack: !std::mem::replace(&mut self.is_packed, true),
             first,
+            alone: false,
         }
     }
 
@@ -275,6 +288,7 @@ impl CudaEngine {
             requires_grad: &self.requires_grad,
             label_smoothing: self.loss.label_smoothing,
             processes: self.communicator.is_some(),
+            alone: pass.alone,
         };
         actions.extend(Pass::actions(context, pass.count, pass.purpose));
         if let Key::Update(_, groups) = key {
@@ -356,7 +370,8 @@ impl CudaEngine {
             end: some.end as i64,
         })?;
         let first = !std::mem::replace(&mut self.pending.begun, true);
-        Ok(self.pass(count, purpose, source, first))
+        let alone = batch.part.is_alone();
+        Ok(PassKey { alone, ..self.pass(count, purpose, source, first) })
     }
 
     /// Forward and backward for the loss of one half after that of the other.
@@ -413,7 +428,56 @@ impl CudaEngine {
         }
         communicator.sum(&mut sums)?;
         self.pending.summed = Some(sums);
+        self.pending.alone.take().map_or(Ok(()), |alone| self.sum_statistics(alone))
+    }
+
+    /// Notes a micro-batch that is this process's alone.
+    fn note_alone(&mut self, part: &BatchPart) -> Result<(), EngineError> {
+        let (index, all) = part.index();
+        if self.pending.alone.is_none() {
+            let mut statistics = vec![0.0; 2 * self.graph().statistic_count()];
+            let address = self.state.statistics();
+            self.driver.download(address, bytemuck::cast_slice_mut(&mut statistics))?;
+            self.pending.alone = Some(Alone { statistics, own: index..index, all });
+        }
+        if let Some(alone) = self.pending.alone.as_mut().filter(|_| part.micro_batch() > 0) {
+            alone.own.end = index + 1;
+        }
         Ok(())
+    }
+
+    /// Takes the statistics of all micro-batches into the running ones, in their order, where each process has taken in its
+    /// own: these are `decay^own * before + new`.
+    fn sum_statistics(&mut self, alone: Alone) -> Result<(), EngineError> {
+        let Alone { statistics: before, own, all } = alone;
+        let graph = &self.plans[self.current].graph;
+        let channels = graph.statistic_count();
+        let mut decays = vec![0.0f64; channels];
+        for node in &graph.nodes {
+            let (Some(index), Operation::BatchNorm { new_weight, .. }) =
+                (node.statistics, node.operation)
+            else {
+                continue;
+            };
+            decays[graph.statistics[index].range.clone()].fill(1.0 - new_weight);
+            // One was counted for each part, which may be without images.
+            self.state.batches_tracked[index] += all as i64 - own.len().max(1) as i64;
+        }
+        let decay = |at: usize, count: usize| decays[at % channels].powi(count as i32);
+        let mut now = vec![0.0f32; before.len()];
+        let address = self.state.statistics();
+        self.driver.download(address, bytemuck::cast_slice_mut(&mut now))?;
+        let own_part = |(at, (now, before)): (usize, (&f32, &f32))| {
+            let new = f64::from(*now) - decay(at, own.len()) * f64::from(*before);
+            decay(at, all - own.end) * new
+        };
+        let mut sums: Vec<f64> = now.iter().zip(&before).enumerate().map(own_part).collect();
+        let communicator = self.communicator.as_mut().expect("a run with several processes");
+        communicator.sum(&mut sums)?;
+        for (at, (now, sum)) in now.iter_mut().zip(sums).enumerate() {
+            *now = (decay(at, all) * f64::from(before[at]) + sum) as f32;
+        }
+        self.driver.upload(address, bytemuck::cast_slice(&now))
     }
 
     /// Brings a micro-batch to the device.
@@ -537,6 +601,9 @@ impl Engine for CudaEngine {
         // Who sums gradients over processes wants to know when they are final; those of halves are summed at the end.
         let last = (batch.part.is_last() && !batch.measure) || self.communicator.is_none();
         let training = Purpose::Training { last };
+        if batch.part.is_alone() && self.communicator.is_some() {
+            self.note_alone(&batch.part)?;
+        }
         if batch.measure {
             self.accumulate_halves(batch, training, source)?;
         } else {

@@ -221,6 +221,11 @@ impl State {
             + PackedWeights::size(plan)
     }
 
+    /// The address of the running means, which the variances follow.
+    pub fn statistics(&self) -> Address {
+        self.model.address + 4 * self.layout.means() as Address
+    }
+
     /// The address of a parameter.
     pub fn parameter(&self, graph: &Graph, index: usize) -> Address {
         self.model.address + 4 * graph.parameters[index].range.start as Address

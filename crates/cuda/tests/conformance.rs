@@ -83,7 +83,7 @@ fn what_f32_engines_promise_beyond_numbers_is_true() {
             "micro_batches_add_up_to_their_batch",
             "norms_of_halves_match_the_reference",
             "frozen_parameters_keep_their_bits",
-            "two_processes_compute_what_one_does",
+            "processes_with_class_weights_compute_what_one_does",
             "results_come_in_order_one_for_each_update",
             "errors_of_the_communicator_reach_the_caller",
         ],

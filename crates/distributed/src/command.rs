@@ -47,11 +47,11 @@ pub(crate) enum Call {
     },
 }
 
-/// A micro-batch.
+/// A batch.
 pub(crate) struct Batch {
-    /// All of the batch, of which it is the micro-batch of this number.
     pub tree: BatchTree,
-    pub index: usize,
+    /// Whether it was made by [`BatchTree::ghost`].
+    pub is_ghost: bool,
     pub labels: Vec<u16>,
     pub mean_weight: f64,
     pub measure: bool,
@@ -232,8 +232,9 @@ fn read_call(from: &mut Reader) -> Result<Call, EngineError> {
 }
 
 fn write_batch(to: &mut Writer, batch: &Batch) {
-    let Batch { tree, index, .. } = batch;
-    [tree.images(), tree.micro_batch(), *index].into_iter().for_each(|number| to.usize(number));
+    to.usize(batch.tree.images());
+    to.usize(batch.tree.micro_batch());
+    to.bool(batch.is_ghost);
     to.numbers(&batch.labels);
     to.f64(batch.mean_weight);
     to.bool(batch.measure);
@@ -265,11 +266,12 @@ fn write_batch(to: &mut Writer, batch: &Batch) {
 }
 
 fn read_batch(from: &mut Reader) -> Result<Batch, EngineError> {
-    let (images, micro_batch, index) = (from.usize()?, from.usize()?, from.usize()?);
+    let (images, micro_batch, is_ghost) = (from.usize()?, from.usize()?, from.bool()?);
     if images == 0 || micro_batch == 0 {
         return Err(damaged());
     }
-    let tree = BatchTree::new(images, micro_batch);
+    let make = if is_ghost { BatchTree::ghost } else { BatchTree::new };
+    let tree = make(images, micro_batch);
     let (labels, mean_weight, measure) = (from.numbers()?, from.f64()?, from.bool()?);
     let samples = match from.bool()? {
         false => None,
@@ -294,7 +296,7 @@ fn read_batch(from: &mut Reader) -> Result<Batch, EngineError> {
             Some((samples, Preparation { border, normalization, cutout, image_size }))
         }
     };
-    Ok(Batch { tree, index, labels, mean_weight, measure, samples })
+    Ok(Batch { tree, is_ghost, labels, mean_weight, measure, samples })
 }
 
 fn write_rule(to: &mut Writer, rule: &Rule) {
@@ -418,15 +420,15 @@ mod tests {
             image_size: 24,
         };
         let batch = Batch {
-            tree: BatchTree::new(5, 2),
-            index: 1,
+            tree: BatchTree::ghost(100, 2),
+            is_ghost: true,
             labels: vec![3, 65_535],
             mean_weight: 0.7,
             measure: true,
             samples: Some((vec![sample(1), sample(4_000_000_000)], preparation)),
         };
         let Call::Accumulate(read) = through(Call::Accumulate(batch)) else { panic!() };
-        assert_eq!((read.tree, read.index), (BatchTree::new(5, 2), 1));
+        assert_eq!((read.tree, read.is_ghost), (BatchTree::ghost(100, 2), true));
         assert_eq!((read.labels, read.mean_weight, read.measure), (vec![3, 65_535], 0.7, true));
         let (samples, how) = read.samples.unwrap();
         assert_eq!(samples, [sample(1), sample(4_000_000_000)]);

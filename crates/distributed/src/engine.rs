@@ -16,6 +16,9 @@ pub(crate) struct DistributedEngine {
     number: u32,
     local: Local,
     requires_grad: Vec<bool>,
+    /// What has come of a batch, and its images if they are prepared.
+    collected: Option<Batch>,
+    images: Vec<f32>,
     /// The gradients over all ranks, when they were last exported.
     gradients: Vec<f32>,
 }
@@ -24,7 +27,15 @@ impl DistributedEngine {
     pub fn new(session: Arc<Session>, number: u32, local: Local) -> Self {
         let parameters = &local.engine.graph().parameters;
         let requires_grad = parameters.iter().map(|parameter| parameter.requires_grad).collect();
-        DistributedEngine { session, number, local, requires_grad, gradients: Vec::new() }
+        DistributedEngine {
+            session,
+            number,
+            local,
+            requires_grad,
+            collected: None,
+            images: Vec::new(),
+            gradients: Vec::new(),
+        }
     }
 
     /// Has all ranks do their part of a call. `images` are those that only rank 0 has.
@@ -78,23 +89,43 @@ impl Engine for DistributedEngine {
         Ok(matches!(answer, Answer::Taken(true)))
     }
 
+    /// Collects the micro-batches of a batch; with the last one, all ranks compute it.
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<(), EngineError> {
-        let MicroBatch { part, mean_weight, measure, .. } = *batch;
-        let (images, samples) = match batch.images {
-            Images::Prepared(images) => (images, None),
-            Images::Samples(samples, preparation) => {
-                (&[][..], Some((samples.to_vec(), *preparation)))
-            }
-        };
-        let (labels, classes) = (batch.labels.to_vec(), self.graph().classes());
+        let MicroBatch { part, mean_weight, measure, labels, .. } = *batch;
+        let (image, classes) = (self.graph().input.len(), self.graph().classes());
         assert_eq!(labels.len(), part.micro_batch(), "the images of the part");
         assert!(labels.iter().all(|&label| usize::from(label) < classes), "no such class");
-        let count =
-            samples.as_ref().map_or(images.len() / self.graph().input.len(), |(s, _)| s.len());
+        let collected = self.collected.get_or_insert_with(|| {
+            let samples = match batch.images {
+                Images::Samples(_, preparation) => Some((Vec::new(), *preparation)),
+                Images::Prepared(_) => None,
+            };
+            let (tree, is_ghost) = (part.tree(), part.is_alone());
+            Batch { tree, is_ghost, labels: Vec::new(), mean_weight, measure, samples }
+        });
+        assert_eq!(collected.labels.len(), part.images().start, "parts come in their order");
+        collected.labels.extend_from_slice(labels);
+        let count = match (batch.images, &mut collected.samples) {
+            (Images::Prepared(images), None) => {
+                self.images.extend_from_slice(images);
+                images.len() / image
+            }
+            (Images::Samples(samples, _), Some((all, _))) => {
+                all.extend_from_slice(samples);
+                samples.len()
+            }
+            _ => panic!("the images of a batch are of one kind"),
+        };
         assert_eq!(count, labels.len(), "one label for each image");
-        let (tree, index) = (part.tree(), part.index());
-        let batch = Batch { tree, index, labels, mean_weight, measure, samples };
-        self.call(Call::Accumulate(batch), images).map(drop)
+        if !part.is_last() {
+            return Ok(());
+        }
+        let batch = self.collected.take().expect("it was made above");
+        let mut images = std::mem::take(&mut self.images);
+        let outcome = self.call(Call::Accumulate(batch), &images).map(drop);
+        images.clear();
+        self.images = images;
+        outcome
     }
 
     fn update(&mut self, rules: &[Rule]) -> Result<(), EngineError> {

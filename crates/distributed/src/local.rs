@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use crescendo_data::{AugmentedSample, Border, ImagePreparation, ImageShape};
 use crescendo_network::{
-    BatchPart, BorderPixels, ChannelStatistics, Communicator, DeviceData, Engine, EngineError,
-    Images, MicroBatch, Preparation, Sample, Section, Shape, Tensor,
+    BorderPixels, ChannelStatistics, Communicator, DeviceData, Engine, EngineError, Images,
+    MicroBatch, Preparation, Sample, Section, Shape, Tensor,
 };
 
 use crate::Exchange;
 use crate::all_reduce::AllReduce;
 use crate::command::{Batch, Call};
-use crate::message::damaged;
 use crate::session::Session;
 
 /// An engine as a part of one that spans all ranks.
@@ -92,43 +91,47 @@ impl Local {
         Ok(true)
     }
 
+    /// Computes this rank's parts of a batch.
     fn accumulate(&mut self, batch: &Batch, images: &[f32]) -> Result<(), EngineError> {
         let Session { rank, ranks, .. } = *self.session;
-        let part = |rank| batch.tree.parts(rank, ranks).nth(batch.index).ok_or_else(damaged);
-        let part = |rank| -> Result<(BatchPart, Range<usize>), EngineError> {
-            let (part, start) = (part(rank)?, batch.index * batch.tree.micro_batch());
-            let Range { start: first, end } = part.images();
-            Ok((part, first - start..end - start))
-        };
-        let (own_part, own) = part(rank)?;
+        let image = self.engine.graph().input.len();
         if batch.samples.is_none() {
-            let shares: Vec<Range<usize>> =
-                (0..ranks).map(|rank| Ok(part(rank)?.1)).collect::<Result<_, EngineError>>()?;
-            let image = self.engine.graph().input.len();
+            let of_rank = |rank| batch.tree.parts(rank, ranks).map(|part| part.images()).collect();
+            let shares: Vec<Vec<Range<usize>>> = (0..ranks).map(of_rank).collect();
             self.images = scatter(&self.session, &shares, image, images)?;
         }
-        let images = match (&batch.samples, &self.data) {
-            (Some((samples, preparation)), Data::OnDevice) => {
-                Images::Samples(&samples[own.clone()], preparation)
-            }
-            (Some((samples, preparation)), Data::Here(pixels)) => {
-                prepare(pixels, &samples[own.clone()], preparation, &mut self.images);
-                Images::Prepared(&self.images)
-            }
-            (Some(_), Data::Nowhere) => {
-                return Err(EngineError::Unsupported(
-                    "there are no images to take samples of".into(),
-                ));
-            }
-            (None, _) => Images::Prepared(&self.images),
-        };
-        self.engine.accumulate(&MicroBatch {
-            images,
-            labels: &batch.labels[own],
-            part: own_part,
-            mean_weight: batch.mean_weight,
-            measure: batch.measure,
-        })
+        // Images that came are of all parts, one after the other.
+        let mut end = 0;
+        for part in batch.tree.parts(rank, ranks) {
+            let own = part.images();
+            let images = match (&batch.samples, &self.data) {
+                (Some((samples, preparation)), Data::OnDevice) => {
+                    Images::Samples(&samples[own.clone()], preparation)
+                }
+                (Some((samples, preparation)), Data::Here(pixels)) => {
+                    prepare(pixels, &samples[own.clone()], preparation, &mut self.images);
+                    Images::Prepared(&self.images)
+                }
+                (Some(_), Data::Nowhere) => {
+                    return Err(EngineError::Unsupported(
+                        "there are no images to take samples of".into(),
+                    ));
+                }
+                (None, _) => {
+                    let start = end;
+                    end += own.len() * image;
+                    Images::Prepared(&self.images[start..end])
+                }
+            };
+            self.engine.accumulate(&MicroBatch {
+                images,
+                labels: &batch.labels[own],
+                part,
+                mean_weight: batch.mean_weight,
+                measure: batch.measure,
+            })?;
+        }
+        Ok(())
     }
 
     /// The logits of `count` images, on every rank.
@@ -144,7 +147,9 @@ impl Local {
             shares[0] = 0..count;
         }
         let (image, classes) = (self.engine.graph().input.len(), self.engine.graph().classes());
-        let own = scatter(&self.session, &shares, image, images)?;
+        let alone: Vec<Vec<Range<usize>>> =
+            shares.iter().map(|share| vec![share.clone()]).collect();
+        let own = scatter(&self.session, &alone, image, images)?;
         let mut logits = vec![0; shares[rank].len() * classes];
         self.engine.logits_into(&own, bytemuck::cast_slice_mut(&mut logits))?;
         let from = shares.iter().map(|share| share.len() * classes).collect();
@@ -181,7 +186,7 @@ impl Local {
 /// The images of this rank, of those that rank 0 has.
 fn scatter(
     session: &Session,
-    shares: &[Range<usize>],
+    shares: &[Vec<Range<usize>>],
     image: usize,
     images: &[f32],
 ) -> Result<Vec<f32>, EngineError> {
@@ -189,13 +194,15 @@ fn scatter(
     let (mut send, mut to) = (Vec::new(), vec![0; ranks]);
     if rank == 0 {
         for (share, count) in shares.iter().zip(&mut to) {
-            let own: &[u32] = bytemuck::cast_slice(&images[share.start * image..share.end * image]);
-            send.extend_from_slice(own);
-            *count = own.len();
+            for range in share {
+                let own = &images[range.start * image..range.end * image];
+                send.extend_from_slice(bytemuck::cast_slice::<f32, u32>(own));
+                *count += own.len();
+            }
         }
     }
     let mut from = vec![0; ranks];
-    from[0] = shares[rank].len() * image;
+    from[0] = shares[rank].iter().map(Range::len).sum::<usize>() * image;
     let words = session.exchange(Exchange::AllToAll { send, to, from })?;
     Ok(bytemuck::allocation::cast_vec(words))
 }

@@ -13,7 +13,8 @@ use std::ops::Range;
 ///
 /// If a batch is computed in several micro-batches, each of them is cut into the leaves, and all processes have their part
 /// of each. The gradients of the eight nodes three levels below the root are then summed over the micro-batches before they
-/// are added: up to eight processes come to the same bits, and more within rounding.
+/// are added: up to eight processes come to the same bits, and more within rounding. Groups of ghost BatchNorm are such
+/// micro-batches where there are fewer than eight; of more, each belongs to a leaf, so that it stays within a process.
 ///
 /// # Example
 ///
@@ -39,6 +40,8 @@ use std::ops::Range;
 pub struct BatchTree {
     images: usize,
     micro_batch: usize,
+    /// Whether leaves have whole micro-batches.
+    in_leaves: bool,
 }
 
 impl BatchTree {
@@ -58,7 +61,17 @@ impl BatchTree {
     /// If one of them is zero.
     pub fn new(images: usize, micro_batch: usize) -> Self {
         assert!(images > 0 && micro_batch > 0, "a batch without images");
-        BatchTree { images, micro_batch: micro_batch.min(images) }
+        BatchTree { images, micro_batch: micro_batch.min(images), in_leaves: false }
+    }
+
+    /// The tree of a batch of `images` in groups of `group` images with BatchNorm statistics of their own (ghost
+    /// BatchNorm); the last group may be smaller.
+    ///
+    /// # Panics
+    /// If one of them is zero.
+    pub fn ghost(images: usize, group: usize) -> Self {
+        let tree = Self::new(images, group);
+        BatchTree { in_leaves: tree.micro_batches() >= Self::NODES, ..tree }
     }
 
     /// Images of the batch.
@@ -73,31 +86,41 @@ impl BatchTree {
 
     /// How many leaves there are.
     pub fn leaves(self) -> usize {
-        let most = (self.micro_batch / Self::LEAF_IMAGES).max(1).ilog2();
-        (1 << most).clamp(Self::LEAST_LEAVES, Self::MOST_LEAVES)
+        let most = match self.in_leaves {
+            true => self.micro_batches(),
+            false => (self.micro_batch / Self::LEAF_IMAGES).max(1),
+        };
+        (1 << most.ilog2()).clamp(Self::LEAST_LEAVES, Self::MOST_LEAVES)
     }
 
-    /// What process `rank` of `ranks` computes, in this order. All processes have as many parts; some may be without
-    /// images.
+    /// What process `rank` of `ranks` computes, in this order: one part at least, which may be without images. Where parts
+    /// share statistics with other processes, all have as many.
     ///
     /// # Panics
     /// If there is no such process.
     pub fn parts(self, rank: usize, ranks: usize) -> impl Iterator<Item = BatchPart> + Clone {
         assert!(rank < ranks, "there is no such process");
-        let tree = self;
-        let leaves = tree.leaves();
-        let (first, end) = (leaves * rank / ranks, leaves * (rank + 1) / ranks);
-        let first_half = tree.starts().map(|start| tree.size(start) / 2).sum();
-        tree.starts().map(move |start| {
-            let size = tree.size(start);
+        let (leaves, all) = (self.leaves(), self.micro_batches());
+        let own = leaves * rank / ranks..leaves * (rank + 1) / ranks;
+        let mut micro_batches = 0..all;
+        if self.in_leaves {
+            micro_batches = all * own.start / leaves..all * own.end / leaves;
+        }
+        let nothing = micro_batches.is_empty();
+        if nothing {
+            micro_batches.end += 1;
+        }
+        let last = micro_batches.end - 1;
+        micro_batches.map(move |index| {
+            let start = (index * self.micro_batch).min(self.images);
+            let size = if nothing { 0 } else { self.micro_batch.min(self.images - start) };
             BatchPart {
-                tree,
-                first,
-                end,
-                start,
+                tree: self,
+                first: own.start,
+                end: own.end,
+                index,
                 size,
-                last: start + size == tree.images,
-                first_half,
+                last: index == last,
             }
         })
     }
@@ -124,14 +147,17 @@ impl BatchTree {
         (0..ranks).filter_map(move |rank| self.parts(rank, ranks).next())
     }
 
-    /// Where micro-batches start.
-    fn starts(self) -> impl Iterator<Item = usize> + Clone {
-        (0..self.images).step_by(self.micro_batch)
+    fn micro_batches(self) -> usize {
+        self.images.div_ceil(self.micro_batch)
     }
 
-    /// Images of the micro-batch that starts here.
-    fn size(self, start: usize) -> usize {
-        self.micro_batch.min(self.images - start)
+    /// Images of the batch's first half.
+    fn first_half(self) -> usize {
+        let whole = self.images / self.micro_batch;
+        if self.in_leaves {
+            return (self.micro_batches() / 2 * self.micro_batch).min(self.images);
+        }
+        whole * (self.micro_batch / 2) + (self.images - whole * self.micro_batch) / 2
     }
 }
 
@@ -141,14 +167,13 @@ impl BatchTree {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPart {
     tree: BatchTree,
-    /// The leaves.
+    /// The process's leaves.
     first: usize,
     end: usize,
-    /// Where the micro-batch starts in the batch, and its images.
-    start: usize,
+    /// The micro-batch, and its images.
+    index: usize,
     size: usize,
     last: bool,
-    first_half: usize,
 }
 
 impl BatchPart {
@@ -163,14 +188,22 @@ impl BatchPart {
 
     /// Its images: a range of those of the whole batch.
     pub fn images(&self) -> Range<usize> {
+        let start = (self.index * self.tree.micro_batch).min(self.tree.images);
+        if self.tree.in_leaves {
+            return start..start + self.size;
+        }
         let leaves = self.tree.leaves();
-        let at = |leaf: usize| self.start + self.size * leaf / leaves;
+        let at = |leaf: usize| start + self.size * leaf / leaves;
         at(self.first)..at(self.end)
     }
 
-    /// Those of them that are in the batch's first half, counted from the first of them: a range of the process's images.
+    /// Those of them that are in the batch's first half: a range of the process's images of this part.
     pub fn first_half(&self) -> Range<usize> {
-        let (images, middle) = (self.images(), self.start + self.size / 2);
+        let images = self.images();
+        let middle = match self.tree.in_leaves {
+            true => self.tree.first_half(),
+            false => self.index * self.tree.micro_batch + self.size / 2,
+        };
         0..middle.clamp(images.start, images.end) - images.start
     }
 
@@ -179,12 +212,17 @@ impl BatchPart {
         self.tree
     }
 
-    /// The number of its micro-batch, from 0: where it is in [`BatchTree::parts`].
-    pub fn index(&self) -> usize {
-        self.start / self.tree.micro_batch
+    /// Whether its BatchNorm statistics are those of this process's images alone: they are all of the micro-batch.
+    pub fn is_alone(&self) -> bool {
+        self.tree.in_leaves
     }
 
-    /// Whether it is the last of its batch.
+    /// The micro-batch, counted from the batch's first one, and how many there are in all processes.
+    pub fn index(&self) -> (usize, usize) {
+        (self.index, self.tree.micro_batches())
+    }
+
+    /// Whether it is the process's last of its batch.
     pub fn is_last(&self) -> bool {
         self.last
     }
@@ -204,14 +242,28 @@ impl BatchPart {
         self.size
     }
 
+    /// Images of the micro-batch of this index.
+    pub fn size_of(&self, index: usize) -> usize {
+        self.tree.micro_batch.min(self.tree.images - index * self.tree.micro_batch)
+    }
+
     /// Leaves of the tree.
     pub fn tree_leaves(&self) -> usize {
         self.tree.leaves()
     }
 
-    /// The leaves whose images these are.
+    /// The leaves of the process.
     pub fn leaves(&self) -> Range<usize> {
         self.first..self.end
+    }
+
+    /// The leaf that the micro-batch [`is_alone`](Self::is_alone) in; the process's first one if it has no images.
+    pub fn leaf(&self) -> usize {
+        let (leaves, all) = (self.tree.leaves(), self.tree.micro_batches());
+        (self.first..self.end)
+            .rev()
+            .find(|leaf| all * leaf / leaves <= self.index)
+            .unwrap_or(self.first)
     }
 
     /// Nodes of the tree whose gradients are summed over all micro-batches before they are added: one, the root, if there
@@ -222,7 +274,8 @@ impl BatchPart {
 
     /// Images of the two halves of the batch: of the leaves of the root's two subtrees, in all micro-batches.
     pub fn halves(&self) -> [usize; 2] {
-        [self.first_half, self.tree.images - self.first_half]
+        let first = self.tree.first_half();
+        [first, self.tree.images - first]
     }
 }
 
@@ -244,7 +297,7 @@ mod tests {
                         assert_eq!(part.images().start, at, "{images} {micro_batch} {ranks}");
                         at = part.images().end;
                         assert_eq!(part.is_last(), index + 1 == micro_batches);
-                        assert_eq!((part.tree(), part.index()), (tree, index));
+                        assert_eq!((part.tree(), part.index().0), (tree, index));
                         assert!(part.images().len() <= tree.most_images(ranks));
                         assert_eq!(part.halves().iter().sum::<usize>(), images);
                     }
@@ -252,6 +305,39 @@ mod tests {
                 assert_eq!(at, images);
             }
         }
+    }
+
+    #[test]
+    fn ghost_groups_stay_within_a_process() {
+        for (images, group) in [(1000, 32), (128, 16), (100, 10), (65, 8)] {
+            let tree = BatchTree::ghost(images, group);
+            for ranks in [1, 2, 3, 8, 16, 100] {
+                let (mut at, mut first_half) = (0, 0);
+                for rank in 0..ranks {
+                    let parts: Vec<BatchPart> = tree.parts(rank, ranks).collect();
+                    assert!(parts.iter().rposition(|part| part.is_last()) == Some(parts.len() - 1));
+                    for part in parts {
+                        let images = part.images();
+                        assert!(part.is_alone() && (images.is_empty() || images.start == at));
+                        assert!(images.is_empty() || part.leaves().contains(&part.leaf()));
+                        // Halves end with a group.
+                        let half = part.first_half().len();
+                        assert!([0, images.len()].contains(&half));
+                        assert!(
+                            images.is_empty() || (half > 0) == (part.leaf() < tree.leaves() / 2)
+                        );
+                        (at, first_half) = (images.end.max(at), first_half + half);
+                        assert!(images.len() <= tree.most_images(ranks));
+                        assert_eq!(part.halves().iter().sum::<usize>(), tree.images);
+                    }
+                }
+                let part = tree.parts(0, ranks).next().unwrap();
+                assert_eq!((at, first_half), (images, part.halves()[0]));
+            }
+        }
+        // Few groups have images of all processes.
+        let tree = BatchTree::ghost(125, 20);
+        assert_eq!(tree.parts(1, 2).next().unwrap().images(), 10..20);
     }
 
     #[test]

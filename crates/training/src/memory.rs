@@ -34,11 +34,19 @@ pub fn required_memory(
             4 * (graph.parameter_count() + 2 * graph.statistic_count())
         }
     };
-    let tree = BatchTree::new(batch_size, micro_batch);
+    let tree = batch_tree(recipe, batch_size, micro_batch);
     let (images, sums) = (tree.most_images(1), tree.sums(1));
     let RequiredMemory { configured, minimum } = device.required_memory(graph, images, sums)?;
     let rest = (batches + average) as u64;
     Ok(RequiredMemory { configured: configured + rest, minimum: minimum + rest })
+}
+
+/// How a batch is summed up: its micro-batches may be groups of ghost BatchNorm.
+pub(crate) fn batch_tree(recipe: &Recipe, batch_size: usize, micro_batch: usize) -> BatchTree {
+    match recipe.network.norm.ghost {
+        0 => BatchTree::new(batch_size, micro_batch),
+        _ => BatchTree::ghost(batch_size, micro_batch),
+    }
 }
 
 /// How many images of a batch are computed at once, and share BatchNorm statistics: all of them if they fit

@@ -40,7 +40,10 @@ fn rows(plan: &Plan, interconnect: &Interconnect) -> Vec<Row> {
     sizes.sort_unstable();
     sizes.dedup();
     let row = |[batch_size, micro_batch]: [usize; 2]| {
-        let tree = BatchTree::new(batch_size, micro_batch);
+        let tree = match plan.recipe.network.norm.ghost {
+            0 => BatchTree::new(batch_size, micro_batch),
+            _ => BatchTree::ghost(batch_size, micro_batch),
+        };
         let parts = |rank| tree.parts(rank, interconnect.ranks).map(|part| part.images().len());
         let share = (0..interconnect.ranks).map(|rank| parts(rank).sum()).max().unwrap_or(0);
         let compute = plan.speed.as_ref().map(|speed| speed.of_update(share));

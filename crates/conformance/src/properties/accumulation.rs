@@ -7,15 +7,15 @@ use crate::reference::Model;
 use crate::setup::{class_weights, labels, pixels, reduced, residual, varied, without_norms};
 use crate::suite::{each_close, finish, flat, own_part};
 
-/// A batch in micro-batches of so many images.
+/// A batch in micro-batches.
 fn accumulate(
     engine: &mut dyn Engine,
     images: &[f32],
     labels: &[u16],
     loss: &Loss,
-    micro_batch: usize,
+    tree: BatchTree,
 ) {
-    for part in BatchTree::new(labels.len(), micro_batch).parts(0, 1) {
+    for part in tree.parts(0, 1) {
         engine.accumulate(&own_part(engine.graph(), images, labels, loss, part)).unwrap();
     }
 }
@@ -25,7 +25,7 @@ fn check_sums(suite: &Suite, graph: &Graph, loss: &Loss) {
     let run = |micro_batch: usize| -> (Vec<f32>, UpdateResult) {
         let mut engine = suite.engine(graph);
         engine.set_loss(loss).unwrap();
-        accumulate(&mut *engine, &images, &labels, loss, micro_batch);
+        accumulate(&mut *engine, &images, &labels, loss, BatchTree::new(6, micro_batch));
         (flat(&mut *engine, Section::Gradients), finish(&mut *engine))
     };
     let model = Model::new(graph, &varied(graph, 1));
@@ -55,24 +55,35 @@ pub(crate) fn micro_batches_of_weighted_classes_add_up_to_their_batch(suite: &Su
     }
 }
 
-/// With BatchNorm, micro-batches are normalised one by one: ghost BatchNorm.
-pub(crate) fn each_micro_batch_has_its_own_statistics(suite: &Suite) {
+/// Holds a batch to its micro-batches.
+fn check_statistics(suite: &Suite, tree: BatchTree, count: usize) {
     let graph = reduced(&residual(ActivationKind::Silu, 5));
     let state = varied(&graph, 1);
-    let (images, labels, loss) = (pixels(&graph, 7, 1), labels(7), Loss::default());
+    let (images, labels, loss) = (pixels(&graph, count, 1), labels(count), Loss::default());
     let (mut model, mut engine) = (Model::new(&graph, &state), suite.engine_with(&graph, &state));
-    accumulate(&mut *engine, &images, &labels, &loss, 4);
+    accumulate(&mut *engine, &images, &labels, &loss, tree);
     let mut expected = vec![0.0; graph.parameter_count()];
     let image = graph.input.len();
-    for (start, end) in [(0, 4), (4, 7)] {
-        let images = &images[start * image..end * image];
-        let own = model.evaluate(images, &labels[start..end], &loss).gradients;
+    for part in tree.parts(0, 1) {
+        let range = part.images();
+        let images = &images[range.start * image..range.end * image];
+        let own = model.evaluate(images, &labels[range.clone()], &loss).gradients;
         for (sum, x) in expected.iter_mut().zip(own.iter().flatten()) {
-            *sum += (end - start) as f64 / 7.0 * x;
+            *sum += range.len() as f64 / count as f64 * x;
         }
         model.blend_statistics(images, None);
     }
     suite.close("the gradients", &flat(&mut *engine, Section::Gradients), &expected);
+    finish(&mut *engine);
     let relative = suite.tolerances.relative;
     suite.check_model(&mut *engine, &model, relative, relative);
+}
+
+/// With BatchNorm, micro-batches are normalised one by one.
+pub(crate) fn each_micro_batch_has_its_own_statistics(suite: &Suite) {
+    check_statistics(suite, BatchTree::new(7, 4), 7);
+}
+
+pub(crate) fn each_group_of_ghost_batch_norm_has_its_own_statistics(suite: &Suite) {
+    check_statistics(suite, BatchTree::ghost(17, 2), 17);
 }

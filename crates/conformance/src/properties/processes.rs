@@ -99,7 +99,7 @@ struct Outcome {
 }
 
 /// Batches of so many images, on several numbers of processes.
-fn check(suite: &Suite, loss: &Loss, count: usize, micro_batch: usize, numbers: &[usize]) {
+fn check(suite: &Suite, loss: &Loss, tree: BatchTree, count: usize, numbers: &[usize]) {
     let graph = reduced(&residual(ActivationKind::Elu, 5));
     let (images, labels) = (pixels(&graph, count, 1), labels(count));
     let run = |rank: usize, ranks: usize, communicator: Option<Member>| -> Outcome {
@@ -110,7 +110,7 @@ fn check(suite: &Suite, loss: &Loss, count: usize, micro_batch: usize, numbers: 
         }
         let mut results = Vec::new();
         for measure in [false, true] {
-            for part in BatchTree::new(count, micro_batch).parts(rank, ranks) {
+            for part in tree.parts(rank, ranks) {
                 let own = own_part(&graph, &images, &labels, loss, part);
                 engine.accumulate(&MicroBatch { measure, ..own }).unwrap();
             }
@@ -166,21 +166,26 @@ fn check(suite: &Suite, loss: &Loss, count: usize, micro_batch: usize, numbers: 
 }
 
 pub(crate) fn processes_compute_what_one_does(suite: &Suite) {
-    check(suite, &Loss::default(), 19, 19, &[1, 2, 3, 4, 8]);
+    check(suite, &Loss::default(), BatchTree::new(19, 19), 19, &[1, 2, 3, 4, 8]);
 }
 
 pub(crate) fn processes_without_images_take_part(suite: &Suite) {
-    check(suite, &Loss::default(), 3, 3, &[2, 8, 16]);
+    check(suite, &Loss::default(), BatchTree::new(3, 3), 3, &[2, 8, 16]);
 }
 
 pub(crate) fn processes_compute_micro_batches_as_one_does(suite: &Suite) {
-    check(suite, &Loss::default(), 19, 8, &[2, 3, 8]);
+    check(suite, &Loss::default(), BatchTree::new(19, 8), 19, &[2, 3, 8]);
+}
+
+pub(crate) fn processes_compute_ghost_groups_as_one_does(suite: &Suite) {
+    check(suite, &Loss::default(), BatchTree::ghost(19, 2), 19, &[2, 3, 8, 16]);
 }
 
 pub(crate) fn processes_with_class_weights_compute_what_one_does(suite: &Suite) {
     let graph = reduced(&residual(ActivationKind::Elu, 5));
     let weights = Some(class_weights(&graph));
-    check(suite, &Loss { label_smoothing: 0.1, class_weights: weights }, 9, 9, &[2]);
+    let loss = Loss { label_smoothing: 0.1, class_weights: weights };
+    check(suite, &loss, BatchTree::new(9, 9), 9, &[2]);
 }
 
 /// What a communicator was told.

@@ -39,7 +39,7 @@ impl Pass<'_> {
     /// Computes the losses of the images of a batch of so many, and the gradient of the batch's loss with respect to the
     /// logits.
     pub fn loss(&mut self, labels: &[u16], loss: &Loss, batch: usize, mean_weight: f64) -> Losses {
-        let list = self.grouping.leaves.list();
+        let (list, offset) = (self.grouping.leaves.list(), self.grouping.of_leaves().start);
         let Operands { view, arena, .. } = self.operands(0);
         let written = view.gradient_range(view.plan.gradients.logits());
         let (arena, [out, _]) = ReadArena::split(arena, [Some(written), None]);
@@ -61,7 +61,7 @@ impl Pass<'_> {
                 loss::cross_entropy(logits, labels, *label_smoothing, batch, weights, out);
             sum.add(of_leaf, leaf.joins());
             if list.get(index + 1).is_none_or(|next| next.group() != leaf.group()) {
-                losses.groups[leaf.group()] = sum.total();
+                losses.groups[offset + leaf.group()] = sum.total();
             }
         }
         losses
@@ -116,8 +116,7 @@ impl Pass<'_> {
     }
 
     fn vector_backward(&mut self, index: usize, step: &FusedStep, required: RequiredGradients) {
-        let leaves = self.grouping.leaves;
-        let groups = leaves.groups();
+        let (leaves, groups) = (self.grouping.leaves, self.grouping.of_leaves());
         let Operands { view, processor, model, gradients, arena, workspace, .. } =
             self.operands(index);
         let own = &view.plan.gradients.steps[index];
@@ -132,8 +131,8 @@ impl Pass<'_> {
                 let (weight, _) = model.parameters(graph, step.node);
                 let range = graph.parameter_range(step.node);
                 let [mut dweight, mut dbias] = gradients.split(range, weight.len());
-                let dweight = required.weight.then_some(&mut dweight[..groups]);
-                let dbias = required.bias.then_some(&mut dbias[..groups]);
+                let dweight = required.weight.then_some(&mut dweight[groups.clone()]);
+                let dbias = required.bias.then_some(&mut dbias[groups]);
                 linear::backward(
                     processor, workspace, &layer, x, weight, dy, &leaves, dweight, dbias, dx,
                 );
@@ -178,8 +177,7 @@ impl Pass<'_> {
         required: RequiredGradients,
         delivery: Option<&Delivery>,
     ) {
-        let leaves = self.grouping.leaves;
-        let groups = leaves.groups();
+        let (leaves, groups) = (self.grouping.leaves, self.grouping.of_leaves());
         let Operands { view, processor, model, gradients, arena, sums, workspace, .. } =
             self.operands(index);
         let written = delivery.map(|delivery| view.gradient_range(delivery.gradient));
@@ -205,11 +203,11 @@ impl Pass<'_> {
                     weight,
                     &gradient,
                     &leaves,
-                    required.weight.then_some(&mut dweight[..groups]),
+                    required.weight.then_some(&mut dweight[groups.clone()]),
                     epilogue.as_ref(),
                 );
                 if required.bias {
-                    norm::bias_gradient(processor, &gradient, &leaves, &mut dbias[..groups]);
+                    norm::bias_gradient(processor, &gradient, &leaves, &mut dbias[groups]);
                 }
             }
             (_, _, None) => {}

@@ -40,8 +40,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Takes part in the sums over all processes.
+    /// Takes part in the sums over all processes, if there are any.
     fn forward_without_images(&mut self) -> Result<(), EngineError> {
+        if let Mode::Training { alone: Some(_), .. } = self.mode {
+            return Ok(());
+        }
         for step in &self.plan.fused.steps {
             if let Some(norm) = step.norm {
                 let maps = self.operands(0).view.maps(step.output);

@@ -43,6 +43,8 @@ pub(crate) enum Mode<'a> {
         communicator: &'a mut dyn Communicator,
         /// Images of the micro-batch, in all processes.
         micro_batch: usize,
+        /// The index of a micro-batch that is this process's alone.
+        alone: Option<usize>,
         /// The weight of the batch in the running statistics, if it is not the operation's.
         new_weight: Option<f64>,
     },

@@ -63,6 +63,7 @@ impl Pass<'_> {
         let range = self.plan.graph.statistics[norm].range.clone();
         let (_, eps, mut new_weight) = self.batch_norm(norm);
         match self.mode {
+            Mode::Training { alone: Some(_), .. } => {}
             Mode::Training { new_weight: Some(weight), .. } => new_weight = weight,
             _ => self.state.batches_tracked[norm] += 1,
         }
@@ -75,10 +76,12 @@ impl Pass<'_> {
             &mut self.buffers.by_leaf,
             sums,
         );
-        let mut images = maps.images;
-        if let Mode::Training { communicator, micro_batch, .. } = &mut self.mode {
-            communicator.sum(sums)?;
-            images = *micro_batch;
+        let (mut images, mut group) = (maps.images, None);
+        if let Mode::Training { communicator, micro_batch, alone, .. } = &mut self.mode {
+            (images, group) = (*micro_batch, *alone);
+            if group.is_none() {
+                communicator.sum(sums)?;
+            }
         }
         let count = (images * maps.pixels()) as f64;
         let unbiased = count / (count - 1.0).max(1.0);
@@ -90,9 +93,14 @@ impl Pass<'_> {
                 ((1.0 - new_weight) * f64::from(old) + new_weight * new) as f32
             };
             let state = &mut *self.state;
-            state.model.means[at] = blend(state.model.means[at], moments.mean);
-            state.model.variances[at] =
-                blend(state.model.variances[at], moments.variance * unbiased);
+            let variance = moments.variance * unbiased;
+            if let Some(group) = group {
+                let at = 2 * (group * state.model.means.len() + at);
+                state.moments_of_groups[at..at + 2].copy_from_slice(&[moments.mean, variance]);
+            } else {
+                state.model.means[at] = blend(state.model.means[at], moments.mean);
+                state.model.variances[at] = blend(state.model.variances[at], variance);
+            }
             state.norms[norm].moments[channel] = moments;
             state.norms[norm].mean[channel] = moments.mean as f32;
             self.set_affine(norm, channel, moments, eps);
@@ -109,6 +117,9 @@ impl Pass<'_> {
         norm: usize,
         maps: MapShape,
     ) -> Result<(), EngineError> {
+        if let (0, Mode::Training { alone: Some(_), .. }) = (self.count, &self.mode) {
+            return Ok(());
+        }
         let (node, eps, _) = self.batch_norm(norm);
         let graph = &self.plan.graph;
         let (grouping, by_leaf) = (&self.grouping, &mut self.buffers.by_leaf);
@@ -127,7 +138,7 @@ impl Pass<'_> {
         let layer = &graph.nodes[node];
         let wanted = [trained(layer.weight), trained(layer.bias)];
         let mut gradients = self.state.gradients.split(graph.parameter_range(node), maps.channels);
-        let leaves = grouping.leaves.list();
+        let (leaves, offset) = (grouping.leaves.list(), grouping.of_leaves().start);
         for channel in 0..maps.channels {
             let moments = self.state.norms[norm].moments[channel];
             let mut totals = [LeafSum::<f32>::default(); 2];
@@ -141,13 +152,13 @@ impl Pass<'_> {
                     for ((gradients, total), wanted) in each {
                         let total = total.total();
                         if wanted {
-                            gradients[leaf.group()][channel] += total;
+                            gradients[offset + leaf.group()][channel] += total;
                         }
                     }
                 }
             }
         }
-        if let Mode::Training { communicator, .. } = &mut self.mode {
+        if let Mode::Training { communicator, alone: None, .. } = &mut self.mode {
             communicator.sum(sums)?;
         }
         let (weight, _) = self.state.model.parameters(graph, node);

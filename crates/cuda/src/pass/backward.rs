@@ -62,12 +62,14 @@ impl Pass<'_> {
             if let Some(delivery) = delivery.filter(|delivery| delivery.last) {
                 let input = plan.gradients.gradients[delivery.gradient].input;
                 for (which, term) in input.terms().enumerate() {
-                    if let Some(norm) = term.norm {
-                        let tiles =
-                            if self.count == 0 { 0 } else { plan.tiles(index, self.count)[1] };
+                    let Some(norm) = term.norm else { continue };
+                    if self.count > 0 {
+                        let [_, tiles] = plan.tiles(index, self.count);
                         self.finish_norm_gradient(which, norm, tiles);
-                        self.report_final(self.state.norms[norm].node);
+                    } else if self.sums_norms {
+                        self.finish_norm_gradient(which, norm, 0);
                     }
+                    self.report_final(self.state.norms[norm].node);
                 }
             }
             if step.kind != StepKind::Write {

@@ -22,7 +22,7 @@ impl Pass<'_> {
             self.step = Some(index);
             if self.count == 0 {
                 // The other processes have images.
-                if let Some(norm) = step.norm {
+                if let Some(norm) = step.norm.filter(|_| self.sums_norms) {
                     self.finish_statistics(index, norm);
                 }
                 continue;

@@ -70,8 +70,9 @@ pub(crate) struct Pass<'a> {
     label_smoothing: f64,
     count: usize,
     purpose: Purpose,
-    /// Whether sums go over several processes.
+    /// Whether gradients go over several processes, and whether BatchNorm's sums do.
     processes: bool,
+    sums_norms: bool,
     actions: Vec<Action>,
     /// The step and the direction of the launches that come.
     step: Option<usize>,
@@ -90,13 +91,16 @@ pub(crate) struct Context<'a> {
     pub requires_grad: &'a [bool],
     pub label_smoothing: f64,
     pub processes: bool,
+    /// Whether statistics are those of this process's images.
+    pub alone: bool,
 }
 
 impl<'a> Pass<'a> {
     /// The actions of a pass over `count` images, which lie in the workspace as maps.
     pub fn actions(context: Context<'a>, count: usize, purpose: Purpose) -> Vec<Action> {
-        let Context { plan, state, space, required, requires_grad, label_smoothing, processes } =
-            context;
+        let Context { plan, state, space, required, requires_grad, label_smoothing, .. } = context;
+        let trains = matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf);
+        let processes = context.processes && trains;
         let inference = purpose == Purpose::Inference;
         let mut pass = Pass {
             plan,
@@ -108,8 +112,8 @@ impl<'a> Pass<'a> {
             label_smoothing,
             count,
             purpose,
-            processes: processes
-                && matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf),
+            processes,
+            sums_norms: processes && !context.alone,
             actions: Vec::new(),
             step: None,
             backward: false,
@@ -119,7 +123,7 @@ impl<'a> Pass<'a> {
             ],
         };
         pass.forward();
-        if matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf) {
+        if trains {
             pass.loss();
             pass.backward();
         }
@@ -157,7 +161,7 @@ impl<'a> Pass<'a> {
         let launch = |pass: &mut Self, phase| {
             pass.launch(kernel, [channels, 1, 1], SUMS_BYTES, &params(phase))
         };
-        if self.processes {
+        if self.sums_norms {
             launch(self, SUM);
             self.actions.push(Action::Host(sum));
             launch(self, FINISH);

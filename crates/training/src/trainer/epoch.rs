@@ -142,8 +142,9 @@ impl Trainer<'_> {
         self.engine.set_requires_grad(&requires_grad);
         let every = recipe.batch.noise_every;
         let measure = every > 0 && update.is_multiple_of(every);
-        let (rules, loss, micro_batch) = (&rules[..], &self.loss, self.size.1);
-        Update { rules, loss, micro_batch, measure }.run(self.engine, batch)?;
+        let tree = memory::batch_tree(recipe, batch.labels().len(), self.size.1);
+        let (rules, loss) = (&rules[..], &self.loss);
+        Update { rules, loss, tree, measure }.run(self.engine, batch)?;
         if let Some(share) = recipe.optimizer.average_weight(update, done / f64::from(epochs)) {
             self.engine.update_average(share)?;
             if recipe.optimizer.average == WeightAverage::Lookahead {

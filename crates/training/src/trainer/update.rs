@@ -44,8 +44,8 @@ pub(super) struct Update<'a> {
     /// One rule for each parameter.
     pub rules: &'a [Rule],
     pub loss: &'a Loss,
-    /// Images of a micro-batch.
-    pub micro_batch: usize,
+    /// Its micro-batches, and the order of sums.
+    pub tree: BatchTree,
     /// Whether the gradient norms of the batch's halves are measured.
     pub measure: bool,
 }
@@ -55,7 +55,7 @@ impl Update<'_> {
     pub fn run(&self, engine: &mut dyn Engine, batch: BatchInput) -> Result<(), EngineError> {
         let labels = batch.labels();
         let mean_weight = self.loss.mean_weight(labels);
-        for part in BatchTree::new(labels.len(), self.micro_batch).parts(0, 1) {
+        for part in self.tree.parts(0, 1) {
             engine.accumulate(&MicroBatch {
                 images: batch.images(part.images()),
                 labels: &labels[part.images()],
