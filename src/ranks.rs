@@ -15,6 +15,13 @@ fn started_together() -> Option<(&'static str, usize)> {
     SIZES.into_iter().filter_map(size).find(|&(_, ranks)| ranks > 1)
 }
 
+/// Whether this process says what all of several that were started together would say.
+pub fn is_first() -> bool {
+    const RANKS: [&str; 3] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"];
+    let rank = RANKS.into_iter().find_map(|name| std::env::var(name).ok());
+    started_together().is_none() || rank.is_none_or(|rank| rank == "0")
+}
+
 /// A command that trains.
 pub struct Training<'a> {
     /// The folder that was asked for: processes that cannot join each train a run of their own then.
