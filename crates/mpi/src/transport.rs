@@ -123,11 +123,14 @@ impl Transport for MpiTransport {
         let communicator = self.channels[at.expect("all have a communicator")];
         // SAFETY: a constant of the library.
         let (mut request, words) = unsafe { (mpi::RSMPI_REQUEST_NULL, mpi::RSMPI_UINT32_T) };
-        let (send, from, to) = match exchange {
+        let (mut send, from, to) = match exchange {
             Exchange::AllToAll { send, to, from } => (send, from, Some(to)),
             Exchange::AllGather { send, from } => (send, from, None),
         };
         let mut received = vec![0; from.iter().sum()];
+        // Open MPI 4.1 waits for ever if a rank sends nothing from an address such as that of an empty vector.
+        send.reserve(1);
+        received.reserve(1);
         let [receive_counts, receive_starts] = as_counts(&from)?;
         let [send_counts, send_starts] = as_counts(to.as_deref().unwrap_or(&[send.len()]))?;
         // SAFETY: the counts and starts lie within both vectors, as was checked. All vectors are kept in `open` until MPI
