@@ -416,7 +416,7 @@ mod tests {
                 cutout,
             };
             let mut image = vec![1.0; ELEMENTS];
-            change.cut_out(&change.draw(3, 1, index), &mut image);
+            cut_out(change.cutout, &change.draw(3, 1, index), &mut image);
             image
         };
         let places = (0..3).flat_map(|top| (0..3).map(move |left| (top, left))).map(
