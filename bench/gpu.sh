@@ -11,8 +11,9 @@ Parts, each of under four minutes; one that fails does not keep the next from ru
   check              the conformance suite on the card; compute-sanitizer's memcheck and racecheck on small
                      networks, where it is installed; two runs with one bit pattern; kill and resume
   speed [BATCH...]   images a second beside PyTorch, in turns, and the time of each step (125 and 1000)
-  fast94 [SEED...]   the recipe fast94 on CIFAR-10 (seeds 0 1 2)
+  fast94 [SEED...]   the recipe fast94 on CIFAR-10 (seeds 0 1 2); fast95 and fast96 the same
   epochs SEED...     the paper's 90 epochs on CIFAR-10; a run that is not finished goes on the next time
+  compare NAME       a built-in comparison on CIFAR-10, such as grow-or-decay-paper; it goes on the next time, too
   table              print the rows so far, the latest of each
 
 Environment:
@@ -262,13 +263,15 @@ seconds_of() {
 
 accuracy_of() { sed -n 's/^Test accuracy: //p' "$1" | tail -n 1; }
 
-part_fast94() {
+# fast RECIPE SEED...
+fast() {
     need_data || return
-    local failed=0 seed folder accuracy
+    local failed=0 recipe=$1 seed folder accuracy
+    shift
     for seed in "$@"; do
-        folder=$RUNS/fast94-$seed
+        folder=$RUNS/$recipe-$seed
         rm -rf "$folder"
-        limited "$CRESCENDO" train fast94 --data "$CRESCENDO_DATA" --device "$DEVICE" --seed "$seed" \
+        limited "$CRESCENDO" train "$recipe" --data "$CRESCENDO_DATA" --device "$DEVICE" --seed "$seed" \
             --out "$folder" --quiet >"$folder.log" 2>&1
         accuracy=$(accuracy_of "$folder.log")
         if [ -z "$accuracy" ]; then
@@ -280,6 +283,25 @@ part_fast94() {
         row "seconds of training, seed $seed" "$(seconds_of "$folder")"
     done
     return "$failed"
+}
+
+part_fast94() { fast fast94 "$@"; }
+part_fast95() { fast fast95 "$@"; }
+part_fast96() { fast fast96 "$@"; }
+
+part_compare() {
+    need_data || return
+    [ $# -gt 0 ] || fail "which comparison? for example: compare grow-or-decay-paper" || return
+    local folder=$RUNS/compare-$1 code
+    limited "$CRESCENDO" compare "$1" --data "$CRESCENDO_DATA" --device "$DEVICE" --out "$folder" \
+        >"$folder.log" 2>&1
+    code=$?
+    if [ -s "$folder/results.csv" ]; then row "$1: runs" "$(($(wc -l <"$folder/results.csv") - 1))"; fi
+    if [ "$code" -ne 0 ]; then
+        fail "$1 is not finished: run the part again, with the same RUNS ($(tail -n 1 "$folder.log"))"
+        return
+    fi
+    say "the table is in $folder"
 }
 
 part_epochs() {
@@ -336,8 +358,12 @@ for word in "$@"; do
         usage
         exit 0
         ;;
-    check | speed | fast94 | epochs | table) ;;
+    check | speed | fast94 | fast95 | fast96 | epochs | compare | table) previous=$word ;;
     *)
+        if [ "${previous:-}" = compare ]; then
+            previous=
+            continue
+        fi
         if ! [[ $word =~ ^[0-9]+$ && $1 != "$word" ]]; then
             printf 'error: there is no part %s; see bench/gpu.sh --help\n' "$word" >&2
             exit 2
@@ -356,6 +382,11 @@ while [ $# -gt 0 ]; do
         numbers+=("$1")
         shift
     done
+    # The comparison's name.
+    if [ "$part" = compare ] && [ $# -gt 0 ]; then
+        numbers=("$1")
+        shift
+    fi
     begin=$SECONDS
     if [ "$part" = table ]; then
         part_table || all_failed=1
@@ -370,7 +401,7 @@ while [ $# -gt 0 ]; do
     if [ ${#numbers[@]} -eq 0 ]; then
         case $part in
         speed) numbers=(125 1000) ;;
-        fast94) numbers=(0 1 2) ;;
+        fast94 | fast95 | fast96) numbers=(0 1 2) ;;
         esac
     fi
     "part_$part" ${numbers[@]+"${numbers[@]}"} || all_failed=1

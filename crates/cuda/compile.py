@@ -66,7 +66,14 @@ VERBOSE = "--ptxas-options=-v"  # registers and spills in the log; the code stay
 # Bytes that a kernel may spill (stores and loads together): {("kernel", "sm_86"): 16}.
 # For PTX the target is, as in the table, "compute_80 on sm_120".
 # The f32 kernels are there to check the others; cards of this kind are not tuned for.
-ALLOWED_SPILLS = {("weight_gradient_9_f32", "compute_80 on sm_120"): 64}
+ALLOWED_SPILLS = {
+    ("weight_gradient_9_f32", "compute_80 on sm_120"): 64,
+    # Outside of their loops.
+    ("convolution_patches", "sm_90a"): 164,
+    ("convolution_patches_resident", "sm_90a"): 224,
+    ("input_gradient_patches_smooth", "sm_90a"): 8,
+    ("input_gradient_patches_strided_smooth", "sm_90a"): 8,
+}
 
 PACKED_LIMIT = 10_000_000  # bytes of all outputs together: they are kept in the repository
 

@@ -88,10 +88,10 @@ fn archives_with_paths_outside_their_folder_are_refused() {
 fn checkpoints_of_another_network_are_refused() {
     let place = Place::with_run("--epochs 1");
     let tensor = "the tensor start_layer.0.weight has the shape [4, 3, 3, 3]";
-    let deeper = "--set network.blocks=[2,1,1] --data shapes:300,100 --set network.widths=[4,8,8]";
+    let deeper = "--set network.blocks=[2,1,1] --data shapes:144,100 --set network.widths=[4,8,8]";
     for (command, parts) in [
         (
-            format!("train quick --data shapes:300,100 --init {CHECKPOINT}"),
+            format!("train quick --data shapes:144,100 --init {CHECKPOINT}"),
             [tensor, "checkpoint of"],
         ),
         (format!("train quick {deeper} --init {CHECKPOINT}"), ["is missing", "checkpoint of"]),
@@ -103,7 +103,7 @@ fn checkpoints_of_another_network_are_refused() {
     // A smaller network, of which the checkpoint has most tensors.
     let own = "base = \"quick\"\n[network]\nblocks = [1]\nwidths = [4]\nhead = { pool = 32 }\n";
     fs::write(place.path("own.toml"), own).unwrap();
-    let command = format!("evaluate {CHECKPOINT} --recipe own.toml --data shapes:300,100");
+    let command = format!("evaluate {CHECKPOINT} --recipe own.toml --data shapes:144,100");
     place.refuse_saying(1, &command, &[CHECKPOINT, "--recipe"]);
     assert!(!place.path("runs").exists());
 }
@@ -408,7 +408,7 @@ fn invalid_values_of_recipe_keys_are_refused_by_key() {
         place.refuse_saying(2, &format!("plan quick --set {change}"), &[key]);
     }
     for (change, part) in [
-        ("data.validation=300", "data.validation = 300 leaves nothing to train on"),
+        ("data.validation=144", "data.validation = 144 leaves nothing to train on"),
         ("network.classes=7", "--set network.classes=10"),
     ] {
         place.refuse_saying(1, &format!("train {SMALL} --set {change}"), &[part]);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{OFTEN, Place, SMALL, assert_equal, checkpoint, column, contents, text};
+use super::{LONGER, OFTEN, Place, SMALL, assert_equal, checkpoint, column, contents, text};
 
 const VALIDATED: &str =
     "--set data.validation=60 --set train.evaluate_every=1 --set train.checkpoint_every=1";
@@ -120,7 +120,7 @@ fn training_stops_early_when_the_validation_accuracy_does_not_improve() {
 fn longer_early_stopping_is_the_same_after_kills() {
     let place = Place::new();
     let stop = "--set optimizer.learning_rate=1e-9 --set train.stop_after=3";
-    let arguments = format!("train {SMALL} {VALIDATED} {stop} {OFTEN}");
+    let arguments = format!("train {LONGER} {VALIDATED} {stop} {OFTEN}");
     place.run(&format!("{arguments} --out whole"));
     for updates in [9, 19, 29, 35] {
         let name = format!("killed-{updates}");

@@ -8,10 +8,10 @@ use super::{Place, check_refusal, column, text};
 
 pub const ARMS: &str = "recipe = \"quick\"\nbase = \"fixed\"\nseeds = [0, 1]\nbn_images = 100\n\
                     set = [\"network.widths=[4,4,4]\", \"train.epochs=2\"]\n\
-                    [[arm]]\nname = \"grown\"\nset = [\"batch.steps=[[1,25],[2,50]]\"]\n\
-                    [[arm]]\nname = \"fixed\"\nset = [\"batch.policy=fixed\", \"batch.size=25\"]\n";
+                    [[arm]]\nname = \"grown\"\nset = [\"batch.steps=[[1,12],[2,24]]\"]\n\
+                    [[arm]]\nname = \"fixed\"\nset = [\"batch.policy=fixed\", \"batch.size=12\"]\n";
 
-const COMPARE: &str = "compare arms.toml --data shapes:300,100";
+const COMPARE: &str = "compare arms.toml --data shapes:144,100";
 
 fn place() -> Place {
     let place = Place::new();
@@ -75,8 +75,8 @@ fn epochs_that_arms_share_are_trained_once_with_the_same_results() {
     let epochs =
         |run: &str| column(&place.read(&format!("{run}/epochs.csv")), "train_loss").join(" ");
     place.run(
-        "train quick --data shapes:300,100 --seed 1 --out alone --set network.widths=[4,4,4] \
-         --set train.epochs=2 --set batch.steps=[[1,25],[2,50]]",
+        "train quick --data shapes:144,100 --seed 1 --out alone --set network.widths=[4,4,4] \
+         --set train.epochs=2 --set batch.steps=[[1,12],[2,24]]",
     );
     assert_eq!(epochs("alone"), epochs("runs/arms/grown/seed-1"));
     let weights =
@@ -141,7 +141,7 @@ fn results_of_changed_arms_are_refused() {
 
     fs::write(place.path("arms.toml"), ARMS.replace("grown", "fixed")).unwrap();
     place.refuse_saying(2, COMPARE, &["arms.toml", "two arms have the name fixed"]);
-    fs::write(place.path("arms.toml"), ARMS.replace("[2,50]", "[2,70]")).unwrap();
+    fs::write(place.path("arms.toml"), ARMS.replace("[2,24]", "[2,36]")).unwrap();
     let arguments = format!("{COMPARE} --set network.classes=7 --out elsewhere");
     let output = place.command(&arguments).output().unwrap();
     // The error comes before the first arm is trained.
@@ -193,21 +193,21 @@ fn arms_that_would_train_alike_are_refused_with_the_reason() {
             "schedule.steps has no effect: its first row is for epoch 11",
         ],
     );
-    let fixed = format!("{COMPARE} --set batch.policy=fixed --set batch.size=25");
+    let fixed = format!("{COMPARE} --set batch.policy=fixed --set batch.size=12");
     let why = [
         "arms fixed and grown would train alike: batch.steps has no effect: batch.policy is fixed",
     ];
     place.refuse_saying(2, &fixed, &why);
     // Batches that are lowered to fit the data.
     let lowered = format!("{COMPARE} --set batch.least_updates=20");
-    place.refuse_saying(2, &lowered, &["would train alike", "Batches have at most 15 images"]);
+    place.refuse_saying(2, &lowered, &["would train alike", "Batches have at most 7 images"]);
     assert!(!place.path("runs").exists());
 }
 
 #[test]
 fn keys_that_act_in_no_arm_are_warned_about() {
     let place = place();
-    let arms = ARMS.replace("batch.size=25\"", "batch.size=25\", \"batch.max=9\"");
+    let arms = ARMS.replace("batch.size=12\"", "batch.size=12\", \"batch.max=9\"");
     fs::write(place.path("arms.toml"), arms).unwrap();
     // `batch.coupling` acts in one of the two arms.
     let set = "--set schedule.peak=0.4 --set batch.coupling=sqrt --seeds 0";
@@ -223,19 +223,19 @@ fn keys_that_act_in_no_arm_are_warned_about() {
 #[test]
 fn batches_that_are_lowered_to_fit_do_not_change_the_fingerprint() {
     let place = place();
-    fs::write(place.path("arms.toml"), ARMS.replace("[1,25],[2,50]", "[1,10],[2,50]")).unwrap();
-    // With 300 images batches have at most 15.
+    fs::write(place.path("arms.toml"), ARMS.replace("[1,12],[2,24]", "[1,5],[2,24]")).unwrap();
+    // With 144 images batches have at most 7.
     let compare = format!("{COMPARE} --set batch.least_updates=20");
     place.run(&compare);
     let table = place.read("runs/arms/results.csv");
-    assert_eq!(column(&table, "updates"), ["40", "50", "40", "50"]);
+    assert_eq!(column(&table, "updates"), ["40", "48", "40", "48"]);
     assert!(!place.run(&compare).contains(" of 4: "));
 }
 
 #[test]
 fn with_a_validation_set_arms_are_compared_on_it() {
     let place = place();
-    let output = place.run(&format!("{COMPARE} --set data.validation=50"));
+    let output = place.run(&format!("{COMPARE} --set data.validation=24"));
     assert!(output.contains("  validation accuracy 0."), "{output}");
     let table = place.read("runs/arms/results.csv");
     let last = |run: &str| {
@@ -256,7 +256,7 @@ fn arms_can_have_their_own_recipes_relative_to_the_comparison_file() {
     let arms = "recipe = \"tiny.toml\"\nbase = \"a\"\nseeds = [0]\n[[arm]]\nname = \"a\"\n\
                 [[arm]]\nname = \"b\"\nrecipe = \"quick\"\nset = [\"network.widths=[8,8,8]\"]\n";
     fs::write(place.path("mine/arms.toml"), arms).unwrap();
-    place.run("compare mine/arms.toml --data shapes:300,100 --set train.epochs=1");
+    place.run("compare mine/arms.toml --data shapes:144,100 --set train.epochs=1");
     let width = |arm: &str| place.read(&format!("runs/arms/{arm}/seed-0/recipe.toml"));
     assert!(
         width("a").contains("widths = [4, 4, 4]") && width("b").contains("widths = [8, 8, 8]"),
@@ -287,7 +287,7 @@ fn a_comparison_has_a_page_with_its_question_that_is_a_function_of_its_folder() 
         "Differences from fixed",
         "class=\"band c1\"",
         "<a href=\"grown/seed-1/report.html\">grown / seed 1</a>",
-        "batch.steps=[[1,25],[2,50]]",
+        "batch.steps=[[1,12],[2,24]]",
     ] {
         assert!(page.contains(part), "no {part}");
     }

@@ -35,7 +35,7 @@ fn without_a_card_cuda_is_refused_in_a_sentence_and_auto_is_the_cpu() {
         format!("train {SMALL} --device cuda:1 --out none"),
         format!("train {SMALL} --set engine.device=cuda --out none"),
         "train --resume run --epochs 2 --device cuda".into(),
-        "evaluate run --data shapes:300,100 --device cuda".into(),
+        "evaluate run --data shapes:144,100 --device cuda".into(),
         "bench quick --device cuda".into(),
         "compare width --data shapes:60,20 --device cuda".into(),
     ] {

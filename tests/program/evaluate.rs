@@ -20,7 +20,7 @@ fn trained() -> Place {
 
 /// The test images of [`SMALL`].
 fn test_images() -> Split {
-    shapes::generate(0, 300, 100).test
+    shapes::generate(0, 144, 100).test
 }
 
 /// The lines of an evaluation without its table.
@@ -168,7 +168,7 @@ fn a_checkpoint_file_is_self_contained() {
         assert_eq!((place.run(&format!("evaluate {file}")), predict(file)), before);
     }
     // For a data set that is not generated, the file holds only its name.
-    place.run("data export shapes:300,100 set");
+    place.run("data export shapes:144,100 set");
     let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,50]] --epochs 1 --out read";
     place.run(&format!("train quick --data set {options}"));
     let file = "else/read.safetensors";
@@ -185,7 +185,7 @@ fn weights_of_a_wrapped_network_load() {
     fs::write(place.path("own.toml"), "base = \"quick\"\n[network]\nwidths = [4, 8, 8]\n").unwrap();
     let bytes = fs::read(place.path("run/weights/epoch-0001.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let with = "--recipe own.toml --data shapes:300,100";
+    let with = "--recipe own.toml --data shapes:144,100";
     let ours = place.run("evaluate run");
     for prefix in ["module.", "_orig_mod.", "module._orig_mod."] {
         let wrapped = tensors.iter().filter(|(name, _)| !name.ends_with("num_batches_tracked"));
@@ -194,7 +194,7 @@ fn weights_of_a_wrapped_network_load() {
         fs::write(place.path("wrapped.safetensors"), wrapped).unwrap();
         let output = place.run(&format!("evaluate wrapped.safetensors {with}"));
         assert_eq!(lines(&output)[1..], lines(&ours)[1..]);
-        let init = "train own.toml --data shapes:300,100 --init wrapped.safetensors --epochs 0";
+        let init = "train own.toml --data shapes:144,100 --init wrapped.safetensors --epochs 0";
         place.run(&format!("{init} --out {prefix}run"));
     }
     // Only a prefix of all names is one of a wrapper.
@@ -223,10 +223,10 @@ fn a_file_of_another_program_is_evaluated_with_a_recipe() {
     let bare = safetensors::serialize(tensors.iter(), None).unwrap();
     fs::write(place.path("bare.safetensors"), bare).unwrap();
     let parts = ["bare.safetensors", "has no recipe", "--recipe"];
-    place.refuse_saying(1, "evaluate bare.safetensors --data shapes:300,100", &parts);
+    place.refuse_saying(1, "evaluate bare.safetensors --data shapes:144,100", &parts);
     place.refuse_saying(1, "predict bare.safetensors x.npy", &parts);
 
-    let output = place.run("evaluate bare.safetensors --recipe own.toml --data shapes:300,100");
+    let output = place.run("evaluate bare.safetensors --recipe own.toml --data shapes:144,100");
     let ours = place.run("evaluate run");
     assert_eq!(lines(&output)[0], "Restored model parameters of bare.safetensors");
     assert_eq!(lines(&output)[1..], lines(&ours)[1..]);
@@ -235,14 +235,14 @@ fn a_file_of_another_program_is_evaluated_with_a_recipe() {
         output.lines().skip(1).collect::<Vec<_>>(),
         ours.lines().skip(1).collect::<Vec<_>>()
     );
-    let json = json(&place, "bare.safetensors --recipe own.toml --data shapes:300,100");
+    let json = json(&place, "bare.safetensors --recipe own.toml --data shapes:144,100");
     assert_eq!(
         (&json["results"][0]["checkpoint"], &json["results"][0]["loss"]),
         (&Value::Null, &Value::Null)
     );
     fs::write(place.path("x.npy"), array(test_images().image(0))).unwrap();
     let output =
-        place.run("predict bare.safetensors x.npy --recipe own.toml --data shapes:300,100");
+        place.run("predict bare.safetensors x.npy --recipe own.toml --data shapes:144,100");
     assert_eq!(output, place.run("predict run/weights/epoch-0001.safetensors x.npy"));
 }
 

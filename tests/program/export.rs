@@ -11,12 +11,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crescendo::data::shapes;
-use crescendo::devices;
-use crescendo::network::{Activation, DeviceKind, Init, NetworkBuilder, Operation, Shape};
-use crescendo::training::recipe::BatchPolicyKind;
-use crescendo::training::{Recipe, Run, Start};
-
 use super::python::{interpreter, run};
 use super::readme::python_blocks;
 use super::{Place, SMALL, text, with_header, without_checksums};
@@ -26,7 +20,7 @@ const ONNX: &str = "tests/onnx/requirements.txt";
 #[test]
 fn the_best_weights_are_exported_or_those_that_are_asked_for() {
     let settings =
-        "--set data.validation=50 --set train.evaluate_every=1 --set train.checkpoint_every=1";
+        "--set data.validation=24 --set train.evaluate_every=1 --set train.checkpoint_every=1";
     let place = Place::with_run(&format!("--epochs 2 {settings}"));
     let model = |arguments: &str| {
         let said = place.run(&format!("export {arguments} --onnx model.onnx"));
@@ -102,7 +96,7 @@ fn a_file_from_elsewhere_needs_its_network_classes_and_statistics_described() {
     };
     refused("", &["bare.safetensors: has no recipe", "--recipe"]);
     refused(
-        "--recipe quick --data shapes:300,100",
+        "--recipe quick --data shapes:144,100",
         &["holds 4107 numbers, but its network has 87978"],
     );
     // A recipe without classes and statistics, and no data to take them from.
@@ -114,80 +108,19 @@ fn a_file_from_elsewhere_needs_its_network_classes_and_statistics_described() {
         fs::read(place.path("a.onnx")).unwrap()
     };
     let described = model("bare.safetensors --recipe run/recipe.toml");
-    assert!(described == model("bare.safetensors --recipe mine.toml --data shapes:300,100"));
+    assert!(described == model("bare.safetensors --recipe mine.toml --data shapes:144,100"));
     // The file itself also says of which epoch it is.
     assert!(described.len() < model("run").len());
 
     place.run("export bare.safetensors --recipe run/recipe.toml --pytorch module");
     // The copy says what its network is.
-    place.run("evaluate module/model.safetensors --data shapes:300,100");
+    place.run("evaluate module/model.safetensors --data shapes:144,100");
     place.run("export run --pytorch own");
     let readme = place.read("own/README.md");
     assert!(readme.contains("% of the test images are right"), "{readme}");
 }
 
-/// Trains a network with every operation in the new folder `folder`.
-fn train_everything(folder: &Path) {
-    let mut builder = NetworkBuilder::new(Shape::Maps { channels: 3, height: 32, width: 32 });
-    let convolution = |kernel, stride| Operation::Convolution {
-        outputs: 8,
-        kernel,
-        stride,
-        padding: kernel / 2,
-        bias: kernel == 1,
-        init: Init::Uniform,
-    };
-    let activation = Operation::Activation;
-    let norm = Operation::BatchNorm { eps: 1e-5, scale: false, new_weight: 0.1 };
-    let mut x = builder.add("image", convolution(3, 2), [builder.images()]);
-    let short = builder.add("short", activation(Activation::Elu), [x]);
-    x = builder.add("second", convolution(3, 1), [short]);
-    x = builder.add("norm", norm, [x]);
-    x = builder.add("sum", Operation::Add, [x, short]);
-    x = builder.add("relu", activation(Activation::Relu), [x]);
-    // Names that other things in the model have.
-    for (index, (name, function)) in [
-        ("image.weight", Activation::Silu),
-        ("probabilities", Activation::LeakyRelu { slope: 0.1 }),
-        ("resize/rows", Activation::Gelu),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        x = builder.add(format!("conv{index}"), convolution(1, 1), [x]);
-        x = builder.add(name, activation(function), [x]);
-    }
-    x = builder.add("largest", Operation::MaxPool { size: 3 }, [x]);
-    x = builder.add("mean", Operation::AveragePool { size: 2 }, [x]);
-    x = builder.add("flat", Operation::Flatten, [x]);
-    let linear = |outputs, bias| Operation::Linear { outputs, bias, init: Init::Uniform };
-    x = builder.add("hidden", linear(20, false), [x]);
-    x = builder.add("sigmoid", activation(Activation::Sigmoid), [x]);
-    x = builder.add("logits", linear(10, true), [x]);
-    builder.add("scaled", activation(Activation::Scale { factor: 1.5 }), [x]);
-    let recipe = Recipe::builder("quick")
-        .unwrap()
-        .custom_network(&builder.finish())
-        .unwrap()
-        .train(|train| train.epochs = 4)
-        .batch(|batch| (batch.policy, batch.size) = (BatchPolicyKind::Fixed, 25))
-        .engine(|engine| engine.device = DeviceKind::Cpu)
-        .build()
-        .unwrap();
-    let data = shapes::generate(0, 1000, 100);
-    let start = Start {
-        recipe: &recipe,
-        recipe_name: "quick",
-        data: &data,
-        data_location: "shapes:1000,100",
-        init: None,
-        devices: devices(),
-    };
-    let mut run = Run::create(folder, &start).unwrap();
-    run.train(devices(), &data, &mut (), &false.into()).unwrap();
-}
-
-/// Runs of both families and of a custom network, with every normalisation and with padding, and images to compare on.
+/// Runs of both families, with every normalisation and with padding, and images to compare on.
 /// Returns the names of the runs.
 fn models(place: &Place, python: &Path) -> Vec<&'static str> {
     place.run("data export shapes:5,1000 records");
@@ -251,7 +184,9 @@ fn onnx_models_compute_what_predict_does() {
     let python = interpreter("onnx", ONNX);
     let place = Place::new();
     let mut names = models(&place, &python);
-    train_everything(&place.path("custom"));
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/crates/export/tests/every_operation.toml");
+    fs::copy(recipe, place.path("custom.toml")).unwrap();
+    place.run("train custom.toml --data shapes:1000,100 --epochs 4 --out custom");
     names.push("custom");
     for name in names {
         // The recipe's own views, and others.

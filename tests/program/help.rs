@@ -101,7 +101,16 @@ fn names(list: &str) -> Vec<&str> {
 fn comparisons_are_listed_and_shown() {
     let place = Place::new();
     let list = place.run("compare");
-    let expected = ["grow-or-decay", "beyond-1000", "activations", "head", "width", "depth"];
+    let expected = [
+        "grow-or-decay",
+        "grow-or-decay-paper",
+        "beyond-1000",
+        "beyond-1000-paper",
+        "activations",
+        "head",
+        "width",
+        "depth",
+    ];
     assert_eq!(names(&list), expected);
     for name in expected {
         let file = place.run(&format!("compare {name} --show"));
@@ -260,10 +269,10 @@ fn a_plan_takes_the_size_and_the_classes_of_data() {
 
 #[test]
 fn training_follows_its_plan() {
-    let place = Place::with_run("--epochs 4 --set data.validation=40");
-    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,25],[3,50]] --set \
-                   train.epochs=4 --set data.validation=40";
-    let plan = json(&place, &format!("plan quick {options} --images 300 --json"));
+    let place = Place::with_run("--epochs 4 --set data.validation=24");
+    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,12],[3,24]] --set \
+                   train.epochs=4 --set data.validation=24";
+    let plan = json(&place, &format!("plan quick {options} --images 144 --json"));
     let epochs = place.read("run/epochs.csv");
     assert_eq!(plan["updates"].to_string(), *super::column(&epochs, "updates").last().unwrap());
     let log = place.read("run/log.txt");

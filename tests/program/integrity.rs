@@ -159,7 +159,7 @@ fn weights_that_are_not_finite_are_never_saved() {
     // The first update makes the weights infinite, which the loss would show only at the second.
     let infinite = "--set optimizer.learning_rate=1e3 --set optimizer.weight_decay=3e38 --epochs 1";
     let arguments =
-        format!("train {SMALL} {infinite} --set batch.policy=fixed --set batch.size=300");
+        format!("train {SMALL} {infinite} --set batch.policy=fixed --set batch.size=144");
     place.refuse_saying(
         1,
         &format!("{arguments} --out run"),
@@ -172,7 +172,7 @@ fn weights_that_are_not_finite_are_never_saved() {
 #[test]
 fn a_state_that_diverges_with_any_learning_rate_is_reported_as_such() {
     let place = Place::new();
-    let wild = "--set optimizer.learning_rate=1e30 --set batch.policy=fixed --set batch.size=300";
+    let wild = "--set optimizer.learning_rate=1e30 --set batch.policy=fixed --set batch.size=144";
     let rarely = "--set train.final_evaluation=false --set train.evaluate_every=0";
     let arguments = format!("train {SMALL} {wild} {rarely} --out run");
     place.refuse_saying(1, &format!("{arguments} --epochs 3"), &["update 2", "start a new run"]);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::resume::{start, wait_for_updates};
-use super::{OFTEN, Place, SMALL, assert_equal, contents};
+use super::{LONGER, OFTEN, Place, assert_equal, contents};
 
 /// Kills in all.
 const KILLS: usize = 200;
@@ -47,7 +47,7 @@ fn two_hundred_kills_at_random_moments_change_no_bit() {
     let (mut kills, mut runs) = (0, 0);
     for (index, policy) in POLICIES.into_iter().enumerate() {
         let place = Place::new();
-        let train = format!("train {SMALL} {OFTEN} {policy}");
+        let train = format!("train {LONGER} {OFTEN} {policy}");
         let begin = Instant::now();
         place.run(&format!("{train} --out whole"));
         let time = begin.elapsed();

@@ -8,7 +8,7 @@ use serde_json::Value;
 #[test]
 fn json_has_an_event_on_every_line() {
     let place = Place::new();
-    let settings = "--epochs 4 --set data.validation=50 --set train.checkpoint_every=2 --set \
+    let settings = "--epochs 4 --set data.validation=24 --set train.checkpoint_every=2 --set \
                     train.evaluate_every=0";
     let arguments = format!("train {SMALL} {settings} --json --out run");
     let output = place.command(&arguments).output().unwrap();
@@ -37,14 +37,14 @@ fn json_has_an_event_on_every_line() {
     }
     let [decision] = named("decision")[..] else { panic!("{lines}") };
     let values = ["epoch", "updates", "what", "from", "to"].map(|key| decision[key].to_string());
-    assert_eq!(values, ["3", "20", "\"batch_size\"", "25", "50"]);
+    assert_eq!(values, ["3", "20", "\"batch_size\"", "12", "24"]);
     let checkpoints = named("checkpoint");
     assert_eq!(checkpoints.len(), 2);
     assert_eq!(checkpoints[1]["file"], "run/weights/epoch-0004.safetensors");
 
     let [validated, tested] = named("evaluated")[..] else { panic!("{lines}") };
     assert_eq!((&validated["split"], &tested["split"]), (&"validation".into(), &"test".into()));
-    for (evaluated, images) in [(validated, 50), (tested, 100)] {
+    for (evaluated, images) in [(validated, 24), (tested, 100)] {
         let confusion: Vec<Vec<u64>> =
             serde_json::from_value(evaluated["confusion"].clone()).unwrap();
         assert_eq!(confusion.iter().flatten().sum::<u64>(), images);

@@ -46,7 +46,7 @@ fn fast94_fits_its_batches_to_a_folder_of_images() {
 #[test]
 fn the_larger_fast_recipes_train() {
     let place = Place::new();
-    let small = "--data shapes:300,100 --set network.widths=[4,8,8] --epochs 2";
+    let small = "--data shapes:144,100 --set network.widths=[4,8,8] --epochs 2";
     place.run(&format!("train fast96 {small} --out fast96"));
     assert!(place.run("evaluate fast96").contains("mean of 6 views of each"));
     let sides = "--set network.head.hidden=16 --set data.sides=[[1,16],[2,32]]";

@@ -55,7 +55,7 @@ fn a_plateau_grows_the_batch_and_is_logged() {
 #[test]
 fn batches_that_do_not_fit_are_computed_in_micro_batches() {
     let place = Place::new();
-    let train = format!("{SMALL} --set batch.policy=fixed --set batch.size=150 --epochs 1");
+    let train = format!("{SMALL} --set batch.policy=fixed --set batch.size=72 --epochs 1");
     let whole = place.run(&format!("train {train} --log-steps --out whole"));
     assert!(!whole.contains("in micro-batches"), "{whole}");
     let plan = place.run(
@@ -75,10 +75,10 @@ fn batches_that_do_not_fit_are_computed_in_micro_batches() {
     assert!(place.read("short/recipe.toml").contains("memory_limit = 0.15"));
     let refused = place.refuse(1, &format!("train {short} --set network.norm.ghost=1500"));
     assert!(refused.contains("network.norm.ghost = 1500"), "{refused}");
-    // Two micro-batches of 75 have other BatchNorm statistics, and so other losses from the first update on.
+    // Two micro-batches of 36 have other BatchNorm statistics, and so other losses from the first update on.
     let parts =
-        place.run(&format!("train {train} --log-steps --set network.norm.ghost=75 --out parts"));
-    assert!(parts.contains("Batches of 150 are computed in micro-batches of 75"), "{parts}");
+        place.run(&format!("train {train} --log-steps --set network.norm.ghost=36 --out parts"));
+    assert!(parts.contains("Batches of 72 are computed in micro-batches of 36"), "{parts}");
     let losses = |run: &str| -> Vec<f64> {
         let table = place.read(&format!("{run}/steps.csv"));
         column(&table, "loss").iter().map(|cell| cell.parse().unwrap()).collect()
@@ -90,11 +90,11 @@ fn batches_that_do_not_fit_are_computed_in_micro_batches() {
 #[test]
 fn schedules_and_the_noise_scale_are_logged() {
     let place = Place::new();
-    let run = "--epochs 4 --set batch.policy=fixed --set batch.size=30 --set batch.noise_every=2";
+    let run = "--epochs 4 --set batch.policy=fixed --set batch.size=12 --set batch.noise_every=2";
     place.run(&format!("train {SMALL} {run} --set schedule.policy=linear --out linear"));
     let (_, rates) = epochs(&place, "linear");
-    // At the middle of each epoch's last update.
-    let expected = |epoch: f64| 0.1 * (1.0 - (epoch - 0.05) / 4.0);
+    // At the middle of each epoch's last update, of twelve.
+    let expected = |epoch: f64| 0.1 * (1.0 - (epoch - 0.5 / 12.0) / 4.0);
     for (epoch, rate) in rates.into_iter().enumerate() {
         assert!((rate - expected(epoch as f64 + 1.0)).abs() < 1e-9, "{epoch}: {rate}");
     }

@@ -127,7 +127,7 @@ fn reports_look_right_in_a_browser() {
                 set = [\"network.widths=[4,4,4]\", \"train.epochs=2\", \"train.evaluate_every=1\"]\n\
                 [[arm]]\nname = \"width-4\"\n[[arm]]\nname = \"width-8\"\nset = [\"network.widths=[8,4,4]\"]\n";
     fs::write(place.path("arms.toml"), arms).unwrap();
-    place.run("compare arms.toml --data shapes:300,100");
+    place.run("compare arms.toml --data shapes:144,100");
     let evaluation = &["true", "predicted", "precision", "recall", "calibration error"][..];
     let pages = [
         ("run/report.html", "6", evaluation),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{OFTEN, Place, SMALL, assert_equal, column, result};
+use super::{LONGER, OFTEN, Place, assert_equal, column, result};
 
 pub fn start(place: &Place, arguments: &str) -> Child {
     let mut command = place.command(arguments);
@@ -30,7 +30,7 @@ pub fn wait_for_updates(child: &mut Child, run: &Path, updates: usize) -> bool {
 #[test]
 fn killed_again_and_again() {
     // The kills happen in the first epoch, at its end, when the batch grows, and at the end.
-    kill(SMALL, [1, 7, 12, 19, 24, 25, 31, 36]);
+    kill(LONGER, [1, 7, 12, 19, 24, 25, 31, 36]);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn killed_while_muon_trains_and_parameter_groups_end() {
 #[test]
 fn killed_during_progressive_resizing() {
     let sides = "--set data.sides=[[1,16],[2,32],[3,16],[4,32]] --set train.evaluate_every=1";
-    kill(&format!("{SMALL} {sides}"), [1, 7, 12, 19, 24, 25, 31, 36]);
+    kill(&format!("{LONGER} {sides}"), [1, 7, 12, 19, 24, 25, 31, 36]);
 }
 
 #[test]
@@ -59,11 +59,11 @@ fn longer_killed_while_policies_change_the_batch_size() {
                    batch.patience=0 --set batch.threshold=0.9 --set batch.metric=validation_loss \
                    --set batch.coupling=sqrt --set data.validation=40 --set \
                    train.evaluate_every=1 --set batch.noise_every=3";
-    kill(&format!("{SMALL} {plateau}"), [1, 3, 9, 10, 11, 20, 21, 25]);
+    kill(&format!("{LONGER} {plateau}"), [1, 3, 9, 10, 11, 20, 21, 25]);
     let noise_scale = "--set batch.policy=noise_scale --set batch.initial=20 --set batch.max=160 \
                        --set batch.noise_every=2 --set batch.noise_multiple=9.0 --set \
                        network.norm.ghost=10 --set schedule.policy=one_cycle";
-    kill(&format!("{SMALL} {noise_scale}"), [1, 5, 14, 15, 16, 20, 24, 28]);
+    kill(&format!("{LONGER} {noise_scale}"), [1, 5, 14, 15, 16, 20, 24, 28]);
 }
 
 /// `recipe` is the name of a recipe with options that change it; `moments` are numbers of updates.
@@ -94,10 +94,10 @@ fn kill(recipe: &str, moments: [usize; 8]) {
 #[test]
 fn killed_in_the_first_moments() {
     let place = Place::new();
-    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    place.run(&format!("train {LONGER} {OFTEN} --out whole"));
     for (attempt, milliseconds) in [0, 5, 10, 20, 35, 50, 80, 150].into_iter().enumerate() {
         let name = format!("killed-{attempt}");
-        let mut child = start(&place, &format!("train {SMALL} {OFTEN} --out {name}"));
+        let mut child = start(&place, &format!("train {LONGER} {OFTEN} --out {name}"));
         std::thread::sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -114,12 +114,12 @@ fn killed_in_the_first_moments() {
 #[test]
 fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
     let place = Place::new();
-    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
+    place.run(&format!("train {LONGER} {OFTEN} --out whole"));
     let signals = [("INT", 130), ("HUP", 129), ("TERM", 143), ("USR1", 143), ("QUIT", 143)];
     for (signal, code) in signals {
         // A shell has to be told that this is one word.
         let name = format!("it's stopped by {signal}");
-        let mut command = place.command(&format!("train {SMALL} {OFTEN} --out"));
+        let mut command = place.command(&format!("train {LONGER} {OFTEN} --out"));
         command.arg(&name).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         assert!(wait_for_updates(&mut child, &place.path(&name), 5));
@@ -148,8 +148,8 @@ fn a_signal_stops_after_the_step_and_the_output_says_how_to_resume() {
 #[test]
 fn a_finished_run_can_be_extended() {
     let place = Place::new();
-    place.run(&format!("train {SMALL} {OFTEN} --out whole"));
-    place.run(&format!("train {SMALL} {OFTEN} --epochs 2 --out short").replace(" --epochs 4", ""));
+    place.run(&format!("train {LONGER} {OFTEN} --out whole"));
+    place.run(&format!("train {LONGER} {OFTEN} --epochs 2 --out short").replace(" --epochs 4", ""));
     place.run("train --resume short --epochs 4");
     let (whole, short) = (result(&place.path("whole")), result(&place.path("short")));
     // epochs.csv is not compared: only the short run was evaluated after epoch 2.
@@ -161,7 +161,7 @@ fn a_finished_run_can_be_extended() {
 #[test]
 fn the_learning_rate_can_be_changed_on_resume() {
     let place = Place::new();
-    place.run(&format!("train {SMALL} --epochs 2 --out run"));
+    place.run(&format!("train {LONGER} --epochs 2 --out run"));
     let output = place.run("train --resume run --epochs 3 --set optimizer.learning_rate=0.01");
     assert!(output.contains("Changing optimizer.learning_rate from 0.1 to 0.01"), "{output}");
     let epochs = place.read("run/epochs.csv");
@@ -172,7 +172,7 @@ fn the_learning_rate_can_be_changed_on_resume() {
 #[test]
 fn network_seed_and_data_cannot_be_changed_on_resume() {
     let place = Place::new();
-    place.run(&format!("train {SMALL} --epochs 1 --out run"));
+    place.run(&format!("train {LONGER} --epochs 1 --out run"));
     let before = place.read("run/recipe.toml");
     for change in ["network.widths=[4,8,9]", "train.seed=1", "optimizer.momentum=0.5"] {
         let complaint = place.refuse(2, &format!("train --resume run --epochs 2 --set {change}"));
@@ -186,7 +186,7 @@ fn network_seed_and_data_cannot_be_changed_on_resume() {
 #[test]
 fn two_programs_cannot_train_in_the_same_folder() {
     let place = Place::new();
-    let mut child = start(&place, &format!("train {SMALL} --epochs 500 --log-steps --out run"));
+    let mut child = start(&place, &format!("train {LONGER} --epochs 500 --log-steps --out run"));
     assert!(wait_for_updates(&mut child, &place.path("run"), 1));
     let complaint = place.refuse(1, "train --resume run");
     assert!(complaint.contains("another program is training in run"), "{complaint}");

@@ -53,7 +53,7 @@ fn lines(table: &str) -> Vec<String> {
 #[test]
 fn runs_and_comparisons_are_listed_with_how_far_they_are() {
     let place = Place::new();
-    let validated = "--set data.validation=50 --set train.evaluate_every=1 --epochs 2";
+    let validated = "--set data.validation=24 --set train.evaluate_every=1 --epochs 2";
     place.run(&format!("train {SMALL} {validated} --out runs/validated"));
     place.run(&format!("train {SMALL} --epochs 1 --out runs/tested"));
     unfinished(&place);
@@ -62,7 +62,7 @@ fn runs_and_comparisons_are_listed_with_how_far_they_are() {
                 [[arm]]\nname = 'a'\nset = ['batch.steps=[[1,25]]']\n\
                 [[arm]]\nname = 'b'\nset = ['batch.steps=[[1,50]]']\n";
     fs::write(place.path("both.toml"), arms).unwrap();
-    place.run("compare both.toml --data shapes:300,100 --seeds 10,9");
+    place.run("compare both.toml --data shapes:144,100 --seeds 10,9");
     fs::write(place.path("runs/page.html"), "").unwrap();
 
     let before = contents(&place.path("runs"));

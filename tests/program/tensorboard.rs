@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use super::python::{interpreter, run};
 use super::resume::{start, wait_for_updates};
-use super::{OFTEN, Place, SMALL, column, rows};
+use super::{LONGER, OFTEN, Place, column, rows};
 use serde_json::{Value, json};
 
 /// A Python interpreter with TensorBoard.
@@ -64,7 +64,7 @@ fn tensorboard_reads_the_values_of_the_csv_files() {
     let python = interpreter("tensorboard", "tests/tensorboard/requirements.txt");
     let place = Place::new();
     let settings = "--set train.evaluate_every=1 --set data.validation=50";
-    let mut child = start(&place, &format!("train {SMALL} {OFTEN} {settings} --out run"));
+    let mut child = start(&place, &format!("train {LONGER} {OFTEN} {settings} --out run"));
     for updates in [5, 11, 16, 22] {
         assert!(wait_for_updates(&mut child, &place.path("run"), updates));
         child.kill().unwrap();
@@ -140,7 +140,7 @@ fn a_run_of_a_comparison_has_its_own_recipe_once() {
     let place = Place::new();
     // The second arm branches off the first after its first epoch.
     std::fs::write(place.path("arms.toml"), super::compare::ARMS).unwrap();
-    place.run("compare arms.toml --data shapes:300,100 --seeds 0 --out arms");
+    place.run("compare arms.toml --data shapes:144,100 --seeds 0 --out arms");
     let fixed = read(&python, &place.path("arms/fixed/seed-0"));
     let grown = read(&python, &place.path("arms/grown/seed-0"));
     assert_ne!(recipe(&place, "arms/fixed/seed-0"), recipe(&place, "arms/grown/seed-0"));

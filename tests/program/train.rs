@@ -12,10 +12,10 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     ));
     // The lines of the paper's program.
     let lines: Vec<&str> = output.lines().collect();
-    assert_eq!(lines[1], "Images: 300 for training, 0 for validation, 100 for testing");
+    assert_eq!(lines[1], "Images: 144 for training, 0 for validation, 100 for testing");
     assert!(lines[2].starts_with("Epoch 1 Loss "), "{output}");
     assert!(lines[2].contains(" Duration ") && lines[2].ends_with(" seconds."), "{output}");
-    let decided = "Increasing batch size from 25 to 50 (table batch.steps: 50 from epoch 3)\n";
+    let decided = "Increasing batch size from 12 to 24 (table batch.steps: 24 from epoch 3)\n";
     assert_eq!(output.matches(decided).count(), 1, "{output}");
     assert_eq!(output.matches("Checkpoint has been created.\n").count(), 2);
     let last = &lines[lines.len() - 5..];
@@ -48,7 +48,7 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
     );
     assert_eq!(column(&epochs, "epoch"), ["1", "2", "3", "4"]);
     assert_eq!(column(&epochs, "updates"), ["12", "24", "30", "36"]);
-    assert_eq!(column(&epochs, "batch_size"), ["25", "25", "50", "50"]);
+    assert_eq!(column(&epochs, "batch_size"), ["12", "12", "24", "24"]);
     let evaluated: Vec<bool> =
         column(&epochs, "test_accuracy").iter().map(|cell| !cell.is_empty()).collect();
     assert_eq!(evaluated, [false, true, false, true]);
@@ -71,7 +71,7 @@ fn a_run_writes_csv_files_checkpoints_and_its_recipe() {
         assert!(checkpoint(&place.path("runs/quick-1"), epoch).exists());
     }
     // The recipe that a run wrote can be trained, and the next run has the next number.
-    let again = place.run("train runs/quick-1/recipe.toml --data shapes:300,100 --epochs 1");
+    let again = place.run("train runs/quick-1/recipe.toml --data shapes:144,100 --epochs 1");
     assert!(again.contains("\nRun: runs/recipe-1\n"), "{again}");
     let next = place.run(&format!("train {SMALL} --epochs 1"));
     assert!(next.contains("\nRun: runs/quick-2\n"), "{next}");
@@ -135,7 +135,7 @@ fn a_run_can_start_from_given_weights() {
     };
     assert!(model(init) == model("second/weights/epoch-0000.safetensors"));
     let complaint =
-        place.refuse(1, &format!("train quick --data shapes:300,100 --init {init} --out third"));
+        place.refuse(1, &format!("train quick --data shapes:144,100 --init {init} --out third"));
     assert!(complaint.contains("start_layer.0.weight") && complaint.contains("epoch-0001"));
     assert!(!place.path("third").exists());
 }
@@ -166,10 +166,10 @@ fn train_keep_limits_the_number_of_checkpoints() {
 #[test]
 fn with_a_validation_set_the_test_set_is_evaluated_only_at_the_end() {
     let place = Place::new();
-    let options = "--set data.validation=100 --set train.evaluate_every=1 --out run";
+    let options = "--set data.validation=48 --set train.evaluate_every=1 --out run";
     place.run(&format!("train {SMALL} --epochs 2 {options}"));
     let epochs = place.read("run/epochs.csv");
-    assert_eq!(column(&epochs, "updates"), ["8", "16"], "200 of 300 images are trained on");
+    assert_eq!(column(&epochs, "updates"), ["8", "16"], "96 of 144 images are trained on");
     let tested = column(&epochs, "test_accuracy");
     assert!(tested[0].is_empty() && !tested[1].is_empty());
     assert!(column(&epochs, "validation_accuracy").iter().all(|cell| !cell.is_empty()));
@@ -178,7 +178,7 @@ fn with_a_validation_set_the_test_set_is_evaluated_only_at_the_end() {
 #[test]
 fn last_batches_can_be_kept() {
     let place = Place::new();
-    let options = "--set batch.policy=fixed --set batch.size=70 --log-steps";
+    let options = "--set batch.policy=fixed --set batch.size=32 --log-steps";
     place.run(&format!("train {SMALL} --epochs 1 {options} --out dropped"));
     let keep = "--set data.last_batch=keep";
     place.run(&format!("train {SMALL} --epochs 1 {options} {keep} --out kept"));
@@ -188,9 +188,9 @@ fn last_batches_can_be_kept() {
         losses.iter().map(|cell| cell.parse().unwrap()).collect::<Vec<f64>>()
     };
     assert_eq!(losses("dropped"), losses("kept")[..4]);
-    // 4 x 70 + 20 images: the last batch has a smaller weight in the loss of the epoch.
+    // 4 x 32 + 16 images: the last batch has a smaller weight in the loss of the epoch.
     let kept = losses("kept");
-    let mean = (70.0 * kept[..4].iter().sum::<f64>() + 20.0 * kept[4]) / 300.0;
+    let mean = (32.0 * kept[..4].iter().sum::<f64>() + 16.0 * kept[4]) / 144.0;
     let written = place.read("kept/epochs.csv");
     let written: f64 = column(&written, "train_loss")[0].parse().unwrap();
     assert!((mean - written).abs() < 1e-6, "{mean} {written}");
@@ -199,9 +199,9 @@ fn last_batches_can_be_kept() {
 #[test]
 fn training_from_a_folder_equals_training_from_memory() {
     let place = Place::new();
-    place.run("data export shapes:300,100 bin");
+    place.run("data export shapes:144,100 bin");
     place.run(&format!("train {SMALL} --epochs 1 --out drawn"));
-    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,25],[3,50]] --epochs 1";
+    let options = "--set network.widths=[4,8,8] --set batch.steps=[[1,12],[3,24]] --epochs 1";
     place.run(&format!("train quick --data bin {options} --out read"));
     let losses =
         |run: &str| column(&place.read(&format!("{run}/epochs.csv")), "train_loss")[0].to_owned();

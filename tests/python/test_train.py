@@ -109,13 +109,18 @@ def test_an_exception_at_an_epochs_end_is_raised_too():
 
 # The main thread of a process of its own, which gets a signal as Ctrl-C sends it.
 INTERRUPTED = """
-import os, signal, threading, crescendo
+import os, pathlib, signal, threading, time, crescendo
 def later(event):
     if event["event"] == "step" and event["update"] == 5:
         os.kill(os.getpid(), signal.SIGINT)
+def after_an_epoch():
+    table = pathlib.Path("stopped", "epochs.csv")
+    while not table.exists() or len(table.read_text().splitlines()) < 2:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
 callback = {"on_event": later} if CALLBACK else {}
 if not CALLBACK:
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Thread(target=after_an_epoch, daemon=True).start()
 try:
     crescendo.train("quick", data="shapes:60,20", epochs=EPOCHS, out="stopped", progress=False, **callback,
                     set={"network.widths": [4, 4, 4], "batch.steps": [[1, 10]], "optimizer.learning_rate": 0.02})

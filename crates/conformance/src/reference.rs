@@ -114,17 +114,6 @@ impl Model {
 
     /// The gradients of all parameters from that of the logits.
     pub fn backward(&self, values: &Values, dlogits: Vec<f64>) -> Vec<Vec<f64>> {
-        let count = values.0[0].len() / self.graph.input.len();
-        self.backward_of(values, dlogits, 0..count)
-    }
-
-    /// What some of the images add to the gradients of all parameters.
-    fn backward_of(
-        &self,
-        values: &Values,
-        dlogits: Vec<f64>,
-        some: std::ops::Range<usize>,
-    ) -> Vec<Vec<f64>> {
         let mut gradients: Vec<Vec<f64>> =
             self.parameters.iter().map(|numbers| vec![0.0; numbers.len()]).collect();
         let count = values.0[0].len() / self.graph.input.len();
@@ -134,12 +123,7 @@ impl Model {
             let dy = all[index + 1].take().expect("every output is used");
             let x = &values.0[node.inputs[0].0];
             let (shape, weight) = (maps(node.input, count), self.weight(node));
-            // The gradient of the output of these images alone.
-            let image = dy.len() / count;
-            let mut of_some = vec![0.0; dy.len()];
-            let range = some.start * image..some.end * image;
-            of_some[range.clone()].copy_from_slice(&dy[range]);
-            let mut own = |layer: LayerGradients, of_all: LayerGradients| {
+            let mut own = |layer: LayerGradients| {
                 let parts = [(node.weight, layer.weight), (node.bias, layer.bias)];
                 for (parameter, gradient) in parts {
                     if let Some(index) =
@@ -148,26 +132,16 @@ impl Model {
                         gradients[index] = gradient;
                     }
                 }
-                of_all.input
+                layer.input
             };
             let dx = match node.operation {
                 Operation::Convolution { .. } => {
-                    let of = |dy: &[f64]| convolution_backward(layer(node), shape, x, weight, dy);
-                    let (mut of_some, of_all) = (of(&of_some), of(&dy));
-                    if self.is_normalised(Value(index + 1)) {
-                        // BatchNorm takes every shift away: nothing comes from any image.
-                        of_some.bias.clone_from(&of_all.bias);
-                    }
-                    own(of_some, of_all)
+                    own(convolution_backward(layer(node), shape, x, weight, &dy))
                 }
                 Operation::BatchNorm { eps, .. } => {
-                    let of = |dy: &[f64]| batch_norm_backward(shape, x, weight, eps, dy);
-                    own(of(&of_some), of(&dy))
+                    own(batch_norm_backward(shape, x, weight, eps, &dy))
                 }
-                Operation::Linear { .. } => {
-                    let of = |dy: &[f64]| linear_backward(node.input.len(), x, weight, dy);
-                    own(of(&of_some), of(&dy))
-                }
+                Operation::Linear { .. } => own(linear_backward(node.input.len(), x, weight, &dy)),
                 Operation::Activation(f) => pointwise_backward(function(f), x, &dy),
                 Operation::Add => {
                     add(&mut all, node.inputs[1], dy.clone());
@@ -218,21 +192,6 @@ impl Model {
         let mut dlogits = vec![0.0; labels.len() * classes];
         dlogits[part.start * classes..part.end * classes].copy_from_slice(&own);
         self.backward(&values, dlogits)
-    }
-
-    /// What some images of a batch add to the gradients of its mean loss, in the sums over all images.
-    pub fn part_of_gradients(
-        &self,
-        images: &[f32],
-        labels: &[u16],
-        loss: &Loss,
-        part: std::ops::Range<usize>,
-    ) -> Vec<Vec<f64>> {
-        let weights = class_weights(loss);
-        let values = self.forward(images);
-        let (logits, smoothing) = (values.logits(), loss.label_smoothing);
-        let dlogits = cross_entropy_backward(logits, labels, smoothing, weights.as_deref());
-        self.backward_of(&values, dlogits, part)
     }
 
     /// Blends the statistics of these images into the running ones, with the weight `share`, or that of
@@ -294,13 +253,6 @@ impl Model {
             }
         });
         nodes.fold(f64::INFINITY, f64::min)
-    }
-
-    fn is_normalised(&self, value: Value) -> bool {
-        let mut nodes = self.graph.nodes.iter();
-        nodes.any(|node| {
-            matches!(node.operation, Operation::BatchNorm { .. }) && node.inputs[0] == value
-        })
     }
 
     fn weight(&self, node: &GraphNode) -> &[f64] {
@@ -448,12 +400,6 @@ mod tests {
         for ((whole, one), two) in whole.iter().zip(part(0..1)).zip(part(1..3)) {
             for ((whole, one), two) in whole.iter().zip(one).zip(two) {
                 assert!((whole - (one + 2.0 * two) / 3.0).abs() < 1e-12);
-            }
-        }
-        let part = |part| model.part_of_gradients(&images, &labels, &loss, part);
-        for ((whole, one), two) in whole.iter().zip(part(0..1)).zip(part(1..3)) {
-            for ((whole, one), two) in whole.iter().zip(one).zip(two) {
-                assert!((whole - (one + two)).abs() < 1e-12);
             }
         }
     }

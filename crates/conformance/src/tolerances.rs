@@ -26,8 +26,7 @@ pub struct Tolerances {
     /// Of each number of a gradient that is summed up in another order (of micro-batches, halves or
     /// processes), absolutely; the gradients there are of the order of one at most.
     pub reordered: f64,
-    /// Whether sums over images follow the batch's tree: any power of two of processes comes to the bits of one, and
-    /// the gradients of halves are their parts of these sums.
+    /// Whether sums over images follow the batch's tree, so that any power of two of processes comes to the bits of one.
     pub sums_follow_the_tree: bool,
     /// Of the gradients of two halves of a batch, added up, beside those of the batch, as a share of their norm.
     pub halves: f64,

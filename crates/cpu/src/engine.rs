@@ -1,6 +1,7 @@
 //! The engine on the processor.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crescendo_kernels::leaves::MOST_GROUPS;
 use crescendo_kernels::loss::{self, ClassWeights};
@@ -16,7 +17,7 @@ use crescendo_network::{
 use crate::buffers::{Buffers, Sizes, packed_lens};
 use crate::gradient_sums::Grouping;
 use crate::options::PlanOptions;
-use crate::pass::{Finish, FoldedWeights, Losses, Mode, Pass};
+use crate::pass::{FoldedWeights, Losses, Mode, Pass};
 use crate::plan::{ExecutionPlan, FEW_IMAGES};
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
@@ -96,10 +97,10 @@ impl CpuEngine {
     /// Bytes that an engine takes that trains with so many images of a micro-batch, keeps so many sums of gradients apart,
     /// and evaluates.
     pub fn memory(plan: &ExecutionPlan, images: usize, sums: usize, threads: usize) -> usize {
-        // Parameters, momentum buffers, gradients, of which measuring has two.
+        // Parameters, momentum buffers, gradients, and those of a first half that is measured.
         let graph = &plan.graph;
-        let state = 4 * ((2 + sums.max(2)) * graph.parameter_count() + 2 * graph.statistic_count());
-        let leaves = Grouping::new(&BatchPart::whole(images), false).leaves;
+        let state = 4 * ((3 + sums) * graph.parameter_count() + 2 * graph.statistic_count());
+        let leaves = Grouping::new(&BatchPart::whole(images)).leaves;
         let training = Sizes::new(plan, &plan.training, &leaves, threads);
         let inference = Leaves::one(inference_images(threads));
         let inference = Sizes::new(plan, &plan.inference, &inference, threads);
@@ -173,12 +174,34 @@ impl CpuEngine {
             tuning: &mut self.tuning,
             images,
             count,
-            grouping: Grouping::new(&BatchPart::whole(count), false),
+            grouping: Grouping::new(&BatchPart::whole(count)),
             mode: Mode::Inference(folded),
         };
         pass.forward()?;
         logits.copy_from_slice(pass.logits());
         Ok(())
+    }
+
+    /// Forward and backward for the loss of `some` of the images, normalised with the statistics of all of them.
+    fn forward_and_backward(
+        &mut self,
+        batch: &MicroBatch,
+        images: &[f32],
+        some: Range<usize>,
+        new_weight: Option<f64>,
+        last: bool,
+    ) -> Result<Losses, EngineError> {
+        let MicroBatch { labels, part, mean_weight, .. } = *batch;
+        let (grouping, alone) = (Grouping::new(&part), part.is_alone().then(|| part.index().0));
+        let size = part.micro_batch();
+        let (mut pass, loss) =
+            self.training_pass(images, grouping, size, alone, None, new_weight)?;
+        let losses = match labels {
+            [] => Losses::default(),
+            labels => pass.loss(labels, loss, part.batch(), mean_weight, some),
+        };
+        pass.backward(last)?;
+        Ok(losses)
     }
 
     /// The result of the update whose parts have come, when its gradients were summed over all processes.
@@ -192,8 +215,11 @@ impl CpuEngine {
         let Pending { part, grouping, measure, divisor, losses, correct } = pending;
         let gradients = &mut self.state.gradients;
         if measure {
-            self.communicator.sum_halves(gradients.halves(&grouping))?;
-            let [first, second, whole] = gradients.add_halves(&self.processor, &grouping);
+            gradients.set_first_half_apart(&self.processor, &grouping);
+            let all = gradients.of_batch().len();
+            gradients.add_groups(&self.processor, 0..all, &grouping);
+            self.communicator.sum_halves(gradients.halves())?;
+            let [first, second, whole] = gradients.add_halves(&self.processor);
             let batch = part.batch() as f64;
             // Of the gradient of the batch's loss to that of the half's.
             let of =
@@ -394,29 +420,30 @@ impl Engine for CpuEngine {
                 "the CPU engine takes images that are prepared ahead".into(),
             ));
         };
-        let grouping = Grouping::new(&part, measure);
-        self.state.gradients.reserve(grouping.count().max(if measure { 2 } else { 1 }));
-        let alone = part.is_alone().then(|| part.index().0);
+        let grouping = Grouping::new(&part);
+        self.state.gradients.reserve(grouping.count());
         if part.is_alone() && self.pending.is_none() {
             let numbers = 2 * part.index().1 * self.graph().statistic_count();
             self.state.moments_of_groups.clear();
             self.state.moments_of_groups.resize(numbers, 0.0);
         }
-        let of_pass = grouping.clone();
-        let (mut pass, loss) =
-            self.training_pass(images, of_pass, part.micro_batch(), alone, None, None)?;
-        let weights = loss.class_weights.as_deref();
+        let mut some = 0..labels.len();
+        if measure && part.is_only() {
+            // Backward overwrites what forward computed, so forward is computed twice; the running statistics take in the
+            // batch once.
+            let first = part.first_half();
+            some.start = first.end;
+            self.forward_and_backward(batch, images, first, Some(0.0), false)?;
+        }
+        if measure && part.is_in_second_half() {
+            self.state.gradients.set_first_half_apart(&self.processor, &grouping);
+        }
+        // Gradients of halves are summed by the update.
+        let last = part.is_last() && !measure;
+        let losses = self.forward_and_backward(batch, images, some, None, last)?;
+        let weights = self.loss.class_weights.as_deref();
         let weights = weights.map(|weights| ClassWeights { weights, mean: mean_weight });
         let divisor = loss::divisor(part.batch(), weights);
-        let losses = match labels {
-            [] => Losses::default(),
-            labels => pass.loss(labels, loss, part.batch(), mean_weight),
-        };
-        pass.backward(match (part.is_last(), measure) {
-            (false, _) => Finish::Nothing,
-            (true, false) => Finish::Batch,
-            (true, true) => Finish::Halves,
-        })?;
         let pending = self.pending.get_or_insert_with(|| Pending {
             part,
             grouping: grouping.clone(),
@@ -480,7 +507,7 @@ impl Engine for CpuEngine {
 
     fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
         let count = images.len() / self.graph().input.len();
-        let grouping = Grouping::new(&BatchPart::whole(count), false);
+        let grouping = Grouping::new(&BatchPart::whole(count));
         self.training_pass(images, grouping, count, None, Some(&mut SingleProcess), Some(weight))?;
         Ok(())
     }

@@ -24,9 +24,9 @@ pub(crate) struct Grouping {
 }
 
 impl Grouping {
-    /// That of a part of a batch, whose halves are measured or not.
-    pub fn new(part: &BatchPart, measure: bool) -> Self {
-        let all = part.nodes().max(if measure { 2 } else { 1 });
+    /// That of a part of a batch.
+    pub fn new(part: &BatchPart) -> Self {
+        let all = part.nodes();
         let (leaves, own) = (part.tree_leaves(), part.leaves());
         let group = |leaf: usize| (leaf * all / leaves).min(all - 1);
         let groups = group(own.start)..group(own.end.max(own.start + 1) - 1) + 1;
@@ -48,20 +48,15 @@ impl Grouping {
         self.offset..self.offset + self.leaves.groups()
     }
 
-    /// How many of them are in the batch's first half.
-    fn in_first_half(&self) -> usize {
-        (self.all / 2).clamp(self.own.start, self.own.end) - self.own.start
-    }
-
-    /// The groups as leaves of a tree, which are added in groups of their own.
-    fn as_leaves(&self, groups: usize) -> Leaves {
-        Leaves::new(self.all, self.all, self.own.clone(), groups)
+    /// The groups as leaves of a tree.
+    fn as_leaves(&self) -> Leaves {
+        Leaves::new(self.all, self.all, self.own.clone(), 1)
     }
 
     /// The sum of the groups' numbers.
     pub fn total(&self, groups: &[f64; MOST_GROUPS]) -> f64 {
         let mut sum = LeafSum::default();
-        for (group, leaf) in groups.iter().zip(self.as_leaves(1).list().iter()) {
+        for (group, leaf) in groups.iter().zip(self.as_leaves().list().iter()) {
             sum.add(*group, leaf.joins());
         }
         sum.total()
@@ -73,11 +68,18 @@ pub(crate) struct GradientSums {
     /// Those of the batch, or of this process's first group; and those of its other groups, which are zeros between
     /// updates.
     sums: Vec<AlignedBuffer>,
+    /// Those of the first half of a batch that is measured, once there was one; zeros between updates.
+    first_half: AlignedBuffer,
+    is_apart: bool,
 }
 
 impl GradientSums {
     pub fn new(numbers: usize) -> Self {
-        GradientSums { sums: vec![AlignedBuffer::new(numbers)] }
+        GradientSums {
+            sums: vec![AlignedBuffer::new(numbers)],
+            first_half: AlignedBuffer::default(),
+            is_apart: false,
+        }
     }
 
     /// Makes room for so many groups.
@@ -103,7 +105,7 @@ impl GradientSums {
         let (first, rest) = self.sums.split_first()?;
         let mut all = first.as_slice().to_vec();
         let mut apart = false;
-        for sum in rest {
+        for sum in rest.iter().chain([&self.first_half]) {
             for (all, number) in all.iter_mut().zip(sum.as_slice()) {
                 apart |= *number != 0.0;
                 *all += number;
@@ -117,6 +119,9 @@ impl GradientSums {
         for (index, sum) in self.sums.iter_mut().enumerate() {
             let sum = &mut sum.as_mut_slice()[range.clone()];
             if index == 0 { sum.copy_from_slice(values) } else { sum.fill(0.0) }
+        }
+        if self.is_apart {
+            self.first_half.as_mut_slice()[range].fill(0.0);
         }
     }
 
@@ -135,44 +140,36 @@ impl GradientSums {
         [first, second]
     }
 
-    /// Adds the groups of a range of parameters, to one sum or to one for each half of the batch.
-    pub fn add_groups(
-        &mut self,
-        processor: &Processor,
-        range: Range<usize>,
-        grouping: &Grouping,
-        halves: bool,
-    ) {
-        let groups = grouping.as_leaves(if halves { 2 } else { 1 });
+    /// Adds the groups of a range of parameters.
+    pub fn add_groups(&mut self, processor: &Processor, range: Range<usize>, grouping: &Grouping) {
         let [mut sums, _] = self.split(range.clone(), range.len());
-        leaves::add(processor, &groups, &mut sums[..grouping.count()]);
+        leaves::add(processor, &grouping.as_leaves(), &mut sums[..grouping.count()]);
     }
 
-    /// The batch's two halves, whose groups are added, in their order.
-    pub fn halves(&mut self, grouping: &Grouping) -> [&mut [f32]; 2] {
-        let first = grouping.in_first_half();
-        // Where one half has no groups of this process, its sum is one of zeros.
-        let second = if first == grouping.count() || first == 0 { 1 } else { first };
-        self.reserve(2);
-        let (before, after) = self.sums.split_at_mut(second);
-        let halves = [before[0].as_mut_slice(), after[0].as_mut_slice()];
-        if first == 0 {
-            let [second, first] = halves;
-            return [first, second];
+    /// Keeps what there is, the gradients of the first half of a batch, apart from what comes, unless it was done.
+    pub fn set_first_half_apart(&mut self, processor: &Processor, grouping: &Grouping) {
+        if std::mem::replace(&mut self.is_apart, true) {
+            return;
         }
-        halves
+        let all = self.of_batch().len();
+        self.add_groups(processor, 0..all, grouping);
+        if self.first_half.as_slice().is_empty() {
+            self.first_half = AlignedBuffer::new(all);
+        }
+        std::mem::swap(&mut self.first_half, &mut self.sums[0]);
+    }
+
+    /// The gradients of both halves, the first of which was set apart.
+    pub fn halves(&mut self) -> [&mut [f32]; 2] {
+        [self.first_half.as_mut_slice(), self.sums[0].as_mut_slice()]
     }
 
     /// Adds the halves; gives the squared norms of both, and of the sum.
-    pub fn add_halves(&mut self, processor: &Processor, grouping: &Grouping) -> [f64; 3] {
-        let only_second = grouping.in_first_half() == 0;
-        let [first, second] = self.halves(grouping);
-        if only_second {
-            let [b, a, whole] = optimizer::add_measured(processor, second, first);
-            [a, b, whole]
-        } else {
-            optimizer::add_measured(processor, first, second)
-        }
+    pub fn add_halves(&mut self, processor: &Processor) -> [f64; 3] {
+        self.is_apart = false;
+        let [first, second] = self.halves();
+        let [second, first, whole] = optimizer::add_measured(processor, second, first);
+        [first, second, whole]
     }
 }
 
@@ -182,38 +179,31 @@ mod tests {
     use crescendo_kernels::{Isa, ThreadPool};
 
     #[test]
-    fn halves_are_those_of_the_batch_on_every_process() {
+    fn halves_are_added_and_measured() {
         let processor = Processor { pool: ThreadPool::new(1), isa: Isa::best() };
-        for (images, micro_batch) in [(16, 16), (32, 16)] {
-            for (rank, ranks) in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (7, 8), (1, 16)] {
-                let tree = BatchTree::new(images, micro_batch);
-                let mut sums = GradientSums::new(3);
-                let mut expected = [0.0f32; 2];
-                let mut grouping = None;
-                for part in tree.parts(rank, ranks) {
-                    let here = Grouping::new(&part, true);
-                    sums.reserve(here.count());
-                    let [groups, _] = sums.split(0..3, 3);
-                    for leaf in here.leaves.list().iter() {
-                        groups[leaf.group()][1] += leaf.images().len() as f32;
-                    }
-                    let middle = part.micro_batch() / 2;
-                    let start = part.images().start % micro_batch;
-                    for image in start..start + part.images().len() {
-                        expected[usize::from(image >= middle)] += 1.0;
-                    }
-                    grouping = Some(here);
+        let tree = BatchTree::new(32, 8);
+        let mut sums = GradientSums::new(3);
+        // Twice: nothing is left for the next update.
+        for _ in 0..2 {
+            let mut last = None;
+            for part in tree.parts(0, 1) {
+                let grouping = Grouping::new(&part);
+                sums.reserve(grouping.count());
+                if part.is_in_second_half() {
+                    sums.set_first_half_apart(&processor, &grouping);
                 }
-                let grouping = grouping.unwrap();
-                sums.add_groups(&processor, 0..3, &grouping, true);
-                let halves = sums.halves(&grouping).map(|half| half[1]);
-                assert_eq!(halves, expected, "{images} {micro_batch} {rank} {ranks}");
-                let norms = sums.add_halves(&processor, &grouping);
-                let whole = expected[0] + expected[1];
-                let squares = [expected[0], expected[1], whole].map(|x| f64::from(x * x));
-                assert_eq!((norms, sums.of_batch()), (squares, &[0.0, whole, 0.0][..]));
-                assert!(sums.added().is_none(), "the others are zeros");
+                let [groups, _] = sums.split(0..3, 3);
+                for group in 0..8 {
+                    groups[group][1] += 1.0 + part.index().0 as f32;
+                }
+                last = Some(grouping);
             }
+            assert_eq!(sums.added().unwrap(), [0.0, 80.0, 0.0]);
+            sums.add_groups(&processor, 0..3, &last.unwrap());
+            assert_eq!(sums.halves().map(|half| half[1]), [24.0, 56.0]);
+            assert_eq!(sums.add_halves(&processor), [24.0 * 24.0, 56.0 * 56.0, 80.0 * 80.0]);
+            assert!(sums.added().is_none(), "the others are zeros");
+            sums.of_batch_mut().fill(0.0);
         }
     }
 }

@@ -1,17 +1,7 @@
 // Convolutions and the gradients of their inputs: a tile of pixels by 64 output channels a block. The halo of the tile is
 // read once for a chunk of input channels, through the prologue, into shared memory, where all taps of the window read
 // it at their offsets; weights of the chunk lie beside it. Linear layers are convolutions of one pixel.
-#include "tile.cuh"
-
-struct ConvolutionParams {
-    Window window;
-    Input input;             // of a convolution
-    Maps save;               // where the input, or the gradient, is stored as it was read, or null
-    GradientInput gradient;  // of the gradient of an input
-    const void* weights;     // as pack_weights lays them out
-    Epilogue epilogue;
-    GradientEpilogue gradient_epilogue;
-};
+#include "convolution.cuh"
 
 // Shared memory of a block, after its tables: the halo, the weights; afterwards the output, in rows of so many numbers.
 constexpr int OUTPUT_STRIDE = TILE_CHANNELS + 8;
@@ -233,36 +223,73 @@ struct PackParams {
     void* packed;
     int outputs, inputs, kernel;
     int padded_sums, padded_results;  // results to a multiple of 64
-    int gradient, f32, unused;
+    int gradient, f32;
+    int first;                        // block of the layer
 };
 
 struct PackAllParams {
-    const PackParams* layers;  // one for each block in y
+    const PackParams* layers;
+    i64 count;
 };
 
+// A block packs 64 results by a group of sums at nine taps, or by eight groups where there is one tap.
+constexpr int PACK_TAPS = 9;
+constexpr int PACK_ROW = GROUP * PACK_TAPS + 1;
+
+// With the number of taps as a constant, or 0.
+template <int TAPS>
+DEVICE void pack_layer(const PackParams& layer, int block, float* numbers) {
+    int taps = TAPS > 0 ? TAPS : layer.kernel * layer.kernel, all = layer.padded_sums;
+    int most = taps == 1 ? 8 * GROUP : GROUP, columns = (all + most - 1) / most;
+    int results = block / columns * TILE_CHANNELS, sums = block % columns * most;
+    // Sums are padded to a multiple of 16, and only those of a single tap come in so many that the last are fewer.
+    int some_sums = TAPS == 9 ? most : all - sums < most ? all - sums : most;
+    i64 base = (i64(results) * layer.padded_sums + i64(sums) * TILE_CHANNELS) * taps;
+    for (int first = 0; first < taps; first += PACK_TAPS) {
+        int some = TAPS > 0 ? TAPS : taps - first < PACK_TAPS ? taps - first : PACK_TAPS, row = some_sums * some + 1;
+        block_barrier();
+        for (int i = thread_index(); i < TILE_CHANNELS * some_sums * some; i += THREADS) {
+            // Neighbours in memory: taps, then inputs.
+            int tap = i % some, rest = i / some;
+            int result = layer.gradient ? rest % TILE_CHANNELS : rest / some_sums;
+            int sum = layer.gradient ? rest / TILE_CHANNELS : rest % some_sums;
+            int output = layer.gradient ? sums + sum : results + result;
+            int input = layer.gradient ? results + result : sums + sum;
+            int from = layer.gradient ? taps - 1 - (first + tap) : first + tap;
+            bool inside = output < layer.outputs && input < layer.inputs;
+            float value = inside ? layer.weights[(i64(output) * layer.inputs + input) * taps + from] : 0.0f;
+            numbers[result * row + sum * some + tap] = value;
+        }
+        block_barrier();
+        for (int i = thread_index(); i < TILE_CHANNELS * some * (some_sums / GROUP); i += THREADS) {
+            int result = i % TILE_CHANNELS, rest = i / TILE_CHANNELS, tap = rest % some, first_sum = rest / some * GROUP;
+            float group[GROUP];
+            for (int k = 0; k < GROUP; k++) group[k] = numbers[result * row + (first_sum + k) * some + tap];
+            i64 of_group = base + i64(first_sum) * taps * TILE_CHANNELS, at = i64(first + tap) * TILE_CHANNELS + result;
+            if (layer.f32) {
+                float* to = static_cast<float*>(layer.packed) + of_group + at;
+                for (int k = 0; k < GROUP; k++) to[i64(k) * taps * TILE_CHANNELS] = group[k];
+            } else {
+                store_bytes(Maps{layer.packed, 0}, of_group + at * GROUP, to_bf16(group));
+            }
+        }
+    }
+}
+
 KERNEL(pack_weights, PackAllParams, THREADS) {
-    PackParams layer = p.layers[block_index_y()];
-    int taps = layer.kernel * layer.kernel, total = taps * layer.padded_sums * layer.padded_results;
-    for (int i = int(block_index_x()) * THREADS + thread_index(); i < total; i += int(grid_blocks_x()) * THREADS) {
-        // In the order of what is written.
-        int inner = layer.f32 ? 1 : GROUP;
-        int sum = i % inner, rest = i / inner;
-        int result = rest % TILE_CHANNELS;
-        rest /= TILE_CHANNELS;
-        int tap = rest % taps;
-        rest /= taps;
-        sum += rest % (layer.padded_sums / inner) * inner;
-        result += rest / (layer.padded_sums / inner) * TILE_CHANNELS;
-        int output = layer.gradient ? sum : result, input = layer.gradient ? result : sum;
-        float value = 0.0f;
-        if (output < layer.outputs && input < layer.inputs) {
-            int from = layer.gradient ? taps - 1 - tap : tap;
-            value = layer.weights[(i64(output) * layer.inputs + input) * taps + from];
-        }
-        if (layer.f32) {
-            static_cast<float*>(layer.packed)[i] = value;
-        } else {
-            static_cast<Bf16*>(layer.packed)[i].bits = u16(pack_bf16(value, 0.0f));
-        }
+    SHARED_MEMORY(shared);
+    float* numbers = reinterpret_cast<float*>(shared);  // [result, sum, tap], rows of an odd length
+    int* found = reinterpret_cast<int*>(numbers + TILE_CHANNELS * PACK_ROW);
+    int block = block_index_x();
+    for (int i = thread_index(); i < int(p.count); i += THREADS) {
+        bool is_last = i + 1 == int(p.count);
+        if (p.layers[i].first <= block && (is_last || p.layers[i + 1].first > block)) *found = i;
+    }
+    block_barrier();
+    PackParams layer = p.layers[*found];
+    switch (layer.kernel) {
+        case 1: pack_layer<1>(layer, block - layer.first, numbers); break;
+        case 3: pack_layer<9>(layer, block - layer.first, numbers); break;
+        default: pack_layer<0>(layer, block - layer.first, numbers); break;
     }
 }

@@ -13,6 +13,41 @@ struct Maps {
     i64 f32;     // 1: stored in f32; 0: in bfloat16
 };
 
+// Eight numbers of bfloat16.
+DEVICE Bytes16 load_bytes(const Maps& maps, i64 at) {
+    return *reinterpret_cast<const Bytes16*>(static_cast<const Bf16*>(maps.data) + at);
+}
+
+DEVICE void store_bytes(const Maps& maps, i64 at, const Bytes16& bytes) {
+    *reinterpret_cast<Bytes16*>(static_cast<Bf16*>(maps.data) + at) = bytes;
+}
+
+DEVICE void from_bf16(const Bytes16& bytes, float (&group)[GROUP]) {
+    for (int i = 0; i < 4; i++) {
+        group[2 * i] = bits_to_f32(bytes.word[i] << 16);
+        group[2 * i + 1] = bits_to_f32(bytes.word[i] & 0xffff0000u);
+    }
+}
+
+// Four numbers at an address that is a multiple of sixteen.
+DEVICE void load_four(const float* from, float (&numbers)[4]) {
+    Bytes16 bytes = *reinterpret_cast<const Bytes16*>(from);
+    for (int i = 0; i < 4; i++) numbers[i] = bits_to_f32(bytes.word[i]);
+}
+
+DEVICE void store_four(float* to, const float (&numbers)[4]) {
+    Bytes16 bytes;
+    for (int i = 0; i < 4; i++) bytes.word[i] = f32_to_bits(numbers[i]);
+    *reinterpret_cast<Bytes16*>(to) = bytes;
+}
+
+// Two numbers at an address that is a multiple of eight.
+struct alignas(8) Two {
+    float low, high;
+};
+
+DEVICE void store_two(float* to, float low, float high) { *reinterpret_cast<Two*>(to) = Two{low, high}; }
+
 // A group of eight channels, the first of which is number `at`.
 DEVICE void load_group(const Maps& maps, i64 at, float (&group)[GROUP]) {
     if (maps.f32) {
@@ -23,11 +58,7 @@ DEVICE void load_group(const Maps& maps, i64 at, float (&group)[GROUP]) {
             group[4 + i] = bits_to_f32(high.word[i]);
         }
     } else {
-        Bytes16 bytes = *reinterpret_cast<const Bytes16*>(static_cast<const Bf16*>(maps.data) + at);
-        for (int i = 0; i < 4; i++) {
-            group[2 * i] = bits_to_f32(bytes.word[i] << 16);
-            group[2 * i + 1] = bits_to_f32(bytes.word[i] & 0xffff0000u);
-        }
+        from_bf16(load_bytes(maps, at), group);
     }
 }
 
@@ -50,11 +81,8 @@ DEVICE void store_group(const Maps& maps, i64 at, float (&group)[GROUP]) {
         to[1] = high;
     } else {
         Bytes16 bytes = to_bf16(group);
-        *reinterpret_cast<Bytes16*>(static_cast<Bf16*>(maps.data) + at) = bytes;
-        for (int i = 0; i < 4; i++) {
-            group[2 * i] = bits_to_f32(bytes.word[i] << 16);
-            group[2 * i + 1] = bits_to_f32(bytes.word[i] & 0xffff0000u);
-        }
+        store_bytes(maps, at, bytes);
+        from_bf16(bytes, group);
     }
 }
 
@@ -148,7 +176,7 @@ struct Factors {
     DEVICE Factors(const Term& term, int channel) {
         for (int i = 0; i < GROUP; i++) {
             scale[i] = term.scale ? term.scale[channel + i] : 1.0f;
-            shift[i] = term.scale ? term.shift[channel + i] : 0.0f;
+            shift[i] = term.shift ? term.shift[channel + i] : 0.0f;
         }
     }
 };

@@ -1,20 +1,11 @@
-// The optimizer, averages of the model, and norms of gradients: passes over flat buffers of f32.
+// SGD, averages of the model, and norms of gradients: passes over flat buffers of f32.
 #include "batch.cuh"
-#include "epilogue.cuh"
-
-// The settings of an update rule, which may differ in every update.
-struct Rule {
-    float learning_rate;
-    float momentum;
-    float weight_decay;
-    int nesterov;
-};
+#include "rule.cuh"
+#include "sums.cuh"
 
 struct FlatParams {
     float* parameters;
     float* gradients;
-    float* momentum;
-    const Rule* rule;
     const float* weight;  // of the model in its average
     double* parts;        // a sum for each block
     Result* result;
@@ -28,16 +19,72 @@ DEVICE void each_number(i64 len, const Each& each) {
     for (i64 i = i64(block_index_x()) * THREADS + thread_index(); i < len; i += step) each(i);
 }
 
-KERNEL(sgd, FlatParams, THREADS) {
-    Rule rule = *p.rule;
-    each_number(p.len, [&](i64 i) {
-        float gradient = fmaf(rule.weight_decay, p.parameters[i], p.gradients[i]);
-        float momentum = fmaf(rule.momentum, p.momentum[i], gradient);
-        float step = rule.nesterov ? fmaf(rule.momentum, momentum, gradient) : momentum;
-        p.momentum[i] = momentum;
-        p.parameters[i] = fmaf(-rule.learning_rate, step, p.parameters[i]);
-        p.gradients[i] = 0.0f;
-    });
+// Neighbouring parameters with one rule.
+struct SgdGroup {
+    i64 first, end;   // the numbers
+    int rule;         // its index; negative: they are frozen
+    int first_block;
+};
+
+constexpr int MOST_SGD_GROUPS = 96;
+// Fours of numbers of a thread. All are loaded before one is stored.
+constexpr int SGD_FOURS = 4;
+constexpr int SGD_NUMBERS = THREADS * 4 * SGD_FOURS;
+
+struct SgdParams {
+    float* parameters;
+    float* gradients;
+    float* momentum;
+    const Rule* rules;
+    int count, unused;
+    SgdGroup group[MOST_SGD_GROUPS];
+};
+
+DEVICE void sgd_step(const Rule& rule, float& parameter, float& gradient, float& momentum) {
+    float decayed = fmaf(rule.weight_decay, parameter, gradient);
+    momentum = fmaf(rule.momentum, momentum, decayed);
+    float step = rule.nesterov ? fmaf(rule.momentum, momentum, decayed) : momentum;
+    parameter = fmaf(-rule.learning_rate, step, parameter);
+    gradient = 0.0f;
+}
+
+// A block has the numbers of its group that lie between two multiples of SGD_NUMBERS, so that fours are aligned.
+KERNEL(sgd, SgdParams, THREADS) {
+    const SgdGroup& group = p.group[group_of_block(p.group, p.count)];
+    i64 block = i64(block_index_x()) - group.first_block;
+    i64 at[SGD_FOURS];
+    bool whole[SGD_FOURS];
+    for (int i = 0; i < SGD_FOURS; i++) {
+        at[i] = (group.first / SGD_NUMBERS + block) * SGD_NUMBERS + (i * THREADS + thread_index()) * 4;
+        whole[i] = at[i] >= group.first && at[i] + 4 <= group.end;
+    }
+    // The gradients of what is frozen become zeros, too.
+    if (group.rule < 0) {
+        for (int i = 0; i < SGD_FOURS; i++)
+            for (i64 one = at[i]; one < at[i] + 4; one++)
+                if (one >= group.first && one < group.end) p.gradients[one] = 0.0f;
+        return;
+    }
+    Rule rule = p.rules[group.rule];
+    float parameter[SGD_FOURS][4], gradient[SGD_FOURS][4], momentum[SGD_FOURS][4];
+    for (int i = 0; i < SGD_FOURS; i++) {
+        if (!whole[i]) continue;
+        load_four(p.parameters + at[i], parameter[i]);
+        load_four(p.gradients + at[i], gradient[i]);
+        load_four(p.momentum + at[i], momentum[i]);
+    }
+    for (int i = 0; i < SGD_FOURS; i++) {
+        if (whole[i]) {
+            for (int j = 0; j < 4; j++) sgd_step(rule, parameter[i][j], gradient[i][j], momentum[i][j]);
+            store_four(p.parameters + at[i], parameter[i]);
+            store_four(p.gradients + at[i], gradient[i]);
+            store_four(p.momentum + at[i], momentum[i]);
+            continue;
+        }
+        for (i64 one = at[i]; one < at[i] + 4; one++)
+            if (one >= group.first && one < group.end)
+                sgd_step(rule, p.parameters[one], p.gradients[one], p.momentum[one]);
+    }
 }
 
 KERNEL(clear_numbers, FlatParams, THREADS) {
@@ -61,19 +108,6 @@ KERNEL(exchange, FlatParams, THREADS) {
     });
 }
 
-// Adds a number of every thread; thread 0 gets the sum. `shared` has room for THREADS doubles.
-DEVICE double sum_of_block(double value, double* shared) {
-    int thread = thread_index();
-    block_barrier();
-    shared[thread] = value;
-    block_barrier();
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        if (thread < half) shared[thread] += shared[thread + half];
-        block_barrier();
-    }
-    return shared[0];
-}
-
 // The squared norm of gradients - parameters, the change since it was last measured; remembers the gradients in
 // `parameters`. Of the gradients themselves if `parameters` is null.
 KERNEL(square_parts, FlatParams, THREADS) {
@@ -91,140 +125,18 @@ KERNEL(square_parts, FlatParams, THREADS) {
     if (thread_index() == 0) p.parts[block_index_x()] = sum;
 }
 
-// The blocks of kernels that write a sum for each block.
+// The blocks of square_parts.
 constexpr int PART_BLOCKS = 128;
 
-DEVICE double sum_parts(const double* parts) {
-    double sum = 0.0;
-    for (int i = 0; i < PART_BLOCKS; i++) sum += parts[i];
-    return sum;
-}
-
-// Adds a part to the result: squared norms of parts lie behind it. One thread.
+// Adds a part to the result: squared norms of parts lie behind it. One warp.
 KERNEL(add_part, FlatParams, 32) {
+    double square = sum_parts(p.parts, PART_BLOCKS);
     if (thread_index() != 0) return;
     double* squares = reinterpret_cast<double*>(p.result + 1);
-    squares[p.result->parts++] = sum_parts(p.parts);
+    squares[p.result->parts++] = square;
 }
 
 KERNEL(set_whole, FlatParams, 32) {
-    if (thread_index() == 0) p.result->whole = sum_parts(p.parts);
-}
-
-// Muon (see `Muon` of the crate network). Matrices are as wide as high or wider: weights that are higher are transposed.
-struct MuonParams {
-    float* weight;
-    float* gradient;
-    float* momentum;
-    float* step;           // [side, width]
-    double* step_parts;    // sums of squares, one for each of PART_BLOCKS
-    double* weight_parts;
-    const Rule* rule;
-    i64 rows, columns;
-    i64 transpose;         // 1: the step is transposed
-};
-
-DEVICE i64 step_index(const MuonParams& p, i64 i) {
-    return p.transpose ? i % p.columns * p.rows + i / p.columns : i;
-}
-
-// The direction before it is orthogonalised; clears the gradient.
-KERNEL(muon_begin, MuonParams, THREADS) {
-    SHARED_MEMORY(shared);
-    Rule rule = *p.rule;
-    double step_square = 0.0, weight_square = 0.0;
-    each_number(p.rows * p.columns, [&](i64 i) {
-        float gradient = p.gradient[i];
-        float momentum = fmaf(rule.momentum, p.momentum[i], gradient);
-        float step = rule.nesterov ? fmaf(rule.momentum, momentum, gradient) : momentum;
-        p.momentum[i] = momentum;
-        p.gradient[i] = 0.0f;
-        p.step[step_index(p, i)] = step;
-        step_square += double(step) * step;
-        weight_square += double(p.weight[i]) * p.weight[i];
-    });
-    double* sums = reinterpret_cast<double*>(shared);
-    step_square = sum_of_block(step_square, sums);
-    weight_square = sum_of_block(weight_square, sums);
-    if (thread_index() == 0) {
-        p.step_parts[block_index_x()] = step_square;
-        p.weight_parts[block_index_x()] = weight_square;
-    }
-}
-
-KERNEL(muon_scale, MuonParams, THREADS) {
-    float factor = float(1.0 / (sqrt(sum_parts(p.step_parts)) + 1e-7));
-    each_number(p.rows * p.columns, [&](i64 i) { p.step[i] *= factor; });
-}
-
-KERNEL(muon_finish, MuonParams, THREADS) {
-    float rate = p.rule->learning_rate;
-    double norm = sqrt(sum_parts(p.weight_parts));
-    // A weight of zeros stays as it is.
-    float factor = norm > 0.0 ? float(sqrt(double(p.rows)) / norm) : 1.0f;
-    each_number(p.rows * p.columns, [&](i64 i) {
-        p.weight[i] = fmaf(-rate, p.step[step_index(p, i)], factor * p.weight[i]);
-    });
-}
-
-// out = product * (a b) + addend * c + diagonal * identity, of f32 matrices; b transposed if asked. A block computes
-// 64 x 64 numbers, a thread 4 x 4.
-struct ProductParams {
-    const float* a;  // [rows, inner]
-    const float* b;  // [inner, columns], or [columns, inner] if transposed
-    const float* c;  // [rows, columns], or null
-    float* out;
-    int rows, columns, inner;
-    int transposed;
-    float product, addend, diagonal;
-    int unused;
-};
-
-KERNEL(matrix_product, ProductParams, THREADS) {
-    constexpr int SIDE = 64, DEPTH = 16, ROW = SIDE + 1;
-    SHARED_MEMORY(shared);
-    float* a = reinterpret_cast<float*>(shared);
-    float* b = a + DEPTH * ROW;
-    int first_row = int(block_index_y()) * SIDE, first_column = int(block_index_x()) * SIDE;
-    int row = thread_index() / 16, column = thread_index() % 16;
-    float sum[4][4];
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 4; j++) sum[i][j] = 0.0f;
-    for (int first = 0; first < p.inner; first += DEPTH) {
-        for (int i = thread_index(); i < SIDE * DEPTH; i += THREADS) {
-            int k = i % DEPTH, r = i / DEPTH;
-            bool inside = first + k < p.inner && first_row + r < p.rows;
-            a[k * ROW + r] = inside ? p.a[i64(first_row + r) * p.inner + first + k] : 0.0f;
-            if (p.transposed) {
-                inside = first + k < p.inner && first_column + r < p.columns;
-                b[k * ROW + r] = inside ? p.b[i64(first_column + r) * p.inner + first + k] : 0.0f;
-            } else {
-                int c = i % SIDE, d = i / SIDE;
-                inside = first + d < p.inner && first_column + c < p.columns;
-                b[d * ROW + c] = inside ? p.b[i64(first + d) * p.columns + first_column + c] : 0.0f;
-            }
-        }
-        block_barrier();
-        for (int k = 0; k < DEPTH; k++) {
-            float x[4], y[4];
-            for (int i = 0; i < 4; i++) {
-                x[i] = a[k * ROW + row + 16 * i];
-                y[i] = b[k * ROW + column + 16 * i];
-            }
-            for (int i = 0; i < 4; i++)
-                for (int j = 0; j < 4; j++) sum[i][j] = fmaf(x[i], y[j], sum[i][j]);
-        }
-        block_barrier();
-    }
-    for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < 4; j++) {
-            int r = first_row + row + 16 * i, c = first_column + column + 16 * j;
-            if (r >= p.rows || c >= p.columns) continue;
-            i64 at = i64(r) * p.columns + c;
-            float value = p.product * sum[i][j];
-            if (p.c) value = fmaf(p.addend, p.c[at], value);
-            if (r == c) value += p.diagonal;
-            p.out[at] = value;
-        }
-    }
+    double square = sum_parts(p.parts, PART_BLOCKS);
+    if (thread_index() == 0) p.result->whole = square;
 }

@@ -31,6 +31,12 @@ struct Pixel {
     }
 };
 
+// The group of channels of a thread in each_group, or the first of all if it has none.
+DEVICE int own_channel(const PoolParams& p) {
+    int channel = int(block_index_y()) * TILE_CHANNELS + thread_index() % TILE_GROUPS * GROUP;
+    return channel < p.padded_channels ? channel : 0;
+}
+
 // Calls `compute(pixel, channel, value)` for the groups of a tile and delivers the values. `pixels` are those of the
 // result, in all images.
 template <class End, class EndParams, class Compute>
@@ -54,30 +60,33 @@ DEVICE i64 in_pixels(const PoolParams& p) { return i64(p.images) * p.in_rows * p
 DEVICE i64 out_pixels(const PoolParams& p) { return i64(p.images) * p.out_rows * p.out_columns; }
 
 // Loads pixel (row, column) of the square of an output.
-DEVICE void load_of_square(const PoolParams& p, Pixel out, int row, int column, int channel, float (&value)[GROUP]) {
+DEVICE void load_of_square(const PoolParams& p, const InputReader& reader, Pixel out, int row, int column, int channel, float (&value)[GROUP]) {
     out.row = out.row * p.size + row;
     out.column = out.column * p.size + column;
-    InputReader(p.input, channel).load(out.at(p.in_rows, p.in_columns, p.padded_channels) + channel, value);
+    reader.load(out.at(p.in_rows, p.in_columns, p.padded_channels) + channel, value);
 }
 
 KERNEL(write_maps, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
+    InputReader reader(p.input, own_channel(p));
     each_group<Deliver>(in_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
-            InputReader(p.input, channel).load(pixel * p.padded_channels + channel, value);
+            reader.load(pixel * p.padded_channels + channel, value);
         });
 }
 
 KERNEL(write_maps_gradient, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
+    GradientReader reader(p.gradient, own_channel(p));
     each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
-            GradientReader(p.gradient, channel).load(pixel * p.padded_channels + channel, value);
+            reader.load(pixel * p.padded_channels + channel, value);
         });
 }
 
 KERNEL(average_pool, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
+    InputReader reader(p.input, own_channel(p));
     each_group<Deliver>(out_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel out(pixel, p.out_rows, p.out_columns);
@@ -85,7 +94,7 @@ KERNEL(average_pool, PoolParams, THREADS) {
             for (int row = 0; row < p.size; row++) {
                 for (int column = 0; column < p.size; column++) {
                     float part[GROUP];
-                    load_of_square(p, out, row, column, channel, part);
+                    load_of_square(p, reader, out, row, column, channel, part);
                     for (int i = 0; i < GROUP; i++) value[i] += part[i];
                 }
             }
@@ -96,6 +105,7 @@ KERNEL(average_pool, PoolParams, THREADS) {
 
 KERNEL(average_pool_gradient, PoolParams, THREADS) {
     SHARED_MEMORY(shared);
+    GradientReader reader(p.gradient, own_channel(p));
     each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel out(pixel, p.in_rows, p.in_columns);
@@ -104,7 +114,7 @@ KERNEL(average_pool_gradient, PoolParams, THREADS) {
             clear(value);
             // What does not fill a square was left out.
             if (out.row >= p.out_rows || out.column >= p.out_columns) return;
-            GradientReader(p.gradient, channel).load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, value);
+            reader.load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, value);
             float share = 1.0f / float(p.size * p.size);
             for (int i = 0; i < GROUP; i++) value[i] *= share;
         });
@@ -113,49 +123,76 @@ KERNEL(average_pool_gradient, PoolParams, THREADS) {
 // The maximum, or NaN where one of the two is.
 DEVICE float maximum(float a, float b) { return a > b || a != a ? a : b; }
 
-DEVICE void maximum_of_square(const PoolParams& p, const Pixel& out, int channel, float (&value)[GROUP]) {
-    load_of_square(p, out, 0, 0, channel, value);
-    for (int at = 1; at < p.size * p.size; at++) {
-        float other[GROUP];
-        load_of_square(p, out, at / p.size, at % p.size, channel, other);
-        for (int i = 0; i < GROUP; i++) value[i] = maximum(value[i], other[i]);
-    }
-}
-
-KERNEL(max_pool, PoolParams, THREADS) {
-    SHARED_MEMORY(shared);
+// With the side of the square as a constant, or 0, so that its pixels are loaded at once.
+template <int SIZE>
+DEVICE void max_pool_of(const PoolParams& p, unsigned char* shared) {
+    int size = SIZE > 0 ? SIZE : p.size;
+    InputReader reader(p.input, own_channel(p));
     each_group<Deliver>(out_pixels(p), p.padded_channels, p.epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
-            maximum_of_square(p, Pixel(pixel, p.out_rows, p.out_columns), channel, value);
+            Pixel out(pixel, p.out_rows, p.out_columns);
+#pragma unroll
+            for (int at = 0; at < size * size; at++) {
+                float other[GROUP];
+                load_of_square(p, reader, out, at / size, at % size, channel, other);
+                for (int i = 0; i < GROUP; i++) value[i] = at == 0 ? other[i] : maximum(value[i], other[i]);
+            }
         });
 }
 
 // The first of equal maxima gets the gradient; where the maximum is NaN, the first pixel.
-KERNEL(max_pool_gradient, PoolParams, THREADS) {
-    SHARED_MEMORY(shared);
+template <int SIZE>
+DEVICE void max_pool_gradient_of(const PoolParams& p, unsigned char* shared) {
+    int size = SIZE > 0 ? SIZE : p.size;
+    InputReader reader(p.input, own_channel(p));
+    GradientReader gradient_reader(p.gradient, own_channel(p));
     each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel in(pixel, p.in_rows, p.in_columns), out = in;
-            out.row /= p.size;
-            out.column /= p.size;
+            out.row /= size;
+            out.column /= size;
             clear(value);
             if (out.row >= p.out_rows || out.column >= p.out_columns) return;
-            float largest[GROUP], gradient[GROUP];
-            maximum_of_square(p, out, channel, largest);
-            GradientReader(p.gradient, channel).load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
-            int own = (in.row - out.row * p.size) * p.size + in.column - out.column * p.size;
-            bool taken[GROUP];
-            for (int i = 0; i < GROUP; i++) taken[i] = false;
-            for (int at = 0; at <= own; at++) {
+            int own_at = (in.row - out.row * size) * size + in.column - out.column * size;
+            float own[GROUP], gradient[GROUP];
+            reader.load(in.at(p.in_rows, p.in_columns, p.padded_channels) + channel, own);
+            gradient_reader.load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
+            // It is the maximum if those before it are smaller and those behind it are not larger. Of NaNs, which are
+            // larger than all, the square's first pixel takes the gradient.
+            bool is_largest[GROUP], has_nan[GROUP];
+            for (int i = 0; i < GROUP; i++) {
+                is_largest[i] = true;
+                has_nan[i] = false;
+            }
+#pragma unroll
+            for (int at = 0; at < size * size; at++) {
                 float other[GROUP];
-                load_of_square(p, out, at / p.size, at % p.size, channel, other);
+                load_of_square(p, reader, out, at / size, at % size, channel, other);
                 for (int i = 0; i < GROUP; i++) {
-                    bool is_largest = !taken[i] && !(other[i] < largest[i]);
-                    taken[i] = taken[i] || is_largest;
-                    if (at == own && is_largest) value[i] = gradient[i];
+                    has_nan[i] = has_nan[i] || other[i] != other[i];
+                    is_largest[i] = is_largest[i] && (at < own_at ? own[i] > other[i] : own[i] >= other[i]);
                 }
             }
+            for (int i = 0; i < GROUP; i++) value[i] = (has_nan[i] ? own_at == 0 : is_largest[i]) ? gradient[i] : 0.0f;
         });
+}
+
+KERNEL(max_pool, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    switch (p.size) {
+        case 2: max_pool_of<2>(p, shared); break;
+        case 3: max_pool_of<3>(p, shared); break;
+        default: max_pool_of<0>(p, shared); break;
+    }
+}
+
+KERNEL(max_pool_gradient, PoolParams, THREADS) {
+    SHARED_MEMORY(shared);
+    switch (p.size) {
+        case 2: max_pool_gradient_of<2>(p, shared); break;
+        case 3: max_pool_gradient_of<3>(p, shared); break;
+        default: max_pool_gradient_of<0>(p, shared); break;
+    }
 }
 
 // From maps to vectors [images, channels * rows * columns] in PyTorch's order, in f32.

@@ -16,17 +16,21 @@ struct Window {
     int halo_rows, halo_columns;     // of a tile's image
     int plane;                       // pixels between groups of channels in shared memory; odd, so that banks differ
     int chunk;                       // input channels in shared memory at a time
+    u32 across_inverse, down_inverse;  // 2^32 over the numbers of tiles, rounded up; 0 for a single one
 };
+
+// A number over one whose inverse is given; exact for numbers of tiles that fit into memory.
+DEVICE int divide(int number, u32 inverse) { return inverse == 0 ? number : int(u64(u32(number)) * inverse >> 32); }
 
 // The place of a tile.
 struct Tile {
     int image, row, column;
 
     DEVICE Tile(const Window& w, int index) {
-        column = index % w.tiles_across * w.tile_columns;
-        index /= w.tiles_across;
-        row = index % w.tiles_down * w.tile_rows;
-        image = index / w.tiles_down * w.tile_images;
+        int rest = divide(index, w.across_inverse), images = divide(rest, w.down_inverse);
+        column = (index - rest * w.tiles_across) * w.tile_columns;
+        row = (rest - images * w.tiles_down) * w.tile_rows;
+        image = images * w.tile_images;
     }
 };
 

@@ -1,18 +1,7 @@
 // The gradient of a convolution's weights: sums over all pixels of the output's gradient times the input. A block has 64
 // outputs by 64 inputs and `taps` taps of the window, and goes through a range of tiles of pixels; what blocks have summed
 // is added by another kernel in a fixed order.
-#include "tile.cuh"
-
-struct WeightGradientParams {
-    Window window;           // of the convolution; its chunk is 64
-    Input input;
-    GradientInput gradient;  // of the output
-    float* sums;             // [splits, tap, padded outputs, padded inputs]
-    int tiles;               // all of them
-    int splits;
-    int tap_groups;          // blocks in z are splits times this
-    int unused;
-};
+#include "convolution.cuh"
 
 constexpr int WEIGHT_INPUTS = 64;
 constexpr int GRADIENT_PLANE = TILE_PIXELS + 1;
@@ -168,6 +157,10 @@ DEVICE void weight_gradient(const WeightGradientParams& p, unsigned char* shared
 
     i64 taps = w.kernel * w.kernel;
     products.deliver([&](int tap, int out, int in, float value) {
+        if (TAPS == 1 && p.direct) {
+            if (output + out < p.outputs && input + in < p.inputs) p.direct[i64(output + out) * p.inputs + input + in] += value;
+            return;
+        }
         if (output + out >= w.out_channels || input + in >= w.in_channels) return;
         i64 at = (split * taps + first_tap + tap) * w.out_channels + output + out;
         p.sums[at * w.in_channels + input + in] = value;
@@ -195,7 +188,8 @@ KERNEL(weight_gradient_1_f32, WeightGradientParams, THREADS) {
     weight_gradient<F32WeightProducts<1>, 1>(p, shared);
 }
 
-// Adds the sums of all splits, in their order, to the gradient [outputs, inputs, kernel, kernel].
+// Adds the sums of all splits, in a fixed order, to the gradient [outputs, inputs, kernel, kernel]. A block has an output and
+// 32 inputs; its threads go through parts of the splits, of which there are more where there are many splits.
 struct WeightSumParams {
     const float* sums;
     float* gradient;
@@ -204,15 +198,40 @@ struct WeightSumParams {
     i64 padded_outputs, padded_inputs;
 };
 
-KERNEL(sum_weight_gradient, WeightSumParams, THREADS) {
-    i64 split = p.taps * p.padded_outputs * p.padded_inputs, total = p.taps * p.outputs * p.inputs;
-    for (i64 i = i64(block_index_x()) * THREADS + thread_index(); i < total; i += i64(grid_blocks_x()) * THREADS) {
-        i64 input = i % p.inputs, rest = i / p.inputs;
-        i64 output = rest % p.outputs, tap = rest / p.outputs;
-        const float* from = p.sums + (tap * p.padded_outputs + output) * p.padded_inputs + input;
-        float sum = 0.0f;
-        for (i64 part = 0; part < p.splits; part++) sum += from[part * split];
-        p.gradient[(output * p.inputs + input) * p.taps + tap] += sum;
+constexpr int SUM_INPUTS = 32;
+constexpr int SUM_COLUMNS = 72;  // of four inputs of a tap, at a time
+constexpr int SUM_PARTS = 8;
+constexpr int SUM_THREADS = SUM_PARTS * SUM_COLUMNS;
+
+KERNEL(sum_weight_gradient, WeightSumParams, SUM_THREADS) {
+    SHARED_MEMORY(shared);
+    float* totals = reinterpret_cast<float*>(shared);  // [part, column, 4]
+    int output = block_index_x(), first = int(block_index_y()) * SUM_INPUTS, taps = int(p.taps);
+    int parts = int(block_threads()) / SUM_COLUMNS, part = thread_index() / SUM_COLUMNS, columns = taps * SUM_INPUTS / 4;
+    i64 split = p.taps * p.padded_outputs * p.padded_inputs;
+    int begin = int(p.splits * part / parts), end = int(p.splits * (part + 1) / parts);
+    for (int start = 0; start < columns; start += SUM_COLUMNS) {
+        int column = start + int(thread_index()) % SUM_COLUMNS, tap = column / (SUM_INPUTS / 4), input = column % (SUM_INPUTS / 4) * 4;
+        float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (column < columns && first + input < p.padded_inputs) {
+            const float* from = p.sums + ((i64(tap) * p.padded_outputs + output) * p.padded_inputs + first + input);
+#pragma unroll 8
+            for (int at = begin; at < end; at++) {
+                Bytes16 four = *reinterpret_cast<const Bytes16*>(from + at * split);
+                for (int i = 0; i < 4; i++) sum[i] += bits_to_f32(four.word[i]);
+            }
+        }
+        block_barrier();
+        for (int i = 0; i < 4; i++) totals[thread_index() * 4 + i] = sum[i];
+        block_barrier();
+        // In the order of the gradient: taps lie together.
+        for (int at = thread_index(); at < SUM_INPUTS * taps; at += block_threads()) {
+            int of_input = at / taps, from = at % taps * SUM_INPUTS + of_input - start * 4;
+            if (from < 0 || from >= SUM_COLUMNS * 4 || first + of_input >= p.inputs) continue;
+            float total = 0.0f;
+            for (int k = 0; k < parts; k++) total += totals[k * SUM_COLUMNS * 4 + from];
+            p.gradient[(i64(output) * p.inputs + first) * taps + at] += total;
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl CudaDevice {
     }
 
     fn plan(&self, graph: &Graph) -> Result<ExecutionPlan, EngineError> {
-        Ok(ExecutionPlan::new(graph, self.precision)?)
+        Ok(ExecutionPlan::new(graph, self.precision, self.driver.chip())?)
     }
 }
 

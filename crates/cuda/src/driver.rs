@@ -36,6 +36,9 @@ pub trait Driver: Send + Sync {
     /// The device's memory.
     fn memory(&self) -> DeviceMemory;
 
+    /// What the choice of kernels depends on.
+    fn chip(&self) -> Chip;
+
     /// Allocates memory; its address is a multiple of 256. What it holds is undefined.
     ///
     /// # Errors
@@ -69,6 +72,24 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If there is no such kernel.
     fn prepare(&self, launches: &[Launch]) -> Result<Box<dyn Program>, EngineError>;
+}
+
+/// What the choice of kernels depends on.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_cuda::{Chip, planning_driver};
+///
+/// let chip: Chip = planning_driver(Some(80 << 30)).chip();
+/// assert_eq!(chip.multiprocessors, 132);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chip {
+    /// How many multiprocessors it has: kernels that go through several tiles start as many blocks as run at a time.
+    pub multiprocessors: usize,
+    /// Whether it has the products of warpgroups (Hopper).
+    pub warpgroups: bool,
 }
 
 /// Launches that were prepared.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crescendo_network::{
     BatchPart, Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss,
     MicroBatch, Operation, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
-    UpdateResult, UpdateWork,
+    TensorData, UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
@@ -18,7 +18,7 @@ use crate::pass::{Action, Context, Pass, Purpose, RuleGroup, launch, rule_groups
 use crate::peak;
 use crate::plan::ExecutionPlan;
 use crate::sequence::{Sequence, Sequences};
-use crate::state::State;
+use crate::state::{SecondHalf, State};
 use crate::window::{MapShape, THREADS};
 use crate::work;
 use crate::workspace::{Sizes, Workspace};
@@ -374,7 +374,7 @@ impl CudaEngine {
         Ok(PassKey { alone, ..self.pass(count, purpose, source, first) })
     }
 
-    /// Forward and backward for the loss of one half after that of the other.
+    /// Forward and backward, in a batch of one micro-batch for the loss of one half after that of the other.
     fn accumulate_halves(
         &mut self,
         batch: &MicroBatch,
@@ -382,24 +382,31 @@ impl CudaEngine {
         source: Option<Source>,
     ) -> Result<(), EngineError> {
         if self.state.second_half.is_none() {
-            let len = 4 * self.graph().parameter_count();
-            self.state.second_half = Some(Buffer::zeros(&self.driver, len)?);
+            self.state.second_half = Some(SecondHalf::new(&self.driver, self.graph())?);
         }
         self.pending.halves = Some(batch.part.halves());
-        let first = batch.part.first_half();
-        // The running statistics take in the batch once.
-        let pass = self.training_pass(batch, first.clone(), 0.0, Purpose::FirstHalf, source)?;
-        self.run_pass(Key::Pass(pass), pass)?;
+        let (all, in_second) = (0..batch.labels.len(), batch.part.is_in_second_half());
+        let mut second = (all.clone(), source);
+        if !batch.part.is_only() && !in_second {
+            let pass = self.training_pass(batch, all, -1.0, training, source)?;
+            return self.run_pass(Key::Pass(pass), pass);
+        }
+        if batch.part.is_only() {
+            let first = batch.part.first_half();
+            second = (first.end..all.end, None);
+            // The running statistics take in the batch once.
+            let pass = self.training_pass(batch, first, 0.0, Purpose::FirstHalf, source)?;
+            self.run_pass(Key::Pass(pass), pass)?;
+        }
         self.exchange_halves()?;
-        let second = first.end..batch.labels.len();
-        let pass = self.training_pass(batch, second, -1.0, training, None)?;
+        let pass = self.training_pass(batch, second.0, -1.0, training, second.1)?;
         self.run_pass(Key::Pass(pass), pass)?;
         self.exchange_halves()
     }
 
     fn exchange_halves(&mut self) -> Result<(), EngineError> {
         self.run(Key::ExchangeHalves, |engine| {
-            let second = engine.state.second_half.as_ref().expect("it is measured").address;
+            let second = engine.state.second_half.as_ref().expect("it is measured");
             vec![update::exchange_halves(engine.graph(), &engine.state, second)]
         })
     }
@@ -413,9 +420,9 @@ impl CudaEngine {
         let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
         if let Some(second) = second {
             let mut host = vec![0.0f32; gradients.len()];
-            driver.download(second.address, bytemuck::cast_slice_mut(&mut host))?;
+            driver.download(second.gradients.address, bytemuck::cast_slice_mut(&mut host))?;
             communicator.sum_halves([gradients, &mut host])?;
-            driver.upload(second.address, bytemuck::cast_slice(&host))?;
+            driver.upload(second.gradients.address, bytemuck::cast_slice(&host))?;
         } else {
             communicator.sum_gradients(gradients)?;
         }
@@ -544,7 +551,11 @@ impl Engine for CudaEngine {
         self.current = match self.plans.iter().position(|plan| plan.graph == *graph) {
             Some(known) => known,
             None => {
-                self.plans.push(ExecutionPlan::new(graph, self.plan().precision)?);
+                self.plans.push(ExecutionPlan::new(
+                    graph,
+                    self.plan().precision,
+                    self.plan().chip,
+                )?);
                 self.reserved.push([0; 2]);
                 self.plans.len() - 1
             }
@@ -629,7 +640,7 @@ impl Engine for CudaEngine {
         }
         if pending.halves.is_some() {
             self.run(Key::AddHalves, |engine| {
-                let second = engine.state.second_half.as_ref().expect("it is measured").address;
+                let second = engine.state.second_half.as_ref().expect("it is measured");
                 update::add_halves(engine.graph(), &engine.state, second)
             })?;
         }
@@ -724,7 +735,19 @@ impl Engine for CudaEngine {
 
     fn export(&mut self, section: Section) -> Result<Vec<Tensor<'_>>, EngineError> {
         self.flush()?;
-        self.state.export(&*self.driver, self.graph(), section)
+        let mut tensors = self.state.export(&*self.driver, self.graph(), section)?;
+        let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
+        if let (Section::Gradients, Some(second)) = (section, second) {
+            let mut numbers = vec![0.0f32; self.graph().parameter_count()];
+            let address = second.gradients.address;
+            self.driver.download(address, bytemuck::cast_slice_mut(&mut numbers))?;
+            for (tensor, parameter) in tensors.iter_mut().zip(&self.graph().parameters) {
+                let TensorData::F32(sums) = &mut tensor.data else { continue };
+                let sums = sums.to_mut().iter_mut().zip(&numbers[parameter.range.clone()]);
+                sums.for_each(|(sum, second)| *sum += second);
+            }
+        }
+        Ok(tensors)
     }
 
     fn import(&mut self, section: Section, tensors: &[Tensor]) -> Result<(), EngineError> {

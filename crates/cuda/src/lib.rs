@@ -16,6 +16,7 @@ mod engine;
 mod nvidia;
 mod params;
 mod pass;
+mod patches;
 mod peak;
 mod plan;
 mod planning;
@@ -26,6 +27,6 @@ mod work;
 mod workspace;
 
 pub use device::CudaDevice;
-pub use driver::{Address, Download, Driver, Launch, Program};
+pub use driver::{Address, Chip, Download, Driver, Launch, Program};
 pub use nvidia::{Card, Installed, installed, open};
 pub use planning::planning_driver;

@@ -19,6 +19,10 @@ macro_rules! params {
     };
 }
 
+/// Groups of parameters, and matrices, of one launch.
+pub(crate) const MOST_SGD_GROUPS: usize = 96;
+pub(crate) const MOST_MUON_MATRICES: usize = 32;
+
 params! {
     /// See `maps.cuh`, for this and the next ones.
     Maps { data: Address, f32: i64 }
@@ -60,6 +64,8 @@ params! {
         halo_columns: i32,
         plane: i32,
         chunk: i32,
+        across_inverse: u32,
+        down_inverse: u32,
     }
     ConvolutionParams {
         window: Window,
@@ -69,7 +75,12 @@ params! {
         weights: Address,
         epilogue: Epilogue,
         gradient_epilogue: GradientEpilogue,
+        tiles: i64,
+        sums: Address,
+        parts: i64,
     }
+    /// See `apply.cu`.
+    ApplyParams { input: Input, out: Maps, pixels: i64, channels: i64 }
     PackParams {
         weights: Address,
         packed: Address,
@@ -80,17 +91,20 @@ params! {
         padded_results: i32,
         gradient: i32,
         f32: i32,
-        unused: i32,
+        first: i32,
     }
-    PackAllParams { layers: Address }
+    PackAllParams { layers: Address, count: i64 }
     WeightGradientParams {
         window: Window,
         input: Input,
         gradient: GradientInput,
         sums: Address,
+        direct: Address,
         tiles: i32,
         splits: i32,
         tap_groups: i32,
+        outputs: i32,
+        inputs: i32,
         unused: i32,
     }
     WeightSumParams {
@@ -191,39 +205,36 @@ params! {
     FlatParams {
         parameters: Address,
         gradients: Address,
-        momentum: Address,
-        rule: Address,
         weight: Address,
         parts: Address,
         result: Address,
         len: i64,
     }
-    MuonParams {
+    SgdGroup { first: i64, end: i64, rule: i32, first_block: i32 }
+    SgdParams {
+        parameters: Address,
+        gradients: Address,
+        momentum: Address,
+        rules: Address,
+        count: i32,
+        unused: i32,
+        groups: [SgdGroup; MOST_SGD_GROUPS],
+    }
+    /// See `muon.cu`, for this and the next one.
+    MuonMatrix {
         weight: Address,
         gradient: Address,
         momentum: Address,
-        step: Address,
-        step_parts: Address,
-        weight_parts: Address,
         rule: Address,
-        rows: i64,
-        columns: i64,
-        transpose: i64,
-    }
-    ProductParams {
-        a: Address,
-        b: Address,
-        c: Address,
-        out: Address,
+        space: Address,
         rows: i32,
         columns: i32,
-        inner: i32,
-        transposed: i32,
-        product: f32,
-        addend: f32,
-        diagonal: f32,
+        blocks: i32,
+        parts: i32,
+        first_block: i32,
         unused: i32,
     }
+    MuonParams { count: i32, which: i32, matrices: [MuonMatrix; MOST_MUON_MATRICES] }
     ImagesParams {
         images: Address,
         out: Maps,
@@ -264,4 +275,23 @@ params! {
     /// See `peak.cu`, for this and the next one.
     PeakParams { out: Address, iterations: i64 }
     CopyParams { from: Address, to: Address, units: i64 }
+}
+
+impl GradientInput {
+    /// The same as the terms of an input: `a * gradient`, and `b * value + c`.
+    pub fn terms(&self) -> Input {
+        Input {
+            main: Term { value: self.gradient, scale: self.a, shift: 0 },
+            residual: Term { value: self.value, scale: self.b, shift: self.c },
+            activation: Activation::default(),
+        }
+    }
+}
+
+impl Activation {
+    /// Whether it is linear on both sides of zero, and its derivative at a positive number is one: none, ReLU or LeakyReLU, as
+    /// `maps.cuh` numbers them.
+    pub fn is_piecewise(&self) -> bool {
+        self.kind <= 2
+    }
 }

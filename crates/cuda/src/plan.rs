@@ -3,7 +3,8 @@
 use crescendo_network::{Error, Graph, Shape};
 use crescendo_plan::{FusedGraph, GradientPlan, MemoryPlan, StepKind};
 
-use crate::window::{Layer, MapShape, TILE_PIXELS};
+use crate::driver::Chip;
+use crate::window::{Layer, MapShape, TILE_PIXELS, Tiling};
 
 /// How numbers are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,7 @@ pub(crate) struct ExecutionPlan {
     /// One for each step: what it multiplies by, if it does.
     pub layers: Vec<Option<Layer>>,
     pub precision: Precision,
+    pub chip: Chip,
 }
 
 impl ExecutionPlan {
@@ -53,7 +55,7 @@ impl ExecutionPlan {
     ///
     /// # Errors
     /// If the graph has a combination of operations, or an operation of a size, that is not supported.
-    pub fn new(graph: &Graph, precision: Precision) -> Result<ExecutionPlan, Error> {
+    pub fn new(graph: &Graph, precision: Precision, chip: Chip) -> Result<ExecutionPlan, Error> {
         let fused = FusedGraph::new(graph)?;
         let gradients = GradientPlan::new(graph, &fused)?;
         let size = |shape: Shape| precision.size(shape);
@@ -69,15 +71,57 @@ impl ExecutionPlan {
             layers.push(layer);
         }
         let graph = graph.clone();
-        Ok(ExecutionPlan { graph, fused, gradients, training, inference, layers, precision })
+        Ok(ExecutionPlan { graph, fused, gradients, training, inference, layers, precision, chip })
     }
 
-    /// The tiles of a step's forward, and of the gradient of its input, of so many images: each has sums of its own.
-    pub fn tiles(&self, step: usize, images: usize) -> [usize; 2] {
+    /// Whether the products of warpgroups compute a layer.
+    pub fn has_patches(&self, layer: Layer) -> bool {
+        self.chip.warpgroups && self.precision == Precision::Bf16 && layer.has_patches()
+    }
+
+    /// In how many parts the products of warpgroups compute a linear layer, or the gradient of its input; `None` if they do
+    /// not.
+    pub fn linear_parts(&self, layer: Layer, images: usize, gradient: bool) -> Option<usize> {
+        let fits = self.chip.warpgroups && self.precision == Precision::Bf16 && layer.is_linear();
+        fits.then(|| layer.linear_parts(images, gradient, self.chip.multiprocessors))
+    }
+
+    /// How many sums of parts there are for each output of a linear layer at most; none if other kernels compute it.
+    pub fn linear_sums(&self, layer: Layer, images: usize, gradient: bool) -> usize {
+        let multiprocessors = self.chip.multiprocessors;
+        let parts = self.linear_parts(layer, images, gradient);
+        parts.map_or(0, |_| layer.linear_sums(images, gradient, multiprocessors))
+    }
+
+    /// The tiles of a layer's convolution, or of the gradient of its input.
+    pub fn tiling(&self, layer: Layer, images: usize, gradient: bool) -> Tiling {
         let bytes = self.precision.bytes();
+        let tiling = match gradient {
+            _ if self.has_patches(layer) => {
+                return layer.patches(images, gradient, self.chip.multiprocessors);
+            }
+            false => layer.forward(images, bytes),
+            true => layer.input_gradient(images, bytes),
+        };
+        tiling.expect("the layer was checked")
+    }
+
+    /// The tiles of the gradient of a layer's weights, and the number of blocks that share them.
+    pub fn weight_tiling(&self, layer: Layer, images: usize) -> Tiling {
+        if self.has_patches(layer) {
+            return layer.weight_patches(images, self.chip.multiprocessors);
+        }
+        let tiling = layer.weight_gradient(images, self.precision.bytes());
+        let tiling = tiling.expect("the layer was checked");
+        Tiling { blocks: layer.splits(tiling.tiles), ..tiling }
+    }
+
+    /// How many sums there are of a step's forward, and of the gradient of its input, for a BatchNorm.
+    pub fn sums(&self, step: usize, images: usize) -> [usize; 2] {
         match self.layers[step] {
-            Some(layer) => [layer.forward(images, bytes), layer.input_gradient(images, bytes)]
-                .map(|tiling| tiling.expect("the layer was checked").tiles),
+            Some(layer) => {
+                [false, true].map(|gradient| self.tiling(layer, images, gradient).blocks)
+            }
             None => {
                 let step = &self.fused.steps[step];
                 [step.output, step.input.main.tensor].map(|tensor| {

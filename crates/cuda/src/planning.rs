@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crescendo_network::{DeviceMemory, EngineError};
 
-use crate::driver::{Address, Download, Driver, Launch, Program};
+use crate::driver::{Address, Chip, Download, Driver, Launch, Program};
 
 /// A driver that plans for a card that is not there: it has a name and memory, and runs nothing.
 pub fn planning_driver(memory: Option<u64>) -> Arc<dyn Driver> {
@@ -25,6 +25,10 @@ impl Driver for Planning {
     }
     fn memory(&self) -> DeviceMemory {
         DeviceMemory { total: self.0, available: self.0 }
+    }
+    /// That of an H100.
+    fn chip(&self) -> Chip {
+        Chip { multiprocessors: 132, warpgroups: true }
     }
     fn allocate(&self, _: usize) -> Result<Address, EngineError> {
         self.refuse()

@@ -10,12 +10,12 @@ use crescendo_network::{EngineError, Graph, StateKind};
 use crate::driver::{Address, Buffer, Driver};
 use crate::params::{Batch, PackParams, ResultHead, RuleSettings};
 use crate::plan::{ExecutionPlan, Precision};
-use crate::window::Layer;
+use crate::window::{Layer, TILE_CHANNELS};
 
 /// Squared norms of the halves of a batch.
 const HALVES: usize = 2;
 
-/// Blocks of kernels that write a sum for each block, as `optimizer.cu` has it.
+/// Blocks of the kernel that measures gradients, as `optimizer.cu` has it.
 pub(crate) const PART_BLOCKS: u32 = 128;
 
 /// The numbers of a model, in f32: parameters, running means, running variances.
@@ -91,6 +91,8 @@ pub(crate) struct PackedWeights {
     /// A [`PackParams`] for each of them.
     pub table: Buffer,
     pub count: usize,
+    /// Blocks that pack them all.
+    pub blocks: usize,
     _packed: Buffer,
 }
 
@@ -103,6 +105,7 @@ impl PackedWeights {
         let packed = Buffer::new(driver, PackedWeights::size(plan))?;
         let mut next = packed.address;
         let (mut steps, mut table) = (Vec::new(), Vec::new());
+        let mut blocks = 0;
         for (step, layer) in plan.fused.steps.iter().zip(&plan.layers) {
             let addresses = layer.map(|layer| {
                 let weight = plan.graph.nodes[step.node].weight.expect("it has a weight");
@@ -121,8 +124,10 @@ impl PackedWeights {
                         padded_results: results as i32,
                         gradient: gradient.into(),
                         f32: (plan.precision == Precision::F32).into(),
-                        unused: 0,
+                        first: blocks as i32,
                     });
+                    let sums_at_once = if layer.kernel == 1 { 64 } else { 8 };
+                    blocks += results / TILE_CHANNELS * sums.div_ceil(sums_at_once);
                     address
                 })
             });
@@ -131,7 +136,7 @@ impl PackedWeights {
         let bytes: &[u8] = bytemuck::cast_slice(&table);
         let buffer = Buffer::new(driver, bytes.len())?;
         driver.upload(buffer.address, bytes)?;
-        Ok(PackedWeights { steps, table: buffer, count: table.len(), _packed: packed })
+        Ok(PackedWeights { steps, table: buffer, count: table.len(), blocks, _packed: packed })
     }
 
     /// Bytes of all packed weights.
@@ -147,6 +152,22 @@ fn packed_bytes(plan: &ExecutionPlan, layer: Layer, gradient: bool) -> usize {
     (plan.precision.bytes() * layer.packed_len(gradient)).next_multiple_of(256)
 }
 
+/// The second half of a batch that is measured.
+pub(crate) struct SecondHalf {
+    /// Its gradients, zeros between updates.
+    pub gradients: Buffer,
+    /// The numbers 1/2 and 2.
+    pub factors: Buffer,
+}
+
+impl SecondHalf {
+    pub fn new(driver: &Arc<dyn Driver>, graph: &Graph) -> Result<SecondHalf, EngineError> {
+        let factors = Buffer::new(driver, 2 * 4)?;
+        driver.upload(factors.address, bytemuck::bytes_of(&[0.5f32, 2.0]))?;
+        Ok(SecondHalf { gradients: Buffer::zeros(driver, 4 * graph.parameter_count())?, factors })
+    }
+}
+
 /// The model, the optimizer's state, and what passes leave behind.
 pub(crate) struct State {
     pub layout: ModelLayout,
@@ -156,8 +177,8 @@ pub(crate) struct State {
     pub average: Option<Buffer>,
     pub gradients: Buffer,
     pub momentum: Buffer,
-    /// The gradients of the second half of a batch that is measured, once there was one; zeros between updates.
-    pub second_half: Option<Buffer>,
+    /// What measuring the halves of a batch takes, once there was one.
+    pub second_half: Option<SecondHalf>,
     pub batches_tracked: Vec<i64>,
     pub norms: Vec<NormState>,
     /// A [`RuleSettings`] for each parameter.
@@ -166,7 +187,7 @@ pub(crate) struct State {
     pub batch: Buffer,
     /// A [`ResultHead`], and squared norms.
     pub result: Buffer,
-    /// Sums of blocks: two times [`PART_BLOCKS`] in f64.
+    /// Sums of [`PART_BLOCKS`] blocks in f64.
     pub parts: Buffer,
     /// The weight of the model in its average.
     pub average_weight: Buffer,
@@ -199,7 +220,7 @@ impl State {
             rules: Buffer::new(driver, size_of::<RuleSettings>() * graph.parameters.len())?,
             batch: Buffer::new(driver, size_of::<Batch>())?,
             result: Buffer::zeros(driver, size_of::<ResultHead>() + 8 * HALVES)?,
-            parts: Buffer::new(driver, 2 * 8 * PART_BLOCKS as usize)?,
+            parts: Buffer::new(driver, 8 * PART_BLOCKS as usize)?,
             average_weight: Buffer::new(driver, 4)?,
             class_weights: Buffer::new(driver, 0)?,
             _norms: buffer,
@@ -212,7 +233,7 @@ impl State {
         let model = ModelLayout::new(graph).len();
         let norms: usize = norm_lens(graph).map(|(_, len)| len).sum();
         let rules = size_of::<RuleSettings>() * graph.parameters.len();
-        let parts = 2 * 8 * PART_BLOCKS as usize;
+        let parts = 8 * PART_BLOCKS as usize;
         4 * (model + 3 * graph.parameter_count())
             + norms
             + 8 * HALVES

@@ -195,7 +195,7 @@ impl Layer {
     }
 }
 
-fn window(images: usize, input: MapShape, output: MapShape) -> Window {
+pub(crate) fn window(images: usize, input: MapShape, output: MapShape) -> Window {
     Window {
         images: images as i32,
         in_rows: input.rows as i32,
@@ -208,13 +208,34 @@ fn window(images: usize, input: MapShape, output: MapShape) -> Window {
     }
 }
 
+impl Window {
+    /// What stands for the divisions by the numbers of tiles.
+    pub fn set_inverses(&mut self) {
+        let inverse = |tiles: i32| match tiles {
+            1 => 0,
+            _ => (1u64 << 32).div_ceil(tiles as u64) as u32,
+        };
+        self.across_inverse = inverse(self.tiles_across);
+        self.down_inverse = inverse(self.tiles_down);
+    }
+}
+
 /// A window with its tiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Tiling {
     pub window: Window,
     pub tiles: usize,
+    /// Blocks that share the tiles, each of which has sums of its own.
+    pub blocks: usize,
     /// Shared memory of a block, in bytes.
     pub shared: usize,
+}
+
+impl Tiling {
+    /// Of a kernel whose blocks have a tile each.
+    fn of_single_tiles(window: Window, tiles: usize, shared: usize) -> Tiling {
+        Tiling { window, tiles, blocks: tiles, shared }
+    }
 }
 
 /// Chooses the tiles of a window: whole images where they are small, else a part of one that is near to a square.
@@ -264,6 +285,7 @@ fn with_halo(mut window: Window, kind: Kind, bytes: usize) -> Tiling {
     window.plane = (window.tile_images * window.halo_rows * window.halo_columns) | 1;
     window.tiles_down = (window.out_rows + window.tile_rows - 1) / window.tile_rows;
     window.tiles_across = (window.out_columns + window.tile_columns - 1) / window.tile_columns;
+    window.set_inverses();
     let images = (window.images + window.tile_images - 1) / window.tile_images;
     let halo = (window.plane as usize * window.chunk as usize * bytes).next_multiple_of(16);
     let tables = (2 * TILE_PIXELS + (window.plane as usize).next_multiple_of(4)) * size_of::<i32>();
@@ -277,5 +299,5 @@ fn with_halo(mut window: Window, kind: Kind, bytes: usize) -> Tiling {
             Kind::WeightGradient => halo + (TILE_PIXELS + 1) * TILE_CHANNELS * bytes,
         };
     let tiles = (images * window.tiles_down * window.tiles_across) as usize;
-    Tiling { window, tiles, shared }
+    Tiling::of_single_tiles(window, tiles, shared)
 }

@@ -173,12 +173,14 @@ mod tests {
 
     use super::*;
     use crate::plan::Precision;
+    use crate::planning_driver;
 
     #[test]
     fn the_work_of_the_papers_network_is_its_maps_and_products() {
         let images = Shape::Maps { channels: 3, height: 32, width: 32 };
         let graph = Graph::new(&NetworkConfig::paper().network(images).unwrap()).unwrap();
-        let plan = ExecutionPlan::new(&graph, Precision::Bf16).unwrap();
+        let plan =
+            ExecutionPlan::new(&graph, Precision::Bf16, planning_driver(None).chip()).unwrap();
         let requires_grad = vec![true; graph.parameters.len()];
         let required = RequiredGradients::new(&graph, &plan.fused, &requires_grad);
         let work = of_update(&plan, &required, &requires_grad, 125);
@@ -210,7 +212,8 @@ mod tests {
     fn what_is_frozen_has_no_backward() {
         let images = Shape::Maps { channels: 3, height: 32, width: 32 };
         let graph = Graph::new(&NetworkConfig::paper().network(images).unwrap()).unwrap();
-        let plan = ExecutionPlan::new(&graph, Precision::F32).unwrap();
+        let plan =
+            ExecutionPlan::new(&graph, Precision::F32, planning_driver(None).chip()).unwrap();
         let requires_grad = vec![false; graph.parameters.len()];
         let required = RequiredGradients::new(&graph, &plan.fused, &requires_grad);
         let work = of_update(&plan, &required, &requires_grad, 8);

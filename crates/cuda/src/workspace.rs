@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use crescendo_network::{EngineError, Role};
+use crescendo_network::EngineError;
 use crescendo_plan::{FusedStep, MemoryPlan, TensorId};
 
 use crate::driver::{Address, Buffer, Driver};
+use crate::pass::muon;
 use crate::plan::ExecutionPlan;
 use crate::window::{Layer, MapShape};
 
 /// How many bytes of each kind a pass needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sizes([usize; 9]);
+pub(crate) struct Sizes([usize; 10]);
 
 /// What lies where.
 #[derive(Clone, Copy)]
@@ -28,8 +29,10 @@ enum Part {
     /// The gradient of an output, through its BatchNorm.
     OutputGradient,
     WeightSums,
-    /// Muon's step, and matrices.
-    Muon,
+    /// The input of a layer, with what comes before it applied.
+    Applied,
+    /// Parts of the products of a linear layer.
+    LinearSums,
 }
 
 impl Sizes {
@@ -39,14 +42,13 @@ impl Sizes {
         let input = plan.precision.size(graph.input);
         let layers = || plan.layers.iter().flatten();
         let trains = memory.trains();
-        let weight_sums = |layer: &Layer| {
-            let tiling = layer.weight_gradient(images, plan.precision.bytes());
-            let tiles = tiling.expect("the layer was checked").tiles;
-            4 * layer.splits(tiles) * layer.weight_sums_len()
-        };
+        let weight_sums =
+            |layer: &Layer| 4 * plan.weight_tiling(*layer, images).blocks * layer.weight_sums_len();
         let mut sizes = Sizes::default();
         let mut set = |part: Part, bytes: usize| sizes.0[part as usize] = bytes;
-        set(Part::Arena, memory.len * images);
+        // Muon works where the maps of its batch lay.
+        let muon = if trains { muon::space(graph) } else { 0 };
+        set(Part::Arena, (memory.len * images).max(muon));
         set(Part::Uploaded, 4 * graph.input.len() * images);
         set(Part::Images, input * images);
         set(Part::Labels, 2 * images);
@@ -56,8 +58,15 @@ impl Sizes {
             set(Part::OutputGradient, saved_gradient_size(plan) * images);
             let bias_sums = layers().map(|layer| 8 * BIAS_PARTS * layer.output.padded());
             set(Part::WeightSums, layers().map(weight_sums).chain(bias_sums).max().unwrap_or(0));
-            set(Part::Muon, muon_size(plan));
         }
+        let linear_sums = |layer: &Layer| {
+            let directions = [(false, layer.output), (true, layer.input)];
+            let sums = directions
+                .map(|(gradient, to)| 4 * plan.linear_sums(*layer, images, gradient) * to.padded());
+            sums[0].max(if trains { sums[1] } else { 0 })
+        };
+        set(Part::LinearSums, layers().map(linear_sums).max().unwrap_or(0));
+        set(Part::Applied, applied_size(plan, trains) * images);
         sizes
     }
 
@@ -82,9 +91,21 @@ pub(crate) const BIAS_PARTS: usize = 64;
 /// Bytes for each image of the largest gradient that is saved for the gradient of the weights.
 fn saved_gradient_size(plan: &ExecutionPlan) -> usize {
     let steps = plan.fused.steps.iter().zip(&plan.layers).filter(|(step, layer)| {
-        step.norm.is_some() && layer.is_some_and(Layer::gradient_reads_all)
+        let saves = |layer: Layer| plan.has_patches(layer) || layer.gradient_reads_all();
+        step.norm.is_some() && layer.is_some_and(saves)
     });
     let size = |step: &FusedStep| plan.precision.size(plan.fused.tensors[step.output.0].shape);
+    steps.map(|(step, _)| size(step)).max().unwrap_or(0)
+}
+
+/// Bytes for each image of the largest input that is applied for a layer and not saved.
+fn applied_size(plan: &ExecutionPlan, trains: bool) -> usize {
+    let steps = plan.fused.steps.iter().zip(&plan.layers).filter(|(step, layer)| {
+        let is_saved = trains && step.save_input.is_some();
+        layer.is_some_and(|layer| plan.has_patches(layer)) && !step.input.is_plain() && !is_saved
+    });
+    let size =
+        |step: &FusedStep| plan.precision.size(plan.fused.tensors[step.input.main.tensor.0].shape);
     steps.map(|(step, _)| size(step)).max().unwrap_or(0)
 }
 
@@ -92,20 +113,10 @@ fn saved_gradient_size(plan: &ExecutionPlan) -> usize {
 fn sums_size(plan: &ExecutionPlan, images: usize) -> usize {
     let steps = plan.fused.steps.iter().enumerate().map(|(index, step)| {
         let padded = |tensor: TensorId| MapShape::new(plan.fused.tensors[tensor.0].shape).padded();
-        let [forward, backward] = plan.tiles(index, images);
+        let [forward, backward] = plan.sums(index, images);
         2 * 4 * (forward * padded(step.output)).max(backward * padded(step.input.main.tensor))
     });
     steps.max().unwrap_or(0)
-}
-
-fn muon_size(plan: &ExecutionPlan) -> usize {
-    let matrices = plan.graph.parameters.iter().filter(|p| matches!(p.role, Role::Weight { .. }));
-    let size = matrices.map(|parameter| {
-        let (rows, all) = (parameter.shape[0], parameter.range.len());
-        let side = rows.min(all / rows);
-        4 * (2 * all + 2 * side * side)
-    });
-    size.max().unwrap_or(0)
 }
 
 /// The memory.
@@ -164,10 +175,19 @@ impl Workspace {
     pub fn output_gradient(&self) -> Address {
         self.address(Part::OutputGradient)
     }
+    /// The input of a layer that needs it plain.
+    pub fn applied(&self) -> Address {
+        self.address(Part::Applied)
+    }
+    /// Parts of the products of a linear layer.
+    pub fn linear_sums(&self) -> Address {
+        self.address(Part::LinearSums)
+    }
     pub fn weight_sums(&self) -> Address {
         self.address(Part::WeightSums)
     }
+    /// For Muon, whose memory lies where maps lay.
     pub fn muon(&self) -> Address {
-        self.address(Part::Muon)
+        self.arena()
     }
 }

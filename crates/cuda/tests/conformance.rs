@@ -34,6 +34,19 @@ mod bf16 {
     );
 }
 
+// As a card of Hopper's.
+mod hopper {
+    use super::*;
+    crescendo_conformance::conformance_tests!(
+        || {
+            let driver = host::HostDriver::new()?.hopper();
+            let device = Box::new(host::device(driver, PrecisionKind::Bf16)) as Box<dyn Device>;
+            Ok::<_, String>((device, Tolerances::BF16_PRODUCTS))
+        },
+        #[ignore = "takes a minute"]
+    );
+}
+
 /// Checks a few properties; all of them are above.
 fn check(
     test: &str,

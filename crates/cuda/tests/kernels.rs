@@ -1,5 +1,6 @@
 //! Convolutions of shapes on both sides of every edge (of tiles, groups of channels, images) against f64: forward, the
-//! gradients of inputs, weights and biases, BatchNorm's statistics, every activation, every schedule of threads.
+//! gradients of inputs, weights and biases, BatchNorm's statistics, every activation, every schedule of threads. Updates of
+//! matrices of such shapes.
 //!
 //! The large set: `cargo test --release -p crescendo-cuda --test kernels -- --ignored`.
 
@@ -7,8 +8,8 @@ mod host;
 
 use crescendo_conformance::{Model, Opened};
 use crescendo_network::{
-    Activation, Device, Graph, Init, Loss, MicroBatch, NetworkBuilder, Operation, PrecisionKind,
-    Rule, Section, Shape,
+    Activation, Device, Graph, Init, Loss, MicroBatch, Muon, NetworkBuilder, Operation,
+    PrecisionKind, Role, Rule, Section, Sgd, Shape, Tensor,
 };
 use host::{HostDriver, SCHEDULES};
 
@@ -48,6 +49,8 @@ struct Case {
     norm: bool,
     bias: bool,
     schedule: u32,
+    /// Whether the card has the products of warpgroups.
+    hopper: bool,
 }
 
 const ACTIVATIONS: [Activation; 7] = [
@@ -63,6 +66,25 @@ const ACTIVATIONS: [Activation; 7] = [
 impl Case {
     /// Number `index`; kernels, strides, activations and schedules come in turns.
     fn new(index: usize, most_products: usize) -> Case {
+        Case::with_window(index, most_products, None)
+    }
+
+    /// Number `index` of those that the products of warpgroups compute.
+    fn of_patches(index: usize, most_products: usize) -> Case {
+        let case = Case::with_window(
+            index,
+            most_products,
+            Some([(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)][index % 4]),
+        );
+        Case { hopper: true, ..case }
+    }
+
+    /// With a window of this kernel, stride and padding.
+    fn with_window(
+        index: usize,
+        most_products: usize,
+        window: Option<(usize, usize, usize)>,
+    ) -> Case {
         let draw = &mut Draw(index as u64);
         let channels = [1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 63, 64, 65, 70];
         let sides = [1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18, 23, 31, 32, 33, 35];
@@ -80,8 +102,12 @@ impl Case {
                 norm: draw.of(&[false, true]),
                 bias: draw.of(&[false, true]),
                 schedule: (index % SCHEDULES as usize) as u32,
+                hopper: false,
             };
-            let Case { inputs, outputs, rows, columns, kernel, stride, padding, images, .. } = case;
+            let (kernel, stride, padding) =
+                window.unwrap_or((case.kernel, case.stride, case.padding));
+            let case = Case { kernel, stride, padding, ..case };
+            let Case { inputs, outputs, rows, columns, images, .. } = case;
             let pixels = images * rows * columns;
             let products = pixels * inputs * (outputs * kernel * kernel + 2);
             // A BatchNorm of few numbers, or of outputs that see nothing but zeros, multiplies rounding.
@@ -147,7 +173,9 @@ impl Case {
 
     /// The worst error as a share of what is allowed.
     fn check(self, precision: PrecisionKind) -> Result<f64, String> {
-        let device = host::device(HostDriver::with_schedule(self.schedule)?, precision);
+        let driver = HostDriver::with_schedule(self.schedule)?;
+        let driver = if self.hopper { driver.hopper() } else { driver };
+        let device = host::device(driver, precision);
         let graph = self.graph();
         let state = graph.initial(1);
         let labels: Vec<u16> = (0..self.images).map(|image| (image % 3) as u16).collect();
@@ -233,20 +261,36 @@ fn check(test: &str, cases: impl Iterator<Item = Case>, precision: PrecisionKind
 
 #[test]
 fn convolutions_match_the_reference_in_f32() {
-    let cases = (0..112).map(|index| Case::new(index, 1 << 20));
+    let cases = (0..56).map(|index| Case::new(index, 1 << 20));
     check("convolutions_match_the_reference_in_f32", cases, PrecisionKind::F32);
 }
 
 #[test]
 fn convolutions_match_the_reference_in_bf16() {
-    let cases = (1000..1112).map(|index| Case::new(index, 1 << 20));
+    let cases = (1000..1056).map(|index| Case::new(index, 1 << 20));
     check("convolutions_match_the_reference_in_bf16", cases, PrecisionKind::Bf16);
 }
 
-/// Every case in all schedules.
+#[test]
+fn convolutions_by_warpgroups_match_the_reference() {
+    let cases = (4000..4012).map(|index| Case::of_patches(index, 1 << 22));
+    check("convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
+}
+
+/// A case in all schedules.
+fn schedules(case: Case) -> impl Iterator<Item = Case> {
+    (0..SCHEDULES).map(move |schedule| Case { schedule, ..case })
+}
+
 fn many() -> impl Iterator<Item = Case> {
-    let schedules = |case: Case| (0..SCHEDULES).map(move |schedule| Case { schedule, ..case });
     (2000..2168).map(|index| Case::new(index, 1 << 24)).flat_map(schedules)
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn many_convolutions_by_warpgroups_match_the_reference() {
+    let cases = (5000..5120).map(|index| Case::of_patches(index, 1 << 24)).flat_map(schedules);
+    check("many_convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
 }
 
 #[test]
@@ -259,4 +303,91 @@ fn many_convolutions_match_the_reference_in_f32() {
 #[ignore = "takes minutes"]
 fn many_convolutions_match_the_reference_in_bf16() {
     check("many_convolutions_match_the_reference_in_bf16", many(), PrecisionKind::Bf16);
+}
+
+/// Two updates from given gradients, with a rule for each parameter: Muon for matrices that end on both sides of a tile,
+/// are higher than wide, have one row or one column, and are more than a launch takes; then SGD for everything.
+#[test]
+fn updates_of_all_shapes_match_the_reference() {
+    let test = "updates_of_all_shapes_match_the_reference";
+    let mut builder = NetworkBuilder::new(Shape::Maps { channels: 60, height: 1, width: 1 });
+    let images = builder.images();
+    let mut x = builder.add("flatten", Operation::Flatten, [images]);
+    // One of the weights is cut into parts, and 50 are tiny.
+    let sizes = [12, 70, 65, 130, 1, 67, 600, 3].into_iter().chain([2; 50]);
+    for (index, outputs) in sizes.enumerate() {
+        let linear = Operation::Linear { outputs, bias: true, init: Init::Uniform };
+        x = builder.add(format!("linear.{index}"), linear, [x]);
+    }
+    let graph = Graph::new(&builder.finish()).unwrap();
+    let rate = |index: usize| 0.02 + 0.001 * index as f32;
+    let sgd = |index: usize| {
+        let (momentum, weight_decay) = (0.6, 0.1 * rate(index));
+        Rule::Sgd(Sgd {
+            learning_rate: rate(index),
+            momentum,
+            weight_decay,
+            nesterov: index.is_multiple_of(4),
+        })
+    };
+    let rule = |(index, parameter): (usize, &crescendo_network::Parameter)| match parameter.role {
+        Role::Weight { .. } => {
+            let (learning_rate, steps, nesterov) =
+                (rate(index), (index / 2 + 3) % 5, index % 3 == 0);
+            Rule::Muon(Muon { learning_rate, momentum: 0.6, nesterov, steps })
+        }
+        _ if index % 6 == 1 => Rule::Frozen,
+        _ => sgd(index),
+    };
+    let rules = [
+        graph.parameters.iter().enumerate().map(rule).collect::<Vec<_>>(),
+        (0..graph.parameters.len()).map(sgd).collect(),
+    ];
+    for schedule in 0..SCHEDULES {
+        let Some(driver) = HostDriver::with_schedule(schedule).or_say(test) else { return };
+        let state = graph.initial(1);
+        let mut engine = host::device(driver, PrecisionKind::Bf16).engine(&graph).unwrap();
+        engine.import(Section::Model, &state).unwrap();
+        let mut model = Model::new(&graph, &state);
+        let draw = &mut Draw(schedule.into());
+        let mut worst = 0.0f64;
+        for rules in &rules {
+            let gradients = graph.parameters.iter().map(|p| {
+                let values: Vec<f32> = p.range.clone().map(|_| draw.number()).collect();
+                Tensor::f32(p.name.clone(), p.shape.clone(), values)
+            });
+            let gradients: Vec<Tensor> = gradients.collect();
+            engine.import(Section::Gradients, &gradients).unwrap();
+            engine.update(rules).unwrap();
+            let gradients: Vec<Vec<f64>> = gradients
+                .iter()
+                .map(|t| t.values().unwrap().iter().map(|&x| x.into()).collect())
+                .collect();
+            model.update(rules, &gradients);
+            let sections =
+                [(Section::Model, &model.parameters), (Section::Momentum, &model.momentum)];
+            for (section, expected) in sections {
+                for (tensor, exact) in engine.export(section).unwrap().iter().zip(expected) {
+                    let values = tensor.values().unwrap();
+                    let norm =
+                        |all: &mut dyn Iterator<Item = f64>| all.map(|x| x * x).sum::<f64>().sqrt();
+                    let off = norm(&mut values.iter().zip(exact).map(|(&x, e)| f64::from(x) - e));
+                    let size = norm(&mut exact.iter().copied());
+                    worst = worst.max(off / size.max(1e-9));
+                    let (name, shape) = (&tensor.name, &tensor.shape);
+                    assert!(
+                        off <= 2e-6 * size,
+                        "{section:?} {name} {shape:?}: off by {off:e} of {size:e}"
+                    );
+                }
+            }
+            assert!(
+                engine.export(Section::Gradients).unwrap().iter().all(|tensor| {
+                    tensor.values().unwrap().iter().all(|&gradient| gradient == 0.0)
+                }),
+                "an update clears the gradients"
+            );
+        }
+        println!("schedule {schedule}: the worst is {worst:e}");
+    }
 }

@@ -13,6 +13,8 @@ pub(crate) struct AppendLog {
     name: &'static str,
     path: PathBuf,
     file: File,
+    /// Its length when it was last flushed to disk.
+    flushed: Option<u64>,
 }
 
 impl AppendLog {
@@ -30,7 +32,7 @@ impl AppendLog {
         let length = file.metadata().map_err(io)?.len();
         let length = length.min(marks.get(name).copied().unwrap_or(0));
         file.set_len(length).map_err(io)?;
-        let mut log = AppendLog { name, path, file };
+        let mut log = AppendLog { name, path, file, flushed: None };
         if length == 0 {
             log.append(header)?;
         }
@@ -53,8 +55,13 @@ impl AppendLog {
 
     /// Flushes the file to disk and returns its mark: its name and its length in bytes.
     pub(crate) fn mark(&mut self) -> Result<(String, u64), Error> {
-        let length = self.file.sync_data().and_then(|()| self.file.metadata());
-        let length = length.map_err(|error| Error::io("write", &self.path, error))?.len();
+        let io = |error| Error::io("write", &self.path, error);
+        let length = self.file.metadata().map_err(io)?.len();
+        // Many states are saved between two epochs, and a disk takes milliseconds even if there is nothing to write.
+        if self.flushed != Some(length) {
+            self.file.sync_data().map_err(io)?;
+            self.flushed = Some(length);
+        }
         Ok((self.name.to_owned(), length))
     }
 }

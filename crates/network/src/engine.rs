@@ -400,10 +400,9 @@ pub struct UpdateResult {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct GradientNorms {
-    /// For each half of the batch ([`BatchPart::halves`]) its images, and the squared norm of its gradient, as of the mean
-    /// over its images. What an image adds to the gradient is its part of the sums over the batch, or, on devices that
-    /// compute backward for one half after the other, what comes from its loss: BatchNorm, which couples the images of a
-    /// micro-batch, makes the two differ a little.
+    /// For each half of the batch ([`BatchPart::halves`]) its images, and the squared norm of the gradient of its
+    /// mean loss. Where both are in one micro-batch, both are normalised with its statistics, and backward is computed for
+    /// one half after the other.
     pub halves: [(usize, f64); 2],
     /// The squared norm of the gradient of the whole batch, in all processes.
     pub whole: f64,

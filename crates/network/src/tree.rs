@@ -153,11 +153,10 @@ impl BatchTree {
 
     /// Images of the batch's first half.
     fn first_half(self) -> usize {
-        let whole = self.images / self.micro_batch;
-        if self.in_leaves {
-            return (self.micro_batches() / 2 * self.micro_batch).min(self.images);
+        match self.micro_batches() {
+            1 => self.images / 2,
+            several => several / 2 * self.micro_batch,
         }
-        whole * (self.micro_batch / 2) + (self.images - whole * self.micro_batch) / 2
     }
 }
 
@@ -197,14 +196,16 @@ impl BatchPart {
         at(self.first)..at(self.end)
     }
 
-    /// Those of them that are in the batch's first half: a range of the process's images of this part.
+    /// Those of them that are in the batch's first half, all or none if there are several micro-batches: a range of the
+    /// process's images of this part.
     pub fn first_half(&self) -> Range<usize> {
         let images = self.images();
-        let middle = match self.tree.in_leaves {
-            true => self.tree.first_half(),
-            false => self.index * self.tree.micro_batch + self.size / 2,
-        };
-        0..middle.clamp(images.start, images.end) - images.start
+        0..self.tree.first_half().clamp(images.start, images.end) - images.start
+    }
+
+    /// Whether its micro-batch is in the batch's second half, or its batch has only one.
+    pub fn is_in_second_half(&self) -> bool {
+        self.index >= self.tree.micro_batches() / 2
     }
 
     /// The tree of its batch.
@@ -272,7 +273,8 @@ impl BatchPart {
         if self.is_only() { 1 } else { BatchTree::NODES }
     }
 
-    /// Images of the two halves of the batch: of the leaves of the root's two subtrees, in all micro-batches.
+    /// Images of the two halves of the batch: of the root's two subtrees, or, if there are several micro-batches, of the
+    /// first half of these and of the others.
     pub fn halves(&self) -> [usize; 2] {
         let first = self.tree.first_half();
         [first, self.tree.images - first]

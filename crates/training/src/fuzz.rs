@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
+use crescendo_cpu::CpuDevices;
+use crescendo_data::shapes;
 use crescendo_fuzzing::fuzz;
 use crescendo_network::Family;
 
+use crate::comparison::{self, Comparison};
 use crate::loading::BUILT_IN;
 use crate::tensors::TensorFile;
-use crate::{Recipe, checkpoint::Checkpoint};
+use crate::{Recipe, Run, Start, checkpoint::Checkpoint};
 
 /// A network with every kind of number.
 const OPERATIONS: &str = r#"[
@@ -24,6 +27,14 @@ const OPERATIONS: &str = r#"[
      "inputs": [6]},
     {"name": "scaled", "operation": "scale", "factor": 0.1, "inputs": [7]}
 ]"#;
+
+/// A file of tensors whose checksums are not found, so that damage to the numbers and the metadata is read further.
+fn unsealed(mut file: Vec<u8>) -> Vec<u8> {
+    while let Some(at) = file.windows(8).position(|window| window == b"checksum") {
+        file[at] = b'k';
+    }
+    file
+}
 
 #[test]
 #[ignore = "takes minutes"]
@@ -47,11 +58,7 @@ fn fuzz_files_of_tensors() {
     ];
     crate::tensors::write(&[&path], &tensors, metadata.into()).unwrap();
     let sealed = std::fs::read(&path).unwrap();
-    // Without its checksum, damage to the numbers and the metadata is read further.
-    let mut open = sealed.clone();
-    while let Some(at) = open.windows(8).position(|window| window == b"checksum") {
-        open[at] = b'k';
-    }
+    let open = unsealed(sealed.clone());
     let valid = TensorFile::parse(&path, open.clone()).unwrap();
     Checkpoint::from(valid).description().unwrap();
     fuzz("files of tensors", &[sealed, open], |_, input| {
@@ -66,7 +73,51 @@ fn fuzz_files_of_tensors() {
 #[test]
 #[ignore = "takes minutes"]
 fn fuzz_recipes() {
+    let mut custom = Recipe::load::<&str>("quick", &[]).unwrap();
+    custom.network.family = Family::Custom;
+    custom.network.operations = serde_json::from_str(OPERATIONS).unwrap();
+    let custom = toml::to_string(&custom).unwrap();
+    let built_in = BUILT_IN.iter().map(|recipe| recipe.text);
     let samples: Vec<Vec<u8>> =
-        BUILT_IN.iter().map(|recipe| recipe.text.as_bytes().to_vec()).collect();
+        built_in.chain([&*custom]).map(|text| text.as_bytes().to_vec()).collect();
     fuzz("recipes", &samples, |_, input| Recipe::saved(&String::from_utf8_lossy(&input)).is_ok());
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn fuzz_comparisons() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    let samples: Vec<Vec<u8>> =
+        comparison::BUILT_IN.iter().map(|built_in| built_in.text.as_bytes().to_vec()).collect();
+    fuzz("comparisons", &samples, |_, input| {
+        std::fs::write(&path, input).unwrap();
+        Comparison::load::<&str>(&path.to_string_lossy(), &[]).is_ok()
+    });
+}
+
+/// The files that a run is resumed from.
+#[test]
+#[ignore = "takes minutes"]
+fn fuzz_run_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let data = shapes::generate(0, 40, 10);
+    let recipe = ["network.widths=[1, 1, 1]", "train.epochs=1", "batch.policy=noise_scale"];
+    let recipe = Recipe::load("quick", &recipe).unwrap();
+    let start = Start::new(&recipe, &data, &CpuDevices);
+    Run::create(&folder, &start)
+        .unwrap()
+        .train(&CpuDevices, &data, &mut (), &false.into())
+        .unwrap();
+    let files = ["recipe.toml", "state/state.safetensors"].map(|name| folder.join(name));
+    let samples = files.clone().map(|file| unsealed(std::fs::read(file).unwrap()));
+    std::fs::write(&files[1], &samples[1]).unwrap();
+    Run::open(&folder).unwrap();
+    fuzz("run folders", &samples, |which, input| {
+        std::fs::write(&files[which], input).unwrap();
+        let is_read = Run::open(&folder).is_ok();
+        std::fs::write(&files[which], &samples[which]).unwrap();
+        is_read
+    });
 }

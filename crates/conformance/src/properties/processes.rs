@@ -252,7 +252,8 @@ fn check_final(
         if measure {
             let [first, second] = &sums[..] else { panic!("{} sums of halves", sums.len()) };
             let sum: Vec<f32> = first.iter().zip(second).map(|(a, b)| a + b).collect();
-            assert!(exported == sum && ranges.is_empty(), "halves are summed apart, at the end");
+            assert!(ranges.is_empty(), "halves are summed apart, at the end");
+            each_close(&exported, &sum, suite.tolerances.reordered);
             continue;
         }
         let [sum] = &sums[..] else { panic!("{} sums of gradients", sums.len()) };

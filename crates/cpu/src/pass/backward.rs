@@ -1,5 +1,6 @@
 //! The loss and the backward pass.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crescendo_kernels::leaves::MOST_GROUPS;
@@ -24,21 +25,17 @@ pub(crate) struct Losses {
     pub correct: usize,
 }
 
-/// What becomes of gradients when backward has computed them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Finish {
-    /// More will be added to them.
-    Nothing,
-    /// They are final: those that are kept apart are added, and the communicator is told.
-    Batch,
-    /// They are those of the batch's halves: those that are kept apart are added in each half.
-    Halves,
-}
-
 impl Pass<'_> {
     /// Computes the losses of the images of a batch of so many, and the gradient of the batch's loss with respect to the
-    /// logits.
-    pub fn loss(&mut self, labels: &[u16], loss: &Loss, batch: usize, mean_weight: f64) -> Losses {
+    /// logits, as far as it comes from `some` of the images.
+    pub fn loss(
+        &mut self,
+        labels: &[u16],
+        loss: &Loss,
+        batch: usize,
+        mean_weight: f64,
+        some: Range<usize>,
+    ) -> Losses {
         let (list, offset) = (self.grouping.leaves.list(), self.grouping.of_leaves().start);
         let Operands { view, arena, .. } = self.operands(0);
         let written = view.gradient_range(view.plan.gradients.logits());
@@ -64,12 +61,14 @@ impl Pass<'_> {
                 losses.groups[offset + leaf.group()] = sum.total();
             }
         }
+        out[..some.start * classes].fill(0.0);
+        out[some.end * classes..].fill(0.0);
         losses
     }
 
-    /// Adds the gradients of what [`loss`](Self::loss) began.
-    pub fn backward(&mut self, finish: Finish) -> Result<(), EngineError> {
-        self.state.reported.fill(finish == Finish::Nothing);
+    /// Adds the gradients of what [`loss`](Self::loss) began. `last` says whether they are final afterwards.
+    pub fn backward(&mut self, last: bool) -> Result<(), EngineError> {
+        self.state.reported.fill(!last);
         for (index, step) in self.plan.fused.steps.iter().enumerate().rev() {
             let required = self.state.required[index];
             if !required.any() {
@@ -83,10 +82,10 @@ impl Pass<'_> {
                         self.vector_backward(index, step, required);
                     }
                 }
-                _ => self.maps_backward(index, step, required, finish)?,
+                _ => self.maps_backward(index, step, required)?,
             }
             if !matches!(step.kind, StepKind::Write) {
-                self.finish(step.node, finish)?;
+                self.finish(step.node)?;
             }
             self.count_seconds(index, true, begin.elapsed().as_secs_f64());
         }
@@ -94,24 +93,24 @@ impl Pass<'_> {
             self.tuning.end_pass();
         }
         // Those of frozen parameters, for which there is no backward.
-        (0..self.plan.graph.nodes.len()).try_for_each(|node| self.finish(node, finish))
+        (0..self.plan.graph.nodes.len()).try_for_each(|node| self.finish(node))
     }
 
-    /// Finishes the gradients of an operation's parameters, if they are not yet.
-    fn finish(&mut self, node: usize, finish: Finish) -> Result<(), EngineError> {
+    /// Finishes the gradients of an operation's parameters, if they are not yet: adds those that are kept apart, and tells
+    /// the communicator.
+    fn finish(&mut self, node: usize) -> Result<(), EngineError> {
         let graph = &self.plan.graph;
         let Some(weight) = graph.nodes[node].weight else { return Ok(()) };
         if std::mem::replace(&mut self.state.reported[weight], true) {
             return Ok(());
         }
         let (range, gradients) = (graph.parameter_range(node), &mut self.state.gradients);
-        let halves = finish == Finish::Halves;
-        gradients.add_groups(self.processor, range.clone(), &self.grouping, halves);
+        gradients.add_groups(self.processor, range.clone(), &self.grouping);
         match &mut self.mode {
-            Mode::Training { communicator, .. } if !halves => {
+            Mode::Training { communicator, .. } => {
                 communicator.gradients_final(range, gradients.of_batch())
             }
-            _ => Ok(()),
+            Mode::Inference(_) => Ok(()),
         }
     }
 
@@ -150,7 +149,6 @@ impl Pass<'_> {
         index: usize,
         step: &FusedStep,
         required: RequiredGradients,
-        finish: Finish,
     ) -> Result<(), EngineError> {
         let plan = self.plan;
         let delivery = plan.gradients.steps[index].delivery.as_ref();
@@ -164,7 +162,7 @@ impl Pass<'_> {
             if let Some(norm) = term.norm {
                 let maps = self.operands(index).view.maps(term.tensor);
                 self.finish_norm_backward(which, norm, maps)?;
-                self.finish(self.state.norms[norm].node, finish)?;
+                self.finish(self.state.norms[norm].node)?;
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::memory_layout::MemoryLayout;
 use crate::plan::ExecutionPlan;
 use crate::state::{Model, State};
 use crate::tuning::Tuning;
-pub(crate) use backward::{Finish, Losses};
+pub(crate) use backward::Losses;
 use view::View;
 
 /// What a pass computes with.

@@ -18,7 +18,7 @@ use program::NvidiaProgram;
 use staging::{LARGEST_PINNED, NvidiaDownload, Staging};
 
 use crate::code;
-use crate::driver::{Address, Download, Driver, Launch, Program};
+use crate::driver::{Address, Chip, Download, Driver, Launch, Program};
 
 /// Shared memory that a kernel gets without being asked for more.
 const DEFAULT_SHARED: u32 = 48 * 1024;
@@ -58,6 +58,9 @@ fn check(result: CUresult) -> Result<(), EngineError> {
 /// A card that was opened.
 struct Nvidia {
     name: String,
+    chip: Chip,
+    /// The shared memory that a block may have.
+    most_shared: i32,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -99,8 +102,23 @@ impl Nvidia {
             taken(sys::cuStreamCreate(&mut stream, kind))?;
             taken(sys::cuModuleLoadData(&mut module, code.as_ptr().cast()))?;
         }
+        let attribute = |attribute| {
+            let mut value = 0;
+            // SAFETY: the address of a variable that lives as long as the call.
+            taken(unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+            Ok::<i32, EngineError>(value)
+        };
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST_SHARED,
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+        };
         Ok(Nvidia {
             name: card.name.clone(),
+            chip: Chip {
+                multiprocessors: attribute(MULTIPROCESSORS)?.max(1) as usize,
+                warpgroups: card.compute_capability == (9, 0),
+            },
+            most_shared: attribute(MOST_SHARED)?,
             device,
             context,
             stream,
@@ -126,10 +144,14 @@ impl Nvidia {
         // SAFETY: the module lives as long as `self`; the name ends with a zero.
         unsafe {
             check(sys::cuModuleGetFunction(&mut function, self.module, name.as_ptr()))?;
-            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let most = launch.shared.max(crate::window::SHARED_BYTES as u32);
-            if most > DEFAULT_SHARED {
-                check(sys::cuFuncSetAttribute(function, attribute, most as i32))?;
+            use CUfunction_attribute::{
+                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST_SHARED,
+                CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as CARVEOUT,
+            };
+            check(sys::cuFuncSetAttribute(function, MOST_SHARED, self.most_shared))?;
+            if launch.shared > DEFAULT_SHARED {
+                // As much as there is, so that several blocks fit.
+                check(sys::cuFuncSetAttribute(function, CARVEOUT, 100))?;
             }
         }
         functions.insert(launch.kernel, function);
@@ -190,6 +212,10 @@ impl Driver for Nvidia {
             && unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } == CUresult::CUDA_SUCCESS;
         let bytes = |bytes: usize| known.then_some(bytes as u64);
         DeviceMemory { total: bytes(total), available: bytes(free) }
+    }
+
+    fn chip(&self) -> Chip {
+        self.chip
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, EngineError> {

@@ -40,7 +40,11 @@ impl NvidiaProgram {
         check(unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
-    fn launch(&self, (function, launch): &(sys::CUfunction, Launch)) -> Result<(), EngineError> {
+    fn launch(
+        &self,
+        (function, launch): &(sys::CUfunction, Launch),
+        stream: sys::CUstream,
+    ) -> Result<(), EngineError> {
         let [x, y, z] = launch.grid;
         let mut params = launch.params.as_ptr().cast_mut().cast::<c_void>();
         // SAFETY: a kernel has one parameter, of which these are the bytes; the driver copies them. That kernels stay
@@ -55,7 +59,7 @@ impl NvidiaProgram {
                 1,
                 1,
                 launch.shared,
-                self.stream,
+                stream,
                 &mut params,
                 ptr::null_mut(),
             )
@@ -63,14 +67,20 @@ impl NvidiaProgram {
     }
 
     fn capture(&mut self) -> Result<(), EngineError> {
-        let mut graph = ptr::null_mut();
-        // SAFETY: nothing else uses the stream: the engine is borrowed. The graph holds copies of all parameters.
+        let (mut graph, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the stream is for this alone: another engine of the device may use the device's own at the same time. The
+        // graph holds copies of all parameters.
         unsafe {
+            let kind = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            check(sys::cuStreamCreate(&mut stream, kind))?;
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            check(sys::cuStreamBeginCapture_v2(self.stream, mode))?;
-            let launched = self.launches.iter().try_for_each(|launch| self.launch(launch));
-            check(sys::cuStreamEndCapture(self.stream, &mut graph))?;
-            launched?;
+            let begun = check(sys::cuStreamBeginCapture_v2(stream, mode));
+            let launched = begun.and_then(|()| {
+                self.launches.iter().try_for_each(|launch| self.launch(launch, stream))
+            });
+            let ended = check(sys::cuStreamEndCapture(stream, &mut graph));
+            let _ = sys::cuStreamDestroy_v2(stream);
+            launched.and(ended)?;
             let result = sys::cuGraphInstantiateWithFlags(&mut self.graph, graph, 0);
             let _ = sys::cuGraphDestroy(graph);
             check(result)
@@ -82,7 +92,7 @@ impl Program for NvidiaProgram {
     fn run(&mut self) -> Result<(), EngineError> {
         self.enter()?;
         if self.graph.is_null() {
-            return self.launches.iter().try_for_each(|launch| self.launch(launch));
+            return self.launches.iter().try_for_each(|launch| self.launch(launch, self.stream));
         }
         // SAFETY: the graph and the stream are alive.
         check(unsafe { sys::cuGraphLaunch(self.graph, self.stream) })
@@ -93,7 +103,7 @@ impl Program for NvidiaProgram {
         let mut events = Events(Vec::new());
         events.record(self.stream)?;
         for launch in &self.launches {
-            self.launch(launch)?;
+            self.launch(launch, self.stream)?;
             events.record(self.stream)?;
         }
         // SAFETY: the stream is alive.

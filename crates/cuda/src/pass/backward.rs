@@ -3,13 +3,19 @@
 use crescendo_plan::{Delivery, FusedInput, RequiredGradients, StepKind};
 
 use super::view::activation;
-use super::{Action, HostAction, Pass, Purpose, SUMS_BYTES};
+use super::{Action, HostAction, Pass, Purpose, SUMS_BYTES, launch};
+use crate::driver::Launch;
 use crate::params::{
     BiasGradientParams, ConvolutionParams, GradientEpilogue, GradientInput, LossParams, Maps,
     NormGradientParams, PoolParams, WeightGradientParams, WeightSumParams,
 };
 use crate::window::{Layer, THREADS, TILE_CHANNELS, WEIGHT_INPUTS};
 use crate::workspace::BIAS_PARTS;
+
+/// Inputs of a block that adds the gradients of weights, and threads for each part of the splits, as `weight_gradient.cu`
+/// has them.
+const SUM_INPUTS: usize = 32;
+const SUM_COLUMNS: usize = 72;
 
 impl Pass<'_> {
     /// The loss, and the gradient of the logits.
@@ -64,7 +70,7 @@ impl Pass<'_> {
                 for (which, term) in input.terms().enumerate() {
                     let Some(norm) = term.norm else { continue };
                     if self.count > 0 {
-                        let [_, tiles] = plan.tiles(index, self.count);
+                        let [_, tiles] = plan.sums(index, self.count);
                         self.finish_norm_gradient(which, norm, tiles);
                     } else if self.sums_norms {
                         self.finish_norm_gradient(which, norm, 0);
@@ -101,14 +107,20 @@ impl Pass<'_> {
     ) {
         let step = &self.plan.fused.steps[index];
         let bias = self.graph().nodes[step.node].bias;
-        let gradient = self.gradient_input(index);
+        let mut gradient = self.gradient_input(index);
+        if self.plan.has_patches(layer) && gradient.a != 0 {
+            // Both gradients read it several times.
+            let out = Maps { data: self.space.output_gradient(), f32: 0 };
+            self.apply(gradient.terms(), self.shape(step.output), out);
+            gradient = GradientInput { gradient: out, ..GradientInput::default() };
+        }
         let mut of_weights = gradient;
         if let Some(delivery) = delivery {
             // What is read through a BatchNorm is saved for the gradient of the weights, which reads it several times.
-            let saves = required.weight && step.norm.is_some() && layer.gradient_reads_all();
+            let saves = required.weight && gradient.a != 0 && layer.gradient_reads_all();
             let saved =
                 Maps { data: self.space.output_gradient(), f32: self.maps(step.output).f32 };
-            self.input_gradient(index, layer, delivery, saves.then_some(saved));
+            self.input_gradient(index, layer, delivery, gradient, saves.then_some(saved));
             if saves {
                 of_weights = GradientInput { gradient: saved, ..GradientInput::default() };
             }
@@ -127,20 +139,37 @@ impl Pass<'_> {
         index: usize,
         layer: Layer,
         delivery: &Delivery,
+        gradient: GradientInput,
         save: Option<Maps>,
     ) {
-        let bytes = self.plan.precision.bytes();
-        let tiling = layer.input_gradient(self.count, bytes).expect("the layer was checked");
+        let tiling = self.plan.tiling(layer, self.count, true);
         let params = ConvolutionParams {
             window: tiling.window,
-            gradient: self.gradient_input(index),
+            gradient,
+            input: gradient.terms(),
             save: save.unwrap_or_default(),
             weights: self.packed_weights(index)[1],
             gradient_epilogue: self.gradient_epilogue(delivery),
+            tiles: tiling.tiles as i64,
             ..ConvolutionParams::default()
         };
-        let grid = [tiling.tiles, layer.input.padded().div_ceil(TILE_CHANNELS), 1];
-        let kernel = self.kernel("input_gradient_f32", "input_gradient_bf16");
+        if self.plan.linear_parts(layer, self.count, true).is_some() {
+            return self.linear(layer, params, tiling.blocks, true);
+        }
+        let (kernel, grid) = match self.plan.has_patches(layer) {
+            true => {
+                let is_piecewise = params.gradient_epilogue.activation.is_piecewise();
+                let multiprocessors = self.plan.chip.multiprocessors;
+                let kernel =
+                    layer.gradient_patches_kernel(self.count, multiprocessors, is_piecewise);
+                (kernel, layer.patches_grid(&tiling, true))
+            }
+            false => {
+                let columns = layer.input.padded().div_ceil(TILE_CHANNELS);
+                let kernel = self.kernel("input_gradient_f32", "input_gradient_bf16");
+                (kernel, [tiling.blocks, columns, 1])
+            }
+        };
         self.launch(kernel, grid, tiling.shared, &params);
     }
 
@@ -164,17 +193,27 @@ impl Pass<'_> {
 
     fn weight_gradient(&mut self, index: usize, layer: Layer, gradient: GradientInput) {
         let step = &self.plan.fused.steps[index];
-        let bytes = self.plan.precision.bytes();
-        let tiling = layer.weight_gradient(self.count, bytes).expect("the layer was checked");
-        let splits = layer.splits(tiling.tiles);
+        let tiling = self.plan.weight_tiling(layer, self.count);
+        let splits = tiling.blocks;
+        let weight = self.graph().nodes[step.node].weight.expect("it has a weight");
+        let weight_gradient = self.state.gradient(self.graph(), weight);
+        // Nothing has to be added up, and the order is that of the gradient.
+        let is_direct = splits == 1 && layer.kernel == 1 && !self.plan.has_patches(layer);
+        let input = match self.plan.has_patches(layer) {
+            true => self.plain(&step.backward_input(), None),
+            false => self.input(&step.backward_input()),
+        };
         let params = WeightGradientParams {
             window: tiling.window,
-            input: self.input(&step.backward_input()),
+            input,
             gradient,
             sums: self.space.weight_sums(),
+            direct: if is_direct { weight_gradient } else { 0 },
             tiles: tiling.tiles as i32,
             splits: splits as i32,
             tap_groups: layer.tap_groups() as i32,
+            outputs: layer.output.channels as i32,
+            inputs: layer.input.channels as i32,
             unused: 0,
         };
         let grid = [
@@ -182,16 +221,23 @@ impl Pass<'_> {
             layer.input.padded().div_ceil(WEIGHT_INPUTS),
             splits * layer.tap_groups(),
         ];
-        let kernel = match layer.taps_at_once() {
-            9 => self.kernel("weight_gradient_9_f32", "weight_gradient_9_bf16"),
-            _ => self.kernel("weight_gradient_1_f32", "weight_gradient_1_bf16"),
-        };
-        self.launch(kernel, grid, tiling.shared, &params);
-        let weight = self.graph().nodes[step.node].weight.expect("it has a weight");
+        if self.plan.has_patches(layer) {
+            let launch = launch(layer.weight_patches_kernel(), grid, tiling.shared, &params);
+            self.push(Launch { threads: layer.weight_patches_threads(), ..launch });
+        } else {
+            let kernel = match layer.taps_at_once() {
+                9 => self.kernel("weight_gradient_9_f32", "weight_gradient_9_bf16"),
+                _ => self.kernel("weight_gradient_1_f32", "weight_gradient_1_bf16"),
+            };
+            self.launch(kernel, grid, tiling.shared, &params);
+        }
+        if is_direct {
+            return;
+        }
         let taps = layer.kernel * layer.kernel;
         let params = WeightSumParams {
             sums: self.space.weight_sums(),
-            gradient: self.state.gradient(self.graph(), weight),
+            gradient: weight_gradient,
             splits: splits as i64,
             taps: taps as i64,
             outputs: layer.output.channels as i64,
@@ -199,8 +245,11 @@ impl Pass<'_> {
             padded_outputs: layer.output.padded() as i64,
             padded_inputs: layer.input.padded() as i64,
         };
-        let blocks = super::blocks(taps * layer.input.channels * layer.output.channels);
-        self.launch("sum_weight_gradient", [blocks, 1, 1], 0, &params);
+        let grid = [layer.output.channels, layer.input.channels.div_ceil(SUM_INPUTS), 1];
+        let threads = SUM_COLUMNS * if splits >= 32 { 8 } else { 4 };
+        let shared = 4 * 4 * threads;
+        let launch = launch("sum_weight_gradient", grid, shared, &params);
+        self.push(Launch { threads: threads as u32, ..launch });
     }
 
     fn pool_backward(&mut self, index: usize, delivery: &Delivery) {

@@ -6,6 +6,7 @@ use super::view::activation;
 use super::{HostAction, Pass, SUMS_BYTES};
 use crate::driver::Address;
 use crate::params::{ConvolutionParams, Epilogue, NormParams, PoolParams};
+use crate::patches::LINEAR_SHARED;
 use crate::window::{Layer, MapShape, THREADS, TILE_CHANNELS, TILE_PIXELS};
 
 impl Pass<'_> {
@@ -29,7 +30,8 @@ impl Pass<'_> {
             }
             let mut input = step.input;
             if let Some(saved) = step.save_input
-                && !plan.layers[index].is_some_and(Layer::reads_all)
+                && !plan.layers[index]
+                    .is_some_and(|layer| plan.has_patches(layer) || layer.reads_all())
             {
                 // The step's own kernel does not read every pixel once.
                 self.write(&step.input, saved);
@@ -60,20 +62,58 @@ impl Pass<'_> {
 
     fn convolution(&mut self, index: usize, layer: Layer, input: &FusedInput) {
         let step = &self.plan.fused.steps[index];
-        let bytes = self.plan.precision.bytes();
-        let tiling = layer.forward(self.count, bytes).expect("the layer was checked");
-        let save = step.save_input.filter(|_| !input.is_plain());
+        let tiling = self.plan.tiling(layer, self.count, false);
+        let mut save = step.save_input.filter(|_| !input.is_plain());
+        let mut from = self.input(input);
+        if self.plan.has_patches(layer) {
+            let saved = save.take().map(|saved| self.maps(saved));
+            from = self.plain(input, saved);
+        }
         let params = ConvolutionParams {
             window: tiling.window,
-            input: self.input(input),
+            input: from,
             save: save.map(|saved| self.maps(saved)).unwrap_or_default(),
             weights: self.packed_weights(index)[0],
             epilogue: self.epilogue(index),
+            tiles: tiling.tiles as i64,
             ..ConvolutionParams::default()
         };
-        let grid = [tiling.tiles, layer.output.padded().div_ceil(TILE_CHANNELS), 1];
-        let kernel = self.kernel("convolution_f32", "convolution_bf16");
+        if self.plan.linear_parts(layer, self.count, false).is_some() {
+            return self.linear(layer, params, tiling.blocks, false);
+        }
+        let (kernel, grid) = match self.plan.has_patches(layer) {
+            true => (
+                layer.patches_kernel(self.count, self.plan.chip.multiprocessors),
+                layer.patches_grid(&tiling, false),
+            ),
+            false => {
+                let columns = layer.output.padded().div_ceil(TILE_CHANNELS);
+                let kernel = self.kernel("convolution_f32", "convolution_bf16");
+                (kernel, [tiling.blocks, columns, 1])
+            }
+        };
         self.launch(kernel, grid, tiling.shared, &params);
+    }
+
+    /// Launches the products of a linear layer, or of the gradient of its input, in parts, and what adds them.
+    pub(super) fn linear(
+        &mut self,
+        layer: Layer,
+        params: ConvolutionParams,
+        tiles: usize,
+        gradient: bool,
+    ) {
+        let parts = self.plan.linear_parts(layer, self.count, gradient).expect("it is linear");
+        let params =
+            ConvolutionParams { sums: self.space.linear_sums(), parts: parts as i64, ..params };
+        let columns = if gradient { layer.input } else { layer.output };
+        let columns = columns.padded().div_ceil(TILE_CHANNELS);
+        let [products, adds] = match gradient {
+            false => ["linear_products", "linear"],
+            true => ["linear_gradient_products", "linear_gradient"],
+        };
+        self.launch(products, [tiles, columns, parts], LINEAR_SHARED, &params);
+        self.launch(adds, [tiles, columns, 1], SUMS_BYTES, &params);
     }
 
     /// A layer's packed weights: for the convolution, and for the gradient of its input.
@@ -181,7 +221,7 @@ impl Pass<'_> {
 
     /// From the sums of the batch to its moments, the factors, and new running statistics.
     fn finish_statistics(&mut self, step: usize, norm: usize) {
-        let tiles = if self.count == 0 { 0 } else { self.plan.tiles(step, self.count)[0] };
+        let tiles = if self.count == 0 { 0 } else { self.plan.sums(step, self.count)[0] };
         let params =
             NormParams { sums: self.space.sums(0), tiles: tiles as i64, ..self.norm_params(norm) };
         let (channels, sum) = (self.state.norms[norm].channels, HostAction::SumStatistics(norm));

@@ -3,6 +3,7 @@
 
 mod backward;
 mod forward;
+pub(crate) mod muon;
 pub(crate) mod update;
 mod view;
 
@@ -145,7 +146,10 @@ impl<'a> Pass<'a> {
         shared: usize,
         params: &P,
     ) {
-        let launch = launch(kernel, grid, shared, params);
+        self.push(launch(kernel, grid, shared, params));
+    }
+
+    fn push(&mut self, launch: Launch) {
         self.actions.push(Action::Launch { launch, step: self.step, backward: self.backward });
     }
 

@@ -1,22 +1,20 @@
 //! The launches of an update: measuring, the optimizer, averages.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crescendo_network::{Graph, Rule};
 
-use super::{SUMS_BYTES, blocks, launch};
+use super::{SUMS_BYTES, blocks, launch, muon};
 use crate::driver::{Address, Launch};
 use crate::params::{
-    FlatParams, MuonParams, PackAllParams, ProductParams, RuleSettings, WeightSumParams,
+    FlatParams, MOST_SGD_GROUPS, PackAllParams, RuleSettings, SgdGroup, SgdParams,
 };
-use crate::state::{PART_BLOCKS, State};
+use crate::state::{PART_BLOCKS, SecondHalf, State};
 use crate::workspace::Workspace;
 
-/// Newton and Schulz's polynomial, as [`crescendo_network::Muon`] has it.
-const POLYNOMIAL: [f32; 3] = [3.4445, -4.7750, 2.0315];
-/// Rows and columns of a block of `matrix_product`, and its shared memory.
-const PRODUCT_SIDE: usize = 64;
-const PRODUCT_BYTES: usize = 2 * 16 * (PRODUCT_SIDE + 1) * 4;
+/// Numbers of a block of the kernel `sgd`, as `optimizer.cu` has them.
+const SGD_NUMBERS: usize = 4096;
 
 /// What decides the launches of an update, of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,130 +71,91 @@ pub(crate) fn update(
     space: &Workspace,
     groups: &[RuleGroup],
 ) -> Vec<Launch> {
-    let mut launches = Vec::new();
+    let mut flat = Vec::new();
+    // Matrices with the same number of steps share their launches.
+    let mut matrices: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for group in groups {
-        let first = &graph.parameters[group.parameters.start];
-        let end = graph.parameters[group.parameters.end - 1].range.end;
-        let at = |base: Address| base + 4 * first.range.start as Address;
-        let rule =
-            state.rules.address + (size_of::<RuleSettings>() * group.parameters.start) as Address;
-        let len = end - first.range.start;
-        let flat = FlatParams {
-            parameters: at(state.model.address),
-            gradients: at(state.gradients.address),
-            momentum: at(state.momentum.address),
-            rule,
-            len: len as i64,
-            ..FlatParams::default()
-        };
         match group.kind {
-            RuleKind::Sgd => launches.push(launch("sgd", [blocks(len), 1, 1], 0, &flat)),
-            RuleKind::Frozen => {
-                launches.push(launch("clear_numbers", [blocks(len), 1, 1], 0, &flat));
-            }
             RuleKind::Muon { steps } => {
-                muon(&mut launches, first.shape[0], steps, &flat, state, space);
+                matrices.entry(steps).or_default().push(group.parameters.start);
             }
+            RuleKind::Sgd | RuleKind::Frozen => flat.push(group),
         }
     }
-    launches
+    let flat = flat.chunks(MOST_SGD_GROUPS).map(|groups| sgd(graph, state, groups));
+    let matrices = matrices
+        .iter()
+        .flat_map(|(&steps, indices)| muon::update(graph, state, space.muon(), indices, steps));
+    flat.chain(matrices).collect()
 }
 
-fn muon(
-    launches: &mut Vec<Launch>,
-    rows: usize,
-    steps: usize,
-    flat: &FlatParams,
-    state: &State,
-    space: &Workspace,
-) {
-    let len = flat.len as usize;
-    let columns = len / rows;
-    let (side, width) = (rows.min(columns), rows.max(columns));
-    let bytes = |numbers: usize| 4 * numbers as Address;
-    // The step, and the next one; x x^T, and the polynomial of it.
-    let mut x = space.muon();
-    let mut y = x + bytes(len);
-    let gram = y + bytes(len);
-    let polynomial = gram + bytes(side * side);
-    let mut params = MuonParams {
-        weight: flat.parameters,
-        gradient: flat.gradients,
-        momentum: flat.momentum,
-        step: x,
-        step_parts: state.parts.address,
-        weight_parts: state.parts.address + 8 * Address::from(PART_BLOCKS),
-        rule: flat.rule,
-        rows: rows as i64,
-        columns: columns as i64,
-        transpose: (rows > columns).into(),
+/// SGD for all groups, and zeros for the gradients of frozen ones.
+fn sgd(graph: &Graph, state: &State, groups: &[&RuleGroup]) -> Launch {
+    let mut params = SgdParams {
+        parameters: state.model.address,
+        gradients: state.gradients.address,
+        momentum: state.momentum.address,
+        rules: state.rules.address,
+        count: groups.len() as i32,
+        ..SgdParams::default()
     };
-    let parts = [PART_BLOCKS as usize, 1, 1];
-    launches.push(launch("muon_begin", parts, SUMS_BYTES, &params));
-    launches.push(launch("muon_scale", [blocks(len), 1, 1], 0, &params));
-    let [a, b, c] = POLYNOMIAL;
-    let mut product = |rows: usize, columns: usize, params: ProductParams| {
-        let params = ProductParams { rows: rows as i32, columns: columns as i32, ..params };
-        let grid = [columns.div_ceil(PRODUCT_SIDE), rows.div_ceil(PRODUCT_SIDE), 1];
-        launches.push(launch("matrix_product", grid, PRODUCT_BYTES, &params));
-    };
-    for _ in 0..steps {
-        // (a + b (x x^T) + c (x x^T)^2) x
-        let plain = ProductParams { product: 1.0, ..ProductParams::default() };
-        let inner = width as i32;
-        let params = ProductParams { a: x, b: x, out: gram, inner, transposed: 1, ..plain };
-        product(side, side, params);
-        let inner = side as i32;
-        let square = ProductParams { a: gram, b: gram, c: gram, out: polynomial, inner, ..plain };
-        product(side, side, ProductParams { product: c, addend: b, diagonal: a, ..square });
-        product(side, width, ProductParams { a: polynomial, b: x, out: y, inner, ..plain });
-        std::mem::swap(&mut x, &mut y);
+    let mut blocks = 0;
+    for (group, to) in groups.iter().zip(&mut params.groups) {
+        let first = graph.parameters[group.parameters.start].range.start;
+        let end = graph.parameters[group.parameters.end - 1].range.end;
+        let rule = match group.kind {
+            RuleKind::Frozen => -1,
+            _ => group.parameters.start as i32,
+        };
+        *to = SgdGroup { first: first as i64, end: end as i64, rule, first_block: blocks as i32 };
+        blocks += end.div_ceil(SGD_NUMBERS) - first / SGD_NUMBERS;
     }
-    params.step = x;
-    launches.push(launch("muon_finish", [blocks(len), 1, 1], 0, &params));
+    launch("sgd", [blocks, 1, 1], 0, &params)
 }
+
+/// Shared memory of a block that packs weights: 64 results by eight sums by nine taps, and the layer.
+const PACK_BYTES: usize = 4 * (64 * (8 * 9 + 1) + 4);
 
 /// Lays out the weights as kernels read them.
 pub(crate) fn pack(state: &State) -> Launch {
-    let params = PackAllParams { layers: state.packed.table.address };
-    // Blocks of a layer: the largest has some millions of numbers.
-    launch("pack_weights", [64, state.packed.count, 1], 0, &params)
+    let packed = &state.packed;
+    let params = PackAllParams { layers: packed.table.address, count: packed.count as i64 };
+    launch("pack_weights", [packed.blocks, 1, 1], PACK_BYTES, &params)
 }
 
 /// Exchanges the gradients of the two halves of a batch.
-pub(crate) fn exchange_halves(graph: &Graph, state: &State, second: Address) -> Launch {
-    let len = graph.parameter_count();
-    let flat = FlatParams { parameters: second, ..gradients(graph, state) };
-    launch("exchange", [blocks(len), 1, 1], 0, &flat)
+pub(crate) fn exchange_halves(graph: &Graph, state: &State, second: &SecondHalf) -> Launch {
+    let parameters = second.gradients.address;
+    let flat = FlatParams { parameters, ..gradients(graph, state) };
+    launch("exchange", [blocks(graph.parameter_count()), 1, 1], 0, &flat)
 }
 
 /// Measures the squared norms of the gradients of both halves and of their sum, which takes the place of the first; the
 /// second become zeros.
-pub(crate) fn add_halves(graph: &Graph, state: &State, second: Address) -> Vec<Launch> {
+pub(crate) fn add_halves(graph: &Graph, state: &State, second: &SecondHalf) -> Vec<Launch> {
     let len = graph.parameter_count();
     let whole = gradients(graph, state);
-    let half = |gradients: Address| FlatParams { gradients, ..whole };
+    let (first, other) = (state.gradients.address, second.gradients.address);
+    let half = FlatParams { gradients: other, ..whole };
     let sum = |kernel, flat| Launch { threads: 32, ..launch(kernel, [1, 1, 1], 0, flat) };
-    // As the partial sums of a layer with one output are added to its gradient.
-    let add = WeightSumParams {
-        sums: second,
-        gradient: state.gradients.address,
-        splits: 1,
-        taps: 1,
-        outputs: 1,
-        inputs: len as i64,
-        padded_outputs: 1,
-        padded_inputs: len as i64,
+    let blend = |parameters, gradients, factor: u32| {
+        let weight = second.factors.address + 4 * Address::from(factor);
+        let flat = FlatParams { parameters, gradients, weight, ..whole };
+        launch("blend", [blocks(len), 1, 1], 0, &flat)
     };
     vec![
         square_parts(&whole),
         sum("add_part", &whole),
-        square_parts(&half(second)),
-        sum("add_part", &half(second)),
-        launch("sum_weight_gradient", [blocks(len), 1, 1], 0, &add),
+        square_parts(&half),
+        sum("add_part", &half),
+        // The mean of both, which is exact but for the rounding of their sum, and then twice that.
+        blend(first, other, 0),
+        clear(other, len),
+        blend(other, first, 1),
+        exchange_halves(graph, state, second),
+        clear(other, len),
         square_parts(&whole),
         sum("set_whole", &whole),
-        clear(second, len),
     ]
 }
 

@@ -6,9 +6,14 @@ use crescendo_plan::{Delivery, FusedInput, IMAGES, NormedTensor, TensorId};
 use super::Pass;
 use crate::driver::Address;
 use crate::params::{
-    Activation as ActivationParams, GradientEpilogue, GradientInput, Input, Maps, NormSums, Term,
+    Activation as ActivationParams, ApplyParams, GradientEpilogue, GradientInput, Input, Maps,
+    NormSums, Term,
 };
-use crate::window::MapShape;
+use crate::window::{MapShape, THREADS};
+
+/// Pixels of a thread at a time, and groups of channels of a block at most, as `apply.cu` has them.
+const APPLY_AT_ONCE: usize = 4;
+const APPLY_GROUPS: usize = 32;
 
 impl Pass<'_> {
     /// The shape of a tensor.
@@ -54,6 +59,26 @@ impl Pass<'_> {
             residual: input.residual.map(|term| self.term(term)).unwrap_or_default(),
             activation: input.activation.map(activation).unwrap_or_default(),
         }
+    }
+
+    /// An input with what comes before it applied, in maps of its own: in `out`, or in the workspace.
+    pub(super) fn plain(&mut self, input: &FusedInput, out: Option<Maps>) -> Input {
+        if input.is_plain() {
+            return self.input(input);
+        }
+        let value = out.unwrap_or(Maps { data: self.space.applied(), f32: 0 });
+        self.apply(self.input(input), self.shape(input.main.tensor), value);
+        Input { main: Term { value, ..Term::default() }, ..Input::default() }
+    }
+
+    /// Applies what comes before a layer to whole maps.
+    pub(super) fn apply(&mut self, input: Input, shape: MapShape, out: Maps) {
+        let (pixels, groups) = (self.count * shape.pixels(), shape.padded() / 8);
+        let rows = THREADS as usize / groups.min(APPLY_GROUPS);
+        let params =
+            ApplyParams { input, out, pixels: pixels as i64, channels: shape.padded() as i64 };
+        let blocks = pixels.div_ceil(APPLY_AT_ONCE * rows).min(8 * self.plan.chip.multiprocessors);
+        self.launch("apply_input", [blocks, groups.div_ceil(APPLY_GROUPS), 1], 0, &params);
     }
 
     /// The gradient from which a step's backward starts.

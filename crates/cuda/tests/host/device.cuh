@@ -42,6 +42,11 @@ void copy_async_commit();
 void copy_async_wait(u32 pending);
 void load_matrices(u32* fragment, const void* row, bool transposed);
 void multiply_add(float* d, const u32* a, u32 b0, u32 b1);
+u64 matrix_descriptor(const void* shared, u32 sums, u32 results);
+void warpgroup_multiply_add(float* d, u64 a, u64 b, bool add, bool transposed);
+void warpgroup_commit();
+void warpgroup_wait(u32 pending);
+void multiply_add_tf32(float* d, const u32* a, u32 b0, u32 b1);
 
 template <class To, class From>
 inline To same_bits(From from) {
@@ -62,6 +67,7 @@ inline u32 bf16_bits(float value) {
 
 #define DEVICE inline
 
+#define KERNEL_BESIDE(name, Params, threads, blocks) KERNEL(name, Params, threads)
 #define KERNEL(name, Params, threads)                                                                     \
     static void name(const Params p);                                                                     \
     static const host::Kernel name##_kernel(#name, sizeof(Params), threads, [](const void* params) {      \
@@ -89,6 +95,8 @@ DEVICE double shuffle_xor(double value, u32 bits) {
     return host::same_bits<double>(host::shuffle_xor(host::same_bits<u64>(value), bits, true));
 }
 
+DEVICE int uniform(int value) { return value; }
+
 struct Bf16 {
     u16 bits;
 };
@@ -107,6 +115,10 @@ struct alignas(16) Bytes16 {
 };
 
 DEVICE void copy_async(void* shared, const void* global) { host::copy_async(shared, global); }
+DEVICE void copy_async_or_zeros(void* shared, const void* global, bool inside) {
+    alignas(16) static const unsigned char zeros[16] = {};
+    host::copy_async(shared, inside ? global : zeros);
+}
 DEVICE void copy_async_commit() { host::copy_async_commit(); }
 template <int pending>
 DEVICE void copy_async_wait() {
@@ -118,3 +130,24 @@ DEVICE void load_matrices_transposed(u32 (&fragment)[4], const void* row) {
     host::load_matrices(fragment, row, true);
 }
 DEVICE void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { host::multiply_add(d, a, b0, b1); }
+
+#define WARPGROUP_PRODUCTS
+
+DEVICE u64 matrix_descriptor(const void* shared, u32 sums, u32 results) {
+    return host::matrix_descriptor(shared, sums, results);
+}
+DEVICE void publish_operands() {}
+DEVICE void warpgroup_begin() {}
+DEVICE void warpgroup_commit() { host::warpgroup_commit(); }
+template <int pending>
+DEVICE void warpgroup_wait() {
+    host::warpgroup_wait(pending);
+}
+template <bool transposed>
+DEVICE void warpgroup_multiply_add(float (&d)[32], u64 a, u64 b, bool add) {
+    host::warpgroup_multiply_add(d, a, b, add, transposed);
+}
+
+DEVICE void multiply_add_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    host::multiply_add_tf32(d, a, b0, b1);
+}

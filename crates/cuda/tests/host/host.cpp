@@ -193,9 +193,9 @@ std::vector<Allocation> allocations;
 std::vector<struct Machine*> idle_machines;
 bool handlers_installed = false;
 
-enum Collective { barrier, shuffle, shuffle_double, load, load_transposed, multiply };
+enum Collective { barrier, shuffle, shuffle_double, load, load_transposed, multiply, multiply_tf32 };
 const char* const collective_names[] = {"block_barrier", "shuffle_xor", "shuffle_xor of double", "load_matrices",
-                                        "load_matrices_transposed", "multiply_add"};
+                                        "load_matrices_transposed", "multiply_add", "multiply_add_tf32"};
 
 using Vector = float __attribute__((vector_size(32)));
 
@@ -227,6 +227,19 @@ struct Copies {
     u32 group;
 };
 
+// A thread's part of the products of its warpgroup that are under way; groups are numbered as those of copies.
+struct Product {
+    float* d;
+    u64 a, b;
+    bool add, transposed;
+    u32 group;
+};
+
+struct Products {
+    std::vector<Product> late;
+    u32 group;
+};
+
 struct Machine : host::Running {
     const Kernel* kernel;
     alignas(16) Byte params[4096];
@@ -248,6 +261,7 @@ struct Machine : host::Running {
     u32 returned;
     Warp warps[most_warps];
     Copies copies[most_threads];
+    Products products[most_threads];
 
     Context outside;
     Context contexts[most_threads];
@@ -432,7 +446,8 @@ struct Machine : host::Running {
         case shuffle_double: memcpy(warp.exchanged, warp.values, sizeof warp.values); break;
         case load:
         case load_transposed: load_rows(warp); break;
-        case multiply: multiply_add(warp); break;
+        case multiply: multiply_add<16>(warp); break;
+        case multiply_tf32: multiply_add<8>(warp); break;
         }
     }
 
@@ -446,13 +461,14 @@ struct Machine : host::Running {
         for (u32 l = 0; l < lanes; l++) memcpy(warp.loaded[l], warp.rows[l], 16);
     }
 
+    template <u32 inner>
     static void multiply_add(Warp& warp) {
-        // Products of bfloat16 are exact in f32, so it does not matter whether the compiler fuses.
+        // Products of bfloat16 and of tf32 are exact in f32, so it does not matter whether the compiler fuses.
         for (u32 i = 0; i < 16; i += 8) {
             Vector s0 = warp.d[i], s1 = warp.d[i + 1], s2 = warp.d[i + 2], s3 = warp.d[i + 3];
             Vector s4 = warp.d[i + 4], s5 = warp.d[i + 5], s6 = warp.d[i + 6], s7 = warp.d[i + 7];
             const float(*a)[16] = warp.a + i;
-            for (u32 k = 0; k < 16; k++) {
+            for (u32 k = 0; k < inner; k++) {
                 Vector row = warp.b[k];
                 s0 += a[0][k] * row;
                 s1 += a[1][k] * row;
@@ -466,6 +482,52 @@ struct Machine : host::Running {
             Vector all[8] = {s0, s1, s2, s3, s4, s5, s6, s7};
             memcpy(warp.sums + i, all, sizeof all);
         }
+    }
+
+    // The address of a number of an operand of warpgroup_multiply_add, row `i` along the results and `k` along the sum.
+    const Byte* operand(u64 descriptor, bool transposed, u32 i, u32 k) {
+        u32 at = static_cast<u32>(descriptor & 0x3fff) * 16;
+        u32 sums = static_cast<u32>(descriptor >> 16 & 0x3fff) * 16, results = static_cast<u32>(descriptor >> 32 & 0x3fff) * 16;
+        u32 row = transposed ? k : i, column = transposed ? i : k;
+        const Byte* address = shared + at + i / 8 * results + k / 8 * sums + row % 8 * 16 + column % 8 * 2;
+        if (!in_shared(address, 2)) refuse("an operand at a wrong address", address);
+        return address;
+    }
+
+    float number(u64 descriptor, bool transposed, u32 i, u32 k) {
+        u16 bits;
+        memcpy(&bits, operand(descriptor, transposed, i, k), 2);
+        return host::same_bits<float>(u32(bits) << 16);
+    }
+
+    // The thread's numbers of a product.
+    void multiply_warpgroup(const Product& product) {
+        u32 warp = thread / lanes % 4, lane = thread % lanes, g = lane / 4, t = lane % 4;
+        float a[2][16];
+        for (u32 half = 0; half < 2; half++)
+            for (u32 k = 0; k < 16; k++) a[half][k] = number(product.a, product.transposed, warp * 16 + half * 8 + g, k);
+        for (u32 i = 0; i < 16; i++) {
+            float b[16];
+            for (u32 k = 0; k < 16; k++) b[k] = number(product.b, product.transposed, i / 2 * 8 + 2 * t + i % 2, k);
+            for (u32 half = 0; half < 2; half++) {
+                float* d = product.d + i / 2 * 4 + half * 2 + i % 2;
+                float sum = product.add ? *d : 0.0f;
+                for (u32 k = 0; k < 16; k++) sum += a[half][k] * b[k];
+                *d = sum;
+            }
+        }
+    }
+
+    // Brings a lane's part of `d` to a product, and takes its part of the result.
+    void exchange_sums(Warp& warp, Collective collective, float* d) {
+        u32 lane = thread % lanes, at = lane / 4 * 32 + lane % 4 * 8, below = at + 8 * 32;
+        Byte* sums = reinterpret_cast<Byte*>(warp.d);
+        memcpy(sums + at, d, 8);
+        memcpy(sums + below, d + 2, 8);
+        arrive(collective);
+        sums = reinterpret_cast<Byte*>(warp.sums);
+        memcpy(d, sums + at, 8);
+        memcpy(d + 2, sums + below, 8);
     }
 
     static void thread_main() {
@@ -510,6 +572,8 @@ struct Machine : host::Running {
         for (u32 i = 0; i < threads; i++) {
             copies[i].late.clear();
             copies[i].group = 0;
+            products[i].late.clear();
+            products[i].group = 0;
             free_stacks[i] = threads - 1 - i;
         }
         free_stack_count = threads;
@@ -746,14 +810,49 @@ void multiply_add(float* d, const u32* a, u32 b0, u32 b1) {
     warp.b[2 * t + 1][g] = high(b0);
     warp.b[2 * t + 8][g] = low(b1);
     warp.b[2 * t + 9][g] = high(b1);
-    Byte* sums = reinterpret_cast<Byte*>(warp.d);
-    u32 at = g * 32 + t * 8, below = at + 8 * 32;
-    memcpy(sums + at, d, 8);
-    memcpy(sums + below, d + 2, 8);
-    machine->arrive(multiply);
-    sums = reinterpret_cast<Byte*>(warp.sums);
-    memcpy(d, sums + at, 8);
-    memcpy(d + 2, sums + below, 8);
+    machine->exchange_sums(warp, multiply, d);
+}
+
+void multiply_add_tf32(float* d, const u32* a, u32 b0, u32 b1) {
+    Machine* machine = Machine::here();
+    if (((a[0] | a[1] | a[2] | a[3] | b0 | b1) & 0x1fff) != 0) {
+        machine->set_error("multiply_add_tf32 of a number that is not tf32");
+        machine->leave();
+    }
+    Warp& warp = machine->warps[machine->thread / lanes];
+    u32 lane = machine->thread % lanes, g = lane / 4, t = lane % 4;
+    for (u32 i = 0; i < 4; i++) warp.a[g + i % 2 * 8][t + i / 2 * 4] = bits_to_f32(a[i]);
+    warp.b[t][g] = bits_to_f32(b0);
+    warp.b[t + 4][g] = bits_to_f32(b1);
+    machine->exchange_sums(warp, multiply_tf32, d);
+}
+
+u64 matrix_descriptor(const void* operand, u32 sums, u32 results) {
+    Machine* machine = Machine::here();
+    if (!Machine::aligned(operand) || !machine->in_shared(operand, 16)) machine->refuse("an operand at a wrong address", operand);
+    u64 at = static_cast<u64>(static_cast<const Byte*>(operand) - machine->shared);
+    return at / 16 | u64(sums / 16) << 16 | u64(results / 16) << 32;
+}
+
+void warpgroup_multiply_add(float* d, u64 a, u64 b, bool add, bool transposed) {
+    Machine* machine = Machine::here();
+    Products& products = machine->products[machine->thread];
+    Product product{d, a, b, add, transposed, products.group};
+    // Products of a thread run in order.
+    bool early = machine->schedule > 3 ? machine->random() % 2 == 0 : machine->schedule % 2 == 0;
+    if (early && products.late.empty()) machine->multiply_warpgroup(product);
+    else products.late.push_back(product);
+}
+
+void warpgroup_commit() { Machine::here()->products[running->thread].group++; }
+
+void warpgroup_wait(u32 pending) {
+    Machine* machine = Machine::here();
+    Products& products = machine->products[machine->thread];
+    size_t done = 0;
+    for (; done < products.late.size() && products.late[done].group + pending < products.group; done++)
+        machine->multiply_warpgroup(products.late[done]);
+    products.late.erase(products.late.begin(), products.late.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
 } // namespace host

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use crescendo_cuda::{Address, CudaDevice, Download, Driver, Launch, Program};
+use crescendo_cuda::{Address, Chip, CudaDevice, Download, Driver, Launch, Program};
 use crescendo_network::{DeviceMemory, EngineConfig, EngineError, PrecisionKind};
 use libloading::Library;
 use sha2::{Digest, Sha256};
@@ -107,6 +107,8 @@ fn compile() -> Result<PathBuf, String> {
 pub struct HostDriver {
     /// The schedule of all launches; in turns if there is none.
     schedule: Option<u32>,
+    /// Whether the products of warpgroups are used.
+    warpgroups: bool,
     programs: AtomicU32,
     /// How often a program was run.
     pub runs: Arc<AtomicU32>,
@@ -119,7 +121,13 @@ impl HostDriver {
     /// Takes the schedules in turns. Fails if there is no C++ compiler.
     pub fn new() -> Result<Self, String> {
         LIBRARY.as_ref().map_err(Clone::clone)?;
-        Ok(HostDriver { schedule: None, programs: AtomicU32::new(0), runs: Arc::default() })
+        let (programs, runs) = (AtomicU32::new(0), Arc::default());
+        Ok(HostDriver { schedule: None, warpgroups: false, programs, runs })
+    }
+
+    /// As a card of Hopper's, with the products of warpgroups.
+    pub fn hopper(self) -> Self {
+        HostDriver { warpgroups: true, ..self }
     }
 
     /// Runs everything in one schedule.
@@ -150,6 +158,11 @@ impl Driver for HostDriver {
 
     fn memory(&self) -> DeviceMemory {
         DeviceMemory { total: Some(1 << 34), available: Some(1 << 33) }
+    }
+
+    /// So few multiprocessors that blocks go through several tiles.
+    fn chip(&self) -> Chip {
+        Chip { multiprocessors: 2, warpgroups: self.warpgroups }
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, EngineError> {

@@ -10,7 +10,6 @@ use std::path::Path;
 use crescendo_cpu::CpuDevices;
 use crescendo_data::{Sizing, shapes};
 use crescendo_export::{OnnxOptions, to_onnx, write_onnx, write_pytorch};
-use crescendo_network::{Activation, Init, NetworkBuilder, Operation, Shape};
 use crescendo_training::checkpoint::{self, Checkpoint};
 use crescendo_training::validation::MAX_SHIFT;
 use crescendo_training::{Recipe, Run, Start, TrainedNetwork};
@@ -153,58 +152,12 @@ fn views_sizes_and_normalisations_are_nodes_of_the_graph() {
     assert_eq!(count("data.normalize=none", "Sub"), 0);
 }
 
-/// A network with every operation and every activation, whose operations have the names of other things.
-fn with_everything() -> Recipe {
-    let mut builder = NetworkBuilder::new(Shape::Maps { channels: 3, height: 32, width: 32 });
-    let convolution = |kernel, stride| Operation::Convolution {
-        outputs: 8,
-        kernel,
-        stride,
-        padding: kernel / 2,
-        bias: kernel == 1,
-        init: Init::Dirac,
-    };
-    let activation = Operation::Activation;
-    let norm = Operation::BatchNorm { eps: 1e-5, scale: false, new_weight: 0.1 };
-    let mut x = builder.add("image", convolution(3, 2), [builder.images()]);
-    let short = builder.add("short", activation(Activation::Elu), [x]);
-    x = builder.add("image.weight.weight", convolution(3, 1), [short]);
-    x = builder.add("norm", norm, [x]);
-    x = builder.add("sum", Operation::Add, [x, short]);
-    x = builder.add("relu", activation(Activation::Relu), [x]);
-    for (index, (name, function)) in [
-        ("image.weight", Activation::Silu),
-        ("probabilities", Activation::LeakyRelu { slope: 0.1 }),
-        ("resize/rows", Activation::Gelu),
-        ("views/mean", Activation::Sigmoid),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        x = builder.add(format!("conv{index}"), convolution(1, 1), [x]);
-        x = builder.add(name, activation(function), [x]);
-    }
-    x = builder.add("largest", Operation::MaxPool { size: 3 }, [x]);
-    x = builder.add("constant_1", Operation::AveragePool { size: 2 }, [x]);
-    x = builder.add("input/bytes", Operation::Flatten, [x]);
-    let linear = |outputs, bias| Operation::Linear { outputs, bias, init: Init::Uniform };
-    x = builder.add("hidden", linear(5, false), [x]);
-    x = builder.add("logits", linear(10, true), [x]);
-    builder.add("scaled", activation(Activation::Scale { factor: 1.5 }), [x]);
-    Recipe::builder("quick")
-        .unwrap()
-        .custom_network(&builder.finish())
-        .unwrap()
-        .train(|train| train.epochs = 0)
-        .engine(|engine| engine.device = crescendo_network::DeviceKind::Cpu)
-        .build()
-        .unwrap()
-}
-
 #[test]
 fn networks_of_ones_own_are_exported_whatever_their_names() {
     let folder = tempfile::tempdir().unwrap();
-    let network = trained_by(&with_everything(), &folder.path().join("run"));
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/every_operation.toml");
+    let recipe = Recipe::load(recipe, &["train.epochs=0", "engine.device=cpu"]).unwrap();
+    let network = trained_by(&recipe, &folder.path().join("run"));
     let model = exported(&network, &OnnxOptions { flip: true, shift: 1, fixed: false });
     for operation in ["Relu", "LeakyRelu", "Elu", "Erf", "MaxPool", "AveragePool", "Flatten"] {
         assert!(model.count(operation) > 0, "no {operation}");

@@ -77,7 +77,16 @@ macro_rules! built_in {
         }),*];
     };
 }
-built_in!("grow-or-decay", "beyond-1000", "activations", "head", "width", "depth");
+built_in!(
+    "grow-or-decay",
+    "grow-or-decay-paper",
+    "beyond-1000",
+    "beyond-1000-paper",
+    "activations",
+    "head",
+    "width",
+    "depth"
+);
 
 /// A comparison.
 ///
