@@ -7,14 +7,16 @@ use clap_complete::Shell;
 use crescendo::training::validation::{MAX_EPOCHS, MAX_SHIFT, MAX_THREADS};
 
 use crate::values::{
-    DeviceParser, RequestedDevice, Which, bytes, fraction, number_up_to, recorded_path, which,
-    whole_number,
+    DeviceParser, RequestedDevice, Which, bits, bytes, fraction, latency, number_up_to,
+    recorded_path, which, whole_number,
 };
 
 /// The largest seed that a recipe, a TOML file, can hold.
 const MAX_SEED: u64 = i64::MAX as u64;
 /// More images than any data set has.
 const MAX_IMAGES: usize = 1_000_000_000;
+/// More ranks than any machine has.
+const MAX_RANKS: usize = 1_000_000;
 
 /// Trains classifiers of CIFAR-size images on your computer, growing the batch size instead of
 /// decaying the learning rate.
@@ -351,6 +353,20 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "path",
           value_parser = whole_number(0..=MAX_IMAGES))]
     pub images: Option<usize>,
+    /// Show what a run over so many ranks of an MPI job would send, and how efficient it would be
+    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "steps",
+          value_parser = whole_number(1..=MAX_RANKS))]
+    pub ranks: Option<usize>,
+    /// Bits a second of the network between the ranks, such as 10G
+    #[arg(long, value_name = "RATE", default_value = "10G", requires = "ranks", value_parser = bits)]
+    pub network: f64,
+    /// What a message on this network takes, such as 20us
+    #[arg(long, value_name = "TIME", default_value = "20us", requires = "ranks", value_parser = latency)]
+    pub latency: f64,
+    /// How many images a second a rank trains on
+    #[arg(long, value_name = "N", conflicts_with = "measure", allow_negative_numbers = true,
+          value_parser = number_up_to(1e9))]
+    pub images_per_second: Option<f64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -31,6 +31,13 @@ impl AllDevices {
         AllDevices { card }
     }
 
+    /// With the card of the rank of this number on its machine, if none was asked for.
+    #[must_use]
+    pub fn of_rank(self, local_rank: usize) -> Self {
+        let cards = installed().cards.len();
+        AllDevices { card: self.card.or(local_rank.checked_rem(cards)) }
+    }
+
     /// The device that would be opened, for planning: a card need not be there, and has `memory` bytes, or if that is
     /// `None`, those of the card that is there. It creates no engines.
     ///
@@ -63,7 +70,9 @@ impl Devices for AllDevices {
             DeviceKind::Cuda => Some(driver(choose(&installed(), self.card))?),
             DeviceKind::Auto => {
                 let installed = installed();
-                let usable = installed.cards.iter().filter(|card| card.problem.is_none());
+                let usable = installed.cards.iter().filter(|card| {
+                    card.problem.is_none() && self.card.is_none_or(|index| index == card.index)
+                });
                 usable.into_iter().find_map(|card| driver(Ok(card)).ok())
             }
         };

@@ -69,6 +69,7 @@ mod new_run;
 mod npy;
 #[doc(hidden)]
 pub mod program;
+mod ranks;
 mod signals;
 mod usage;
 mod values;
@@ -76,6 +77,7 @@ mod values;
 pub use crescendo_cpu as cpu;
 pub use crescendo_cuda as cuda;
 pub use crescendo_data as data;
+pub use crescendo_distributed as distributed;
 pub use crescendo_export as export;
 pub use crescendo_logging as logging;
 pub use crescendo_network as network;

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::iter;
 
 use crescendo::logging::command_line;
+use crescendo::training::Error;
 
 use crate::cli::Command;
 use crate::{commands, usage};
@@ -48,7 +49,11 @@ fn command(command: &Command, line: &str) -> u8 {
     };
     outcome.unwrap_or_else(|error| {
         commands::note(format_args!("error: {error}"));
-        // Wrong usage has the same code as a command line that cannot be parsed.
-        if error.is_usage() { 2 } else { 1 }
+        exit_code(&error)
     })
+}
+
+/// The exit code for an error: that of a command line that cannot be parsed, if the error is wrong usage, too.
+pub(crate) fn exit_code(error: &Error) -> u8 {
+    if error.is_usage() { 2 } else { 1 }
 }

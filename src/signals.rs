@@ -46,6 +46,17 @@ impl StopRequest {
     }
 }
 
+/// Has signals that ask the program to stop do nothing: they reach all ranks of an MPI job, and rank 0 acts.
+#[cfg(all(feature = "mpi", unix))]
+pub fn ignore_signals() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGQUIT] {
+        // Where it is not possible, the signal ends this rank, and with it the job.
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
+}
+
 /// Calls `receive` with the exit code for each signal, in a thread of its own.
 #[cfg(unix)]
 fn listen(receive: impl Fn(u8) + Send + 'static) -> std::io::Result<()> {

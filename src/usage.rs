@@ -15,8 +15,10 @@ pub fn parse(arguments: &[OsString]) -> Result<Cli, u8> {
     Cli::try_parse_from(arguments).map_err(|error| {
         let words = arguments.iter().skip(1).map(|one| one.to_string_lossy().into_owned());
         let error = with_advice(error, &words.collect::<Vec<_>>());
-        // As clap does: a reader that is gone is no error.
-        let _ = error.print();
+        if crate::ranks::is_first() {
+            // As clap does: a reader that is gone is no error.
+            let _ = error.print();
+        }
         error.exit_code() as u8
     })
 }

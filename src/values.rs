@@ -58,14 +58,33 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         ("GB", 1e9),
         ("TB", 1e12),
     ];
-    let with_unit = UNITS.iter().find_map(|(unit, factor)| {
-        let number: f64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
-        Some(number * factor)
-    });
-    let bytes = with_unit.filter(|bytes| (1e6..1e18).contains(bytes));
+    let bytes = with_unit(text, &UNITS).filter(|bytes| (1e6..1e18).contains(bytes));
     bytes
         .map(|bytes| bytes as u64)
         .ok_or_else(|| "expected a size with its unit, such as 80GiB or 512MiB".to_owned())
+}
+
+/// Parses a number of bits a second such as `10G`.
+pub fn bits(text: &str) -> Result<f64, String> {
+    let rate = with_unit(text, &[("M", 1e6), ("G", 1e9), ("T", 1e12)]);
+    rate.filter(|rate| (1e5..=1e15).contains(rate))
+        .ok_or_else(|| "expected bits a second with their unit, such as 10G or 100M".to_owned())
+}
+
+/// Parses a number of seconds such as `20us`.
+pub fn latency(text: &str) -> Result<f64, String> {
+    let seconds = with_unit(text, &[("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)]);
+    seconds
+        .filter(|seconds| (0.0..=10.0).contains(seconds))
+        .ok_or_else(|| "expected a time with its unit, such as 20us or 1ms".to_owned())
+}
+
+/// The number in a text that ends in one of these units, each with its factor.
+fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    units.iter().find_map(|(unit, factor)| {
+        let number: f64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        Some(number * factor)
+    })
 }
 
 /// The value of `--device`.
@@ -159,6 +178,20 @@ mod tests {
         assert_eq!(["0", "90", "best", "last"].map(|text| parse(text).unwrap()), expected);
         for text in ["", "91", "-1", "Best", "1.5"] {
             assert!(parse(text).unwrap_err().contains("best or last"), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_have_units() {
+        let near = |value: Result<f64, String>, expected: f64| {
+            (value.unwrap() / expected - 1.0).abs() < 1e-12
+        };
+        assert!(near(bits("10G"), 1e10) && near(bits("2.5 G"), 2.5e9) && near(bits("100M"), 1e8));
+        assert!(near(latency("20us"), 2e-5) && near(latency("1.5ms"), 1.5e-3));
+        assert_eq!(latency("0us"), Ok(0.0));
+        for text in ["", "10", "G", "-1G", "1e9G", "x"] {
+            assert!(bits(text).unwrap_err().contains("10G"), "{text}");
+            assert!(latency(text).unwrap_err().contains("20us"), "{text}");
         }
     }
 

@@ -109,8 +109,16 @@ impl ComputeArgs {
     /// # Errors
     /// If the device cannot be used.
     pub fn engine(&self) -> Result<EngineConfig, Error> {
+        self.engine_of(&self.devices())
+    }
+
+    /// The same, of these devices.
+    ///
+    /// # Errors
+    /// If the device cannot be used.
+    pub fn engine_of(&self, devices: &dyn Devices) -> Result<EngineConfig, Error> {
         let engine = Recipe::load("report", &self.changes())?.engine;
-        let device = self.devices().open(&engine)?.config().device;
+        let device = devices.open(&engine)?.config().device;
         Ok(EngineConfig { device, ..engine })
     }
 

@@ -12,10 +12,10 @@ use super::{OFTEN, Place, SMALL, assert_equal, check_line, check_refusal, conten
 use safetensors::SafeTensors;
 
 /// A small file system, unmounted on drop.
-struct Disk(PathBuf);
+pub struct Disk(pub PathBuf);
 
 impl Disk {
-    fn mount(path: PathBuf, kib: u32) -> Self {
+    pub fn mount(path: PathBuf, kib: u32) -> Self {
         fs::create_dir(&path).unwrap();
         let size = format!("size={kib}k");
         let mut mount = Command::new("mount");
@@ -25,7 +25,7 @@ impl Disk {
     }
 
     /// Fills the disk up to `room` bytes.
-    fn fill(&self, room: usize) {
+    pub fn fill(&self, room: usize) {
         let ballast = self.0.join("ballast");
         let mut bytes = 0;
         // As much as fits, in pages, the unit of allocation of a tmpfs.
@@ -35,7 +35,7 @@ impl Disk {
         fs::write(&ballast, vec![0; bytes.saturating_sub(room)]).unwrap();
     }
 
-    fn clear(&self) {
+    pub fn clear(&self) {
         fs::remove_file(self.0.join("ballast")).unwrap();
     }
 }

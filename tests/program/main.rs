@@ -26,6 +26,7 @@ mod policies;
 mod predict;
 mod python;
 mod pytorch;
+mod ranks;
 mod readme;
 mod report;
 mod resume;

@@ -8,16 +8,17 @@ use image::{Rgb, RgbImage};
 use super::{Place, text};
 
 /// The pages whose commands are run, each in a folder of its own, in their order.
-const RUN: [&str; 3] = ["README.md", "docs/guide.md", "docs/deploy.md"];
+const RUN: [&str; 4] = ["README.md", "docs/guide.md", "docs/deploy.md", "docs/cluster.md"];
 
 /// The pages whose commands must be portable and whose links must lead somewhere.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/guide.md",
     "docs/deploy.md",
+    "docs/cluster.md",
     "docs/results.md",
     "docs/performance.md",
     "docs/python.md",

@@ -125,6 +125,11 @@ pub struct AugmentedSample {
 }
 
 impl AugmentedSample {
+    /// The image `index` of its split, cropped at this row and column, flipped or not, with this square of cutout.
+    pub fn new(index: u32, [top, left]: [i16; 2], flip: bool, cutout: Option<(u16, u16)>) -> Self {
+        AugmentedSample { index, top, left, flip, cutout }
+    }
+
     /// An image without any augmentation.
     pub(crate) fn unchanged(index: u32) -> Self {
         AugmentedSample { index, top: 0, left: 0, flip: false, cutout: None }
@@ -156,29 +161,33 @@ impl Augmentation {
         });
         AugmentedSample { index, top, left, flip, cutout }
     }
+}
 
-    /// Writes the crop of `image` to `out`, flipped if the sample is. Both have the image's number of
-    /// bytes.
-    pub(crate) fn crop_and_flip(&self, sample: &AugmentedSample, image: &[u8], out: &mut [u8]) {
-        let border = match self.border {
-            Border::Reflect => None,
-            Border::Grey(grey) => Some([grey; SHAPE.channels]),
-            Border::Colour(colour) => Some(colour),
-        };
-        crop(image, [sample.top.into(), sample.left.into()], border, out);
-        if sample.flip {
-            out.chunks_exact_mut(SHAPE.width).for_each(<[u8]>::reverse);
-        }
+/// Writes the crop of `image` to `out`, flipped if the sample is. Both have the image's number of bytes.
+pub(crate) fn crop_and_flip(
+    border: Border,
+    sample: &AugmentedSample,
+    image: &[u8],
+    out: &mut [u8],
+) {
+    let border = match border {
+        Border::Reflect => None,
+        Border::Grey(grey) => Some([grey; SHAPE.channels]),
+        Border::Colour(colour) => Some(colour),
+    };
+    crop(image, [sample.top.into(), sample.left.into()], border, out);
+    if sample.flip {
+        out.chunks_exact_mut(SHAPE.width).for_each(<[u8]>::reverse);
     }
+}
 
-    /// Sets the sample's square of the normalised `image` to zero, if it has one.
-    pub(crate) fn cut_out(&self, sample: &AugmentedSample, image: &mut [f32]) {
-        let Some((row, column)) = sample.cutout else { return };
-        let (row, column) = (usize::from(row), usize::from(column));
-        for channel in image.chunks_exact_mut(SHAPE.plane()) {
-            for row in channel.chunks_exact_mut(SHAPE.width).skip(row).take(self.cutout) {
-                row[column..column + self.cutout].fill(0.0);
-            }
+/// Sets the sample's square of `size` rows and columns of the normalised `image` to zero, if it has one.
+pub(crate) fn cut_out(size: usize, sample: &AugmentedSample, image: &mut [f32]) {
+    let Some((row, column)) = sample.cutout else { return };
+    let (row, column) = (usize::from(row), usize::from(column));
+    for channel in image.chunks_exact_mut(SHAPE.plane()) {
+        for row in channel.chunks_exact_mut(SHAPE.width).skip(row).take(size) {
+            row[column..column + size].fill(0.0);
         }
     }
 }
@@ -300,7 +309,7 @@ mod tests {
         let crops: Vec<usize> = (0..3000)
             .map(|index| {
                 let sample = change.draw(1, 2, index);
-                change.crop_and_flip(&sample, &image, &mut out);
+                crop_and_flip(change.border, &sample, &image, &mut out);
                 let [row, column] = [sample.top, sample.left].map(|at| (at + 4) as usize);
                 let drawn = (9 * row + column) * 2 + usize::from(sample.flip);
                 assert_eq!(out, all[drawn], "not as drawn: {sample:?}");
@@ -322,7 +331,7 @@ mod tests {
         let crop = |flip: Flip, epoch: u64, index: u32| {
             let mut out = vec![0; ELEMENTS];
             let change = Augmentation { padding: 4, border: Border::Reflect, flip, cutout: 0 };
-            change.crop_and_flip(&change.draw(7, epoch, index), &image, &mut out);
+            crop_and_flip(change.border, &change.draw(7, epoch, index), &image, &mut out);
             out
         };
         let flipped = |epoch: u64, index: u32| {
@@ -407,7 +416,7 @@ mod tests {
                 cutout,
             };
             let mut image = vec![1.0; ELEMENTS];
-            change.cut_out(&change.draw(3, 1, index), &mut image);
+            cut_out(change.cutout, &change.draw(3, 1, index), &mut image);
             image
         };
         let places = (0..3).flat_map(|top| (0..3).map(move |left| (top, left))).map(

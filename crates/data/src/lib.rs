@@ -43,6 +43,7 @@ mod image_file;
 mod image_shape;
 mod locate;
 mod normalization;
+mod preparation;
 mod readers;
 mod rng;
 mod sampling;
@@ -59,6 +60,7 @@ pub use image_file::{DecodedImage, Sizing, read_image, read_image_as};
 pub use image_shape::ImageShape;
 pub use locate::{default_folder, locate};
 pub use normalization::Normalization;
+pub use preparation::ImagePreparation;
 pub use readers::{
     CIFAR10_NAME, DamagedImages, ImageFolder, Purpose, ReadOptions, open, open_with,
 };

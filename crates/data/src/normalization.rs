@@ -61,34 +61,47 @@ impl Normalization {
         }
     }
 
+    /// The mean and the standard deviation of each channel's bytes; `None` for those of each image.
+    pub(crate) fn statistics(&self) -> Option<[(f64, f64); 3]> {
+        match self {
+            Normalization::PerImage => None,
+            Normalization::Dataset { mean, deviation } => Some(std::array::from_fn(|channel| {
+                (255.0 * mean[channel], 255.0 * deviation[channel])
+            })),
+            Normalization::None => Some([(0.0, 255.0); 3]),
+        }
+    }
+
     /// Writes the normalised values of `image` to `out`, in the same order.
     ///
     /// # Panics
     /// If either is not one image, of [`ImageShape::CIFAR`]'s number of elements.
     pub fn apply(&self, image: &[u8], out: &mut [f32]) {
-        const ELEMENTS: usize = SHAPE.elements();
-        const PIXELS: usize = SHAPE.plane();
-        assert!(image.len() == ELEMENTS && out.len() == ELEMENTS, "not one image");
-        let channels = image.chunks_exact(PIXELS).zip(out.chunks_exact_mut(PIXELS));
-        for (channel, (image, out)) in channels.enumerate() {
-            let (mean, deviation) = match self {
-                Normalization::PerImage => {
-                    let sum: u32 = image.iter().map(|&x| u32::from(x)).sum();
-                    let squares: u32 = image.iter().map(|&x| u32::from(x) * u32::from(x)).sum();
-                    // In integers, so that the variance of a constant channel is exactly 0.
-                    let n = PIXELS as u64;
-                    let variance = n * u64::from(squares) - u64::from(sum) * u64::from(sum);
-                    (f64::from(sum) / n as f64, (variance as f64).sqrt() / n as f64)
-                }
-                Normalization::Dataset { mean, deviation } => {
-                    (255.0 * mean[channel], 255.0 * deviation[channel])
-                }
-                Normalization::None => (0.0, 255.0),
-            };
-            let scale = if deviation > 0.0 { 1.0 / deviation } else { 1.0 };
-            for (out, &pixel) in out.iter_mut().zip(image) {
-                *out = ((f64::from(pixel) - mean) * scale) as f32;
+        normalize(self.statistics(), image, out);
+    }
+}
+
+/// Writes the values of `image`, normalised by these means and standard deviations or, without them, its own, to `out`.
+pub(crate) fn normalize(statistics: Option<[(f64, f64); 3]>, image: &[u8], out: &mut [f32]) {
+    const ELEMENTS: usize = SHAPE.elements();
+    const PIXELS: usize = SHAPE.plane();
+    assert!(image.len() == ELEMENTS && out.len() == ELEMENTS, "not one image");
+    let channels = image.chunks_exact(PIXELS).zip(out.chunks_exact_mut(PIXELS));
+    for (channel, (image, out)) in channels.enumerate() {
+        let (mean, deviation) = match statistics {
+            Some(channels) => channels[channel],
+            None => {
+                let sum: u32 = image.iter().map(|&x| u32::from(x)).sum();
+                let squares: u32 = image.iter().map(|&x| u32::from(x) * u32::from(x)).sum();
+                // In integers, so that the variance of a constant channel is exactly 0.
+                let n = PIXELS as u64;
+                let variance = n * u64::from(squares) - u64::from(sum) * u64::from(sum);
+                (f64::from(sum) / n as f64, (variance as f64).sqrt() / n as f64)
             }
+        };
+        let scale = if deviation > 0.0 { 1.0 / deviation } else { 1.0 };
+        for (out, &pixel) in out.iter_mut().zip(image) {
+            *out = ((f64::from(pixel) - mean) * scale) as f32;
         }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use serde::{Deserialize, Serialize};
 
-use crate::augmentation::{Augmentation, AugmentedSample, resize};
+use crate::augmentation::{Augmentation, AugmentedSample, Border, crop_and_flip, cut_out, resize};
+use crate::preparation::ImagePreparation;
 use crate::rng::{permutation, stream};
 use crate::{ImageShape, Normalization, Split};
 
@@ -121,33 +122,31 @@ impl Sampling {
         })
     }
 
+    /// How the images are prepared.
+    pub fn preparation(&self) -> ImagePreparation {
+        let augmentation = self.augmentation;
+        ImagePreparation {
+            // Without augmentation no image is cropped.
+            border: augmentation.map_or(Border::Grey(0), |augmentation| augmentation.border),
+            statistics: self.normalization.statistics(),
+            cutout: augmentation.map_or(0, |augmentation| augmentation.cutout),
+            image_size: self.image_size,
+        }
+    }
+
     /// Replaces the content of `batch` with the images `indices` of `split`, augmented as `epoch` does,
     /// normalised and resized, and with their labels.
     ///
     /// # Panics
     /// If an index is not below the number of images.
     pub fn fill(&self, split: &Split, epoch: u64, indices: &[u32], batch: &mut ImageBatch) {
-        const SHAPE: ImageShape = ImageShape::CIFAR;
-        const ELEMENTS: usize = SHAPE.elements();
         batch.labels.clear();
-        let elements = SHAPE.channels * self.image_size * self.image_size;
+        let elements = ImageShape::CIFAR.channels * self.image_size * self.image_size;
         batch.images.resize(indices.len() * elements, 0.0);
-        let (mut augmented, mut full) = ([0; ELEMENTS], [0.0; ELEMENTS]);
-        let is_resized = self.image_size != SHAPE.width;
+        let preparation = self.preparation();
         let samples = self.augmented_samples(epoch, indices);
-        for (sample, resized) in samples.zip(batch.images.chunks_exact_mut(elements)) {
-            let image = split.image(sample.index as usize);
-            let out = if is_resized { &mut full } else { &mut *resized };
-            if let Some(augmentation) = &self.augmentation {
-                augmentation.crop_and_flip(&sample, image, &mut augmented);
-                self.normalization.apply(&augmented, out);
-                augmentation.cut_out(&sample, out);
-            } else {
-                self.normalization.apply(image, out);
-            }
-            if is_resized {
-                resize(&full, self.image_size, resized);
-            }
+        for (sample, out) in samples.zip(batch.images.chunks_exact_mut(elements)) {
+            preparation.apply(&sample, split.image(sample.index as usize), out);
             batch.labels.push(split.labels[sample.index as usize]);
         }
     }
@@ -163,7 +162,7 @@ impl Sampling {
             let image = split.image(sample.index as usize);
             let mut bytes = image.to_vec();
             if let Some(augmentation) = &self.augmentation {
-                augmentation.crop_and_flip(&sample, image, &mut bytes);
+                crop_and_flip(augmentation.border, &sample, image, &mut bytes);
             }
             let zero = self.normalization.zero(&bytes);
             let at = |channel: usize| zero[channel] as f32;
@@ -172,7 +171,7 @@ impl Sampling {
                 .flat_map(|(channel, plane)| plane.iter().map(move |&x| f32::from(x) - at(channel)))
                 .collect();
             if let Some(augmentation) = &self.augmentation {
-                augmentation.cut_out(&sample, &mut full);
+                cut_out(augmentation.cutout, &sample, &mut full);
             }
             let plane = self.image_size * self.image_size;
             let mut resized = vec![0.0; SHAPE.channels * plane];
@@ -235,7 +234,7 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Border, Flip};
+    use crate::Flip;
 
     const SHAPE: ImageShape = ImageShape::CIFAR;
     const ELEMENTS: usize = SHAPE.elements();

@@ -74,6 +74,16 @@ impl BatchTree {
         BatchTree { in_leaves: tree.micro_batches() >= Self::NODES, ..tree }
     }
 
+    /// Images of the batch.
+    pub fn images(self) -> usize {
+        self.images
+    }
+
+    /// Images of a micro-batch.
+    pub fn micro_batch(self) -> usize {
+        self.micro_batch
+    }
+
     /// How many leaves there are.
     pub fn leaves(self) -> usize {
         let most = match self.in_leaves {
@@ -198,6 +208,11 @@ impl BatchPart {
         self.index >= self.tree.micro_batches() / 2
     }
 
+    /// The tree of its batch.
+    pub fn tree(&self) -> BatchTree {
+        self.tree
+    }
+
     /// Whether its BatchNorm statistics are those of this process's images alone: they are all of the micro-batch.
     pub fn is_alone(&self) -> bool {
         self.tree.in_leaves
@@ -284,6 +299,7 @@ mod tests {
                         assert_eq!(part.images().start, at, "{images} {micro_batch} {ranks}");
                         at = part.images().end;
                         assert_eq!(part.is_last(), index + 1 == micro_batches);
+                        assert_eq!((part.tree(), part.index().0), (tree, index));
                         assert!(part.images().len() <= tree.most_images(ranks));
                         assert_eq!(part.halves().iter().sum::<usize>(), images);
                     }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::AllDevices;
 use crescendo::data::ValidationChoice;
 use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
@@ -32,7 +31,7 @@ pub struct Context<'a> {
     pub comparison: &'a Comparison,
     pub data: &'a LoadedData,
     pub engine: EngineConfig,
-    pub devices: AllDevices,
+    pub devices: &'a dyn Devices,
     /// Whether to show a progress bar.
     pub bar: bool,
     pub stop: &'a AtomicBool,
@@ -45,7 +44,7 @@ impl Context<'_> {
         if self.bar {
             observers.push(&mut bar);
         }
-        run.train_until(until, &self.devices, &self.data.set, &mut Observers(observers), self.stop)
+        run.train_until(until, self.devices, &self.data.set, &mut Observers(observers), self.stop)
     }
 }
 
@@ -58,7 +57,7 @@ pub fn unfinished(
     comparison: &Comparison,
     results: &Results,
     data: &LoadedData,
-    devices: AllDevices,
+    devices: &dyn Devices,
 ) -> Result<Vec<ArmRun>, Error> {
     let data_fingerprint = data.set.fingerprint();
     let mut runs = Vec::new();
@@ -123,7 +122,7 @@ pub fn choose_devices(
     comparison: &mut Comparison,
     folder: &Path,
     results: &Results,
-    devices: AllDevices,
+    devices: &dyn Devices,
 ) -> Result<(), Error> {
     let first = || records(folder, comparison).next().map(|record| record.recipe.engine.device);
     let began_on = results.device().or_else(first);
@@ -144,7 +143,7 @@ impl ArmRun {
         comparison.join(&self.arm).join(format!("seed-{}", self.recipe.train.seed))
     }
 
-    fn start<'a>(&'a self, data: &'a LoadedData, devices: &'a AllDevices) -> Start<'a> {
+    fn start<'a>(&'a self, data: &'a LoadedData, devices: &'a dyn Devices) -> Start<'a> {
         Start {
             recipe: &self.recipe,
             recipe_name: &self.arm,
@@ -166,7 +165,7 @@ impl ArmRun {
         branches: &[(u32, &ArmRun)],
         context: &Context,
     ) -> Result<Option<Row>, Error> {
-        let Context { comparison, data, ref engine, ref devices, .. } = *context;
+        let Context { comparison, data, ref engine, devices, .. } = *context;
         let folder = self.folder(context.folder);
         let mut run = if folder.exists() {
             self.open(&folder, comparison)?

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crescendo::logging::report::{self, ComparisonData};
 use crescendo::logging::terminal_columns;
+use crescendo::network::Devices;
 use crescendo::training::comparison::{BUILT_IN, Comparison, Results, Row};
 use crescendo::training::{Error, Outcome, Recipe, write_atomically};
 use serde_json::json;
@@ -16,6 +17,7 @@ use self::json::to_json;
 use super::unused_keys::{unused_source, warn};
 use super::{DataLocation, LoadedData, hint, list, print, refuse_custom_policy, say};
 use crate::cli::CompareArgs;
+use crate::ranks::Training;
 use crate::signals::StopRequest;
 
 /// Runs it; `command` is the command line, for the runs' folders.
@@ -28,6 +30,16 @@ pub fn run(args: &CompareArgs, command: &str) -> Result<u8, Error> {
     if args.show {
         return print(format_args!("{}", Comparison::text(name)?)).map(|()| 0);
     }
+    let training = Training { out: args.out.as_deref(), says_times: !args.json };
+    training.run(args.compute.devices(), |devices| compare(args, command, name, devices))
+}
+
+fn compare(
+    args: &CompareArgs,
+    command: &str,
+    name: &str,
+    devices: &dyn Devices,
+) -> Result<u8, Error> {
     let mut changes = args.changes.clone();
     changes.extend(args.compute.changes());
     let mut comparison = Comparison::load(name, &changes)?;
@@ -43,7 +55,7 @@ pub fn run(args: &CompareArgs, command: &str) -> Result<u8, Error> {
         let base = comparison.set_base(base);
         base.map_err(|problem| Error::Recipe(format!("--base: {problem}")))?;
     }
-    let (engine, devices) = (args.compute.engine()?, args.compute.devices());
+    let engine = args.compute.engine_of(devices)?;
     let recipe = &comparison.arms[0].recipe.data;
     let location = DataLocation::new(args.data.name()?.as_deref(), recipe.source);
     let data = location.load_with(recipe.read_options())?;

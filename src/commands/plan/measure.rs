@@ -19,9 +19,21 @@ const FIRST: usize = 2;
 pub struct Speed {
     update: f64,
     image: f64,
+    /// Whether it is this machine's.
+    pub is_measured: bool,
 }
 
 impl Speed {
+    /// So many images a second, in updates of any size.
+    pub fn constant(images_per_second: f64) -> Self {
+        Speed { update: 0.0, image: 1.0 / images_per_second, is_measured: false }
+    }
+
+    /// Seconds of an update of so many images of the whole size.
+    pub fn of_update(&self, images: usize) -> f64 {
+        self.of_updates(1.0, images as f64, 1.0)
+    }
+
     /// Measures updates of two sizes, between those of the plan's batches as far as there is time.
     ///
     /// # Errors
@@ -71,7 +83,7 @@ impl Speed {
         let image = if images == 0 { of_one } else { (of_large - of_small) / images as f64 };
         // Noise must not make images free, or updates of none cost less than nothing.
         let image = image.clamp(0.5 * of_one, of_one);
-        Speed { update: of_large - image * large as f64, image }
+        Speed { update: of_large - image * large as f64, image, is_measured: true }
     }
 
     /// Seconds of training on so many images in so many updates, if an image takes `work` as long as one of the whole
@@ -115,14 +127,18 @@ mod tests {
 
     #[test]
     fn an_update_costs_something_besides_its_images() {
-        let Speed { update, image } = Speed::of([(10, 0.3), (30, 0.7)]);
+        let Speed { update, image, .. } = Speed::of([(10, 0.3), (30, 0.7)]);
         assert!((update - 0.1).abs() < 1e-12 && (image - 0.02).abs() < 1e-12);
         // Noise: twenty images more took less time.
-        let Speed { update, image } = Speed::of([(10, 0.8), (30, 0.6)]);
+        let Speed { update, image, .. } = Speed::of([(10, 0.8), (30, 0.6)]);
         assert!((update - 0.3).abs() < 1e-12 && (image - 0.01).abs() < 1e-12);
         // One size only.
-        let Speed { update, image } = Speed::of([(1, 0.5), (1, 0.5)]);
+        let Speed { update, image, .. } = Speed::of([(1, 0.5), (1, 0.5)]);
         assert!(update.abs() < 1e-12 && (image - 0.5).abs() < 1e-12);
-        assert!((Speed { update: 0.5, image: 0.25 }.of_updates(2.0, 8.0, 0.5) - 2.0).abs() < 1e-12);
+        assert!(
+            (Speed { update: 0.5, image: 0.25, is_measured: true }.of_updates(2.0, 8.0, 0.5) - 2.0)
+                .abs()
+                < 1e-12
+        );
     }
 }

@@ -2,10 +2,12 @@
 
 mod layers;
 mod measure;
+mod ranks;
 mod table;
 
 use crescendo::AllDevices;
 use crescendo::data::{DataSet, ImageShape, shapes};
+use crescendo::distributed::Interconnect;
 use crescendo::network::{Device, Devices, Graph};
 use crescendo::training::policy::{self, PhaseLength, TrainingPhase};
 use crescendo::training::recipe::DataSource;
@@ -69,13 +71,24 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
         let device = devices.open(&plan.recipe.engine)?;
         plan.speed = Some(Speed::measure(&plan, &*device)?);
     }
+    if let Some(rate) = args.images_per_second {
+        plan.speed = Some(Speed::constant(rate));
+    }
+    let interconnect = args.ranks.map(|ranks| Interconnect {
+        ranks,
+        bytes_per_second: args.network / 8.0,
+        latency: args.latency,
+    });
     if args.json {
-        return print_json(&plan);
+        return print_json(&plan, interconnect);
     }
     let description = device.description();
     print_text(format_args!("{}", table::table(&plan, &description, args.layers)))?;
     if let Some(note) = policy::fit_batches(&mut plan.recipe.clone(), trained) {
         say!("{note}")?;
+    }
+    if let Some(interconnect) = &interconnect {
+        print_text(format_args!("\n{}", ranks::table(&plan, interconnect)))?;
     }
     if args.layers { Ok(()) } else { hint("--layers shows every layer.") }
 }
@@ -89,7 +102,7 @@ struct Plan<'a> {
     trained: usize,
     graph: Graph,
     phases: Vec<PlannedPhase>,
-    /// How fast this machine trains, if it was measured.
+    /// How fast this machine trains, if it was measured or given.
     speed: Option<Speed>,
 }
 
@@ -154,7 +167,7 @@ impl PlannedPhase {
     }
 }
 
-fn print_json(plan: &Plan) -> Result<(), Error> {
+fn print_json(plan: &Plan, interconnect: Option<Interconnect>) -> Result<(), Error> {
     let Plan { recipe, graph, phases, .. } = plan;
     let layers = graph.nodes.iter().map(|node| {
         json!({
@@ -192,6 +205,9 @@ fn print_json(plan: &Plan) -> Result<(), Error> {
     if let Some(speed) = &plan.speed {
         object["images_per_second"] = json!(speed.images_per_second(plan));
         object["training_seconds"] = json!(speed.seconds(plan));
+    }
+    if let Some(interconnect) = &interconnect {
+        object["ranks"] = ranks::to_json(plan, interconnect);
     }
     say!("{object}")
 }

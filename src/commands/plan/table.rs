@@ -38,8 +38,10 @@ fn summary(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
         let most = if plan.length().is_some() { "about" } else { "at most about" };
         let (seconds, rate) = (display_seconds(speed.seconds(plan)), speed.images_per_second(plan));
         let decimals = if rate < 100.0 { 1 } else { 0 };
-        let time = format!("{most} {seconds} of training at {rate:.decimals$} images/s, measured");
-        lines.push(("time on this machine", time));
+        let how = if speed.is_measured { ", measured" } else { "" };
+        let time = format!("{most} {seconds} of training at {rate:.decimals$} images/s{how}");
+        let of = if speed.is_measured { "time on this machine" } else { "time at this speed" };
+        lines.push((of, time));
     }
     lines
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use crescendo_data::{AugmentedSample, Border, Normalization, Sampling};
+use crescendo_data::{AugmentedSample, Border, ImagePreparation, Sampling};
 use crescendo_network::{
     BorderPixels, ChannelStatistics, Preparation, Rule, Sample, Snapshot, UpdateResult,
 };
@@ -259,26 +259,16 @@ fn later_images(recipe: &Recipe, epoch: u32, images: usize) -> u64 {
 
 /// How the engine prepares the samples of a data set on its device.
 fn preparation(sampling: &Sampling) -> Preparation {
-    let augmentation = sampling.augmentation;
+    let ImagePreparation { border, statistics, cutout, image_size } = sampling.preparation();
     Preparation {
-        border: match augmentation.map(|augmentation| augmentation.border) {
-            Some(Border::Reflect) => BorderPixels::Reflect,
-            Some(Border::Grey(grey)) => BorderPixels::Constant([grey; 3]),
-            Some(Border::Colour(colour)) => BorderPixels::Constant(colour),
-            // Images are not cropped.
-            None => BorderPixels::Constant([0; 3]),
+        border: match border {
+            Border::Reflect => BorderPixels::Reflect,
+            Border::Grey(grey) => BorderPixels::Constant([grey; 3]),
+            Border::Colour(colour) => BorderPixels::Constant(colour),
         },
-        normalization: match sampling.normalization {
-            Normalization::PerImage => ChannelStatistics::PerImage,
-            Normalization::Dataset { mean, deviation } => {
-                ChannelStatistics::Fixed(std::array::from_fn(|channel| {
-                    (255.0 * mean[channel], 255.0 * deviation[channel])
-                }))
-            }
-            Normalization::None => ChannelStatistics::Fixed([(0.0, 255.0); 3]),
-        },
-        cutout: augmentation.map_or(0, |augmentation| augmentation.cutout),
-        image_size: sampling.image_size,
+        normalization: statistics.map_or(ChannelStatistics::PerImage, ChannelStatistics::Fixed),
+        cutout,
+        image_size,
     }
 }
 
