@@ -193,8 +193,8 @@ mod tests {
                     sums.set_first_half_apart(&processor, &grouping);
                 }
                 let [groups, _] = sums.split(0..3, 3);
-                for group in 0..8 {
-                    groups[group][1] += 1.0 + part.index().0 as f32;
+                for group in groups {
+                    group[1] += 1.0 + part.index().0 as f32;
                 }
                 last = Some(grouping);
             }

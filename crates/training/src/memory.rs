@@ -60,11 +60,11 @@ pub(crate) fn batch_tree(recipe: &Recipe, batch_size: usize, micro_batch: usize)
 /// use crescendo_network::Devices;
 /// use crescendo_training::{Recipe, default_limit, graph, micro_batch_size, required_memory};
 ///
-/// let recipe = Recipe::load("report", &["batch.memory_limit=1.0"])?;
+/// let recipe = Recipe::load("report", &["batch.memory_limit=2.0"])?;
 /// let (graph, device) = (graph(&recipe)?, CpuDevices.open(&recipe.engine)?);
 /// let images = micro_batch_size(&recipe, &*device, &graph, 5000)?.expect("one image fits");
 /// let memory = required_memory(&recipe, &*device, &graph, 5000, images)?;
-/// assert!(images < 5000 && memory.minimum < 1 << 30);
+/// assert!(images < 5000 && memory.minimum < 2 << 30);
 /// // Without a limit in the recipe: four fifths of the device's memory, here 10 GiB.
 /// assert_eq!(default_limit(Some(10 << 30)), 8.0);
 /// # Ok::<(), crescendo_training::Error>(())

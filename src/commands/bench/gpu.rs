@@ -84,7 +84,6 @@ fn measure(
         step.forward /= updates;
         step.backward /= updates;
     }
-    let left = device.memory().available;
     let peaks = peaks.max(engine.measure_peaks()?);
 
     // An update without a batch is the optimizer alone.
@@ -96,6 +95,8 @@ fn measure(
     let mut pass = || engine.logits(&images).map(drop);
     (0..WARM_UP).try_for_each(|_| pass())?;
     let mut passes = repeat(args.seconds / 2.0, pass)?;
+    // The plan is of a run, which evaluates too.
+    let left = device.memory().available;
     let peaks = peaks.max(engine.measure_peaks()?);
 
     let work = engine.work(args.batch).unwrap_or_default();
