@@ -289,7 +289,7 @@ fn many() -> impl Iterator<Item = Case> {
 #[test]
 #[ignore = "takes minutes"]
 fn many_convolutions_by_warpgroups_match_the_reference() {
-    let cases = (5000..5120).map(|index| Case::of_patches(index, 1 << 24)).flat_map(schedules);
+    let cases = (5000..5040).map(|index| Case::of_patches(index, 1 << 24)).flat_map(schedules);
     check("many_convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
 }
 

@@ -144,7 +144,9 @@ pub(crate) fn check(
     if here <= available {
         return Ok(());
     }
-    let advice = match largest(batch_size, |batch| Ok(needed(batch, batch)? <= available))? {
+    // The next start may find a little less.
+    let certain = available - available / 200;
+    let advice = match largest(batch_size, |batch| Ok(needed(batch, batch)? <= certain))? {
         0 => "not even a batch of one image fits: choose a smaller network".to_owned(),
         _ if recipe.network.norm.ghost > 0 => "lower network.norm.ghost".to_owned(),
         fits => format!(
