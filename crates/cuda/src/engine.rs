@@ -1,25 +1,26 @@
 //! The engine on a GPU.
 
+mod processes;
+mod uploads;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    BatchPart, Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Images, Loss,
-    MicroBatch, Operation, Peaks, Preparation, Rule, Sample, Section, Snapshot, StepTime, Tensor,
-    TensorData, UpdateResult, UpdateWork,
+    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Loss, MicroBatch, Peaks,
+    Rule, Section, Snapshot, StepTime, Tensor, TensorData, UpdateResult, UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
 use crate::data::ResidentData;
 use crate::driver::{Buffer, Download, Driver, Launch};
-use crate::params::{Batch, ImagesParams, Maps, ResultHead};
-use crate::pass::{Action, Context, Pass, Purpose, RuleGroup, launch, rule_groups, update};
+use crate::params::{Batch, ResultHead};
+use crate::pass::{Action, Context, Pass, Purpose, RuleGroup, rule_groups, update};
 use crate::peak;
 use crate::plan::ExecutionPlan;
 use crate::sequence::{Sequence, Sequences};
-use crate::state::{SecondHalf, State};
-use crate::window::{MapShape, THREADS};
+use crate::state::State;
 use crate::work;
 use crate::workspace::{Sizes, Workspace};
 
@@ -303,54 +304,6 @@ impl CudaEngine {
         update::clear(self.state.result.address, size_of::<ResultHead>() / 4)
     }
 
-    /// Makes maps from images `[N, C, H, W]`.
-    fn lay_out_images(&self, count: usize) -> Launch {
-        let shape = MapShape::new(self.graph().input);
-        let params = ImagesParams {
-            images: self.space.uploaded(),
-            out: self.input_maps(),
-            count: count as i64,
-            channels: shape.channels as i64,
-            padded_channels: shape.padded() as i64,
-            pixels: shape.pixels() as i64,
-        };
-        let groups = count * shape.len() / 8;
-        launch("lay_out_images", [groups.div_ceil(THREADS as usize), 1, 1], 0, &params)
-    }
-
-    /// Brings images `[N, C, H, W]` to the device.
-    fn upload_images(&self, images: &[f32]) -> Result<Option<Source>, EngineError> {
-        self.driver.upload(self.space.uploaded(), bytemuck::cast_slice(images))?;
-        Ok(Some(Source::Images))
-    }
-
-    /// Brings parameters of samples to the device.
-    fn upload_samples(
-        &self,
-        samples: &[Sample],
-        preparation: &Preparation,
-    ) -> Result<Option<Source>, EngineError> {
-        let side = MapShape::new(self.graph().input).rows;
-        assert_eq!(preparation.image_size, side, "samples of another size than the graph's");
-        let Some(data) = &self.data else {
-            return Err(EngineError::Unsupported("the engine has no data set".into()));
-        };
-        data.upload(&*self.driver, samples, preparation, self.space.uploaded())?;
-        Ok(Some(Source::Samples))
-    }
-
-    /// The input of the network.
-    fn input_maps(&self) -> Maps {
-        Maps {
-            data: self.space.images(),
-            f32: self.plan().precision.stores_f32(self.graph().input).into(),
-        }
-    }
-
-    fn upload_batch(&mut self, batch: Batch) -> Result<(), EngineError> {
-        self.driver.upload(self.state.batch.address, bytemuck::bytes_of(&batch))
-    }
-
     /// Prepares forward and backward of the images in `some`, normalised with the statistics of all of them.
     fn training_pass(
         &mut self,
@@ -372,143 +325,6 @@ impl CudaEngine {
         let first = !std::mem::replace(&mut self.pending.begun, true);
         let alone = batch.part.is_alone();
         Ok(PassKey { alone, ..self.pass(count, purpose, source, first) })
-    }
-
-    /// Forward and backward, in a batch of one micro-batch for the loss of one half after that of the other.
-    fn accumulate_halves(
-        &mut self,
-        batch: &MicroBatch,
-        training: Purpose,
-        source: Option<Source>,
-    ) -> Result<(), EngineError> {
-        if self.state.second_half.is_none() {
-            self.state.second_half = Some(SecondHalf::new(&self.driver, self.graph())?);
-        }
-        self.pending.halves = Some(batch.part.halves());
-        let (all, in_second) = (0..batch.labels.len(), batch.part.is_in_second_half());
-        let mut second = (all.clone(), source);
-        if !batch.part.is_only() && !in_second {
-            let pass = self.training_pass(batch, all, -1.0, training, source)?;
-            return self.run_pass(Key::Pass(pass), pass);
-        }
-        if batch.part.is_only() {
-            let first = batch.part.first_half();
-            second = (first.end..all.end, None);
-            // The running statistics take in the batch once.
-            let pass = self.training_pass(batch, first, 0.0, Purpose::FirstHalf, source)?;
-            self.run_pass(Key::Pass(pass), pass)?;
-        }
-        self.exchange_halves()?;
-        let pass = self.training_pass(batch, second.0, -1.0, training, second.1)?;
-        self.run_pass(Key::Pass(pass), pass)?;
-        self.exchange_halves()
-    }
-
-    fn exchange_halves(&mut self) -> Result<(), EngineError> {
-        self.run(Key::ExchangeHalves, |engine| {
-            let second = engine.state.second_half.as_ref().expect("it is measured");
-            vec![update::exchange_halves(engine.graph(), &engine.state, second)]
-        })
-    }
-
-    /// Sums the gradients over all processes.
-    fn sum_over_processes(&mut self) -> Result<(), EngineError> {
-        let Some(communicator) = &mut self.communicator else { return Ok(()) };
-        let (driver, address) = (&self.driver, self.state.gradients.address);
-        let gradients = &mut self.host_gradients;
-        driver.download(address, bytemuck::cast_slice_mut(gradients))?;
-        let second = self.state.second_half.as_ref().filter(|_| self.pending.halves.is_some());
-        if let Some(second) = second {
-            let mut host = vec![0.0f32; gradients.len()];
-            driver.download(second.gradients.address, bytemuck::cast_slice_mut(&mut host))?;
-            communicator.sum_halves([gradients, &mut host])?;
-            driver.upload(second.gradients.address, bytemuck::cast_slice(&host))?;
-        } else {
-            communicator.sum_gradients(gradients)?;
-        }
-        driver.upload(address, bytemuck::cast_slice(gradients))?;
-        let mut sums = [0.0; 2];
-        if self.pending.begun {
-            let mut head = ResultHead::default();
-            driver.download(self.state.result.address, bytemuck::bytes_of_mut(&mut head))?;
-            sums = [head.loss, head.correct as f64];
-        }
-        communicator.sum(&mut sums)?;
-        self.pending.summed = Some(sums);
-        self.pending.alone.take().map_or(Ok(()), |alone| self.sum_statistics(alone))
-    }
-
-    /// Notes a micro-batch that is this process's alone.
-    fn note_alone(&mut self, part: &BatchPart) -> Result<(), EngineError> {
-        let (index, all) = part.index();
-        if self.pending.alone.is_none() {
-            let mut statistics = vec![0.0; 2 * self.graph().statistic_count()];
-            let address = self.state.statistics();
-            self.driver.download(address, bytemuck::cast_slice_mut(&mut statistics))?;
-            self.pending.alone = Some(Alone { statistics, own: index..index, all });
-        }
-        if let Some(alone) = self.pending.alone.as_mut().filter(|_| part.micro_batch() > 0) {
-            alone.own.end = index + 1;
-        }
-        Ok(())
-    }
-
-    /// Takes the statistics of all micro-batches into the running ones, in their order, where each process has taken in its
-    /// own: these are `decay^own * before + new`.
-    fn sum_statistics(&mut self, alone: Alone) -> Result<(), EngineError> {
-        let Alone { statistics: before, own, all } = alone;
-        let graph = &self.plans[self.current].graph;
-        let channels = graph.statistic_count();
-        let mut decays = vec![0.0f64; channels];
-        for node in &graph.nodes {
-            let (Some(index), Operation::BatchNorm { new_weight, .. }) =
-                (node.statistics, node.operation)
-            else {
-                continue;
-            };
-            decays[graph.statistics[index].range.clone()].fill(1.0 - new_weight);
-            // One was counted for each part, which may be without images.
-            self.state.batches_tracked[index] += all as i64 - own.len().max(1) as i64;
-        }
-        let decay = |at: usize, count: usize| decays[at % channels].powi(count as i32);
-        let mut now = vec![0.0f32; before.len()];
-        let address = self.state.statistics();
-        self.driver.download(address, bytemuck::cast_slice_mut(&mut now))?;
-        let own_part = |(at, (now, before)): (usize, (&f32, &f32))| {
-            let new = f64::from(*now) - decay(at, own.len()) * f64::from(*before);
-            decay(at, all - own.end) * new
-        };
-        let mut sums: Vec<f64> = now.iter().zip(&before).enumerate().map(own_part).collect();
-        let communicator = self.communicator.as_mut().expect("a run with several processes");
-        communicator.sum(&mut sums)?;
-        for (at, (now, sum)) in now.iter_mut().zip(sums).enumerate() {
-            *now = (decay(at, all) * f64::from(before[at]) + sum) as f32;
-        }
-        self.driver.upload(address, bytemuck::cast_slice(&now))
-    }
-
-    /// Brings a micro-batch to the device.
-    fn upload_micro_batch(&mut self, batch: &MicroBatch) -> Result<Option<Source>, EngineError> {
-        let count = batch.labels.len();
-        assert_eq!(count, batch.part.images().len(), "not the labels of the part");
-        let classes = self.graph().classes();
-        assert!(batch.labels.iter().all(|&label| usize::from(label) < classes), "not a class");
-        self.reserve(count.max(1), true)?;
-        if count == 0 {
-            return Ok(None);
-        }
-        self.driver.upload(self.space.labels(), bytemuck::cast_slice(batch.labels))?;
-        match batch.images {
-            Images::Prepared(images) => {
-                let len = count * self.graph().input.len();
-                assert_eq!(images.len(), len, "one label for each image");
-                self.upload_images(images)
-            }
-            Images::Samples(samples, preparation) => {
-                assert_eq!(samples.len(), count, "one label for each image");
-                self.upload_samples(samples, preparation)
-            }
-        }
     }
 
     /// Reads the oldest result that has not been read.
