@@ -171,6 +171,26 @@ impl Case {
         matches!(self.activation, Activation::Relu | Activation::LeakyRelu { .. })
     }
 
+    /// The gradients of a batch, and its logits.
+    fn results(self) -> Result<Vec<Vec<f32>>, String> {
+        let driver = HostDriver::with_schedule(self.schedule)?;
+        let driver = if self.hopper { driver.hopper() } else { driver };
+        let device = host::device(driver, PrecisionKind::Bf16);
+        let graph = self.graph();
+        let labels: Vec<u16> = (0..self.images).map(|image| (image % 3) as u16).collect();
+        let draw = &mut Draw(7);
+        let images: Vec<f32> =
+            (0..self.images * graph.input.len()).map(|_| draw.number()).collect();
+        let mut engine = device.engine(&graph).unwrap();
+        engine.import(Section::Model, &graph.initial(1)).unwrap();
+        engine.accumulate(&MicroBatch::whole(&images, &labels)).unwrap();
+        let gradients = engine.export(Section::Gradients).unwrap();
+        let mut results: Vec<Vec<f32>> =
+            gradients.iter().map(|tensor| tensor.values().unwrap().to_vec()).collect();
+        results.push(engine.logits(&images).unwrap());
+        Ok(results)
+    }
+
     /// The worst error as a share of what is allowed.
     fn check(self, precision: PrecisionKind) -> Result<f64, String> {
         let driver = HostDriver::with_schedule(self.schedule)?;
@@ -286,11 +306,26 @@ fn many() -> impl Iterator<Item = Case> {
     (2000..2168).map(|index| Case::new(index, 1 << 24)).flat_map(schedules)
 }
 
+/// Gradients and logits of the two kinds of kernels: they round the same numbers, and differ by the order of sums alone.
 #[test]
 #[ignore = "takes minutes"]
-fn many_convolutions_by_warpgroups_match_the_reference() {
-    let cases = (5000..5040).map(|index| Case::of_patches(index, 1 << 24)).flat_map(schedules);
-    check("many_convolutions_by_warpgroups_match_the_reference", cases, PrecisionKind::Bf16);
+fn many_convolutions_by_warpgroups_match_the_other_kernels() {
+    let norm = |values: &[f32]| values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let mut worst = 0.0f64;
+    for case in (5000..5040).map(|index| Case::of_patches(index, 1 << 24)) {
+        let others = Case { hopper: false, ..case }.results();
+        let Some(others) = others.or_say("many_convolutions_by_warpgroups") else { return };
+        let all = others.iter().map(|values| norm(values).powi(2)).sum::<f64>().sqrt();
+        for case in schedules(case) {
+            for (values, other) in case.results().unwrap().iter().zip(&others) {
+                let off: Vec<f32> = values.iter().zip(other).map(|(a, b)| a - b).collect();
+                let off = norm(&off) / norm(other).max(0.1 * all);
+                worst = worst.max(off);
+                assert!(off <= 1e-3, "{case:?}: {off:e}"); // 2.8e-4
+            }
+        }
+    }
+    println!("the worst: {worst:e}");
 }
 
 #[test]
