@@ -34,19 +34,6 @@ mod bf16 {
     );
 }
 
-// As a card of Hopper's.
-mod hopper {
-    use super::*;
-    crescendo_conformance::conformance_tests!(
-        || {
-            let driver = host::HostDriver::new()?.hopper();
-            let device = Box::new(host::device(driver, PrecisionKind::Bf16)) as Box<dyn Device>;
-            Ok::<_, String>((device, Tolerances::BF16_PRODUCTS))
-        },
-        #[ignore = "takes a minute"]
-    );
-}
-
 /// Checks a few properties; all of them are above.
 fn check(
     test: &str,
@@ -171,4 +158,26 @@ fn what_measures_rates_computes_and_copies_everything() {
     assert!(first == second);
     let words: std::collections::HashSet<&[u8]> = first.chunks_exact(4).collect();
     assert!(words.len() > bytes / 4 - 10, "they look random");
+}
+
+/// As a card of Hopper's; on a card the whole suite runs.
+#[test]
+#[ignore = "takes half a minute"]
+fn networks_on_hopper_match_the_reference() {
+    let open = || {
+        let device = host::device(host::HostDriver::new()?.hopper(), PrecisionKind::Bf16);
+        Ok((Box::new(device) as Box<dyn Device>, Tolerances::BF16_PRODUCTS))
+    };
+    check(
+        "networks_on_hopper_match_the_reference",
+        open(),
+        &[
+            "residual_networks_match_the_reference",
+            "airbench_networks_match_the_reference",
+            "updates_of_residual_networks_match_the_reference",
+            "updates_of_airbench_networks_match_the_reference",
+            "two_updates_of_a_residual_network_match_pytorch",
+            "running_statistics_take_in_every_batch",
+        ],
+    );
 }
