@@ -52,7 +52,7 @@ DEVICE void convolve_patches(const ConvolutionParams& p, unsigned char* shared) 
     int lane = thread_index() % 32, warp = uniform(thread_index() / 32);
     int output = int(block_index_y()) * TILE_CHANNELS, part = block_index_z();
     for (int i = thread_index(); i < End::NORMS * WARPS * WARP_SUMS; i += THREADS) sums[i] = 0.0f;
-    fill_table(end, output, w.out_channels);
+    end.fill_table(output, w.out_channels);
 
     // A single tap with a stride of two has read one of four parts of the pixels.
     bool is_zero = SPREAD && TAPS == 1 && part > 0;

@@ -108,18 +108,13 @@ KERNEL(exchange, FlatParams, THREADS) {
     });
 }
 
-// The squared norm of gradients - parameters, the change since it was last measured; remembers the gradients in
-// `parameters`. Of the gradients themselves if `parameters` is null.
+// The squared norm of the gradients.
 KERNEL(square_parts, FlatParams, THREADS) {
     SHARED_MEMORY(shared);
     double sum = 0.0;
     each_number(p.len, [&](i64 i) {
-        double change = p.gradients[i];
-        if (p.parameters) {
-            change -= p.parameters[i];
-            p.parameters[i] = p.gradients[i];
-        }
-        sum += change * change;
+        double gradient = p.gradients[i];
+        sum += gradient * gradient;
     });
     sum = sum_of_block(sum, reinterpret_cast<double*>(shared));
     if (thread_index() == 0) p.parts[block_index_x()] = sum;

@@ -20,7 +20,7 @@ struct PatchEnd {
 
     DEVICE float* sums(int) const { return end.sums; }
 
-    DEVICE void fill_table(int output) const {
+    DEVICE void fill_table(int output, int) const {
         int i = thread_index();
         if (i >= TILE_CHANNELS) return;
         bool inside = output + i < end.channels;
@@ -166,7 +166,3 @@ struct PatchGradientEnd {
         }
     }
 };
-
-DEVICE void fill_table(const PatchEnd& end, int output, int) { end.fill_table(output); }
-template <bool PIECEWISE>
-DEVICE void fill_table(const PatchGradientEnd<PIECEWISE>& end, int output, int channels) { end.fill_table(output, channels); }
