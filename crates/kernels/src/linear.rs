@@ -48,6 +48,9 @@ use crate::thread_pool::split_range;
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{Processor, ThreadPool};
 
+/// Blocks of outputs whose sums of leaves a task has at most: with those that wait they stay in a core's cache.
+const SUM_BLOCKS: usize = 8;
+
 /// A linear layer's shape.
 ///
 /// See the example of [the module `linear`](crate::linear).
@@ -63,7 +66,7 @@ impl Linear {
     /// The working memory that forward and backward need for a batch.
     pub fn workspace_size(&self, images: usize) -> WorkspaceSize {
         // The sums of leaves are as many rows.
-        let sums = leaves::DEPTH * self.outputs.next_multiple_of(LANES);
+        let sums = leaves::DEPTH * self.outputs.next_multiple_of(LANES).min(SUM_BLOCKS * LANES);
         gemm::workspace_size(images.max(sums))
     }
 }
@@ -153,6 +156,7 @@ pub fn backward(
         let dweight = &GroupSlices::new(leaves, dweight, weight.len());
         let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(LANES));
         let slices = processor.pool.enough_tasks(panels, panels * blocks).div_ceil(panels);
+        let slices = slices.max(blocks.div_ceil(SUM_BLOCKS));
         processor.pool.run(panels * slices, images * weight.len(), |index, worker| {
             let first = index / slices * PANEL;
             let blocks = split_range(blocks, slices, index % slices);

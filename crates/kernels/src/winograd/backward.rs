@@ -83,7 +83,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         taps: Option<&DisjointSlice<f32>>,
     ) {
         let Geometry { input, output, .. } = self.geometry;
-        let len = self.sum_len();
+        let (len, taps_len) = (self.sum_len(), weights::taps_len(input.channels, output.channels));
         let mut leaves: [Range<usize>; MOST_LEAVES] = std::array::from_fn(|_| 0..0);
         leaves.iter_mut().zip(self.parts.by_leaf()).for_each(|(leaf, parts)| *leaf = parts);
         let count = self.parts.by_leaf().count();
@@ -92,27 +92,31 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             let parts = leaves[leaf].clone();
             // Probably the worker's next leaf.
             let later = leaves.get(leaf + threads).map_or(0, |parts| parts.start);
-            let room = taps.map_or(0, |_| parts.len() * len);
+            // SAFETY: each task has a leaf.
+            let taps =
+                taps.map(|taps| unsafe { taps.part(leaf * taps_len, taps_len) }.as_mut_ptr());
+            let is_one_group = parts.len() == 1
+                && schedule.groups(&self.geometry, self.parts[parts.start].images()).count() == 1;
+            let room = match (taps, is_one_group) {
+                (None, _) => 0,
+                (_, true) => Block::new(&self.geometry).len::<T>(),
+                (_, false) => parts.len() * len,
+            };
             // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
             let (sums, rest) = unsafe { workers.part(worker, room, self.part_len(&schedule)) };
             for (index, part) in parts.clone().enumerate() {
-                let sum = taps.map(|_| sums.wrapping_add(index * len));
+                let gradient = taps.map(|taps| match is_one_group {
+                    true => WeightGradient::Leaf { block: sums, taps },
+                    false => WeightGradient::Sum(sums.wrapping_add(index * len)),
+                });
                 let then = if part + 1 < parts.end { part + 1 } else { later };
                 let then = (then > 0).then_some(then);
-                self.part(processor, schedule, packed, part, then, sum, rest);
+                self.part(processor, schedule, packed, part, then, gradient, rest);
             }
-            let Some(taps) = taps else { return };
-            let taps_len = weights::taps_len(input.channels, output.channels);
-            processor.isa.run(weights::Gather {
-                // SAFETY: the parts' sums were computed right now.
-                parts: unsafe { std::slice::from_raw_parts(sums, parts.len() * len) },
-                inputs: input.channels,
-                outputs: output.channels,
-                range: 0..input.channels,
-                // SAFETY: each task has a leaf.
-                taps: unsafe { taps.part(leaf * taps_len, taps_len) }.as_mut_ptr(),
-                tile: self.tile,
-            });
+            let Some(taps) = taps.filter(|_| !is_one_group) else { return };
+            // SAFETY: the parts' sums were computed right now.
+            let sums = unsafe { std::slice::from_raw_parts(sums, parts.len() * len) };
+            processor.isa.run(self.gather_leaf(sums, 0..input.channels, taps));
         });
     }
 
@@ -141,7 +145,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 let (rest, _) = unsafe { workers.part(worker, self.part_len(&schedule), 0) };
                 // SAFETY: one part a task.
                 let sum = sums.map(|sums| unsafe { sums.part(part * len, len) }.as_mut_ptr());
-                self.part(processor, schedule, packed, part, None, sum, rest);
+                let gradient = sum.map(WeightGradient::Sum);
+                self.part(processor, schedule, packed, part, None, gradient, rest);
             });
         }
         if let Some(taps) = taps {
@@ -168,22 +173,36 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             let (leaf, task) = (before + index / tasks, index % tasks);
             let of_leaf = self.parts.by_leaf().nth(leaf).expect("there are so many leaves");
             let first = of_leaf.start - parts.start;
-            processor.isa.run(weights::Gather {
-                parts: &sums[first * len..(first + of_leaf.len()) * len],
-                inputs,
-                outputs,
-                range: split_range(inputs, tasks, task),
-                // SAFETY: tasks write different input channels of a leaf, or different leaves.
-                taps: unsafe { taps.as_mut_ptr().add(leaf * taps_len) },
-                tile: self.tile,
-            });
+            let sums = &sums[first * len..(first + of_leaf.len()) * len];
+            // SAFETY: tasks write different input channels of a leaf, or different leaves.
+            let taps = unsafe { taps.as_mut_ptr().add(leaf * taps_len) };
+            processor.isa.run(self.gather_leaf(sums, split_range(inputs, tasks, task), taps));
         });
+    }
+
+    /// From the sums of a leaf's parts to its gradient, for some of the input's channels.
+    fn gather_leaf<'b>(
+        &self,
+        parts: &'b [f32],
+        range: Range<usize>,
+        taps: *mut f32,
+    ) -> weights::Gather<'b, T> {
+        let Geometry { input, output, .. } = self.geometry;
+        weights::Gather {
+            parts,
+            inputs: 0..input.channels,
+            columns: 0..output.padded_channels(),
+            range,
+            taps,
+            outputs: output.channels,
+            tile: self.tile,
+        }
     }
 
     /// Numbers of a partial sum.
     pub fn sum_len(&self) -> usize {
         let Geometry { input, output, .. } = self.geometry;
-        T::ELEMENTS * odd_cache_lines(input.channels * output.padded_channels())
+        T::ELEMENTS * weights::gradient_stride(input.channels, output.padded_channels())
     }
 
     /// Numbers that a part is computed in: the scratch memory and the domains of a group.
@@ -194,7 +213,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         Lines::scratch(&self.geometry) + domain(input) + domain(output)
     }
 
-    /// A part of a leaf, with its sum where that is wanted. `then` is the part that probably follows on this worker.
+    /// A part of a leaf, with its gradient of the weights where that is wanted. `then` is the part that probably follows on this worker.
     #[allow(clippy::too_many_arguments)]
     fn part(
         &self,
@@ -203,7 +222,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         packed: &[f32],
         part: usize,
         then: Option<usize>,
-        du: Option<*mut f32>,
+        gradient: Option<WeightGradient>,
         scratch: *mut f32,
     ) {
         let Geometry { input, output, .. } = self.geometry;
@@ -216,8 +235,47 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             let len = T::ELEMENTS * Domain::element_len(input.blocks(), tiles);
             let dm = Domain::new(start.wrapping_add(len), output.blocks(), tiles);
             let (pass, accumulate) = (self, count > 0);
-            processor.isa.run(Task { pass, group, next, packed, v, dm, du, accumulate, scratch });
+            processor.isa.run(Task {
+                pass,
+                group,
+                next,
+                packed,
+                v,
+                dm,
+                gradient,
+                accumulate,
+                scratch,
+            });
         }
+    }
+}
+
+/// Where the gradient of the weights goes.
+#[derive(Clone, Copy)]
+enum WeightGradient {
+    /// To a partial sum in the domain, `[element][input channel][output channel]`.
+    Sum(*mut f32),
+    /// The group is all of a leaf. Block by block, in this memory, it is transformed back at once to the leaf's gradient: a
+    /// sum of all channels would leave the caches and come back.
+    Leaf { block: *mut f32, taps: *mut f32 },
+}
+
+/// Channels of the input by channels of the output whose gradient in the domain stays in a core's cache.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    inputs: usize,
+    columns: usize,
+}
+
+impl Block {
+    pub fn new(geometry: &Geometry) -> Self {
+        let Geometry { input, output, .. } = geometry;
+        Block { inputs: input.channels.min(PANEL), columns: output.padded_channels().min(PANEL) }
+    }
+
+    /// Numbers of all its elements.
+    pub fn len<T: Tile>(self) -> usize {
+        T::ELEMENTS * weights::gradient_stride(self.inputs, self.columns)
     }
 }
 
@@ -231,10 +289,8 @@ struct Task<'a, T> {
     packed: &'a [f32],
     v: Domain,
     dm: Domain,
-    /// The partial sum, where the weights' gradient is wanted:
-    /// `[element][input channel][output channel]`.
-    du: Option<*mut f32>,
-    /// Whether groups before this one have begun it.
+    gradient: Option<WeightGradient>,
+    /// Whether groups before this one have begun its sum.
     accumulate: bool,
     scratch: *mut f32,
 }
@@ -250,7 +306,7 @@ impl<T: Tile> Task<'_, T> {
         let mut prefetch = Prefetch::nothing();
         if let Some(next) = &self.next {
             gradient.prefetch(&mut prefetch, &next.output_rows(geometry));
-            if self.du.is_some() {
+            if self.gradient.is_some() {
                 prologue.prefetch(&mut prefetch, &next.input_rows(geometry));
             }
         }
@@ -260,35 +316,68 @@ impl<T: Tile> Task<'_, T> {
         prefetch.over(geometry.steps::<T>(self.v.tiles, Direction::Backward))
     }
 
-    /// the gradients of the weights, then `dV` over `V`, for a panel of the input's channels.
+    /// The gradient of the weights of a leaf whose only group this is.
+    #[inline(always)]
+    fn leaf_gradient<S: Simd>(&self, s: S, block: *mut f32, taps: *mut f32, prefetch: &Prefetch) {
+        let Geometry { input, output, .. } = self.pass.geometry;
+        for panel in (0..input.blocks()).step_by(PANEL / LANES) {
+            let inputs = panel * LANES..input.channels.min(panel * LANES + PANEL);
+            for first in (0..output.blocks()).step_by(PANEL / LANES) {
+                let columns = first..output.blocks().min(first + PANEL / LANES);
+                let du_row = columns.len() * LANES;
+                let stride = weights::gradient_stride(inputs.len(), du_row);
+                for element in 0..T::ELEMENTS {
+                    // SAFETY: the next element's domain, of which nothing is read.
+                    let next = self.dm.start.wrapping_add(
+                        (element + 1) * self.dm.element_stride + first * self.dm.block_stride,
+                    );
+                    s.call(DomainGemmTn {
+                        v: self.v,
+                        dm: self.dm,
+                        input,
+                        element,
+                        panel,
+                        columns: columns.clone(),
+                        du: block.wrapping_add(element * stride),
+                        du_row,
+                        accumulate: false,
+                        prefetch,
+                        next: (next, columns.len() * self.dm.block_stride),
+                    });
+                }
+                s.call(weights::Gather {
+                    // SAFETY: the block's elements were computed right now.
+                    parts: unsafe { std::slice::from_raw_parts(block, T::ELEMENTS * stride) },
+                    inputs: inputs.clone(),
+                    columns: columns.start * LANES..columns.end * LANES,
+                    range: inputs.clone(),
+                    taps,
+                    outputs: output.channels,
+                    tile: self.pass.tile,
+                });
+            }
+        }
+    }
+
+    /// The gradient of the weights where it goes to a sum, then `dV` over `V`, for a panel of the input's channels.
     #[inline(always)]
     fn gemms<S: Simd>(&self, s: S, element: usize, panel: usize, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;
-        let len = odd_cache_lines(input.channels * output.padded_channels());
-        let du = self.du.map(|du| du.wrapping_add(element * len));
         let len = odd_cache_lines(output.channels * input.padded_channels());
         let packed = self.packed.as_ptr().wrapping_add(element * len);
-        if let Some(du) = du {
-            s.call(DomainGemmTn {
-                v: self.v,
-                dm: self.dm,
-                input,
-                output,
-                du,
-                element,
-                panel,
-                accumulate: self.accumulate,
-                prefetch,
-                next: packed.wrapping_add(panel * LANES * output.channels),
-            });
+        // The weights, or the sums, of the next panel, or behind the last one of the next element.
+        let next = (panel + PANEL / LANES).min(input.blocks()) * LANES;
+        let mut then = packed.wrapping_add(next * output.channels);
+        if let Some(WeightGradient::Sum(sum)) = self.gradient {
+            let geometry = &self.pass.geometry;
+            let to_sum = DomainGemmTn::to_sum(
+                geometry, self.v, self.dm, sum, element, panel, packed, prefetch,
+            );
+            let rows = next - panel * LANES;
+            then = to_sum.du.wrapping_add(rows * to_sum.du_row).cast_const();
+            s.call(DomainGemmTn { accumulate: self.accumulate, ..to_sum });
         }
         if self.pass.epilogue.is_some() {
-            // The sums, or the weights, of the next panel, or behind the last one of the next element.
-            let next = (panel + PANEL / LANES).min(input.blocks()) * LANES;
-            let next = match du {
-                Some(du) => du.wrapping_add(next * output.padded_channels()).cast_const(),
-                None => packed.wrapping_add(next * output.channels),
-            };
             s.call(DomainGemm {
                 a: self.dm,
                 a_shape: output,
@@ -298,7 +387,7 @@ impl<T: Tile> Task<'_, T> {
                 element,
                 panel,
                 prefetch,
-                next: Some(next),
+                next: Some(then),
             });
         }
     }
@@ -313,12 +402,15 @@ impl<T: Tile> Kernel for Task<'_, T> {
         for index in 0..self.group.images.len() {
             let place = self.place(output, self.dm, index);
             s.call(transform::OutputAdjoint { place, prologue: gradient });
-            if self.du.is_some() {
+            if self.gradient.is_some() {
                 let place = self.place(input, self.v, index);
                 s.call(transform::Input { place, prologue });
             }
         }
         let prefetch = self.prefetch();
+        if let Some(WeightGradient::Leaf { block, taps }) = self.gradient {
+            self.leaf_gradient(s, block, taps, &prefetch);
+        }
         for element in 0..T::ELEMENTS {
             for panel in (0..input.blocks()).step_by(PANEL / LANES) {
                 self.gemms(s, element, panel, &prefetch);

@@ -1,6 +1,9 @@
 //! The GEMMs of one panel of packed weights: of all tiles in the domain with up to 64 columns.
 
-use super::Domain;
+use std::ops::Range;
+
+use super::weights::gradient_stride;
+use super::{Domain, Geometry};
 use crate::MapShape;
 use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
@@ -68,54 +71,93 @@ impl Kernel for DomainGemm<'_> {
     }
 }
 
-/// One element's gradient of the weights, `du = v^T dm`, for a panel of the input's channels.
+/// One element's gradient of the weights, `du = v^T dm`, for a panel of the input's channels and some of the output's.
 ///
-/// Whoever makes one promises that both domains have the element and their maps' blocks, that `du` is
-/// the element's sum, and that no other thread is at these rows of it.
+/// Whoever makes one promises that both domains have the element and their maps' blocks, that `du` has room for these
+/// channels, and that no other thread is at them.
 pub(super) struct DomainGemmTn<'a> {
     pub v: Domain,
     pub dm: Domain,
     pub input: MapShape,
-    pub output: MapShape,
-    pub du: *mut f32,
     pub element: usize,
     pub panel: usize,
+    /// Blocks of the output's channels.
+    pub columns: Range<usize>,
+    /// The sum of the panel's first channel with the first column.
+    pub du: *mut f32,
+    /// Numbers from a channel of the input to the next.
+    pub du_row: usize,
     pub accumulate: bool,
     pub prefetch: &'a Prefetch,
-    /// The weights that are multiplied with next, to be prefetched: as many as there are sums.
-    pub next: *const f32,
+    /// What is needed next, to be prefetched, and how many numbers.
+    pub next: (*const f32, usize),
+}
+
+impl<'a> DomainGemmTn<'a> {
+    /// For all columns, to the place in a sum of all elements and channels, `[element][input channel][output channel]`.
+    /// `packed` are the weights of the element, which are multiplied with next.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    pub fn to_sum(
+        geometry: &Geometry,
+        v: Domain,
+        dm: Domain,
+        sum: *mut f32,
+        element: usize,
+        panel: usize,
+        packed: *const f32,
+        prefetch: &'a Prefetch,
+    ) -> Self {
+        let Geometry { input, output, .. } = *geometry;
+        let du_row = output.padded_channels();
+        let at = element * gradient_stride(input.channels, du_row) + panel * LANES * du_row;
+        let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
+        DomainGemmTn {
+            v,
+            dm,
+            input,
+            element,
+            panel,
+            columns: 0..output.blocks(),
+            du: sum.wrapping_add(at),
+            du_row,
+            accumulate: false,
+            prefetch,
+            next: (packed.wrapping_add(panel * LANES * output.channels), rows * output.channels),
+        }
+    }
 }
 
 impl Kernel for DomainGemmTn<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let DomainGemmTn { v, dm, input, output, element, panel, prefetch, .. } = self;
+        let DomainGemmTn { v, dm, input, element, panel, columns, du, du_row, prefetch, .. } = self;
         let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
-        let steps = rows.div_ceil(6) * output.blocks().div_ceil(PANEL / LANES);
-        prefetch.near(self.next, rows * output.channels, steps * v.tiles.div_ceil(LANES));
+        let vectors = columns.len().div_ceil(PANEL / LANES);
+        let steps = rows.div_ceil(6) * vectors * v.tiles.div_ceil(LANES);
+        prefetch.near(self.next.0, self.next.1, steps);
         // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
         let chunks = v.tiles.div_ceil(DEPTH);
-        for (chunk, vector) in pairs(chunks, output.blocks().div_ceil(PANEL / LANES)) {
+        for (chunk, vector) in pairs(chunks, vectors) {
             let (tiles, vector) = (split_range(v.tiles, chunks, chunk), vector * (PANEL / LANES));
             for block in panel..input.blocks().min(panel + PANEL / LANES) {
                 // SAFETY: the promise above.
                 unsafe {
-                    let row = self.du.add(block * LANES * output.padded_channels());
                     let correlate = PanelGemmTn {
                         rows: input.lanes(block),
-                        vectors: (output.blocks() - vector).min(PANEL / LANES),
+                        vectors: (columns.len() - vector).min(PANEL / LANES),
                         lines: 1,
                         len: tiles.len(),
                         a: v.at(element, block, tiles.start),
                         a_step: LANES,
                         a_line: 0,
-                        b: dm.at(element, vector, tiles.start),
+                        b: dm.at(element, columns.start + vector, tiles.start),
                         b_step: LANES,
                         b_line: 0,
                         b_vector: dm.block_stride,
-                        c: row.add(vector * LANES),
-                        c_row: output.padded_channels(),
+                        c: du.add((block - panel) * LANES * du_row + vector * LANES),
+                        c_row: du_row,
                         accumulate: self.accumulate || chunk > 0,
                         prefetch,
                     };

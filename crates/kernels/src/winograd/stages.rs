@@ -318,19 +318,10 @@ impl<T: Tile> Kernel for Gradients<'_, T> {
         let len = odd_cache_lines(output.channels * input.padded_channels());
         let packed = packed.as_ptr().wrapping_add(element * len);
         if let Some(du) = du {
-            let len = odd_cache_lines(input.channels * output.padded_channels());
-            s.call(DomainGemmTn {
-                v,
-                dm,
-                input,
-                output,
-                du: du.wrapping_add(element * len),
-                element,
-                panel,
-                accumulate,
-                prefetch,
-                next: packed.wrapping_add(panel * LANES * output.channels),
-            });
+            let geometry = &pass.geometry;
+            let to_sum =
+                DomainGemmTn::to_sum(geometry, v, dm, du, element, panel, packed, prefetch);
+            s.call(DomainGemmTn { accumulate, ..to_sum });
         }
         if pass.epilogue.is_some() {
             s.call(DomainGemm {

@@ -9,6 +9,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::odd_cache_lines;
 use super::tile::{Line, Tile};
@@ -118,11 +119,14 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
 pub(super) struct Gather<'a, T> {
     /// Parts of `[element][input channel][output channel]`, one after another.
     pub parts: &'a [f32],
-    pub inputs: usize,
-    pub outputs: usize,
-    pub range: std::ops::Range<usize>,
-    /// The leaf's gradient, `[input channel][block of output channels][tap][16]`; tasks write different input channels.
+    /// The channels that they have: of the input, and of the output with padding.
+    pub inputs: Range<usize>,
+    pub columns: Range<usize>,
+    pub range: Range<usize>,
+    /// The leaf's gradient, `[input channel][block of output channels][tap][16]`, with the output's channels in all; tasks
+    /// write different channels.
     pub taps: *mut f32,
+    pub outputs: usize,
     pub tile: PhantomData<T>,
 }
 
@@ -131,26 +135,32 @@ pub(super) fn taps_len(inputs: usize, outputs: usize) -> usize {
     9 * inputs * outputs.next_multiple_of(LANES)
 }
 
+/// Numbers of one element of gradients in the domain, of so many channels.
+pub(super) fn gradient_stride(inputs: usize, columns: usize) -> usize {
+    odd_cache_lines(inputs * columns)
+}
+
 impl<T: Tile> Kernel for Gather<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Gather { parts, inputs, outputs, taps, .. } = self;
-        let columns = outputs.next_multiple_of(LANES);
-        let stride = odd_cache_lines(inputs * columns);
+        let Gather { parts, inputs, columns, taps, outputs, .. } = self;
+        let outputs = outputs.next_multiple_of(LANES);
+        let stride = gradient_stride(inputs.len(), columns.len());
         let count = parts.len() / (T::ELEMENTS * stride);
         assert!(count > 0 && parts.len() == count * T::ELEMENTS * stride);
-        assert!(self.range.end <= inputs);
+        assert!(self.range.start >= inputs.start && self.range.end <= inputs.end);
         for input in self.range {
-            for first in (0..outputs).step_by(LANES) {
+            for column in columns.clone().step_by(LANES) {
+                let of_part = (input - inputs.start) * columns.len() + column - columns.start;
                 // SAFETY: within the parts, whose length was checked, and the leaf's gradient.
                 unsafe {
                     let mut lines: [[S::V; 6]; 3] = [[s.zero(); 6]; 3];
                     for j in 0..T::POINTS {
                         let mut u: Line<S::V> = [s.zero(); 6];
                         for (i, u) in u.iter_mut().enumerate().take(T::POINTS) {
-                            let at = (i * T::POINTS + j) * stride + input * columns + first;
-                            let mut from = parts.as_ptr().add(at);
+                            let mut from =
+                                parts.as_ptr().add((i * T::POINTS + j) * stride + of_part);
                             *u = s.load(from);
                             for _ in 1..count {
                                 from = from.add(T::ELEMENTS * stride);
@@ -162,7 +172,7 @@ impl<T: Tile> Kernel for Gather<'_, T> {
                             line[j] = value;
                         }
                     }
-                    let taps = taps.add(9 * (input * columns + first));
+                    let taps = taps.add(9 * (input * outputs + column));
                     for (row, &line) in lines.iter().enumerate() {
                         let g = T::filter_adjoint(s, line);
                         for (column, &g) in g.iter().enumerate() {
@@ -182,7 +192,7 @@ pub(super) struct Deliver<'a> {
     pub leaves: &'a [Leaf],
     pub inputs: usize,
     pub outputs: usize,
-    pub range: std::ops::Range<usize>,
+    pub range: Range<usize>,
     /// `[outputs, inputs, 3, 3]` each; tasks write different input channels.
     pub dweight: &'a GroupSlices<'a>,
 }
