@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crescendo_network::{DeviceMemory, EngineError};
 
 /// An address in the device's memory.
+///
+/// See the example of [`Driver`].
 pub type Address = u64;
 
 /// Runs kernels on one device. Everything takes effect in the order of the calls. Calls may return before the device

@@ -79,6 +79,7 @@ pub enum Border {
 /// See the example of [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Flip {
     /// Each image with probability 1/2 in the first epoch, then in every second epoch: those that were
     /// flipped in one epoch are not flipped in the next. This is the alternating flip of airbench (Jordan

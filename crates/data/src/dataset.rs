@@ -20,6 +20,7 @@ use crate::{ImageShape, Sizing};
 /// split.push(&[0; ImageShape::CIFAR.elements()], 0);
 /// split.push(&red, 1);
 /// assert_eq!((split.len(), &split.labels[..]), (2, &[0, 1][..]));
+/// assert!(split.is_whole());
 /// // The first pixel's red, green and blue.
 /// let image = split.image(1);
 /// assert_eq!([image[0], image[shape.plane()], image[2 * shape.plane()]], [255, 0, 0]);
@@ -44,6 +45,11 @@ impl Split {
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
+    }
+
+    /// Whether there are the bytes of as many images as there are labels. What this crate reads or makes is whole.
+    pub fn is_whole(&self) -> bool {
+        self.pixels.len() == self.len() * self.image_shape().elements()
     }
 
     /// The shape of every image.

@@ -27,6 +27,7 @@ pub struct ImageBatch {
 /// See the example of [`Sampling`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Shuffle {
     /// A new random order in every epoch.
     Epoch,
@@ -39,6 +40,7 @@ pub enum Shuffle {
 /// See the example of [`Sampling`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LastBatch {
     /// They are left out of the epoch.
     Drop,

@@ -12,6 +12,8 @@ use crate::{ActivationFunction, MapShape};
 
 /// Two sums over each channel of each image, for a BatchNorm: `[images, blocks, 2, 16]` in f64. They
 /// start as zeros, and [`crate::norm::sum_over_images`] adds them up.
+///
+/// See the example of [the module `norm`](crate::norm).
 pub type ChannelSums<'a> = DisjointSlice<'a, f64>;
 
 /// What happens to a forward kernel's output: `row + bias` is stored, and summed up for a BatchNorm.

@@ -98,7 +98,9 @@ pub trait Communicator: Send {
     }
 }
 
-/// The communicator of a run with one process; it is in the example of [`Communicator`].
+/// The communicator of a run with one process.
+///
+/// See the example of [`Communicator`].
 pub struct SingleProcess;
 
 impl Communicator for SingleProcess {

@@ -251,7 +251,7 @@ impl<'a> MicroBatch<'a> {
 
 /// The images of a micro-batch.
 ///
-/// The examples of [`MicroBatch`] and [`Preparation`] have both kinds.
+/// See the examples of [`MicroBatch`] and [`Preparation`], which have one kind each.
 #[derive(Clone, Copy, Debug)]
 pub enum Images<'a> {
     /// Normalised, `[N, C, H, W]`.
@@ -464,6 +464,8 @@ pub enum Section {
 }
 
 /// The tensors of [`Section::Model`], [`Section::Momentum`] and [`Section::Average`].
+///
+/// See the example of [`Snapshot`].
 pub type State<'a> = Vec<(Section, Vec<Tensor<'a>>)>;
 
 /// The state of an engine at one moment.

@@ -1,6 +1,8 @@
 //! Calibration: whether predictions are as often right as their probabilities say.
 
 /// Images whose predictions have similar confidence.
+///
+/// See the example of [`Model`](crate::Model).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CalibrationBin {

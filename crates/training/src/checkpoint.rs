@@ -229,7 +229,9 @@ pub(crate) const SAY: &str = "describe its network with --recipe";
 /// What to do about a damaged file.
 const ANOTHER: &str = "use another checkpoint";
 
-/// A checkpoint's file in memory. What it holds is used by a [`Model`](crate::Model).
+/// A checkpoint's file in memory. A [`Model`](crate::Model) computes with what it holds.
+///
+/// See the examples of [`Model`](crate::Model) and [`TrainedNetwork`](crate::TrainedNetwork).
 pub struct Checkpoint(TensorFile);
 
 impl From<TensorFile> for Checkpoint {

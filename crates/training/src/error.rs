@@ -4,7 +4,27 @@ use std::path::{Path, PathBuf};
 
 use crescendo_network::EngineError;
 
-/// Why training, evaluation or prediction failed.
+/// Why training, evaluation or prediction failed. As text it is a sentence that says what to do.
+///
+/// # Example
+///
+/// ```
+/// use crescendo_training::{Error, Recipe};
+///
+/// /// The learning rate to try next, if an error says that this one is too high.
+/// fn lower(error: &Error, recipe: &Recipe) -> Option<f64> {
+///     match error {
+///         Error::Diverged { .. } => Some(recipe.optimizer.learning_rate / 2.0),
+///         // There may be other errors in a later version.
+///         _ => None,
+///     }
+/// }
+/// let error = Recipe::load("quick", &["train.epochs=-1"]).unwrap_err();
+/// assert!(matches!(error, Error::Recipe(_)) && error.is_usage());
+/// assert!(error.to_string().contains("train.epochs"));
+/// assert_eq!(lower(&error, &Recipe::load::<&str>("quick", &[])?), None);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

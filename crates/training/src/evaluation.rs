@@ -48,6 +48,8 @@ pub struct Misclassified {
 }
 
 /// What an evaluation says about one class.
+///
+/// See the example of [`Model`](crate::Model).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClassScore {

@@ -191,6 +191,71 @@ pub struct Epoch {
 
 /// The length in bytes of each of an observer's files at some moment, by name, so that the files can be cut
 /// back to it.
+///
+/// # Example
+///
+/// ```
+/// use std::fs::OpenOptions;
+/// use std::io::Write;
+///
+/// use crescendo_cpu::CpuDevices;
+/// use crescendo_training::events::{Event, Marks, Observer};
+/// use crescendo_training::{Error, Recipe, Run, Start};
+///
+/// const NAME: &str = "losses.txt";
+///
+/// /// Writes the loss of each update into a file of the run's folder. A run that is killed and resumed does some updates
+/// /// again; the file has each once.
+/// #[derive(Default)]
+/// struct Losses(Option<std::fs::File>);
+///
+/// impl Observer for Losses {
+///     fn event(&mut self, event: &Event) -> Result<(), Error> {
+///         match event {
+///             Event::Started { folder, marks, .. } => {
+///                 let path = folder.join(NAME);
+///                 let open = OpenOptions::new().append(true).create(true).open(&path);
+///                 let file = open.map_err(|error| Error::io("write", &path, error))?;
+///                 // Nothing at first; later, what was there when the state was saved.
+///                 let length = marks.get(NAME).copied().unwrap_or(0);
+///                 file.set_len(length).map_err(|error| Error::io("write", &path, error))?;
+///                 self.0 = Some(file);
+///             }
+///             Event::Step(step) => {
+///                 let file = self.0.as_mut().expect("a run begins with Event::Started");
+///                 writeln!(file, "{}", step.loss).map_err(Error::observer)?;
+///             }
+///             _ => {}
+///         }
+///         Ok(())
+///     }
+///
+///     fn marks(&mut self) -> Result<Marks, Error> {
+///         let Some(file) = &self.0 else { return Ok(Marks::new()) };
+///         file.sync_all().map_err(Error::observer)?;
+///         let about = file.metadata().map_err(Error::observer)?;
+///         Ok(Marks::from([(NAME.to_owned(), about.len())]))
+///     }
+/// }
+///
+/// let data = crescendo_data::shapes::generate(0, 100, 50);
+/// let recipe = Recipe::load("quick", &["train.epochs=2", "network.widths=[4, 4, 4]"])?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("run");
+/// let mut run = Run::create(&folder, &Start::new(&recipe, &data, &CpuDevices))?;
+/// run.train_until(1, &CpuDevices, &data, &mut Losses::default(), &false.into())?;
+/// // Updates that no saved state knows.
+/// let mut file = OpenOptions::new().append(true).open(folder.join(NAME)).unwrap();
+/// writeln!(file, "lost").unwrap();
+/// drop(run);
+///
+/// let mut run = Run::open(&folder)?;
+/// run.train(&CpuDevices, &data, &mut Losses::default(), &false.into())?;
+/// let losses = std::fs::read_to_string(folder.join(NAME)).unwrap();
+/// assert_eq!(losses.lines().count() as u64, run.progress().updates);
+/// assert!(!losses.contains("lost"));
+/// # Ok::<(), crescendo_training::Error>(())
+/// ```
 pub type Marks = BTreeMap<String, u64>;
 
 /// Records or shows the events of a run, and may stop it.

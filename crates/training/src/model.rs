@@ -22,7 +22,9 @@ const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 /// ```
 /// use crescendo_cpu::CpuDevices;
 /// use crescendo_training::checkpoint::{self, Checkpoint};
-/// use crescendo_training::{External, Model, Recipe, Run, Start, TrainedOn};
+/// use crescendo_training::{
+///     CalibrationBin, ClassScore, External, Model, Recipe, Run, Start, TrainedOn,
+/// };
 ///
 /// let data = crescendo_data::shapes::generate(0, 100, 50);
 /// let recipe = Recipe::load("quick", &["train.epochs=1", "network.widths=[4, 4, 4]"])?;
@@ -38,6 +40,11 @@ const IMAGE_BYTES: usize = ImageShape::CIFAR.elements();
 /// assert_eq!(evaluation.images(), 50);
 /// let wrong = evaluation.misclassified.first().expect("no network is that good after an epoch");
 /// assert_ne!(wrong.label, wrong.prediction);
+/// let scores: Vec<ClassScore> = evaluation.class_scores();
+/// assert_eq!((scores.len(), scores[0].images), (10, 5));
+/// // How many images there are with a confidence of up to 1/15, up to 2/15, and so on.
+/// let bins: Vec<u64> = evaluation.calibration.iter().map(|bin: &CalibrationBin| bin.images).collect();
+/// assert_eq!((bins.len(), bins.iter().sum()), (15, 50));
 /// let probabilities = model.predict(data.test.image(0))?;
 /// assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
 ///
@@ -181,10 +188,7 @@ impl Model {
     /// The probabilities `[N, classes]` of images `[N, C, H, W]` of bytes.
     ///
     /// # Errors
-    /// If the device fails, or the network's outputs are infinite or NaN.
-    ///
-    /// # Panics
-    /// If the images are not whole.
+    /// If the images are not whole, the device fails, or the network's outputs are infinite or NaN.
     pub fn predict(&mut self, images: &[u8]) -> Result<Vec<f64>, Error> {
         let mut probabilities = vec![0.0; images.len() / IMAGE_BYTES * self.classes.len()];
         self.predict_into(images, &mut probabilities)?;
@@ -195,15 +199,23 @@ impl Model {
     /// there are more images than in any call before, or for the first time one to four, or the views have changed.
     ///
     /// # Errors
-    /// If the device fails, or the network's outputs are infinite or NaN.
-    ///
-    /// # Panics
-    /// If the images are not whole, or there is not one probability for each image and class.
+    /// As [`predict`](Self::predict), or if there is not room for one probability for each image and class.
     pub fn predict_into(&mut self, images: &[u8], probabilities: &mut [f64]) -> Result<(), Error> {
-        let classes = self.classes.len();
-        assert!(images.len().is_multiple_of(IMAGE_BYTES), "not whole images");
-        let count = images.len() / IMAGE_BYTES * classes;
-        assert_eq!(probabilities.len(), count, "not one probability for each image and class");
+        let (classes, bytes, room) = (self.classes.len(), images.len(), probabilities.len());
+        if !bytes.is_multiple_of(IMAGE_BYTES) {
+            return Err(Error::Refused(format!(
+                "an image is {IMAGE_BYTES} bytes, red, green and blue planes of 32 rows with 32 pixels: {bytes} bytes \
+                 are not a number of images"
+            )));
+        }
+        let count = bytes / IMAGE_BYTES * classes;
+        if room != count {
+            return Err(Error::Refused(format!(
+                "the probabilities of {} images of {classes} classes are {count} numbers: give room for so many, not \
+                 for {room}",
+                bytes / IMAGE_BYTES
+            )));
+        }
         let parts = probabilities.chunks_mut(EVALUATION_BATCH * classes);
         for (images, probabilities) in images.chunks(EVALUATION_BATCH * IMAGE_BYTES).zip(parts) {
             let logits = self.input.logits_with(&mut self.views, &mut *self.engine, images);
@@ -241,12 +253,24 @@ impl Model {
     /// Evaluates the network on `split`; `progress` is called with the number of images so far.
     ///
     /// # Errors
-    /// If the device fails, or the network's outputs are infinite or NaN.
+    /// If a label is of none of the network's classes, the device fails, or the network's outputs are infinite or NaN.
     pub fn evaluate(
         &mut self,
         split: &Split,
         mut progress: impl FnMut(usize),
     ) -> Result<Evaluation, Error> {
+        let (classes, path) = (self.classes.len(), self.path.display());
+        if !split.is_whole() {
+            let (count, bytes) = (split.len(), split.pixels.len());
+            return Err(Error::Refused(format!(
+                "there are {count} labels for images of {bytes} bytes in all"
+            )));
+        }
+        if let Some(label) = split.labels.iter().find(|&&label| usize::from(label) >= classes) {
+            return Err(Error::Refused(format!(
+                "an image has the label {label}, but the network in {path} has {classes} classes, counted from 0"
+            )));
+        }
         evaluation::evaluate(&mut *self.engine, &self.input, split, |done| {
             progress(done);
             Ok(())

@@ -95,7 +95,9 @@ pub struct TrainingSamples {
     pub images: Vec<TrainingSample>,
 }
 
-/// An image of [`TrainingSamples`].
+/// An image of a run's training.
+///
+/// See the example of [`TrainingSamples`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrainingSample {

@@ -24,6 +24,7 @@ const MAX_ASPECT_RATIO: f64 = 1.5;
 /// See the example of [`ReadOptions`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DamagedImages {
     /// They are an error, which names them.
     #[default]

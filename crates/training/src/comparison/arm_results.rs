@@ -3,6 +3,8 @@
 use super::{BatchNormStatistics, ComparisonRecord, Difference, Results, Row, Spread};
 
 /// The results of an arm over a comparison's seeds.
+///
+/// See the example of [the module `comparison`](crate::comparison).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ArmResults<'a> {

@@ -62,7 +62,9 @@ pub struct ComparisonRecord {
     pub arms: Vec<ArmRecord>,
 }
 
-/// An arm in a [`ComparisonRecord`].
+/// An arm, as a comparison's folder describes it.
+///
+/// See the example of [`ComparisonRecord`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

@@ -7,7 +7,9 @@ use crate::graph::input_shape;
 use crate::recipe::{BatchConfig, DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use crate::{Error, Recipe};
 
-/// Changes a recipe, section by section: see [`Recipe::builder`].
+/// Changes a recipe, section by section.
+///
+/// See the example of [`Recipe::builder`].
 #[derive(Clone, Debug)]
 pub struct RecipeBuilder(Recipe);
 

@@ -8,6 +8,7 @@ use super::PlateauConfig;
 ///
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BatchConfig {
     /// What decides the batch size.
     pub policy: BatchPolicyKind,

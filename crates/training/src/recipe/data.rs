@@ -13,6 +13,7 @@ use super::epoch_table::value_at;
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DataConfig {
     /// The data set, unless the command line names another one.
     pub source: DataSource,
@@ -71,7 +72,8 @@ pub enum AugmentConfig {
     Table(AugmentTable),
 }
 
-/// The table form of [`AugmentConfig`].
+/// The table form of [`AugmentConfig`]; by default it changes nothing. Later versions may have more fields, so write
+/// `..AugmentTable::default()` behind yours.
 ///
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +88,12 @@ pub struct AugmentTable {
     /// that they had before the key existed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cutout: usize,
+}
+
+impl Default for AugmentTable {
+    fn default() -> Self {
+        AugmentTable { padding: 0, flip: Flip::Random(false), cutout: 0 }
+    }
 }
 
 fn is_zero(number: &usize) -> bool {

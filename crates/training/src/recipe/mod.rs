@@ -18,8 +18,8 @@
 //! let recipe = Recipe::builder("quick")?
 //!     .data(|data: &mut DataConfig| {
 //!         data.source = DataSource::Shapes;
-//!         let flip = crescendo_data::Flip::Random(true);
-//!         data.augment = AugmentConfig::Table(AugmentTable { padding: 2, flip, cutout: 8 });
+//!         let augment = AugmentTable { padding: 2, cutout: 8, ..AugmentTable::default() };
+//!         data.augment = AugmentConfig::Table(augment);
 //!         data.normalize = NormalizeKind::Dataset;
 //!         data.class_weights = ClassWeights::Rule(ClassWeighting::Balanced);
 //!         data.validation = 100;
@@ -27,29 +27,17 @@
 //!     .batch(|batch: &mut BatchConfig| {
 //!         batch.policy = BatchPolicyKind::Plateau;
 //!         (batch.initial, batch.max) = (50, 400);
-//!         batch.plateau = PlateauConfig {
-//!             metric: Metric::ValidationAccuracy,
-//!             patience: 1,
-//!             threshold: 0.01,
-//!             threshold_mode: ThresholdMode::Absolute,
-//!             smoothing: 0.0,
-//!             cooldown: 0,
-//!         };
+//!         let plateau: &mut PlateauConfig = &mut batch.plateau;
+//!         (plateau.metric, plateau.patience) = (Metric::ValidationAccuracy, 1);
+//!         (plateau.threshold, plateau.threshold_mode) = (0.01, ThresholdMode::Absolute);
 //!         (batch.coupling, batch.after_max) = (Coupling::Constant, AfterMax::Decay);
 //!     })
 //!     .optimizer(|optimizer: &mut OptimizerConfig| {
 //!         (optimizer.kind, optimizer.per) = (OptimizerKind::Sgd, LearningRatePer::Batch);
 //!         optimizer.decay = DecayedParameters::Weights;
 //!         optimizer.average = WeightAverage::Ema;
-//!         optimizer.groups = vec![ParameterGroup {
-//!             parameters: "*.bias".into(),
-//!             kind: None,
-//!             learning_rate: Some(0.2),
-//!             momentum: None,
-//!             nesterov: None,
-//!             weight_decay: None,
-//!             epochs: None,
-//!         }];
+//!         let biases = ParameterGroup::new("*.bias");
+//!         optimizer.groups = vec![ParameterGroup { learning_rate: Some(0.2), ..biases }];
 //!     })
 //!     .train(|train: &mut TrainConfig| {
 //!         train.evaluate_every = 1;
@@ -97,8 +85,11 @@ pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use train::{SaveEvery, TrainConfig};
 
 /// All sections of a recipe.
+///
+/// See the examples of [the module `recipe`](self), [`Recipe::load`] and [`Recipe::builder`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Recipe {
     /// The network.
     pub network: NetworkConfig,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct OptimizerConfig {
     /// The optimizer.
     pub kind: OptimizerKind,
@@ -118,4 +119,20 @@ pub struct ParameterGroup {
     /// Epochs after which the group is frozen; its learning-rate schedule ends with them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u32>,
+}
+
+impl ParameterGroup {
+    /// The parameters whose names match this pattern, with the keys of the section. Change its fields, or write
+    /// `ParameterGroup { momentum: Some(0.5), ..ParameterGroup::new("*.bias") }`: later versions may have more.
+    pub fn new(parameters: impl Into<String>) -> Self {
+        ParameterGroup {
+            parameters: parameters.into(),
+            kind: None,
+            learning_rate: None,
+            momentum: None,
+            nesterov: None,
+            weight_decay: None,
+            epochs: None,
+        }
+    }
 }

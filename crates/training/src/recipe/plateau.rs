@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PlateauConfig {
     /// The metric.
     pub metric: Metric,

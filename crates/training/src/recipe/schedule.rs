@@ -8,6 +8,7 @@ use super::PlateauConfig;
 ///
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ScheduleConfig {
     /// What decides the learning rate.
     pub policy: ScheduleKind,

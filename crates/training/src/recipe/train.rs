@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// See the example of [the module `recipe`](crate::recipe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TrainConfig {
     /// Passes over the training images.
     pub epochs: u32,

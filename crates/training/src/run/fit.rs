@@ -49,7 +49,12 @@ pub(crate) fn check_fit(
         return refuse(format!("{name} has no test images: set train.final_evaluation=false"));
     }
     let classes = data.classes.len();
-    let mut labels = data.train.labels.iter().chain(&data.test.labels);
+    let splits = [&data.train, &data.validation, &data.test];
+    if let Some(split) = splits.into_iter().find(|split| !split.is_whole()) {
+        let (name, count, bytes) = (&data.name, split.len(), split.pixels.len());
+        return refuse(format!("{name} has {count} labels for images of {bytes} bytes in all"));
+    }
+    let mut labels = splits.into_iter().flat_map(|split| &split.labels);
     if let Some(label) = labels.find(|&&label| usize::from(label) >= classes) {
         let name = &data.name;
         return refuse(format!("{name} has an image of class {label}, but only {classes} classes"));

@@ -169,6 +169,45 @@ fn a_run_with_its_own_network_and_policy_is_stopped_by_an_observer_and_resumed_t
 }
 
 #[test]
+fn images_and_labels_that_do_not_fit_are_refused_in_a_sentence() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("run");
+    let recipe = recipe(BatchPolicyKind::Fixed);
+    let mut run = create(&folder, &recipe);
+    run.train_until(1, &CpuDevices, &data(), &mut (), &AtomicBool::new(false)).unwrap();
+    let path = checkpoint::last_path(&folder);
+    let mut model = Model::open(&path, None, &CpuDevices, &recipe.engine).unwrap();
+
+    let good = data().test;
+    let mut probabilities = [0.0; 10];
+    let error = model.predict(&good.image(0)[1..]).unwrap_err().to_string();
+    assert!(error.contains("3071 bytes are not a number of images"), "{error}");
+    let error = model.predict_into(good.image(0), &mut probabilities[1..]).unwrap_err().to_string();
+    assert!(error.contains("give room for so many, not for 9"), "{error}");
+    model.predict_into(good.image(0), &mut probabilities).unwrap();
+
+    let mut split = good.clone();
+    split.labels[7] = 10;
+    let error = model.evaluate(&split, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("the label 10, but the network in"), "{error}");
+    split.labels.truncate(7);
+    let error = model.evaluate(&split, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("there are 7 labels for images of 61440 bytes"), "{error}");
+
+    // A data set that was put together by hand.
+    let start_with = |data: &DataSet| {
+        let start = Start::new(&recipe, data, &CpuDevices);
+        Run::create(&place.path().join("other"), &start).unwrap_err().to_string()
+    };
+    let mut own = data();
+    own.validation = split;
+    assert!(start_with(&own).contains("has 7 labels for images of 61440 bytes"));
+    own.validation = good;
+    own.validation.labels[3] = 12;
+    assert!(start_with(&own).contains("an image of class 12, but only 10 classes"));
+}
+
+#[test]
 fn a_policy_is_refused_where_none_belongs_and_missed_where_one_does() {
     let place = tempfile::tempdir().unwrap();
     let mut run = create(&place.path().join("fixed"), &recipe(BatchPolicyKind::Fixed));
