@@ -10,7 +10,8 @@ const FORMAT: &str = "arrays in memory";
 
 impl DataSet {
     /// A data set of images in memory, `[N, 3, 32, 32]` bytes in the order that [`ImageShape`] describes, with a label
-    /// for each, an index into the names of the classes. [`with_test`](Self::with_test) adds test images, and
+    /// for each, an index into the names of the classes. Bring images of another size, order or number of channels to
+    /// this shape first. [`with_test`](Self::with_test) adds test images, and
     /// [`with_validation`](Self::with_validation) validation images.
     ///
     /// # Errors

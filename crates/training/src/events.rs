@@ -258,7 +258,8 @@ pub struct Epoch {
 /// ```
 pub type Marks = BTreeMap<String, u64>;
 
-/// Records or shows the events of a run, and may stop it.
+/// Records or shows the events of a run, and may stop it. What it remembers is not saved with the run: if it needs that
+/// when the run is resumed, it keeps a file of its own, as the example of [`Marks`] does.
 ///
 /// # Example
 ///

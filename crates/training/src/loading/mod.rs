@@ -31,6 +31,19 @@ impl Recipe {
     ///
     /// # Errors
     /// If there is no such recipe, or it has an unknown key or an invalid value.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use crescendo_training::Recipe;
+    ///
+    /// let recipe = Recipe::load("quick", &["optimizer.learning_rate=0.05", "batch.policy=plateau"])?;
+    /// assert_eq!(recipe.optimizer.learning_rate, 0.05);
+    /// // Without changes, the compiler wants to know what these would be.
+    /// let recipe = Recipe::load::<&str>("quick", &[])?;
+    /// assert_eq!(recipe, Recipe::builder("quick")?.build()?);
+    /// # Ok::<(), crescendo_training::Error>(())
+    /// ```
     pub fn load<S: AsRef<str>>(name_or_path: &str, changes: &[S]) -> Result<Self, Error> {
         let mut table = table(name_or_path, 0)?;
         for change in changes {

@@ -224,8 +224,8 @@ fn image_sizes(recipe: &Recipe, epoch: u32) -> [usize; 2] {
 /// Why a run whose policy is not there cannot go on.
 pub(crate) fn no_policy() -> Error {
     Error::Refused(
-        "batch.policy is custom: batch sizes are chosen by a rule of the program that started this run, and only that \
-         program can train it"
+        "batch.policy is custom: batch sizes are chosen by a policy of the program that started this run, and only that \
+         program can train it, if it sets the policy before it does"
             .into(),
     )
 }
