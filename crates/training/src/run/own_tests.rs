@@ -173,9 +173,8 @@ fn images_and_labels_that_do_not_fit_are_refused_in_a_sentence() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("run");
     let recipe = recipe(BatchPolicyKind::Fixed);
-    let mut run = create(&folder, &recipe);
-    run.train_until(1, &CpuDevices, &data(), &mut (), &AtomicBool::new(false)).unwrap();
-    let path = checkpoint::last_path(&folder);
+    train(&mut create(&folder, &recipe), &mut ()).unwrap();
+    let path = checkpoint::path(&folder, 3);
     let mut model = Model::open(&path, None, &CpuDevices, &recipe.engine).unwrap();
 
     let good = data().test;
