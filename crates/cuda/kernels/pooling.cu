@@ -59,11 +59,11 @@ DEVICE void each_group(i64 pixels, int padded_channels, const EndParams& end_par
 DEVICE i64 in_pixels(const PoolParams& p) { return i64(p.images) * p.in_rows * p.in_columns; }
 DEVICE i64 out_pixels(const PoolParams& p) { return i64(p.images) * p.out_rows * p.out_columns; }
 
-// Loads pixel (row, column) of the square of an output.
-DEVICE void load_of_square(const PoolParams& p, const InputReader& reader, Pixel out, int row, int column, int channel, float (&value)[GROUP]) {
-    out.row = out.row * p.size + row;
-    out.column = out.column * p.size + column;
-    reader.load(out.at(p.in_rows, p.in_columns, p.padded_channels) + channel, value);
+// Where pixel number `at` of the square of an output begins.
+DEVICE i64 pixel_of_square(const PoolParams& p, Pixel out, int at) {
+    out.row = out.row * p.size + at / p.size;
+    out.column = out.column * p.size + at % p.size;
+    return out.at(p.in_rows, p.in_columns, p.padded_channels);
 }
 
 KERNEL(write_maps, PoolParams, THREADS) {
@@ -91,12 +91,10 @@ KERNEL(average_pool, PoolParams, THREADS) {
         [&](i64 pixel, int channel, float (&value)[GROUP]) {
             Pixel out(pixel, p.out_rows, p.out_columns);
             clear(value);
-            for (int row = 0; row < p.size; row++) {
-                for (int column = 0; column < p.size; column++) {
-                    float part[GROUP];
-                    load_of_square(p, reader, out, row, column, channel, part);
-                    for (int i = 0; i < GROUP; i++) value[i] += part[i];
-                }
+            for (int at = 0; at < p.size * p.size; at++) {
+                float part[GROUP];
+                reader.load(pixel_of_square(p, out, at) + channel, part);
+                for (int i = 0; i < GROUP; i++) value[i] += part[i];
             }
             float share = 1.0f / float(p.size * p.size);
             for (int i = 0; i < GROUP; i++) value[i] *= share;
@@ -134,47 +132,55 @@ DEVICE void max_pool_of(const PoolParams& p, unsigned char* shared) {
 #pragma unroll
             for (int at = 0; at < size * size; at++) {
                 float other[GROUP];
-                load_of_square(p, reader, out, at / size, at % size, channel, other);
+                reader.load(pixel_of_square(p, out, at) + channel, other);
                 for (int i = 0; i < GROUP; i++) value[i] = at == 0 ? other[i] : maximum(value[i], other[i]);
             }
         });
 }
 
-// The first of equal maxima gets the gradient; where the maximum is NaN, the first pixel.
+// A thread has a square of the input and loads each of its pixels once for all of their gradients: a block has 32 squares,
+// which may reach over the input's edges. The first of equal maxima gets the gradient; where the maximum is NaN, the first
+// pixel. What does not fill a square was left out and gets none.
 template <int SIZE>
 DEVICE void max_pool_gradient_of(const PoolParams& p, unsigned char* shared) {
     int size = SIZE > 0 ? SIZE : p.size;
-    InputReader reader(p.input, own_channel(p));
-    GradientReader gradient_reader(p.gradient, own_channel(p));
-    each_group<DeliverGradient>(in_pixels(p), p.padded_channels, p.gradient_epilogue, shared,
-        [&](i64 pixel, int channel, float (&value)[GROUP]) {
-            Pixel in(pixel, p.in_rows, p.in_columns), out = in;
-            out.row /= size;
-            out.column /= size;
-            clear(value);
-            if (out.row >= p.out_rows || out.column >= p.out_columns) return;
-            int own_at = (in.row - out.row * size) * size + in.column - out.column * size;
-            float own[GROUP], gradient[GROUP];
-            reader.load(in.at(p.in_rows, p.in_columns, p.padded_channels) + channel, own);
-            gradient_reader.load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
-            // It is the maximum if those before it are smaller and those behind it are not larger. Of NaNs, which are
-            // larger than all, the square's first pixel takes the gradient.
-            bool is_largest[GROUP], has_nan[GROUP];
-            for (int i = 0; i < GROUP; i++) {
-                is_largest[i] = true;
-                has_nan[i] = false;
-            }
+    int rows = (p.in_rows + size - 1) / size, columns = (p.in_columns + size - 1) / size;
+    int first = int(block_index_y()) * TILE_CHANNELS, channel = first + thread_index() % TILE_GROUPS * GROUP;
+    i64 index = i64(block_index_x()) * PIXELS_AT_ONCE + thread_index() / TILE_GROUPS;
+    DeliverGradient end(p.gradient_epilogue, own_channel(p));
+    if (channel < p.padded_channels && index < i64(p.images) * rows * columns) {
+        InputReader reader(p.input, channel);
+        Pixel out(index, rows, columns);
+        bool is_full = out.row < p.out_rows && out.column < p.out_columns;
+        float gradient[GROUP], largest[GROUP];
+        int at_largest[GROUP];
+        clear(gradient);
+        for (int i = 0; i < GROUP; i++) at_largest[i] = 0;
+        if (is_full) {
+            GradientReader(p.gradient, channel).load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
+            reader.load(pixel_of_square(p, out, 0) + channel, largest);
 #pragma unroll
-            for (int at = 0; at < size * size; at++) {
+            for (int at = 1; at < size * size; at++) {
                 float other[GROUP];
-                load_of_square(p, reader, out, at / size, at % size, channel, other);
+                reader.load(pixel_of_square(p, out, at) + channel, other);
                 for (int i = 0; i < GROUP; i++) {
-                    has_nan[i] = has_nan[i] || other[i] != other[i];
-                    is_largest[i] = is_largest[i] && (at < own_at ? own[i] > other[i] : own[i] >= other[i]);
+                    // A NaN is larger than all, and no later one is larger than it.
+                    bool has_nan = largest[i] != largest[i], is_nan = other[i] != other[i];
+                    bool is_larger = !has_nan && other[i] > largest[i];
+                    at_largest[i] = is_nan ? 0 : (is_larger ? at : at_largest[i]);
+                    largest[i] = is_larger || is_nan ? other[i] : largest[i];
                 }
             }
-            for (int i = 0; i < GROUP; i++) value[i] = (has_nan[i] ? own_at == 0 : is_largest[i]) ? gradient[i] : 0.0f;
-        });
+        }
+#pragma unroll
+        for (int at = 0; at < size * size; at++) {
+            if (out.row * size + at / size >= p.in_rows || out.column * size + at % size >= p.in_columns) continue;
+            float value[GROUP];
+            for (int i = 0; i < GROUP; i++) value[i] = at_largest[i] == at ? gradient[i] : 0.0f;
+            end.group(pixel_of_square(p, out, at) + channel, value);
+        }
+    }
+    end.finish(block_index_x(), first, p.padded_channels, reinterpret_cast<float*>(shared));
 }
 
 KERNEL(max_pool, PoolParams, THREADS) {

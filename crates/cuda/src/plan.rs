@@ -1,10 +1,10 @@
 //! The execution plan: everything that the engine works out for a graph before it computes.
 
 use crescendo_network::{Error, Graph, Shape};
-use crescendo_plan::{FusedGraph, GradientPlan, MemoryPlan, StepKind};
+use crescendo_plan::{FusedGraph, GradientPlan, MemoryPlan, StepKind, TensorId};
 
 use crate::driver::Chip;
-use crate::window::{Layer, MapShape, TILE_PIXELS, Tiling};
+use crate::window::{Layer, MapShape, TILE_PIXELS, TILE_SQUARES, Tiling};
 
 /// How numbers are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +124,18 @@ impl ExecutionPlan {
             }
             None => {
                 let step = &self.fused.steps[step];
-                [step.output, step.input.main.tensor].map(|tensor| {
-                    let shape = MapShape::new(self.fused.tensors[tensor.0].shape);
-                    (images * shape.pixels()).div_ceil(TILE_PIXELS)
-                })
+                let shape = |tensor: TensorId| MapShape::new(self.fused.tensors[tensor.0].shape);
+                let tiles = |tensor| (images * shape(tensor).pixels()).div_ceil(TILE_PIXELS);
+                let input = step.input.main.tensor;
+                let of_input = match step.kind {
+                    StepKind::MaxPool(size) => {
+                        let MapShape { rows, columns, .. } = shape(input);
+                        let squares = images * rows.div_ceil(size) * columns.div_ceil(size);
+                        squares.div_ceil(TILE_SQUARES)
+                    }
+                    _ => tiles(input),
+                };
+                [tiles(step.output), of_input]
             }
         }
     }

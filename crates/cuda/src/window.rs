@@ -7,6 +7,8 @@ use crate::params::Window;
 /// Pixels and output channels of a tile, as `epilogue.cuh` has them.
 pub(crate) const TILE_PIXELS: usize = 128;
 pub(crate) const TILE_CHANNELS: usize = 64;
+/// Squares of the input of a tile of `max_pool_gradient`.
+pub(crate) const TILE_SQUARES: usize = 32;
 /// Input channels of a block of the gradient of weights.
 pub(crate) const WEIGHT_INPUTS: usize = 64;
 /// Threads of a block.

@@ -275,7 +275,8 @@ impl Pass<'_> {
             gradient_epilogue: epilogue,
             ..self.pool_params(from, to, size)
         };
-        let grid = self.pool_grid(from);
+        let [_, tiles] = self.plan.sums(index, self.count);
+        let grid = [tiles, from.padded().div_ceil(TILE_CHANNELS), 1];
         self.launch(kernel, grid, SUMS_BYTES, &params);
     }
 
