@@ -35,7 +35,9 @@ struct Open {
     request: mpi::MPI_Request,
     is_done: bool,
     send: Vec<u32>,
+    /// Empty until MPI has written so many numbers behind its start.
     received: Vec<u32>,
+    numbers: usize,
     counts: [Vec<c_int>; 4],
 }
 
@@ -123,17 +125,17 @@ impl Transport for MpiTransport {
         let communicator = self.channels[at.expect("all have a communicator")];
         // SAFETY: a constant of the library.
         let (mut request, words) = unsafe { (mpi::RSMPI_REQUEST_NULL, mpi::RSMPI_UINT32_T) };
-        let (mut send, from, to) = match exchange {
+        let (send, from, to) = match exchange {
             Exchange::AllToAll { send, to, from } => (send, from, Some(to)),
             Exchange::AllGather { send, from } => (send, from, None),
         };
-        let mut received = vec![0; from.iter().sum()];
         // Open MPI 4.1 waits for ever if a rank sends nothing from an address such as that of an empty vector.
-        send.reserve(1);
-        received.reserve(1);
+        let send = if send.is_empty() { Vec::with_capacity(1) } else { send };
+        let numbers = from.iter().sum();
+        let mut received = Vec::<u32>::with_capacity(numbers + 1);
         let [receive_counts, receive_starts] = as_counts(&from)?;
         let [send_counts, send_starts] = as_counts(to.as_deref().unwrap_or(&[send.len()]))?;
-        // SAFETY: the counts and starts lie within both vectors, as was checked. All vectors are kept in `open` until MPI
+        // SAFETY: the counts and starts lie within both vectors, as was checked; MPI only writes to `received`. All vectors are kept in `open` until MPI
         // says that the exchange is done; moving a vector does not move what it holds. They are not touched meanwhile.
         let code = unsafe {
             match to {
@@ -166,7 +168,8 @@ impl Transport for MpiTransport {
         let ticket = Ticket(self.next);
         self.next += 1;
         let counts = [send_counts, send_starts, receive_counts, receive_starts];
-        self.open.insert(ticket, Open { request, is_done: false, send, received, counts });
+        let open = Open { request, is_done: false, send, received, numbers, counts };
+        self.open.insert(ticket, open);
         Ok(ticket)
     }
 
@@ -193,7 +196,10 @@ impl Transport for MpiTransport {
             open.is_done = true;
         }
         let mut open = self.open.remove(&ticket).expect("it is there");
-        Ok(std::mem::take(&mut open.received))
+        let mut received = std::mem::take(&mut open.received);
+        // SAFETY: it has room for them, and the exchange has written all of them.
+        unsafe { received.set_len(open.numbers) };
+        Ok(received)
     }
 }
 
