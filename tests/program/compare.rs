@@ -20,7 +20,7 @@ fn place() -> Place {
 }
 
 /// The rows of results.csv without the seconds.
-fn results(place: &Place, folder: &str) -> Vec<String> {
+pub fn results(place: &Place, folder: &str) -> Vec<String> {
     let table = place.read(&format!("{folder}/results.csv"));
     let rows = super::rows(&table);
     let seconds = rows[0].iter().position(|cell| *cell == "seconds").unwrap();

@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::compare::{ARMS, results};
 use super::full_disk::Disk;
 use super::resume::wait_for_updates;
 use super::{OFTEN, Place, SMALL, assert_equal, column, contents, text};
 
-/// How long a job may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a job may take, also where ranks that wait keep their core.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Whether the test of this name runs; says that it does not, without MPI.
 fn runs(test: &str) -> bool {
@@ -41,7 +42,8 @@ fn job(place: &Place, ranks: usize, arguments: &str) -> Command {
         command.args(["--oversubscribe", "--allow-run-as-root"]);
     }
     command.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_crescendo")]);
-    command.args(arguments.split_whitespace()).args(["--threads", "1", "--quiet"]);
+    command.args(arguments.split_whitespace()).args(["--threads", "1"]);
+    command.args(arguments.starts_with("train").then_some("--quiet"));
     command.current_dir(place.folder()).env_remove("CRESCENDO_DATA").env("HOME", place.folder());
     command.env("XDG_DATA_HOME", place.path("share")).env("CUDA_VISIBLE_DEVICES", "");
     command
@@ -163,6 +165,23 @@ fn micro_batches_averages_and_frozen_groups_are_the_same_on_ranks() {
     }
     let weighted = "--set data.class_weights=balanced --set data.sides=[[1,16],[3,32]]";
     check_equal(&format!("{SMALL} {weighted}"), &[4]);
+}
+
+#[test]
+fn comparisons_come_to_the_same_results_on_ranks() {
+    if !runs("comparisons_come_to_the_same_results_on_ranks") {
+        return;
+    }
+    let place = Place::new();
+    std::fs::write(place.path("arms.toml"), ARMS).unwrap();
+    // Evaluations and precise statistics are shared out too.
+    let compare = "compare arms.toml --seeds 0 --data shapes:144,100 --set network.widths=[4,8,8]";
+    place.run(&format!("{compare} --out one"));
+    let one = results(&place, "one");
+    for ranks in [2, 8] {
+        run(&place, ranks, &format!("{compare} --json --out ranks-{ranks}"));
+        assert_eq!(results(&place, &format!("ranks-{ranks}")), one);
+    }
 }
 
 /// The processes of a job, in the order of their ranks.
