@@ -106,17 +106,16 @@ pub fn branches(runs: &[ArmRun], of: usize) -> Vec<(u32, &ArmRun)> {
     branches
 }
 
-/// What the runs are that exist already.
-fn records(folder: &Path, comparison: &Comparison) -> impl Iterator<Item = Record> {
-    let runs = comparison.arms.iter().flat_map(|arm| {
-        let seeds = comparison.seeds.iter();
-        seeds.map(|seed| folder.join(&arm.name).join(format!("seed-{seed}")))
+/// What the first run of these arms is, if one exists already.
+fn first_record(folder: &Path, arms: &[&Arm], seeds: &[u64]) -> Option<Record> {
+    let mut runs = arms.iter().flat_map(|arm| {
+        seeds.iter().map(|seed| folder.join(&arm.name).join(format!("seed-{seed}")))
     });
-    runs.filter_map(|run| read_record(&run).ok())
+    runs.find_map(|run| read_record(&run).ok())
 }
 
-/// Gives every arm the device and the precision that it will have. Where the device is `auto`, a comparison stays on
-/// the device of its last result.
+/// Gives every arm the device and the precision that it will have. Arms whose device is `auto` stay on the device of
+/// their last result.
 ///
 /// # Errors
 /// If a device cannot be used.
@@ -126,8 +125,11 @@ pub fn choose_devices(
     results: &Results,
     devices: &dyn Devices,
 ) -> Result<(), Error> {
-    let first = || records(folder, comparison).next().map(|record| record.recipe.engine.device);
-    let stays_on = results.device().or_else(first);
+    let is_auto = |arm: &&Arm| arm.recipe.engine.device == DeviceKind::Auto;
+    let auto: Vec<&Arm> = comparison.arms.iter().filter(is_auto).collect();
+    let first = || first_record(folder, &auto, &comparison.seeds);
+    let last = results.device(|name| auto.iter().any(|arm| arm.name == name));
+    let stays_on = last.or_else(|| first().map(|record| record.recipe.engine.device));
     for arm in &mut comparison.arms {
         let engine = &mut arm.recipe.engine;
         if engine.device == DeviceKind::Auto {

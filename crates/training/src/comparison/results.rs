@@ -213,9 +213,9 @@ impl Results {
         write_atomically(&self.path, |file| file.write_all(text.as_bytes()))
     }
 
-    /// The device of the last row, if there is one.
-    pub fn device(&self) -> Option<DeviceKind> {
-        self.rows.last().map(|row| row.device)
+    /// The device of the last row of these arms, if there is one.
+    pub fn device(&self, is_one: impl Fn(&str) -> bool) -> Option<DeviceKind> {
+        self.rows.iter().rfind(|row| is_one(&row.arm)).map(|row| row.device)
     }
 
     /// All rows.
@@ -357,6 +357,8 @@ pub(super) mod tests {
         };
         for (count, other) in others.iter().enumerate() {
             results.add(other.clone()).unwrap();
+            assert_eq!(results.device(|arm| arm == "a"), Some(other.device));
+            assert_eq!(results.device(|arm| arm == "b"), None);
             let find = |row: &Row| results.find("a", 0, &Kind::of(row), fingerprint).unwrap();
             assert_eq!(find(&this), None);
             assert!(others[..=count].iter().all(|row| find(row) == Some(row)));
