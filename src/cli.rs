@@ -346,7 +346,8 @@ pub struct PlanArgs {
     /// Device to plan for: cpu, cuda (an NVIDIA card, which need not be there), or auto [default: auto]
     #[arg(long, value_name = "DEVICE", value_parser = DeviceParser)]
     pub device: Option<RequestedDevice>,
-    /// Memory of the device, such as 80GiB; batches that do not fit are divided [default: what it has]
+    /// Memory of the device, or of each rank, such as 80GiB; batches that do not fit are divided [default: what this
+    /// machine has]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Number of images in the training set [default: that of the recipe's data set]
@@ -357,13 +358,15 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "steps",
           value_parser = whole_number(1..=MAX_RANKS))]
     pub ranks: Option<usize>,
-    /// Bits a second of the network between the ranks, such as 10G
-    #[arg(long, value_name = "RATE", default_value = "10G", requires = "ranks", value_parser = bits)]
+    /// Bits a second of the network between the ranks, such as 10G or 100Mbit/s
+    #[arg(long, value_name = "RATE", default_value = "10G", requires = "ranks", allow_hyphen_values = true,
+          value_parser = bits)]
     pub network: f64,
     /// What a message on this network takes, such as 20us
-    #[arg(long, value_name = "TIME", default_value = "20us", requires = "ranks", value_parser = latency)]
+    #[arg(long, value_name = "TIME", default_value = "20us", requires = "ranks", allow_hyphen_values = true,
+          value_parser = latency)]
     pub latency: f64,
-    /// How many images a second a rank trains on
+    /// How many images a second one rank, or this machine, trains on
     #[arg(long, value_name = "N", conflicts_with = "measure", allow_negative_numbers = true,
           value_parser = number_up_to(1e9))]
     pub images_per_second: Option<f64>,

@@ -66,14 +66,17 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 
 /// Parses a number of bits a second such as `10G`.
 pub fn bits(text: &str) -> Result<f64, String> {
-    let rate = with_unit(text, &[("M", 1e6), ("G", 1e9), ("T", 1e12)]);
-    rate.filter(|rate| (1e5..=1e15).contains(rate))
-        .ok_or_else(|| "expected bits a second with their unit, such as 10G or 100M".to_owned())
+    let bare =
+        ["bit/s", "bits/s", "bit", "b/s", "bps"].iter().find_map(|unit| text.strip_suffix(unit));
+    let rate = with_unit(bare.unwrap_or(text), &[("M", 1e6), ("G", 1e9), ("T", 1e12)]);
+    rate.filter(|rate| (1e5..=1e15).contains(rate)).ok_or_else(|| {
+        "expected bits (not bytes) a second with their unit, such as 10G or 100Mbit/s".to_owned()
+    })
 }
 
 /// Parses a number of seconds such as `20us`.
 pub fn latency(text: &str) -> Result<f64, String> {
-    let seconds = with_unit(text, &[("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)]);
+    let seconds = with_unit(text, &[("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3)]);
     seconds
         .filter(|seconds| (0.0..=10.0).contains(seconds))
         .ok_or_else(|| "expected a time with its unit, such as 20us or 1ms".to_owned())
@@ -187,7 +190,9 @@ mod tests {
             (value.unwrap() / expected - 1.0).abs() < 1e-12
         };
         assert!(near(bits("10G"), 1e10) && near(bits("2.5 G"), 2.5e9) && near(bits("100M"), 1e8));
+        assert!(near(bits("100Mbit/s"), 1e8) && near(bits("25 Gbps"), 2.5e10));
         assert!(near(latency("20us"), 2e-5) && near(latency("1.5ms"), 1.5e-3));
+        assert!(near(latency("2µs"), 2e-6));
         assert_eq!(latency("0us"), Ok(0.0));
         for text in ["", "10", "G", "-1G", "1e9G", "x"] {
             assert!(bits(text).unwrap_err().contains("10G"), "{text}");

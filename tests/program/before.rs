@@ -106,7 +106,7 @@ fn tensors(run: &Path) -> String {
 /// A table without the columns that are times, and those that there were not.
 fn timeless(table: &str) -> String {
     let table = rows(table);
-    let left_out = ["seconds", "images_per_second", "device", "precision"];
+    let left_out = ["seconds", "images_per_second", "device", "precision", "version", "validation"];
     let times = |index: usize| left_out.contains(&table[0][index]);
     let mut text = String::new();
     for row in &table {
@@ -234,25 +234,40 @@ fn a_run_with_bf16_and_smaller_images_goes_on() {
 }
 
 #[test]
-fn a_comparison_goes_on() {
+fn a_comparison_goes_on_with_runs_of_this_version() {
     // One arm has ended, one is in the middle of its second epoch, and one is a branch that waits.
     let place = place_with("compare-portable");
     let compare = "compare arms.toml --data shapes:60,6 --isa portable --set batch.memory_limit=1";
-    let run = |more: &str| {
+    let run = |place: &Place, more: &str| {
         let mut command = place.command(&format!("{compare}{more}"));
         let output = command.current_dir(place.path("compare-portable")).output().unwrap();
         assert!(output.status.success(), "{}", super::text(&output.stderr));
         super::text(&output.stdout)
     };
-    let output = run("");
-    assert!(!output.contains("1 of 3: ") && output.contains("2 of 3: grown, seed 0"), "{output}");
+    let output = run(&place, "");
+    assert!(output.contains("1 of 3: fixed, seed 0") && output.contains("3 of 3: "), "{output}");
     let results = place.read("compare-portable/runs/arms/results.csv");
     check("compare-portable/results.csv", &timeless(&results));
+    // Whatever this version is.
+    let own = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
+    let json = pretty(&run(&place, " --json")).replace(&own, "\"version\": \"this\"");
+    check("compare-portable/compare.json", &json);
+    // What the other version has trained stays, and the rest is as if it had not been there.
+    let fresh = Place::new();
+    fs::create_dir(fresh.path("compare-portable")).unwrap();
+    let arms = place.read("compare-portable/arms.toml");
+    fs::write(fresh.path("compare-portable/arms.toml"), arms).unwrap();
+    run(&fresh, "");
+    let before = fs::read_to_string(fixture("compare-portable/runs/arms/results.csv")).unwrap();
+    let fresh = fresh.read("compare-portable/runs/arms/results.csv");
+    let expected = timeless(&before) + timeless(&fresh).split_once('\n').unwrap().1;
+    assert_eq!(timeless(&results), expected);
+    // A run of the other version can be finished by itself.
     for arm in ["fixed", "grown", "late"] {
         let run = format!("compare-portable/runs/arms/{arm}/seed-0");
+        place.run(&format!("train --resume {run}"));
         check_run(&place, &run, &format!("compare-portable/{arm}"));
     }
-    check("compare-portable/compare.json", &pretty(&run(" --json")));
 }
 
 /// Recipes cut down in size, so that together they use every kind of layer, kernel, rule and policy.

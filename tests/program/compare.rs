@@ -20,7 +20,7 @@ fn place() -> Place {
 }
 
 /// The rows of results.csv without the seconds.
-fn results(place: &Place, folder: &str) -> Vec<String> {
+pub fn results(place: &Place, folder: &str) -> Vec<String> {
     let table = place.read(&format!("{folder}/results.csv"));
     let rows = super::rows(&table);
     let seconds = rows[0].iter().position(|cell| *cell == "seconds").unwrap();
@@ -116,6 +116,92 @@ fn a_comparison_that_a_signal_stopped_has_the_exit_code_of_the_signal() {
     assert_eq!(output.status.code(), Some(143));
     assert!(super::text(&output.stdout).contains("Run the same command again to continue"));
     place.run(COMPARE);
+}
+
+/// Has a comparison's folder say that version 0.1.0 trained it.
+fn as_version_0_1(place: &Place) {
+    let own = env!("CARGO_PKG_VERSION");
+    for arm in ["fixed", "grown"] {
+        for seed in [0, 1] {
+            let record = format!("runs/arms/{arm}/seed-{seed}/recipe.toml");
+            let text =
+                place.read(&record).replace(&format!("version = \"{own}\""), "version = \"0.1.0\"");
+            fs::write(place.path(&record), text).unwrap();
+        }
+    }
+    let table = place.read("runs/arms/results.csv");
+    let rows = table.lines().map(|line| {
+        let old = [",version,validation", &format!(",{own},random")];
+        let line = old.into_iter().find_map(|end| line.strip_suffix(end));
+        format!("{}\n", line.expect("the last columns"))
+    });
+    fs::write(place.path("runs/arms/results.csv"), rows.collect::<String>()).unwrap();
+}
+
+#[test]
+fn what_another_version_trained_is_shown_apart_and_trained_again() {
+    let place = place();
+    place.run(COMPARE);
+    let fresh = results(&place, "runs/arms");
+    as_version_0_1(&place);
+    let output = place.run(&format!("{COMPARE} --seeds 0"));
+    assert!(output.contains("2 of 2: grown, seed 0"), "{output}");
+    assert!(output.contains("Other results: crescendo 0.1.0 on cpu in f32"), "{output}");
+    // Seed 1 has results of the other version alone: the difference is that of seed 0, and what is missing is trained.
+    let json = place.run(&format!("{COMPARE} --json"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let accuracy = |arm: &serde_json::Value, seed: usize| {
+        assert_eq!(arm["results"][seed]["seed"], seed);
+        arm["results"][seed]["test_accuracy"].as_f64().unwrap()
+    };
+    let own = env!("CARGO_PKG_VERSION");
+    for (arms, version) in [(&json["arms"], own), (&json["apart"][0]["arms"], "0.1.0")] {
+        let pairs = [0, 1].map(|seed| accuracy(&arms[1], seed) - accuracy(&arms[0], seed));
+        let difference = arms[1]["running"]["difference"].as_f64().unwrap();
+        assert!((difference - (pairs[0] + pairs[1]) / 2.0).abs() < 1e-9, "{json}");
+        assert_eq!(arms[0]["results"][0]["version"], version);
+    }
+    assert_eq!(json["apart"].as_array().unwrap().len(), 1);
+    let rows = results(&place, "runs/arms");
+    assert_eq!(rows.len(), 9);
+    assert!(rows[1..5].iter().all(|row| row.ends_with(",cpu,f32,0.1.0,random")), "{rows:?}");
+    assert_eq!(rows[5..], fresh[1..]);
+    // All of it is found again, also in `runs`.
+    let again = place.run(COMPARE);
+    assert!(!again.contains(" of 4: ") && again.contains("crescendo 0.1.0"), "{again}");
+    let listed = place.run("runs");
+    assert!(listed.contains("comparison, 8 runs"), "{listed}");
+    assert!(listed.contains("fixed / seed 0 (2)"), "{listed}");
+    let page = place.read("runs/arms/report.html");
+    assert!(
+        page.contains("href=\"grown/seed-1-2/report.html\"") && page.contains("Other results: ")
+    );
+    // Of another version are only results of the same recipe.
+    let problem = ["results.csv", "arm fixed, seed 0", "another recipe"];
+    place.refuse_saying(1, &format!("{COMPARE} --set optimizer.momentum=0.5"), &problem);
+}
+
+#[test]
+fn validation_images_that_were_chosen_otherwise_make_another_kind() {
+    let place = place();
+    let compare = format!("{COMPARE} --set data.validation=24 --seeds 0");
+    place.run(&compare);
+    let table = place.read("runs/arms/results.csv");
+    assert_eq!(column(&table, "validation"), ["stratified"; 2]);
+    fs::write(place.path("runs/arms/results.csv"), table.replace(",stratified", ",random"))
+        .unwrap();
+    // An unfinished run of that choice is not gone on with.
+    let record = "runs/arms/fixed/seed-0/recipe.toml";
+    let text = place.read(record);
+    assert!(text.contains("validation = \"stratified\"\n"), "{text}");
+    fs::write(place.path(record), text.replace("validation = \"stratified\"\n", "")).unwrap();
+    let output = place.run(&compare);
+    assert!(output.contains("2 of 2: grown, seed 0"), "{output}");
+    assert!(output.contains("validation images from each class"), "{output}");
+    let table = place.read("runs/arms/results.csv");
+    assert_eq!(column(&table, "validation"), ["random", "random", "stratified", "stratified"]);
+    let record = place.read("runs/arms/fixed/seed-0-2/recipe.toml");
+    assert!(record.contains("validation = \"stratified\"\n"), "{record}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod new_data;
 mod output;
 mod own_data;
 mod pictures;
+mod plan;
 mod policies;
 mod predict;
 mod python;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crescendo::data::ValidationChoice;
 use crescendo::logging::report::{
     ComparisonData, TimeCurve, accuracy_over_time, forest_plot, render_comparison,
 };
@@ -100,6 +101,8 @@ fn labels_of_any_length_have_room() {
                 seconds: 10.0,
                 device: DeviceKind::Cpu,
                 precision: PrecisionKind::F32,
+                version: "0.2.0".into(),
+                validation: ValidationChoice::Random,
             };
             results.add(row).unwrap();
         }

@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::compare::{ARMS, results};
 use super::full_disk::Disk;
 use super::resume::wait_for_updates;
 use super::{OFTEN, Place, SMALL, assert_equal, column, contents, text};
 
-/// How long a job may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a job may take, also where ranks that wait keep their core.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Whether the test of this name runs; says that it does not, without MPI.
 fn runs(test: &str) -> bool {
@@ -41,7 +42,8 @@ fn job(place: &Place, ranks: usize, arguments: &str) -> Command {
         command.args(["--oversubscribe", "--allow-run-as-root"]);
     }
     command.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_crescendo")]);
-    command.args(arguments.split_whitespace()).args(["--threads", "1", "--quiet"]);
+    command.args(arguments.split_whitespace()).args(["--threads", "1"]);
+    command.args(arguments.starts_with("train").then_some("--quiet"));
     command.current_dir(place.folder()).env_remove("CRESCENDO_DATA").env("HOME", place.folder());
     command.env("XDG_DATA_HOME", place.path("share")).env("CUDA_VISIBLE_DEVICES", "");
     command
@@ -165,6 +167,23 @@ fn micro_batches_averages_and_frozen_groups_are_the_same_on_ranks() {
     check_equal(&format!("{SMALL} {weighted}"), &[4]);
 }
 
+#[test]
+fn comparisons_come_to_the_same_results_on_ranks() {
+    if !runs("comparisons_come_to_the_same_results_on_ranks") {
+        return;
+    }
+    let place = Place::new();
+    std::fs::write(place.path("arms.toml"), ARMS).unwrap();
+    // Evaluations and precise statistics are shared out too.
+    let compare = "compare arms.toml --seeds 0 --data shapes:144,100 --set network.widths=[4,8,8]";
+    place.run(&format!("{compare} --out one"));
+    let one = results(&place, "one");
+    for ranks in [2, 8] {
+        run(&place, ranks, &format!("{compare} --json --out ranks-{ranks}"));
+        assert_eq!(results(&place, &format!("ranks-{ranks}")), one);
+    }
+}
+
 /// The processes of a job, in the order of their ranks.
 #[cfg(target_os = "linux")]
 fn processes(child: &Child) -> Vec<u32> {
@@ -285,6 +304,117 @@ fn errors_name_the_rank_and_end_all_ranks() {
         assert!(complaint.contains("error: rank 0 on ") && complaint.contains(part), "{complaint}");
         assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     }
+}
+
+/// A job of two ranks, of which rank 1 begins with a shell's `before`, in a folder of its own.
+#[cfg(unix)]
+fn start_unlike(place: &Place, before: &str, arguments: &str) -> Child {
+    let mut command = job(place, 1, arguments);
+    let own: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let program = own.iter().position(|argument| argument == env!("CARGO_BIN_EXE_crescendo"));
+    let script = format!("{before} && exec \"$@\"");
+    command.args([":", "-n", "1", "sh", "-c", &script, "sh"]).args(&own[program.unwrap()..]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+#[cfg(unix)]
+fn ranks_other_than_0_need_no_data() {
+    if !runs("ranks_other_than_0_need_no_data") {
+        return;
+    }
+    let place = Place::new();
+    let write = |folder: &str, bytes: &[u8]| {
+        std::fs::create_dir_all(place.path(folder)).unwrap();
+        let train = (1..=5).map(|batch| format!("data_batch_{batch}.bin"));
+        for name in train.chain(["test_batch.bin".into()]) {
+            std::fs::write(place.path(&format!("{folder}/{name}")), bytes).unwrap();
+        }
+    };
+    let images: Vec<u8> = (0..20_u32)
+        .flat_map(|image| {
+            let pixel = move |at: u32| (at * (image + 3) / 7 % 256) as u8;
+            std::iter::once((image % 10) as u8).chain((0..3072).map(pixel))
+        })
+        .collect();
+    write("data", &images);
+    write("damaged/data", &images[1..]);
+    std::fs::create_dir(place.path("missing")).unwrap();
+    let train = format!(
+        "train quick --set network.widths=[4,4,4] --set batch.steps=[[1,13]] --data data {OFTEN}"
+    );
+    place.run(&format!("{train} --out one"));
+    for folder in ["damaged", "missing"] {
+        let output = wait(start_unlike(
+            &place,
+            &format!("cd {folder}"),
+            &format!("{train} --out {folder}/run"),
+        ));
+        assert!(output.status.success(), "{folder}: {}", text(&output.stderr));
+        assert_equal(&place.path("one"), &place.path(&format!("{folder}/run")));
+    }
+    // Rank 0 does.
+    let begin = Instant::now();
+    let output = wait(start(&place, 2, "train quick --data nowhere --out run"));
+    let complaint = text(&output.stdout) + &text(&output.stderr);
+    assert!(!output.status.success(), "{complaint}");
+    assert!(
+        complaint.contains("error: rank 0 on ") && complaint.contains("nowhere"),
+        "{complaint}"
+    );
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_rank_with_the_least_memory_decides_what_fits() {
+    if !runs("the_rank_with_the_least_memory_decides_what_fits") {
+        return;
+    }
+    let place = Place::new();
+    let train = "train quick --data shapes:3000,20 --set batch.steps=[[1,3000]] --set batch.least_updates=0 --set \
+                 batch.memory_limit=16 --out run";
+    let begin = Instant::now();
+    let output = wait(start_unlike(&place, "ulimit -v 700000", train));
+    let complaint = text(&output.stdout) + &text(&output.stderr);
+    assert!(!output.status.success(), "{complaint}");
+    assert!(
+        complaint.contains("a batch of 3000 needs ") && complaint.contains("are free"),
+        "{complaint}"
+    );
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(!place.path("run").exists());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_rank_that_runs_out_of_memory_is_named_and_ends_all() {
+    if !runs("a_rank_that_runs_out_of_memory_is_named_and_ends_all") {
+        return;
+    }
+    let place = Place::new();
+    let train = format!(
+        "train quick --data shapes:1200,20 --set network.widths=[4,4,4] --set batch.steps=[[1,40],[2,1200]] --set \
+         batch.least_updates=0 {OFTEN}"
+    );
+    let mut child = start(&place, 2, &format!("{train} --out run"));
+    assert!(wait_for_updates(&mut child, &place.path("run"), 3));
+    // What it has and a little more, but not what the larger batch needs.
+    let process = processes(&child)[1];
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB"));
+    let limit = (size.unwrap().trim().parse::<u64>().unwrap() << 10) + (100 << 20);
+    let limit = ["--pid", &process.to_string(), &format!("--as={limit}")];
+    assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+    let output = wait(child);
+    let complaint = text(&output.stdout) + &text(&output.stderr);
+    assert!(!output.status.success(), "{complaint}");
+    assert!(complaint.contains("error: rank 1 on "), "{complaint}");
+    assert!(complaint.contains("there is not enough memory for the feature maps"), "{complaint}");
+    // The state before is there, and the run goes on.
+    run(&place, 2, "train --resume run");
+    place.run(&format!("{train} --out whole"));
+    assert_equal(&place.path("whole"), &place.path("run"));
 }
 
 #[test]

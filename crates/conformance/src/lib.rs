@@ -156,6 +156,7 @@ properties! { $
         processes_compute_micro_batches_as_one_does,
         processes_compute_ghost_groups_as_one_does,
         processes_with_class_weights_compute_what_one_does,
+        processes_blend_statistics_as_one_does,
         final_gradients_cover_all_parameters_once,
         final_gradients_cover_frozen_parameters,
         gradients_of_measured_halves_are_summed_apart,

@@ -120,7 +120,6 @@ impl CpuEngine {
         grouping: Grouping,
         micro_batch: usize,
         alone: Option<usize>,
-        communicator: Option<&'a mut dyn Communicator>,
         new_weight: Option<f64>,
     ) -> Result<(Pass<'a>, &'a Loss), EngineError> {
         let plan = &self.plans[self.current];
@@ -135,7 +134,7 @@ impl CpuEngine {
             norm.sum_offset[..means.len()].copy_from_slice(means);
         }
         self.state.version += 1;
-        let communicator = communicator.unwrap_or(&mut *self.communicator);
+        let communicator = &mut *self.communicator;
         let mut pass = Pass {
             plan,
             layers: &plan.layers,
@@ -194,8 +193,7 @@ impl CpuEngine {
         let MicroBatch { labels, part, mean_weight, .. } = *batch;
         let (grouping, alone) = (Grouping::new(&part), part.is_alone().then(|| part.index().0));
         let size = part.micro_batch();
-        let (mut pass, loss) =
-            self.training_pass(images, grouping, size, alone, None, new_weight)?;
+        let (mut pass, loss) = self.training_pass(images, grouping, size, alone, new_weight)?;
         let losses = match labels {
             [] => Losses::default(),
             labels => pass.loss(labels, loss, part.batch(), mean_weight, some),
@@ -505,10 +503,14 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
-        let count = images.len() / self.graph().input.len();
-        let grouping = Grouping::new(&BatchPart::whole(count));
-        self.training_pass(images, grouping, count, None, Some(&mut SingleProcess), Some(weight))?;
+    fn blend_statistics(
+        &mut self,
+        images: &[f32],
+        part: &BatchPart,
+        weight: f64,
+    ) -> Result<(), EngineError> {
+        let grouping = Grouping::new(part);
+        self.training_pass(images, grouping, part.micro_batch(), None, Some(weight))?;
         Ok(())
     }
 

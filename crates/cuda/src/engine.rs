@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Loss, MicroBatch, Peaks,
-    Rule, Section, Snapshot, StepTime, Tensor, TensorData, UpdateResult, UpdateWork,
+    BatchPart, Communicator, DeviceData, Engine, EngineError, GradientNorms, Graph, Loss,
+    MicroBatch, Peaks, Rule, Section, Snapshot, StepTime, Tensor, TensorData, UpdateResult,
+    UpdateWork,
 };
 use crescendo_plan::RequiredGradients;
 
@@ -509,13 +510,17 @@ impl Engine for CudaEngine {
         })
     }
 
-    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
-        let image = self.graph().input.len();
-        assert!(images.len().is_multiple_of(image), "not whole images");
-        let count = images.len() / image;
+    fn blend_statistics(
+        &mut self,
+        images: &[f32],
+        part: &BatchPart,
+        weight: f64,
+    ) -> Result<(), EngineError> {
+        let count = part.images().len();
+        assert_eq!(images.len(), count * self.graph().input.len(), "not the images of the part");
         self.flush()?;
-        self.reserve(count, true)?;
-        let source = self.upload_images(images)?;
+        self.reserve(count.max(1), true)?;
+        let source = if count == 0 { None } else { self.upload_images(images)? };
         self.upload_batch(Batch {
             statistics_weight: weight,
             images: count as i64,

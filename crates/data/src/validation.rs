@@ -33,6 +33,9 @@ pub enum ValidationChoice {
 }
 
 impl ValidationChoice {
+    /// All of them.
+    pub const ALL: [ValidationChoice; 2] = [ValidationChoice::Random, ValidationChoice::Stratified];
+
     /// Its name in records.
     pub fn name(self) -> &'static str {
         match self {

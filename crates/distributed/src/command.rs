@@ -31,9 +31,9 @@ pub(crate) enum Call {
     Update(Vec<Rule>),
     UpdateAverage(f64),
     SwapAverage,
-    /// With all images, for each rank computes them all.
+    /// Of so many images.
     BlendStatistics {
-        images: Vec<f32>,
+        images: usize,
         weight: f64,
     },
     FavorLatency,
@@ -164,7 +164,7 @@ fn write_call(to: &mut Writer, call: &Call) {
         Call::SwapAverage => to.u8(7),
         Call::BlendStatistics { images, weight } => {
             to.u8(8);
-            to.numbers(images);
+            to.usize(*images);
             to.f64(*weight);
         }
         Call::FavorLatency => to.u8(9),
@@ -211,7 +211,13 @@ fn read_call(from: &mut Reader) -> Result<Call, EngineError> {
         }
         6 => Call::UpdateAverage(from.f64()?),
         7 => Call::SwapAverage,
-        8 => Call::BlendStatistics { images: from.numbers()?, weight: from.f64()? },
+        8 => {
+            let (images, weight) = (from.usize()?, from.f64()?);
+            if images == 0 {
+                return Err(damaged());
+            }
+            Call::BlendStatistics { images, weight }
+        }
         9 => Call::FavorLatency,
         10 => Call::Logits(from.usize()?),
         11 => Call::Gradients,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crescendo_network::{
-    Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, MicroBatch, Peaks, Rule,
-    Section, Snapshot, StepTime, Tensor, UpdateResult, UpdateWork,
+    BatchPart, Communicator, DeviceData, Engine, EngineError, Graph, Images, Loss, MicroBatch,
+    Peaks, Rule, Section, Snapshot, StepTime, Tensor, UpdateResult, UpdateWork,
 };
 
 use crate::command::{Batch, Call, Command};
@@ -145,8 +145,15 @@ impl Engine for DistributedEngine {
         self.call(Call::SwapAverage, &[]).map(drop)
     }
 
-    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError> {
-        self.call(Call::BlendStatistics { images: images.to_vec(), weight }, &[]).map(drop)
+    fn blend_statistics(
+        &mut self,
+        images: &[f32],
+        part: &BatchPart,
+        weight: f64,
+    ) -> Result<(), EngineError> {
+        let count = part.batch();
+        assert_eq!(images.len(), count * self.graph().input.len(), "all images of the batch");
+        self.call(Call::BlendStatistics { images: count, weight }, images).map(drop)
     }
 
     fn favor_latency(&mut self) {

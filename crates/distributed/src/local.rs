@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crescendo_data::{AugmentedSample, Border, ImagePreparation, ImageShape};
 use crescendo_network::{
-    BorderPixels, ChannelStatistics, Communicator, DeviceData, Engine, EngineError, Images,
-    MicroBatch, Preparation, Sample, Section, Shape, Tensor,
+    BatchTree, BorderPixels, ChannelStatistics, Communicator, DeviceData, Engine, EngineError,
+    Images, MicroBatch, Preparation, Sample, Section, Shape, Tensor,
 };
 
 use crate::Exchange;
@@ -70,8 +70,13 @@ impl Local {
             }
             Call::UpdateAverage(weight) => self.engine.update_average(weight)?,
             Call::SwapAverage => self.engine.swap_average()?,
-            Call::BlendStatistics { images, weight } => {
-                self.engine.blend_statistics(&images, weight)?;
+            Call::BlendStatistics { images: count, weight } => {
+                let tree = BatchTree::new(count, count);
+                let own = self.own_images(tree, images)?;
+                let Session { rank, ranks, .. } = *self.session;
+                for part in tree.parts(rank, ranks) {
+                    self.engine.blend_statistics(&own, &part, weight)?;
+                }
             }
             Call::FavorLatency => self.engine.favor_latency(),
             Call::Logits(count) => return Ok(Answer::Numbers(self.logits(count, images)?)),
@@ -91,14 +96,20 @@ impl Local {
         Ok(true)
     }
 
+    /// The images of this rank's parts of a batch, of those that rank 0 has.
+    fn own_images(&self, tree: BatchTree, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let ranks = self.session.ranks;
+        let of_rank = |rank| tree.parts(rank, ranks).map(|part| part.images()).collect();
+        let shares: Vec<Vec<Range<usize>>> = (0..ranks).map(of_rank).collect();
+        scatter(&self.session, &shares, self.engine.graph().input.len(), images)
+    }
+
     /// Computes this rank's parts of a batch.
     fn accumulate(&mut self, batch: &Batch, images: &[f32]) -> Result<(), EngineError> {
         let Session { rank, ranks, .. } = *self.session;
         let image = self.engine.graph().input.len();
         if batch.samples.is_none() {
-            let of_rank = |rank| batch.tree.parts(rank, ranks).map(|part| part.images()).collect();
-            let shares: Vec<Vec<Range<usize>>> = (0..ranks).map(of_rank).collect();
-            self.images = scatter(&self.session, &shares, image, images)?;
+            self.images = self.own_images(batch.tree, images)?;
         }
         // Images that came are of all parts, one after the other.
         let mut end = 0;

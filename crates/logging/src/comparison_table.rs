@@ -1,7 +1,7 @@
 //! The outcome of a comparison as a table: the same cells for its page, for `table.md` and for the terminal.
 
 use crescendo_training::comparison::{
-    ArmResults, BatchNormStatistics, ComparisonRecord, Difference, Results, Row,
+    ArmResults, BatchNormStatistics, ComparisonRecord, Difference, Kind, Results, Row,
 };
 
 use crate::messages::display_seconds;
@@ -30,8 +30,17 @@ pub struct ComparisonTable {
     source: Option<String>,
     /// What the numbers are.
     pub(crate) caption: String,
-    pub(crate) header: Vec<String>,
-    pub(crate) rows: Vec<Vec<String>>,
+    /// The results of the present kind.
+    pub(crate) present: Cells,
+    /// Those of other kinds, each with what it is.
+    pub(crate) apart: Vec<(String, Cells)>,
+}
+
+/// The cells of one kind of results.
+pub(crate) struct Cells {
+    pub header: Vec<String>,
+    /// A row for each arm.
+    pub rows: Vec<Vec<String>>,
 }
 
 /// The columns with the differences from the base, with running and with precise BatchNorm statistics.
@@ -43,6 +52,79 @@ impl ComparisonTable {
     /// The table of these results.
     pub fn new(record: &ComparisonRecord, results: &Results) -> Self {
         let arms = results.arms(record);
+        let mut present = Cells::new(record, &arms);
+        let mut caption = caption(record);
+        let apart: Vec<(String, Cells)> = results
+            .apart(record)
+            .iter()
+            .map(|apart| (apart.kind.to_string(), Cells::new(record, &apart.arms)))
+            .collect();
+        let words = if apart.is_empty() { device } else { |row: &Row| Kind::of(row).to_string() };
+        let kinds: Vec<Option<String>> = arms.iter().map(|arm| all_of(arm, words)).collect();
+        let all = distinct(kinds.iter().flatten().cloned());
+        // What is the same of all is said once; otherwise it must be told apart.
+        if let [one] = &all[..] {
+            let by = if apart.is_empty() { "on" } else { "by" };
+            caption += &format!(" Trained {by} {one}.");
+        } else if !all.is_empty() {
+            present.header.push(if apart.is_empty() { "device" } else { "trained by" }.into());
+            let cells = kinds.into_iter().map(|one| one.unwrap_or_else(|| NOTHING.into()));
+            present.rows.iter_mut().zip(cells).for_each(|(row, cell)| row.push(cell));
+        }
+        if !apart.is_empty() {
+            caption += " Results of another version, device, precision or choice of validation images are shown apart; \
+                        no difference is computed between them and these.";
+        }
+        ComparisonTable {
+            name: record.name.clone(),
+            question: record.question.clone(),
+            source: record.source.clone(),
+            caption,
+            present,
+            apart,
+        }
+    }
+
+    /// As a Markdown document.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# {}\n\n", self.name);
+        for paragraph in self.introduction() {
+            text += &format!("{paragraph}\n\n");
+        }
+        text += &self.present.markdown();
+        for (kind, cells) in &self.apart {
+            text += &format!("\n## {APART}: {kind}\n\n{}", cells.markdown());
+        }
+        text
+    }
+
+    /// As text for a terminal of so many columns. What does not fit beside the arms' names follows below, with the names
+    /// again.
+    pub fn text(&self, columns: usize) -> String {
+        let mut text = String::new();
+        for paragraph in self.introduction() {
+            text += &format!("{}\n\n", wrapped(&paragraph, columns));
+        }
+        text += &self.present.text(columns);
+        for (kind, cells) in &self.apart {
+            let heading = wrapped(&format!("{APART}: {kind}"), columns);
+            text += &format!("\n{heading}\n\n{}", cells.text(columns));
+        }
+        text
+    }
+
+    /// The question, its source and what the numbers are.
+    fn introduction(&self) -> impl Iterator<Item = String> {
+        let source = self.source.as_ref().map(|source| format!("Source: {source}"));
+        [self.question.clone(), source, Some(self.caption.clone())].into_iter().flatten()
+    }
+}
+
+/// The heading of results that are not of the present kind.
+pub const APART: &str = "Other results";
+
+impl Cells {
+    fn new(record: &ComparisonRecord, arms: &[ArmResults]) -> Self {
         let base = &record.arms[0].name;
         let mut header = vec![
             "arm".to_owned(),
@@ -58,53 +140,25 @@ impl ComparisonTable {
         // The seeds are in the caption; here it is said which of them are not finished.
         if arms.iter().any(|arm| arm.rows.len() < record.seeds.len()) {
             header.push("seeds".into());
-            rows.iter_mut().zip(&arms).for_each(|(row, arm)| row.push(arm.rows.len().to_string()));
+            rows.iter_mut().zip(arms).for_each(|(row, arm)| row.push(arm.rows.len().to_string()));
         }
-        let devices: Vec<Option<String>> = arms.iter().map(devices).collect();
-        let all = distinct(devices.iter().flatten().cloned());
-        let mut caption = caption(record);
-        // What one device computed is said once; otherwise it must be told apart.
-        if let [one] = &all[..] {
-            caption += &format!(" Trained on {one}.");
-        } else if !all.is_empty() {
-            header.push("device".into());
-            let cells = devices.into_iter().map(|one| one.unwrap_or_else(|| NOTHING.into()));
-            rows.iter_mut().zip(cells).for_each(|(row, cell)| row.push(cell));
-        }
-        ComparisonTable {
-            name: record.name.clone(),
-            question: record.question.clone(),
-            source: record.source.clone(),
-            caption,
-            header,
-            rows,
-        }
+        Cells { header, rows }
     }
 
-    /// As a Markdown document.
-    pub fn markdown(&self) -> String {
+    fn markdown(&self) -> String {
         let widths = self.widths();
         let line = |cells: &[String]| {
             let cells = cells.iter().zip(&widths).map(|(cell, &width)| format!(" {cell:<width$} "));
             format!("|{}|\n", cells.collect::<Vec<_>>().join("|"))
         };
         let rule: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
-        let mut text = format!("# {}\n\n", self.name);
-        for paragraph in self.introduction() {
-            text += &format!("{paragraph}\n\n");
-        }
-        text += &(line(&self.header) + &line(&rule));
-        text + &self.rows.iter().map(|row| line(row)).collect::<String>()
+        let head = line(&self.header) + &line(&rule);
+        head + &self.rows.iter().map(|row| line(row)).collect::<String>()
     }
 
-    /// As text for a terminal of so many columns. What does not fit beside the arms' names follows below, with the names
-    /// again.
-    pub fn text(&self, columns: usize) -> String {
+    fn text(&self, columns: usize) -> String {
         const GAP: usize = 2;
         let mut text = String::new();
-        for paragraph in self.introduction() {
-            text += &format!("{}\n\n", wrapped(&paragraph, columns));
-        }
         let widths = self.widths();
         let mut next = 1;
         while next < widths.len() {
@@ -125,12 +179,6 @@ impl ComparisonTable {
             }
         }
         text
-    }
-
-    /// The question, its source and what the numbers are.
-    fn introduction(&self) -> impl Iterator<Item = String> {
-        let source = self.source.as_ref().map(|source| format!("Source: {source}"));
-        [self.question.clone(), source, Some(self.caption.clone())].into_iter().flatten()
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -193,10 +241,14 @@ pub fn points(difference: &Difference) -> String {
     }
 }
 
-/// What computed the results of an arm.
-fn devices(arm: &ArmResults) -> Option<String> {
-    let on = |row: &&Row| format!("{} in {}", row.device.name(), row.precision.name());
-    let all = distinct(arm.rows.iter().map(on));
+/// What computed a result.
+pub fn device(row: &Row) -> String {
+    format!("{} in {}", row.device.name(), row.precision.name())
+}
+
+/// What `words` say of the results of an arm.
+fn all_of(arm: &ArmResults, words: fn(&Row) -> String) -> Option<String> {
+    let all = distinct(arm.rows.iter().map(|row| words(row)));
     (!all.is_empty()).then(|| all.join(", "))
 }
 
@@ -228,6 +280,7 @@ fn wrapped(text: &str, columns: usize) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use crescendo_data::ValidationChoice;
     use crescendo_network::{DeviceKind, PrecisionKind};
     use crescendo_training::comparison::Comparison;
 
@@ -245,6 +298,8 @@ pub(crate) mod tests {
             seconds: 90.0,
             device: DeviceKind::Cpu,
             precision: PrecisionKind::F32,
+            version: "0.2.0".into(),
+            validation: ValidationChoice::Random,
         }
     }
 
@@ -267,11 +322,11 @@ pub(crate) mod tests {
     #[test]
     fn the_cells_are_those_worked_out_by_hand() {
         let folder = tempfile::tempdir().unwrap();
-        let (record, mut results) = known(folder.path());
+        let (record, results) = known(folder.path());
         let table = ComparisonTable::new(&record, &results);
         // Of -1, -2 and -3: the deviation is 1, and 4.3027 / sqrt(3) = 2.484. Of -2, -2.1 and -1.9: a tenth of it.
         assert_eq!(
-            table.rows[1],
+            table.present.rows[1],
             [
                 "width-8",
                 "-2.00 ± 2.48, undecided",
@@ -284,18 +339,50 @@ pub(crate) mod tests {
                 "3"
             ]
         );
-        assert_eq!(table.rows[2][1..3], ["+0.50, undecided", "81.50"]);
-        assert_eq!(table.rows[0][1..3], ["-", "81.00 ± 1.00"]);
+        assert_eq!(table.present.rows[2][1..3], ["+0.50, undecided", "81.50"]);
+        assert_eq!(table.present.rows[0][1..3], ["-", "81.00 ± 1.00"]);
         assert!(table.caption.ends_with(" Trained on cpu in f32."), "{}", table.caption);
-        assert_eq!(AGAINST_BASE.map(|at| &table.header[at][..7]), ["against"; 2]);
-        assert_eq!(table.header[8], "seeds");
-        // Another device is told apart.
-        results.add(Row { device: DeviceKind::Cuda, ..row("width-24", 0, 0.8, 0.8) }).unwrap();
-        results.add(Row { device: DeviceKind::Cuda, ..row("width-24", 2, 0.8, 0.8) }).unwrap();
+        assert_eq!(AGAINST_BASE.map(|at| &table.present.header[at][..7]), ["against"; 2]);
+        assert_eq!(table.present.header[8], "seeds");
+    }
+
+    #[test]
+    fn other_kinds_are_shown_apart_with_differences_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut record, mut results) = known(folder.path());
+        let old = |row: Row| Row { version: "0.1.0".into(), ..row };
+        for row in [row("width-16", 0, 0.5, 0.5), row("width-24", 0, 0.6, 0.6)] {
+            results.add(old(row)).unwrap();
+        }
+        let kind = Kind::of(&row("width-16", 0, 0.5, 0.5));
+        record.arms.iter_mut().for_each(|arm| arm.kind = Some(kind.clone()));
         let table = ComparisonTable::new(&record, &results);
-        let devices: Vec<&str> = table.rows.iter().map(|row| &row[8][..]).collect();
-        assert_eq!(devices, ["cpu in f32", "cpu in f32", "cuda in f32, cpu in f32"]);
-        assert!(!table.caption.contains("Trained on"));
+        assert_eq!(table.present.rows[1][1], "-2.00 ± 2.48, undecided");
+        assert_eq!(table.present.rows[2][1..3], ["+0.50, undecided", "81.50"]);
+        assert!(
+            table.caption.contains(" Trained by crescendo 0.2.0 on cpu in f32. Results of another")
+        );
+        let [(kind, apart)] = &table.apart[..] else { panic!("{} kinds", table.apart.len()) };
+        assert_eq!(kind, "crescendo 0.1.0 on cpu in f32");
+        assert_eq!(apart.rows[0][1..3], ["-", "50.00"]);
+        assert_eq!(apart.rows[1][1..3], ["-", "-"]);
+        assert_eq!(apart.rows[2][1..3], ["+10.00, undecided", "60.00"]);
+        for text in [table.markdown(), table.text(60)] {
+            let parts: Vec<&str> =
+                text.split("Other results: crescendo 0.1.0 on cpu in f32").collect();
+            assert!(
+                parts.len() == 2 && parts[1].contains("60.00") && !parts[0].contains("60.00"),
+                "{text}"
+            );
+        }
+        // An arm that names a device of its own is compared with the others.
+        let cuda = |row: Row| Row { device: DeviceKind::Cuda, ..row };
+        record.arms[2].kind.as_mut().unwrap().device = DeviceKind::Cuda;
+        results.add(cuda(row("width-24", 0, 0.81, 0.8))).unwrap();
+        let table = ComparisonTable::new(&record, &results);
+        assert_eq!(table.present.rows[2][1], "+1.00, undecided");
+        assert_eq!(table.present.rows[2][9], "crescendo 0.2.0 on cuda in f32");
+        assert_eq!(table.apart.len(), 2);
     }
 
     #[test]
@@ -305,7 +392,7 @@ pub(crate) mod tests {
         let table = ComparisonTable::new(&record, &results);
         let (markdown, narrow, wide) = (table.markdown(), table.text(60), table.text(200));
         for text in [&markdown, &narrow, &wide] {
-            for cell in table.rows.iter().flatten().chain(&table.header) {
+            for cell in table.present.rows.iter().flatten().chain(&table.present.header) {
                 assert!(text.contains(&cell[..]), "no {cell} in {text}");
             }
             assert!(text.contains("How much accuracy do") && text.contains("Source: "), "{text}");

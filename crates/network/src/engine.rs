@@ -114,16 +114,21 @@ pub trait Engine: Send {
     /// If the device fails.
     fn swap_average(&mut self) -> Result<(), EngineError>;
 
-    /// Computes `images` `[N, C, H, W]` as in training, with their own BatchNorm statistics, and blends those
-    /// into the running ones: `running = (1 - weight) * running + weight * batch`, with the unbiased variance.
-    /// Counts stay, and other processes take no part.
+    /// Computes a batch of one micro-batch as in training, with its own BatchNorm statistics, and blends those into the
+    /// running ones: `running = (1 - weight) * running + weight * batch`, with the unbiased variance. Counts stay.
+    /// `images` `[N, C, H, W]` are those of `part`, this process's part of the batch.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device or another process fails.
     ///
     /// # Panics
-    /// If the length is not that of whole images.
-    fn blend_statistics(&mut self, images: &[f32], weight: f64) -> Result<(), EngineError>;
+    /// If they are not the images of the part.
+    fn blend_statistics(
+        &mut self,
+        images: &[f32],
+        part: &BatchPart,
+        weight: f64,
+    ) -> Result<(), EngineError>;
 
     /// Lets calls of [`logits_into`](Self::logits_into) for few images take algorithms that are faster for them. Their
     /// logits differ from those of larger calls in the last bits.

@@ -32,6 +32,14 @@ impl<'a> HeldOut<'a> {
     }
 }
 
+/// How new runs choose `count` validation images (`data.validation`).
+pub(crate) fn new_choice(count: usize) -> ValidationChoice {
+    match count {
+        0 => ValidationChoice::default(),
+        _ => ValidationChoice::Stratified,
+    }
+}
+
 /// The number of validation images: `count` (`data.validation`), or as many as the data set has of its own.
 pub(crate) fn validation_images(data: &DataSet, count: usize) -> usize {
     if count > 0 { count } else { data.validation.len() }

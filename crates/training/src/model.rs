@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crescendo_data::{
     DataSet, ImageShape, Normalization, Sizing, Split, ValidationChoice, without_validation,
 };
-use crescendo_network::{Devices, Engine, EngineConfig, Section};
+use crescendo_network::{BatchPart, Devices, Engine, EngineConfig, Section};
 
 use crate::checkpoint::{About, Checkpoint};
 use crate::evaluation::{self, Evaluation};
@@ -245,7 +245,8 @@ impl Model {
             done += indices.len();
             // So that each image has the same weight in the end.
             let share = indices.len() as f64 / done as f64;
-            self.engine.blend_statistics(&self.input.normalize(&bytes), share)?;
+            let part = BatchPart::whole(indices.len());
+            self.engine.blend_statistics(&self.input.normalize(&bytes), &part, share)?;
         }
         Ok(())
     }

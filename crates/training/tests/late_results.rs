@@ -9,9 +9,10 @@ use std::time::Duration;
 use crescendo_cpu::CpuDevices;
 use crescendo_data::{DataSet, ImageShape, Normalization, shapes};
 use crescendo_network::{
-    BorderPixels, ChannelStatistics, Communicator, Device, DeviceData, DeviceKind, DeviceMemory,
-    Devices, Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch, Peaks,
-    Preparation, RequiredMemory, Rule, Sample, Section, Snapshot, StepTime, Tensor, UpdateResult,
+    BatchPart, BorderPixels, ChannelStatistics, Communicator, Device, DeviceData, DeviceKind,
+    DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, Images, Loss, MicroBatch,
+    Peaks, Preparation, RequiredMemory, Rule, Sample, Section, Snapshot, StepTime, Tensor,
+    UpdateResult,
 };
 use crescendo_training::events::{Event, Marks, Observer};
 use crescendo_training::{Error, Outcome, Recipe, Run, Start};
@@ -180,8 +181,13 @@ impl Engine for LateEngine {
     fn swap_average(&mut self) -> Result<(), EngineError> {
         self.cpu.swap_average()
     }
-    fn blend_statistics(&mut self, images: &[f32], share: f64) -> Result<(), EngineError> {
-        self.cpu.blend_statistics(images, share)
+    fn blend_statistics(
+        &mut self,
+        images: &[f32],
+        part: &BatchPart,
+        share: f64,
+    ) -> Result<(), EngineError> {
+        self.cpu.blend_statistics(images, part, share)
     }
     fn logits_into(&mut self, images: &[f32], logits: &mut [f32]) -> Result<(), EngineError> {
         assert!(self.results.is_empty(), "evaluated before all updates were read");

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crescendo::data::ValidationChoice;
 use crescendo::logging::{ConsoleProgress, Observers, RunFolderLogger};
 use crescendo::network::{DeviceKind, Devices, EngineConfig};
-use crescendo::training::comparison::{Arm, Comparison, Results, Row, shared_epochs};
+use crescendo::training::comparison::{Arm, Comparison, Kind, Results, Row, shared_epochs};
 use crescendo::training::events::Observer;
 use crescendo::training::{
     Error, HeldOut, Model, Outcome, Progress, Recipe, Record, Run, Start, check, checkpoint,
@@ -20,6 +19,8 @@ pub struct ArmRun {
     pub arm: String,
     pub recipe: Recipe,
     fingerprint: String,
+    /// The run's folder.
+    folder: PathBuf,
 }
 
 /// What all runs of a comparison have in common.
@@ -48,13 +49,14 @@ impl Context<'_> {
     }
 }
 
-/// The runs that have no result yet, ordered by seed, so that after an interruption most seeds have
+/// The runs that have no result of their present kind yet, ordered by seed, so that after an interruption most seeds have
 /// results of all arms or of none.
 ///
 /// # Errors
 /// If a recipe cannot be trained on the data, or the results are of another recipe.
 pub fn unfinished(
     comparison: &Comparison,
+    folder: &Path,
     results: &Results,
     data: &LoadedData,
     devices: &dyn Devices,
@@ -67,11 +69,18 @@ pub fn unfinished(
             // The recipe as it is saved in the run's folder.
             let device = devices.open(&recipe.engine)?;
             let (saved, _) = resolved(&recipe, &*device, &data.set)?;
-            let fingerprint = Results::fingerprint(&saved, &data_fingerprint, comparison.bn_images);
-            if results.find(name, *seed, &fingerprint)?.is_none() {
+            let fingerprint = |device, precision| {
+                let mut saved = saved.clone();
+                (saved.engine.device, saved.engine.precision) = (device, precision);
+                Results::fingerprint(&saved, &data_fingerprint, comparison.bn_images)
+            };
+            let kind = Kind::new(&saved).expect("an open device is one of a kind");
+            if results.find(name, *seed, &kind, fingerprint)?.is_none() {
                 // Here, so that all recipes are checked before the first is trained.
                 check(&recipe, &*device, &data.set)?;
-                runs.push(ArmRun { arm: name.clone(), recipe, fingerprint });
+                let fingerprint = fingerprint(kind.device, kind.precision);
+                let folder = kind.run_folder(folder, name, *seed);
+                runs.push(ArmRun { arm: name.clone(), recipe, fingerprint, folder });
             }
         }
     }
@@ -97,24 +106,16 @@ pub fn branches(runs: &[ArmRun], of: usize) -> Vec<(u32, &ArmRun)> {
     branches
 }
 
-/// How the runs of a comparison choose their validation images: as those that exist already did, so that all are
-/// judged on the same ones.
-fn validation_choice(folder: &Path, comparison: &Comparison) -> ValidationChoice {
-    let mut records = records(folder, comparison);
-    records.next().map_or(ValidationChoice::Stratified, |record| record.run.validation)
-}
-
-/// What the runs are that exist already.
-fn records(folder: &Path, comparison: &Comparison) -> impl Iterator<Item = Record> {
-    let runs = comparison.arms.iter().flat_map(|arm| {
-        let seeds = comparison.seeds.iter();
-        seeds.map(|seed| folder.join(&arm.name).join(format!("seed-{seed}")))
+/// What the first run of these arms is, if one exists already.
+fn first_record(folder: &Path, arms: &[&Arm], seeds: &[u64]) -> Option<Record> {
+    let mut runs = arms.iter().flat_map(|arm| {
+        seeds.iter().map(|seed| folder.join(&arm.name).join(format!("seed-{seed}")))
     });
-    runs.filter_map(|run| read_record(&run).ok())
+    runs.find_map(|run| read_record(&run).ok())
 }
 
-/// Gives every arm the device and the precision that it will have. Where the device is `auto`, a comparison stays on
-/// the device that it began on.
+/// Gives every arm the device and the precision that it will have. Arms whose device is `auto` stay on the device of
+/// their last result.
 ///
 /// # Errors
 /// If a device cannot be used.
@@ -124,12 +125,15 @@ pub fn choose_devices(
     results: &Results,
     devices: &dyn Devices,
 ) -> Result<(), Error> {
-    let first = || records(folder, comparison).next().map(|record| record.recipe.engine.device);
-    let began_on = results.device().or_else(first);
+    let is_auto = |arm: &&Arm| arm.recipe.engine.device == DeviceKind::Auto;
+    let auto: Vec<&Arm> = comparison.arms.iter().filter(is_auto).collect();
+    let first = || first_record(folder, &auto, &comparison.seeds);
+    let last = results.device(|name| auto.iter().any(|arm| arm.name == name));
+    let stays_on = last.or_else(|| first().map(|record| record.recipe.engine.device));
     for arm in &mut comparison.arms {
         let engine = &mut arm.recipe.engine;
         if engine.device == DeviceKind::Auto {
-            engine.device = began_on.unwrap_or_default();
+            engine.device = stays_on.unwrap_or_default();
         }
         let chosen = devices.open(engine)?.config();
         (engine.device, engine.precision) = (chosen.device, chosen.precision);
@@ -138,11 +142,6 @@ pub fn choose_devices(
 }
 
 impl ArmRun {
-    /// The run's folder, in the comparison's folder.
-    fn folder(&self, comparison: &Path) -> PathBuf {
-        comparison.join(&self.arm).join(format!("seed-{}", self.recipe.train.seed))
-    }
-
     fn start<'a>(&'a self, data: &'a LoadedData, devices: &'a dyn Devices) -> Start<'a> {
         Start {
             recipe: &self.recipe,
@@ -166,16 +165,15 @@ impl ArmRun {
         context: &Context,
     ) -> Result<Option<Row>, Error> {
         let Context { comparison, data, ref engine, devices, .. } = *context;
-        let folder = self.folder(context.folder);
+        let folder = &self.folder;
         let mut run = if folder.exists() {
-            self.open(&folder, comparison)?
+            self.open(comparison)?
         } else {
-            let choice = validation_choice(context.folder, comparison);
-            Run::create_with([folder.clone()], &self.start(data, devices), choice)?
+            Run::create(folder, &self.start(data, devices))?
         };
         run.set_command(context.command)?;
         for &(epochs, branch) in branches {
-            let to = branch.folder(context.folder);
+            let to = &branch.folder;
             // A run that exists already is resumed in its own turn.
             if to.exists() {
                 continue;
@@ -191,16 +189,16 @@ impl ArmRun {
                 let parent = to.parent().unwrap_or(context.folder);
                 std::fs::create_dir_all(parent)
                     .map_err(|error| Error::io("create", parent, error))?;
-                run.branch(&to, &branch.start(data, devices))?;
+                run.branch(to, &branch.start(data, devices))?;
             }
         }
         if context.train(&mut run, u32::MAX)? == Outcome::Interrupted {
             return Ok(None);
         }
-        let last = checkpoint::list(&folder)?.last().copied().unwrap_or_default();
+        let last = checkpoint::list(folder)?.last().copied().unwrap_or_default();
         let EngineConfig { device, precision, .. } = run.record().recipe.engine;
         let engine = EngineConfig { device, precision, ..engine.clone() };
-        let mut model = Model::open(&checkpoint::path(&folder, last), None, devices, &engine)?;
+        let mut model = Model::open(&checkpoint::path(folder, last), None, devices, &engine)?;
         let (count, choice) = (self.recipe.data.validation, run.record().run.validation);
         let validation = HeldOut::new(&data.set, count, choice).validation;
         let evaluated = validation.as_deref().unwrap_or(&data.set.test);
@@ -222,20 +220,22 @@ impl ArmRun {
             seconds: run.progress().total_seconds(),
             device,
             precision: precision.on(device),
+            version: run.record().run.version.clone(),
+            validation: choice,
         }))
     }
 
-    fn open(&self, folder: &Path, comparison: &Comparison) -> Result<Run, Error> {
-        let run = Run::open(folder)?;
+    fn open(&self, comparison: &Comparison) -> Result<Run, Error> {
+        let run = Run::open(&self.folder)?;
         let record = run.record();
         let data = &record.run.data_fingerprint;
         if Results::fingerprint(&record.recipe, data, comparison.bn_images) != self.fingerprint {
             let problem = format!(
-                "is a run of another recipe, other data or another device than those of arm {} now: rename the \
-                 changed arm, or choose another folder with --out",
+                "is a run of another recipe or other data than those of arm {} now: rename the changed arm, or choose \
+                 another folder with --out",
                 self.arm
             );
-            return Err(Error::bad(folder, problem));
+            return Err(Error::bad(&self.folder, problem));
         }
         Ok(run)
     }

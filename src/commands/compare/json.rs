@@ -1,10 +1,31 @@
 //! The outcome of a comparison as JSON.
 
-use crescendo::training::comparison::{BatchNormStatistics, ComparisonRecord, Results};
+use crescendo::training::comparison::{ArmResults, BatchNormStatistics, ComparisonRecord, Results};
 use serde_json::{Value, json};
 
 pub fn to_json(record: &ComparisonRecord, results: &Results) -> Value {
-    let arms = results.arms(record).into_iter().map(|arm| {
+    let apart = results.apart(record).into_iter().map(|apart| {
+        let kind = apart.kind;
+        json!({
+            "version": kind.version,
+            "device": kind.device.name(),
+            "precision": kind.precision.name(),
+            "validation": kind.validation.name(),
+            "arms": arms(apart.arms),
+        })
+    });
+    json!({
+        "comparison": record.name,
+        "question": record.question,
+        "source": record.source,
+        "base": record.arms[0].name,
+        "arms": arms(results.arms(record)),
+        "apart": apart.collect::<Vec<_>>(),
+    })
+}
+
+fn arms(arms: Vec<ArmResults>) -> Value {
+    let arms = arms.into_iter().map(|arm| {
         let measured = |statistics: BatchNormStatistics| {
             let (spread, difference) = (arm.spread(statistics), arm.difference(statistics));
             json!({
@@ -25,6 +46,8 @@ pub fn to_json(record: &ComparisonRecord, results: &Results) -> Value {
                 "seconds": row.seconds,
                 "device": row.device.name(),
                 "precision": row.precision.name(),
+                "version": row.version,
+                "validation": row.validation.name(),
             })
         });
         json!({
@@ -34,11 +57,5 @@ pub fn to_json(record: &ComparisonRecord, results: &Results) -> Value {
             "results": rows.collect::<Vec<_>>(),
         })
     });
-    json!({
-        "comparison": record.name,
-        "question": record.question,
-        "source": record.source,
-        "base": record.arms[0].name,
-        "arms": arms.collect::<Vec<_>>(),
-    })
+    arms.collect()
 }

@@ -66,14 +66,15 @@ fn compare(
     let validation = comparison.arms[0].recipe.data.validation;
     let images = data.set.train.len().saturating_sub(validation);
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&comparison.name));
-    let record = comparison.record(&data.set);
-    let mut results = Results::open(&folder.join("results.csv"), record.evaluated_on)?;
+    let evaluated_on = comparison.record(&data.set).evaluated_on;
+    let mut results = Results::open(&folder.join("results.csv"), evaluated_on)?;
     choose_devices(&mut comparison, &folder, &results, devices)?;
     comparison.check_arms(images)?;
     let named = unused_source(&Recipe::changed_keys(&changes)?, args.data.path.is_some());
     warn(comparison.unused_keys(images).into_iter().chain(named));
     std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
-    let runs = unfinished(&comparison, &results, &data, devices)?;
+    let runs = unfinished(&comparison, &folder, &results, &data, devices)?;
+    let record = comparison.record(&data.set);
     record.write(&folder)?;
 
     let request = StopRequest::on_signals();

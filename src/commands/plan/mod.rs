@@ -43,8 +43,15 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
     let devices = AllDevices::new(args.device.and_then(|device| device.card));
     let device = devices.planned(&recipe.engine, args.memory)?;
     recipe.engine = device.config();
-    if args.memory.is_some() && recipe.batch.memory_limit == 0.0 {
-        recipe.batch.memory_limit = default_limit(args.memory);
+    // Ranks share every batch, so a run has the memory of all of them.
+    let memory = match args.ranks {
+        Some(ranks) => {
+            args.memory.or(device.memory().total).map(|bytes| bytes.saturating_mul(ranks as u64))
+        }
+        None => args.memory,
+    };
+    if memory.is_some() && recipe.batch.memory_limit == 0.0 {
+        recipe.batch.memory_limit = default_limit(memory);
     }
     let data = data.as_ref().map(|data| &data.set);
     if let Some(data) = data {

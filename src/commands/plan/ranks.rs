@@ -13,6 +13,8 @@ struct Row {
     batch_size: usize,
     /// The most images of a batch that a rank has.
     share: usize,
+    /// How many ranks have any.
+    busy: usize,
     /// Bytes that each rank sends in an update.
     bytes: f64,
     /// Seconds of an update's sums, if nothing of them were hidden.
@@ -45,11 +47,13 @@ fn rows(plan: &Plan, interconnect: &Interconnect) -> Vec<Row> {
             _ => BatchTree::ghost(batch_size, micro_batch),
         };
         let parts = |rank| tree.parts(rank, interconnect.ranks).map(|part| part.images().len());
-        let share = (0..interconnect.ranks).map(|rank| parts(rank).sum()).max().unwrap_or(0);
+        let shares: Vec<usize> = (0..interconnect.ranks).map(|rank| parts(rank).sum()).collect();
+        let share = shares.iter().copied().max().unwrap_or(0);
         let compute = plan.speed.as_ref().map(|speed| speed.of_update(share));
         Row {
             batch_size,
             share,
+            busy: shares.iter().filter(|&&images| images > 0).count(),
             bytes: interconnect.gradient_bytes(graph),
             sums: interconnect.gradients(graph) + interconnect.norms(graph),
             update: compute.map(|compute| [interconnect.update(graph, compute), compute]),
@@ -64,14 +68,18 @@ pub fn table(plan: &Plan, interconnect: &Interconnect) -> String {
         let [batch, share, bytes, sums, update, efficiency] = cells;
         format!("{batch:>10} {share:>12} {bytes:>12} {sums:>10} {update:>12} {efficiency:>11}\n")
     };
+    let ranks = match interconnect.ranks {
+        1 => "1 rank".to_owned(),
+        ranks => format!("{ranks} ranks"),
+    };
     let mut text = format!(
-        "{} ranks, {:.3} Gbit/s, {:.0} us:\n",
-        interconnect.ranks,
-        8e-9 * interconnect.bytes_per_second,
-        1e6 * interconnect.latency
+        "{ranks}, {} Gbit/s, {} us:\n",
+        short(8e-9 * interconnect.bytes_per_second),
+        short(1e6 * interconnect.latency)
     );
     text += &cells(["batch size", "of each rank", "sent", "sums", "images/s", "efficiency"]);
-    for row in rows(plan, interconnect) {
+    let rows = rows(plan, interconnect);
+    for row in &rows {
         let rate = row.images_per_second().map_or("?".into(), |rate| format!("{rate:.0}"));
         let efficiency = row
             .efficiency(interconnect.ranks)
@@ -85,11 +93,21 @@ pub fn table(plan: &Plan, interconnect: &Interconnect) -> String {
             &efficiency,
         ]);
     }
+    for Row { batch_size, busy, .. } in rows.iter().filter(|row| row.busy < interconnect.ranks) {
+        writeln!(text, "Of a batch of {batch_size}, only {busy} ranks have images.")
+            .expect("a string takes all text");
+    }
     if plan.speed.is_none() {
         writeln!(text, "How fast a rank is: --images-per-second, or --measure, on this machine.")
             .expect("a string takes all text");
     }
     text
+}
+
+/// A number with as many digits as it needs, to three behind the point.
+fn short(number: f64) -> String {
+    let text = format!("{number:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// The same as JSON.
@@ -98,6 +116,7 @@ pub fn to_json(plan: &Plan, interconnect: &Interconnect) -> Value {
         json!({
             "batch_size": row.batch_size,
             "images_of_a_rank": row.share,
+            "ranks_with_images": row.busy,
             "sent_bytes": row.bytes,
             "sums_seconds": row.sums,
             "images_per_second": row.images_per_second(),

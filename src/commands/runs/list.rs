@@ -41,6 +41,8 @@ pub struct ListedRun {
 pub struct ArmOf {
     pub name: String,
     pub seed: u64,
+    /// Its number among the runs of this arm and seed that other versions or devices have trained, from 1.
+    pub number: u32,
 }
 
 /// How far a run is.
@@ -131,14 +133,22 @@ fn arms(folder: &Path) -> Option<Vec<(ArmOf, PathBuf)>> {
     let mut runs = Vec::new();
     for arm in subfolders(folder).ok()? {
         for run in subfolders(&arm).unwrap_or_default() {
-            let seed = name(&run).strip_prefix("seed-").and_then(|seed| seed.parse().ok());
-            if let Some(seed) = seed.filter(|_| is_run(&run)) {
-                runs.push((ArmOf { name: name(&arm), seed }, run));
+            if let Some((seed, number)) = place(&name(&run)).filter(|_| is_run(&run)) {
+                runs.push((ArmOf { name: name(&arm), seed, number }, run));
             }
         }
     }
     runs.sort();
     (!runs.is_empty() || folder.join("results.csv").is_file()).then_some(runs)
+}
+
+/// Seed and number of a run in a folder of this name: `seed-0`, `seed-0-2`.
+fn place(name: &str) -> Option<(u64, u32)> {
+    let place = name.strip_prefix("seed-")?;
+    match place.split_once('-') {
+        None => Some((place.parse().ok()?, 1)),
+        Some((seed, number)) => Some((seed.parse().ok()?, number.parse().ok()?)),
+    }
 }
 
 /// The folders in a folder, by name. Those with a dot are being made by a program, or are none of ours.

@@ -8,7 +8,7 @@ use crescendo::logging::display_seconds;
 use crescendo::training::Error;
 use serde_json::{Value, json};
 
-use self::list::{Entry, ListedRun, State, find, sort};
+use self::list::{ArmOf, Entry, ListedRun, State, find, sort};
 use super::{print, say};
 use crate::cli::RunsArgs;
 
@@ -85,7 +85,8 @@ fn table(entries: &[Entry]) -> String {
 
 fn row(run: &ListedRun, indent: &str) -> [String; 6] {
     let name = match &run.arm {
-        Some(arm) => format!("{} / seed {}", arm.name, arm.seed),
+        Some(ArmOf { name, seed, number: 1 }) => format!("{name} / seed {seed}"),
+        Some(ArmOf { name, seed, number }) => format!("{name} / seed {seed} ({number})"),
         None => run.name.clone(),
     };
     let accuracy = run.accuracy.map(|(split, accuracy)| format!("{accuracy:.4} {}", split.name()));

@@ -5,12 +5,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crescendo_network::{
-    ActivationKind, BatchTree, Communicator, EngineError, Graph, Loss, MicroBatch, Rule, Section,
-    UpdateResult,
+    ActivationKind, BatchTree, Communicator, Engine, EngineError, Graph, Loss, MicroBatch, Rule,
+    Section, UpdateResult,
 };
 
 use crate::Suite;
-use crate::setup::{class_weights, labels, pixels, reduced, residual, rules, sgd};
+use crate::setup::{class_weights, labels, pixels, reduced, residual, rules, sgd, varied};
 use crate::suite::{close, each_close, flat, own_part, update};
 
 /// Where threads meet.
@@ -98,16 +98,38 @@ struct Outcome {
     momentum: Vec<f32>,
 }
 
+/// What so many processes hold after what each of them does with its engine, which must be the same in all.
+fn on_processes<T: Send + PartialEq>(
+    suite: &Suite,
+    graph: &Graph,
+    ranks: usize,
+    run: impl Fn(usize, usize, Box<dyn Engine>) -> T + Sync,
+) -> T {
+    let meeting = Arc::new(Meeting::default());
+    let mut outcomes: Vec<T> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..ranks)
+            .map(|rank| {
+                let (run, member) = (&run, Member { meeting: meeting.clone(), rank, ranks });
+                scope.spawn(move || {
+                    let mut engine = suite.engine(graph);
+                    engine.set_communicator(Box::new(member));
+                    run(rank, ranks, engine)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let first = outcomes.swap_remove(0);
+    assert!(outcomes.iter().all(|other| *other == first), "all processes hold the same");
+    first
+}
+
 /// Batches of so many images, on several numbers of processes.
 fn check(suite: &Suite, loss: &Loss, tree: BatchTree, count: usize, numbers: &[usize]) {
     let graph = reduced(&residual(ActivationKind::Elu, 5));
     let (images, labels) = (pixels(&graph, count, 1), labels(count));
-    let run = |rank: usize, ranks: usize, communicator: Option<Member>| -> Outcome {
-        let mut engine = suite.engine(&graph);
+    let run = |rank: usize, ranks: usize, mut engine: Box<dyn Engine>| -> Outcome {
         engine.set_loss(loss).unwrap();
-        if let Some(communicator) = communicator {
-            engine.set_communicator(Box::new(communicator));
-        }
         let mut results = Vec::new();
         for measure in [false, true] {
             for part in tree.parts(rank, ranks) {
@@ -119,20 +141,9 @@ fn check(suite: &Suite, loss: &Loss, tree: BatchTree, count: usize, numbers: &[u
         let model = flat(&mut *engine, Section::Model);
         Outcome { results, model, momentum: flat(&mut *engine, Section::Momentum) }
     };
-    let one = run(0, 1, None);
+    let one = run(0, 1, suite.engine(&graph));
     for &ranks in numbers {
-        let meeting = Arc::new(Meeting::default());
-        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..ranks)
-                .map(|rank| {
-                    let (run, member) = (&run, Member { meeting: meeting.clone(), rank, ranks });
-                    scope.spawn(move || run(rank, ranks, Some(member)))
-                })
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let first = &outcomes[0];
-        assert!(outcomes.iter().all(|other| other == first), "all processes hold the same");
+        let first = &on_processes(suite, &graph, ranks, run);
         if suite.tolerances.sums_follow_the_tree && ranks.is_power_of_two() {
             assert!(*first == one, "{ranks} processes: {first:?} is not {one:?}");
         }
@@ -186,6 +197,35 @@ pub(crate) fn processes_with_class_weights_compute_what_one_does(suite: &Suite) 
     let weights = Some(class_weights(&graph));
     let loss = Loss { label_smoothing: 0.1, class_weights: weights };
     check(suite, &loss, BatchTree::new(9, 9), 9, &[2]);
+}
+
+pub(crate) fn processes_blend_statistics_as_one_does(suite: &Suite) {
+    for (graph, count) in [(0, 19), (1, 19), (0, 3)] {
+        let graph = &networks()[graph];
+        let (state, images) = (varied(graph, 1), pixels(graph, count, 1));
+        let run = |rank: usize, ranks: usize, mut engine: Box<dyn Engine>| -> Vec<f32> {
+            engine.import(Section::Model, &state).unwrap();
+            for weight in [1.0, 0.5] {
+                for part in BatchTree::new(count, count).parts(rank, ranks) {
+                    let own = part.images();
+                    let image = graph.input.len();
+                    let own = &images[own.start * image..own.end * image];
+                    engine.blend_statistics(own, &part, weight).unwrap();
+                }
+            }
+            flat(&mut *engine, Section::Model)
+        };
+        let one = run(0, 1, suite.engine(graph));
+        for ranks in [2, 3, 8] {
+            let many = on_processes(suite, graph, ranks, run);
+            if suite.tolerances.sums_follow_the_tree && ranks.is_power_of_two() {
+                assert!(many == one, "{ranks} processes");
+            }
+            let wide: Vec<f64> = one.iter().map(|&x| x.into()).collect();
+            let relative = suite.tolerances.relative;
+            close("the statistics", &many, &wide, relative, suite.tolerances.absolute);
+        }
+    }
 }
 
 /// What a communicator was told.

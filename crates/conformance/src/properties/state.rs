@@ -1,8 +1,8 @@
 //! The state of an engine: tensors in and out, and what may not depend on anything else.
 
 use crescendo_network::{
-    ActivationKind, Engine, Graph, Loss, MicroBatch, Muon, Role, Rule, Section, Snapshot, State,
-    Tensor, TensorData,
+    ActivationKind, BatchPart, Engine, Graph, Loss, MicroBatch, Muon, Role, Rule, Section,
+    Snapshot, State, Tensor, TensorData,
 };
 
 use crate::Suite;
@@ -198,7 +198,7 @@ pub(crate) fn a_snapshot_is_what_export_gives_at_that_moment(suite: &Suite) {
 fn train_on(engine: &mut dyn Engine, images: &[f32], rules: &[Rule]) {
     while engine.next_result(true).unwrap().is_some() {}
     train(engine, images, &labels(3), rules);
-    engine.blend_statistics(images, 0.5).unwrap();
+    engine.blend_statistics(images, &BatchPart::whole(3), 0.5).unwrap();
     engine.update_average(0.5).unwrap();
     engine.swap_average().unwrap();
 }
@@ -222,7 +222,7 @@ pub(crate) fn logits_follow_every_change_of_the_state(suite: &Suite) {
         check(&mut *kept, "a batch's statistics");
         kept.update(&rules(&graph, sgd())).unwrap();
         check(&mut *kept, "an update");
-        kept.blend_statistics(&pixels(&graph, 3, 2), 0.5).unwrap();
+        kept.blend_statistics(&pixels(&graph, 3, 2), &BatchPart::whole(3), 0.5).unwrap();
         check(&mut *kept, "blended statistics");
         kept.swap_average().unwrap();
         check(&mut *kept, "the average in the model's place");
@@ -292,7 +292,7 @@ pub(crate) fn batches_before_leave_nothing_behind(suite: &Suite) {
                 engine.accumulate(&measured).unwrap();
                 update(&mut *engine, &mixed(&graph));
                 engine.logits(&images).unwrap();
-                engine.blend_statistics(&images, 0.5).unwrap();
+                engine.blend_statistics(&images, &BatchPart::whole(9), 0.5).unwrap();
                 let mut fresh = suite.engine(&graph);
                 for section in [Section::Model, Section::Momentum] {
                     engine.import(section, &copy(&mut *fresh, section)).unwrap();
@@ -317,7 +317,7 @@ pub(crate) fn two_engines_compute_the_same_bits(suite: &Suite) {
                 engine.update_average(0.5).unwrap();
             }
             let images = pixels(&graph, 9, 4);
-            engine.blend_statistics(&images, 0.5).unwrap();
+            engine.blend_statistics(&images, &BatchPart::whole(9), 0.5).unwrap();
             (results, everything(&mut *engine), engine.logits(&images).unwrap())
         };
         assert_eq!(run(), run());

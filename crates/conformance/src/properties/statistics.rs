@@ -1,7 +1,7 @@
 //! BatchNorm's running statistics, and the logits that are computed with them.
 
 use crescendo_network::{
-    ActivationKind, MicroBatch, MomentumConvention, NetworkConfig, Section, TensorData,
+    ActivationKind, BatchPart, MicroBatch, MomentumConvention, NetworkConfig, Section, TensorData,
 };
 
 use crate::Suite;
@@ -48,7 +48,7 @@ pub(crate) fn blended_statistics_match_the_reference(suite: &Suite) {
         for (seed, share) in [(1, 1.0), (2, 0.5), (3, 1.0 / 3.0)] {
             let images = pixels(&graph, 3, seed);
             model.blend_statistics(&images, Some(share));
-            engine.blend_statistics(&images, share).unwrap();
+            engine.blend_statistics(&images, &BatchPart::whole(3), share).unwrap();
         }
         let relative = suite.tolerances.relative;
         suite.check_model(&mut *engine, &model, relative, relative);
@@ -63,7 +63,7 @@ pub(crate) fn blended_statistics_match_the_reference(suite: &Suite) {
         }
         // A share of nothing changes nothing.
         let before = copy(&mut *engine, Section::Model);
-        engine.blend_statistics(&pixels(&graph, 2, 4), 0.0).unwrap();
+        engine.blend_statistics(&pixels(&graph, 2, 4), &BatchPart::whole(2), 0.0).unwrap();
         assert_eq!(before, copy(&mut *engine, Section::Model));
     }
 }

@@ -101,8 +101,8 @@ impl<'a> Pass<'a> {
     pub fn actions(context: Context<'a>, count: usize, purpose: Purpose) -> Vec<Action> {
         let Context { plan, state, space, required, requires_grad, label_smoothing, .. } = context;
         let trains = matches!(purpose, Purpose::Training { .. } | Purpose::FirstHalf);
-        let processes = context.processes && trains;
         let inference = purpose == Purpose::Inference;
+        let processes = context.processes && !inference;
         let mut pass = Pass {
             plan,
             memory: if inference { &plan.inference } else { &plan.training },

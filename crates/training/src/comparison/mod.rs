@@ -32,6 +32,8 @@
 //!             seconds: 1.0,
 //!             device: crescendo_network::DeviceKind::Cpu,
 //!             precision: crescendo_network::PrecisionKind::F32,
+//!             version: "0.2.0".into(),
+//!             validation: crescendo_data::ValidationChoice::Random,
 //!         })?;
 //!     }
 //! }
@@ -47,6 +49,7 @@
 
 mod arm_results;
 mod identical;
+mod kind;
 mod record;
 mod results;
 mod shared_epochs;
@@ -62,7 +65,8 @@ use crate::loading::{BuiltIn, convert, syntax_problem};
 use crate::validation::unused_keys;
 use crate::{Error, Recipe, text_file};
 
-pub use arm_results::ArmResults;
+pub use arm_results::{ApartResults, ArmResults};
+pub use kind::Kind;
 pub use record::{ArmRecord, ComparisonRecord};
 pub use results::{BatchNormStatistics, Results, Row};
 pub use shared_epochs::shared_epochs;

@@ -5,7 +5,7 @@ use std::path::Path;
 use crescendo_data::DataSet;
 use serde::{Deserialize, Serialize};
 
-use super::{Comparison, held_out_count};
+use super::{Comparison, Kind, held_out_count};
 use crate::atomic_file::write_atomically;
 use crate::events::EvaluatedSplit;
 use crate::loading::{convert, syntax_problem};
@@ -76,10 +76,14 @@ pub struct ArmRecord {
     pub recipe: Option<String>,
     /// What it alone changes, as `section.key=value`.
     pub set: Vec<String>,
+    /// The present kind of its runs: that which `compare` has trained last. `None` if it is not known; then it is that of
+    /// the arm's last result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
 }
 
 impl Comparison {
-    /// What its folder says about it, if it is trained on this data.
+    /// What its folder says about it, if it is trained on this data by this program.
     pub fn record(&self, data: &DataSet) -> ComparisonRecord {
         let (evaluated_on, images) = match held_out_count(self, data) {
             0 => (EvaluatedSplit::Test, data.test.len()),
@@ -89,6 +93,7 @@ impl Comparison {
             name: arm.name.clone(),
             recipe: arm.own_recipe.clone(),
             set: arm.set.clone(),
+            kind: Kind::new(&arm.recipe),
         });
         ComparisonRecord {
             name: self.name.clone(),

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crescendo_data::ValidationChoice;
 use crescendo_network::{DeviceKind, IsaKind, PrecisionKind};
 use sha2::{Digest, Sha256};
 
+use super::Kind;
 use crate::atomic_file::write_atomically;
 use crate::events::EvaluatedSplit;
 use crate::recipe::SaveEvery;
@@ -37,6 +39,10 @@ pub struct Row {
     pub device: DeviceKind,
     /// Its precision, never `auto`.
     pub precision: PrecisionKind,
+    /// The version of the program that began the run.
+    pub version: String,
+    /// How validation images were chosen from the training images.
+    pub validation: ValidationChoice,
 }
 
 /// The two accuracies of a [`Row`].
@@ -71,7 +77,7 @@ pub struct Results {
     rows: Vec<Row>,
 }
 
-/// The first line of a file of versions that had one device, which names the images of the evaluation.
+/// The first line of a file of the first versions, which names the images of the evaluation.
 fn first_header(evaluated_on: EvaluatedSplit) -> String {
     let name = evaluated_on.name();
     format!(
@@ -79,9 +85,27 @@ fn first_header(evaluated_on: EvaluatedSplit) -> String {
     )
 }
 
+/// The columns that earlier versions did not have, in the order in which they came, with what their rows were.
+const LATER_COLUMNS: [(&str, &str); 2] =
+    [(",device,precision", ",cpu,f32"), (",version,validation", ",0.1.0,random")];
+
 /// The first line of the file.
 fn header(evaluated_on: EvaluatedSplit) -> String {
-    format!("{},device,precision", first_header(evaluated_on))
+    let later = LATER_COLUMNS.map(|(names, _)| names).concat();
+    format!("{}{later}", first_header(evaluated_on))
+}
+
+/// What is missing at the end of the rows of a file with this first line; `None` if it is not the first line of a table
+/// with these images.
+fn missing(first: &str, evaluated_on: EvaluatedSplit) -> Option<String> {
+    let mut header = first_header(evaluated_on);
+    for (index, (names, _)) in LATER_COLUMNS.iter().enumerate() {
+        if first == header {
+            return Some(LATER_COLUMNS[index..].iter().map(|(_, values)| *values).collect());
+        }
+        header += names;
+    }
+    (first == header).then(String::new)
 }
 
 impl Results {
@@ -97,19 +121,22 @@ impl Results {
         let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
         let mut lines = text.lines().enumerate();
         let first = lines.next().map_or("", |line| line.1);
-        let old = first == first_header(evaluated_on);
-        if !old && first != header(evaluated_on) {
+        let Some(missing) = missing(first, evaluated_on) else {
             let problem = "is not a table of a comparison's results on the same kind of images: choose \
                            another folder with --out";
             return Err(Error::bad(path, problem));
-        }
+        };
         for (index, line) in lines {
-            let row = if old { parse(&format!("{line},cpu,f32")) } else { parse(line) };
+            let row = parse(&format!("{line}{missing}"));
             let row = row.ok_or_else(|| {
                 let problem = format!("line {} is damaged: correct or remove it", index + 1);
                 Error::bad(path, problem)
             })?;
-            if results.rows.iter().any(|other| (&other.arm, other.seed) == (&row.arm, row.seed)) {
+            let is_same = |other: &Row| {
+                (&other.arm, other.seed) == (&row.arm, row.seed)
+                    && Kind::of(other) == Kind::of(&row)
+            };
+            if results.rows.iter().any(is_same) {
                 let (line, Row { arm, seed, .. }) = (index + 1, row);
                 let problem = format!(
                     "line {line} has arm {arm}, seed {seed} again: remove one of the two lines"
@@ -143,22 +170,27 @@ impl Results {
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The row of an arm and a seed, if there is one.
+    /// The row of an arm and a seed that is of this kind, if there is one. `fingerprint` is what rows of the arm's recipe
+    /// have that such an engine has trained.
     ///
     /// # Errors
-    /// If there is one, but with another recipe or other data.
-    pub fn find(&self, arm: &str, seed: u64, fingerprint: &str) -> Result<Option<&Row>, Error> {
-        let row = self.rows.iter().find(|row| row.arm == arm && row.seed == seed);
-        match row {
-            Some(row) if row.fingerprint != fingerprint => Err(Error::bad(
-                &self.path,
-                format!(
-                    "has a result of arm {arm}, seed {seed}, that belongs to another recipe, other data or \
-                     another device: rename the changed arm, or choose another folder with --out"
-                ),
-            )),
-            row => Ok(row),
+    /// If there is a row of any kind with another recipe or other data.
+    pub fn find(
+        &self,
+        arm: &str,
+        seed: u64,
+        kind: &Kind,
+        fingerprint: impl Fn(DeviceKind, PrecisionKind) -> String,
+    ) -> Result<Option<&Row>, Error> {
+        let of_arm = || self.rows.iter().filter(|row| row.arm == arm && row.seed == seed);
+        if of_arm().any(|row| row.fingerprint != fingerprint(row.device, row.precision)) {
+            let problem = format!(
+                "has a result of arm {arm}, seed {seed}, that belongs to another recipe or other data: rename the \
+                 changed arm, or choose another folder with --out"
+            );
+            return Err(Error::bad(&self.path, problem));
         }
+        Ok(of_arm().find(|row| Kind::of(row) == *kind))
     }
 
     /// Adds a row, and writes the file again.
@@ -171,18 +203,19 @@ impl Results {
         for row in &self.rows {
             let Row { arm, seed, fingerprint, running, precise, train_loss, updates, .. } = row;
             let (device, precision) = (row.device.name(), row.precision.name());
+            let (version, validation) = (&row.version, row.validation.name());
             text += &format!(
                 "{arm},{seed},{fingerprint},{running:.4},{precise:.4},{train_loss:.6},{updates},\
-                 {:.1},{device},{precision}\n",
+                 {:.1},{device},{precision},{version},{validation}\n",
                 row.seconds
             );
         }
         write_atomically(&self.path, |file| file.write_all(text.as_bytes()))
     }
 
-    /// The device of the first row, if there is one.
-    pub fn device(&self) -> Option<DeviceKind> {
-        self.rows.first().map(|row| row.device)
+    /// The device of the last row of these arms, if there is one.
+    pub fn device(&self, is_one: impl Fn(&str) -> bool) -> Option<DeviceKind> {
+        self.rows.iter().rfind(|row| is_one(&row.arm)).map(|row| row.device)
     }
 
     /// All rows.
@@ -193,8 +226,20 @@ impl Results {
 
 fn parse(line: &str) -> Option<Row> {
     let cells: Vec<&str> = line.split(',').collect();
-    let [arm, seed, fingerprint, running, precise, train_loss, updates, seconds, device, precision] =
-        cells.try_into().ok()?;
+    let [
+        arm,
+        seed,
+        fingerprint,
+        running,
+        precise,
+        train_loss,
+        updates,
+        seconds,
+        device,
+        precision,
+        version,
+        validation,
+    ] = cells.try_into().ok()?;
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
     Some(Row {
         arm: arm.into(),
@@ -207,6 +252,8 @@ fn parse(line: &str) -> Option<Row> {
         seconds: number(seconds)?,
         device: DeviceKind::ALL.into_iter().find(|kind| kind.name() == device)?,
         precision: PrecisionKind::ALL.into_iter().find(|kind| kind.name() == precision)?,
+        version: version.into(),
+        validation: ValidationChoice::ALL.into_iter().find(|choice| choice.name() == validation)?,
     })
 }
 
@@ -226,6 +273,8 @@ pub(super) mod tests {
             seconds: 12.5,
             device: DeviceKind::Cpu,
             precision: PrecisionKind::F32,
+            version: "0.2.0".into(),
+            validation: ValidationChoice::Random,
         }
     }
 
@@ -237,9 +286,12 @@ pub(super) mod tests {
         results.add(row("a", 0, 0.5)).unwrap();
         results.add(row("b", 0, 0.75)).unwrap();
         assert_eq!(Results::open(&path, EvaluatedSplit::Test).unwrap(), results);
-        assert_eq!(results.find("b", 0, "00ff").unwrap(), Some(&row("b", 0, 0.75)));
-        assert_eq!(results.find("b", 1, "00ff").unwrap(), None);
-        let problem = results.find("b", 0, "00fe").unwrap_err().to_string();
+        let find = |arm: &str, seed, fingerprint: &str| {
+            results.find(arm, seed, &Kind::of(&row("b", 0, 0.75)), |_, _| fingerprint.to_owned())
+        };
+        assert_eq!(find("b", 0, "00ff").unwrap(), Some(&row("b", 0, 0.75)));
+        assert_eq!(find("b", 1, "00ff").unwrap(), None);
+        let problem = find("b", 0, "00fe").unwrap_err().to_string();
         assert!(problem.contains("arm b, seed 0") && problem.contains("results.csv"), "{problem}");
 
         let text = fs::read_to_string(&path).unwrap();
@@ -259,12 +311,20 @@ pub(super) mod tests {
         );
         fs::write(&path, &text).unwrap();
         assert!(Results::open(&path, EvaluatedSplit::Validation).is_err());
-        // A version that had one device wrote none.
-        let old = text.replace(",device,precision", "").replace(",cpu,f32", "");
-        assert!(old.lines().all(|line| line.split(',').count() == 8), "{old}");
-        fs::write(&path, old).unwrap();
-        let mut read = Results::open(&path, EvaluatedSplit::Test).unwrap();
-        assert_eq!(read, results);
+        // Earlier versions had no versions, and before that one device.
+        let mut old = text.clone();
+        let mut read = results.clone();
+        for (names, values, cells) in
+            [(",version,validation", ",0.2.0,random", 10), (",device,precision", ",cpu,f32", 8)]
+        {
+            old = old.replace(names, "").replace(values, "");
+            assert!(old.lines().all(|line| line.split(',').count() == cells), "{old}");
+            fs::write(&path, &old).unwrap();
+            read = Results::open(&path, EvaluatedSplit::Test).unwrap();
+            let of_now = |row: &Row| Row { version: "0.2.0".into(), ..row.clone() };
+            assert!(read.rows().iter().all(|row| row.version == "0.1.0"));
+            assert_eq!(read.rows().iter().map(of_now).collect::<Vec<_>>(), results.rows());
+        }
         read.add(Row {
             device: DeviceKind::Cuda,
             precision: PrecisionKind::Bf16,
@@ -272,11 +332,56 @@ pub(super) mod tests {
         })
         .unwrap();
         assert_eq!(Results::open(&path, EvaluatedSplit::Test).unwrap(), read);
-        assert!(fs::read_to_string(&path).unwrap().ends_with(",12.5,cuda,bf16\n"));
+        assert!(fs::read_to_string(&path).unwrap().ends_with(",12.5,cuda,bf16,0.2.0,random\n"));
         fs::write(&path, "something else").unwrap();
         assert!(
             Results::open(&path, EvaluatedSplit::Test).unwrap_err().to_string().contains("--out")
         );
+    }
+
+    #[test]
+    fn rows_of_other_kinds_are_other_rows_and_must_be_of_the_same_recipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.csv");
+        let mut results = Results::open(&path, EvaluatedSplit::Validation).unwrap();
+        let this = row("a", 0, 0.5);
+        let others = [
+            Row { version: "0.1.0".into(), ..this.clone() },
+            Row { device: DeviceKind::Cuda, fingerprint: "cuda".into(), ..this.clone() },
+            Row { precision: PrecisionKind::Bf16, ..this.clone() },
+            Row { validation: ValidationChoice::Stratified, ..this.clone() },
+        ];
+        let fingerprint = |device, _| match device {
+            DeviceKind::Cuda => "cuda".to_owned(),
+            _ => "00ff".to_owned(),
+        };
+        for (count, other) in others.iter().enumerate() {
+            results.add(other.clone()).unwrap();
+            assert_eq!(results.device(|arm| arm == "a"), Some(other.device));
+            assert_eq!(results.device(|arm| arm == "b"), None);
+            let find = |row: &Row| results.find("a", 0, &Kind::of(row), fingerprint).unwrap();
+            assert_eq!(find(&this), None);
+            assert!(others[..=count].iter().all(|row| find(row) == Some(row)));
+        }
+        results.add(this.clone()).unwrap();
+        let read = Results::open(&path, EvaluatedSplit::Validation).unwrap();
+        assert_eq!(read, results);
+        assert_eq!(read.find("a", 0, &Kind::of(&this), fingerprint).unwrap(), Some(&this));
+        let other_recipe = |device, _| match device {
+            DeviceKind::Cuda => "another".to_owned(),
+            _ => "00ff".to_owned(),
+        };
+        let problem = read.find("a", 0, &Kind::of(&this), other_recipe).unwrap_err().to_string();
+        assert!(problem.contains("another recipe"), "{problem}");
+        // A later version with the same digits is of the same kind.
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            format!("{text}{}", text.lines().last().unwrap().replace("0.2.0", "0.2.9")),
+        )
+        .unwrap();
+        let problem = Results::open(&path, EvaluatedSplit::Validation).unwrap_err().to_string();
+        assert!(problem.contains("line 7 has arm a, seed 0 again"), "{problem}");
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
-use crescendo_data::{DataSet, ValidationChoice};
+use crescendo_data::DataSet;
 use crescendo_network::{Device, Devices};
 
 use super::{Progress, Run, fit, folder, initial, saved_state};
+use crate::held_out::new_choice;
 use crate::policy::{PolicyState, fit_batches};
 use crate::record::{self, About, Record};
 use crate::{Error, HeldOut, Recipe, RunFacts, TrainingSamples, graph, memory, version};
@@ -79,19 +80,6 @@ impl Run {
         folders: impl IntoIterator<Item = PathBuf>,
         start: &Start,
     ) -> Result<Self, Error> {
-        Self::create_with(folders, start, ValidationChoice::Stratified)
-    }
-
-    /// As [`create_first`](Self::create_first), with validation images that are chosen as `choice` says, if they are
-    /// taken from the training images.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn create_with(
-        folders: impl IntoIterator<Item = PathBuf>,
-        start: &Start,
-        choice: ValidationChoice,
-    ) -> Result<Self, Error> {
         let Start { data, devices, .. } = *start;
         let mut folders = folders.into_iter();
         let mut last = PathBuf::new();
@@ -106,10 +94,7 @@ impl Run {
         let available = memory::available(device.memory(), false);
         fit::check_fit(&recipe, &*device, data, available)?;
         // Statistics are those of the images that are trained on.
-        let validation = match recipe.data.validation {
-            0 => ValidationChoice::default(),
-            _ => choice,
-        };
+        let validation = new_choice(recipe.data.validation);
         let train = HeldOut::new(data, recipe.data.validation, validation).train;
         let normalization = recipe.data.normalization(&train);
         let (initial, more) = initial::state(&recipe, &*device, start, &train, &normalization)?;

@@ -10,7 +10,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crescendo_training::Error;
-use crescendo_training::comparison::{ComparisonRecord, Results};
+use crescendo_training::comparison::{ComparisonRecord, Kind, Results, Row};
 
 use super::FILE_NAME;
 use super::run_data::RunData;
@@ -62,7 +62,7 @@ impl ComparisonData {
         let mut runs = Vec::new();
         for (group, arm) in results.arms(&record).iter().enumerate() {
             for row in &arm.rows {
-                let run = folder.join(run_folder(arm.name, row.seed));
+                let run = run_folder(folder, row);
                 // The user may have removed the folders of finished runs.
                 if run.exists() {
                     let mut run = RunData::read(&run)?;
@@ -92,9 +92,9 @@ impl ComparisonData {
     }
 }
 
-/// The folder of an arm's run, in the comparison's folder.
-fn run_folder(arm: &str, seed: u64) -> String {
-    format!("{arm}/seed-{seed}")
+/// The folder of the run that a result is of, in a comparison's folder; the user may have removed it.
+fn run_folder(comparison: &Path, row: &Row) -> PathBuf {
+    Kind::of(row).run_folder(comparison, &row.arm, row.seed)
 }
 
 fn run_name(arm: &str, seed: u64) -> String {

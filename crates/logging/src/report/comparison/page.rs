@@ -2,19 +2,26 @@
 
 use std::fmt::Write;
 
-use crescendo_training::comparison::{ArmRecord, ArmResults, BatchNormStatistics};
+use crescendo_training::comparison::{ApartResults, ArmRecord, ArmResults, BatchNormStatistics};
 
 use super::super::html::{document, escape, table};
 use super::super::{FILE_NAME, chart, links, panels};
 use super::{ComparisonData, curves, forest, run_folder, run_name};
-use crate::comparison_table::AGAINST_BASE;
+use crate::ComparisonTable;
+use crate::comparison_table::{AGAINST_BASE, APART, Cells, device};
 use crate::messages::display_seconds;
 
 /// The page, as HTML.
 pub fn render(comparison: &ComparisonData) -> String {
     let arms = comparison.results.arms(&comparison.record);
     let mut body = heading(comparison, &arms);
-    body += &outcome(comparison, &arms);
+    let ComparisonTable { present, apart, caption, .. } = comparison.table();
+    let _ = write!(
+        body,
+        "<section>\n<h2>Results</h2>\n{}<p class=\"note\">{}</p>\n</section>\n",
+        outcome(&present, &arms),
+        escape(&caption)
+    );
     if arms.iter().any(|arm| arm.difference(BatchNormStatistics::Running).is_some()) {
         let _ = write!(
             body,
@@ -27,7 +34,20 @@ pub fn render(comparison: &ComparisonData) -> String {
     }
     body += &mean_curves(comparison);
     body += &settings(comparison);
-    body += &single_runs(comparison, &arms);
+    let single = single_runs(comparison, &arms);
+    if !single.is_empty() {
+        let _ = write!(body, "<section>\n<h2>Single runs</h2>\n{single}</section>\n");
+    }
+    let other = comparison.results.apart(&comparison.record);
+    for ((kind, cells), ApartResults { arms, .. }) in apart.iter().zip(&other) {
+        let _ = write!(
+            body,
+            "<section>\n<h2>{APART}: {}</h2>\n{}{}</section>\n",
+            escape(kind),
+            outcome(cells, arms),
+            single_runs(comparison, arms)
+        );
+    }
     let folder = escape(&comparison.folder.display().to_string()).into_owned();
     let _ = writeln!(body, "<footer>Comparison’s folder {folder}</footer>");
     document(&format!("{} · comparison", comparison.record.name), &body, None)
@@ -89,17 +109,16 @@ fn chip(verdict: &str) -> String {
 
 /// The table. In a narrow window each line becomes a card, so that nothing must be scrolled sideways; the roles keep it
 /// a table for screen readers.
-fn outcome(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
-    let outcome = comparison.table();
+fn outcome(cells: &Cells, arms: &[ArmResults]) -> String {
     let mut html = String::from(
-        "<section>\n<h2>Results</h2>\n<table class=\"plain arms\" role=\"table\">\n<thead role=\"rowgroup\">\
+        "<table class=\"plain arms\" role=\"table\">\n<thead role=\"rowgroup\">\
          <tr role=\"row\">",
     );
-    for cell in &outcome.header {
+    for cell in &cells.header {
         let _ = write!(html, "<th scope=\"col\" role=\"columnheader\">{}</th>", escape(cell));
     }
     html += "</tr></thead>\n<tbody role=\"rowgroup\">\n";
-    for (group, (row, arm)) in outcome.rows.iter().zip(arms).enumerate() {
+    for (group, (row, arm)) in cells.rows.iter().zip(arms).enumerate() {
         let base = if arm.is_base() { "<small>base</small>" } else { "" };
         let _ = write!(
             html,
@@ -107,7 +126,7 @@ fn outcome(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
             panels::colour(group),
             escape(&row[0])
         );
-        for (column, (cell, name)) in row.iter().zip(&outcome.header).enumerate().skip(1) {
+        for (column, (cell, name)) in row.iter().zip(&cells.header).enumerate().skip(1) {
             let shown = match cell.rsplit_once(", ") {
                 Some((numbers, verdict)) if AGAINST_BASE.contains(&column) => {
                     format!("{} <i>{}</i>", chip(verdict), escape(numbers))
@@ -127,12 +146,7 @@ fn outcome(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
         }
         html += "</tr>\n";
     }
-    let _ = write!(
-        html,
-        "</tbody>\n</table>\n<p class=\"note\">{}</p>\n</section>\n",
-        escape(&outcome.caption)
-    );
-    html
+    html + "</tbody>\n</table>\n"
 }
 
 fn mean_curves(comparison: &ComparisonData) -> String {
@@ -196,7 +210,7 @@ fn single_runs(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
         return String::new();
     }
     let cells = rows.iter().map(|(arm, row)| {
-        let folder = comparison.folder.join(run_folder(arm, row.seed));
+        let folder = run_folder(&comparison.folder, row);
         let name = escape(&run_name(arm, row.seed)).into_owned();
         let report = folder.join(FILE_NAME).is_file();
         let link = links::between(&comparison.page, &folder).filter(|_| report);
@@ -210,13 +224,13 @@ fn single_runs(comparison: &ComparisonData, arms: &[ArmResults]) -> String {
             format!("{:.4}", row.train_loss),
             row.updates.to_string(),
             display_seconds(row.seconds),
-            format!("{} in {}", row.device.name(), row.precision.name()),
+            device(row),
         ]
     });
     let header = ["run", "accuracy, %", "precise BN, %", "train loss", "updates", "time", "device"];
     let word = if rows.len() == 1 { "run" } else { "runs" };
     format!(
-        "<section>\n<h2>Single runs</h2>\n<details>\n<summary>{} finished {word}</summary>\n{}</details>\n</section>\n",
+        "<details>\n<summary>{} finished {word}</summary>\n{}</details>\n",
         rows.len(),
         table("plain", &header, cells)
     )

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::super::forest_plot;
 use super::super::tests::check;
 use super::*;
-use crate::comparison_table::tests::known;
+use crate::comparison_table::tests::{known, row};
 
 /// The comparison `width` with known results, and runs of two of its arms with these accuracies after two epochs.
 fn comparison() -> TempDir {
@@ -22,7 +22,7 @@ fn comparison() -> TempDir {
         ("width-16", 2, [0.7, 0.82]),
         ("width-24", 1, [0.65, 0.815]),
     ] {
-        run(&place.path().join(run_folder(arm, seed)), accuracies);
+        run(&place.path().join(format!("{arm}/seed-{seed}")), accuracies);
     }
     fs::write(place.path().join("width-16/seed-1/report.html"), "").unwrap();
     place
@@ -92,6 +92,43 @@ fn a_page_has_the_question_the_verdicts_the_plot_bands_and_runs() {
     let mut elsewhere = read(&place);
     elsewhere.link_from(&place.path().join("width-24/page.html"));
     assert!(render(&elsewhere).contains("<a href=\"../width-16/seed-1/report.html\">"));
+}
+
+#[test]
+fn results_of_another_kind_have_a_section_of_their_own() {
+    let place = comparison();
+    let before = render(&read(&place));
+    assert!(!before.contains("Other results"));
+    // Its run was continued by this version in a folder of its own, beside that of the other version.
+    let old = place.path().join("width-24/seed-0");
+    run(&old, [0.1, 0.2]);
+    let recipe = fs::read_to_string(old.join("recipe.toml")).unwrap();
+    let version = format!("version = \"{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(recipe.contains(&version));
+    fs::write(old.join("recipe.toml"), recipe.replace(&version, "version = \"0.1.0\"")).unwrap();
+    fs::write(old.join("report.html"), "").unwrap();
+    let this = place.path().join("width-24/seed-0-2");
+    run(&this, [0.3, 0.83]);
+    fs::write(this.join("report.html"), "").unwrap();
+    let (mut record, _) = known(tempfile::tempdir().unwrap().path());
+    let mut results = read(&place).results;
+    results.add(row("width-24", 0, 0.83, 0.83)).unwrap();
+    results.add(Row { version: "0.1.0".into(), ..row("width-24", 0, 0.2, 0.2) }).unwrap();
+    let kind = Kind::of(&row("width-24", 0, 0.83, 0.83));
+    record.arms.iter_mut().for_each(|arm| arm.kind = Some(kind.clone()));
+    record.write(place.path()).unwrap();
+    let page = render(&read(&place));
+    check(&page);
+    let parts: Vec<&str> =
+        page.split("<h2>Other results: crescendo 0.1.0 on cpu in f32</h2>").collect();
+    let [present, other] = parts[..] else { panic!("{page}") };
+    assert!(other.contains("<a href=\"width-24/seed-0/report.html\">width-24 / seed 0</a>"));
+    assert!(other.contains("<td>20.00</td>") && !present.contains("<td>20.00</td>"), "{page}");
+    assert!(present.contains("<a href=\"width-24/seed-0-2/report.html\">width-24 / seed 0</a>"));
+    assert!(present.contains("8 of 9 runs are finished."));
+    // The curves are those of the present kind: means of 83.00 and 81.50 %.
+    assert!(present.contains("width-24 82.25% (81.50% to 83.00%)"), "{present}");
+    assert!(!forest_plot(&[read(&place)]).contains("-60"));
 }
 
 #[test]
