@@ -334,7 +334,7 @@ pub struct PlanArgs {
     pub changes: Vec<String>,
     #[command(flatten)]
     pub data: DataSetArgs,
-    /// Measure for about three seconds how long training would take on this machine
+    /// Measure for about three seconds how long training would take on this machine; with --ranks, for about twenty
     #[arg(long, conflicts_with = "steps")]
     pub measure: bool,
     /// Show every layer, not only blocks of them

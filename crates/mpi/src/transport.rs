@@ -14,6 +14,10 @@ use crate::library::{check, has_ended};
 /// Bytes that are broadcast at once: MPI counts with 31 bits.
 const CHUNK: usize = 1 << 30;
 
+/// Numbers of a buffer that is kept, at least, and how many are.
+const LEAST_SPARE: usize = 1 << 16;
+const MOST_SPARE: usize = 16;
+
 /// A rank's connection to the others.
 pub(crate) struct MpiTransport {
     rank: usize,
@@ -24,6 +28,8 @@ pub(crate) struct MpiTransport {
     channels: Vec<mpi::MPI_Comm>,
     open: HashMap<Ticket, Open>,
     next: u64,
+    /// Buffers of exchanges that are done: fresh memory of megabytes costs as much as what is written to it.
+    spare: Vec<Vec<u32>>,
 }
 
 // SAFETY: handles of communicators and requests may be used by any thread. MPI was asked to allow calls of different
@@ -55,7 +61,34 @@ impl MpiTransport {
         };
         let channels = Channel::ALL.into_iter().map(channel).collect::<Result<_, EngineError>>()?;
         let Job { rank, ranks, host, .. } = job.clone();
-        Ok(MpiTransport { rank, ranks, host, world, channels, open: HashMap::new(), next: 0 })
+        Ok(MpiTransport {
+            rank,
+            ranks,
+            host,
+            world,
+            channels,
+            open: HashMap::new(),
+            next: 0,
+            spare: vec![],
+        })
+    }
+
+    /// An empty buffer for so many numbers: the smallest spare one that is not much too large, or a new one.
+    fn room(&mut self, numbers: usize) -> Vec<u32> {
+        let fits = |capacity: usize| (numbers..=2 * numbers.max(LEAST_SPARE)).contains(&capacity);
+        let spare = self.spare.iter().enumerate().filter(|(_, buffer)| fits(buffer.capacity()));
+        match spare.min_by_key(|(_, buffer)| buffer.capacity()) {
+            Some((index, _)) => self.spare.swap_remove(index),
+            None => Vec::with_capacity(numbers),
+        }
+    }
+
+    /// Keeps a buffer for another exchange.
+    fn keep(&mut self, mut buffer: Vec<u32>) {
+        if buffer.capacity() >= LEAST_SPARE && self.spare.len() < MOST_SPARE {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
     }
 
     fn broadcast_chunk(&mut self, bytes: &mut [u8]) -> Result<(), EngineError> {
@@ -132,7 +165,7 @@ impl Transport for MpiTransport {
         // Open MPI 4.1 waits for ever if a rank sends nothing from an address such as that of an empty vector.
         let send = if send.is_empty() { Vec::with_capacity(1) } else { send };
         let numbers = from.iter().sum();
-        let mut received = Vec::<u32>::with_capacity(numbers + 1);
+        let mut received = self.room(numbers + 1);
         let [receive_counts, receive_starts] = as_counts(&from)?;
         let [send_counts, send_starts] = as_counts(to.as_deref().unwrap_or(&[send.len()]))?;
         // SAFETY: the counts and starts lie within both vectors, as was checked; MPI only writes to `received`. All vectors are kept in `open` until MPI
@@ -199,6 +232,7 @@ impl Transport for MpiTransport {
         let mut received = std::mem::take(&mut open.received);
         // SAFETY: it has room for them, and the exchange has written all of them.
         unsafe { received.set_len(open.numbers) };
+        self.keep(std::mem::take(&mut open.send));
         Ok(received)
     }
 }

@@ -8,10 +8,10 @@ use crescendo::training::Error;
 use super::Plan;
 use crate::commands::measuring::{images, labels, median};
 
-/// For how long is measured, about.
-const SECONDS: f64 = 3.0;
-/// An update of more images than take so many seconds is not measured, so that there are several.
-const UPDATE_SECONDS: f64 = 0.3;
+/// For how long is measured, about; with several ranks, whose small parts of batches tell less of the large ones, longer.
+const SECONDS: [f64; 2] = [3.0, 20.0];
+/// An update takes at most this share of that, so that there are several.
+const UPDATE_SHARE: f64 = 0.1;
 /// Images of the first updates, which find out how many images an update can have.
 const FIRST: usize = 2;
 
@@ -34,15 +34,17 @@ impl Speed {
         self.of_updates(1.0, images as f64, 1.0)
     }
 
-    /// Measures updates of two sizes, between those of the plan's batches as far as there is time.
+    /// Measures updates of two sizes, between those that one of so many ranks has of the plan's batches as far as there is
+    /// time.
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn measure(plan: &Plan, device: &dyn Device) -> Result<Self, Error> {
+    pub fn measure(plan: &Plan, device: &dyn Device, ranks: usize) -> Result<Self, Error> {
         let begin = Instant::now();
         let Plan { graph, recipe, .. } = plan;
-        let sizes = plan.phases.iter().map(|planned| planned.micro_batch);
-        let most = sizes.max().unwrap_or(1).max(1);
+        let sizes = || plan.phases.iter().map(|planned| planned.micro_batch.div_ceil(ranks));
+        let most = sizes().max().unwrap_or(1).max(1);
+        let all_seconds = SECONDS[usize::from(ranks > 1)];
         let mut engine = device.engine(graph)?;
         engine.import(Section::Model, &graph.initial(0))?;
         let image = graph.input.len();
@@ -61,16 +63,15 @@ impl Speed {
             update(&mut *engine, large)?;
             let next = (2 * large).min(most);
             let seconds = update(&mut *engine, large)? * next as f64 / large as f64;
-            if next == large || seconds > UPDATE_SECONDS {
+            if next == large || seconds > UPDATE_SHARE * all_seconds {
                 break;
             }
             large = next;
         }
-        let sizes = plan.phases.iter().map(|planned| planned.micro_batch);
-        let small = sizes.min().unwrap_or(1).clamp(1, (large / 2).max(1));
+        let small = sizes().min().unwrap_or(1).clamp(1, (large / 2).max(1));
         update(&mut *engine, small)?;
         let (mut of_large, mut of_small) = (Vec::new(), Vec::new());
-        while of_large.is_empty() || begin.elapsed().as_secs_f64() < SECONDS {
+        while of_large.is_empty() || begin.elapsed().as_secs_f64() < all_seconds {
             of_large.push(update(&mut *engine, large)?);
             of_small.push(update(&mut *engine, small)?);
         }

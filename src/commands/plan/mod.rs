@@ -76,7 +76,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
     let mut plan = Plan { recipe, data, trained, graph, phases, speed: None };
     if args.measure {
         let device = devices.open(&plan.recipe.engine)?;
-        plan.speed = Some(Speed::measure(&plan, &*device)?);
+        plan.speed = Some(Speed::measure(&plan, &*device, args.ranks.unwrap_or(1))?);
     }
     if let Some(rate) = args.images_per_second {
         plan.speed = Some(Speed::constant(rate));
