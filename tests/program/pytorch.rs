@@ -56,12 +56,6 @@ fn check_the_network_of_the_paper(conv: &str, updates: usize) {
 }
 
 #[test]
-fn the_network_of_the_paper_follows_pytorch() {
-    // Direct convolution, which is much slower, is in the longer test and in that of the small network below.
-    check_the_network_of_the_paper("auto", 2);
-}
-
-#[test]
 #[ignore = "takes a minute"]
 fn longer_the_network_of_the_paper_follows_pytorch_for_four_updates() {
     check_the_network_of_the_paper("auto", 4);
