@@ -59,10 +59,10 @@ DEVICE void each_group(i64 pixels, int padded_channels, const EndParams& end_par
 DEVICE i64 in_pixels(const PoolParams& p) { return i64(p.images) * p.in_rows * p.in_columns; }
 DEVICE i64 out_pixels(const PoolParams& p) { return i64(p.images) * p.out_rows * p.out_columns; }
 
-// Where pixel number `at` of the square of an output begins.
-DEVICE i64 pixel_of_square(const PoolParams& p, Pixel out, int at) {
-    out.row = out.row * p.size + at / p.size;
-    out.column = out.column * p.size + at % p.size;
+// Where pixel number `at` of the square of an output begins. Where the side of the square is a constant, nothing is divided.
+DEVICE i64 pixel_of_square(const PoolParams& p, Pixel out, int size, int at) {
+    out.row = out.row * size + at / size;
+    out.column = out.column * size + at % size;
     return out.at(p.in_rows, p.in_columns, p.padded_channels);
 }
 
@@ -93,7 +93,7 @@ KERNEL(average_pool, PoolParams, THREADS) {
             clear(value);
             for (int at = 0; at < p.size * p.size; at++) {
                 float part[GROUP];
-                reader.load(pixel_of_square(p, out, at) + channel, part);
+                reader.load(pixel_of_square(p, out, p.size, at) + channel, part);
                 for (int i = 0; i < GROUP; i++) value[i] += part[i];
             }
             float share = 1.0f / float(p.size * p.size);
@@ -132,7 +132,7 @@ DEVICE void max_pool_of(const PoolParams& p, unsigned char* shared) {
 #pragma unroll
             for (int at = 0; at < size * size; at++) {
                 float other[GROUP];
-                reader.load(pixel_of_square(p, out, at) + channel, other);
+                reader.load(pixel_of_square(p, out, size, at) + channel, other);
                 for (int i = 0; i < GROUP; i++) value[i] = at == 0 ? other[i] : maximum(value[i], other[i]);
             }
         });
@@ -158,11 +158,11 @@ DEVICE void max_pool_gradient_of(const PoolParams& p, unsigned char* shared) {
         for (int i = 0; i < GROUP; i++) at_largest[i] = 0;
         if (is_full) {
             GradientReader(p.gradient, channel).load(out.at(p.out_rows, p.out_columns, p.padded_channels) + channel, gradient);
-            reader.load(pixel_of_square(p, out, 0) + channel, largest);
+            reader.load(pixel_of_square(p, out, size, 0) + channel, largest);
 #pragma unroll
             for (int at = 1; at < size * size; at++) {
                 float other[GROUP];
-                reader.load(pixel_of_square(p, out, at) + channel, other);
+                reader.load(pixel_of_square(p, out, size, at) + channel, other);
                 for (int i = 0; i < GROUP; i++) {
                     // A NaN is larger than all, and no later one is larger than it.
                     bool has_nan = largest[i] != largest[i], is_nan = other[i] != other[i];
@@ -177,7 +177,7 @@ DEVICE void max_pool_gradient_of(const PoolParams& p, unsigned char* shared) {
             if (out.row * size + at / size >= p.in_rows || out.column * size + at % size >= p.in_columns) continue;
             float value[GROUP];
             for (int i = 0; i < GROUP; i++) value[i] = at_largest[i] == at ? gradient[i] : 0.0f;
-            end.group(pixel_of_square(p, out, at) + channel, value);
+            end.group(pixel_of_square(p, out, size, at) + channel, value);
         }
     }
     end.finish(block_index_x(), first, p.padded_channels, reinterpret_cast<float*>(shared));

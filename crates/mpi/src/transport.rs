@@ -168,8 +168,9 @@ impl Transport for MpiTransport {
         let mut received = self.room(numbers + 1);
         let [receive_counts, receive_starts] = as_counts(&from)?;
         let [send_counts, send_starts] = as_counts(to.as_deref().unwrap_or(&[send.len()]))?;
-        // SAFETY: the counts and starts lie within both vectors, as was checked; MPI only writes to `received`. All vectors are kept in `open` until MPI
-        // says that the exchange is done; moving a vector does not move what it holds. They are not touched meanwhile.
+        // SAFETY: the counts and starts lie within both vectors, as was checked; MPI only writes to `received`. All vectors
+        // are kept in `open` until MPI says that the exchange is done; moving a vector does not move what it holds. They
+        // are not touched meanwhile.
         let code = unsafe {
             match to {
                 Some(_) => mpi::MPI_Ialltoallv(

@@ -99,7 +99,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 && schedule.groups(&self.geometry, self.parts[parts.start].images()).count() == 1;
             let room = match (taps, is_one_group) {
                 (None, _) => 0,
-                (_, true) => Block::new(&self.geometry).len::<T>(),
+                (_, true) => block_len::<T>(&self.geometry),
                 (_, false) => parts.len() * len,
             };
             // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
@@ -213,7 +213,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         Lines::scratch(&self.geometry) + domain(input) + domain(output)
     }
 
-    /// A part of a leaf, with its gradient of the weights where that is wanted. `then` is the part that probably follows on this worker.
+    /// A part of a leaf, with its gradient of the weights where that is wanted. `then` is the part that probably follows
+    /// on this worker.
     #[allow(clippy::too_many_arguments)]
     fn part(
         &self,
@@ -260,23 +261,12 @@ enum WeightGradient {
     Leaf { block: *mut f32, taps: *mut f32 },
 }
 
-/// Channels of the input by channels of the output whose gradient in the domain stays in a core's cache.
-#[derive(Clone, Copy)]
-pub(super) struct Block {
-    inputs: usize,
-    columns: usize,
-}
-
-impl Block {
-    pub fn new(geometry: &Geometry) -> Self {
-        let Geometry { input, output, .. } = geometry;
-        Block { inputs: input.channels.min(PANEL), columns: output.padded_channels().min(PANEL) }
-    }
-
-    /// Numbers of all its elements.
-    pub fn len<T: Tile>(self) -> usize {
-        T::ELEMENTS * weights::gradient_stride(self.inputs, self.columns)
-    }
+/// Numbers of a block of a [`WeightGradient::Leaf`]: as many channels of the input and of the output as a panel has, so
+/// that it stays in a core's cache.
+fn block_len<T: Tile>(geometry: &Geometry) -> usize {
+    let Geometry { input, output, .. } = geometry;
+    let (inputs, columns) = (input.channels.min(PANEL), output.padded_channels().min(PANEL));
+    T::ELEMENTS * weights::gradient_stride(inputs, columns)
 }
 
 /// A group through all stages. The prologues and the epilogue were checked; the domains and the scratch
@@ -327,7 +317,6 @@ impl<T: Tile> Task<'_, T> {
                 let du_row = columns.len() * LANES;
                 let stride = weights::gradient_stride(inputs.len(), du_row);
                 for element in 0..T::ELEMENTS {
-                    // SAFETY: the next element's domain, of which nothing is read.
                     let next = self.dm.start.wrapping_add(
                         (element + 1) * self.dm.element_stride + first * self.dm.block_stride,
                     );

@@ -48,7 +48,7 @@ use forward::Forward;
 use schedule::{Schedule, wanted_parts};
 use tile::{F2, F4, Tile};
 use transform::Lines;
-use weights::{Direction, Weights, taps_len};
+use weights::{Direction, Weights, gradient_stride, taps_len};
 
 /// Which size of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +201,7 @@ pub(crate) fn workspace_size(
     };
     let domains = size.elements() * (element_len(input.blocks()) + element_len(output.blocks()));
     let weights = size.elements() * odd_cache_lines(output.channels * input.padded_channels());
-    let sum = size.elements() * odd_cache_lines(input.channels * output.padded_channels());
+    let sum = size.elements() * gradient_stride(input.channels, output.padded_channels());
     let taps = leaves.most() * taps_len(layer.inputs, layer.outputs);
     let wanted = wanted_parts(&geometry, leaves.whole());
     // A task for each leaf has the leaf's sums to itself; elsewhere they are shared.
