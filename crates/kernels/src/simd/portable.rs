@@ -6,6 +6,13 @@ use super::{Kernel, LANES, Simd};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Portable;
 
+/// A function of its own, as for the other instruction sets: inlined wherever it is called, a kernel
+/// is compiled many times.
+#[inline(never)]
+fn enter<K: Kernel>(s: Portable, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
 type V = [f32; LANES];
 
 #[inline(always)]
@@ -31,7 +38,7 @@ unsafe impl Simd for Portable {
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
+        enter(self, kernel)
     }
     #[inline(always)]
     fn splat(self, value: f32) -> V {
