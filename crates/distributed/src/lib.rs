@@ -16,6 +16,7 @@ mod host;
 mod local;
 mod message;
 mod prediction;
+mod progress;
 mod serve;
 mod session;
 mod threads;

@@ -85,6 +85,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Error> {
         ranks,
         bytes_per_second: args.network / 8.0,
         latency: args.latency,
+        threads: crescendo::cpu::host::threads(plan.recipe.engine.threads),
     });
     if args.json {
         return print_json(&plan, interconnect);
