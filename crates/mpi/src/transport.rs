@@ -18,6 +18,11 @@ const CHUNK: usize = 1 << 30;
 const LEAST_SPARE: usize = 1 << 16;
 const MOST_SPARE: usize = 16;
 
+/// Pauses of the processor between two looks at an exchange that is waited for: about a microsecond.
+const PAUSES: usize = 32;
+/// After so many looks other processes may have the core.
+const POLLS: usize = 1000;
+
 /// A rank's connection to the others.
 pub(crate) struct MpiTransport {
     rank: usize,
@@ -223,11 +228,15 @@ impl Transport for MpiTransport {
 
     fn finish(&mut self, ticket: Ticket) -> Result<Vec<u32>, EngineError> {
         check_use()?;
-        let open = self.open.get_mut(&ticket).expect("the exchange was not finished before");
-        if !open.is_done {
-            // SAFETY: as in `is_done`.
-            check(unsafe { mpi::MPI_Wait(&mut open.request, mpi::RSMPI_STATUS_IGNORE) })?;
-            open.is_done = true;
+        let mut polls = 0;
+        while !self.is_done(ticket)? {
+            // `MPI_Wait` polls all the time, which takes half of a core from its other hardware thread, where another rank may
+            // compute what this one waits for.
+            (0..PAUSES).for_each(|_| std::hint::spin_loop());
+            polls += 1;
+            if polls > POLLS {
+                std::thread::yield_now();
+            }
         }
         let mut open = self.open.remove(&ticket).expect("it is there");
         let mut received = std::mem::take(&mut open.received);
