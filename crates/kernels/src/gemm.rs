@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
-use crate::micro_kernel::{PANEL, PanelGemm, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workspace::{Workers, WorkspaceSize};
@@ -36,7 +36,7 @@ impl Rhs<'_> {
         if self.transposed { (self.width, height) } else { (height, self.width) }
     }
 
-    /// Fills `packed` with rows of `width` columns from `first` on, with zeros beyond the last. What
+    /// Fills `packed` with a panel of rows of `width` columns from `first` on, with zeros beyond the last. What
     /// comes after these rows is prefetched: runs so short are over before the processor's own prefetcher
     /// notices them.
     #[inline(always)]
@@ -50,21 +50,26 @@ impl Rhs<'_> {
     ) {
         let (rows, columns) = self.sides();
         packed.fill(0.0);
-        let filled = width.min(columns - first);
-        if self.transposed {
-            for (column, row) in self.matrix.chunks_exact(rows).skip(first).take(filled).enumerate()
-            {
-                prefetch(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
-                for (packed, &value) in packed.chunks_exact_mut(width).zip(&row[depth.clone()]) {
-                    packed[column] = value;
+        for (tile, at) in Packing::new::<S>(width / LANES, depth.len()).tiles() {
+            let (width, first) = (tile.len(), first + tile.start);
+            let filled = width.min(columns.saturating_sub(first));
+            let packed = &mut packed[at..][..depth.len() * width];
+            if self.transposed {
+                let lines = self.matrix.chunks_exact(rows).skip(first).take(filled);
+                for (column, row) in lines.enumerate() {
+                    prefetch(s, &row[(depth.end).min(rows)..(depth.end + DEPTH).min(rows)]);
+                    for (packed, &value) in packed.chunks_exact_mut(width).zip(&row[depth.clone()])
+                    {
+                        packed[column] = value;
+                    }
                 }
-            }
-        } else {
-            for (packed, k) in packed.chunks_exact_mut(width).zip(depth) {
-                if k + DEPTH < rows {
-                    prefetch(s, &self.matrix[(k + DEPTH) * columns + first..][..filled]);
+            } else {
+                for (packed, k) in packed.chunks_exact_mut(width).zip(depth.clone()) {
+                    if k + DEPTH < rows {
+                        prefetch(s, &self.matrix[(k + DEPTH) * columns + first..][..filled]);
+                    }
+                    packed[..filled].copy_from_slice(&self.matrix[k * columns + first..][..filled]);
                 }
-                packed[..filled].copy_from_slice(&self.matrix[k * columns + first..][..filled]);
             }
         }
     }
@@ -145,23 +150,25 @@ impl Kernel for PanelRows<'_> {
         for (i, segment) in segments.iter_mut().enumerate().take(count) {
             *segment = Segment { offset: i * LANES, len: LANES.min(depth - i * LANES) };
         }
-        // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
-        // packed rows and results were made for this shape.
-        unsafe {
-            let gemm = PanelGemm {
-                rows,
-                vectors,
-                a: a.as_ptr().add(start),
-                a_row: stride,
-                segments: &segments[..count],
-                b: packed.as_ptr(),
-                c: out,
-                c_row: vectors * LANES,
-                c_vector: LANES,
-                accumulate: start > 0,
-                prefetch: &Prefetch::nothing(),
-            };
-            gemm.run(s);
+        for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
+            // SAFETY: `a` has `rows` rows of `stride` numbers, of which `start + depth` are there;
+            // packed rows and results were made for this shape.
+            unsafe {
+                let gemm = PanelGemm {
+                    rows,
+                    vectors: columns.len() / LANES,
+                    a: a.as_ptr().add(start),
+                    a_row: stride,
+                    segments: &segments[..count],
+                    b: packed.as_ptr().add(at),
+                    c: out.add(columns.start),
+                    c_row: vectors * LANES,
+                    c_vector: LANES,
+                    accumulate: start > 0,
+                    prefetch: &Prefetch::nothing(),
+                };
+                gemm.run(s);
+            }
         }
     }
 }

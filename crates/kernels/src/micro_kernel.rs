@@ -7,7 +7,11 @@
 //! rows of 64 columns in 24 of 32 registers; fewer loads a multiplication than 12 x 32 or 14 x 32).
 //!
 //! Rows of `a` may begin anywhere and go on in *segments* of up to sixteen `k` (a block of channels, a
-//! filter tap); `b` is packed: for each `k` in turn, one panel's row of up to 64 numbers.
+//! filter tap). `b` is packed in panels of up to 64 columns, and those as register tiles read them: first all `k` of
+//! the columns of one tile, then those of the next ([`Packing`]). Rows of 64 numbers of which a tile reads sixteen
+//! would use a quarter of the first-level cache's sets.
+
+use std::ops::Range;
 
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -22,15 +26,16 @@ pub(crate) struct Segment {
     pub len: usize,
 }
 
-/// `c (+)= a * b` for `rows` rows and `vectors` vectors of columns (at most four).
+/// `c (+)= a * b` for `rows` rows and the columns of one register tile.
 pub(crate) struct PanelGemm<'a> {
     pub rows: usize,
+    /// Vectors of columns: those of a tile of the panel's [`Packing`].
     pub vectors: usize,
     pub a: *const f32,
     /// Numbers from a row of `a` to the next.
     pub a_row: usize,
     pub segments: &'a [Segment],
-    /// Numbers from `k` to `k + 1` are `16 * vectors`.
+    /// Where the tile's row of the first `k` lies in the packed panel.
     pub b: *const f32,
     pub c: *mut f32,
     /// Numbers from a row of `c` to the next.
@@ -79,32 +84,79 @@ fn tile_width<S: Simd>(left: usize) -> usize {
     (1..=left.min(4)).rev().find(|&width| S::ROWS[width - 1] > 0).unwrap_or(1)
 }
 
+/// How a panel of `b` is packed for an instruction set: `[tile of columns][k][columns]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Packing {
+    /// Vectors of columns of a register tile.
+    width: usize,
+    /// Of the panel.
+    vectors: usize,
+    depth: usize,
+}
+
+impl Packing {
+    /// Of a panel of so many vectors of columns (at most four) and `k`.
+    #[inline(always)]
+    pub fn new<S: Simd>(vectors: usize, depth: usize) -> Self {
+        Packing { width: tile_width::<S>(vectors), vectors, depth }
+    }
+
+    /// For each register tile the columns that it has, and where in the packed panel its row of the first `k` begins; the
+    /// others follow it, without gaps.
+    #[inline(always)]
+    pub fn tiles(self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let Packing { width, vectors, depth } = self;
+        (0..vectors).step_by(width).map(move |first| {
+            let columns = first * LANES..vectors.min(first + width) * LANES;
+            (columns, first * LANES * depth)
+        })
+    }
+
+    /// Where the vector `vector` of a `k` lies.
+    #[inline(always)]
+    pub fn at(self, k: usize, vector: usize) -> usize {
+        let Packing { width, vectors, depth } = self;
+        let first = vector / width * width;
+        (first * depth + k * width.min(vectors - first) + vector - first) * LANES
+    }
+}
+
+/// The [`Packing`] for an instruction set that is known only while the program runs.
+pub(crate) struct PackingOf {
+    pub vectors: usize,
+    pub depth: usize,
+}
+
+impl Kernel for PackingOf {
+    type Output = Packing;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Packing {
+        Packing::new::<S>(self.vectors, self.depth)
+    }
+}
+
 impl PanelGemm<'_> {
     /// # Safety
     /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
     /// written (`c`), and nobody else is at `c`.
     #[inline(always)]
     pub(crate) unsafe fn run<S: Simd>(&self, s: S) {
-        let mut vector = 0;
-        while vector < self.vectors {
-            let width = tile_width::<S>(self.vectors - vector);
-            let mut row = 0;
-            while row < self.rows {
-                let rows = tile_rows(self.rows - row, S::ROWS[width - 1]);
-                // SAFETY: the caller's promise; the tile lies within rows and vectors.
-                let origin = unsafe {
-                    TileOrigin {
-                        gemm: self,
-                        a: self.a.add(row * self.a_row),
-                        b: self.b.add(vector * LANES),
-                        c: self.c.add(row * self.c_row + vector * self.c_vector),
-                    }
-                };
-                self.prefetch.turn();
-                dispatch!(s, RegisterTile, rows, width, origin);
-                row += rows;
-            }
-            vector += width;
+        let width = self.vectors;
+        let mut row = 0;
+        while row < self.rows {
+            let rows = tile_rows(self.rows - row, S::ROWS[width - 1]);
+            // SAFETY: the caller's promise; the tile lies within the rows.
+            let origin = unsafe {
+                TileOrigin {
+                    gemm: self,
+                    a: self.a.add(row * self.a_row),
+                    b: self.b,
+                    c: self.c.add(row * self.c_row),
+                }
+            };
+            self.prefetch.turn();
+            dispatch!(s, RegisterTile, rows, width, origin);
+            row += rows;
         }
     }
 }
@@ -125,7 +177,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let TileOrigin { gemm, a, mut b, c } = self.0;
-        let b_row = gemm.vectors * LANES;
+        let b_strides = [W * LANES, LANES];
         // SAFETY: `PanelGemm::run`'s promise.
         unsafe {
             let mut sums = load_tile::<S, R, W>(s, c, gemm.c_row, gemm.c_vector, gemm.accumulate);
@@ -134,18 +186,18 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
                 gemm.prefetch.step(s);
                 // The usual length and distances as constants: the loop is unrolled, and addresses cost no
                 // instructions.
-                match (segment.len, gemm.a_row, b_row) {
-                    (LANES, LANES, PANEL) => {
-                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, [PANEL, LANES], &mut sums)
+                match (segment.len, gemm.a_row) {
+                    (LANES, LANES) => {
+                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, b_strides, &mut sums)
                     }
-                    (LANES, a_row, PANEL) => {
-                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, [PANEL, LANES], &mut sums)
+                    (LANES, a_row) => {
+                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, b_strides, &mut sums)
                     }
-                    (len, a_row, b_row) => {
-                        steps::<S, R, W>(s, len, a, [1, a_row], b, [b_row, LANES], &mut sums)
+                    (len, a_row) => {
+                        steps::<S, R, W>(s, len, a, [1, a_row], b, b_strides, &mut sums)
                     }
                 }
-                b = b.add(segment.len * b_row);
+                b = b.add(segment.len * W * LANES);
             }
             store_tile(s, c, gemm.c_row, gemm.c_vector, &sums);
         }

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use super::SEGMENTS;
 use super::forward::stage;
-use super::geometry::{Geometry, phases};
+use super::geometry::{Geometry, Margins, phases};
 use super::pack::pack_phases;
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{self, GroupSlices, Leaves, Parts};
-use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
@@ -228,11 +228,12 @@ impl Backward<'_> {
             if wanted {
                 stage(s, geometry, self.prologue, image, staged.start);
             }
-            staged.gradient().write_bytes(0, geometry.staged_gradient());
             for block in 0..output.blocks() {
+                let at = staged.gradient().add(block * out_rows * out_columns * LANES);
+                let margins = Margins { at, rows: out_rows, columns: out_columns, before: margin };
+                margins.clear(output);
                 for y in 0..output.height {
-                    let at = ((block * out_rows + y + margin) * out_columns + margin) * LANES;
-                    self.gradient.row(s, image, block, y, staged.gradient().add(at));
+                    self.gradient.row(s, image, block, y, margins.row(y));
                 }
             }
         }
@@ -442,59 +443,25 @@ impl Backward<'_> {
         dx: *mut f32,
         prefetch: &Prefetch,
     ) {
-        let geometry = self.geometry;
-        let Geometry { layer, input, output, out_rows, out_columns, margin, .. } = *geometry;
-        let Convolution { kernel, stride, padding, .. } = layer;
-        // SAFETY: pixels of the input and taps of their phase lead to laid-out pixels of the output's
-        // gradient, or to the margin around it.
+        let Geometry { layer, input, output, .. } = *self.geometry;
+        // SAFETY: the gradient is laid out; packed weights have a row for each tap and channel of each panel.
         unsafe {
-            if kernel < stride {
+            if layer.kernel < layer.stride {
                 // Some phases see no tap.
                 dx.write_bytes(0, input.image_len());
             }
             let mut b = self.packed.as_ptr();
-            for (phase_y, phase_x) in phases(stride) {
-                let (rows, columns) = (geometry.taps_of(phase_y), geometry.taps_of(phase_x));
-                let (top, lines) = geometry.pixels_of(phase_y, input.height);
-                let (left, len) = geometry.pixels_of(phase_x, input.width);
-                let segments = rows * columns * output.blocks();
+            for phase in phases(layer.stride) {
+                let (rows, columns) = self.geometry.taps_of(phase);
+                let depth = rows * columns * output.channels;
                 for panel in (0..input.blocks()).step_by(PANEL / LANES) {
                     let vectors = (input.blocks() - panel).min(PANEL / LANES);
-                    for first in (0..segments).step_by(SEGMENTS) {
-                        let count = SEGMENTS.min(segments - first);
-                        let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
-                        for (i, segment) in some.iter_mut().enumerate().take(count) {
-                            let (tap, block) =
-                                ((first + i) / output.blocks(), (first + i) % output.blocks());
-                            // Later taps see earlier outputs: from the margin's end backwards.
-                            let (row, column) = (margin - tap / columns, margin - tap % columns);
-                            let offset = ((block * out_rows + row) * out_columns + column) * LANES;
-                            *segment = Segment { offset, len: output.lanes(block) };
-                        }
-                        for line in 0..lines {
-                            let y = top + line * stride;
-                            let (from_y, from_x) =
-                                ((y + padding) / stride, (left + padding) / stride);
-                            let gemm = PanelGemm {
-                                rows: len,
-                                vectors,
-                                a: staged.gradient().add((from_y * out_columns + from_x) * LANES),
-                                a_row: LANES,
-                                segments: &some[..count],
-                                b,
-                                c: dx.add(
-                                    (panel * input.height + y) * input.row_len() + left * LANES,
-                                ),
-                                c_row: stride * LANES,
-                                c_vector: input.pixels() * LANES,
-                                accumulate: first > 0,
-                                prefetch,
-                            };
-                            gemm.run(s);
-                        }
-                        let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
-                        b = b.add(depth * vectors * LANES);
+                    for (channels, at) in Packing::new::<S>(vectors, depth).tiles() {
+                        let (block, vectors) =
+                            (panel + channels.start / LANES, channels.len() / LANES);
+                        self.multiply(s, phase, block, vectors, b.add(at), staged, dx, prefetch);
                     }
+                    b = b.add(depth * vectors * LANES);
                 }
             }
             for block in 0..input.blocks() {
@@ -502,6 +469,67 @@ impl Backward<'_> {
                     let row = dx.add((block * input.height + y) * input.row_len());
                     epilogue.row(s, image, block, y, row);
                 }
+            }
+        }
+    }
+
+    /// Computes the gradient of a phase's pixels in `vectors` blocks of the input from `block` on, the columns of a register
+    /// tile. Some taps and channels at a time for all rows: their weights stay in the first-level cache.
+    ///
+    /// # Safety
+    /// The output's gradient is laid out, and the weights at `b` are those of the blocks.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(
+        &self,
+        s: S,
+        phase: (usize, usize),
+        block: usize,
+        vectors: usize,
+        mut b: *const f32,
+        staged: Staged,
+        dx: *mut f32,
+        prefetch: &Prefetch,
+    ) {
+        let Geometry { layer, input, output, out_rows, out_columns, margin, .. } = *self.geometry;
+        let Convolution { stride, padding, .. } = layer;
+        let (rows, columns) = self.geometry.taps_of(phase);
+        let (top, lines) = self.geometry.pixels_of(phase.0, input.height);
+        let (left, len) = self.geometry.pixels_of(phase.1, input.width);
+        let segments = rows * columns * output.blocks();
+        for first in (0..segments).step_by(SEGMENTS) {
+            let count = SEGMENTS.min(segments - first);
+            let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
+            for (i, segment) in some.iter_mut().enumerate().take(count) {
+                let (tap, block) = ((first + i) / output.blocks(), (first + i) % output.blocks());
+                // Later taps see earlier outputs: from the margin's end backwards.
+                let (row, column) = (margin - tap / columns, margin - tap % columns);
+                let offset = ((block * out_rows + row) * out_columns + column) * LANES;
+                *segment = Segment { offset, len: output.lanes(block) };
+            }
+            let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
+            // SAFETY: pixels of the input and taps of their phase lead to laid-out pixels of the output's
+            // gradient, or to the margin around it.
+            unsafe {
+                for line in 0..lines {
+                    let y = top + line * stride;
+                    let (from_y, from_x) = ((y + padding) / stride, (left + padding) / stride);
+                    let gemm = PanelGemm {
+                        rows: len,
+                        vectors,
+                        a: staged.gradient().add((from_y * out_columns + from_x) * LANES),
+                        a_row: LANES,
+                        segments: &some[..count],
+                        b,
+                        c: dx.add((block * input.height + y) * input.row_len() + left * LANES),
+                        c_row: stride * LANES,
+                        c_vector: input.pixels() * LANES,
+                        accumulate: first > 0,
+                        prefetch,
+                    };
+                    gemm.run(s);
+                }
+                b = b.add(depth * vectors * LANES);
             }
         }
     }

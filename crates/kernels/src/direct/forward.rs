@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::SEGMENTS;
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Margins};
 use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::{PANEL, PanelGemm, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment};
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
@@ -83,8 +83,10 @@ unsafe fn stage_rows<S: Simd>(
     let Convolution { kernel, stride, padding, .. } = layer;
     // SAFETY: the caller's promise; rows lie within the image.
     unsafe {
-        staged.write_bytes(0, geometry.staged_input());
         for block in 0..input.blocks() {
+            let at = staged.add(block * in_rows * in_columns * LANES);
+            let margins = Margins { at, rows: in_rows, columns: in_columns, before: padding };
+            margins.clear(input);
             for y in 0..input.height {
                 let row = y + padding;
                 // Some rows are seen by no tap: a 1x1 filter with stride 2 skips half of them.
@@ -92,8 +94,7 @@ unsafe fn stage_rows<S: Simd>(
                     (row - tap).is_multiple_of(stride) && rows.contains(&((row - tap) / stride))
                 });
                 if seen || prologue.save.is_some() {
-                    let at = ((block * in_rows + row) * in_columns + padding) * LANES;
-                    prologue.row(s, image, block, y, staged.add(at));
+                    prologue.row(s, image, block, y, margins.row(y));
                 }
             }
         }
@@ -129,10 +130,8 @@ impl Forward<'_> {
     #[inline(always)]
     fn image<S: Simd>(&self, s: S, image: usize) {
         let Forward { geometry, prologue, epilogue, packed, staged, out, .. } = *self;
-        let Geometry { layer, input, output, in_rows, in_columns, .. } = *geometry;
-        let stride = layer.stride;
-        let depth = geometry.taps() * layer.inputs;
-        let segments = geometry.taps() * input.blocks();
+        let output = geometry.output;
+        let depth = geometry.taps() * geometry.input.channels;
         // SAFETY: prologue and epilogue were checked; staged rows and columns are those that the taps of
         // output pixels see; packed weights have a row for each tap and channel of each panel.
         unsafe {
@@ -144,35 +143,10 @@ impl Forward<'_> {
             let prefetch = &prefetch.over(geometry.steps());
             for panel in self.panels.clone().map(|panel| panel * (PANEL / LANES)) {
                 let vectors = (output.blocks() - panel).min(PANEL / LANES);
-                let mut b = packed.as_ptr().add(panel * LANES * depth);
-                for first in (0..segments).step_by(SEGMENTS) {
-                    let count = SEGMENTS.min(segments - first);
-                    let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
-                    for (i, segment) in some.iter_mut().enumerate().take(count) {
-                        let (tap, block) =
-                            ((first + i) / input.blocks(), (first + i) % input.blocks());
-                        let (ky, kx) = (tap / layer.kernel, tap % layer.kernel);
-                        let offset = ((block * in_rows + ky) * in_columns + kx) * LANES;
-                        *segment = Segment { offset, len: input.lanes(block) };
-                    }
-                    for y in self.rows.clone() {
-                        let gemm = PanelGemm {
-                            rows: output.width,
-                            vectors,
-                            a: staged.add(y * stride * in_columns * LANES),
-                            a_row: stride * LANES,
-                            segments: &some[..count],
-                            b,
-                            c: out.add((panel * output.height + y) * output.row_len()),
-                            c_row: LANES,
-                            c_vector: output.pixels() * LANES,
-                            accumulate: first > 0,
-                            prefetch,
-                        };
-                        gemm.run(s);
-                    }
-                    let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
-                    b = b.add(depth * vectors * LANES);
+                for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
+                    let block = panel + columns.start / LANES;
+                    let b = packed.as_ptr().add(panel * LANES * depth + at);
+                    self.multiply(s, block, columns.len() / LANES, b, prefetch);
                 }
             }
             let blocks = self.panels.start * (PANEL / LANES)..self.panels.end * (PANEL / LANES);
@@ -181,6 +155,55 @@ impl Forward<'_> {
                     let row = out.add((block * output.height + y) * output.row_len());
                     epilogue.row(s, image, block, y, row);
                 }
+            }
+        }
+    }
+
+    /// Multiplies the staged rows with the weights of a register tile's columns: `vectors` blocks of the output from
+    /// `block` on. Some taps and channels at a time for all rows: their weights stay in the first-level cache.
+    ///
+    /// # Safety
+    /// The rows are staged, and the weights at `b` are those of the blocks.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(
+        &self,
+        s: S,
+        block: usize,
+        vectors: usize,
+        mut b: *const f32,
+        prefetch: &Prefetch,
+    ) {
+        let Geometry { layer, input, output, in_rows, in_columns, .. } = *self.geometry;
+        let segments = self.geometry.taps() * input.blocks();
+        for first in (0..segments).step_by(SEGMENTS) {
+            let count = SEGMENTS.min(segments - first);
+            let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
+            for (i, segment) in some.iter_mut().enumerate().take(count) {
+                let (tap, block) = ((first + i) / input.blocks(), (first + i) % input.blocks());
+                let (ky, kx) = (tap / layer.kernel, tap % layer.kernel);
+                let offset = ((block * in_rows + ky) * in_columns + kx) * LANES;
+                *segment = Segment { offset, len: input.lanes(block) };
+            }
+            let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
+            // SAFETY: the caller's promise.
+            unsafe {
+                for y in self.rows.clone() {
+                    let gemm = PanelGemm {
+                        rows: output.width,
+                        vectors,
+                        a: self.staged.add(y * layer.stride * in_columns * LANES),
+                        a_row: layer.stride * LANES,
+                        segments: &some[..count],
+                        b,
+                        c: self.out.add((block * output.height + y) * output.row_len()),
+                        c_row: LANES,
+                        c_vector: output.pixels() * LANES,
+                        accumulate: first > 0,
+                        prefetch,
+                    };
+                    gemm.run(s);
+                }
+                b = b.add(depth * vectors * LANES);
             }
         }
     }

@@ -118,9 +118,11 @@ impl Geometry {
             .map(|shape| MapRows { images: image..image + 1, rows: 0..shape.height })
     }
 
-    /// Offsets of the taps that pixels of a phase see, along one axis.
-    pub fn taps_of(&self, phase: usize) -> usize {
-        self.layer.kernel.saturating_sub(phase).div_ceil(self.layer.stride)
+    /// Rows and columns of the taps that pixels of a phase see.
+    pub fn taps_of(&self, (phase_y, phase_x): (usize, usize)) -> (usize, usize) {
+        let Convolution { kernel, stride, .. } = self.layer;
+        let along = |phase: usize| kernel.saturating_sub(phase).div_ceil(stride);
+        (along(phase_y), along(phase_x))
     }
 
     /// The pixels of a phase along one axis of the input: the first, and how many.
@@ -128,6 +130,44 @@ impl Geometry {
         let Convolution { stride, padding, .. } = self.layer;
         let first = (phase + stride * padding - padding) % stride;
         (first, side.saturating_sub(first).div_ceil(stride))
+    }
+}
+
+/// A block of channels of an image laid out with zeros around it.
+#[derive(Clone, Copy)]
+pub(super) struct Margins {
+    pub at: *mut f32,
+    /// Rows and columns with the margins.
+    pub rows: usize,
+    pub columns: usize,
+    /// Rows above the image, and columns before it.
+    pub before: usize,
+}
+
+impl Margins {
+    /// Where a row of the image begins.
+    pub fn row(self, y: usize) -> *mut f32 {
+        self.at.wrapping_add(((y + self.before) * self.columns + self.before) * LANES)
+    }
+
+    /// Writes the zeros around an image of this shape.
+    ///
+    /// # Safety
+    /// There is memory for the rows and columns, which the image does not exceed.
+    pub unsafe fn clear(self, shape: MapShape) {
+        let Margins { at, rows, columns, before } = self;
+        // Behind a row and before the next one.
+        let between = columns - shape.width;
+        // SAFETY: the caller's promise.
+        unsafe {
+            at.write_bytes(0, (before * columns + before) * LANES);
+            for y in 0..shape.height {
+                let count = if y + 1 < shape.height { between } else { between - before };
+                self.row(y).add(shape.row_len()).write_bytes(0, count * LANES);
+            }
+            let below = (before + shape.height) * columns;
+            at.add(below * LANES).write_bytes(0, (rows * columns - below) * LANES);
+        }
     }
 }
 

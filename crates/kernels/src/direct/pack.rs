@@ -1,10 +1,12 @@
 //! Packed weights, as [`PanelGemm`](crate::micro_kernel::PanelGemm) reads them:
-//! `[panel][tap][channel][columns]`.
+//! `[panel][tile of columns][tap][channel][columns]`.
+
+use std::ops::Range;
 
 use super::geometry::{Geometry, phases};
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
-use crate::micro_kernel::PANEL;
+use crate::micro_kernel::{PANEL, PackingOf};
 use crate::simd::LANES;
 use crate::{Processor, ThreadPool};
 
@@ -28,18 +30,34 @@ pub(crate) fn pack_weights(
     let work = ThreadPool::ELEMENT * packed_len(layer);
     processor.pool.run(padded.div_ceil(PANEL) * taps, work, |task, _| {
         let (panel, tap) = (task / taps * PANEL, task % taps);
-        let width = PANEL.min(padded - panel);
-        let at = panel * taps * inputs + tap * inputs * width;
-        // SAFETY: each tap of each panel is one task's.
-        let rows = unsafe { packed.part(at, inputs * width) };
-        rows.fill(0.0);
-        for (column, output) in (panel..outputs.min(panel + width)).enumerate() {
-            let factor = scale.map_or(1.0, |scale| scale[output]);
-            for (input, row) in rows.chunks_exact_mut(width).enumerate() {
-                row[column] = weight[(output * inputs + input) * taps + tap] * factor;
+        for (columns, at) in tiles(processor, panel, padded, taps * inputs) {
+            let width = columns.len();
+            // SAFETY: each tap of each panel is one task's.
+            let rows = unsafe { packed.part(at + tap * inputs * width, inputs * width) };
+            rows.fill(0.0);
+            for (column, output) in (columns.start..outputs.min(columns.end)).enumerate() {
+                let factor = scale.map_or(1.0, |scale| scale[output]);
+                for (input, row) in rows.chunks_exact_mut(width).enumerate() {
+                    row[column] = weight[(output * inputs + input) * taps + tap] * factor;
+                }
             }
         }
     });
+}
+
+/// The register tiles of the panel that begins with the column `panel` of `padded` in all, with `depth` `k`: their columns,
+/// and where their rows of the first `k` begin.
+fn tiles(
+    processor: &Processor,
+    panel: usize,
+    padded: usize,
+    depth: usize,
+) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let vectors = PANEL.min(padded - panel) / LANES;
+    let packing = processor.isa.run(PackingOf { vectors, depth });
+    packing
+        .tiles()
+        .map(move |(columns, at)| (panel + columns.start..panel + columns.end, panel * depth + at))
 }
 
 /// Packs weights for the gradient of the input, phase after phase.
@@ -55,7 +73,7 @@ pub(super) fn pack_phases(
     let padded = geometry.input.padded_channels();
     let mut begin = 0;
     for (phase_y, phase_x) in phases(stride) {
-        let (rows, columns) = (geometry.taps_of(phase_y), geometry.taps_of(phase_x));
+        let (rows, columns) = geometry.taps_of((phase_y, phase_x));
         let mine = rows * columns;
         let packed = &DisjointSlice::new(&mut packed[begin..][..mine * outputs * padded]);
         begin += mine * outputs * padded;
@@ -64,14 +82,15 @@ pub(super) fn pack_phases(
             let (panel, index) = (task / mine * PANEL, task % mine);
             let (row, column) = (index / columns, index % columns);
             let tap = (phase_y + stride * row) * kernel + phase_x + stride * column;
-            let width = PANEL.min(padded - panel);
-            let at = (panel * mine + index * width) * outputs;
-            // SAFETY: each tap of each panel is one task's.
-            let rows = unsafe { packed.part(at, outputs * width) };
-            for (output, row) in rows.chunks_exact_mut(width).enumerate() {
-                row.fill(0.0);
-                for (value, input) in row.iter_mut().zip(panel..inputs) {
-                    *value = weight[(output * inputs + input) * taps + tap];
+            for (columns, at) in tiles(processor, panel, padded, mine * outputs) {
+                let width = columns.len();
+                // SAFETY: each tap of each panel is one task's.
+                let rows = unsafe { packed.part(at + index * outputs * width, outputs * width) };
+                for (output, row) in rows.chunks_exact_mut(width).enumerate() {
+                    row.fill(0.0);
+                    for (value, input) in row.iter_mut().zip(columns.start..inputs) {
+                        *value = weight[(output * inputs + input) * taps + tap];
+                    }
                 }
             }
         });

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::weights::gradient_stride;
 use super::{Domain, Geometry};
 use crate::MapShape;
-use crate::micro_kernel::{PANEL, PanelGemm, PanelGemmTn, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::thread_pool::split_range;
@@ -50,22 +50,24 @@ impl Kernel for DomainGemm<'_> {
             for (block, segment) in (first..first + count).zip(&mut segments) {
                 *segment = Segment { offset: block * a.block_stride, len: a_shape.lanes(block) };
             }
-            // SAFETY: the promise above.
-            unsafe {
-                let multiply = PanelGemm {
-                    rows: a.tiles,
-                    vectors,
-                    a: a.at(element, 0, 0),
-                    a_row: LANES,
-                    segments: &segments[..count],
-                    b: packed.add(first * LANES * vectors * LANES),
-                    c: c.at(element, panel, 0),
-                    c_row: LANES,
-                    c_vector: c.block_stride,
-                    accumulate: first > 0,
-                    prefetch,
-                };
-                multiply.run(s);
+            for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
+                // SAFETY: the promise above.
+                unsafe {
+                    let multiply = PanelGemm {
+                        rows: a.tiles,
+                        vectors: columns.len() / LANES,
+                        a: a.at(element, 0, 0),
+                        a_row: LANES,
+                        segments: &segments[..count],
+                        b: packed.add(at + first * LANES * columns.len()),
+                        c: c.at(element, panel + columns.start / LANES, 0),
+                        c_row: LANES,
+                        c_vector: c.block_stride,
+                        accumulate: first > 0,
+                        prefetch,
+                    };
+                    multiply.run(s);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Weights to the transform domain, packed, and their gradients back.
 //!
-//! Packed weights are `[element][panel][k][columns]`: for each element of a tile, panels of up to 64
+//! Packed weights are `[element][panel]`: for each element of a tile, panels of up to 64
 //! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them. Forward, `k` is an input channel and a
 //! column an output channel; on the way back it is the reverse. Gradients in the domain are
 //! `[element][input channel][output channel]`, output channels padded to whole blocks.
@@ -15,7 +15,7 @@ use super::odd_cache_lines;
 use super::tile::{Line, Tile};
 use crate::disjoint_slice::DisjointSlice;
 use crate::leaves::{self, GroupSlices, Leaf};
-use crate::micro_kernel::PANEL;
+use crate::micro_kernel::{PANEL, Packing};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Which pass the weights are packed for.
@@ -56,7 +56,7 @@ impl Weights<'_> {
 pub(super) struct Transform<'a, 'b, T> {
     pub weights: Weights<'a>,
     pub k: std::ops::Range<usize>,
-    /// `[element][panel][k][columns]`; tasks write different `k`.
+    /// `[element][panel]`; tasks write different `k`.
     pub out: &'b DisjointSlice<'b, f32>,
     pub tile: PhantomData<T>,
 }
@@ -89,8 +89,9 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
                     }
                 }
                 let panel = first / PANEL * PANEL;
-                let row = PANEL.min(columns.next_multiple_of(LANES) - panel);
-                let at = panel * depth + k * row + first - panel;
+                let vectors = (columns - panel).div_ceil(LANES).min(PANEL / LANES);
+                let packing = Packing::new::<S>(vectors, depth);
+                let at = panel * depth + packing.at(k, (first - panel) / LANES);
                 // SAFETY: arrays of sixteen numbers; the length of the matrices were checked above, and
                 // only this task writes these `k`.
                 unsafe {
