@@ -418,3 +418,28 @@ impl<const R: usize, const W: usize> Kernel for RegisterTileTn<'_, R, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every vector of every `k` has a place of its own, in the rows of its register tile.
+    #[test]
+    fn a_packed_panel_has_each_number_once() {
+        for (width, vectors, depth) in [(1, 4, 3), (2, 4, 5), (2, 3, 4), (3, 3, 2), (4, 4, 7)] {
+            let packing = Packing { width, vectors, depth };
+            let mut places = Vec::new();
+            for (columns, at) in packing.tiles() {
+                for (k, vector) in (0..depth)
+                    .flat_map(|k| (columns.start / LANES..columns.end / LANES).map(move |v| (k, v)))
+                {
+                    let column = vector * LANES - columns.start;
+                    assert_eq!(packing.at(k, vector), at + k * columns.len() + column);
+                    places.push(packing.at(k, vector));
+                }
+            }
+            let all: Vec<usize> = (0..vectors * depth).map(|place| place * LANES).collect();
+            assert_eq!(places, all);
+        }
+    }
+}

@@ -11,7 +11,7 @@
 //!   neighbours among them see neighbouring pixels of the output. A phase is a convolution of stride 1
 //!   of the output's gradient, with the taps of the phase.
 //!
-//! Packed weights are `[panel][tap][channel][columns]`, as [`PanelGemm`] reads them.
+//! Packed weights are `[panel][tile of columns][tap][channel][columns]`, as [`PanelGemm`] reads them.
 //!
 //! [`PanelGemm`]: crate::micro_kernel::PanelGemm
 //! [`PanelGemmTn`]: crate::micro_kernel::PanelGemmTn
@@ -33,7 +33,7 @@ pub(crate) use backward::backward;
 pub(crate) use forward::forward;
 pub(crate) use pack::{pack_weights, packed_len};
 
-/// Segments that are multiplied in one go: a panel of 64 columns of so many fills 24 KiB, which leaves
+/// Segments that are multiplied in one go: a register tile's columns (64 at most) of so many fill 24 KiB, which leaves
 /// room in the first-level cache for the rows that pass by.
 const SEGMENTS: usize = 6;
 
