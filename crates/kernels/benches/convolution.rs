@@ -124,6 +124,12 @@ fn model(layer: &mut Layer, isa: Isa, threads: &[usize]) {
     println!();
 }
 
+/// Those of a batch of so many images.
+fn leaves(images: usize) -> Leaves {
+    let count = 1 << (images / 32).clamp(8, 64).ilog2();
+    Leaves::new(images, count, 0..count, 1)
+}
+
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -181,7 +187,7 @@ impl Layer {
     fn workspace(&self, threads: usize) -> Workspace {
         let size =
             |backward| self.layer.workspace_size(self.algorithm, self.shape, backward, threads);
-        let leaves = Leaves::new(self.shape.images, 8, 0..8, 1);
+        let leaves = leaves(self.shape.images);
         Workspace::new(threads, size(Some(&leaves)).max(size(None)))
     }
 
@@ -250,7 +256,7 @@ impl Layer {
             &prologue,
             &self.weight,
             &gradient,
-            &Leaves::new(shape.images, 8, 0..8, 1),
+            &leaves(shape.images),
             Some(&mut [&mut self.dweight]),
             Some(&epilogue),
         );

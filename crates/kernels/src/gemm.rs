@@ -161,6 +161,7 @@ impl Kernel for PanelRows<'_> {
                     a_row: stride,
                     segments: &segments[..count],
                     b: packed.as_ptr().add(at),
+                    b_row: columns.len(),
                     c: out.add(columns.start),
                     c_row: vectors * LANES,
                     c_vector: LANES,

@@ -32,7 +32,7 @@ use std::ops::{Add, Range};
 
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
-use crate::thread_pool::split_range;
+use crate::partition::split_range;
 use crate::{Processor, ThreadPool};
 
 /// The most leaves of a tree.
@@ -379,6 +379,22 @@ impl Parts {
         ends.scan(0, |start, end| Some(std::mem::replace(start, end + 1)..end + 1))
     }
 
+    /// Chunks of at most `most` images, one after the other. A chunk that has all of a leaf ends with one, so that no sum is
+    /// begun in it that is not complete; one that has all of a part ends with one.
+    pub fn chunks(&self, most: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+        let all = self.last().map_or(0, |part| part.end);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let within = self.iter().filter(|part| part.end > start && part.end <= start + most);
+            let end = within
+                .max_by_key(|part| (part.ends.is_some(), part.end))
+                .map_or(all.min(start + most), |part| part.end);
+            let chunk = start..end;
+            start = end;
+            (!chunk.is_empty()).then_some(chunk)
+        })
+    }
+
     /// The parts that some images belong to.
     pub fn of(&self, images: &Range<usize>) -> Range<usize> {
         let ended = |at: usize| self.iter().take_while(|part| part.end <= at).count();
@@ -403,6 +419,21 @@ mod tests {
             sum.add(numbers[leaf.images()].iter().sum::<f32>(), leaf.joins());
         }
         sum.total()
+    }
+
+    #[test]
+    fn chunks_end_with_leaves_or_parts() {
+        let chunks = |leaves, wanted, most| -> Vec<_> {
+            let parts = Parts::new(&Leaves::new(100, leaves, 0..leaves, 1), wanted);
+            parts.chunks(most).map(|chunk| chunk.end).collect()
+        };
+        assert_eq!(chunks(8, 4, 26), [25, 50, 75, 100]);
+        assert_eq!(chunks(8, 4, 200), [100]);
+        // Two parts of each leaf, of which two and a half fit.
+        assert_eq!(chunks(8, 16, 16), [12, 25, 37, 50, 62, 75, 87, 100]);
+        // Leaves of 25 images in parts of six.
+        assert_eq!(chunks(4, 16, 14), [12, 25, 37, 50, 62, 75, 87, 100]);
+        assert_eq!(chunks(4, 4, 10), [10, 20, 25, 35, 45, 50, 60, 70, 75, 85, 95, 100]);
     }
 
     fn numbers(count: usize) -> Vec<f32> {

@@ -77,6 +77,7 @@
 //! | [`optimizer`], [`muon`] | updates of parameters |
 //! | [`peak`] | how fast the processor could be at most |
 //! | `micro_kernel`, `gemm` | the register tiles that do nearly all arithmetic; products of matrices |
+//! | `thread_pool`, `partition` | threads; how work is cut into tasks for them |
 //! | `prefetch`, `simd` | memory asked for ahead of its use; vectors of every instruction set |
 //!
 //! Shapes that do not fit and slices of the wrong length panic. Tests compare every kernel with the f64
@@ -101,6 +102,7 @@ mod micro_kernel;
 pub mod muon;
 pub mod norm;
 pub mod optimizer;
+mod partition;
 pub mod peak;
 pub mod pooling;
 mod prefetch;

@@ -42,9 +42,9 @@ use std::ops::Range;
 use crate::gemm::{self, DEPTH, Rhs, gemm};
 use crate::leaves::{self, GroupSlices, Leaf, LeafSum, Leaves};
 use crate::micro_kernel::{PANEL, PanelGemmTn};
+use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::split_range;
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{Processor, ThreadPool};
 

@@ -29,7 +29,7 @@ pub(crate) struct Segment {
 /// `c (+)= a * b` for `rows` rows and the columns of one register tile.
 pub(crate) struct PanelGemm<'a> {
     pub rows: usize,
-    /// Vectors of columns: those of a tile of the panel's [`Packing`].
+    /// Vectors of columns: those of a tile of the panel's [`Packing`], or some of them.
     pub vectors: usize,
     pub a: *const f32,
     /// Numbers from a row of `a` to the next.
@@ -37,6 +37,8 @@ pub(crate) struct PanelGemm<'a> {
     pub segments: &'a [Segment],
     /// Where the tile's row of the first `k` lies in the packed panel.
     pub b: *const f32,
+    /// Numbers from a row of `b` to the next.
+    pub b_row: usize,
     pub c: *mut f32,
     /// Numbers from a row of `c` to the next.
     pub c_row: usize,
@@ -177,7 +179,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let TileOrigin { gemm, a, mut b, c } = self.0;
-        let b_strides = [W * LANES, LANES];
+        let packed = [W * LANES, LANES];
         // SAFETY: `PanelGemm::run`'s promise.
         unsafe {
             let mut sums = load_tile::<S, R, W>(s, c, gemm.c_row, gemm.c_vector, gemm.accumulate);
@@ -186,18 +188,19 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
                 gemm.prefetch.step(s);
                 // The usual length and distances as constants: the loop is unrolled, and addresses cost no
                 // instructions.
-                match (segment.len, gemm.a_row) {
-                    (LANES, LANES) => {
-                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, b_strides, &mut sums)
+                match (segment.len, gemm.a_row, gemm.b_row == W * LANES) {
+                    (LANES, LANES, true) => {
+                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, packed, &mut sums)
                     }
-                    (LANES, a_row) => {
-                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, b_strides, &mut sums)
+                    (LANES, a_row, true) => {
+                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, packed, &mut sums)
                     }
-                    (len, a_row) => {
+                    (len, a_row, _) => {
+                        let b_strides = [gemm.b_row, LANES];
                         steps::<S, R, W>(s, len, a, [1, a_row], b, b_strides, &mut sums)
                     }
                 }
-                b = b.add(segment.len * W * LANES);
+                b = b.add(segment.len * gemm.b_row);
             }
             store_tile(s, c, gemm.c_row, gemm.c_vector, &sums);
         }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
+use crate::partition::split_range;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::split_range;
 use crate::{Processor, ThreadPool};
 
 /// The settings of one update of stochastic gradient descent with momentum, as PyTorch's `SGD` computes

@@ -126,6 +126,10 @@ impl ThreadPool {
         self.unequal = unequal;
     }
 
+    pub(crate) fn has_unequal_cores(&self) -> bool {
+        self.unequal
+    }
+
     /// Says that all tasks since this was last called were of a step, forward or backward: see
     /// [`recording`](Self::recording).
     pub fn end_step(&self, step: usize, backward: bool) {
@@ -266,75 +270,6 @@ impl Drop for ThreadPool {
             let _ = worker.join();
         }
     }
-}
-
-/// Tasks for each thread that make it unlikely that many wait for the last one.
-pub(crate) const TASKS_PER_THREAD: usize = 4;
-
-/// Whether the parts of a batch may be too few tasks for so many threads.
-pub(crate) fn are_many(threads: usize) -> bool {
-    threads > 4
-}
-
-impl ThreadPool {
-    /// Whether so few tasks of the same size leave threads without work for more than a fifth of the time.
-    pub(crate) fn are_too_few(&self, tasks: usize) -> bool {
-        let threads = self.threads();
-        let few = if self.unequal {
-            tasks < TASKS_PER_THREAD * threads
-        } else {
-            5 * tasks < 4 * tasks.div_ceil(threads) * threads
-        };
-        are_many(threads) && few
-    }
-
-    /// How many tasks `count` things are cut into: `usual` things each, or fewer where threads would be without work.
-    pub(crate) fn tasks_of(&self, count: usize, usual: usize) -> usize {
-        self.enough_tasks(count.div_ceil(usual), count)
-    }
-
-    /// How many tasks there are: `usual`, or if these are too few, as many as threads want, at most `most`.
-    pub(crate) fn enough_tasks(&self, usual: usize, most: usize) -> usize {
-        if self.are_too_few(usual) { most.min(TASKS_PER_THREAD * self.threads()) } else { usual }
-    }
-
-    /// How long the threads take for so many tasks of the same size, in tasks.
-    pub(crate) fn rounds(&self, tasks: usize) -> f64 {
-        if self.unequal {
-            // The last ones to end wait for each other for half a task.
-            tasks as f64 / self.threads() as f64 + 0.5
-        } else {
-            tasks.div_ceil(self.threads()) as f64
-        }
-    }
-}
-
-/// Numbers of shared memory that stay in the last-level cache, about: 1 MiB for each thread.
-const NUMBERS_PER_THREAD: usize = 1 << 18;
-
-/// How many images are worked on together: as many as fit in the last-level cache, where each holds so many numbers in
-/// shared memory, but at least one. Where there are enough, they are a multiple of the threads.
-pub(crate) fn images_in_cache(numbers: usize, threads: usize) -> usize {
-    let images = NUMBERS_PER_THREAD * threads / numbers;
-    if images < threads { images.max(1) } else { images - images % threads }
-}
-
-/// Chunks of `len` images, and the rest.
-pub(crate) fn chunks(images: usize, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..images).step_by(len).map(move |start| start..images.min(start + len))
-}
-
-/// The range `index` of the range `0..count`, cut into `parts` as equal as can be.
-pub(crate) fn split_range(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
-    count * index / parts..count * (index + 1) / parts
-}
-
-/// What two ranges have in common.
-pub(crate) fn intersection(
-    a: &std::ops::Range<usize>,
-    b: &std::ops::Range<usize>,
-) -> std::ops::Range<usize> {
-    a.start.max(b.start)..a.end.min(b.end)
 }
 
 fn work(state: &State, worker: usize) {

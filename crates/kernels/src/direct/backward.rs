@@ -12,10 +12,10 @@ use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{self, GroupSlices, Leaves, Parts};
 use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment};
+use crate::partition::{images_in_cache, intersection};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
@@ -164,7 +164,7 @@ impl Backward<'_> {
     }
 
     /// For many threads: images are laid out in tasks of an image, which deliver the input's gradient, too; then the
-    /// weights' gradient is computed in tasks of a part, a tap, a panel, and some of the input's blocks. Every number is
+    /// weights' gradient is computed in tasks of a part, a panel and a block of the input, and all or some taps. Every number is
     /// computed as by [`run`](Self::run), in the same order.
     fn run_by_stages(
         &self,
@@ -174,7 +174,7 @@ impl Backward<'_> {
         memory: &mut [f32],
     ) {
         let (geometry, len, pool) = (self.geometry, self.geometry.part(), &processor.pool);
-        for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
+        for images in self.parts.chunks(chunk_len(geometry, pool.threads())) {
             assert!(images.len() * geometry.staged() <= memory.len(), "the workspace is too small");
             let memory = DisjointSlice::new(memory);
             let staged = |image: usize| {
@@ -191,25 +191,23 @@ impl Backward<'_> {
             });
             let Some(sums) = sums else { continue };
             let parts = self.parts.of(&images);
-            let (taps, panels) =
-                (geometry.taps(), geometry.output.blocks().div_ceil(PANEL / LANES));
-            let tasks = parts.len() * taps * panels;
-            let slices = (TASKS_PER_THREAD * pool.threads()).div_ceil(tasks);
-            let slices = slices.min(geometry.input.blocks());
-            pool.run(tasks * slices, work, |index, _| {
-                let (task, slice) = (index / slices, index % slices);
-                let (part, tap) = (parts.start + task / panels / taps, task / panels % taps);
+            let blocks = geometry.input.blocks();
+            let panels = geometry.output.blocks().div_ceil(PANEL / LANES);
+            let tasks = parts.len() * panels * blocks;
+            pool.run_in_pieces(tasks, geometry.taps(), work, |piece, _| {
+                let (matrix, input) = (piece.task / blocks, piece.task % blocks);
+                let (part, panel) = (parts.start + matrix / panels, matrix % panels);
                 let all = self.parts[part].images();
                 processor.isa.run(Correlate {
                     geometry,
                     images: intersection(&all, &images),
                     staged: &staged,
-                    // SAFETY: another task writes other numbers of the part's sum, which all lie in it.
+                    // SAFETY: another piece writes other numbers of the part's sum, which all lie in it.
                     sum: unsafe { sums.as_mut_ptr().add(part * len) },
                     accumulate: all.start < images.start,
-                    tap,
-                    inputs: split_range(geometry.input.blocks(), slices, slice),
-                    panel: task % panels * (PANEL / LANES),
+                    taps: piece.of(0..geometry.taps()),
+                    input,
+                    panel: panel * (PANEL / LANES),
                 });
             });
         }
@@ -324,7 +322,7 @@ impl Kernel for Lay<'_> {
     }
 }
 
-/// The weights' gradient of some images, for one tap, some blocks of input channels and a panel of output channels.
+/// The weights' gradient of some images, for some taps, a block of input channels and a panel of output channels.
 struct Correlate<'a, F> {
     geometry: &'a Geometry,
     images: Range<usize>,
@@ -333,8 +331,8 @@ struct Correlate<'a, F> {
     sum: *mut f32,
     /// Whether images before these have begun it.
     accumulate: bool,
-    tap: usize,
-    inputs: Range<usize>,
+    taps: Range<usize>,
+    input: usize,
     panel: usize,
 }
 
@@ -342,12 +340,12 @@ impl<'a, F: Fn(usize) -> Staged<'a>> Kernel for Correlate<'a, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Correlate { geometry, images, staged, sum, accumulate, tap, inputs, panel } = self;
+        let Correlate { geometry, images, staged, sum, accumulate, taps, input, panel } = self;
         let outputs = panel..geometry.output.blocks().min(panel + PANEL / LANES);
         for (index, image) in images.enumerate() {
             let some = WeightRange {
-                taps: tap..tap + 1,
-                inputs: inputs.clone(),
+                taps: taps.clone(),
+                inputs: input..input + 1,
                 outputs: outputs.clone(),
             };
             let accumulate = accumulate || index > 0;
@@ -521,6 +519,7 @@ impl Backward<'_> {
                         a_row: LANES,
                         segments: &some[..count],
                         b,
+                        b_row: vectors * LANES,
                         c: dx.add((block * input.height + y) * input.row_len() + left * LANES),
                         c_row: stride * LANES,
                         c_vector: input.pixels() * LANES,

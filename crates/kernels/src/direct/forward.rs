@@ -8,10 +8,10 @@ use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
 use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment};
+use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::split_range;
 use crate::workspace::Workspace;
 
 /// See [`crate::convolution::forward`].
@@ -195,6 +195,7 @@ impl Forward<'_> {
                         a_row: layer.stride * LANES,
                         segments: &some[..count],
                         b,
+                        b_row: vectors * LANES,
                         c: self.out.add((block * output.height + y) * output.row_len()),
                         c_row: LANES,
                         c_vector: output.pixels() * LANES,

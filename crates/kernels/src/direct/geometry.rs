@@ -3,6 +3,7 @@
 use crate::conv_shape::Convolution;
 use crate::leaves::MOST_PARTS;
 use crate::micro_kernel::PANEL;
+use crate::partition::{TASKS_PER_THREAD, are_many};
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
 use crate::{MapShape, ThreadPool};
@@ -71,7 +72,13 @@ impl Geometry {
     /// The number of tasks of a forward pass, which does not change results.
     pub fn forward_tasks(&self, pool: &ThreadPool) -> usize {
         let images = self.input.images;
-        pool.enough_tasks(self.parts(images).clamp(4, MOST_PARTS).min(images), images)
+        let usual = self.parts(images).clamp(4, MOST_PARTS).min(images);
+        // A task is a loop over images: smaller ones cost nothing.
+        if are_many(pool.threads()) {
+            usual.max(images.min(TASKS_PER_THREAD * pool.threads()))
+        } else {
+            usual
+        }
     }
 
     /// Panels of packed weights.

@@ -24,7 +24,7 @@ mod pack;
 use crate::MapShape;
 use crate::conv_shape::Convolution;
 use crate::leaves::{Leaves, Parts};
-use crate::thread_pool::are_many;
+use crate::partition::are_many;
 use crate::workspace::WorkspaceSize;
 
 use geometry::Geometry;

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::panel::{DomainGemm, DomainGemmTn};
+use super::panel::{DomainGemm, DomainGemmTn, panels};
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
@@ -13,10 +13,10 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{GroupSlices, Leaves, MOST_LEAVES, Parts};
 use crate::micro_kernel::PANEL;
+use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::split_range;
 use crate::workspace::{Workers, Workspace};
 use crate::{MapShape, Processor, ThreadPool};
 
@@ -310,22 +310,22 @@ impl<T: Tile> Task<'_, T> {
     #[inline(always)]
     fn leaf_gradient<S: Simd>(&self, s: S, block: *mut f32, taps: *mut f32, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;
-        for panel in (0..input.blocks()).step_by(PANEL / LANES) {
-            let inputs = panel * LANES..input.channels.min(panel * LANES + PANEL);
-            for first in (0..output.blocks()).step_by(PANEL / LANES) {
-                let columns = first..output.blocks().min(first + PANEL / LANES);
+        for blocks in panels(input.blocks()) {
+            let inputs = blocks.start * LANES..input.channels.min(blocks.end * LANES);
+            for columns in panels(output.blocks()) {
                 let du_row = columns.len() * LANES;
                 let stride = weights::gradient_stride(inputs.len(), du_row);
                 for element in 0..T::ELEMENTS {
                     let next = self.dm.start.wrapping_add(
-                        (element + 1) * self.dm.element_stride + first * self.dm.block_stride,
+                        (element + 1) * self.dm.element_stride
+                            + columns.start * self.dm.block_stride,
                     );
                     s.call(DomainGemmTn {
                         v: self.v,
                         dm: self.dm,
                         input,
                         element,
-                        panel,
+                        blocks: blocks.clone(),
                         columns: columns.clone(),
                         du: block.wrapping_add(element * stride),
                         du_row,
@@ -350,19 +350,25 @@ impl<T: Tile> Task<'_, T> {
 
     /// The gradient of the weights where it goes to a sum, then `dV` over `V`, for a panel of the input's channels.
     #[inline(always)]
-    fn gemms<S: Simd>(&self, s: S, element: usize, panel: usize, prefetch: &Prefetch) {
+    fn gemms<S: Simd>(&self, s: S, element: usize, blocks: Range<usize>, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;
         let len = odd_cache_lines(output.channels * input.padded_channels());
         let packed = self.packed.as_ptr().wrapping_add(element * len);
         // The weights, or the sums, of the next panel, or behind the last one of the next element.
-        let next = (panel + PANEL / LANES).min(input.blocks()) * LANES;
-        let mut then = packed.wrapping_add(next * output.channels);
+        let mut then = packed.wrapping_add(blocks.end * LANES * output.channels);
         if let Some(WeightGradient::Sum(sum)) = self.gradient {
             let geometry = &self.pass.geometry;
             let to_sum = DomainGemmTn::to_sum(
-                geometry, self.v, self.dm, sum, element, panel, packed, prefetch,
+                geometry,
+                self.v,
+                self.dm,
+                sum,
+                element,
+                blocks.clone(),
+                packed,
+                prefetch,
             );
-            let rows = next - panel * LANES;
+            let rows = blocks.len() * LANES;
             then = to_sum.du.wrapping_add(rows * to_sum.du_row).cast_const();
             s.call(DomainGemmTn { accumulate: self.accumulate, ..to_sum });
         }
@@ -374,7 +380,7 @@ impl<T: Tile> Task<'_, T> {
                 c: self.v,
                 c_shape: input,
                 element,
-                panel,
+                blocks,
                 prefetch,
                 next: Some(then),
             });
@@ -401,8 +407,8 @@ impl<T: Tile> Kernel for Task<'_, T> {
             self.leaf_gradient(s, block, taps, &prefetch);
         }
         for element in 0..T::ELEMENTS {
-            for panel in (0..input.blocks()).step_by(PANEL / LANES) {
-                self.gemms(s, element, panel, &prefetch);
+            for blocks in panels(input.blocks()) {
+                self.gemms(s, element, blocks, &prefetch);
             }
         }
         if let Some(epilogue) = epilogue {

@@ -2,14 +2,13 @@
 
 use std::marker::PhantomData;
 
-use super::panel::DomainGemm;
+use super::panel::{DomainGemm, panels};
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::Direction;
 use super::{Domain, Geometry, odd_cache_lines};
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::PANEL;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
@@ -94,9 +93,9 @@ impl<T: Tile> Kernel for Task<'_, T> {
         let len = odd_cache_lines(input.channels * output.padded_channels());
         for element in 0..T::ELEMENTS {
             let packed = self.pass.packed.as_ptr().wrapping_add(element * len);
-            for panel in (0..output.blocks()).step_by(PANEL / LANES) {
+            for blocks in panels(output.blocks()) {
                 // The next panel, or behind the last one the next element.
-                let next = (panel + PANEL / LANES).min(output.blocks()) * LANES * input.channels;
+                let next = blocks.end * LANES * input.channels;
                 s.call(DomainGemm {
                     a: self.v,
                     a_shape: input,
@@ -104,7 +103,7 @@ impl<T: Tile> Kernel for Task<'_, T> {
                     c: self.m,
                     c_shape: output,
                     element,
-                    panel,
+                    blocks,
                     prefetch: &prefetch,
                     next: (T::ELEMENTS * len > SMALL_WEIGHTS).then(|| packed.wrapping_add(next)),
                 });

@@ -37,9 +37,9 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::leaves::{Leaves, Parts};
 use crate::micro_kernel::PANEL;
+use crate::partition::{are_many, split_range};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
-use crate::thread_pool::{are_many, split_range};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 

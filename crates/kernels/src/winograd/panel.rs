@@ -1,4 +1,4 @@
-//! The GEMMs of one panel of packed weights: of all tiles in the domain with up to 64 columns.
+//! The GEMMs of one panel of packed weights: of all tiles in the domain with up to 64 columns, or some blocks of them.
 
 use std::ops::Range;
 
@@ -6,9 +6,9 @@ use super::weights::gradient_stride;
 use super::{Domain, Geometry};
 use crate::MapShape;
 use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment};
+use crate::partition::{intersection, split_range};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::split_range;
 
 /// `k` that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
 const DEPTH: usize = 128;
@@ -17,7 +17,7 @@ const DEPTH: usize = 128;
 /// from `dM`.
 ///
 /// Whoever makes one promises that both domains have the element and their maps' blocks, that `packed`
-/// are the weights of the element, and that no other thread is at these columns of `c`.
+/// are the weights of the element, and that no other thread is at these blocks of `c`.
 pub(super) struct DomainGemm<'a> {
     pub a: Domain,
     pub a_shape: MapShape,
@@ -25,7 +25,8 @@ pub(super) struct DomainGemm<'a> {
     pub c: Domain,
     pub c_shape: MapShape,
     pub element: usize,
-    pub panel: usize,
+    /// Which of them are the columns, all in one panel.
+    pub blocks: Range<usize>,
     pub prefetch: &'a Prefetch,
     /// What is multiplied next, to be prefetched: as many numbers as there are weights.
     pub next: Option<*const f32>,
@@ -36,13 +37,14 @@ impl Kernel for DomainGemm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const BLOCKS: usize = DEPTH / LANES;
-        let DomainGemm { a, a_shape, packed, c, c_shape, element, panel, prefetch, .. } = self;
+        let DomainGemm { a, a_shape, packed, c, c_shape, element, blocks, prefetch, .. } = self;
+        let panel = blocks.start - blocks.start % (PANEL / LANES);
         let vectors = (c_shape.blocks() - panel).min(PANEL / LANES);
         let depth = a_shape.channels;
         let packed = packed.wrapping_add(panel * LANES * depth);
         if let Some(next) = self.next {
             let steps = a.tiles.div_ceil(6) * a_shape.blocks();
-            prefetch.near(next, depth * vectors * LANES, steps);
+            prefetch.near(next, depth * blocks.len() * LANES, steps);
         }
         for first in (0..a_shape.blocks()).step_by(BLOCKS) {
             let count = BLOCKS.min(a_shape.blocks() - first);
@@ -51,16 +53,23 @@ impl Kernel for DomainGemm<'_> {
                 *segment = Segment { offset: block * a.block_stride, len: a_shape.lanes(block) };
             }
             for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
+                let tile = panel + columns.start / LANES..panel + columns.end / LANES;
+                let some = intersection(&tile, &blocks);
+                if some.is_empty() {
+                    continue;
+                }
+                let before = (some.start - tile.start) * LANES;
                 // SAFETY: the promise above.
                 unsafe {
                     let multiply = PanelGemm {
                         rows: a.tiles,
-                        vectors: columns.len() / LANES,
+                        vectors: some.len(),
                         a: a.at(element, 0, 0),
                         a_row: LANES,
                         segments: &segments[..count],
-                        b: packed.add(at + first * LANES * columns.len()),
-                        c: c.at(element, panel + columns.start / LANES, 0),
+                        b: packed.add(at + first * LANES * columns.len() + before),
+                        b_row: columns.len(),
+                        c: c.at(element, some.start, 0),
                         c_row: LANES,
                         c_vector: c.block_stride,
                         accumulate: first > 0,
@@ -73,7 +82,7 @@ impl Kernel for DomainGemm<'_> {
     }
 }
 
-/// One element's gradient of the weights, `du = v^T dm`, for a panel of the input's channels and some of the output's.
+/// One element's gradient of the weights, `du = v^T dm`, for some of the input's channels and of the output's.
 ///
 /// Whoever makes one promises that both domains have the element and their maps' blocks, that `du` has room for these
 /// channels, and that no other thread is at them.
@@ -82,10 +91,11 @@ pub(super) struct DomainGemmTn<'a> {
     pub dm: Domain,
     pub input: MapShape,
     pub element: usize,
-    pub panel: usize,
+    /// Blocks of the input's channels, all in one panel.
+    pub blocks: Range<usize>,
     /// Blocks of the output's channels.
     pub columns: Range<usize>,
-    /// The sum of the panel's first channel with the first column.
+    /// The sum of the first of them with the first column.
     pub du: *mut f32,
     /// Numbers from a channel of the input to the next.
     pub du_row: usize,
@@ -106,26 +116,28 @@ impl<'a> DomainGemmTn<'a> {
         dm: Domain,
         sum: *mut f32,
         element: usize,
-        panel: usize,
+        blocks: Range<usize>,
         packed: *const f32,
         prefetch: &'a Prefetch,
     ) -> Self {
         let Geometry { input, output, .. } = *geometry;
         let du_row = output.padded_channels();
-        let at = element * gradient_stride(input.channels, du_row) + panel * LANES * du_row;
-        let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
+        let first = blocks.start * LANES;
+        let at = element * gradient_stride(input.channels, du_row) + first * du_row;
+        let next = packed.wrapping_add(first * output.channels);
+        let next = (next, blocks.len() * LANES * output.channels);
         DomainGemmTn {
             v,
             dm,
             input,
             element,
-            panel,
+            blocks,
             columns: 0..output.blocks(),
             du: sum.wrapping_add(at),
             du_row,
             accumulate: false,
             prefetch,
-            next: (packed.wrapping_add(panel * LANES * output.channels), rows * output.channels),
+            next,
         }
     }
 }
@@ -134,8 +146,9 @@ impl Kernel for DomainGemmTn<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let DomainGemmTn { v, dm, input, element, panel, columns, du, du_row, prefetch, .. } = self;
-        let rows = (input.blocks() - panel).min(PANEL / LANES) * LANES;
+        let DomainGemmTn { v, dm, input, element, blocks, columns, du, du_row, prefetch, .. } =
+            self;
+        let rows = blocks.len() * LANES;
         let vectors = columns.len().div_ceil(PANEL / LANES);
         let steps = rows.div_ceil(6) * vectors * v.tiles.div_ceil(LANES);
         prefetch.near(self.next.0, self.next.1, steps);
@@ -143,7 +156,7 @@ impl Kernel for DomainGemmTn<'_> {
         let chunks = v.tiles.div_ceil(DEPTH);
         for (chunk, vector) in pairs(chunks, vectors) {
             let (tiles, vector) = (split_range(v.tiles, chunks, chunk), vector * (PANEL / LANES));
-            for block in panel..input.blocks().min(panel + PANEL / LANES) {
+            for block in blocks.clone() {
                 // SAFETY: the promise above.
                 unsafe {
                     let correlate = PanelGemmTn {
@@ -158,7 +171,7 @@ impl Kernel for DomainGemmTn<'_> {
                         b_step: LANES,
                         b_line: 0,
                         b_vector: dm.block_stride,
-                        c: du.add((block - panel) * LANES * du_row + vector * LANES),
+                        c: du.add((block - blocks.start) * LANES * du_row + vector * LANES),
                         c_row: du_row,
                         accumulate: self.accumulate || chunk > 0,
                         prefetch,
@@ -168,6 +181,17 @@ impl Kernel for DomainGemmTn<'_> {
             }
         }
     }
+}
+
+/// The panels of a matrix with columns for so many blocks: the blocks of each.
+pub(super) fn panels(blocks: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    (0..blocks.div_ceil(PANEL / LANES)).map(move |index| panel(blocks, index))
+}
+
+/// One of them.
+pub(super) fn panel(blocks: usize, index: usize) -> Range<usize> {
+    let first = index * (PANEL / LANES);
+    first..blocks.min(first + PANEL / LANES)
 }
 
 /// All pairs of a number below `a` and one below `b`, the second changing faster.

@@ -8,8 +8,8 @@ use super::transform::Place;
 use super::weights::Direction;
 use super::{Domain, Geometry};
 use crate::leaves::MOST_PARTS;
+use crate::partition::{TASKS_PER_THREAD, are_many, split_range};
 use crate::prefetch::MapRows;
-use crate::thread_pool::{TASKS_PER_THREAD, are_many, split_range};
 use crate::{MapShape, ThreadPool, Workspace};
 
 /// Reading all weights once, as each group does, takes as long as multiplying so many tiles.

@@ -11,14 +11,14 @@ use std::ops::Range;
 
 use super::backward::Backward;
 use super::forward::Forward;
-use super::panel::{DomainGemm, DomainGemmTn};
+use super::panel::{DomainGemm, DomainGemmTn, panel, panels};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::{Domain, Geometry, odd_cache_lines};
 use crate::micro_kernel::PANEL;
+use crate::partition::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::thread_pool::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::workspace::Workers;
 use crate::{DisjointSlice, MapShape, Processor};
 
@@ -146,11 +146,6 @@ impl<'a> Transforms<'a> {
     }
 }
 
-/// The panels of a matrix with columns for these blocks.
-fn panels(blocks: usize) -> usize {
-    blocks.div_ceil(PANEL / LANES)
-}
-
 impl<T: Tile + Send + Sync> Forward<'_, T> {
     pub fn run_by_stages(&self, processor: &Processor, workers: &Workers, memory: &mut [f32]) {
         let Forward { geometry, prologue, epilogue, .. } = self;
@@ -161,16 +156,15 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
             Transforms::run(processor, workers, geometry, domains, |image| {
                 isa.run(Fenced(transform::Input::<T> { place: image.input(), prologue }));
             });
-            let panels = panels(geometry.output.blocks());
+            let blocks = geometry.output.blocks();
+            let panels = panels(blocks).len();
             let tiles = domains.input.tiles;
-            let matrices = T::ELEMENTS * panels;
-            let slices = (TASKS_PER_THREAD * pool.threads()).div_ceil(matrices);
-            let slices = slices.min(tiles / LEAST_TILES).max(1);
-            pool.run(matrices * slices, work, |index, _| {
-                let (matrix, slice) = (index / slices, index % slices);
-                let [a, c] = domains.tiles(split_range(tiles, slices, slice));
-                let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
-                isa.run(Multiply { pass: self, a, c, element, panel });
+            let most = 1 << (tiles / LEAST_TILES).max(1).ilog2();
+            pool.run_in_pieces(T::ELEMENTS * panels, most, work, |piece, _| {
+                let [a, c] = domains.tiles(piece.of(0..tiles));
+                let element = piece.task / panels;
+                let blocks = panel(blocks, piece.task % panels);
+                isa.run(Multiply { pass: self, a, c, element, blocks });
             });
             Transforms::run(processor, workers, geometry, domains, |image| {
                 isa.run(Fenced(transform::Output::<T> { place: image.output(), epilogue }));
@@ -185,14 +179,14 @@ struct Multiply<'a, T> {
     a: Domain,
     c: Domain,
     element: usize,
-    panel: usize,
+    blocks: Range<usize>,
 }
 
 impl<T: Tile> Kernel for Multiply<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Multiply { pass, a, c, element, panel } = self;
+        let Multiply { pass, a, c, element, blocks } = self;
         let Geometry { input, output, .. } = pass.geometry;
         let len = odd_cache_lines(input.channels * output.padded_channels());
         s.call(DomainGemm {
@@ -202,7 +196,7 @@ impl<T: Tile> Kernel for Multiply<'_, T> {
             c,
             c_shape: output,
             element,
-            panel,
+            blocks,
             prefetch: &Prefetch::nothing(),
             next: None,
         });
@@ -222,14 +216,11 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
     ) {
         let Backward { geometry, prologue, gradient, epilogue, .. } = self;
         let (pool, isa, len) = (&processor.pool, processor.isa, self.sum_len());
-        let most = chunk_len(geometry, pool.threads());
         let wanted = sums.is_some();
-        let mut start = 0;
         // The first part whose leaf is not complete.
         let mut open = 0;
-        while start < geometry.input.images {
-            let images = start..self.end_of_chunk(start, most);
-            start = images.end;
+        for images in self.parts.chunks(chunk_len(geometry, pool.threads())) {
+            let end = images.end;
             let work = geometry.work() * images.len() / geometry.input.images;
             let parts = self.parts.of(&images);
             let domains = &Domains::new(geometry, images, memory);
@@ -240,17 +231,19 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     isa.run(transform::Input { place: image.input::<T>(), prologue });
                 }
             });
-            let panels = panels(geometry.input.blocks());
-            let matrices = T::ELEMENTS * panels;
+            let blocks = geometry.input.blocks();
+            let panels = panels(blocks).len();
+            let tasks = T::ELEMENTS * panels * parts.len();
             {
                 let sums = sums.as_mut().map(|(_, sums)| DisjointSlice::new(sums));
-                pool.run(matrices * parts.len(), 2 * work, |index, _| {
+                pool.run_in_pieces(tasks, blocks.min(PANEL / LANES), 2 * work, |piece, _| {
                     // Neighbours have the same weights.
-                    let (matrix, part) = (index / parts.len(), parts.start + index % parts.len());
+                    let (matrix, part) =
+                        (piece.task / parts.len(), parts.start + piece.task % parts.len());
                     let sums = sums.as_ref();
-                    // SAFETY: another task writes other rows of the part's sum, which all lie in it.
+                    // SAFETY: another piece writes other rows of the part's sum, which all lie in it.
                     let du = sums.map(|s| unsafe { s.as_mut_ptr().add((part - open) * len) });
-                    let (element, panel) = (matrix / panels, matrix % panels * (PANEL / LANES));
+                    let (element, blocks) = (matrix / panels, panel(blocks, matrix % panels));
                     let all = self.parts[part].images();
                     let images = intersection(&all, &domains.images);
                     let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
@@ -263,18 +256,18 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                         du,
                         accumulate,
                         element,
-                        panel,
+                        blocks: piece.of(blocks),
                     });
                 });
             }
             // The sums of leaves that are complete are not needed any longer, and their memory is used again while it is in
             // the cache.
-            let complete = self.parts.iter().take_while(|part| part.images().end <= start);
+            let complete = self.parts.iter().take_while(|part| part.images().end <= end);
             let last = complete.enumerate().filter(|(_, part)| part.ends.is_some()).last();
-            let end = last.map_or(open, |(part, _)| part + 1);
-            if let Some((taps, sums)) = sums.as_mut().filter(|_| end > open) {
-                self.gather(processor, open..end, sums, taps);
-                open = end;
+            let complete = open..last.map_or(open, |(part, _)| part + 1);
+            if let Some((taps, sums)) = sums.as_mut().filter(|_| !complete.is_empty()) {
+                open = complete.end;
+                self.gather(processor, complete, sums, taps);
             }
             let Some(epilogue) = epilogue else { continue };
             Transforms::run(processor, workers, geometry, domains, |image| {
@@ -282,18 +275,9 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             });
         }
     }
-
-    /// Where a chunk of at most so many images ends: with a leaf, if it has all of one, so that no leaf is begun in it that is
-    /// not complete.
-    fn end_of_chunk(&self, start: usize, most: usize) -> usize {
-        let leaves = self.parts.iter().filter(|part| part.ends.is_some());
-        let ends = leaves.map(|part| part.images().end).filter(|&end| end > start);
-        let within = ends.take_while(|&end| end <= start + most).last();
-        within.unwrap_or((start + most).min(self.geometry.input.images))
-    }
 }
 
-/// An element's gradients for a panel of the input's channels, from the domains of some tiles: of the weights, and of the
+/// An element's gradients for a panel of the input's channels, or some of its blocks, from the domains of some tiles: of the weights, and of the
 /// input, whose domain it overwrites.
 struct Gradients<'a, T> {
     pass: &'a Backward<'a, T>,
@@ -305,22 +289,22 @@ struct Gradients<'a, T> {
     /// Whether tiles before these have begun it.
     accumulate: bool,
     element: usize,
-    panel: usize,
+    blocks: Range<usize>,
 }
 
 impl<T: Tile> Kernel for Gradients<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Gradients { pass, v, dm, packed, du, accumulate, element, panel } = self;
+        let Gradients { pass, v, dm, packed, du, accumulate, element, blocks } = self;
         let Geometry { input, output, .. } = pass.geometry;
         let prefetch = &Prefetch::nothing();
         let len = odd_cache_lines(output.channels * input.padded_channels());
         let packed = packed.as_ptr().wrapping_add(element * len);
         if let Some(du) = du {
             let geometry = &pass.geometry;
-            let to_sum =
-                DomainGemmTn::to_sum(geometry, v, dm, du, element, panel, packed, prefetch);
+            let rows = blocks.clone();
+            let to_sum = DomainGemmTn::to_sum(geometry, v, dm, du, element, rows, packed, prefetch);
             s.call(DomainGemmTn { accumulate, ..to_sum });
         }
         if pass.epilogue.is_some() {
@@ -331,7 +315,7 @@ impl<T: Tile> Kernel for Gradients<'_, T> {
                 c: v,
                 c_shape: input,
                 element,
-                panel,
+                blocks,
                 prefetch,
                 next: None,
             });
