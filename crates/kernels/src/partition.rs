@@ -101,10 +101,13 @@ impl ThreadPool {
     fn pieces(&self, tasks: usize, most: usize) -> Pieces {
         let threads = self.threads();
         let rest = tasks % threads;
-        // The slowest thread may take a whole task while all others wait.
-        let cut = if self.has_unequal_cores() { tasks.min(rest + threads) } else { rest };
+        // A slow core takes long for a whole task, and the others would wait for it.
+        let last = TASKS_PER_THREAD * threads;
+        let cut = if self.has_unequal_cores() { tasks.min(last) } else { rest };
         let time = |&each: &usize| self.rounds(cut * each) / each as f64;
-        let divisors = (1..=most).filter(|each| most.is_multiple_of(*each));
+        // More pieces than these gain nothing.
+        let most_pieces = (2 * last / cut.max(1)).clamp(1, most);
+        let divisors = (1..=most_pieces).filter(|each| most.is_multiple_of(*each));
         let each = divisors.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(1);
         Pieces { whole: tasks - cut, each }
     }
@@ -155,7 +158,8 @@ mod tests {
         assert_eq!(pieces(&pool, 128), (128, 1));
         assert_eq!(pieces(&pool, 127), (64, 1));
         pool.set_unequal_cores(true);
-        assert_eq!(pieces(&pool, 144), (64, 4));
+        assert_eq!(pieces(&pool, 144), (0, 2));
+        assert_eq!(pieces(&pool, 300), (44, 2));
         assert_eq!(pieces(&pool, 10), (0, 4));
     }
 
