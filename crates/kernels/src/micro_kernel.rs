@@ -179,6 +179,9 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let TileOrigin { gemm, a, mut b, c } = self.0;
+        // Where register tiles are one vector wide, they have all columns of a packed tile; others may have some of them.
+        let is_whole = S::ROWS[1] == 0 || gemm.b_row == W * LANES;
+        let b_row = if is_whole { W * LANES } else { gemm.b_row };
         let packed = [W * LANES, LANES];
         // SAFETY: `PanelGemm::run`'s promise.
         unsafe {
@@ -188,7 +191,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
                 gemm.prefetch.step(s);
                 // The usual length and distances as constants: the loop is unrolled, and addresses cost no
                 // instructions.
-                match (segment.len, gemm.a_row, gemm.b_row == W * LANES) {
+                match (segment.len, gemm.a_row, is_whole) {
                     (LANES, LANES, true) => {
                         steps::<S, R, W>(s, LANES, a, [1, LANES], b, packed, &mut sums)
                     }
@@ -196,11 +199,11 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
                         steps::<S, R, W>(s, LANES, a, [1, a_row], b, packed, &mut sums)
                     }
                     (len, a_row, _) => {
-                        let b_strides = [gemm.b_row, LANES];
+                        let b_strides = [b_row, LANES];
                         steps::<S, R, W>(s, len, a, [1, a_row], b, b_strides, &mut sums)
                     }
                 }
-                b = b.add(segment.len * gemm.b_row);
+                b = b.add(segment.len * b_row);
             }
             store_tile(s, c, gemm.c_row, gemm.c_vector, &sums);
         }
