@@ -164,8 +164,8 @@ impl Backward<'_> {
     }
 
     /// For many threads: images are laid out in tasks of an image, which deliver the input's gradient, too; then the
-    /// weights' gradient is computed in tasks of a part, a panel and a block of the input, and all or some taps. Every number is
-    /// computed as by [`run`](Self::run), in the same order.
+    /// weights' gradient is computed in tasks of a part, a panel and a block of the input, and all or some taps. Every
+    /// number is computed as by [`run`](Self::run), in the same order.
     fn run_by_stages(
         &self,
         processor: &Processor,

@@ -277,8 +277,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
     }
 }
 
-/// An element's gradients for a panel of the input's channels, or some of its blocks, from the domains of some tiles: of the weights, and of the
-/// input, whose domain it overwrites.
+/// An element's gradients for a panel of the input's channels, or some of its blocks, from the domains of some tiles: of
+/// the weights, and of the input, whose domain it overwrites.
 struct Gradients<'a, T> {
     pass: &'a Backward<'a, T>,
     v: Domain,
