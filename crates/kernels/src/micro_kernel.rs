@@ -19,6 +19,17 @@ use crate::simd::{Kernel, LANES, Simd};
 /// Columns of a panel of `b`, at most: four vectors.
 pub(crate) const PANEL: usize = 4 * LANES;
 
+/// The panels of a matrix with columns for so many blocks: the blocks of each.
+pub(crate) fn panels(blocks: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    (0..blocks.div_ceil(PANEL / LANES)).map(move |index| panel(blocks, index))
+}
+
+/// One of them.
+pub(crate) fn panel(blocks: usize, index: usize) -> Range<usize> {
+    let first = index * (PANEL / LANES);
+    first..blocks.min(first + PANEL / LANES)
+}
+
 /// A run of `k`: where row 0 of `a` lies for its first `k`, and how many follow one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {

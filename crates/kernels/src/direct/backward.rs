@@ -11,7 +11,7 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{self, GroupSlices, Leaves, Parts};
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment, panel};
 use crate::partition::{images_in_cache, intersection};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
@@ -192,14 +192,13 @@ impl Backward<'_> {
             let Some(sums) = sums else { continue };
             let parts = self.parts.of(&images);
             let blocks = geometry.input.blocks();
-            let panels = geometry.output.blocks().div_ceil(PANEL / LANES);
+            let panels = geometry.panels();
             let tasks = parts.len() * panels * blocks;
             pool.run_in_pieces(tasks, geometry.taps(), work, |piece, _| {
                 let (matrix, input) = (piece.task / blocks, piece.task % blocks);
-                let (part, panel) = (parts.start + matrix / panels, matrix % panels);
+                let part = parts.start + matrix / panels;
                 let all = self.parts[part].images();
                 processor.isa.run(Correlate {
-                    geometry,
                     images: intersection(&all, &images),
                     staged: &staged,
                     // SAFETY: another piece writes other numbers of the part's sum, which all lie in it.
@@ -207,7 +206,7 @@ impl Backward<'_> {
                     accumulate: all.start < images.start,
                     taps: piece.of(0..geometry.taps()),
                     input,
-                    panel: panel * (PANEL / LANES),
+                    outputs: panel(geometry.output.blocks(), matrix % panels),
                 });
             });
         }
@@ -324,7 +323,6 @@ impl Kernel for Lay<'_> {
 
 /// The weights' gradient of some images, for some taps, a block of input channels and a panel of output channels.
 struct Correlate<'a, F> {
-    geometry: &'a Geometry,
     images: Range<usize>,
     /// Where an image is laid out.
     staged: &'a F,
@@ -333,15 +331,14 @@ struct Correlate<'a, F> {
     accumulate: bool,
     taps: Range<usize>,
     input: usize,
-    panel: usize,
+    outputs: Range<usize>,
 }
 
 impl<'a, F: Fn(usize) -> Staged<'a>> Kernel for Correlate<'a, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Correlate { geometry, images, staged, sum, accumulate, taps, input, panel } = self;
-        let outputs = panel..geometry.output.blocks().min(panel + PANEL / LANES);
+        let Correlate { images, staged, sum, accumulate, taps, input, outputs } = self;
         for (index, image) in images.enumerate() {
             let some = WeightRange {
                 taps: taps.clone(),

@@ -2,7 +2,7 @@
 
 use crate::conv_shape::Convolution;
 use crate::leaves::MOST_PARTS;
-use crate::micro_kernel::PANEL;
+use crate::micro_kernel::panels;
 use crate::partition::{TASKS_PER_THREAD, are_many};
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
@@ -83,7 +83,7 @@ impl Geometry {
 
     /// Panels of packed weights.
     pub fn panels(&self) -> usize {
-        self.output.blocks().div_ceil(PANEL / LANES)
+        panels(self.output.blocks()).len()
     }
 
     /// Into how many bands of rows of the output, and slices of the panels, a forward pass is cut where there are fewer

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::panel::{DomainGemm, DomainGemmTn, panels};
+use super::panel::{DomainGemm, DomainGemmTn};
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
@@ -12,7 +12,7 @@ use super::{Domain, Geometry, odd_cache_lines, takes_leaves, transform_weights};
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{GroupSlices, Leaves, MOST_LEAVES, Parts};
-use crate::micro_kernel::PANEL;
+use crate::micro_kernel::{PANEL, panels};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};

@@ -2,13 +2,14 @@
 
 use std::marker::PhantomData;
 
-use super::panel::{DomainGemm, panels};
+use super::panel::DomainGemm;
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::Direction;
 use super::{Domain, Geometry, odd_cache_lines};
 use crate::epilogue::Epilogue;
+use crate::micro_kernel::panels;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};

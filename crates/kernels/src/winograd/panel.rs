@@ -183,17 +183,6 @@ impl Kernel for DomainGemmTn<'_> {
     }
 }
 
-/// The panels of a matrix with columns for so many blocks: the blocks of each.
-pub(super) fn panels(blocks: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
-    (0..blocks.div_ceil(PANEL / LANES)).map(move |index| panel(blocks, index))
-}
-
-/// One of them.
-pub(super) fn panel(blocks: usize, index: usize) -> Range<usize> {
-    let first = index * (PANEL / LANES);
-    first..blocks.min(first + PANEL / LANES)
-}
-
 /// All pairs of a number below `a` and one below `b`, the second changing faster.
 fn pairs(a: usize, b: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..a).flat_map(move |i| (0..b).map(move |j| (i, j)))

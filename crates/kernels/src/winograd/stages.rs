@@ -11,11 +11,11 @@ use std::ops::Range;
 
 use super::backward::Backward;
 use super::forward::Forward;
-use super::panel::{DomainGemm, DomainGemmTn, panel, panels};
+use super::panel::{DomainGemm, DomainGemmTn};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::{Domain, Geometry, odd_cache_lines};
-use crate::micro_kernel::PANEL;
+use crate::micro_kernel::{PANEL, panel, panels};
 use crate::partition::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -220,7 +220,6 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         // The first part whose leaf is not complete.
         let mut open = 0;
         for images in self.parts.chunks(chunk_len(geometry, pool.threads())) {
-            let end = images.end;
             let work = geometry.work() * images.len() / geometry.input.images;
             let parts = self.parts.of(&images);
             let domains = &Domains::new(geometry, images, memory);
@@ -262,7 +261,8 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             }
             // The sums of leaves that are complete are not needed any longer, and their memory is used again while it is in
             // the cache.
-            let complete = self.parts.iter().take_while(|part| part.images().end <= end);
+            let complete =
+                self.parts.iter().take_while(|part| part.images().end <= domains.images.end);
             let last = complete.enumerate().filter(|(_, part)| part.ends.is_some()).last();
             let complete = open..last.map_or(open, |(part, _)| part + 1);
             if let Some((taps, sums)) = sums.as_mut().filter(|_| !complete.is_empty()) {
