@@ -162,6 +162,7 @@ impl CpuEngine {
         self.buffers.reserve(threads, Sizes::new(plan, &plan.inference, &leaves, threads))?;
         if folded.packed.is_empty() {
             folded.packed = packed_lens(layers).map(AlignedBuffer::new).collect();
+            folded.biases = vec![Vec::new(); layers.len()];
         }
         let mut pass = Pass {
             plan,

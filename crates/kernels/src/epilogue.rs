@@ -333,7 +333,7 @@ impl Kernel for StoreGradientRow<'_, '_> {
                 }
                 add_to_sums(s, &norm.sums, shape, image, block, [sum, products]);
             }
-            RowMut::F32(out).store_row(s, len, row);
+            RowMut::f32(&epilogue.out, start).store_row(s, len, row);
         }
     }
 }

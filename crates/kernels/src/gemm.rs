@@ -162,6 +162,7 @@ impl Kernel for PanelRows<'_> {
                     segments: &segments[..count],
                     b: packed.as_ptr().add(at),
                     b_row: columns.len(),
+                    b_ahead: 0,
                     c: out.add(columns.start),
                     c_row: vectors * LANES,
                     c_vector: LANES,

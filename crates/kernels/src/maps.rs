@@ -109,7 +109,7 @@ impl MapsMut<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                MapsMut::F32(memory) => RowMut::F32(memory.as_mut_ptr().add(offset)),
+                MapsMut::F32(memory) => RowMut::f32(memory, offset),
                 MapsMut::Bf16(memory) => RowMut::Bf16(memory.as_mut_ptr().add(offset)),
             }
         }
@@ -152,16 +152,33 @@ impl RowRef {
     }
 }
 
-/// A row to be written, which is not read soon.
+/// Maps of more numbers, 1 MiB, are written past the caches: they would not stay there until they are read.
+const MOST_CACHED: usize = 1 << 18;
+
+/// A row to be written.
 #[derive(Clone, Copy)]
 pub(crate) enum RowMut {
-    F32(*mut f32),
+    F32 {
+        row: *mut f32,
+        /// Whether it is written past the caches, for which it is aligned.
+        streams: bool,
+    },
     Bf16(*mut u16),
 }
 
 impl RowMut {
-    /// Writes sixteen numbers from number `x` of the row on: past the caches where the address is
-    /// aligned for it.
+    /// The row that begins at number `offset` of `maps`.
+    ///
+    /// # Safety
+    /// `offset` lies within the numbers.
+    #[inline(always)]
+    pub unsafe fn f32(maps: &DisjointSlice<f32>, offset: usize) -> Self {
+        // SAFETY: the caller's promise.
+        let row = unsafe { maps.as_mut_ptr().add(offset) };
+        RowMut::F32 { row, streams: maps.len() > MOST_CACHED && row.addr().is_multiple_of(64) }
+    }
+
+    /// Writes sixteen numbers from number `x` of the row on, a multiple of sixteen.
     ///
     /// # Safety
     /// They lie within the row, and no other thread is at it.
@@ -170,10 +187,8 @@ impl RowMut {
         // SAFETY: the caller's promise; aligned where streamed.
         unsafe {
             match self {
-                RowMut::F32(row) if row.add(x).addr().is_multiple_of(64) => {
-                    s.stream(row.add(x), value);
-                }
-                RowMut::F32(row) => s.store(row.add(x), value),
+                RowMut::F32 { row, streams: true } => s.stream(row.add(x), value),
+                RowMut::F32 { row, .. } => s.store(row.add(x), value),
                 RowMut::Bf16(row) => s.store_bf16(row.add(x), value),
             }
         }

@@ -50,6 +50,8 @@ pub(crate) struct PanelGemm<'a> {
     pub b: *const f32,
     /// Numbers from a row of `b` to the next.
     pub b_row: usize,
+    /// Numbers from what is read of `b` to what is prefetched of it meanwhile; 0 for nothing: see [`ahead`].
+    pub b_ahead: usize,
     pub c: *mut f32,
     /// Numbers from a row of `c` to the next.
     pub c_row: usize,
@@ -59,6 +61,16 @@ pub(crate) struct PanelGemm<'a> {
     pub accumulate: bool,
     /// What is prefetched meanwhile, a step for each segment of each register tile.
     pub prefetch: &'a Prefetch,
+}
+
+/// Multiplying so few rows takes less time than reading `b` from beyond the second-level cache.
+pub(crate) const FEW_ROWS: usize = 32;
+
+/// How many numbers ahead to prefetch `b`, where `rows` rows of `a` are multiplied with `len` numbers of it before the next
+/// ones: where there are few rows, by `len`; else not at all.
+#[inline(always)]
+pub(crate) fn ahead(rows: usize, len: usize) -> usize {
+    if rows <= FEW_ROWS { len } else { 0 }
 }
 
 /// Calls the kernel `$tile::<rows, width>` for a tile of these extents; the most rows of each width are
@@ -194,6 +206,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
         let is_whole = S::ROWS[1] == 0 || gemm.b_row == W * LANES;
         let b_row = if is_whole { W * LANES } else { gemm.b_row };
         let packed = [W * LANES, LANES];
+        let ahead = gemm.b_ahead;
         // SAFETY: `PanelGemm::run`'s promise.
         unsafe {
             let mut sums = load_tile::<S, R, W>(s, c, gemm.c_row, gemm.c_vector, gemm.accumulate);
@@ -204,14 +217,14 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
                 // instructions.
                 match (segment.len, gemm.a_row, is_whole) {
                     (LANES, LANES, true) => {
-                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, packed, &mut sums)
+                        steps::<S, R, W>(s, LANES, a, [1, LANES], b, packed, ahead, &mut sums)
                     }
                     (LANES, a_row, true) => {
-                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, packed, &mut sums)
+                        steps::<S, R, W>(s, LANES, a, [1, a_row], b, packed, ahead, &mut sums)
                     }
                     (len, a_row, _) => {
                         let b_strides = [b_row, LANES];
-                        steps::<S, R, W>(s, len, a, [1, a_row], b, b_strides, &mut sums)
+                        steps::<S, R, W>(s, len, a, [1, a_row], b, b_strides, ahead, &mut sums)
                     }
                 }
                 b = b.add(segment.len * b_row);
@@ -222,7 +235,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
 }
 
 /// `len` `k` of a register tile: `sums[r][w] += a[k, r] * b[k, w]`. Strides are numbers from `k` to `k + 1`, and from
-/// row to row or from vector to vector.
+/// row to row or from vector to vector. What is so many numbers `ahead` in `b` is prefetched.
 ///
 /// # Safety
 /// All of them lie within memory that may be read.
@@ -234,9 +247,15 @@ unsafe fn steps<S: Simd, const R: usize, const W: usize>(
     a_strides: [usize; 2],
     mut b: *const f32,
     b_strides: [usize; 2],
+    ahead: usize,
     sums: &mut [[S::V; W]; R],
 ) {
     for _ in 0..len / UNROLLED {
+        if ahead > 0 {
+            for (k, w) in (0..UNROLLED).flat_map(|k| (0..W).map(move |w| (k, w))) {
+                s.prefetch(b.wrapping_add(k * b_strides[0] + w * b_strides[1] + ahead));
+            }
+        }
         for k in 0..UNROLLED {
             // SAFETY: the caller's promise.
             unsafe {
@@ -415,6 +434,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTileTn<'_, R, W> {
                             [LANES, 1],
                             b,
                             [LANES, gemm.b_vector],
+                            0,
                             &mut sums,
                         ),
                         (count, a_step, b_step) => steps::<S, R, W>(
@@ -424,6 +444,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTileTn<'_, R, W> {
                             [a_step, 1],
                             b,
                             [b_step, gemm.b_vector],
+                            0,
                             &mut sums,
                         ),
                     }

@@ -63,12 +63,12 @@ impl Pass<'_> {
     fn maps_forward(&mut self, index: usize, step: &FusedStep) -> Result<(), EngineError> {
         let trains = self.trains();
         let folds = !trains && matches!(step.kind, StepKind::Convolution);
-        let bias = self.prepare_bias(step, folds);
+        let bias = self.prepare_bias(index, step, folds);
         let layer = self.layers[index];
         if let Some(Layer::Convolution(layer, algorithm)) = layer {
             self.pack_weights(index, step, &layer, algorithm);
         }
-        if let (false, false, Some(norm)) = (trains, folds, step.norm) {
+        if let (false, false, Some(norm)) = (trains || self.is_folded(), folds, step.norm) {
             self.use_running_statistics(norm);
         }
         let operands = self.operands(index);
@@ -113,9 +113,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Fills in the bias that the step adds, with that of a BatchNorm that is folded in. Returns whether
-    /// there is one.
-    fn prepare_bias(&mut self, step: &FusedStep, folds: bool) -> bool {
+    /// Fills in the bias that the step adds, with that of a BatchNorm that is folded in; in inference only if the state
+    /// has changed. Returns whether there is one.
+    fn prepare_bias(&mut self, index: usize, step: &FusedStep, folds: bool) -> bool {
         if !matches!(step.kind, StepKind::Convolution) {
             return false;
         }
@@ -123,6 +123,9 @@ impl Pass<'_> {
         let norm = step.norm.filter(|_| folds);
         if bias.is_empty() && norm.is_none() {
             return false;
+        }
+        if self.is_folded() {
+            return true;
         }
         self.buffers.bias.fill(0.0);
         self.buffers.bias[..bias.len()].copy_from_slice(bias);
@@ -136,6 +139,9 @@ impl Pass<'_> {
                 *factor = scale;
             }
         }
+        if let Mode::Inference(folded) = &mut self.mode {
+            folded.biases[index].clone_from(&self.buffers.bias);
+        }
         true
     }
 
@@ -148,10 +154,12 @@ impl Pass<'_> {
         layer: &Convolution,
         algorithm: ConvAlgorithm,
     ) {
+        if self.is_folded() {
+            return;
+        }
         let (weight, _) = self.state.model.parameters(&self.plan.graph, step.node);
         let (packed, scale) = match &mut self.mode {
             Mode::Training { .. } => (&mut self.buffers.packed, None),
-            Mode::Inference(folded) if folded.version == Some(self.state.version) => return,
             Mode::Inference(folded) => {
                 let scale = step.norm.map(|_| self.buffers.scale.as_slice());
                 (&mut folded.packed[index], scale)

@@ -52,12 +52,14 @@ pub(crate) enum Mode<'a> {
     Inference(&'a mut FoldedWeights),
 }
 
-/// The packed weights of every convolution with its BatchNorm folded in. They serve inference until the
-/// state changes.
+/// The packed weights and the biases of every convolution with its BatchNorm folded in. They serve inference
+/// until the state changes.
 #[derive(Default)]
 pub(crate) struct FoldedWeights {
     /// Those of each step.
     pub packed: Vec<AlignedBuffer>,
+    /// The same, with room for the most channels; empty where nothing is added.
+    pub biases: Vec<Vec<f32>>,
     /// The [`State::version`] that they belong to.
     pub version: Option<u64>,
 }
@@ -78,6 +80,11 @@ struct Operands<'p> {
 impl Pass<'_> {
     fn trains(&self) -> bool {
         matches!(self.mode, Mode::Training { .. })
+    }
+
+    /// Whether this is inference with a state of which everything was folded before.
+    fn is_folded(&self) -> bool {
+        matches!(&self.mode, Mode::Inference(folded) if folded.version == Some(self.state.version))
     }
 
     /// Before a step: how many tiles its convolution works on at a time.
@@ -103,9 +110,9 @@ impl Pass<'_> {
         let folded = !self.trains();
         let Buffers { arena, workspace, sums, bias, packed, .. } = &mut *self.buffers;
         let State { model, gradients, norms, .. } = &mut *self.state;
-        let packed = match &self.mode {
-            Mode::Training { .. } => &*packed,
-            Mode::Inference(folded) => folded.packed.get(step).unwrap_or(packed),
+        let (packed, bias) = match &self.mode {
+            Mode::Training { .. } => (&*packed, &*bias),
+            Mode::Inference(folded) => (&folded.packed[step], &folded.biases[step]),
         };
         Operands {
             view: View {

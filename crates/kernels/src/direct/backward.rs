@@ -517,6 +517,7 @@ impl Backward<'_> {
                         segments: &some[..count],
                         b,
                         b_row: vectors * LANES,
+                        b_ahead: 0,
                         c: dx.add((block * input.height + y) * input.row_len() + left * LANES),
                         c_row: stride * LANES,
                         c_vector: input.pixels() * LANES,

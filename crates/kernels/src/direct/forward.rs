@@ -7,7 +7,7 @@ use super::geometry::{Geometry, Margins};
 use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment, ahead};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
@@ -196,6 +196,7 @@ impl Forward<'_> {
                         segments: &some[..count],
                         b,
                         b_row: vectors * LANES,
+                        b_ahead: ahead(self.rows.len() * output.width, depth * vectors * LANES),
                         c: self.out.add((block * output.height + y) * output.row_len()),
                         c_row: LANES,
                         c_vector: output.pixels() * LANES,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::weights::gradient_stride;
 use super::{Domain, Geometry};
 use crate::MapShape;
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment};
+use crate::micro_kernel::{FEW_ROWS, PANEL, Packing, PanelGemm, PanelGemmTn, Segment, ahead};
 use crate::partition::{intersection, split_range};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -42,23 +42,24 @@ impl Kernel for DomainGemm<'_> {
         let vectors = (c_shape.blocks() - panel).min(PANEL / LANES);
         let depth = a_shape.channels;
         let packed = packed.wrapping_add(panel * LANES * depth);
-        if let Some(next) = self.next {
+        if let Some(next) = self.next.filter(|_| a.tiles > FEW_ROWS) {
             let steps = a.tiles.div_ceil(6) * a_shape.blocks();
             prefetch.near(next, depth * blocks.len() * LANES, steps);
         }
-        for first in (0..a_shape.blocks()).step_by(BLOCKS) {
-            let count = BLOCKS.min(a_shape.blocks() - first);
-            let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
-            for (block, segment) in (first..first + count).zip(&mut segments) {
-                *segment = Segment { offset: block * a.block_stride, len: a_shape.lanes(block) };
+        for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
+            let tile = panel + columns.start / LANES..panel + columns.end / LANES;
+            let some = intersection(&tile, &blocks);
+            if some.is_empty() {
+                continue;
             }
-            for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
-                let tile = panel + columns.start / LANES..panel + columns.end / LANES;
-                let some = intersection(&tile, &blocks);
-                if some.is_empty() {
-                    continue;
+            let before = (some.start - tile.start) * LANES;
+            for first in (0..a_shape.blocks()).step_by(BLOCKS) {
+                let count = BLOCKS.min(a_shape.blocks() - first);
+                let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
+                for (block, segment) in (first..first + count).zip(&mut segments) {
+                    *segment =
+                        Segment { offset: block * a.block_stride, len: a_shape.lanes(block) };
                 }
-                let before = (some.start - tile.start) * LANES;
                 // SAFETY: the promise above.
                 unsafe {
                     let multiply = PanelGemm {
@@ -69,6 +70,8 @@ impl Kernel for DomainGemm<'_> {
                         segments: &segments[..count],
                         b: packed.add(at + first * LANES * columns.len() + before),
                         b_row: columns.len(),
+                        // Packed weights are read from the first to the last.
+                        b_ahead: ahead(a.tiles, count * LANES * columns.len()),
                         c: c.at(element, some.start, 0),
                         c_row: LANES,
                         c_vector: c.block_stride,
