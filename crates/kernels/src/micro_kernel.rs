@@ -252,8 +252,10 @@ unsafe fn steps<S: Simd, const R: usize, const W: usize>(
 ) {
     for _ in 0..len / UNROLLED {
         if ahead > 0 {
-            for (k, w) in (0..UNROLLED).flat_map(|k| (0..W).map(move |w| (k, w))) {
-                s.prefetch(b.wrapping_add(k * b_strides[0] + w * b_strides[1] + ahead));
+            for k in 0..UNROLLED {
+                for w in 0..W {
+                    s.prefetch(b.wrapping_add(k * b_strides[0] + w * b_strides[1] + ahead));
+                }
             }
         }
         for k in 0..UNROLLED {
