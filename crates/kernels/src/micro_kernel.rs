@@ -239,6 +239,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTile<'_, R, W> {
 ///
 /// # Safety
 /// All of them lie within memory that may be read.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 unsafe fn steps<S: Simd, const R: usize, const W: usize>(
     s: S,
