@@ -28,7 +28,8 @@ pub(super) struct DomainGemm<'a> {
     /// Which of them are the columns, all in one panel.
     pub blocks: Range<usize>,
     pub prefetch: &'a Prefetch,
-    /// What is multiplied next, to be prefetched: as many numbers as there are weights.
+    /// What is multiplied next, to be prefetched: as many numbers as there are weights. Where there are few tiles, all
+    /// weights are prefetched anyway.
     pub next: Option<*const f32>,
 }
 
