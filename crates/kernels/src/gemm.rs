@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm};
 use crate::prefetch::Prefetch;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, Segment, Simd};
 use crate::workspace::{Workers, WorkspaceSize};
 
 /// Numbers of `k` that are packed and multiplied in one go.

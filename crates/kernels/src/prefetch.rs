@@ -28,12 +28,68 @@ pub(crate) struct Prefetch {
     spans: [(*const u8, usize); SPANS],
     count: usize,
     next: Cell<usize>,
-    at: Cell<*const u8>,
-    end: Cell<*const u8>,
-    /// Lines for each step: always as many, so that the branches are predicted.
-    lines: usize,
-    /// The same for what is needed soonest: position, end, and lines for each step.
-    near: Cell<(*const u8, *const u8, usize)>,
+    lines: Cell<Lines>,
+    /// What is needed soonest.
+    near: Cell<Lines>,
+}
+
+/// Lines one after another, some in each step.
+#[derive(Clone, Copy)]
+struct Lines {
+    at: *const u8,
+    end: *const u8,
+    /// As many in each step, so that the branches are predicted.
+    each: usize,
+}
+
+impl Lines {
+    const NONE: Lines = Lines { at: std::ptr::null(), end: std::ptr::null(), each: 0 };
+
+    /// Prefetches those of so many steps; the last may lead past the end.
+    #[inline(always)]
+    fn steps<S: Simd>(&mut self, s: S, count: usize) {
+        if self.at < self.end {
+            for _ in 0..count * self.each {
+                s.prefetch(self.at.cast());
+                self.at = self.at.wrapping_add(LINE);
+            }
+        }
+    }
+}
+
+/// Where a [`Prefetch`] is, in registers.
+pub(crate) struct Cursor<'a> {
+    prefetch: &'a Prefetch,
+    lines: Lines,
+    near: Lines,
+}
+
+impl Cursor<'_> {
+    /// Moves on to the next span when one is done: to be called once for each register tile.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        let Prefetch { spans, count, next, .. } = self.prefetch;
+        if self.lines.at >= self.lines.end && next.get() < *count {
+            let (start, bytes) = spans[next.get()];
+            next.set(next.get() + 1);
+            self.lines.at = start;
+            self.lines.end = start.wrapping_add(bytes);
+        }
+    }
+
+    /// Prefetches the lines of so many steps.
+    #[inline(always)]
+    pub fn steps<S: Simd>(&mut self, s: S, count: usize) {
+        self.lines.steps(s, count);
+        self.near.steps(s, count);
+    }
+
+    /// What comes next goes on from here.
+    #[inline(always)]
+    pub fn done(self) {
+        self.prefetch.lines.set(self.lines);
+        self.prefetch.near.set(self.near);
+    }
 }
 
 impl Prefetch {
@@ -43,10 +99,8 @@ impl Prefetch {
             spans: [(std::ptr::null(), 0); SPANS],
             count: 0,
             next: Cell::new(0),
-            at: Cell::new(std::ptr::null()),
-            end: Cell::new(std::ptr::null()),
-            lines: 0,
-            near: Cell::new((std::ptr::null(), std::ptr::null(), 0)),
+            lines: Cell::new(Lines::NONE),
+            near: Cell::new(Lines::NONE),
         }
     }
 
@@ -75,9 +129,9 @@ impl Prefetch {
     }
 
     /// Spreads all that was added over about so many steps.
-    pub fn over(mut self, steps: usize) -> Self {
+    pub fn over(self, steps: usize) -> Self {
         let bytes: usize = self.spans[..self.count].iter().map(|span| span.1).sum();
-        self.lines = bytes.div_ceil(LINE * steps.max(1));
+        self.lines.set(Lines { each: bytes.div_ceil(LINE * steps.max(1)), ..Lines::NONE });
         self
     }
 
@@ -86,36 +140,14 @@ impl Prefetch {
     #[inline(always)]
     pub fn near(&self, start: *const f32, count: usize, steps: usize) {
         let bytes = count * size_of::<f32>();
-        let start = start.cast::<u8>();
-        let lines = bytes.div_ceil(LINE * steps.max(1));
-        self.near.set((start, start.wrapping_add(bytes), lines));
+        let at = start.cast::<u8>();
+        let each = bytes.div_ceil(LINE * steps.max(1));
+        self.near.set(Lines { at, end: at.wrapping_add(bytes), each });
     }
 
-    /// Moves on to the next span when one is done: to be called once for each register tile.
+    /// To go on from where it is.
     #[inline(always)]
-    pub fn turn(&self) {
-        if self.at.get() >= self.end.get() && self.next.get() < self.count {
-            let (start, bytes) = self.spans[self.next.get()];
-            self.next.set(self.next.get() + 1);
-            self.at.set(start);
-            self.end.set(start.wrapping_add(bytes));
-        }
-    }
-
-    /// Prefetches the next lines; at the end of a span its last one, again.
-    #[inline(always)]
-    pub fn step<S: Simd>(&self, s: S) {
-        let (mut at, end) = (self.at.get(), self.end.get());
-        for _ in 0..self.lines {
-            s.prefetch(at.cast());
-            at = at.wrapping_add(LINE).min(end);
-        }
-        self.at.set(at);
-        let (mut at, end, lines) = self.near.get();
-        for _ in 0..lines {
-            s.prefetch(at.cast());
-            at = at.wrapping_add(LINE).min(end);
-        }
-        self.near.set((at, end, lines));
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor { prefetch: self, lines: self.lines.get(), near: self.near.get() }
     }
 }

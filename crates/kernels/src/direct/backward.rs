@@ -11,11 +11,11 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{self, GroupSlices, Leaves, Parts};
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Segment, panel};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, panel};
 use crate::partition::{images_in_cache, intersection};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, Segment, Simd};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 

@@ -7,11 +7,11 @@ use super::geometry::{Geometry, Margins};
 use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, Segment, ahead};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, ahead};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, Segment, Simd};
 use crate::workspace::Workspace;
 
 /// See [`crate::convolution::forward`].

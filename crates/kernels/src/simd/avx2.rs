@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{GemmTile, GemmTnTile, Kernel, Simd, avx2_tiles};
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -172,6 +172,20 @@ unsafe impl Simd for Avx2 {
                 _mm256_storeu_pd(sums, sum);
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn gemm_tile<const R: usize>(self, tile: &GemmTile) -> bool {
+        let Some(run) = (const { avx2_tiles::gemm(R) }) else { return false };
+        // SAFETY: the caller's promise, and `new` asked the processor.
+        unsafe { run(tile) };
+        true
+    }
+    #[inline(always)]
+    unsafe fn gemm_tn_tile<const R: usize>(self, step: usize, tile: &GemmTnTile) -> bool {
+        let Some(run) = avx2_tiles::gemm_tn(R, step) else { return false };
+        // SAFETY: as above.
+        unsafe { run(tile) };
+        true
     }
     #[inline(always)]
     fn prefetch(self, at: *const f32) {

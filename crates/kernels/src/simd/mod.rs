@@ -9,8 +9,13 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_tiles;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod tile;
+
+pub(crate) use tile::{GemmTile, GemmTnTile, Segment};
 
 /// Numbers in a vector, and channels in a block of the layout: see [`MapShape`](crate::MapShape).
 pub const LANES: usize = 16;
@@ -89,6 +94,24 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     unsafe fn add_wide(self, sums: *mut f64, value: Self::V);
     /// Prefetches the cache line at `at`, which may be anywhere.
     fn prefetch(self, at: *const f32);
+
+    /// Computes a register tile of `R` rows and one vector of columns, if the instruction set has code of its own for it;
+    /// says whether it has.
+    ///
+    /// # Safety
+    /// All that the description reaches may be read, or written (`c`), and nobody else is at `c`.
+    #[inline(always)]
+    unsafe fn gemm_tile<const R: usize>(self, _: &GemmTile) -> bool {
+        false
+    }
+    /// The same with `a` transposed, whose `k` are `step` vectors apart.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn gemm_tn_tile<const R: usize>(self, _step: usize, _: &GemmTnTile) -> bool {
+        false
+    }
 }
 
 /// An instruction set that this processor has.

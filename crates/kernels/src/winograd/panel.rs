@@ -5,10 +5,10 @@ use std::ops::Range;
 use super::weights::gradient_stride;
 use super::{Domain, Geometry};
 use crate::MapShape;
-use crate::micro_kernel::{FEW_ROWS, PANEL, Packing, PanelGemm, PanelGemmTn, Segment, ahead};
+use crate::micro_kernel::{FEW_ROWS, PANEL, Packing, PanelGemm, PanelGemmTn, ahead};
 use crate::partition::{intersection, split_range};
 use crate::prefetch::Prefetch;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Kernel, LANES, Segment, Simd};
 
 /// `k` that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
 const DEPTH: usize = 128;
