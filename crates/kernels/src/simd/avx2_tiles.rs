@@ -139,8 +139,12 @@ macro_rules! tn {
     };
 }
 
+/// The tiles of so many rows: for each row where its numbers are in `a`, in a transposed `a` and in `c`, the register that a
+/// number is spread over, and those of its sums. Row 3 has an address of its own: an address may have a distance twice, not
+/// three times.
 macro_rules! tiles {
-    ($gemm:ident, $tn:ident, $strided:ident, $(($a:literal $at:literal $c:literal $spread:literal $low:literal $high:literal))*) => {
+    ($gemm:ident, $tn:ident, $strided:ident,
+     $(($a:literal $at:literal $c:literal $spread:literal $low:literal $high:literal))*) => {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn $gemm(tile: &GemmTile) {
             // SAFETY: the caller's promise; all registers that are written are named.
