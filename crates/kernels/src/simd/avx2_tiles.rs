@@ -186,24 +186,20 @@ macro_rules! tiles {
     };
 }
 
-tiles!(gemm_4, tn_4, strided_tn_4,
-    ("{a}" "{a}" "{c}" "ymm14" "ymm0" "ymm1")
-    ("{a} + {a_row}" "{a} + 4" "{c} + {c_row}" "ymm15" "ymm2" "ymm3")
-    ("{a} + 2*{a_row}" "{a} + 8" "{c} + 2*{c_row}" "ymm14" "ymm4" "ymm5")
-    ("{a3}" "{a} + 12" "{c3}" "ymm15" "ymm6" "ymm7")
-);
-tiles!(gemm_5, tn_5, strided_tn_5,
-    ("{a}" "{a}" "{c}" "ymm14" "ymm0" "ymm1")
-    ("{a} + {a_row}" "{a} + 4" "{c} + {c_row}" "ymm15" "ymm2" "ymm3")
-    ("{a} + 2*{a_row}" "{a} + 8" "{c} + 2*{c_row}" "ymm14" "ymm4" "ymm5")
-    ("{a3}" "{a} + 12" "{c3}" "ymm15" "ymm6" "ymm7")
-    ("{a3} + {a_row}" "{a} + 16" "{c3} + {c_row}" "ymm14" "ymm8" "ymm9")
-);
-tiles!(gemm_6, tn_6, strided_tn_6,
-    ("{a}" "{a}" "{c}" "ymm14" "ymm0" "ymm1")
-    ("{a} + {a_row}" "{a} + 4" "{c} + {c_row}" "ymm15" "ymm2" "ymm3")
-    ("{a} + 2*{a_row}" "{a} + 8" "{c} + 2*{c_row}" "ymm14" "ymm4" "ymm5")
-    ("{a3}" "{a} + 12" "{c3}" "ymm15" "ymm6" "ymm7")
+/// Tiles of the first four rows, of five and of six.
+macro_rules! four_to_six {
+    ([$($row:tt)*] $fifth:tt $sixth:tt) => {
+        tiles!(gemm_4, tn_4, strided_tn_4, $($row)*);
+        tiles!(gemm_5, tn_5, strided_tn_5, $($row)* $fifth);
+        tiles!(gemm_6, tn_6, strided_tn_6, $($row)* $fifth $sixth);
+    };
+}
+
+four_to_six!(
+    [("{a}" "{a}" "{c}" "ymm14" "ymm0" "ymm1")
+     ("{a} + {a_row}" "{a} + 4" "{c} + {c_row}" "ymm15" "ymm2" "ymm3")
+     ("{a} + 2*{a_row}" "{a} + 8" "{c} + 2*{c_row}" "ymm14" "ymm4" "ymm5")
+     ("{a3}" "{a} + 12" "{c3}" "ymm15" "ymm6" "ymm7")]
     ("{a3} + {a_row}" "{a} + 16" "{c3} + {c_row}" "ymm14" "ymm8" "ymm9")
     ("{a3} + 2*{a_row}" "{a} + 20" "{c3} + 2*{c_row}" "ymm15" "ymm10" "ymm11")
 );
