@@ -409,14 +409,14 @@ impl ActivationFunction {
 /// Both rows have `len` numbers.
 #[inline(always)]
 unsafe fn multiply_slope<S: Simd>(s: S, slope: f32, row: *mut f32, len: usize, at: RowRef) {
-    let (one, slope) = (s.splat(1.0), s.splat(slope));
+    let function = ActivationFunction::LeakyRelu { slope };
     for x in (0..len).step_by(LANES) {
         // A product, not a choice between the gradient and a part of it: compilers make a masked store of that, which takes
         // some processors tens of cycles.
         // SAFETY: the caller's promise.
         unsafe {
-            let factor = s.positive(at.load(s, x), one, slope);
-            s.store(row.add(x), s.mul(s.load(row.add(x)), factor));
+            let derivative = function.derivative_at_output(s, at.load(s, x));
+            s.store(row.add(x), s.mul(s.load(row.add(x)), derivative));
         }
     }
 }

@@ -62,13 +62,14 @@ macro_rules! dispatch {
 }
 use dispatch;
 
-/// Register tiles of so many rows at most, as equal as can be: seven rows are four and three, not six and one. The rows of
-/// a tile and how many such tiles there are, first the larger ones.
+/// Register tiles of so many rows at most, as equal as can be: seven rows are four and three, not six and one. For each
+/// kind, the larger first: where it begins, the rows of a tile, and how many tiles there are.
 #[inline(always)]
-fn tiles_of_rows(rows: usize, most: usize) -> [(usize, usize); 2] {
+fn tiles_of_rows(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     let tiles = rows.div_ceil(most).max(1);
     let (less, larger) = (rows / tiles, rows % tiles);
-    [(less + 1, larger), (less, if less > 0 { tiles - larger } else { 0 })]
+    let kinds = [(0, less + 1, larger), (larger * (less + 1), less, tiles - larger)];
+    kinds.into_iter().filter(|&(_, rows, count)| rows * count > 0)
 }
 
 /// Vectors of columns of the next register tile: as many of those `left` as the registers hold.

@@ -53,13 +53,9 @@ impl PanelGemm<'_> {
             && self.b_ahead == 0
             && !self.segments.is_empty()
             && self.segments.iter().all(|segment| segment.len == LANES);
-        let mut row = 0;
-        for (rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
-            if count > 0 {
-                let tiles = Tiles { gemm: self, row, count, is_whole, is_usual };
-                dispatch!(s, RegisterTiles, rows, width, tiles);
-                row += rows * count;
-            }
+        for (row, rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
+            let tiles = Tiles { gemm: self, row, count, is_whole, is_usual };
+            dispatch!(s, RegisterTiles, rows, width, tiles);
         }
     }
 }

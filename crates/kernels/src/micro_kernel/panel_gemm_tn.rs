@@ -1,7 +1,5 @@
 //! The same with the first matrix transposed.
 
-use std::ops::Range;
-
 use super::{STEP, dispatch, load_tile, steps, store_tile, tile_width, tiles_of_rows};
 use crate::prefetch::{Cursor, Prefetch};
 use crate::simd::{GemmTnTile, Kernel, LANES, Simd};
@@ -37,22 +35,12 @@ impl PanelGemmTn<'_> {
     /// written (`c`), and nobody else is at `c`.
     #[inline(always)]
     pub(crate) unsafe fn run<S: Simd>(&self, s: S) {
-        // Vectors that do not fill a tile of columns have one of their own.
+        // A tile has all vectors where it can have more than one.
         let width = tile_width::<S>(self.vectors);
-        let whole = self.vectors - self.vectors % width;
-        let rest = self.vectors - whole;
-        for (width, vectors) in [(width, 0..whole), (rest, whole..self.vectors)] {
-            if vectors.is_empty() {
-                continue;
-            }
-            let mut row = 0;
-            for (rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
-                if count > 0 {
-                    let tiles = TilesTn { gemm: self, row, count, vectors: vectors.clone() };
-                    dispatch!(s, RegisterTilesTn, rows, width, tiles);
-                    row += rows * count;
-                }
-            }
+        assert!(self.vectors.is_multiple_of(width), "vectors that fill no tile of columns");
+        for (row, rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
+            let tiles = TilesTn { gemm: self, row, count };
+            dispatch!(s, RegisterTilesTn, rows, width, tiles);
         }
     }
 }
@@ -63,8 +51,6 @@ struct TilesTn<'a> {
     /// Where the first begins, and how many there are.
     row: usize,
     count: usize,
-    /// The vectors of columns.
-    vectors: Range<usize>,
 }
 
 struct RegisterTilesTn<'a, const R: usize, const W: usize>(TilesTn<'a>);
@@ -73,14 +59,14 @@ impl<const R: usize, const W: usize> Kernel for RegisterTilesTn<'_, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let TilesTn { gemm, row, count, vectors } = self.0;
+        let TilesTn { gemm, row, count } = self.0;
         let &PanelGemmTn { a_line, b_line, lines, len, c_row, accumulate, .. } = gemm;
         let is_usual = gemm.b_step == LANES
             && gemm.a_step.is_multiple_of(LANES)
             && len.is_multiple_of(GemmTnTile::UNROLLED)
             && len * lines > 0;
         let mut prefetch = gemm.prefetch.cursor();
-        for vector in vectors.step_by(W) {
+        for vector in (0..gemm.vectors).step_by(W) {
             for row in (0..count).map(|tile| row + tile * R) {
                 prefetch.turn();
                 // SAFETY: `PanelGemmTn::run`'s promise; the tiles lie within rows and vectors.
