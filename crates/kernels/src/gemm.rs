@@ -79,7 +79,7 @@ impl Rhs<'_> {
 #[inline(always)]
 pub(crate) fn prefetch<S: Simd>(s: S, numbers: &[f32]) {
     for line in numbers.chunks(LANES) {
-        s.prefetch(line.as_ptr());
+        s.prefetch_l2(line.as_ptr());
     }
 }
 

@@ -116,6 +116,10 @@ impl MapsMut<'_> {
     }
 }
 
+/// Numbers from what is read of maps to what is prefetched of them: 2 KiB of `f32`, in which time a line comes from the
+/// last-level cache.
+const AHEAD: usize = 32 * LANES;
+
 /// A row to be read.
 #[derive(Clone, Copy)]
 pub(crate) enum RowRef {
@@ -139,16 +143,18 @@ impl RowRef {
         }
     }
 
-    /// Copies `len` numbers of the row to `out`, a row that is used at once.
+    /// The same, of maps whose rows are read one after another: prefetches what comes [`AHEAD`] of them.
     ///
     /// # Safety
-    /// The row has as many, and `out` has room for them; `len` is a multiple of sixteen.
+    /// As above.
     #[inline(always)]
-    pub unsafe fn load_row<S: Simd>(self, s: S, len: usize, out: *mut f32) {
-        for x in (0..len).step_by(LANES) {
-            // SAFETY: the caller's promise.
-            unsafe { s.store(out.add(x), self.load(s, x)) };
-        }
+    pub unsafe fn load_next<S: Simd>(self, s: S, x: usize) -> S::V {
+        s.prefetch_l1(match self {
+            RowRef::F32(row) => row.wrapping_add(x + AHEAD),
+            RowRef::Bf16(row) => row.wrapping_add(x + AHEAD).cast(),
+        });
+        // SAFETY: the caller's promise.
+        unsafe { self.load(s, x) }
     }
 }
 
@@ -191,18 +197,6 @@ impl RowMut {
                 RowMut::F32 { row, .. } => s.store(row.add(x), value),
                 RowMut::Bf16(row) => s.store_bf16(row.add(x), value),
             }
-        }
-    }
-
-    /// Writes `len` numbers of `from` to the row.
-    ///
-    /// # Safety
-    /// Both have as many, no other thread is at the row, and `len` is a multiple of sixteen.
-    #[inline(always)]
-    pub unsafe fn store_row<S: Simd>(self, s: S, len: usize, from: *const f32) {
-        for x in (0..len).step_by(LANES) {
-            // SAFETY: the caller's promise.
-            unsafe { self.store(s, x, s.load(from.add(x))) };
         }
     }
 }

@@ -50,7 +50,7 @@ impl Lines {
     fn steps<S: Simd>(&mut self, s: S, count: usize) {
         if self.at < self.end {
             for _ in 0..count * self.each {
-                s.prefetch(self.at.cast());
+                s.prefetch_l2(self.at.cast());
                 self.at = self.at.wrapping_add(LINE);
             }
         }

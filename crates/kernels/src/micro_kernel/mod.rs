@@ -148,7 +148,7 @@ unsafe fn steps<S: Simd, const R: usize, const W: usize>(
         if ahead > 0 {
             for k in 0..UNROLLED {
                 for w in 0..W {
-                    s.prefetch(b.wrapping_add(k * b_strides[0] + w * b_strides[1] + ahead));
+                    s.prefetch_l2(b.wrapping_add(k * b_strides[0] + w * b_strides[1] + ahead));
                 }
             }
         }

@@ -188,7 +188,12 @@ unsafe impl Simd for Avx2 {
         true
     }
     #[inline(always)]
-    fn prefetch(self, at: *const f32) {
+    fn prefetch_l1(self, at: *const f32) {
+        // SAFETY: prefetching reads nothing that a program could notice, at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_l2(self, at: *const f32) {
         // SAFETY: prefetching reads nothing that a program could notice, at any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }

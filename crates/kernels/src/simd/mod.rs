@@ -92,8 +92,10 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Sixteen sums can be read and written at `sums`.
     unsafe fn add_wide(self, sums: *mut f64, value: Self::V);
-    /// Prefetches the cache line at `at`, which may be anywhere.
-    fn prefetch(self, at: *const f32);
+    /// Prefetches the cache line at `at`, which may be anywhere, to the first-level cache.
+    fn prefetch_l1(self, at: *const f32);
+    /// The same to the second-level cache.
+    fn prefetch_l2(self, at: *const f32);
 
     /// Computes a register tile of `R` rows and one vector of columns, if the instruction set has code of its own for it;
     /// says whether it has.

@@ -135,5 +135,7 @@ unsafe impl Simd for Portable {
         }
     }
     #[inline(always)]
-    fn prefetch(self, _: *const f32) {}
+    fn prefetch_l1(self, _: *const f32) {}
+    #[inline(always)]
+    fn prefetch_l2(self, _: *const f32) {}
 }

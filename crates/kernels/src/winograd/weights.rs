@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::odd_cache_lines;
-use super::tile::{Line, Tile};
+use super::tile::{F4, Line, Tile};
 use crate::disjoint_slice::DisjointSlice;
 use crate::leaves::{self, GroupSlices, Leaf};
 use crate::micro_kernel::{PANEL, Packing};
@@ -116,6 +116,13 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
     }
 }
 
+/// Elements of the largest tiles.
+const MOST_ELEMENTS: usize = F4::ELEMENTS;
+
+/// Numbers from what [`Gather`] reads of an element to what it prefetches: processors do not find out by themselves that
+/// they will read so many matrices at once.
+const AHEAD: usize = 4 * LANES;
+
 /// Adds up gradients in the domain, the parts of a leaf, and transforms the sum back, for the input channels in a range.
 pub(super) struct Gather<'a, T> {
     /// Parts of `[element][input channel][output channel]`, one after another.
@@ -157,16 +164,20 @@ impl<T: Tile> Kernel for Gather<'_, T> {
                 // SAFETY: within the parts, whose length was checked, and the leaf's gradient.
                 unsafe {
                     let mut lines: [[S::V; 6]; 3] = [[s.zero(); 6]; 3];
+                    let mut sums = [s.zero(); MOST_ELEMENTS];
+                    for part in 0..count {
+                        let mut from = parts.as_ptr().add(part * T::ELEMENTS * stride + of_part);
+                        for sum in sums.iter_mut().take(T::ELEMENTS) {
+                            s.prefetch_l1(from.wrapping_add(AHEAD));
+                            let value = s.load(from);
+                            *sum = if part == 0 { value } else { s.add(*sum, value) };
+                            from = from.wrapping_add(stride);
+                        }
+                    }
                     for j in 0..T::POINTS {
                         let mut u: Line<S::V> = [s.zero(); 6];
                         for (i, u) in u.iter_mut().enumerate().take(T::POINTS) {
-                            let mut from =
-                                parts.as_ptr().add((i * T::POINTS + j) * stride + of_part);
-                            *u = s.load(from);
-                            for _ in 1..count {
-                                from = from.add(T::ELEMENTS * stride);
-                                *u = s.add(*u, s.load(from));
-                            }
+                            *u = sums[i * T::POINTS + j];
                         }
                         let column = T::filter_adjoint(s, u);
                         for (line, &value) in lines.iter_mut().zip(&column) {
