@@ -65,53 +65,80 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Weights { weight, inputs, outputs, scale, direction } = self.weights;
+        let Weights { weight, inputs, outputs, .. } = self.weights;
         let (depth, columns) = self.weights.sides();
         assert_eq!(weight.len(), inputs * outputs * 9, "wrong number of weights");
         assert!(
             T::ELEMENTS * self.weights.element_stride() <= self.out.len() && self.k.end <= depth
         );
         let stride = self.weights.element_stride();
-        for first in (0..columns).step_by(LANES) {
-            for k in self.k.clone() {
-                let lanes = LANES.min(columns - first);
-                // Sixteen filters side by side, tap by tap.
-                let mut taps = [[0.0; LANES]; 9];
-                for lane in 0..lanes {
-                    let (input, output) = match direction {
-                        Direction::Forward => (k, first + lane),
-                        Direction::Backward => (first + lane, k),
-                    };
-                    let factor = scale.map_or(1.0, |scale| scale[output]);
-                    let filter = &weight[(output * inputs + input) * 9..][..9];
-                    for (tap, &value) in taps.iter_mut().zip(filter) {
-                        tap[lane] = value * factor;
-                    }
-                }
-                let panel = first / PANEL * PANEL;
-                let vectors = (columns - panel).div_ceil(LANES).min(PANEL / LANES);
-                let packing = Packing::new::<S>(vectors, depth);
-                let at = panel * depth + packing.at(k, (first - panel) / LANES);
-                // SAFETY: arrays of sixteen numbers; the length of the matrices were checked above, and
-                // only this task writes these `k`.
-                unsafe {
-                    let out = self.out.as_mut_ptr().add(at);
-                    let mut lines = [[s.zero(); 6]; 3];
-                    for (column, line) in lines.iter_mut().enumerate() {
-                        let mut g = [s.zero(); 3];
-                        for (row, g) in g.iter_mut().enumerate() {
-                            *g = s.load(taps[3 * row + column].as_ptr());
-                        }
-                        *line = T::filter(s, g);
-                    }
-                    for i in 0..T::POINTS {
-                        let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
-                        for (j, &u) in u.iter().enumerate().take(T::POINTS) {
-                            s.store(out.add((i * T::POINTS + j) * stride), u);
+        for panel in (0..columns).step_by(PANEL) {
+            let vectors = (columns - panel).min(PANEL).div_ceil(LANES);
+            let packing = Packing::new::<S>(vectors, depth);
+            // In the order in which they lie in the memory.
+            for (tile, _) in packing.tiles() {
+                for k in self.k.clone() {
+                    for first in tile.clone().step_by(LANES) {
+                        let at = panel * depth + packing.at(k, first / LANES);
+                        let taps = self.taps(k, panel + first);
+                        // SAFETY: the length of the matrices was checked above, and only this task writes these `k`.
+                        unsafe {
+                            transform::<S, T>(s, &taps, self.out.as_mut_ptr().add(at), stride)
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+impl<T> Transform<'_, '_, T> {
+    /// The filters of this `k` and sixteen columns from `first` on, side by side, tap by tap.
+    #[inline(always)]
+    fn taps(&self, k: usize, first: usize) -> [[f32; LANES]; 9] {
+        let Weights { weight, inputs, scale, direction, .. } = self.weights;
+        let (_, columns) = self.weights.sides();
+        let mut taps = [[0.0; LANES]; 9];
+        for lane in 0..LANES.min(columns - first) {
+            let (input, output) = match direction {
+                Direction::Forward => (k, first + lane),
+                Direction::Backward => (first + lane, k),
+            };
+            let factor = scale.map_or(1.0, |scale| scale[output]);
+            let filter = &weight[(output * inputs + input) * 9..][..9];
+            for (tap, &value) in taps.iter_mut().zip(filter) {
+                tap[lane] = value * factor;
+            }
+        }
+        taps
+    }
+}
+
+/// Transforms sixteen filters, and writes the elements to `out`, `stride` numbers from one to the next.
+///
+/// # Safety
+/// They may be written there.
+#[inline(always)]
+unsafe fn transform<S: Simd, T: Tile>(
+    s: S,
+    taps: &[[f32; LANES]; 9],
+    out: *mut f32,
+    stride: usize,
+) {
+    let mut lines = [[s.zero(); 6]; 3];
+    for (column, line) in lines.iter_mut().enumerate() {
+        let mut g = [s.zero(); 3];
+        for (row, g) in g.iter_mut().enumerate() {
+            // SAFETY: arrays of sixteen numbers.
+            *g = unsafe { s.load(taps[3 * row + column].as_ptr()) };
+        }
+        *line = T::filter(s, g);
+    }
+    for i in 0..T::POINTS {
+        let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
+        for (j, &u) in u.iter().enumerate().take(T::POINTS) {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(out.add((i * T::POINTS + j) * stride), u) };
         }
     }
 }
