@@ -126,6 +126,7 @@ unsafe fn affine_of_block<S: Simd>(s: S, affine: Option<Affine>, block: usize) -
 }
 
 /// A row of an activation's input: `scale * value + shift + residual`.
+#[derive(Clone, Copy)]
 pub(crate) struct ArgumentRow<V> {
     value: RowRef,
     scale: V,
@@ -208,7 +209,16 @@ impl Kernel for LoadRow<'_, '_> {
                         let slope = s.splat(slope);
                         self.fill(s, |x| leaky_relu(s, argument.load(s, x), slope));
                     }
-                    None => self.fill(s, |x| f.value(s, argument.load(s, x))),
+                    // The residual is added last. That gives other last bits than `ArgumentRow::load`, and is kept so that
+                    // results stay what they were.
+                    None => self.fill(s, |x| {
+                        let ArgumentRow { value, scale, shift, residual } = argument;
+                        let mut u = s.fma(scale, value.load_next(s, x), shift);
+                        if let Some((residual, scale)) = residual {
+                            u = s.fma(scale, residual.load_next(s, x), u);
+                        }
+                        f.value(s, u)
+                    }),
                 },
             }
         }
