@@ -230,6 +230,7 @@ impl<'a> GradientEpilogue<'a> {
                 assert_eq!(input.shape, self.shape, "the activation's input has another shape");
                 let plain = input.save.is_none() && input.activation.is_none();
                 assert!(plain, "an activation's input has no activation and saves nothing");
+                input.value.check_blocked(self.shape);
                 input.check();
             }
             None => {}
@@ -300,10 +301,6 @@ impl Kernel for StoreGradientRow<'_, '_> {
         let StoreGradientRow { epilogue, image, block, y, .. } = self;
         let Some(ActivationDerivative { function, at }) = &epilogue.derivative else {
             return self.store(s, |_, gradient| gradient);
-        };
-        let function = match function.negative_slope() {
-            Some(slope) => ActivationFunction::LeakyRelu { slope },
-            None => *function,
         };
         // A product, not a choice between the gradient and a part of it: compilers make a masked store of that, which
         // takes some processors tens of cycles.
