@@ -65,10 +65,6 @@ impl ActivationFunction {
     #[inline(always)]
     pub(crate) fn derivative<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self {
-            // Their outputs are positive where their inputs are.
-            ActivationFunction::Relu | ActivationFunction::LeakyRelu { .. } => {
-                self.derivative_at_output(s, x)
-            }
             ActivationFunction::Silu => {
                 let p = sigmoid(s, x);
                 // p + x p (1 - p)

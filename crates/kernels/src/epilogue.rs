@@ -230,7 +230,7 @@ impl<'a> GradientEpilogue<'a> {
                 assert_eq!(input.shape, self.shape, "the activation's input has another shape");
                 let plain = input.save.is_none() && input.activation.is_none();
                 assert!(plain, "an activation's input has no activation and saves nothing");
-                input.value.check_blocked(self.shape);
+                assert!(self.shape.width <= MAX_WIDTH, "rows of more than {MAX_WIDTH} pixels");
                 input.check();
             }
             None => {}
@@ -268,7 +268,7 @@ impl<'a> GradientEpilogue<'a> {
         }
     }
 
-    /// Takes a row.
+    /// Takes a row, which it changes.
     ///
     /// # Safety
     /// [`check`](Self::check) has passed, `row` has a row's numbers, and no other thread is at the
@@ -280,7 +280,7 @@ impl<'a> GradientEpilogue<'a> {
         image: usize,
         block: usize,
         y: usize,
-        row: *const f32,
+        row: *mut f32,
     ) {
         s.call(StoreGradientRow { epilogue: self, image, block, y, row });
     }
@@ -291,80 +291,132 @@ struct StoreGradientRow<'a, 'b> {
     image: usize,
     block: usize,
     y: usize,
-    row: *const f32,
+    row: *mut f32,
 }
 
 impl Kernel for StoreGradientRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let StoreGradientRow { epilogue, image, block, y, .. } = self;
-        let Some(ActivationDerivative { function, at }) = &epilogue.derivative else {
-            return self.store(s, |_, gradient| gradient);
-        };
-        // A product, not a choice between the gradient and a part of it: compilers make a masked store of that, which
-        // takes some processors tens of cycles.
-        // SAFETY: `GradientEpilogue::row`'s promises: the maps have the row.
+        let StoreGradientRow { epilogue, image, block, y, row } = self;
+        let shape = epilogue.shape;
+        let (start, len) = (shape.row_offset(image, block, y), shape.row_len());
+        // SAFETY: `GradientEpilogue::row`'s promises: every slice has this row, block and image.
         unsafe {
-            match at {
-                DerivativeAt::Output(value) => {
-                    let value = value.row(epilogue.shape.row_offset(image, block, y));
-                    self.store(s, |x, gradient| {
-                        let derivative = function.derivative_at_output(s, value.load_next(s, x));
-                        s.mul(gradient, derivative)
-                    });
+            let out = epilogue.out.as_mut_ptr().add(start);
+            if epilogue.accumulate {
+                add(s, row, out, len);
+            }
+            for addend in epilogue.addends.iter().flatten() {
+                add(s, row, addend.as_ptr().add(start), len);
+            }
+            match &epilogue.derivative {
+                Some(ActivationDerivative { function, at: DerivativeAt::Output(value) }) => {
+                    function.multiply_derivative_at_output(s, row, len, value.row(start));
                 }
-                DerivativeAt::Input(input) => {
-                    let input = input.argument(s, image, block, y);
-                    self.store(s, |x, gradient| {
-                        s.mul(gradient, function.derivative(s, input.load(s, x)))
-                    });
+                Some(ActivationDerivative { function, at: DerivativeAt::Input(input) }) => {
+                    let mut buffer = RowBuffer::uninit();
+                    let buffer = buffer.as_mut_ptr().cast::<f32>();
+                    input.row(s, image, block, y, buffer);
+                    function.multiply_derivative_at_input(s, row, len, RowRef::F32(buffer));
                 }
+                None => {}
+            }
+            for norm in epilogue.norms.iter().flatten() {
+                let value = norm.value.row(start);
+                let mean = s.load(norm.mean.as_ptr().add(block * LANES));
+                let (mut sum, mut products) = (s.zero(), s.zero());
+                for x in (0..len).step_by(LANES) {
+                    let gradient = s.load(row.add(x));
+                    sum = s.add(sum, gradient);
+                    products = s.fma(gradient, s.sub(value.load(s, x), mean), products);
+                }
+                add_to_sums(s, &norm.sums, shape, image, block, [sum, products]);
+            }
+            RowMut::f32(&epilogue.out, start).store_row(s, len, row);
+        }
+    }
+}
+
+/// `row += other`.
+///
+/// # Safety
+/// Both have `len` numbers.
+#[inline(always)]
+unsafe fn add<S: Simd>(s: S, row: *mut f32, other: *const f32, len: usize) {
+    for x in (0..len).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store(row.add(x), s.add(s.load(row.add(x)), s.load(other.add(x)))) };
+    }
+}
+
+impl ActivationFunction {
+    /// Multiplies a row of gradients by the derivative where the function's output is `output`.
+    ///
+    /// # Safety
+    /// Both rows have `len` numbers, and [`derivative_from_output`](Self::derivative_from_output).
+    #[inline(always)]
+    unsafe fn multiply_derivative_at_output<S: Simd>(
+        self,
+        s: S,
+        row: *mut f32,
+        len: usize,
+        output: RowRef,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(slope) = self.negative_slope() {
+                multiply_slope(s, slope, row, len, output);
+                return;
+            }
+            for x in (0..len).step_by(LANES) {
+                let derivative = self.derivative_at_output(s, output.load(s, x));
+                s.store(row.add(x), s.mul(s.load(row.add(x)), derivative));
+            }
+        }
+    }
+
+    /// Multiplies a row of gradients by the derivative where the function's input is `input`.
+    ///
+    /// # Safety
+    /// Both rows have `len` numbers.
+    #[inline(always)]
+    unsafe fn multiply_derivative_at_input<S: Simd>(
+        self,
+        s: S,
+        row: *mut f32,
+        len: usize,
+        input: RowRef,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(slope) = self.negative_slope() {
+                multiply_slope(s, slope, row, len, input);
+                return;
+            }
+            for x in (0..len).step_by(LANES) {
+                let derivative = self.derivative(s, input.load(s, x));
+                s.store(row.add(x), s.mul(s.load(row.add(x)), derivative));
             }
         }
     }
 }
 
-impl StoreGradientRow<'_, '_> {
-    /// Adds the other parts of the gradient, takes it back through the activation, stores it, and adds up what the
-    /// BatchNorms need.
-    #[inline(always)]
-    fn store<S: Simd>(&self, s: S, activation: impl Fn(usize, S::V) -> S::V) {
-        let StoreGradientRow { epilogue, image, block, y, row } = *self;
-        let shape = epilogue.shape;
-        let (start, len) = (shape.row_offset(image, block, y), shape.row_len());
-        // SAFETY: `GradientEpilogue::row`'s promises: every slice has this row, block and image.
+/// Multiplies a row of gradients by `slope` where `at`, the input or the output of a leaky ReLU, is not
+/// positive.
+///
+/// # Safety
+/// Both rows have `len` numbers.
+#[inline(always)]
+unsafe fn multiply_slope<S: Simd>(s: S, slope: f32, row: *mut f32, len: usize, at: RowRef) {
+    let function = ActivationFunction::LeakyRelu { slope };
+    for x in (0..len).step_by(LANES) {
+        // A product, not a choice between the gradient and a part of it: compilers make a masked store of that, which takes
+        // some processors tens of cycles.
+        // SAFETY: the caller's promise.
         unsafe {
-            let out = RowMut::f32(&epilogue.out, start);
-            let part = |numbers: *const f32| RowRef::F32(numbers.add(start));
-            let before = epilogue.accumulate.then(|| part(epilogue.out.as_mut_ptr()));
-            let [first, second] = epilogue.addends.map(|addend| addend.map(|a| part(a.as_ptr())));
-            let parts = [before, first, second];
-            let norms = epilogue.norms.each_ref().map(|norm| {
-                let NormGradientSums { value, mean, .. } = norm.as_ref()?;
-                Some((value.row(start), s.load(mean.as_ptr().add(block * LANES))))
-            });
-            let (mut sum, mut products) = (s.zero(), [s.zero(); 2]);
-            for x in (0..len).step_by(LANES) {
-                let mut gradient = s.load(row.add(x));
-                for part in parts.into_iter().flatten() {
-                    gradient = s.add(gradient, part.load_next(s, x));
-                }
-                let gradient = activation(x, gradient);
-                sum = s.add(sum, gradient);
-                for (norm, products) in norms.into_iter().zip(&mut products) {
-                    if let Some((value, mean)) = norm {
-                        let away = s.sub(value.load_next(s, x), mean);
-                        *products = s.fma(gradient, away, *products);
-                    }
-                }
-                out.store(s, x, gradient);
-            }
-            for (norm, products) in epilogue.norms.iter().zip(products) {
-                if let Some(NormGradientSums { sums, .. }) = norm {
-                    add_to_sums(s, sums, shape, image, block, [sum, products]);
-                }
-            }
+            let derivative = function.derivative_at_output(s, at.load(s, x));
+            s.store(row.add(x), s.mul(s.load(row.add(x)), derivative));
         }
     }
 }

@@ -156,6 +156,18 @@ impl RowRef {
         // SAFETY: the caller's promise.
         unsafe { self.load(s, x) }
     }
+
+    /// Copies `len` numbers of the row to `out`, a row that is used at once.
+    ///
+    /// # Safety
+    /// The row has as many, and `out` has room for them; `len` is a multiple of sixteen.
+    #[inline(always)]
+    pub unsafe fn load_row<S: Simd>(self, s: S, len: usize, out: *mut f32) {
+        for x in (0..len).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(out.add(x), self.load_next(s, x)) };
+        }
+    }
 }
 
 /// Maps of more numbers, 1 MiB, are written past the caches: they would not stay there until they are read.
@@ -197,6 +209,18 @@ impl RowMut {
                 RowMut::F32 { row, .. } => s.store(row.add(x), value),
                 RowMut::Bf16(row) => s.store_bf16(row.add(x), value),
             }
+        }
+    }
+
+    /// Writes `len` numbers of `from` to the row.
+    ///
+    /// # Safety
+    /// Both have as many, no other thread is at the row, and `len` is a multiple of sixteen.
+    #[inline(always)]
+    pub unsafe fn store_row<S: Simd>(self, s: S, len: usize, from: *const f32) {
+        for x in (0..len).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe { self.store(s, x, s.load(from.add(x))) };
         }
     }
 }

@@ -6,7 +6,7 @@
 //! [`crate::epilogue`]). A row is that of one block of channels in one image, `[width, 16]`: small
 //! enough to stay in the first-level cache between the stages of a kernel.
 
-use crate::maps::{MapsMut, MapsRef, RowRef};
+use crate::maps::{MapsMut, MapsRef};
 use crate::prefetch::{MapRows, Prefetch};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::{ActivationFunction, MapShape};
@@ -125,61 +125,6 @@ unsafe fn affine_of_block<S: Simd>(s: S, affine: Option<Affine>, block: usize) -
     }
 }
 
-/// A row of an activation's input: `scale * value + shift + residual`.
-#[derive(Clone, Copy)]
-pub(crate) struct ArgumentRow<V> {
-    value: RowRef,
-    scale: V,
-    shift: V,
-    /// The residual, and its factor.
-    residual: Option<(RowRef, V)>,
-}
-
-impl<V: Copy> ArgumentRow<V> {
-    /// Sixteen numbers, from number `x` of the row.
-    ///
-    /// # Safety
-    /// They lie within the row.
-    #[inline(always)]
-    pub unsafe fn load<S: Simd<V = V>>(&self, s: S, x: usize) -> V {
-        let mut shift = self.shift;
-        // SAFETY: the caller's promise.
-        unsafe {
-            if let Some((residual, scale)) = self.residual {
-                shift = s.fma(scale, residual.load_next(s, x), shift);
-            }
-            s.fma(self.scale, self.value.load_next(s, x), shift)
-        }
-    }
-}
-
-impl Prologue<'_> {
-    /// A row of the activation's input.
-    ///
-    /// # Safety
-    /// [`check`](Self::check) has passed, and the maps have the row.
-    #[inline(always)]
-    pub(crate) unsafe fn argument<S: Simd>(
-        &self,
-        s: S,
-        image: usize,
-        block: usize,
-        y: usize,
-    ) -> ArgumentRow<S::V> {
-        let start = self.shape.row_offset(image, block, y);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (scale, mut shift) = affine_of_block(s, self.affine, block);
-            let residual = self.residual.map(|Residual { value, affine }| {
-                let (scale, more) = affine_of_block(s, affine, block);
-                shift = s.add(shift, more);
-                (value.row(start), scale)
-            });
-            ArgumentRow { value: self.value.row(start), scale, shift, residual }
-        }
-    }
-}
-
 struct LoadRow<'a, 'b> {
     prologue: &'b Prologue<'a>,
     image: usize,
@@ -192,54 +137,61 @@ impl Kernel for LoadRow<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let LoadRow { prologue, image, block, y, .. } = self;
-        // SAFETY: `Prologue::row`'s promises: the maps have the row.
+        let LoadRow { prologue, image, block, y, out } = self;
+        let shape = prologue.shape;
+        let (start, len) = (shape.row_offset(image, block, y), shape.row_len());
+        // SAFETY: `Prologue::row`'s promises: every slice has a row at `start`, `out` has room for it.
         unsafe {
             if let MapsRef::Nchw(planes) = prologue.value {
-                row_of_planes(prologue.shape, planes, image, y, self.out);
-                return self.fill(s, |x| s.load(self.out.add(x)));
-            }
-            let argument = prologue.argument(s, image, block, y);
-            let is_plain = prologue.affine.is_none() && prologue.residual.is_none();
-            match prologue.activation {
-                None if is_plain => self.fill(s, |x| argument.value.load_next(s, x)),
-                None => self.fill(s, |x| argument.load(s, x)),
-                Some(f) => match f.negative_slope() {
-                    Some(slope) => {
-                        let slope = s.splat(slope);
-                        self.fill(s, |x| leaky_relu(s, argument.load(s, x), slope));
+                row_of_planes(shape, planes, image, y, out);
+            } else {
+                let value = prologue.value.row(start);
+                let (scale, shift) = affine_of_block(s, prologue.affine, block);
+                let residual = prologue.residual.map(|r| (r.value.row(start), r.affine));
+                // The usual cases have a loop each: an activation of two straight lines, or none, is
+                // the leaky ReLU of its slope below zero.
+                let slope = match prologue.activation {
+                    None => Some(1.0),
+                    Some(f) => f.negative_slope(),
+                };
+                match (residual, slope) {
+                    (None, _) if prologue.affine.is_none() && prologue.activation.is_none() => {
+                        value.load_row(s, len, out);
                     }
-                    // The residual is added last. That gives other last bits than `ArgumentRow::load`, and is kept so that
-                    // results stay what they were.
-                    None => self.fill(s, |x| {
-                        let ArgumentRow { value, scale, shift, residual } = argument;
-                        let mut u = s.fma(scale, value.load_next(s, x), shift);
-                        if let Some((residual, scale)) = residual {
-                            u = s.fma(scale, residual.load_next(s, x), u);
+                    (None, Some(slope)) => {
+                        let slope = s.splat(slope);
+                        for x in (0..len).step_by(LANES) {
+                            let u = s.fma(scale, value.load_next(s, x), shift);
+                            s.store(out.add(x), leaky_relu(s, u, slope));
                         }
-                        f.value(s, u)
-                    }),
-                },
-            }
-        }
-    }
-}
-
-impl LoadRow<'_, '_> {
-    /// Writes the row of these numbers, and saves it where that is wanted.
-    #[inline(always)]
-    fn fill<S: Simd>(&self, s: S, numbers: impl Fn(usize) -> S::V) {
-        let LoadRow { prologue, image, block, y, out } = *self;
-        let (start, len) = (prologue.shape.row_offset(image, block, y), prologue.shape.row_len());
-        // SAFETY: `Prologue::row`'s promises: all have a row there.
-        unsafe {
-            let save = prologue.save.as_ref().map(|save| save.row(start));
-            for x in (0..len).step_by(LANES) {
-                let value = numbers(x);
-                s.store(out.add(x), value);
-                if let Some(save) = save {
-                    save.store(s, x, value);
+                    }
+                    (Some((residual, affine)), Some(slope)) => {
+                        let slope = s.splat(slope);
+                        let (rscale, rshift) = affine_of_block(s, affine, block);
+                        let shift = s.add(shift, rshift);
+                        for x in (0..len).step_by(LANES) {
+                            let r = s.fma(rscale, residual.load_next(s, x), shift);
+                            let u = s.fma(scale, value.load_next(s, x), r);
+                            s.store(out.add(x), leaky_relu(s, u, slope));
+                        }
+                    }
+                    (residual, None) => {
+                        let (rscale, rshift) =
+                            affine_of_block(s, residual.and_then(|(_, affine)| affine), block);
+                        let shift = s.add(shift, rshift);
+                        let f = prologue.activation.expect("no activation has a slope");
+                        for x in (0..len).step_by(LANES) {
+                            let mut u = s.fma(scale, value.load_next(s, x), shift);
+                            if let Some((residual, _)) = residual {
+                                u = s.fma(rscale, residual.load_next(s, x), u);
+                            }
+                            s.store(out.add(x), f.value(s, u));
+                        }
+                    }
                 }
+            }
+            if let Some(save) = &prologue.save {
+                save.row(start).store_row(s, len, out);
             }
         }
     }
@@ -361,9 +313,7 @@ impl Kernel for LoadGradientRow<'_, '_> {
         unsafe {
             let gradient = MapsRef::F32(prologue.gradient).row(start);
             let Some(NormGradient { value, a, b, c }) = prologue.norm else {
-                for x in (0..len).step_by(LANES) {
-                    s.store(out.add(x), gradient.load_next(s, x));
-                }
+                gradient.load_row(s, len, out);
                 return;
             };
             let (value, at) = (value.row(start), block * LANES);

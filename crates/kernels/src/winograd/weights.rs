@@ -192,12 +192,17 @@ impl<T: Tile> Kernel for Gather<'_, T> {
                 unsafe {
                     let mut lines: [[S::V; 6]; 3] = [[s.zero(); 6]; 3];
                     let mut sums = [s.zero(); MOST_ELEMENTS];
-                    for part in 0..count {
-                        let mut from = parts.as_ptr().add(part * T::ELEMENTS * stride + of_part);
+                    let mut from = parts.as_ptr().add(of_part);
+                    for sum in sums.iter_mut().take(T::ELEMENTS) {
+                        s.prefetch_l1(from.wrapping_add(AHEAD));
+                        *sum = s.load(from);
+                        from = from.wrapping_add(stride);
+                    }
+                    // The next part follows.
+                    for _ in 1..count {
                         for sum in sums.iter_mut().take(T::ELEMENTS) {
                             s.prefetch_l1(from.wrapping_add(AHEAD));
-                            let value = s.load(from);
-                            *sum = if part == 0 { value } else { s.add(*sum, value) };
+                            *sum = s.add(*sum, s.load(from));
                             from = from.wrapping_add(stride);
                         }
                     }
