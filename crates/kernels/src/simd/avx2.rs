@@ -27,6 +27,24 @@ macro_rules! intrinsic {
     };
 }
 
+impl Avx2 {
+    /// The nearest bfloat16s, to even on a tie, in the lower halves of numbers of 32 bits.
+    #[inline(always)]
+    fn nearest_bf16(self, value: __m256) -> __m256i {
+        intrinsic!({
+            let bits = _mm256_castps_si256(value);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_castsi256_ps(_mm256_add_epi32(bits, half));
+            // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let none = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
+            let result = _mm256_blendv_ps(rounded, _mm256_castsi256_ps(quiet), none);
+            _mm256_srli_epi32::<16>(_mm256_castps_si256(result))
+        })
+    }
+}
+
 // SAFETY: `new` asks the processor.
 unsafe impl Simd for Avx2 {
     type V = (__m256, __m256);
@@ -140,19 +158,9 @@ unsafe impl Simd for Avx2 {
     unsafe fn store_bf16(self, to: *mut u16, value: Self::V) {
         // SAFETY: the caller's promise; the instructions as above.
         unsafe {
-            let narrow = |value: __m256| {
-                let bits = _mm256_castps_si256(value);
-                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-                let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-                let rounded = _mm256_castsi256_ps(_mm256_add_epi32(bits, half));
-                // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
-                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-                let none = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
-                let result = _mm256_blendv_ps(rounded, _mm256_castsi256_ps(quiet), none);
-                _mm256_srli_epi32::<16>(_mm256_castps_si256(result))
-            };
             // Packing works within halves of 128 bits; the permutation puts them in order.
-            let packed = _mm256_packus_epi32(narrow(value.0), narrow(value.1));
+            let packed =
+                _mm256_packus_epi32(self.nearest_bf16(value.0), self.nearest_bf16(value.1));
             _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
         }
     }

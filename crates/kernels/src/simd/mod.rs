@@ -21,7 +21,8 @@ pub(crate) use tile::{GemmTile, GemmTnTile, Segment};
 pub const LANES: usize = 16;
 
 /// Work to be compiled for an instruction set. `run` must be `#[inline(always)]`, and so must be
-/// every function that it hands `s` to, unless that goes through [`Simd::call`].
+/// every function that it hands `s` to, unless that goes through [`Simd::call`]. No closure may compute with vectors: where
+/// it is not inlined, each operation in it becomes a call (`nm -C` then shows functions of `core_arch::x86::avx`).
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, s: S) -> Self::Output;
