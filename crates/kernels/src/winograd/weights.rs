@@ -193,16 +193,12 @@ impl<T: Tile> Kernel for Gather<'_, T> {
                     let mut lines: [[S::V; 6]; 3] = [[s.zero(); 6]; 3];
                     let mut sums = [s.zero(); MOST_ELEMENTS];
                     let mut from = parts.as_ptr().add(of_part);
-                    for sum in sums.iter_mut().take(T::ELEMENTS) {
-                        s.prefetch_l1(from.wrapping_add(AHEAD));
-                        *sum = s.load(from);
-                        from = from.wrapping_add(stride);
-                    }
-                    // The next part follows.
-                    for _ in 1..count {
+                    // Parts follow one another, so the last element's successor is the next part's first.
+                    for part in 0..count {
                         for sum in sums.iter_mut().take(T::ELEMENTS) {
                             s.prefetch_l1(from.wrapping_add(AHEAD));
-                            *sum = s.add(*sum, s.load(from));
+                            let value = s.load(from);
+                            *sum = if part == 0 { value } else { s.add(*sum, value) };
                             from = from.wrapping_add(stride);
                         }
                     }
