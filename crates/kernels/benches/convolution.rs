@@ -2,7 +2,7 @@
 //! forward (normalise and activate on the way in, sums on the way out) and backward (BatchNorm's
 //! gradient in; slope and sums out), beside the processor's FMA peak.
 //!
-//! `cargo bench -p crescendo-kernels -- [threads] [isa] [batch] [winograd4|winograd2|direct]`
+//! `cargo bench -p crescendo-kernels -- [threads] [isa] [batch] [winograd4|winograd4-bf16|winograd2|direct]`
 //!
 //! With several numbers of threads, as in `8,16,64`, one thread computes what so many would, and times every task:
 //! what is printed is how many times as fast as one thread they should be, and how much more time all tasks take
@@ -45,6 +45,7 @@ fn main() {
     let isa = isa.expect("this processor does not have that instruction set");
     let algorithm = match arguments.get(3).map(String::as_str) {
         None | Some("winograd4") => ConvAlgorithm::Winograd4,
+        Some("winograd4-bf16") => ConvAlgorithm::Winograd4Bf16,
         Some("winograd2") => ConvAlgorithm::Winograd2,
         Some("direct") => ConvAlgorithm::Direct,
         Some(other) => panic!("{other} is no algorithm"),

@@ -9,7 +9,7 @@ use crate::conv_shape::Convolution;
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::leaves::Leaves;
 use crate::prologue::{GradientPrologue, Prologue};
-use crate::winograd::{self, Size};
+use crate::winograd::{self, Variant};
 use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, direct};
 
@@ -25,6 +25,8 @@ pub enum ConvAlgorithm {
     Winograd2,
     /// Winograd F(4x4, 3x3): 36 multiplications for 16 outputs, where direct convolution needs 144.
     Winograd4,
+    /// The same with products of bfloat16: what is multiplied is rounded to it after the transforms; sums are `f32`.
+    Winograd4Bf16,
 }
 
 /// Transforming one channel of a tile takes about as long as this many multiplications for each of its
@@ -36,10 +38,16 @@ const READ_PRODUCTS: usize = 20;
 
 impl Convolution {
     /// Whether the algorithm can compute it: Winograd's need filters of 3x3, stride 1 and a padding of at
-    /// most 1.
+    /// most 1; with products of bfloat16 also even numbers of channels.
     pub fn supports(&self, algorithm: ConvAlgorithm) -> bool {
-        algorithm == ConvAlgorithm::Direct
-            || (self.kernel == 3 && self.stride == 1 && self.padding <= 1)
+        let for_winograd = self.kernel == 3 && self.stride == 1 && self.padding <= 1;
+        match algorithm {
+            ConvAlgorithm::Direct => true,
+            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => for_winograd,
+            ConvAlgorithm::Winograd4Bf16 => {
+                for_winograd && self.inputs.is_multiple_of(2) && self.outputs.is_multiple_of(2)
+            }
+        }
     }
 
     /// The algorithm that should be fastest for large batches of images of this shape, from the number of
@@ -62,12 +70,12 @@ impl Convolution {
             [ConvAlgorithm::Winograd4, ConvAlgorithm::Winograd2, ConvAlgorithm::Direct];
         let products = |algorithm: ConvAlgorithm| match algorithm {
             ConvAlgorithm::Direct => self.weight_len() * output.pixels(),
-            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
-                let size = size(algorithm);
-                let side = |length: usize| length.div_ceil(size.outputs());
+            _ => {
+                let variant = variant(algorithm);
+                let side = |length: usize| length.div_ceil(variant.outputs());
                 let channels = input.padded_channels() + output.padded_channels();
                 let tile = self.inputs * self.outputs + TRANSFORM_PRODUCTS * channels;
-                side(output.height) * side(output.width) * size.elements() * tile
+                side(output.height) * side(output.width) * variant.elements() * tile
             }
         };
         let cost = |&algorithm: &ConvAlgorithm| {
@@ -81,9 +89,7 @@ impl Convolution {
     pub fn packed_len(&self, algorithm: ConvAlgorithm) -> usize {
         match algorithm {
             ConvAlgorithm::Direct => direct::packed_len(self),
-            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
-                winograd::packed_len(size(algorithm), self)
-            }
+            _ => winograd::packed_len(variant(algorithm), self),
         }
     }
 
@@ -98,9 +104,7 @@ impl Convolution {
     ) -> WorkspaceSize {
         match algorithm {
             ConvAlgorithm::Direct => direct::workspace_size(self, input, backward, threads),
-            ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => {
-                winograd::workspace_size(size(algorithm), self, input, backward, threads)
-            }
+            _ => winograd::workspace_size(variant(algorithm), self, input, backward, threads),
         }
     }
 
@@ -111,8 +115,13 @@ impl Convolution {
     }
 }
 
-fn size(algorithm: ConvAlgorithm) -> Size {
-    if algorithm == ConvAlgorithm::Winograd2 { Size::Two } else { Size::Four }
+/// The variant of one of Winograd's algorithms.
+fn variant(algorithm: ConvAlgorithm) -> Variant {
+    match algorithm {
+        ConvAlgorithm::Winograd2 => Variant::Two,
+        ConvAlgorithm::Winograd4Bf16 => Variant::FourBf16,
+        ConvAlgorithm::Direct | ConvAlgorithm::Winograd4 => Variant::Four,
+    }
 }
 
 /// Packs weights for [`forward`] with the same algorithm. `scale` is a factor for each output channel: a
@@ -135,7 +144,7 @@ pub fn pack_weights(
     if algorithm == ConvAlgorithm::Direct {
         direct::pack_weights(processor, layer, weight, scale, packed);
     } else {
-        winograd::pack_weights(processor, size(algorithm), layer, weight, scale, packed);
+        winograd::pack_weights(processor, variant(algorithm), layer, weight, scale, packed);
     }
 }
 
@@ -160,7 +169,7 @@ pub fn forward(
     if algorithm == ConvAlgorithm::Direct {
         direct::forward(processor, workspace, layer, prologue, packed, epilogue);
     } else {
-        winograd::forward(processor, workspace, size(algorithm), layer, prologue, packed, epilogue);
+        winograd::forward(processor, workspace, variant(algorithm), layer, prologue, packed, epilogue);
     }
 }
 
@@ -202,9 +211,9 @@ pub fn backward(
             processor, workspace, layer, prologue, weight, gradient, leaves, dweight, epilogue,
         );
     } else {
-        let size = size(algorithm);
+        let variant = variant(algorithm);
         winograd::backward(
-            processor, workspace, size, layer, prologue, weight, gradient, leaves, dweight,
+            processor, workspace, variant, layer, prologue, weight, gradient, leaves, dweight,
             epilogue,
         );
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::Processor;
 use crate::disjoint_slice::DisjointSlice;
-use crate::micro_kernel::{PANEL, Packing, PanelGemm};
+use crate::micro_kernel::{F32, PANEL, Packing, PanelGemm};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Segment, Simd};
 use crate::workspace::{Workers, WorkspaceSize};
@@ -169,7 +169,7 @@ impl Kernel for PanelRows<'_> {
                     accumulate: start > 0,
                     prefetch: &Prefetch::nothing(),
                 };
-                gemm.run(s);
+                gemm.run(s, F32);
             }
         }
     }

@@ -41,7 +41,7 @@ use std::ops::Range;
 
 use crate::gemm::{self, DEPTH, Rhs, gemm};
 use crate::leaves::{self, GroupSlices, Leaf, LeafSum, Leaves};
-use crate::micro_kernel::{PANEL, PanelGemmTn};
+use crate::micro_kernel::{F32, PANEL, PanelGemmTn};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -268,7 +268,7 @@ impl Weights<'_> {
                     accumulate,
                     prefetch: &Prefetch::nothing(),
                 };
-                correlate.run(s);
+                correlate.run(s, F32);
             }
         }
     }

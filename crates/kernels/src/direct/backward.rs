@@ -11,7 +11,7 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{self, GroupSlices, Leaves, Parts};
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, panel};
+use crate::micro_kernel::{F32, PANEL, Packing, PanelGemm, PanelGemmTn, panel};
 use crate::partition::{images_in_cache, intersection};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
@@ -417,7 +417,7 @@ unsafe fn add_to_sum<S: Simd>(
                     accumulate: accumulate || first > 0,
                     prefetch,
                 };
-                correlate.run(s);
+                correlate.run(s, F32);
             }
         }
     }
@@ -524,7 +524,7 @@ impl Backward<'_> {
                         accumulate: first > 0,
                         prefetch,
                     };
-                    gemm.run(s);
+                    gemm.run(s, F32);
                 }
                 b = b.add(depth * vectors * LANES);
             }

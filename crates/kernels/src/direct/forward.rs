@@ -7,7 +7,7 @@ use super::geometry::{Geometry, Margins};
 use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::{PANEL, Packing, PanelGemm, ahead};
+use crate::micro_kernel::{F32, PANEL, Packing, PanelGemm, ahead};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
@@ -203,7 +203,7 @@ impl Forward<'_> {
                         accumulate: first > 0,
                         prefetch,
                     };
-                    gemm.run(s);
+                    gemm.run(s, F32);
                 }
                 b = b.add(depth * vectors * LANES);
             }

@@ -10,9 +10,13 @@
 //! filter tap). `b` is packed in panels of up to 64 columns, and those as register tiles read them: first all `k` of
 //! the columns of one tile, then those of the next ([`Packing`]). Rows of 64 numbers of which a tile reads sixteen
 //! would use a quarter of the first-level cache's sets.
+//!
+//! Both compute in either [`Precision`]. What is said of numbers and of `k` holds for words of 32 bits: in bfloat16 a word is
+//! a pair of numbers, and a step of the GEMM are two `k`.
 
 mod panel_gemm;
 mod panel_gemm_tn;
+mod precision;
 
 use std::ops::Range;
 
@@ -20,6 +24,7 @@ use crate::simd::{Kernel, LANES, Simd};
 
 pub(crate) use panel_gemm::{FEW_ROWS, PanelGemm, ahead};
 pub(crate) use panel_gemm_tn::PanelGemmTn;
+pub(crate) use precision::{Bf16, F32, Precision};
 
 /// Columns of a panel of `b`, at most: four vectors.
 pub(crate) const PANEL: usize = 4 * LANES;
@@ -55,7 +60,7 @@ macro_rules! dispatch {
     };
     (@rows $s:expr, $tile:ident, $rows:expr, $operands:expr, $w:literal, [$($r:literal)*]) => {
         match $rows {
-            $($r if const { $r <= S::ROWS[$w - 1] } => $s.call($tile::<'_, $r, $w>($operands)),)*
+            $($r if const { $r <= S::ROWS[$w - 1] } => $s.call($tile::<'_, _, $r, $w>($operands)),)*
             _ => unreachable!("more rows than the instruction set has registers for"),
         }
     };
@@ -135,7 +140,7 @@ impl Kernel for PackingOf {
 /// # Safety
 /// All of them lie within memory that may be read.
 #[inline(always)]
-unsafe fn steps<S: Simd, const R: usize, const W: usize>(
+unsafe fn steps<S: Simd, P: Precision, const R: usize, const W: usize>(
     s: S,
     len: usize,
     mut a: *const f32,
@@ -155,7 +160,7 @@ unsafe fn steps<S: Simd, const R: usize, const W: usize>(
         for k in 0..UNROLLED {
             // SAFETY: the caller's promise.
             unsafe {
-                step(
+                step::<S, P, R, W>(
                     s,
                     a.add(k * a_strides[0]),
                     a_strides[1],
@@ -171,7 +176,7 @@ unsafe fn steps<S: Simd, const R: usize, const W: usize>(
     }
     for _ in 0..len % UNROLLED {
         // SAFETY: the caller's promise.
-        unsafe { step(s, a, a_strides[1], b, b_strides[1], sums) };
+        unsafe { step::<S, P, R, W>(s, a, a_strides[1], b, b_strides[1], sums) };
         a = a.wrapping_add(a_strides[0]);
         b = b.wrapping_add(b_strides[0]);
     }
@@ -185,7 +190,7 @@ const UNROLLED: usize = 4;
 /// # Safety
 /// All of them lie within memory that may be read.
 #[inline(always)]
-unsafe fn step<S: Simd, const R: usize, const W: usize>(
+unsafe fn step<S: Simd, P: Precision, const R: usize, const W: usize>(
     s: S,
     a: *const f32,
     a_row: usize,
@@ -202,7 +207,7 @@ unsafe fn step<S: Simd, const R: usize, const W: usize>(
         // SAFETY: the caller's promise.
         let spread = s.splat(unsafe { *a.add(r * a_row) });
         for (sum, &column) in sums.iter_mut().zip(&columns) {
-            *sum = s.fma(spread, column, *sum);
+            *sum = P::multiply_add(s, spread, column, *sum);
         }
     }
 }

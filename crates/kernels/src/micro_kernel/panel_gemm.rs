@@ -1,6 +1,8 @@
 //! The GEMM of some rows with a packed panel.
 
-use super::{STEP, dispatch, load_tile, steps, store_tile, tiles_of_rows};
+use std::marker::PhantomData;
+
+use super::{Precision, STEP, dispatch, load_tile, steps, store_tile, tiles_of_rows};
 use crate::prefetch::{Cursor, Prefetch};
 use crate::simd::{GemmTile, Kernel, LANES, Segment, Simd};
 
@@ -45,23 +47,25 @@ impl PanelGemm<'_> {
     /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
     /// written (`c`), and nobody else is at `c`.
     #[inline(always)]
-    pub(crate) unsafe fn run<S: Simd>(&self, s: S) {
+    pub(crate) unsafe fn run<S: Simd, P: Precision>(&self, s: S, _: P) {
         let width = self.vectors;
         // Where register tiles are one vector wide, they have all columns of a packed tile; others may have some of them.
         let is_whole = S::ROWS[1] == 0 || self.b_row == width * LANES;
-        let is_usual = is_whole
+        let is_usual = P::K == 1
+            && is_whole
             && self.b_ahead == 0
             && !self.segments.is_empty()
             && self.segments.iter().all(|segment| segment.len == LANES);
         for (row, rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
-            let tiles = Tiles { gemm: self, row, count, is_whole, is_usual };
+            let precision = PhantomData::<P>;
+            let tiles = Tiles { gemm: self, row, count, is_whole, is_usual, precision };
             dispatch!(s, RegisterTiles, rows, width, tiles);
         }
     }
 }
 
 /// Some register tiles of a GEMM, one below the other.
-struct Tiles<'a> {
+struct Tiles<'a, P> {
     gemm: &'a PanelGemm<'a>,
     /// Where the first begins, and how many there are.
     row: usize,
@@ -70,11 +74,12 @@ struct Tiles<'a> {
     is_whole: bool,
     /// Whether all segments are whole, too, and nothing of `b` is prefetched.
     is_usual: bool,
+    precision: PhantomData<P>,
 }
 
-struct RegisterTiles<'a, const R: usize, const W: usize>(Tiles<'a>);
+struct RegisterTiles<'a, P, const R: usize, const W: usize>(Tiles<'a, P>);
 
-impl<const R: usize, const W: usize> Kernel for RegisterTiles<'_, R, W> {
+impl<P: Precision, const R: usize, const W: usize> Kernel for RegisterTiles<'_, P, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -98,7 +103,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTiles<'_, R, W> {
     }
 }
 
-impl<const R: usize, const W: usize> RegisterTiles<'_, R, W> {
+impl<P: Precision, const R: usize, const W: usize> RegisterTiles<'_, P, R, W> {
     /// One of them.
     ///
     /// # Safety
@@ -118,18 +123,19 @@ impl<const R: usize, const W: usize> RegisterTiles<'_, R, W> {
                 let a = a.add(segment.offset);
                 let sums = &mut sums;
                 // The usual length and distances as constants: the loop is unrolled, and addresses cost no instructions.
-                match (segment.len, a_row, is_whole) {
-                    (LANES, LANES, true) => {
-                        let strides = [[1, LANES], [W * LANES, LANES]];
-                        steps::<S, R, W>(s, LANES, a, b, strides, ahead, sums)
+                let block = const { LANES / P::K };
+                match (segment.len == block, a_row == block, is_whole) {
+                    (true, true, true) => {
+                        let strides = [[1, block], [W * LANES, LANES]];
+                        steps::<S, P, R, W>(s, block, a, b, strides, ahead, sums)
                     }
-                    (LANES, a_row, true) => {
+                    (true, false, true) => {
                         let strides = [[1, a_row], [W * LANES, LANES]];
-                        steps::<S, R, W>(s, LANES, a, b, strides, ahead, sums)
+                        steps::<S, P, R, W>(s, block, a, b, strides, ahead, sums)
                     }
-                    (len, a_row, _) => {
+                    _ => {
                         let strides = [[1, a_row], [b_row, LANES]];
-                        steps::<S, R, W>(s, len, a, b, strides, ahead, sums)
+                        steps::<S, P, R, W>(s, segment.len, a, b, strides, ahead, sums)
                     }
                 }
                 b = b.add(segment.len * b_row);
@@ -141,7 +147,7 @@ impl<const R: usize, const W: usize> RegisterTiles<'_, R, W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Packing;
+    use super::super::{F32, Packing};
     use super::super::tests::numbers;
     use super::*;
     use crate::Isa;
@@ -208,7 +214,7 @@ mod tests {
                     prefetch: &Prefetch::nothing(),
                 };
                 // SAFETY: the memory was made for these distances.
-                unsafe { gemm.run(s) };
+                unsafe { gemm.run(s, F32) };
                 assert_eq!(c, expected, "{rows} rows, {lens:?}, {a_row}, {c_row}, {accumulate}");
             }
         }

@@ -1,6 +1,8 @@
 //! The same with the first matrix transposed.
 
-use super::{STEP, dispatch, load_tile, steps, store_tile, tile_width, tiles_of_rows};
+use std::marker::PhantomData;
+
+use super::{Precision, STEP, dispatch, load_tile, steps, store_tile, tile_width, tiles_of_rows};
 use crate::prefetch::{Cursor, Prefetch};
 use crate::simd::{GemmTnTile, Kernel, LANES, Simd};
 
@@ -34,34 +36,36 @@ impl PanelGemmTn<'_> {
     /// Every number that the description reaches lies in memory that may be read (`a`, `b`) or
     /// written (`c`), and nobody else is at `c`.
     #[inline(always)]
-    pub(crate) unsafe fn run<S: Simd>(&self, s: S) {
+    pub(crate) unsafe fn run<S: Simd, P: Precision>(&self, s: S, _: P) {
         // A tile has all vectors where it can have more than one.
         let width = tile_width::<S>(self.vectors);
         assert!(self.vectors.is_multiple_of(width), "vectors that fill no tile of columns");
         for (row, rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
-            let tiles = TilesTn { gemm: self, row, count };
+            let tiles = TilesTn { gemm: self, row, count, precision: PhantomData::<P> };
             dispatch!(s, RegisterTilesTn, rows, width, tiles);
         }
     }
 }
 
 /// Some register tiles of a GEMM with `a` transposed, one below the other and side by side.
-struct TilesTn<'a> {
+struct TilesTn<'a, P> {
     gemm: &'a PanelGemmTn<'a>,
     /// Where the first begins, and how many there are.
     row: usize,
     count: usize,
+    precision: PhantomData<P>,
 }
 
-struct RegisterTilesTn<'a, const R: usize, const W: usize>(TilesTn<'a>);
+struct RegisterTilesTn<'a, P, const R: usize, const W: usize>(TilesTn<'a, P>);
 
-impl<const R: usize, const W: usize> Kernel for RegisterTilesTn<'_, R, W> {
+impl<P: Precision, const R: usize, const W: usize> Kernel for RegisterTilesTn<'_, P, R, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let TilesTn { gemm, row, count } = self.0;
+        let TilesTn { gemm, row, count, .. } = self.0;
         let &PanelGemmTn { a_line, b_line, lines, len, c_row, accumulate, .. } = gemm;
-        let is_usual = gemm.b_step == LANES
+        let is_usual = P::K == 1
+            && gemm.b_step == LANES
             && gemm.a_step.is_multiple_of(LANES)
             && len.is_multiple_of(GemmTnTile::UNROLLED)
             && len * lines > 0;
@@ -87,7 +91,7 @@ impl<const R: usize, const W: usize> Kernel for RegisterTilesTn<'_, R, W> {
     }
 }
 
-impl<const R: usize, const W: usize> RegisterTilesTn<'_, R, W> {
+impl<P: Precision, const R: usize, const W: usize> RegisterTilesTn<'_, P, R, W> {
     /// One of them.
     ///
     /// # Safety
@@ -117,11 +121,11 @@ impl<const R: usize, const W: usize> RegisterTilesTn<'_, R, W> {
                     match (count, a_step, b_step) {
                         (LANES, LANES, LANES) => {
                             let strides = [[LANES, 1], [LANES, b_vector]];
-                            steps::<S, R, W>(s, LANES, a, b, strides, 0, sums)
+                            steps::<S, P, R, W>(s, LANES, a, b, strides, 0, sums)
                         }
                         (count, a_step, b_step) => {
                             let strides = [[a_step, 1], [b_step, b_vector]];
-                            steps::<S, R, W>(s, count, a, b, strides, 0, sums)
+                            steps::<S, P, R, W>(s, count, a, b, strides, 0, sums)
                         }
                     }
                     a = a.wrapping_add(count * a_step);
@@ -135,6 +139,7 @@ impl<const R: usize, const W: usize> RegisterTilesTn<'_, R, W> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::F32;
     use super::super::tests::numbers;
     use super::*;
     use crate::Isa;
@@ -186,7 +191,7 @@ mod tests {
                 prefetch: &Prefetch::nothing(),
             };
             // SAFETY: the memory was made for these distances.
-            unsafe { gemm.run(s) };
+            unsafe { gemm.run(s, F32) };
             assert_eq!(c, expected, "{rows} rows, {lines} lines of {len}, {a_step}, {accumulate}");
         }
     }

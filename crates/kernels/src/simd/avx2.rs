@@ -43,6 +43,25 @@ impl Avx2 {
             _mm256_srli_epi32::<16>(_mm256_castps_si256(result))
         })
     }
+
+    /// See [`Simd::pair_bf16`].
+    #[inline(always)]
+    fn half_pair_bf16(self, even: __m256, odd: __m256) -> __m256 {
+        let (even, odd) = (self.nearest_bf16(even), self.nearest_bf16(odd));
+        intrinsic!(_mm256_castsi256_ps(_mm256_or_si256(even, _mm256_slli_epi32::<16>(odd))))
+    }
+
+    /// See [`Simd::dot_bf16`].
+    #[inline(always)]
+    fn half_dot_bf16(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        intrinsic!({
+            let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+            let sum = _mm256_fmadd_ps(_mm256_and_ps(a, mask), _mm256_and_ps(b, mask), c);
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let (a, b) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
+            _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum)
+        })
+    }
 }
 
 // SAFETY: `new` asks the processor.
@@ -163,6 +182,14 @@ unsafe impl Simd for Avx2 {
                 _mm256_packus_epi32(self.nearest_bf16(value.0), self.nearest_bf16(value.1));
             _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
         }
+    }
+    #[inline(always)]
+    fn pair_bf16(self, even: Self::V, odd: Self::V) -> Self::V {
+        (self.half_pair_bf16(even.0, odd.0), self.half_pair_bf16(even.1, odd.1))
+    }
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        (self.half_dot_bf16(a.0, b.0, c.0), self.half_dot_bf16(a.1, b.1, c.1))
     }
     #[inline(always)]
     unsafe fn add_wide(self, sums: *mut f64, value: Self::V) {

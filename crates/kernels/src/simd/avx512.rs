@@ -1,45 +1,182 @@
 //! AVX-512: a vector is one register, of which there are 32.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has AVX-512F, BW, DQ and VL.
+/// Proof that the processor has AVX-512F, BW, DQ and VL, and the `F`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<F>(F);
 
-impl Avx512 {
-    pub fn new() -> Option<Self> {
+impl Avx512<Base> {
+    pub fn base() -> Option<Self> {
         (is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("fma"))
-        .then_some(Avx512(()))
+        .then_some(Avx512(Base(())))
     }
 }
 
+impl Avx512<Bf16> {
+    pub fn with_bf16() -> Option<Self> {
+        Avx512::base()?;
+        is_x86_feature_detected!("avx512bf16").then_some(Avx512(Bf16(())))
+    }
+}
+
+/// Features beyond those that every [`Avx512`] has, and what depends on them.
+///
+/// # Safety
+/// Whoever calls a function has a value of the type, which exists only where the processor has the features.
+pub(super) unsafe trait Features: Copy + Send + Sync {
+    unsafe fn enter<K: Kernel>(s: Avx512<Self>, kernel: K) -> K::Output;
+    /// See [`Simd::store_bf16`].
+    unsafe fn nearest_bf16(value: __m512) -> __m256i;
+    /// See [`Simd::pair_bf16`].
+    unsafe fn pair_bf16(even: __m512, odd: __m512) -> __m512;
+    /// See [`Simd::dot_bf16`].
+    unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512;
+}
+
+/// None.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Base(());
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn enter<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+fn enter<K: Kernel>(s: Avx512<Base>, kernel: K) -> K::Output {
     kernel.run(s)
+}
+
+// SAFETY: `base` asks the processor.
+unsafe impl Features for Base {
+    #[inline(always)]
+    unsafe fn enter<K: Kernel>(s: Avx512<Self>, kernel: K) -> K::Output {
+        // SAFETY: the caller's promise.
+        unsafe { enter(s, kernel) }
+    }
+    #[inline(always)]
+    unsafe fn nearest_bf16(value: __m512) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded_bf16(value))) }
+    }
+    #[inline(always)]
+    unsafe fn pair_bf16(even: __m512, odd: __m512) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let lower = _mm512_srli_epi32::<16>(rounded_bf16(even));
+            let upper = _mm512_and_si512(rounded_bf16(odd), upper_halves());
+            _mm512_castsi512_ps(_mm512_or_si512(lower, upper))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let mask = upper_halves();
+            let upper = (_mm512_and_si512(a, mask), _mm512_and_si512(b, mask));
+            let lower = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+            let sum =
+                _mm512_fmadd_ps(_mm512_castsi512_ps(upper.0), _mm512_castsi512_ps(upper.1), c);
+            _mm512_fmadd_ps(_mm512_castsi512_ps(lower.0), _mm512_castsi512_ps(lower.1), sum)
+        }
+    }
+}
+
+/// # Safety
+/// The processor has AVX-512F.
+#[inline(always)]
+unsafe fn upper_halves() -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_set1_epi32(0xffff_0000_u32 as i32) }
+}
+
+/// The nearest bfloat16s, to even on a tie, in the upper halves of numbers of 32 bits; the lower ones have no meaning.
+///
+/// # Safety
+/// The processor has AVX-512F.
+#[inline(always)]
+unsafe fn rounded_bf16(value: __m512) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bits = _mm512_castps_si512(value);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        let rounded = _mm512_add_epi32(bits, half);
+        // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+        let none = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+        _mm512_mask_blend_epi32(none, rounded, quiet)
+    }
+}
+
+/// AVX512_BF16.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bf16(());
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
+fn enter_bf16<K: Kernel>(s: Avx512<Bf16>, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+/// Where [`Bf16::pair_bf16`] finds its numbers: from two vectors of 32 each, in turn.
+const IN_TURN: [u16; 32] = {
+    let mut places = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        places[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    places
+};
+
+// SAFETY: `with_bf16` asks the processor.
+unsafe impl Features for Bf16 {
+    #[inline(always)]
+    unsafe fn enter<K: Kernel>(s: Avx512<Self>, kernel: K) -> K::Output {
+        // SAFETY: the caller's promise.
+        unsafe { enter_bf16(s, kernel) }
+    }
+    #[inline(always)]
+    unsafe fn nearest_bf16(value: __m512) -> __m256i {
+        // SAFETY: the caller's promise; both are 256 bits.
+        unsafe { transmute(_mm512_cvtneps_pbh(value)) }
+    }
+    #[inline(always)]
+    unsafe fn pair_bf16(even: __m512, odd: __m512) -> __m512 {
+        // SAFETY: the caller's promise; vectors of 512 bits.
+        unsafe {
+            let one_after_another: __m512i = transmute(_mm512_cvtne2ps_pbh(odd, even));
+            let places = _mm512_loadu_si512(IN_TURN.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(places, one_after_another))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller's promise; vectors of 512 bits.
+        unsafe { _mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
+    }
 }
 
 /// Calls an intrinsic that is unsafe only for the instructions it needs.
 macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: `self` exists only where the processor has the instructions: `Avx512::new`.
+        // SAFETY: `self` exists only where the processor has the instructions: `Avx512::base`.
         unsafe { $call }
     };
 }
 
-// SAFETY: `new` asks the processor.
-unsafe impl Simd for Avx512 {
+// SAFETY: `base` and `with_bf16` ask the processor.
+unsafe impl<F: Features> Simd for Avx512<F> {
     type V = __m512;
     const ROWS: [usize; 4] = [12, 12, 8, 6];
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        intrinsic!(enter(self, kernel))
+        intrinsic!(F::enter(self, kernel))
     }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -125,18 +262,15 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16, value: __m512) {
         // SAFETY: the caller's promise; the instructions as above.
-        unsafe {
-            let bits = _mm512_castps_si512(value);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-            let rounded = _mm512_add_epi32(bits, half);
-            // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-            let none = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
-            let result = _mm512_mask_blend_epi32(none, rounded, quiet);
-            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(result));
-            _mm256_storeu_si256(to.cast(), halves);
-        }
+        unsafe { _mm256_storeu_si256(to.cast(), F::nearest_bf16(value)) }
+    }
+    #[inline(always)]
+    fn pair_bf16(self, even: __m512, odd: __m512) -> __m512 {
+        intrinsic!(F::pair_bf16(even, odd))
+    }
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        intrinsic!(F::dot_bf16(a, b, c))
     }
     #[inline(always)]
     unsafe fn add_wide(self, sums: *mut f64, value: __m512) {

@@ -88,6 +88,13 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Sixteen numbers can be written at `to`.
     unsafe fn store_bf16(self, to: *mut u16, value: Self::V);
+    /// Pairs of bfloat16s, rounded as by [`store_bf16`](Self::store_bf16): numbers of 32 bits whose lower halves are from
+    /// `even`.
+    fn pair_bf16(self, even: Self::V, odd: Self::V) -> Self::V;
+    /// Adds both products of each pair to `c`: first that of the upper halves, then that of the lower ones, each rounded
+    /// as by [`fma`](Self::fma). Where the processor has instructions for it, numbers below the smallest normal one are
+    /// zero.
+    fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Adds to sixteen sums in f64.
     ///
     /// # Safety
@@ -126,7 +133,7 @@ pub struct Isa(Level);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512(avx512::Avx512<avx512::Base>),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     Portable(portable::Portable),
@@ -140,7 +147,7 @@ impl Isa {
     pub fn new(name: &str) -> Option<Isa> {
         match name {
             #[cfg(target_arch = "x86_64")]
-            "avx512" => avx512::Avx512::new().map(Level::Avx512).map(Isa),
+            "avx512" => avx512::Avx512::base().map(Level::Avx512).map(Isa),
             #[cfg(target_arch = "x86_64")]
             "avx2" => avx2::Avx2::new().map(Level::Avx2).map(Isa),
             "portable" => Some(Isa(Level::Portable(portable::Portable))),
@@ -178,6 +185,26 @@ impl Isa {
             Level::Avx2(s) => s.call(kernel),
             Level::Portable(s) => s.call(kernel),
         }
+    }
+
+    /// Runs a kernel that multiplies bfloat16s, compiled for this instruction set and the instructions for that, if the
+    /// processor has them.
+    pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if let (Level::Avx512(_), Some(s)) = (self.0, avx512::Avx512::with_bf16()) {
+            return s.call(kernel);
+        }
+        self.run(kernel)
+    }
+
+    /// Whether it has instructions for products of bfloat16s. Without them they are computed in f32, slower than products
+    /// of f32.
+    pub fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512(_) = self.0 {
+            return avx512::Avx512::with_bf16().is_some();
+        }
+        false
     }
 }
 

@@ -31,6 +31,19 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
+/// The nearest bfloat16, to even on a tie.
+#[inline(always)]
+fn nearest_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
+    let rounded = if value.is_nan() {
+        bits | 0x0040_0000
+    } else {
+        bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
+    };
+    (rounded >> 16) as u16
+}
+
 // SAFETY: uses no special instructions.
 unsafe impl Simd for Portable {
     type V = V;
@@ -115,17 +128,27 @@ unsafe impl Simd for Portable {
     unsafe fn store_bf16(self, to: *mut u16, value: V) {
         let mut halves = [0; LANES];
         for (half, value) in halves.iter_mut().zip(value) {
-            let bits = value.to_bits();
-            // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
-            let rounded = if value.is_nan() {
-                bits | 0x0040_0000
-            } else {
-                bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
-            };
-            *half = (rounded >> 16) as u16;
+            *half = nearest_bf16(value);
         }
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(halves) }
+    }
+    #[inline(always)]
+    fn pair_bf16(self, even: V, odd: V) -> V {
+        map(|i| {
+            f32::from_bits(
+                u32::from(nearest_bf16(even[i])) | (u32::from(nearest_bf16(odd[i])) << 16),
+            )
+        })
+    }
+    #[inline(always)]
+    fn dot_bf16(self, a: V, b: V, c: V) -> V {
+        let upper = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
+        let lower = |x: f32| f32::from_bits(x.to_bits() << 16);
+        map(|i| {
+            let sum = multiply_add(upper(a[i]), upper(b[i]), c[i]);
+            multiply_add(lower(a[i]), lower(b[i]), sum)
+        })
     }
     #[inline(always)]
     unsafe fn add_wide(self, sums: *mut f64, value: V) {

@@ -3,16 +3,17 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::domain::{BackwardDomains, Operands, Order, len_of};
 use super::panel::{DomainGemm, DomainGemmTn};
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::{self, Direction, Weights};
-use super::{Domain, Geometry, odd_cache_lines, takes_leaves, transform_weights};
+use super::{Geometry, takes_leaves, transform_weights};
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{GroupSlices, Leaves, MOST_LEAVES, Parts};
-use crate::micro_kernel::{PANEL, panels};
+use crate::micro_kernel::{PANEL, Precision, panels};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
@@ -31,7 +32,7 @@ pub(super) struct Backward<'a, T> {
     pub tile: PhantomData<T>,
 }
 
-impl<T: Tile + Send + Sync> Backward<'_, T> {
+impl<T: Tile> Backward<'_, T> {
     pub fn run(
         &self,
         processor: &Processor,
@@ -44,9 +45,9 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let schedule = Schedule::new(&self.geometry, direction, workspace.group_tiles());
         let weights = Weights { weight, inputs, outputs, scale: None, direction };
         let (workers, shared) = workspace.split();
-        let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride());
+        let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride::<T::Precision>());
         if self.epilogue.is_some() {
-            transform_weights(processor, weights, u, self.tile);
+            transform_weights::<T>(processor, weights, u);
         }
         let (list, taps_len) = (&self.leaves.list(), weights::taps_len(inputs, outputs));
         let (taps, shared) = shared.split_at_mut(self.leaves.most() * taps_len);
@@ -207,10 +208,13 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
 
     /// Numbers that a part is computed in: the scratch memory and the domains of a group.
     fn part_len(&self, schedule: &Schedule) -> usize {
-        let Geometry { input, output, .. } = self.geometry;
-        let tiles = schedule.tiles(&self.geometry);
-        let domain = |shape: MapShape| T::ELEMENTS * Domain::element_len(shape.blocks(), tiles);
-        Lines::scratch(&self.geometry) + domain(input) + domain(output)
+        let rows = schedule.rows(&self.geometry);
+        Lines::scratch(&self.geometry) + len_of(|start| self.domains(rows, start))
+    }
+
+    /// The domains of a group of so many rows of tiles; the second value is where they end.
+    fn domains(&self, rows: usize, start: *mut f32) -> (BackwardDomains, *mut f32) {
+        BackwardDomains::new::<T>(&self.geometry, rows, Order::InTurn, start)
     }
 
     /// A part of a leaf, with its gradient of the weights where that is wanted. `then` is the part that probably follows
@@ -226,27 +230,15 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         gradient: Option<WeightGradient>,
         scratch: *mut f32,
     ) {
-        let Geometry { input, output, .. } = self.geometry;
         let groups = |part: usize| schedule.groups(&self.geometry, self.parts[part].images());
         for (count, (group, next)) in with_next(groups(part)).enumerate() {
             let next = next.or_else(|| groups(then?).next());
-            let tiles = group.tiles(&self.geometry);
             let start = scratch.wrapping_add(Lines::scratch(&self.geometry));
-            let v = Domain::new(start, input.blocks(), tiles);
-            let len = T::ELEMENTS * Domain::element_len(input.blocks(), tiles);
-            let dm = Domain::new(start.wrapping_add(len), output.blocks(), tiles);
+            let (domains, _) = self.domains(group.rows(), start);
             let (pass, accumulate) = (self, count > 0);
-            processor.isa.run(Task {
-                pass,
-                group,
-                next,
-                packed,
-                v,
-                dm,
-                gradient,
-                accumulate,
-                scratch,
-            });
+            let task =
+                Task { pass, group, next, packed, domains, gradient, accumulate, scratch };
+            T::Precision::run(processor.isa, task);
         }
     }
 }
@@ -277,8 +269,7 @@ struct Task<'a, T> {
     group: Group,
     next: Option<Group>,
     packed: &'a [f32],
-    v: Domain,
-    dm: Domain,
+    domains: BackwardDomains,
     gradient: Option<WeightGradient>,
     /// Whether groups before this one have begun its sum.
     accumulate: bool,
@@ -287,7 +278,7 @@ struct Task<'a, T> {
 
 impl<T: Tile> Task<'_, T> {
     /// The place of the group's image `index`, of the input or of the output.
-    fn place(&self, shape: MapShape, domain: Domain, index: usize) -> Place<'_, T> {
+    fn place<D>(&self, shape: MapShape, domain: D, index: usize) -> Place<'_, T, D> {
         self.group.place(&self.pass.geometry, shape, domain, index, self.scratch)
     }
 
@@ -303,26 +294,26 @@ impl<T: Tile> Task<'_, T> {
         if let Some(epilogue) = epilogue {
             epilogue.prefetch(&mut prefetch, &self.group.input_rows(geometry));
         }
-        prefetch.over(geometry.steps::<T>(self.v.tiles, Direction::Backward))
+        prefetch.over(geometry.steps::<T>(self.domains.dv.rows, Direction::Backward))
     }
 
     /// The gradient of the weights of a leaf whose only group this is.
     #[inline(always)]
     fn leaf_gradient<S: Simd>(&self, s: S, block: *mut f32, taps: *mut f32, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;
+        let BackwardDomains { v, dm, .. } = self.domains;
         for blocks in panels(input.blocks()) {
             let inputs = blocks.start * LANES..input.channels.min(blocks.end * LANES);
             for columns in panels(output.blocks()) {
                 let du_row = columns.len() * LANES;
                 let stride = weights::gradient_stride(inputs.len(), du_row);
                 for element in 0..T::ELEMENTS {
-                    let next = self.dm.start.wrapping_add(
-                        (element + 1) * self.dm.element_stride
-                            + columns.start * self.dm.block_stride,
+                    let next = dm.start.wrapping_add(
+                        (element + 1) * dm.element_stride + columns.start * dm.block_stride,
                     );
                     s.call(DomainGemmTn {
-                        v: self.v,
-                        dm: self.dm,
+                        v,
+                        dm,
                         input,
                         element,
                         blocks: blocks.clone(),
@@ -331,7 +322,8 @@ impl<T: Tile> Task<'_, T> {
                         du_row,
                         accumulate: false,
                         prefetch,
-                        next: (next, columns.len() * self.dm.block_stride),
+                        next: (next, columns.len() * dm.block_stride),
+                        precision: T::Precision::default(),
                     });
                 }
                 s.call(weights::Gather {
@@ -352,21 +344,24 @@ impl<T: Tile> Task<'_, T> {
     #[inline(always)]
     fn gemms<S: Simd>(&self, s: S, element: usize, blocks: Range<usize>, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;
-        let len = odd_cache_lines(output.channels * input.padded_channels());
+        let BackwardDomains { v, dm, dm_over_channels, dv } = self.domains;
+        let precision = T::Precision::default();
+        let len = weights::packed_stride::<T::Precision>(output.channels, input.channels);
         let packed = self.packed.as_ptr().wrapping_add(element * len);
         // The weights, or the sums, of the next panel, or behind the last one of the next element.
-        let mut then = packed.wrapping_add(blocks.end * LANES * output.channels);
+        let mut then = packed.wrapping_add(blocks.end * LANES * (output.channels / T::Precision::K));
         if let Some(WeightGradient::Sum(sum)) = self.gradient {
             let geometry = &self.pass.geometry;
             let to_sum = DomainGemmTn::to_sum(
                 geometry,
-                self.v,
-                self.dm,
+                v,
+                dm,
                 sum,
                 element,
                 blocks.clone(),
                 packed,
                 prefetch,
+                precision,
             );
             let rows = blocks.len() * LANES;
             then = to_sum.du.wrapping_add(rows * to_sum.du_row).cast_const();
@@ -374,15 +369,16 @@ impl<T: Tile> Task<'_, T> {
         }
         if self.pass.epilogue.is_some() {
             s.call(DomainGemm {
-                a: self.dm,
+                a: dm_over_channels,
                 a_shape: output,
                 packed,
-                c: self.v,
+                c: dv,
                 c_shape: input,
                 element,
                 blocks,
                 prefetch,
                 next: Some(then),
+                precision,
             });
         }
     }
@@ -394,11 +390,13 @@ impl<T: Tile> Kernel for Task<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Backward { geometry, prologue, gradient, epilogue, .. } = *self.pass;
         let Geometry { input, output, .. } = geometry;
+        let BackwardDomains { v, dm, dm_over_channels, dv } = self.domains;
         for index in 0..self.group.images.len() {
-            let place = self.place(output, self.dm, index);
+            let dm = T::Precision::over_both(dm_over_channels, dm);
+            let place = self.place(output, dm, index);
             s.call(transform::OutputAdjoint { place, prologue: gradient });
             if self.gradient.is_some() {
-                let place = self.place(input, self.v, index);
+                let place = self.place(input, T::Precision::over_tiles(v), index);
                 s.call(transform::Input { place, prologue });
             }
         }
@@ -413,7 +411,7 @@ impl<T: Tile> Kernel for Task<'_, T> {
         }
         if let Some(epilogue) = epilogue {
             for index in 0..self.group.images.len() {
-                let place = self.place(input, self.v, index);
+                let place = self.place(input, dv, index);
                 s.call(transform::InputAdjoint { place, epilogue });
             }
         }

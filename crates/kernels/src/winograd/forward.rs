@@ -2,14 +2,15 @@
 
 use std::marker::PhantomData;
 
+use super::domain::{ForwardDomains, Operands, Order, len_of};
 use super::panel::DomainGemm;
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
-use super::weights::Direction;
-use super::{Domain, Geometry, odd_cache_lines};
+use super::weights::{self, Direction};
+use super::Geometry;
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::panels;
+use crate::micro_kernel::{Precision, panels};
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
 use crate::simd::{Kernel, LANES, Simd};
@@ -29,9 +30,8 @@ pub(super) struct Forward<'a, T> {
     pub tile: PhantomData<T>,
 }
 
-impl<T: Tile + Send + Sync> Forward<'_, T> {
+impl<T: Tile> Forward<'_, T> {
     pub fn run(&self, processor: &Processor, workspace: &mut Workspace) {
-        let Geometry { input, output, .. } = self.geometry;
         let schedule = Schedule::new(&self.geometry, Direction::Forward, workspace.group_tiles());
         let (workers, shared) = workspace.split();
         let Some(schedule) = schedule.for_threads(&self.geometry, &processor.pool) else {
@@ -40,16 +40,16 @@ impl<T: Tile + Send + Sync> Forward<'_, T> {
         processor.pool.run(schedule.parts, self.geometry.work(), |index, worker| {
             let images = schedule.images_of(&self.geometry, index);
             for (group, next) in with_next(schedule.groups(&self.geometry, images)) {
-                let tiles = group.tiles(&self.geometry);
-                let len = Domain::element_len(input.blocks().max(output.blocks()), tiles);
-                let numbers = (T::ELEMENTS + 1) * len;
+                let geometry = &self.geometry;
+                let domains = |start| {
+                    ForwardDomains::new::<T>(geometry, group.rows(), Order::InTurn, start)
+                };
                 // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
                 let (scratch, start) =
-                    unsafe { workers.part(worker, Lines::scratch(&self.geometry), numbers) };
-                // Both have the strides of the one with more channels.
-                let m = Domain::new(start, input.blocks().max(output.blocks()), tiles);
-                let v = Domain { start: start.wrapping_add(len), ..m };
-                processor.isa.run(Task { pass: self, group, next, v, m, scratch });
+                    unsafe { workers.part(worker, Lines::scratch(geometry), len_of(domains)) };
+                let (domains, _) = domains(start);
+                let task = Task { pass: self, group, next, domains, scratch };
+                T::Precision::run(processor.isa, task);
             }
         });
     }
@@ -61,14 +61,13 @@ struct Task<'a, T> {
     pass: &'a Forward<'a, T>,
     group: Group,
     next: Option<Group>,
-    v: Domain,
-    m: Domain,
+    domains: ForwardDomains,
     scratch: *mut f32,
 }
 
 impl<T: Tile> Task<'_, T> {
     /// The place of the group's image `index`, of the input or of the output.
-    fn place(&self, shape: MapShape, domain: Domain, index: usize) -> Place<'_, T> {
+    fn place<D>(&self, shape: MapShape, domain: D, index: usize) -> Place<'_, T, D> {
         self.group.place(&self.pass.geometry, shape, domain, index, self.scratch)
     }
 
@@ -77,7 +76,7 @@ impl<T: Tile> Task<'_, T> {
         if let Some(next) = &self.next {
             self.pass.prologue.prefetch(&mut prefetch, &next.input_rows(&self.pass.geometry));
         }
-        prefetch.over(self.pass.geometry.steps::<T>(self.v.tiles, Direction::Forward))
+        prefetch.over(self.pass.geometry.steps::<T>(self.domains.m.rows, Direction::Forward))
     }
 }
 
@@ -87,31 +86,34 @@ impl<T: Tile> Kernel for Task<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Forward { geometry, prologue, epilogue, .. } = *self.pass;
         let Geometry { input, output, .. } = geometry;
+        let ForwardDomains { v, m } = self.domains;
         for index in 0..self.group.images.len() {
-            s.call(transform::Input { place: self.place(input, self.v, index), prologue });
+            let v = T::Precision::over_channels(v);
+            s.call(transform::Input { place: self.place(input, v, index), prologue });
         }
         let prefetch = self.prefetch();
-        let len = odd_cache_lines(input.channels * output.padded_channels());
+        let len = weights::packed_stride::<T::Precision>(input.channels, output.channels);
         for element in 0..T::ELEMENTS {
             let packed = self.pass.packed.as_ptr().wrapping_add(element * len);
             for blocks in panels(output.blocks()) {
                 // The next panel, or behind the last one the next element.
-                let next = blocks.end * LANES * input.channels;
+                let next = blocks.end * LANES * (input.channels / T::Precision::K);
                 s.call(DomainGemm {
-                    a: self.v,
+                    a: v,
                     a_shape: input,
                     packed,
-                    c: self.m,
+                    c: m,
                     c_shape: output,
                     element,
                     blocks,
                     prefetch: &prefetch,
                     next: (T::ELEMENTS * len > SMALL_WEIGHTS).then(|| packed.wrapping_add(next)),
+                    precision: T::Precision::default(),
                 });
             }
         }
         for index in 0..self.group.images.len() {
-            s.call(transform::Output { place: self.place(output, self.m, index), epilogue });
+            s.call(transform::Output { place: self.place(output, m, index), epilogue });
         }
         s.fence();
     }

@@ -21,6 +21,7 @@
 //! after the other: see [`stages`].
 
 mod backward;
+mod domain;
 mod forward;
 mod panel;
 mod schedule;
@@ -30,13 +31,12 @@ mod transform;
 mod weights;
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::leaves::{Leaves, Parts};
-use crate::micro_kernel::PANEL;
+use crate::micro_kernel::{Bf16, F32, PANEL, Precision};
 use crate::partition::{are_many, split_range};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::LANES;
@@ -44,39 +44,55 @@ use crate::workspace::{Workspace, WorkspaceSize};
 use crate::{MapShape, Processor, ThreadPool};
 
 use backward::Backward;
+use domain::{BackwardDomains, ForwardDomains, Order, len_of};
 use forward::Forward;
 use schedule::{Schedule, wanted_parts};
 use tile::{F2, F4, Tile};
 use transform::Lines;
 use weights::{Direction, Weights, gradient_stride, taps_len};
 
-/// Which size of tiles.
+/// Which tiles, and in which precision they are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Size {
+pub(crate) enum Variant {
     Two,
     Four,
+    FourBf16,
 }
 
-impl Size {
-    pub fn outputs(self) -> usize {
-        match self {
-            Size::Two => F2::OUTPUTS,
-            Size::Four => F4::OUTPUTS,
+/// `$body` with `$tile` standing for the tiles of `$variant`.
+macro_rules! with_tile {
+    ($variant:expr, $tile:ident => $body:expr) => {
+        match $variant {
+            Variant::Two => {
+                type $tile = F2;
+                $body
+            }
+            Variant::Four => {
+                type $tile = F4<F32>;
+                $body
+            }
+            Variant::FourBf16 => {
+                type $tile = F4<Bf16>;
+                $body
+            }
         }
+    };
+}
+
+impl Variant {
+    pub fn outputs(self) -> usize {
+        with_tile!(self, T => T::OUTPUTS)
     }
 
     pub fn elements(self) -> usize {
-        match self {
-            Size::Two => F2::ELEMENTS,
-            Size::Four => F4::ELEMENTS,
-        }
+        with_tile!(self, T => T::ELEMENTS)
     }
 }
 
 /// The tiles of a convolution.
 #[derive(Clone, Copy)]
 struct Geometry {
-    tile: Size,
+    tile: Variant,
     input: MapShape,
     output: MapShape,
     padding: usize,
@@ -85,7 +101,7 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn new(tile: Size, layer: &Convolution, input: MapShape) -> Self {
+    fn new(tile: Variant, layer: &Convolution, input: MapShape) -> Self {
         assert!(layer.kernel == 3 && layer.stride == 1 && layer.padding <= 1, "not for Winograd");
         let output = layer.output_shape(input);
         Geometry {
@@ -122,7 +138,8 @@ impl Geometry {
             Direction::Forward => 0,
             Direction::Backward => {
                 let rows = to.padded_channels().div_ceil(6);
-                rows * from.blocks().div_ceil(PANEL / LANES) * tiles.div_ceil(LANES)
+                let vectors = from.blocks().div_ceil(PANEL / LANES);
+                rows * vectors * tiles.div_ceil(LANES * T::Precision::K)
             }
         };
         T::ELEMENTS * (multiply + correlate)
@@ -135,82 +152,59 @@ fn odd_cache_lines(numbers: usize) -> usize {
     (numbers.div_ceil(LANES) | 1) * LANES
 }
 
-/// The transform domain of a number of tiles: see [`transform`].
-#[derive(Clone, Copy)]
-struct Domain {
-    start: *mut f32,
-    /// Numbers from the matrix of an element to the next.
-    element_stride: usize,
-    /// Numbers from a block to the next.
-    block_stride: usize,
-    tiles: usize,
-}
-
-impl Domain {
-    /// Numbers of one element's matrix.
-    fn element_len(blocks: usize, tiles: usize) -> usize {
-        odd_cache_lines(blocks * tiles * LANES)
-    }
-
-    /// # Safety
-    /// The element, the block and the tile exist.
-    #[inline(always)]
-    unsafe fn at(self, element: usize, block: usize, tile: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let at = element * self.element_stride + block * self.block_stride + tile * LANES;
-            self.start.add(at)
-        }
-    }
-
-    /// A domain of its own, with tiles that follow each other.
-    fn new(start: *mut f32, blocks: usize, tiles: usize) -> Self {
-        let element_stride = Self::element_len(blocks, tiles);
-        Domain { start, element_stride, block_stride: tiles * LANES, tiles }
-    }
-
-    /// Some of its tiles.
-    fn part(self, tiles: Range<usize>) -> Self {
-        let start = self.start.wrapping_add(tiles.start * LANES);
-        Domain { start, tiles: tiles.len(), ..self }
-    }
-}
-// SAFETY: a domain is a place in memory; its users say which thread may use it when.
-unsafe impl Send for Domain {}
-// SAFETY: as above.
-unsafe impl Sync for Domain {}
-
 /// The memory that a convolution works in, on so many threads.
 pub(crate) fn workspace_size(
-    size: Size,
+    variant: Variant,
     layer: &Convolution,
     input: MapShape,
     backward: Option<&Leaves>,
     threads: usize,
 ) -> WorkspaceSize {
-    let geometry = Geometry::new(size, layer, input);
-    let (output, scratch) = (geometry.output, Lines::scratch(&geometry));
-    let direction = if backward.is_some() { Direction::Backward } else { Direction::Forward };
-    let schedule = Schedule::new(&geometry, direction, Workspace::MOST_GROUP_TILES);
-    let element_len = |blocks| Domain::element_len(blocks, schedule.tiles(&geometry));
-    let by_stages = stages::domains(&geometry, threads);
-    let Some(leaves) = backward else {
-        // The output overwrites the input, one element behind it.
-        let domain = (size.elements() + 1) * element_len(input.blocks().max(output.blocks()));
-        return WorkspaceSize { worker: domain + scratch, shared: by_stages };
-    };
-    let domains = size.elements() * (element_len(input.blocks()) + element_len(output.blocks()));
-    let weights = size.elements() * odd_cache_lines(output.channels * input.padded_channels());
-    let sum = size.elements() * gradient_stride(input.channels, output.padded_channels());
+    let geometry = &Geometry::new(variant, layer, input);
+    with_tile!(variant, T => match backward {
+        None => forward_size::<T>(geometry, threads),
+        Some(leaves) => backward_size::<T>(geometry, layer, leaves, threads),
+    })
+}
+
+/// The most rows of tiles that a worker has in its domains.
+fn most_rows(geometry: &Geometry, direction: Direction) -> usize {
+    Schedule::new(geometry, direction, Workspace::MOST_GROUP_TILES).rows(geometry)
+}
+
+fn forward_size<T: Tile>(geometry: &Geometry, threads: usize) -> WorkspaceSize {
+    let rows = most_rows(geometry, Direction::Forward);
+    let domains = len_of(|start| ForwardDomains::new::<T>(geometry, rows, Order::InTurn, start));
+    WorkspaceSize {
+        worker: domains + Lines::scratch(geometry),
+        shared: stages::domains_len::<T>(geometry, threads),
+    }
+}
+
+fn backward_size<T: Tile>(
+    geometry: &Geometry,
+    layer: &Convolution,
+    leaves: &Leaves,
+    threads: usize,
+) -> WorkspaceSize {
+    let Geometry { input, output, .. } = *geometry;
+    let rows = most_rows(geometry, Direction::Backward);
+    let domains = len_of(|start| BackwardDomains::new::<T>(geometry, rows, Order::InTurn, start));
+    let weights = T::ELEMENTS * weights::packed_stride::<T::Precision>(output.channels, input.channels);
+    let sum = T::ELEMENTS * gradient_stride(input.channels, output.padded_channels());
     let taps = leaves.most() * taps_len(layer.inputs, layer.outputs);
-    let wanted = wanted_parts(&geometry, leaves.whole());
+    let wanted = wanted_parts(geometry, leaves.whole());
     // A task for each leaf has the leaf's sums to itself; elsewhere they are shared.
     let (own, shared) = if takes_leaves(leaves.most(), threads) {
         (Parts::most_of_leaf(leaves, wanted) * sum, 0)
     } else {
+        let by_stages = stages::domains_len::<T>(geometry, threads);
         (0, Parts::most(leaves, wanted) * sum + by_stages)
     };
-    WorkspaceSize { worker: domains + scratch + own, shared: weights + taps + shared }
+    WorkspaceSize {
+        worker: domains + Lines::scratch(geometry) + own,
+        shared: weights + taps + shared,
+    }
 }
 
 /// Whether a task of backward takes a leaf: there is one for each thread at least, and few threads, whose sums stay in the
@@ -220,14 +214,16 @@ fn takes_leaves(leaves: usize, threads: usize) -> bool {
 }
 
 /// See [`Convolution::packed_len`].
-pub(crate) fn packed_len(size: Size, layer: &Convolution) -> usize {
-    size.elements() * odd_cache_lines(layer.inputs * layer.outputs.next_multiple_of(LANES))
+pub(crate) fn packed_len(variant: Variant, layer: &Convolution) -> usize {
+    with_tile!(variant, T => {
+        T::ELEMENTS * weights::packed_stride::<<T as Tile>::Precision>(layer.inputs, layer.outputs)
+    })
 }
 
 /// See [`crate::convolution::pack_weights`].
 pub(crate) fn pack_weights(
     processor: &Processor,
-    size: Size,
+    variant: Variant,
     layer: &Convolution,
     weight: &[f32],
     scale: Option<&[f32]>,
@@ -235,29 +231,24 @@ pub(crate) fn pack_weights(
 ) {
     let Convolution { inputs, outputs, .. } = *layer;
     let weights = Weights { weight, inputs, outputs, scale, direction: Direction::Forward };
-    match size {
-        Size::Two => transform_weights(processor, weights, out, PhantomData::<F2>),
-        Size::Four => transform_weights(processor, weights, out, PhantomData::<F4>),
-    }
+    with_tile!(variant, T => transform_weights::<T>(processor, weights, out));
 }
 
 /// See [`crate::convolution::forward`].
 pub(crate) fn forward(
     processor: &Processor,
     workspace: &mut Workspace,
-    size: Size,
+    variant: Variant,
     layer: &Convolution,
     prologue: &Prologue,
     packed: &[f32],
     epilogue: &Epilogue,
 ) {
-    let geometry = Geometry::new(size, layer, prologue.shape);
-    match size {
-        Size::Two => Forward { geometry, prologue, packed, epilogue, tile: PhantomData::<F2> }
-            .run(processor, workspace),
-        Size::Four => Forward { geometry, prologue, packed, epilogue, tile: PhantomData::<F4> }
-            .run(processor, workspace),
-    }
+    let geometry = Geometry::new(variant, layer, prologue.shape);
+    with_tile!(variant, T => {
+        Forward { geometry, prologue, packed, epilogue, tile: PhantomData::<T> }
+            .run(processor, workspace)
+    });
 }
 
 /// See [`crate::convolution::backward`].
@@ -265,7 +256,7 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     processor: &Processor,
     workspace: &mut Workspace,
-    size: Size,
+    variant: Variant,
     layer: &Convolution,
     prologue: &Prologue,
     weight: &[f32],
@@ -274,38 +265,28 @@ pub(crate) fn backward(
     dweight: Option<&mut [&mut [f32]]>,
     epilogue: Option<&GradientEpilogue>,
 ) {
-    let geometry = Geometry::new(size, layer, prologue.shape);
+    let geometry = Geometry::new(variant, layer, prologue.shape);
     let parts = &Parts::new(leaves, wanted_parts(&geometry, leaves.whole()));
-    match size {
-        Size::Two => {
-            let tile = PhantomData::<F2>;
-            Backward { geometry, prologue, gradient, leaves, parts, epilogue, tile }
-                .run(processor, workspace, weight, dweight);
-        }
-        Size::Four => {
-            let tile = PhantomData::<F4>;
-            Backward { geometry, prologue, gradient, leaves, parts, epilogue, tile }
-                .run(processor, workspace, weight, dweight);
-        }
-    }
+    with_tile!(variant, T => {
+        let tile = PhantomData::<T>;
+        Backward { geometry, prologue, gradient, leaves, parts, epilogue, tile }
+            .run(processor, workspace, weight, dweight)
+    });
 }
 
-/// Transforms and packs all weights into `out`, in tasks of some `k`.
-fn transform_weights<T: Tile + Send + Sync>(
-    processor: &Processor,
-    weights: Weights,
-    out: &mut [f32],
-    tile: PhantomData<T>,
-) {
+/// Transforms and packs all weights into `out`, in tasks of some words.
+fn transform_weights<T: Tile>(processor: &Processor, weights: Weights, out: &mut [f32]) {
     let depth = match weights.direction {
         Direction::Forward => weights.inputs,
         Direction::Backward => weights.outputs,
     };
-    let tasks = processor.pool.tasks_of(depth, 8);
+    let words = depth / T::Precision::K;
+    let tasks = processor.pool.tasks_of(words, 8 / T::Precision::K);
     let work = ThreadPool::ELEMENT * out.len();
     let out = &DisjointSlice::new(out);
     processor.pool.run(tasks, work, |task, _| {
-        let k = split_range(depth, tasks, task);
-        processor.isa.run(weights::Transform { weights, k, out, tile });
+        let words = split_range(words, tasks, task);
+        let transform = weights::Transform { weights, words, out, tile: PhantomData::<T> };
+        T::Precision::run(processor.isa, transform);
     });
 }

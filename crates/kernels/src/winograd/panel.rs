@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
+use super::Geometry;
+use super::domain::Domain;
 use super::weights::gradient_stride;
-use super::{Domain, Geometry};
 use crate::MapShape;
-use crate::micro_kernel::{FEW_ROWS, PANEL, Packing, PanelGemm, PanelGemmTn, ahead};
+use crate::micro_kernel::{FEW_ROWS, PANEL, Packing, PanelGemm, PanelGemmTn, Precision, ahead};
 use crate::partition::{intersection, split_range};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Segment, Simd};
 
-/// `k` that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
+/// Words that are multiplied in one go: a panel of 64 columns of so many fills 32 KiB.
 const DEPTH: usize = 128;
 
 /// The GEMM of one element of all tiles with a panel of packed weights, `c = a u`: `M` from `V`, or `dV`
@@ -18,7 +19,7 @@ const DEPTH: usize = 128;
 ///
 /// Whoever makes one promises that both domains have the element and their maps' blocks, that `packed`
 /// are the weights of the element, and that no other thread is at these blocks of `c`.
-pub(super) struct DomainGemm<'a> {
+pub(super) struct DomainGemm<'a, P> {
     pub a: Domain,
     pub a_shape: MapShape,
     pub packed: *const f32,
@@ -31,20 +32,24 @@ pub(super) struct DomainGemm<'a> {
     /// What is multiplied next, to be prefetched: as many numbers as there are weights. Where there are few tiles, all
     /// weights are prefetched anyway.
     pub next: Option<*const f32>,
+    pub precision: P,
 }
 
-impl Kernel for DomainGemm<'_> {
+/// Blocks of a row that are multiplied in one go, at most: see [`DEPTH`].
+const MOST_BLOCKS: usize = 2 * DEPTH / LANES;
+
+impl<P: Precision> Kernel for DomainGemm<'_, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        const BLOCKS: usize = DEPTH / LANES;
+        let blocks_at_once = P::K * DEPTH / LANES;
         let DomainGemm { a, a_shape, packed, c, c_shape, element, blocks, prefetch, .. } = self;
         let panel = blocks.start - blocks.start % (PANEL / LANES);
         let vectors = (c_shape.blocks() - panel).min(PANEL / LANES);
-        let depth = a_shape.channels;
+        let depth = a_shape.channels / P::K;
         let packed = packed.wrapping_add(panel * LANES * depth);
-        if let Some(next) = self.next.filter(|_| a.tiles > FEW_ROWS) {
-            let steps = a.tiles.div_ceil(6) * a_shape.blocks();
+        if let Some(next) = self.next.filter(|_| a.rows > FEW_ROWS) {
+            let steps = a.rows.div_ceil(6) * a_shape.blocks();
             prefetch.near(next, depth * blocks.len() * LANES, steps);
         }
         for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
@@ -54,32 +59,32 @@ impl Kernel for DomainGemm<'_> {
                 continue;
             }
             let before = (some.start - tile.start) * LANES;
-            for first in (0..a_shape.blocks()).step_by(BLOCKS) {
-                let count = BLOCKS.min(a_shape.blocks() - first);
-                let mut segments = [Segment { offset: 0, len: 0 }; BLOCKS];
+            for first in (0..a_shape.blocks()).step_by(blocks_at_once) {
+                let count = blocks_at_once.min(a_shape.blocks() - first);
+                let mut segments = [Segment { offset: 0, len: 0 }; MOST_BLOCKS];
                 for (block, segment) in (first..first + count).zip(&mut segments) {
-                    *segment =
-                        Segment { offset: block * a.block_stride, len: a_shape.lanes(block) };
+                    let len = a_shape.lanes(block) / P::K;
+                    *segment = Segment { offset: block * a.block_stride, len };
                 }
                 // SAFETY: the promise above.
                 unsafe {
                     let multiply = PanelGemm {
-                        rows: a.tiles,
+                        rows: a.rows,
                         vectors: some.len(),
                         a: a.at(element, 0, 0),
-                        a_row: LANES,
+                        a_row: a.row_len,
                         segments: &segments[..count],
-                        b: packed.add(at + first * LANES * columns.len() + before),
+                        b: packed.add(at + first * LANES / P::K * columns.len() + before),
                         b_row: columns.len(),
                         // Packed weights are read from the first to the last.
-                        b_ahead: ahead(a.tiles, count * LANES * columns.len()),
+                        b_ahead: ahead(a.rows, count * LANES / P::K * columns.len()),
                         c: c.at(element, some.start, 0),
-                        c_row: LANES,
+                        c_row: c.row_len,
                         c_vector: c.block_stride,
                         accumulate: first > 0,
                         prefetch,
                     };
-                    multiply.run(s);
+                    multiply.run(s, self.precision);
                 }
             }
         }
@@ -90,7 +95,7 @@ impl Kernel for DomainGemm<'_> {
 ///
 /// Whoever makes one promises that both domains have the element and their maps' blocks, that `du` has room for these
 /// channels, and that no other thread is at them.
-pub(super) struct DomainGemmTn<'a> {
+pub(super) struct DomainGemmTn<'a, P> {
     pub v: Domain,
     pub dm: Domain,
     pub input: MapShape,
@@ -107,9 +112,10 @@ pub(super) struct DomainGemmTn<'a> {
     pub prefetch: &'a Prefetch,
     /// What is needed next, to be prefetched, and how many numbers.
     pub next: (*const f32, usize),
+    pub precision: P,
 }
 
-impl<'a> DomainGemmTn<'a> {
+impl<'a, P: Precision> DomainGemmTn<'a, P> {
     /// For all columns, to the place in a sum of all elements and channels, `[element][input channel][output channel]`.
     /// `packed` are the weights of the element, which are multiplied with next.
     #[allow(clippy::too_many_arguments)]
@@ -123,13 +129,14 @@ impl<'a> DomainGemmTn<'a> {
         blocks: Range<usize>,
         packed: *const f32,
         prefetch: &'a Prefetch,
+        precision: P,
     ) -> Self {
         let Geometry { input, output, .. } = *geometry;
         let du_row = output.padded_channels();
         let first = blocks.start * LANES;
         let at = element * gradient_stride(input.channels, du_row) + first * du_row;
-        let next = packed.wrapping_add(first * output.channels);
-        let next = (next, blocks.len() * LANES * output.channels);
+        let depth = output.channels / P::K;
+        let next = (packed.wrapping_add(first * depth), blocks.len() * LANES * depth);
         DomainGemmTn {
             v,
             dm,
@@ -142,11 +149,12 @@ impl<'a> DomainGemmTn<'a> {
             accumulate: false,
             prefetch,
             next,
+            precision,
         }
     }
 }
 
-impl Kernel for DomainGemmTn<'_> {
+impl<P: Precision> Kernel for DomainGemmTn<'_, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -154,12 +162,12 @@ impl Kernel for DomainGemmTn<'_> {
             self;
         let rows = blocks.len() * LANES;
         let vectors = columns.len().div_ceil(PANEL / LANES);
-        let steps = rows.div_ceil(6) * vectors * v.tiles.div_ceil(LANES);
+        let steps = rows.div_ceil(6) * vectors * v.rows.div_ceil(LANES);
         prefetch.near(self.next.0, self.next.1, steps);
         // So much of `dm` at once as stays in the first-level cache for all blocks of `v`.
-        let chunks = v.tiles.div_ceil(DEPTH);
+        let chunks = v.rows.div_ceil(DEPTH);
         for (chunk, vector) in pairs(chunks, vectors) {
-            let (tiles, vector) = (split_range(v.tiles, chunks, chunk), vector * (PANEL / LANES));
+            let (some, vector) = (split_range(v.rows, chunks, chunk), vector * (PANEL / LANES));
             for block in blocks.clone() {
                 // SAFETY: the promise above.
                 unsafe {
@@ -167,12 +175,12 @@ impl Kernel for DomainGemmTn<'_> {
                         rows: input.lanes(block),
                         vectors: (columns.len() - vector).min(PANEL / LANES),
                         lines: 1,
-                        len: tiles.len(),
-                        a: v.at(element, block, tiles.start),
-                        a_step: LANES,
+                        len: some.len(),
+                        a: v.at(element, block, some.start),
+                        a_step: v.row_len,
                         a_line: 0,
-                        b: dm.at(element, columns.start + vector, tiles.start),
-                        b_step: LANES,
+                        b: dm.at(element, columns.start + vector, some.start),
+                        b_step: dm.row_len,
                         b_line: 0,
                         b_vector: dm.block_stride,
                         c: du.add((block - blocks.start) * LANES * du_row + vector * LANES),
@@ -180,7 +188,7 @@ impl Kernel for DomainGemmTn<'_> {
                         accumulate: self.accumulate || chunk > 0,
                         prefetch,
                     };
-                    correlate.run(s);
+                    correlate.run(s, self.precision);
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::transform::Place;
 use super::weights::Direction;
-use super::{Domain, Geometry};
+use super::Geometry;
 use crate::leaves::MOST_PARTS;
 use crate::partition::{TASKS_PER_THREAD, are_many, split_range};
 use crate::prefetch::MapRows;
@@ -86,9 +86,9 @@ impl Schedule {
         (cost(&images) < stages).then_some(Schedule { images, parts, ..self })
     }
 
-    /// The most tiles that are in the domain together.
-    pub fn tiles(self, geometry: &Geometry) -> usize {
-        self.images * geometry.tiles_y.div_ceil(self.bands) * geometry.tiles_x
+    /// The most rows of tiles that are in the domain together.
+    pub fn rows(self, geometry: &Geometry) -> usize {
+        self.images * geometry.tiles_y.div_ceil(self.bands)
     }
 
     /// The images of a part of the batch.
@@ -124,27 +124,27 @@ pub(super) fn with_next<T>(
 }
 
 impl Group {
-    /// The tiles of all its images.
-    pub fn tiles(&self, geometry: &Geometry) -> usize {
-        self.images.len() * self.band.len() * geometry.tiles_x
+    /// The rows of tiles of all its images.
+    pub fn rows(&self) -> usize {
+        self.images.len() * self.band.len()
     }
 
     /// Where the tiles of its image `index` are, in maps of this shape and in the domain of the group.
-    pub fn place<'a, T>(
+    pub fn place<'a, T, D>(
         &self,
         geometry: &'a Geometry,
         shape: MapShape,
-        domain: Domain,
+        domain: D,
         index: usize,
         scratch: *mut f32,
-    ) -> Place<'a, T> {
+    ) -> Place<'a, T, D> {
         Place {
             geometry,
             image: self.images.start + index,
             blocks: 0..shape.blocks(),
             band: self.band.clone(),
             domain,
-            first: index * self.band.len() * geometry.tiles_x,
+            first: index * self.band.len(),
             scratch,
             tile: PhantomData,
         }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::TaskTimes;
     use crate::conv_shape::Convolution;
-    use crate::winograd::Size;
+    use crate::winograd::Variant;
 
     /// The schedule of 125 images on so many threads.
     fn schedule(channels: usize, side: usize, threads: usize, unequal: bool) -> Option<Schedule> {
@@ -191,7 +191,7 @@ mod tests {
         let layer =
             Convolution { inputs: channels, outputs: channels, kernel: 3, stride: 1, padding: 1 };
         let input = MapShape { images, channels, height: side, width: side };
-        let geometry = Geometry::new(Size::Four, &layer, input);
+        let geometry = Geometry::new(Variant::Four, &layer, input);
         let mut pool = ThreadPool::recording(threads, TaskTimes::default());
         pool.set_unequal_cores(unequal);
         Schedule::new(&geometry, Direction::Forward, 64).for_threads(&geometry, &pool)

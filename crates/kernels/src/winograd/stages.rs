@@ -10,12 +10,13 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::backward::Backward;
+use super::domain::{BackwardDomains, Domain, ForwardDomains, Operands, Order, len_of};
 use super::forward::Forward;
 use super::panel::{DomainGemm, DomainGemmTn};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
-use super::{Domain, Geometry, odd_cache_lines};
-use crate::micro_kernel::{PANEL, panel, panels};
+use super::{Geometry, weights};
+use crate::micro_kernel::{PANEL, Precision, panel, panels};
 use crate::partition::{TASKS_PER_THREAD, chunks, images_in_cache, intersection, split_range};
 use crate::prefetch::Prefetch;
 use crate::simd::{Kernel, LANES, Simd};
@@ -25,58 +26,30 @@ use crate::{DisjointSlice, MapShape, Processor};
 /// The fewest tiles of a task that multiplies.
 const LEAST_TILES: usize = 48;
 
-/// Numbers of the domains of so many images, one after the other.
-fn domain_lens(geometry: &Geometry, images: usize) -> [usize; 2] {
-    let tiles = images * geometry.tiles();
-    [geometry.input, geometry.output]
-        .map(|shape| geometry.tile.elements() * Domain::element_len(shape.blocks(), tiles))
+/// Numbers of the domains of so many images: those of backward, which are not fewer than those of forward.
+fn len<T: Tile>(geometry: &Geometry, images: usize) -> usize {
+    let rows = images * geometry.tiles_y;
+    len_of(|start| BackwardDomains::new::<T>(geometry, rows, Order::Any, start))
 }
 
 /// How many images' domains are in the cache together.
-fn chunk_len(geometry: &Geometry, threads: usize) -> usize {
-    let numbers = domain_lens(geometry, 1).iter().sum();
-    images_in_cache(numbers, threads).min(geometry.input.images)
+fn chunk_len<T: Tile>(geometry: &Geometry, threads: usize) -> usize {
+    images_in_cache(len::<T>(geometry, 1), threads).min(geometry.input.images)
 }
 
 /// Numbers of shared memory for the domains, of this batch or a smaller one.
-pub(super) fn domains(geometry: &Geometry, threads: usize) -> usize {
+pub(super) fn domains_len<T: Tile>(geometry: &Geometry, threads: usize) -> usize {
     if threads == 1 {
         return 0;
     }
-    domain_lens(geometry, chunk_len(geometry, threads)).iter().sum()
+    len::<T>(geometry, chunk_len::<T>(geometry, threads))
 }
 
-/// The domains of some images in shared memory: of the input, and of the output.
-struct Domains {
-    images: Range<usize>,
-    input: Domain,
-    output: Domain,
-}
-
-impl Domains {
-    fn new(geometry: &Geometry, images: Range<usize>, memory: &mut [f32]) -> Self {
-        let tiles = images.len() * geometry.tiles();
-        let lens = domain_lens(geometry, images.len());
-        let fits = lens.iter().sum::<usize>() <= memory.len();
-        assert!(fits, "the workspace was made for smaller layers or fewer threads");
-        let start = memory.as_mut_ptr();
-        Domains {
-            input: Domain::new(start, geometry.input.blocks(), tiles),
-            output: Domain::new(start.wrapping_add(lens[0]), geometry.output.blocks(), tiles),
-            images,
-        }
-    }
-
-    /// The same of some of the tiles.
-    fn tiles(&self, tiles: Range<usize>) -> [Domain; 2] {
-        [self.input, self.output].map(|domain| domain.part(tiles.clone()))
-    }
-
-    /// The tiles of some of the images.
-    fn tiles_of(&self, geometry: &Geometry, images: &Range<usize>) -> Range<usize> {
-        let tile = |image: usize| (image - self.images.start) * geometry.tiles();
-        tile(images.start)..tile(images.end)
-    }
+/// Where the domains of some images begin, in shared memory that has room for them.
+fn start<T: Tile>(geometry: &Geometry, images: &Range<usize>, memory: &mut [f32]) -> *mut f32 {
+    let fits = len::<T>(geometry, images.len()) <= memory.len();
+    assert!(fits, "the workspace was made for smaller layers or fewer threads");
+    memory.as_mut_ptr()
 }
 
 /// A transform, after which other threads may read what it has written past the caches.
@@ -94,8 +67,9 @@ impl<K: Kernel<Output = ()>> Kernel for Fenced<K> {
 /// Some blocks of an image, to be transformed between the domains and the maps.
 struct Transforms<'a> {
     geometry: &'a Geometry,
-    domains: &'a Domains,
     image: usize,
+    /// The first row of the image's tiles in the domains.
+    first: usize,
     /// Which of so many slices of the blocks.
     slice: usize,
     slices: usize,
@@ -103,71 +77,79 @@ struct Transforms<'a> {
 }
 
 impl<'a> Transforms<'a> {
-    /// Calls `task` for each slice of each image of the domains, on all threads.
+    /// Calls `task` for each slice of each of the images whose domains are in memory, on all threads.
     fn run(
         processor: &Processor,
         workers: &Workers,
         geometry: &'a Geometry,
-        domains: &'a Domains,
+        images: &Range<usize>,
         task: impl Fn(Transforms<'a>) + Sync,
     ) {
-        let (images, threads) = (domains.images.len(), processor.pool.threads());
+        let threads = processor.pool.threads();
         let most = geometry.input.blocks().min(geometry.output.blocks());
-        let slices = (2 * TASKS_PER_THREAD * threads).div_ceil(images).min(most);
-        let work = geometry.work() * images / geometry.input.images;
-        processor.pool.run(images * slices, work, |index, worker| {
-            let (image, slice) = (domains.images.start + index / slices, index % slices);
+        let slices = (2 * TASKS_PER_THREAD * threads).div_ceil(images.len()).min(most);
+        let work = geometry.work() * images.len() / geometry.input.images;
+        processor.pool.run(images.len() * slices, work, |index, worker| {
+            let (index, slice) = (index / slices, index % slices);
+            let (image, first) = (images.start + index, index * geometry.tiles_y);
             // SAFETY: a worker's memory is its own, and one task at a time uses it.
             let (scratch, _) = unsafe { workers.part(worker, Lines::scratch(geometry), 0) };
-            task(Transforms { geometry, domains, image, slice, slices, scratch });
+            task(Transforms { geometry, image, first, slice, slices, scratch });
         });
     }
 
-    fn place<T>(&self, domain: Domain, shape: MapShape) -> Place<'a, T> {
-        let Transforms { geometry, domains, image, slice, slices, scratch } = *self;
+    fn place<T, D>(&self, domain: D, shape: MapShape) -> Place<'a, T, D> {
+        let Transforms { geometry, image, first, slice, slices, scratch } = *self;
         Place {
             geometry,
             image,
             blocks: split_range(shape.blocks(), slices, slice),
             band: 0..geometry.tiles_y,
             domain,
-            first: (image - domains.images.start) * geometry.tiles(),
+            first,
             scratch,
             tile: PhantomData,
         }
     }
 
-    fn input<T>(&self) -> Place<'a, T> {
-        self.place(self.domains.input, self.geometry.input)
+    /// The place of the input, and of its gradient.
+    fn input<T, D>(&self, domain: D) -> Place<'a, T, D> {
+        self.place(domain, self.geometry.input)
     }
 
-    fn output<T>(&self) -> Place<'a, T> {
-        self.place(self.domains.output, self.geometry.output)
+    /// The place of the output, and of its gradient.
+    fn output<T, D>(&self, domain: D) -> Place<'a, T, D> {
+        self.place(domain, self.geometry.output)
     }
 }
 
-impl<T: Tile + Send + Sync> Forward<'_, T> {
+impl<T: Tile> Forward<'_, T> {
     pub fn run_by_stages(&self, processor: &Processor, workers: &Workers, memory: &mut [f32]) {
         let Forward { geometry, prologue, epilogue, .. } = self;
         let (pool, isa) = (&processor.pool, processor.isa);
-        for images in chunks(geometry.input.images, chunk_len(geometry, pool.threads())) {
+        for images in chunks(geometry.input.images, chunk_len::<T>(geometry, pool.threads())) {
             let work = geometry.work() * images.len() / geometry.input.images;
-            let domains = &Domains::new(geometry, images, memory);
-            Transforms::run(processor, workers, geometry, domains, |image| {
-                isa.run(Fenced(transform::Input::<T> { place: image.input(), prologue }));
+            let start = start::<T>(geometry, &images, memory);
+            let rows = images.len() * geometry.tiles_y;
+            let (domains, _) = ForwardDomains::new::<T>(geometry, rows, Order::Any, start);
+            let ForwardDomains { v, m } = domains;
+            Transforms::run(processor, workers, geometry, &images, |image| {
+                let place = image.input::<T, _>(T::Precision::over_channels(v));
+                T::Precision::run(isa, Fenced(transform::Input { place, prologue }));
             });
             let blocks = geometry.output.blocks();
             let panels = panels(blocks).len();
-            let tiles = domains.input.tiles;
-            let most = 1 << (tiles / LEAST_TILES).max(1).ilog2();
+            let most = 1 << (m.rows / LEAST_TILES).max(1).ilog2();
             pool.run_in_pieces(T::ELEMENTS * panels, most, work, |piece, _| {
-                let [a, c] = domains.tiles(piece.of(0..tiles));
+                let some = piece.of(0..m.rows);
+                let (a, c) = (v.part(some.clone()), m.part(some));
                 let element = piece.task / panels;
                 let blocks = panel(blocks, piece.task % panels);
-                isa.run(Multiply { pass: self, a, c, element, blocks });
+                T::Precision::run(isa, Multiply { pass: self, a, c, element, blocks });
             });
-            Transforms::run(processor, workers, geometry, domains, |image| {
-                isa.run(Fenced(transform::Output::<T> { place: image.output(), epilogue }));
+            Transforms::run(processor, workers, geometry, &images, |image| {
+                let place = image.output::<T, _>(m);
+                isa.run(Fenced(transform::Output { place, epilogue }));
             });
         }
     }
@@ -188,7 +170,7 @@ impl<T: Tile> Kernel for Multiply<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Multiply { pass, a, c, element, blocks } = self;
         let Geometry { input, output, .. } = pass.geometry;
-        let len = odd_cache_lines(input.channels * output.padded_channels());
+        let len = weights::packed_stride::<T::Precision>(input.channels, output.channels);
         s.call(DomainGemm {
             a,
             a_shape: input,
@@ -199,11 +181,12 @@ impl<T: Tile> Kernel for Multiply<'_, T> {
             blocks,
             prefetch: &Prefetch::nothing(),
             next: None,
+            precision: T::Precision::default(),
         });
     }
 }
 
-impl<T: Tile + Send + Sync> Backward<'_, T> {
+impl<T: Tile> Backward<'_, T> {
     /// Computes the input's gradient, and where they are wanted the weights' gradients of leaves: into the first memory,
     /// through sums in the second.
     pub fn run_by_stages(
@@ -219,15 +202,19 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
         let wanted = sums.is_some();
         // The first part whose leaf is not complete.
         let mut open = 0;
-        for images in self.parts.chunks(chunk_len(geometry, pool.threads())) {
+        for images in self.parts.chunks(chunk_len::<T>(geometry, pool.threads())) {
             let work = geometry.work() * images.len() / geometry.input.images;
             let parts = self.parts.of(&images);
-            let domains = &Domains::new(geometry, images, memory);
-            Transforms::run(processor, workers, geometry, domains, |image| {
-                let place = image.output::<T>();
-                isa.run(transform::OutputAdjoint { place, prologue: gradient });
+            let start = start::<T>(geometry, &images, memory);
+            let rows = images.len() * geometry.tiles_y;
+            let (domains, _) = BackwardDomains::new::<T>(geometry, rows, Order::Any, start);
+            let BackwardDomains { v, dm, dm_over_channels, dv } = domains;
+            Transforms::run(processor, workers, geometry, &images, |image| {
+                let place = image.output::<T, _>(T::Precision::over_both(dm_over_channels, dm));
+                T::Precision::run(isa, transform::OutputAdjoint { place, prologue: gradient });
                 if wanted {
-                    isa.run(transform::Input { place: image.input::<T>(), prologue });
+                    let place = image.input::<T, _>(T::Precision::over_tiles(v));
+                    T::Precision::run(isa, transform::Input { place, prologue });
                 }
             });
             let blocks = geometry.input.blocks();
@@ -244,13 +231,13 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                     let du = sums.map(|s| unsafe { s.as_mut_ptr().add((part - open) * len) });
                     let (element, blocks) = (matrix / panels, panel(blocks, matrix % panels));
                     let all = self.parts[part].images();
-                    let images = intersection(&all, &domains.images);
-                    let [v, dm] = domains.tiles(domains.tiles_of(geometry, &images));
-                    let accumulate = images.start > all.start;
-                    isa.run(Gradients {
+                    let some = intersection(&all, &images);
+                    let first = |image: usize| (image - images.start) * geometry.tiles_y;
+                    let domains = domains.part::<T>(geometry, first(some.start)..first(some.end));
+                    let accumulate = some.start > all.start;
+                    T::Precision::run(isa, Gradients {
                         pass: self,
-                        v,
-                        dm,
+                        domains,
                         packed,
                         du,
                         accumulate,
@@ -262,7 +249,7 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
             // The sums of leaves that are complete are not needed any longer, and their memory is used again while it is in
             // the cache.
             let complete =
-                self.parts.iter().take_while(|part| part.images().end <= domains.images.end);
+                self.parts.iter().take_while(|part| part.images().end <= images.end);
             let last = complete.enumerate().filter(|(_, part)| part.ends.is_some()).last();
             let complete = open..last.map_or(open, |(part, _)| part + 1);
             if let Some((taps, sums)) = sums.as_mut().filter(|_| !complete.is_empty()) {
@@ -270,19 +257,19 @@ impl<T: Tile + Send + Sync> Backward<'_, T> {
                 self.gather(processor, complete, sums, taps);
             }
             let Some(epilogue) = epilogue else { continue };
-            Transforms::run(processor, workers, geometry, domains, |image| {
-                isa.run(Fenced(transform::InputAdjoint::<T> { place: image.input(), epilogue }));
+            Transforms::run(processor, workers, geometry, &images, |image| {
+                let place = image.input::<T, _>(dv);
+                isa.run(Fenced(transform::InputAdjoint { place, epilogue }));
             });
         }
     }
 }
 
 /// An element's gradients for a panel of the input's channels, or some of its blocks, from the domains of some tiles: of
-/// the weights, and of the input, whose domain it overwrites.
+/// the weights, and of the input.
 struct Gradients<'a, T> {
     pass: &'a Backward<'a, T>,
-    v: Domain,
-    dm: Domain,
+    domains: BackwardDomains,
     packed: &'a [f32],
     /// The part's sum.
     du: Option<*mut f32>,
@@ -296,28 +283,32 @@ impl<T: Tile> Kernel for Gradients<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Gradients { pass, v, dm, packed, du, accumulate, element, blocks } = self;
+        let Gradients { pass, domains, packed, du, accumulate, element, blocks } = self;
+        let BackwardDomains { v, dm, dm_over_channels, dv } = domains;
         let Geometry { input, output, .. } = pass.geometry;
-        let prefetch = &Prefetch::nothing();
-        let len = odd_cache_lines(output.channels * input.padded_channels());
+        let (prefetch, precision) = (&Prefetch::nothing(), T::Precision::default());
+        let len = weights::packed_stride::<T::Precision>(output.channels, input.channels);
         let packed = packed.as_ptr().wrapping_add(element * len);
         if let Some(du) = du {
             let geometry = &pass.geometry;
             let rows = blocks.clone();
-            let to_sum = DomainGemmTn::to_sum(geometry, v, dm, du, element, rows, packed, prefetch);
+            let to_sum = DomainGemmTn::to_sum(
+                geometry, v, dm, du, element, rows, packed, prefetch, precision,
+            );
             s.call(DomainGemmTn { accumulate, ..to_sum });
         }
         if pass.epilogue.is_some() {
             s.call(DomainGemm {
-                a: dm,
+                a: dm_over_channels,
                 a_shape: output,
                 packed,
-                c: v,
+                c: dv,
                 c_shape: input,
                 element,
                 blocks,
                 prefetch,
                 next: None,
+                precision,
             });
         }
     }

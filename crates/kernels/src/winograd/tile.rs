@@ -13,13 +13,19 @@
 //! infinity. A transform in two dimensions is one of all lines, then of all columns. The gradients
 //! need the same matrices transposed: the functions with `adjoint` in their name.
 
+use std::marker::PhantomData;
+
+use super::domain::Operands;
+use crate::micro_kernel::F32;
 use crate::simd::Simd;
 
 /// A line of a tile; a smaller one leaves the rest alone.
-pub(crate) type Line<V> = [V; 6];
+pub(super) type Line<V> = [V; 6];
 
 /// The transforms of one line, for one size of tiles.
-pub(crate) trait Tile: Copy {
+pub(super) trait Tile: Copy + Send + Sync {
+    /// In which elements are multiplied.
+    type Precision: Operands;
     /// Outputs of a line: `m`.
     const OUTPUTS: usize;
     /// Inputs of a line, and points: `m + 2`.
@@ -43,7 +49,7 @@ pub(crate) trait Tile: Copy {
 
 /// F(4x4, 3x3): 36 multiplications where direct convolution has 144.
 #[derive(Clone, Copy)]
-pub(crate) struct F4;
+pub(super) struct F4<P>(PhantomData<P>);
 
 /// The points of F(4x4) are 0, +-P, +-Q and infinity.
 const P: f32 = 5.0 / 8.0;
@@ -51,7 +57,8 @@ const Q: f32 = 3.0 / 2.0;
 const P2: f32 = P * P;
 const Q2: f32 = Q * Q;
 
-impl Tile for F4 {
+impl<P: Operands> Tile for F4<P> {
+    type Precision = P;
     const OUTPUTS: usize = 4;
     const POINTS: usize = 6;
 
@@ -159,9 +166,10 @@ impl Tile for F4 {
 
 /// F(2x2, 3x3): 16 multiplications where direct convolution has 36.
 #[derive(Clone, Copy)]
-pub(crate) struct F2;
+pub(super) struct F2;
 
 impl Tile for F2 {
+    type Precision = F32;
     const OUTPUTS: usize = 2;
     const POINTS: usize = 4;
 

@@ -7,8 +7,7 @@
 //! | [`OutputAdjoint`] | rows of the output's gradient | `dM` | `A dY A^T` |
 //! | [`InputAdjoint`] | `dV` | rows of the input's gradient | `B dV B^T`, overlaps added |
 //!
-//! A domain is `[element][block][tile][16]`: for each element of a tile, a matrix with a row for each tile,
-//! as the micro-kernels read it. All four work on one row of tiles of one block at a time, first
+//! All four work on one row of tiles of one block at a time, first
 //! along one axis, then along the other, with everything between in first-level cache: each pixel
 //! is loaded, computed and stored once. Lines have a margin of zeros, so that padding and incomplete
 //! tiles cost nothing.
@@ -19,8 +18,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::Geometry;
+use super::domain::{Domain, Operand, TileAt};
 use super::tile::{Line, Tile};
-use super::{Domain, Geometry};
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{Kernel, LANES, Simd};
@@ -84,13 +84,13 @@ impl Lines {
     }
 }
 
-/// Transforms rows of `image` into its tiles, which begin at tile `first` of the domain.
-pub(super) struct Input<'a, T> {
-    pub place: Place<'a, T>,
+/// Transforms rows of `image` into its tiles.
+pub(super) struct Input<'a, T, D> {
+    pub place: Place<'a, T, D>,
     pub prologue: &'a Prologue<'a>,
 }
 
-impl<T: Tile> Kernel for Input<'_, T> {
+impl<T: Tile, D: Operand> Kernel for Input<'_, T, D> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -121,7 +121,8 @@ impl<T: Tile> Kernel for Input<'_, T> {
                     for (k, from) in from.iter_mut().enumerate().take(T::POINTS) {
                         *from = rows.at((top + k) % T::POINTS, 0).cast_const();
                     }
-                    let start = first + (tile_y - place.band.start) * tiles_x;
+                    let row = first + tile_y - place.band.start;
+                    let mut held = [[s.zero(); 6]; POINTS];
                     for tile in 0..tiles_x {
                         // Down the columns that are new, into a ring of eight.
                         let left = tile * T::OUTPUTS;
@@ -142,17 +143,13 @@ impl<T: Tile> Kernel for Input<'_, T> {
                         for (l, column) in column.iter_mut().enumerate().take(T::POINTS) {
                             *column = ring.add((left + l) % RING * LANES).cast_const();
                         }
-                        let mut to = domain.at(0, block, start + tile);
+                        let at = TileAt { block, row, tile, tiles_x };
                         for k in 0..T::POINTS {
                             let mut d = [s.zero(); 6];
                             for l in 0..T::POINTS {
                                 d[l] = s.load(column[l].add(k * RING * LANES));
                             }
-                            let t = T::input(s, d);
-                            for l in 0..T::POINTS {
-                                s.store(to, t[l]);
-                                to = to.wrapping_add(domain.element_stride);
-                            }
+                            domain.write::<S, T>(s, at, k, T::input(s, d), &mut held[k]);
                         }
                     }
                 }
@@ -163,7 +160,7 @@ impl<T: Tile> Kernel for Input<'_, T> {
 
 /// Transforms the image's tiles of the domain into rows of the output.
 pub(super) struct Output<'a, T> {
-    pub place: Place<'a, T>,
+    pub place: Place<'a, T, Domain>,
     pub epilogue: &'a Epilogue<'a>,
 }
 
@@ -179,7 +176,7 @@ impl<T: Tile> Kernel for Output<'_, T> {
             let (rows, ..) = Lines::new(geometry, scratch);
             for block in place.blocks.clone() {
                 for tile_y in place.band.clone() {
-                    let start = first + (tile_y - place.band.start) * tiles_x;
+                    let start = (first + tile_y - place.band.start) * tiles_x;
                     for tile in 0..tiles_x {
                         let mut columns = [[s.zero(); 6]; POINTS];
                         for (l, column) in columns.iter_mut().enumerate().take(T::POINTS) {
@@ -207,12 +204,12 @@ impl<T: Tile> Kernel for Output<'_, T> {
 }
 
 /// Transforms rows of the output's gradient into the image's tiles.
-pub(super) struct OutputAdjoint<'a, T> {
-    pub place: Place<'a, T>,
+pub(super) struct OutputAdjoint<'a, T, D> {
+    pub place: Place<'a, T, D>,
     pub prologue: &'a GradientPrologue<'a>,
 }
 
-impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
+impl<T: Tile, D: Operand> Kernel for OutputAdjoint<'_, T, D> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -235,7 +232,8 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
                             rows.clear(row);
                         }
                     }
-                    let start = first + (tile_y - place.band.start) * tiles_x;
+                    let row = first + tile_y - place.band.start;
+                    let mut held = [[s.zero(); 6]; POINTS];
                     for tile in 0..tiles_x {
                         let mut columns = [[s.zero(); 6]; POINTS];
                         for (c, column) in columns.iter_mut().enumerate().take(T::OUTPUTS) {
@@ -245,11 +243,10 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
                             }
                             *column = T::output_adjoint(s, y);
                         }
+                        let at = TileAt { block, row, tile, tiles_x };
                         for k in 0..T::POINTS {
                             let t = T::output_adjoint(s, across(s, &columns, k));
-                            for l in 0..T::POINTS {
-                                s.store(domain.at(k * T::POINTS + l, block, start + tile), t[l]);
-                            }
+                            domain.write::<S, T>(s, at, k, t, &mut held[k]);
                         }
                     }
                 }
@@ -262,7 +259,7 @@ impl<T: Tile> Kernel for OutputAdjoint<'_, T> {
 /// pixels: along a row the overlap stays in registers, from row to row (and from band to band) in two
 /// lines of scratch for each block.
 pub(super) struct InputAdjoint<'a, T> {
-    pub place: Place<'a, T>,
+    pub place: Place<'a, T, Domain>,
     pub epilogue: &'a GradientEpilogue<'a>,
 }
 
@@ -283,7 +280,7 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
                     carried.clear(carry + 1);
                 }
                 for tile_y in place.band.clone() {
-                    let start = first + (tile_y - place.band.start) * tiles_x;
+                    let start = (first + tile_y - place.band.start) * tiles_x;
                     let mut overlaps = [[s.zero(); 2]; POINTS];
                     for tile in 0..tiles_x {
                         let mut columns = [[s.zero(); 6]; POINTS];
@@ -351,15 +348,16 @@ impl<T: Tile> Kernel for InputAdjoint<'_, T> {
 
 /// Where the tiles of some blocks of an image, or of a band of it, are. Whoever makes one promises that the prologue or
 /// the epilogue has passed its check and has the geometry's shape; that the domain has room for all blocks of the tiles,
-/// which begin at `first`, and no other thread is at them; and that `scratch` is this worker's and has
+/// and no other thread is at them; and that `scratch` is this worker's and has
 /// room for [`Lines::scratch`].
-pub(super) struct Place<'a, T> {
+pub(super) struct Place<'a, T, D> {
     pub geometry: &'a Geometry,
     pub image: usize,
     pub blocks: Range<usize>,
     /// Which rows of tiles.
     pub band: Range<usize>,
-    pub domain: Domain,
+    pub domain: D,
+    /// The row of tiles of the domain that is the first of these.
     pub first: usize,
     pub scratch: *mut f32,
     pub tile: PhantomData<T>,

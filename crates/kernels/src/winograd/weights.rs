@@ -1,7 +1,7 @@
 //! Weights to the transform domain, packed, and their gradients back.
 //!
 //! Packed weights are `[element][panel]`: for each element of a tile, panels of up to 64
-//! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them. Forward, `k` is an input channel and a
+//! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them, in bfloat16 pairs of `k`. Forward, `k` is an input channel and a
 //! column an output channel; on the way back it is the reverse. Gradients in the domain are
 //! `[element][input channel][output channel]`, output channels padded to whole blocks.
 
@@ -15,7 +15,7 @@ use super::odd_cache_lines;
 use super::tile::{F4, Line, Tile};
 use crate::disjoint_slice::DisjointSlice;
 use crate::leaves::{self, GroupSlices, Leaf};
-use crate::micro_kernel::{PANEL, Packing};
+use crate::micro_kernel::{F32, PANEL, Packing, Precision};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Which pass the weights are packed for.
@@ -45,18 +45,23 @@ impl Weights<'_> {
         }
     }
 
-    /// Numbers from the matrix of an element to the next.
-    pub fn element_stride(&self) -> usize {
+    /// Words from the matrix of an element to the next.
+    pub fn element_stride<P: Precision>(&self) -> usize {
         let (k, columns) = self.sides();
-        odd_cache_lines(k * columns.next_multiple_of(LANES))
+        packed_stride::<P>(k, columns)
     }
 }
 
-/// Transforms and packs the weights of the `k` in a range.
+/// Words of one element of packed weights, from its matrix to the next.
+pub(super) fn packed_stride<P: Precision>(k: usize, columns: usize) -> usize {
+    odd_cache_lines(k / P::K * columns.next_multiple_of(LANES))
+}
+
+/// Transforms and packs the weights of a range of words, each one or two `k`.
 pub(super) struct Transform<'a, 'b, T> {
     pub weights: Weights<'a>,
-    pub k: std::ops::Range<usize>,
-    /// `[element][panel]`; tasks write different `k`.
+    pub words: Range<usize>,
+    /// `[element][panel]`; tasks write different words.
     pub out: &'b DisjointSlice<'b, f32>,
     pub tile: PhantomData<T>,
 }
@@ -68,22 +73,20 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
         let Weights { weight, inputs, outputs, .. } = self.weights;
         let (depth, columns) = self.weights.sides();
         assert_eq!(weight.len(), inputs * outputs * 9, "wrong number of weights");
-        assert!(
-            T::ELEMENTS * self.weights.element_stride() <= self.out.len() && self.k.end <= depth
-        );
-        let stride = self.weights.element_stride();
+        let (stride, depth) =
+            (self.weights.element_stride::<T::Precision>(), depth / T::Precision::K);
+        assert!(T::ELEMENTS * stride <= self.out.len() && self.words.end <= depth);
         for panel in (0..columns).step_by(PANEL) {
             let vectors = (columns - panel).min(PANEL).div_ceil(LANES);
             let packing = Packing::new::<S>(vectors, depth);
             // In the order in which they lie in the memory.
             for (tile, _) in packing.tiles() {
-                for k in self.k.clone() {
+                for word in self.words.clone() {
                     for first in tile.clone().step_by(LANES) {
-                        let at = panel * depth + packing.at(k, first / LANES);
-                        let taps = self.taps(k, panel + first);
-                        // SAFETY: the length of the matrices was checked above, and only this task writes these `k`.
+                        let at = panel * depth + packing.at(word, first / LANES);
+                        // SAFETY: the length of the matrices was checked above, and only this task writes these words.
                         unsafe {
-                            transform::<S, T>(s, &taps, self.out.as_mut_ptr().add(at), stride)
+                            self.word(s, word, panel + first, self.out.as_mut_ptr().add(at), stride)
                         }
                     }
                 }
@@ -92,7 +95,38 @@ impl<T: Tile> Kernel for Transform<'_, '_, T> {
     }
 }
 
-impl<T> Transform<'_, '_, T> {
+impl<T: Tile> Transform<'_, '_, T> {
+    /// Transforms the filters of a word and sixteen columns from `first` on, and writes the elements to `out`, `stride`
+    /// words from one to the next.
+    ///
+    /// # Safety
+    /// They may be written there.
+    #[inline(always)]
+    unsafe fn word<S: Simd>(&self, s: S, word: usize, first: usize, out: *mut f32, stride: usize) {
+        if T::Precision::K == 1 {
+            let lines = filter_columns::<S, T>(s, &self.taps(word, first));
+            for i in 0..T::POINTS {
+                let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
+                for (j, &u) in u.iter().enumerate().take(T::POINTS) {
+                    // SAFETY: the caller's promise.
+                    unsafe { s.store(out.add((i * T::POINTS + j) * stride), u) };
+                }
+            }
+            return;
+        }
+        let even = filter_columns::<S, T>(s, &self.taps(2 * word, first));
+        let odd = filter_columns::<S, T>(s, &self.taps(2 * word + 1, first));
+        for i in 0..T::POINTS {
+            let even = T::filter(s, [even[0][i], even[1][i], even[2][i]]);
+            let odd = T::filter(s, [odd[0][i], odd[1][i], odd[2][i]]);
+            for (j, (&even, &odd)) in even.iter().zip(&odd).enumerate().take(T::POINTS) {
+                let pair = s.pair_bf16(even, odd);
+                // SAFETY: the caller's promise.
+                unsafe { s.store(out.add((i * T::POINTS + j) * stride), pair) };
+            }
+        }
+    }
+
     /// The filters of this `k` and sixteen columns from `first` on, side by side, tap by tap.
     #[inline(always)]
     fn taps(&self, k: usize, first: usize) -> [[f32; LANES]; 9] {
@@ -114,17 +148,9 @@ impl<T> Transform<'_, '_, T> {
     }
 }
 
-/// Transforms sixteen filters, and writes the elements to `out`, `stride` numbers from one to the next.
-///
-/// # Safety
-/// They may be written there.
+/// Transforms sixteen filters down their columns.
 #[inline(always)]
-unsafe fn transform<S: Simd, T: Tile>(
-    s: S,
-    taps: &[[f32; LANES]; 9],
-    out: *mut f32,
-    stride: usize,
-) {
+fn filter_columns<S: Simd, T: Tile>(s: S, taps: &[[f32; LANES]; 9]) -> [Line<S::V>; 3] {
     let mut lines = [[s.zero(); 6]; 3];
     for (column, line) in lines.iter_mut().enumerate() {
         let mut g = [s.zero(); 3];
@@ -134,17 +160,11 @@ unsafe fn transform<S: Simd, T: Tile>(
         }
         *line = T::filter(s, g);
     }
-    for i in 0..T::POINTS {
-        let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
-        for (j, &u) in u.iter().enumerate().take(T::POINTS) {
-            // SAFETY: the caller's promise.
-            unsafe { s.store(out.add((i * T::POINTS + j) * stride), u) };
-        }
-    }
+    lines
 }
 
 /// Elements of the largest tiles.
-const MOST_ELEMENTS: usize = F4::ELEMENTS;
+const MOST_ELEMENTS: usize = F4::<F32>::ELEMENTS;
 
 /// Numbers from what [`Gather`] reads of an element to what it prefetches: processors do not find out by themselves that
 /// they will read so many matrices at once.

@@ -13,8 +13,12 @@ use proptest::prelude::*;
 
 use crate::common::{assert_close, channels, conv2d, distance, dot, nchw, noise, processor, wide};
 
-const ALGORITHMS: [ConvAlgorithm; 3] =
-    [ConvAlgorithm::Direct, ConvAlgorithm::Winograd2, ConvAlgorithm::Winograd4];
+const ALGORITHMS: [ConvAlgorithm; 4] = [
+    ConvAlgorithm::Direct,
+    ConvAlgorithm::Winograd2,
+    ConvAlgorithm::Winograd4,
+    ConvAlgorithm::Winograd4Bf16,
+];
 
 /// Relative L2 errors that are allowed: F(4x4) loses some digits in its transforms.
 fn tolerance(algorithm: ConvAlgorithm) -> f64 {
@@ -22,6 +26,7 @@ fn tolerance(algorithm: ConvAlgorithm) -> f64 {
         ConvAlgorithm::Direct => 1e-6,
         ConvAlgorithm::Winograd2 => 2e-6,
         ConvAlgorithm::Winograd4 => 5e-6,
+        ConvAlgorithm::Winograd4Bf16 => 3e-2,
     }
 }
 

@@ -1,0 +1,49 @@
+//! What is multiplied: numbers, or pairs of bfloat16s.
+
+use crate::Isa;
+use crate::simd::{Kernel, Simd};
+
+/// The precision of products; sums are `f32`. Matrices consist of *words* of 32 bits, whatever these hold, so that a GEMM
+/// is the same for both.
+pub(crate) trait Precision: Copy + Default + Send + Sync {
+    /// How many `k` a word holds.
+    const K: usize;
+
+    /// `sum + a * b`, of all `k` of the words.
+    fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
+
+    /// Runs a kernel, compiled for the instructions that this precision needs.
+    fn run<T>(isa: Isa, kernel: impl Kernel<Output = T>) -> T;
+}
+
+/// A word is a number.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct F32;
+
+impl Precision for F32 {
+    const K: usize = 1;
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        s.fma(a, b, sum)
+    }
+    fn run<T>(isa: Isa, kernel: impl Kernel<Output = T>) -> T {
+        isa.run(kernel)
+    }
+}
+
+/// A word is a pair of bfloat16s, two `k`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Bf16;
+
+impl Precision for Bf16 {
+    const K: usize = 2;
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        s.dot_bf16(a, b, sum)
+    }
+    fn run<T>(isa: Isa, kernel: impl Kernel<Output = T>) -> T {
+        isa.run_bf16(kernel)
+    }
+}
