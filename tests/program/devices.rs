@@ -61,15 +61,12 @@ fn without_a_card_cuda_is_refused_in_a_sentence_and_auto_is_the_cpu() {
 }
 
 #[test]
-fn the_precision_of_the_cpu_is_f32() {
+fn the_precision_of_the_cpu_is_f32_unless_it_is_chosen() {
     let place = Place::new();
+    let bf16 = "--set engine.precision=bf16";
     for arguments in ["train", "plan quick", "bench quick", "train --device cpu"] {
-        let arguments = format!("{arguments} --set engine.precision=bf16");
-        place.refuse_saying(
-            2,
-            &arguments,
-            &["engine.precision is bf16", "engine.activations=bf16"],
-        );
+        let arguments = format!("{arguments} {bf16} --set engine.conv=direct");
+        place.refuse_saying(2, &arguments, &["engine.precision is bf16", "engine.conv to auto"]);
     }
     place.refuse_saying(
         2,
@@ -78,8 +75,24 @@ fn the_precision_of_the_cpu_is_f32() {
     );
     place.run(&format!("train {SMALL} --epochs 1 --set engine.precision=f32 --out f32"));
     place.run(&format!("train {SMALL} --epochs 1 --out auto"));
-    let weights = |run: &str| std::fs::read(super::checkpoint(&place.path(run), 1)).unwrap();
-    assert!(weights("f32") == weights("auto"), "the weights' files are the same");
+    let weights =
+        |run: &str, epoch| std::fs::read(super::checkpoint(&place.path(run), epoch)).unwrap();
+    assert!(weights("f32", 1) == weights("auto", 1), "the weights' files are the same");
+    let wide = format!("train {SMALL} --set network.widths=[16,16,16]");
+    place.run(&format!("{wide} --epochs 2 {bf16} --out whole"));
+    place.run(&format!("{wide} --epochs 1 {bf16} --out run"));
+    assert!(place.read("run/log.txt").contains("products in bf16"));
+    // A run keeps its precision, and the bits of every update.
+    place.run("train --resume run --epochs 2");
+    assert!(weights("run", 2) == weights("whole", 2), "a resumed run is the same");
+    place.run(&format!("{wide} --epochs 2 --out f32-again"));
+    assert!(weights("f32-again", 2) != weights("whole", 2), "f32 is another precision");
+    place.run("train --resume run --epochs 3 --set engine.precision=f32");
+    assert!(place.read("run/log.txt").contains("Changing engine.precision from bf16 to f32"));
+    let plan = json(&place, &format!("plan report {bf16} --json"));
+    assert_eq!([&plan["device"], &plan["precision"]], ["cpu", "bf16"]);
+    let steps = place.run(&format!("plan report --steps {bf16}"));
+    assert!(steps.contains("conv 3x3/1 winograd4 in bf16"), "{steps}");
 }
 
 #[test]

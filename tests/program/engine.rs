@@ -85,6 +85,7 @@ fn algorithms_instruction_sets_and_storage_types_train_almost_alike() {
         ("winograd2", "--set engine.conv=winograd2", 1e-3),
         ("portable", "--isa portable", 1e-3),
         ("bf16", "--set engine.activations=bf16", 0.1),
+        ("products", "--set engine.precision=bf16", 0.1),
     ] {
         let other = losses(name, options);
         // Only the first updates, at a learning rate at which differences grow slowly.

@@ -91,6 +91,7 @@ fn layer_name(layer: Layer) -> String {
                 ConvAlgorithm::Direct => "direct",
                 ConvAlgorithm::Winograd2 => "winograd2",
                 ConvAlgorithm::Winograd4 => "winograd4",
+                ConvAlgorithm::Winograd4Bf16 => "winograd4 in bf16",
             };
             format!("conv {kernel}x{kernel}/{stride} {algorithm}")
         }

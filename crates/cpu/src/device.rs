@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crescendo_kernels::{Isa, Processor, TaskTimes, ThreadPool, Workspace};
 use crescendo_network::{
-    Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError, Graph, IsaKind,
-    PrecisionKind, RequiredMemory,
+    ConvolutionKind, Device, DeviceKind, DeviceMemory, Devices, Engine, EngineConfig, EngineError,
+    Graph, IsaKind, PrecisionKind, RequiredMemory,
 };
 
 use crate::engine::CpuEngine;
@@ -87,7 +87,8 @@ impl CpuDevice {
     /// The processor as the section `[engine]` asks for it.
     ///
     /// # Errors
-    /// If the processor does not have the instruction set or the precision, or the number of tiles is not possible.
+    /// If the processor does not have the instruction set, no convolution can have the precision, or the number of tiles
+    /// is not possible.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         if config.tiles > Workspace::MOST_GROUP_TILES {
             return Err(EngineError::Unsupported(format!(
@@ -96,10 +97,11 @@ impl CpuDevice {
                 Workspace::MOST_GROUP_TILES
             )));
         }
-        if config.precision == PrecisionKind::Bf16 {
+        let winograd4 = [ConvolutionKind::Auto, ConvolutionKind::Winograd4];
+        if config.precision == PrecisionKind::Bf16 && !winograd4.contains(&config.conv) {
             return Err(EngineError::Unsupported(
-                "engine.precision is bf16, but the CPU computes in f32: set engine.activations=bf16 \
-                 instead, which stores what is saved for backward in half the memory"
+                "engine.precision is bf16, in which the CPU computes convolutions by Winograd F(4x4) \
+                 alone: set engine.conv to auto or winograd4, or engine.precision to f32"
                     .into(),
             ));
         }
@@ -109,9 +111,13 @@ impl CpuDevice {
         };
         let kinds = [IsaKind::Avx512, IsaKind::Avx2, IsaKind::Portable];
         let kind = kinds.into_iter().find(|kind| kind.name() == isa.name());
+        let precision = match config.precision {
+            PrecisionKind::Bf16 => PrecisionKind::Bf16,
+            PrecisionKind::Auto | PrecisionKind::F32 => PrecisionKind::Auto,
+        };
         let config = EngineConfig {
             device: DeviceKind::Cpu,
-            precision: PrecisionKind::Auto,
+            precision,
             isa: kind.unwrap_or(config.isa),
             ..config.clone()
         };
@@ -171,9 +177,16 @@ impl Device for CpuDevice {
             IsaKind::Avx2 => "AVX2",
             IsaKind::Auto | IsaKind::Portable => "portable code",
         };
+        let products = match (self.config.precision, self.isa.multiplies_bf16()) {
+            (PrecisionKind::Bf16, true) => " with products in bf16",
+            (PrecisionKind::Bf16, false) => {
+                " with products in bf16, which it has no instructions for"
+            }
+            _ => "",
+        };
         let threads = host::threads_in_words(self.config.threads);
         let name = host::processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-        format!("{name}, {isa}, {threads}")
+        format!("{name}, {isa}{products}, {threads}")
     }
 
     fn memory(&self) -> DeviceMemory {

@@ -35,7 +35,7 @@ impl ExecutionPlan {
         let fused = FusedGraph::new(graph)?;
         let layers = |few| -> Vec<Option<Layer>> {
             let nodes = fused.steps.iter().map(|step| &graph.nodes[step.node]);
-            nodes.map(|node| Layer::of(node, options.convolution, few)).collect()
+            nodes.map(|node| Layer::of(node, options, few)).collect()
         };
         let (layers, few) = (layers(false), layers(true));
         let gradients = GradientPlan::new(graph, &fused)?;

@@ -3,10 +3,11 @@
 
 use crescendo_conformance::Tolerances;
 use crescendo_cpu::CpuDevices;
-use crescendo_network::{ActivationStorage, Device, Devices, EngineConfig, IsaKind};
+use crescendo_network::{ActivationStorage, Device, Devices, EngineConfig, IsaKind, PrecisionKind};
 
-fn open(activations: ActivationStorage) -> Box<dyn Device> {
-    let config = EngineConfig { threads: 2, isa: isa(), activations, ..EngineConfig::default() };
+fn open(activations: ActivationStorage, precision: PrecisionKind) -> Box<dyn Device> {
+    let config =
+        EngineConfig { threads: 2, isa: isa(), activations, precision, ..EngineConfig::default() };
     CpuDevices.open(&config).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -24,13 +25,20 @@ fn exact(tolerances: Tolerances) -> Tolerances {
 mod f32 {
     use super::*;
     crescendo_conformance::conformance_tests!(|| {
-        (open(ActivationStorage::F32), exact(Tolerances::F32))
+        (open(ActivationStorage::F32, PrecisionKind::F32), exact(Tolerances::F32))
     });
 }
 
 mod bf16 {
     use super::*;
     crescendo_conformance::conformance_tests!(|| {
-        (open(ActivationStorage::Bf16), exact(Tolerances::BF16))
+        (open(ActivationStorage::Bf16, PrecisionKind::F32), exact(Tolerances::BF16))
+    });
+}
+
+mod bf16_products {
+    use super::*;
+    crescendo_conformance::conformance_tests!(|| {
+        (open(ActivationStorage::F32, PrecisionKind::Bf16), exact(Tolerances::BF16_PRODUCTS))
     });
 }

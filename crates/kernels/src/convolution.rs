@@ -169,7 +169,15 @@ pub fn forward(
     if algorithm == ConvAlgorithm::Direct {
         direct::forward(processor, workspace, layer, prologue, packed, epilogue);
     } else {
-        winograd::forward(processor, workspace, variant(algorithm), layer, prologue, packed, epilogue);
+        winograd::forward(
+            processor,
+            workspace,
+            variant(algorithm),
+            layer,
+            prologue,
+            packed,
+            epilogue,
+        );
     }
 }
 

@@ -101,8 +101,8 @@ pub enum PrecisionKind {
     Auto,
     /// All in 32 bits.
     F32,
-    /// Feature maps and products in bfloat16, sums in f32; parameters, gradients of parameters, statistics and the
-    /// optimizer in f32.
+    /// On CUDA feature maps and products in bfloat16, on the CPU products of Winograd convolutions; sums, parameters,
+    /// gradients of parameters, statistics and the optimizer in f32.
     Bf16,
 }
 
@@ -257,7 +257,7 @@ pub trait Devices: Sync {
 /// ```
 pub trait Device: Send + Sync {
     /// The keys with which it was opened, with `auto` replaced by what was chosen; `device` is never `auto`. Keys of
-    /// other engines stay as they are. `precision` is `auto` on a device that has only one.
+    /// other engines stay as they are. `precision` is `auto` where that means the same.
     fn config(&self) -> EngineConfig;
 
     /// What it is, such as `AMD EPYC 9V74, AVX-512, 2 threads`.

@@ -98,7 +98,7 @@ impl Pass<'_> {
         self.processor.pool.end_step(step, backward);
         let winograd = matches!(
             self.layers[step],
-            Some(Layer::Convolution(_, ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4))
+            Some(Layer::Convolution(_, algorithm)) if algorithm != ConvAlgorithm::Direct
         );
         if winograd && self.trains() {
             self.tuning.add(step, seconds);

@@ -263,6 +263,37 @@ mod tests {
         (0..count).map(|i| ((i * 7 + seed) * 31 % 97 % 9) as f32 - 4.0).collect()
     }
 
+    /// A precision whose words hold small whole numbers.
+    pub trait Number: Precision {
+        /// So many words of small whole numbers.
+        fn words(count: usize, seed: usize) -> Vec<f32>;
+        /// What `multiply_add` adds for each number of a vector.
+        fn product(a: f32, b: f32) -> f32;
+    }
+
+    impl Number for F32 {
+        fn words(count: usize, seed: usize) -> Vec<f32> {
+            numbers(count, seed)
+        }
+        fn product(a: f32, b: f32) -> f32 {
+            a * b
+        }
+    }
+
+    impl Number for Bf16 {
+        fn words(count: usize, seed: usize) -> Vec<f32> {
+            let numbers = numbers(2 * count, seed);
+            let pair = |pair: &[f32]| f32::from_bits(pair[1].to_bits() | pair[0].to_bits() >> 16);
+            numbers.chunks(2).map(pair).collect()
+        }
+        fn product(a: f32, b: f32) -> f32 {
+            let halves = |word: f32| {
+                [word.to_bits() << 16, word.to_bits() & 0xffff_0000].map(f32::from_bits)
+            };
+            halves(a).iter().zip(halves(b)).map(|(a, b)| a * b).sum()
+        }
+    }
+
     /// Every vector of every `k` has a place of its own, in the rows of its register tile.
     #[test]
     fn a_packed_panel_has_each_number_once() {

@@ -147,27 +147,28 @@ impl<P: Precision, const R: usize, const W: usize> RegisterTiles<'_, P, R, W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{F32, Packing};
-    use super::super::tests::numbers;
+    use super::super::tests::{Number, numbers};
+    use super::super::{Bf16, F32, Packing};
     use super::*;
     use crate::Isa;
 
     /// A GEMM of so many rows and vectors of columns, with segments of these lengths, the rows of `a` and of `c` so many
     /// numbers apart, added to what is there or not.
-    struct CheckGemm {
+    struct CheckGemm<P> {
         rows: usize,
         vectors: usize,
         lens: Vec<usize>,
         a_row: usize,
         c_row: usize,
         accumulate: bool,
+        precision: P,
     }
 
-    impl Kernel for CheckGemm {
+    impl<P: Number> Kernel for CheckGemm<P> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let CheckGemm { rows, vectors, lens, a_row, c_row, accumulate } = self;
+            let CheckGemm { rows, vectors, lens, a_row, c_row, accumulate, precision } = self;
             let depth: usize = lens.iter().sum();
             // Segments lie one after another, each with all rows.
             let mut end = 0;
@@ -179,7 +180,7 @@ mod tests {
                     Segment { offset, len }
                 })
                 .collect();
-            let (a, packed) = (numbers(end, 1), numbers(depth * vectors * LANES, 2));
+            let (a, packed) = (P::words(end, 1), P::words(depth * vectors * LANES, 2));
             for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
                 let (some, c_vector) = (columns.len() / LANES, rows * c_row);
                 let before = numbers(some * c_vector + LANES, 3);
@@ -192,7 +193,7 @@ mod tests {
                     for segment in &segments {
                         for i in 0..segment.len {
                             let b = packed[at + k * columns.len() + column];
-                            sum += a[segment.offset + row * a_row + i] * b;
+                            sum += P::product(a[segment.offset + row * a_row + i], b);
                             k += 1;
                         }
                     }
@@ -214,10 +215,33 @@ mod tests {
                     prefetch: &Prefetch::nothing(),
                 };
                 // SAFETY: the memory was made for these distances.
-                unsafe { gemm.run(s, F32) };
+                unsafe { gemm.run(s, precision) };
                 assert_eq!(c, expected, "{rows} rows, {lens:?}, {a_row}, {c_row}, {accumulate}");
             }
         }
+    }
+
+    /// Both as the instruction set is, and as its precision is run.
+    fn check<P: Number>(
+        isa: Isa,
+        rows: usize,
+        vectors: usize,
+        lens: &[usize],
+        [a_row, c_row]: [usize; 2],
+        accumulate: bool,
+        precision: P,
+    ) {
+        let gemm = || CheckGemm {
+            rows,
+            vectors,
+            lens: lens.to_vec(),
+            a_row,
+            c_row,
+            accumulate,
+            precision,
+        };
+        isa.run(gemm());
+        P::run(isa, gemm());
     }
 
     #[test]
@@ -228,8 +252,10 @@ mod tests {
             {
                 let (a_row, c_row) = [(LANES, LANES), (32, 16), (37, 48)][rows % 3];
                 for (vectors, accumulate) in [(4, false), (3, true), (2, false), (1, true)] {
-                    let lens = lens.clone();
-                    isa.run(CheckGemm { rows, vectors, lens, a_row, c_row, accumulate });
+                    check(isa, rows, vectors, &lens, [a_row, c_row], accumulate, F32);
+                    let words: Vec<usize> = lens.iter().map(|len| len.div_ceil(2)).collect();
+                    let rows_of = [[a_row, c_row], [LANES / 2, c_row]][vectors % 2];
+                    check(isa, rows, vectors, &words, rows_of, accumulate, Bf16);
                 }
             }
         }

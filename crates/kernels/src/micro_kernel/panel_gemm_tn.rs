@@ -139,37 +139,55 @@ impl<P: Precision, const R: usize, const W: usize> RegisterTilesTn<'_, P, R, W> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::F32;
-    use super::super::tests::numbers;
+    use super::super::tests::{Number, numbers};
+    use super::super::{Bf16, F32};
     use super::*;
     use crate::Isa;
 
     /// A GEMM of so many rows and vectors of columns, over lines of so many `k`, which are so many numbers apart in `a`.
-    struct CheckGemmTn {
+    struct CheckGemmTn<P> {
         rows: usize,
         vectors: usize,
         lines: usize,
         len: usize,
         a_step: usize,
         accumulate: bool,
+        precision: P,
     }
 
-    impl Kernel for CheckGemmTn {
+    impl<P> CheckGemmTn<P> {
+        fn new(
+            (rows, vectors, lines, len, a_step, accumulate): (
+                usize,
+                usize,
+                usize,
+                usize,
+                usize,
+                bool,
+            ),
+            precision: P,
+        ) -> Self {
+            CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision }
+        }
+    }
+
+    impl<P: Number> Kernel for CheckGemmTn<P> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let CheckGemmTn { rows, vectors, lines, len, a_step, accumulate } = self;
+            let CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision } = self;
             let (a_line, b_line, c_row) = ((len + 1) * a_step, (len + 2) * LANES, 80);
             let b_vector = lines * b_line;
-            let a = numbers(lines * a_line + rows, 1);
-            let b = numbers(vectors * b_vector, 2);
+            let a = P::words(lines * a_line + rows, 1);
+            let b = P::words(vectors * b_vector, 2);
             let mut c = numbers(rows * c_row, 3);
             let mut expected = c.clone();
             for (row, column) in (0..rows).flat_map(|r| (0..vectors * LANES).map(move |n| (r, n))) {
                 let mut sum = if accumulate { expected[row * c_row + column] } else { 0.0 };
                 for (line, k) in (0..lines).flat_map(|line| (0..len).map(move |k| (line, k))) {
                     let vector = column / LANES * b_vector + line * b_line + k * LANES;
-                    sum += a[line * a_line + k * a_step + row] * b[vector + column % LANES];
+                    let b = b[vector + column % LANES];
+                    sum += P::product(a[line * a_line + k * a_step + row], b);
                 }
                 expected[row * c_row + column] = sum;
             }
@@ -191,7 +209,7 @@ mod tests {
                 prefetch: &Prefetch::nothing(),
             };
             // SAFETY: the memory was made for these distances.
-            unsafe { gemm.run(s, F32) };
+            unsafe { gemm.run(s, precision) };
             assert_eq!(c, expected, "{rows} rows, {lines} lines of {len}, {a_step}, {accumulate}");
         }
     }
@@ -203,7 +221,10 @@ mod tests {
                 for (lines, len) in [(1, 64), (3, 16), (5, 8), (2, 7), (1, 24)] {
                     let (a_step, accumulate) = ([16, 32, 48, 19][rows % 4], rows % 2 == 0);
                     let vectors = 1 + (rows + lines) % 4;
-                    isa.run(CheckGemmTn { rows, vectors, lines, len, a_step, accumulate });
+                    let check = (rows, vectors, lines, len, a_step, accumulate);
+                    isa.run(CheckGemmTn::new(check, F32));
+                    isa.run(CheckGemmTn::new(check, Bf16));
+                    isa.run_bf16(CheckGemmTn::new(check, Bf16));
                 }
             }
         }

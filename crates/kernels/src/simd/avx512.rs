@@ -157,7 +157,9 @@ unsafe impl Features for Bf16 {
     #[inline(always)]
     unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: the caller's promise; vectors of 512 bits.
-        unsafe { _mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
+        unsafe {
+            _mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b))
+        }
     }
 }
 

@@ -295,10 +295,58 @@ mod tests {
         }
     }
 
+    /// Pairs of bfloat16s, which are made of numbers that are rounded, and multiplied.
+    struct CheckPairs;
+
+    impl Kernel for CheckPairs {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            // Some lie halfway between two bfloat16s, some close to that.
+            let numbers = |seed: u32| -> [f32; LANES] {
+                std::array::from_fn(|i| {
+                    let low = [0, 0x7fff, 0x8000, 0x8001][i % 4];
+                    f32::from_bits(0x3f80_0000 + ((seed * 37 + i as u32 * 11) % 128 << 16) + low)
+                })
+            };
+            let ([a, b, c], even) = ([1, 2, 3].map(numbers), numbers(4));
+            let mut out = [[0.0f32; LANES]; 2];
+            // SAFETY: arrays of sixteen numbers.
+            unsafe {
+                let load = |x: &[f32; LANES]| s.load(x.as_ptr());
+                let (pairs, others) =
+                    (s.pair_bf16(load(&a), load(&b)), s.pair_bf16(load(&even), load(&c)));
+                s.store(out[0].as_mut_ptr(), pairs);
+                s.store(out[1].as_mut_ptr(), s.dot_bf16(pairs, others, load(&c)));
+            }
+            let nearest = |x: f32| {
+                let bits = x.to_bits();
+                (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000
+            };
+            let number = |x: f32| f32::from_bits(nearest(x));
+            for i in 0..LANES {
+                let pair = nearest(b[i]) | nearest(a[i]) >> 16;
+                assert_eq!(out[0][i].to_bits(), pair, "pair {i}");
+                // Products of bfloat16s are exact in f64.
+                let upper = number(b[i]).mul_add(number(c[i]), c[i]);
+                let sum = number(a[i]).mul_add(number(even[i]), upper);
+                assert_eq!(out[1][i], sum, "dot {i}");
+            }
+            let none = s.pair_bf16(s.splat(f32::NAN), s.splat(f32::INFINITY));
+            // SAFETY: an array of sixteen numbers.
+            unsafe { s.store(out[0].as_mut_ptr(), none) };
+            let bits = out[0][0].to_bits();
+            assert!(bits >> 16 == 0x7f80 && f32::from_bits(bits << 16).is_nan(), "{bits:x}");
+        }
+    }
+
     #[test]
     fn every_instruction_set_does_the_same() {
         for isa in Isa::available() {
             isa.run(Check);
+            isa.run_bf16(Check);
+            isa.run(CheckPairs);
+            isa.run_bf16(CheckPairs);
         }
         assert!(Isa::new("portable").is_some() && Isa::new("mmx").is_none());
     }

@@ -45,7 +45,8 @@ impl<T: Tile> Backward<'_, T> {
         let schedule = Schedule::new(&self.geometry, direction, workspace.group_tiles());
         let weights = Weights { weight, inputs, outputs, scale: None, direction };
         let (workers, shared) = workspace.split();
-        let (u, shared) = shared.split_at_mut(T::ELEMENTS * weights.element_stride::<T::Precision>());
+        let (u, shared) =
+            shared.split_at_mut(T::ELEMENTS * weights.element_stride::<T::Precision>());
         if self.epilogue.is_some() {
             transform_weights::<T>(processor, weights, u);
         }
@@ -236,8 +237,7 @@ impl<T: Tile> Backward<'_, T> {
             let start = scratch.wrapping_add(Lines::scratch(&self.geometry));
             let (domains, _) = self.domains(group.rows(), start);
             let (pass, accumulate) = (self, count > 0);
-            let task =
-                Task { pass, group, next, packed, domains, gradient, accumulate, scratch };
+            let task = Task { pass, group, next, packed, domains, gradient, accumulate, scratch };
             T::Precision::run(processor.isa, task);
         }
     }
@@ -349,7 +349,8 @@ impl<T: Tile> Task<'_, T> {
         let len = weights::packed_stride::<T::Precision>(output.channels, input.channels);
         let packed = self.packed.as_ptr().wrapping_add(element * len);
         // The weights, or the sums, of the next panel, or behind the last one of the next element.
-        let mut then = packed.wrapping_add(blocks.end * LANES * (output.channels / T::Precision::K));
+        let mut then =
+            packed.wrapping_add(blocks.end * LANES * (output.channels / T::Precision::K));
         if let Some(WeightGradient::Sum(sum)) = self.gradient {
             let geometry = &self.pass.geometry;
             let to_sum = DomainGemmTn::to_sum(

@@ -51,8 +51,7 @@ impl Domain {
     pub unsafe fn at(self, element: usize, block: usize, row: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
         unsafe {
-            let at =
-                element * self.element_stride + block * self.block_stride + row * self.row_len;
+            let at = element * self.element_stride + block * self.block_stride + row * self.row_len;
             self.start.add(at)
         }
     }

@@ -2,13 +2,13 @@
 
 use std::marker::PhantomData;
 
+use super::Geometry;
 use super::domain::{ForwardDomains, Operands, Order, len_of};
 use super::panel::DomainGemm;
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
 use super::transform::{self, Lines, Place};
 use super::weights::{self, Direction};
-use super::Geometry;
 use crate::epilogue::Epilogue;
 use crate::micro_kernel::{Precision, panels};
 use crate::prefetch::Prefetch;
@@ -41,9 +41,8 @@ impl<T: Tile> Forward<'_, T> {
             let images = schedule.images_of(&self.geometry, index);
             for (group, next) in with_next(schedule.groups(&self.geometry, images)) {
                 let geometry = &self.geometry;
-                let domains = |start| {
-                    ForwardDomains::new::<T>(geometry, group.rows(), Order::InTurn, start)
-                };
+                let domains =
+                    |start| ForwardDomains::new::<T>(geometry, group.rows(), Order::InTurn, start);
                 // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
                 let (scratch, start) =
                     unsafe { workers.part(worker, Lines::scratch(geometry), len_of(domains)) };

@@ -190,7 +190,8 @@ fn backward_size<T: Tile>(
     let Geometry { input, output, .. } = *geometry;
     let rows = most_rows(geometry, Direction::Backward);
     let domains = len_of(|start| BackwardDomains::new::<T>(geometry, rows, Order::InTurn, start));
-    let weights = T::ELEMENTS * weights::packed_stride::<T::Precision>(output.channels, input.channels);
+    let weights =
+        T::ELEMENTS * weights::packed_stride::<T::Precision>(output.channels, input.channels);
     let sum = T::ELEMENTS * gradient_stride(input.channels, output.padded_channels());
     let taps = leaves.most() * taps_len(layer.inputs, layer.outputs);
     let wanted = wanted_parts(geometry, leaves.whole());

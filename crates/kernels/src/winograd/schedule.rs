@@ -4,9 +4,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::Geometry;
 use super::transform::Place;
 use super::weights::Direction;
-use super::Geometry;
 use crate::leaves::MOST_PARTS;
 use crate::partition::{TASKS_PER_THREAD, are_many, split_range};
 use crate::prefetch::MapRows;

@@ -235,21 +235,23 @@ impl<T: Tile> Backward<'_, T> {
                     let first = |image: usize| (image - images.start) * geometry.tiles_y;
                     let domains = domains.part::<T>(geometry, first(some.start)..first(some.end));
                     let accumulate = some.start > all.start;
-                    T::Precision::run(isa, Gradients {
-                        pass: self,
-                        domains,
-                        packed,
-                        du,
-                        accumulate,
-                        element,
-                        blocks: piece.of(blocks),
-                    });
+                    T::Precision::run(
+                        isa,
+                        Gradients {
+                            pass: self,
+                            domains,
+                            packed,
+                            du,
+                            accumulate,
+                            element,
+                            blocks: piece.of(blocks),
+                        },
+                    );
                 });
             }
             // The sums of leaves that are complete are not needed any longer, and their memory is used again while it is in
             // the cache.
-            let complete =
-                self.parts.iter().take_while(|part| part.images().end <= images.end);
+            let complete = self.parts.iter().take_while(|part| part.images().end <= images.end);
             let last = complete.enumerate().filter(|(_, part)| part.ends.is_some()).last();
             let complete = open..last.map_or(open, |(part, _)| part + 1);
             if let Some((taps, sums)) = sums.as_mut().filter(|_| !complete.is_empty()) {
