@@ -65,8 +65,12 @@ fn the_precision_of_the_cpu_is_f32_unless_it_is_chosen() {
     let place = Place::new();
     let bf16 = "--set engine.precision=bf16";
     for arguments in ["train", "plan quick", "bench quick", "train --device cpu"] {
-        let arguments = format!("{arguments} {bf16} --set engine.conv=direct");
-        place.refuse_saying(2, &arguments, &["engine.precision is bf16", "engine.conv to auto"]);
+        let arguments = format!("{arguments} {bf16} --set engine.conv=winograd2");
+        place.refuse_saying(
+            2,
+            &arguments,
+            &["engine.precision is bf16", "engine.conv is winograd2"],
+        );
     }
     place.refuse_saying(
         2,
@@ -92,7 +96,9 @@ fn the_precision_of_the_cpu_is_f32_unless_it_is_chosen() {
     let plan = json(&place, &format!("plan report {bf16} --json"));
     assert_eq!([&plan["device"], &plan["precision"]], ["cpu", "bf16"]);
     let steps = place.run(&format!("plan report --steps {bf16}"));
-    assert!(steps.contains("conv 3x3/1 winograd4 in bf16"), "{steps}");
+    for algorithm in ["3x3/1 winograd4 in bf16", "3x3/2 direct in bf16", "3x3/1 direct "] {
+        assert!(steps.contains(&format!("conv {algorithm}")), "{algorithm}: {steps}");
+    }
 }
 
 #[test]

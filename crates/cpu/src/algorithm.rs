@@ -47,11 +47,7 @@ fn algorithm(layer: &Convolution, input: Shape, options: PlanOptions, few: bool)
         ConvolutionKind::Winograd2 => ConvAlgorithm::Winograd2,
         ConvolutionKind::Direct => ConvAlgorithm::Direct,
     };
-    if options.bf16
-        && algorithm == ConvAlgorithm::Winograd4
-        && layer.supports(ConvAlgorithm::Winograd4Bf16)
-    {
-        return ConvAlgorithm::Winograd4Bf16;
-    }
-    if layer.supports(algorithm) { algorithm } else { ConvAlgorithm::Direct }
+    let algorithm = if layer.supports(algorithm) { algorithm } else { ConvAlgorithm::Direct };
+    let bf16 = algorithm.in_bf16().filter(|&bf16| options.bf16 && layer.supports(bf16));
+    bf16.unwrap_or(algorithm)
 }

@@ -89,6 +89,7 @@ fn layer_name(layer: Layer) -> String {
         Layer::Convolution(Convolution { kernel, stride, .. }, algorithm) => {
             let algorithm = match algorithm {
                 ConvAlgorithm::Direct => "direct",
+                ConvAlgorithm::DirectBf16 => "direct in bf16",
                 ConvAlgorithm::Winograd2 => "winograd2",
                 ConvAlgorithm::Winograd4 => "winograd4",
                 ConvAlgorithm::Winograd4Bf16 => "winograd4 in bf16",

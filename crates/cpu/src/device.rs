@@ -97,11 +97,10 @@ impl CpuDevice {
                 Workspace::MOST_GROUP_TILES
             )));
         }
-        let winograd4 = [ConvolutionKind::Auto, ConvolutionKind::Winograd4];
-        if config.precision == PrecisionKind::Bf16 && !winograd4.contains(&config.conv) {
+        if config.precision == PrecisionKind::Bf16 && config.conv == ConvolutionKind::Winograd2 {
             return Err(EngineError::Unsupported(
-                "engine.precision is bf16, in which the CPU computes convolutions by Winograd F(4x4) \
-                 alone: set engine.conv to auto or winograd4, or engine.precision to f32"
+                "engine.precision is bf16, but engine.conv is winograd2, which computes in f32: set \
+                 engine.conv to auto, winograd4 or direct, or engine.precision to f32"
                     .into(),
             ));
         }

@@ -62,8 +62,11 @@ fn main() {
     for (inputs, outputs, kernel, stride, side) in LAYERS {
         let convolution = Convolution { inputs, outputs, kernel, stride, padding: kernel / 2 };
         let shape = MapShape { images: batch, channels: inputs, height: side, width: side };
-        let algorithm =
-            if convolution.supports(algorithm) { algorithm } else { ConvAlgorithm::Direct };
+        let algorithm = match algorithm {
+            ConvAlgorithm::Winograd4Bf16 if convolution.stride > 1 => ConvAlgorithm::DirectBf16,
+            algorithm if convolution.supports(algorithm) => algorithm,
+            _ => ConvAlgorithm::Direct,
+        };
         let out = convolution.output_shape(shape);
         print!("{inputs:>3}@{side:<2} to {outputs:>3}@{:<2} by {kernel}x{kernel}:", out.width);
         let mut layer = Layer::new(algorithm, convolution, shape);

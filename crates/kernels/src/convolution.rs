@@ -8,6 +8,7 @@
 use crate::conv_shape::Convolution;
 use crate::epilogue::{Epilogue, GradientEpilogue};
 use crate::leaves::Leaves;
+use crate::micro_kernel::{Bf16, F32};
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::winograd::{self, Variant};
 use crate::workspace::{Workspace, WorkspaceSize};
@@ -20,13 +21,33 @@ use crate::{MapShape, Processor, direct};
 pub enum ConvAlgorithm {
     /// Direct convolution: any filter, any stride.
     Direct,
+    /// The same with products of bfloat16, to which both factors are rounded; sums are `f32`.
+    DirectBf16,
     /// Winograd F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 multiplications for 4 outputs, where
     /// direct convolution needs 36.
     Winograd2,
     /// Winograd F(4x4, 3x3): 36 multiplications for 16 outputs, where direct convolution needs 144.
     Winograd4,
-    /// The same with products of bfloat16: what is multiplied is rounded to it after the transforms; sums are `f32`.
+    /// The same with products of bfloat16, to which both factors are rounded after the transforms; sums are `f32`.
     Winograd4Bf16,
+}
+
+impl ConvAlgorithm {
+    /// The algorithm with products of bfloat16, if it has them.
+    pub fn in_bf16(self) -> Option<Self> {
+        match self {
+            ConvAlgorithm::Direct | ConvAlgorithm::DirectBf16 => Some(ConvAlgorithm::DirectBf16),
+            ConvAlgorithm::Winograd4 | ConvAlgorithm::Winograd4Bf16 => {
+                Some(ConvAlgorithm::Winograd4Bf16)
+            }
+            ConvAlgorithm::Winograd2 => None,
+        }
+    }
+
+    /// Whether it is one of Winograd's.
+    pub fn is_winograd(self) -> bool {
+        !matches!(self, ConvAlgorithm::Direct | ConvAlgorithm::DirectBf16)
+    }
 }
 
 /// Transforming one channel of a tile takes about as long as this many multiplications for each of its
@@ -41,12 +62,12 @@ impl Convolution {
     /// most 1; with products of bfloat16 also even numbers of channels.
     pub fn supports(&self, algorithm: ConvAlgorithm) -> bool {
         let for_winograd = self.kernel == 3 && self.stride == 1 && self.padding <= 1;
+        let for_bf16 = self.inputs.is_multiple_of(2) && self.outputs.is_multiple_of(2);
         match algorithm {
             ConvAlgorithm::Direct => true,
+            ConvAlgorithm::DirectBf16 => for_bf16,
             ConvAlgorithm::Winograd2 | ConvAlgorithm::Winograd4 => for_winograd,
-            ConvAlgorithm::Winograd4Bf16 => {
-                for_winograd && self.inputs.is_multiple_of(2) && self.outputs.is_multiple_of(2)
-            }
+            ConvAlgorithm::Winograd4Bf16 => for_winograd && for_bf16,
         }
     }
 
@@ -69,7 +90,9 @@ impl Convolution {
         let algorithms =
             [ConvAlgorithm::Winograd4, ConvAlgorithm::Winograd2, ConvAlgorithm::Direct];
         let products = |algorithm: ConvAlgorithm| match algorithm {
-            ConvAlgorithm::Direct => self.weight_len() * output.pixels(),
+            ConvAlgorithm::Direct | ConvAlgorithm::DirectBf16 => {
+                self.weight_len() * output.pixels()
+            }
             _ => {
                 let variant = variant(algorithm);
                 let side = |length: usize| length.div_ceil(variant.outputs());
@@ -88,7 +111,8 @@ impl Convolution {
     /// Numbers of the weights as the algorithm packs them: see [`pack_weights`].
     pub fn packed_len(&self, algorithm: ConvAlgorithm) -> usize {
         match algorithm {
-            ConvAlgorithm::Direct => direct::packed_len(self),
+            ConvAlgorithm::Direct => direct::packed_len::<F32>(self),
+            ConvAlgorithm::DirectBf16 => direct::packed_len::<Bf16>(self),
             _ => winograd::packed_len(variant(algorithm), self),
         }
     }
@@ -103,7 +127,10 @@ impl Convolution {
         threads: usize,
     ) -> WorkspaceSize {
         match algorithm {
-            ConvAlgorithm::Direct => direct::workspace_size(self, input, backward, threads),
+            ConvAlgorithm::Direct => direct::workspace_size::<F32>(self, input, backward, threads),
+            ConvAlgorithm::DirectBf16 => {
+                direct::workspace_size::<Bf16>(self, input, backward, threads)
+            }
             _ => winograd::workspace_size(variant(algorithm), self, input, backward, threads),
         }
     }
@@ -120,7 +147,7 @@ fn variant(algorithm: ConvAlgorithm) -> Variant {
     match algorithm {
         ConvAlgorithm::Winograd2 => Variant::Two,
         ConvAlgorithm::Winograd4Bf16 => Variant::FourBf16,
-        ConvAlgorithm::Direct | ConvAlgorithm::Winograd4 => Variant::Four,
+        _ => Variant::Four,
     }
 }
 
@@ -141,10 +168,14 @@ pub fn pack_weights(
     assert_eq!(weight.len(), layer.weight_len(), "wrong number of weights");
     assert_eq!(packed.len(), layer.packed_len(algorithm), "wrong length of packed");
     assert!(scale.is_none_or(|scale| scale.len() >= layer.outputs), "wrong number of factors");
-    if algorithm == ConvAlgorithm::Direct {
-        direct::pack_weights(processor, layer, weight, scale, packed);
-    } else {
-        winograd::pack_weights(processor, variant(algorithm), layer, weight, scale, packed);
+    match algorithm {
+        ConvAlgorithm::Direct => {
+            direct::pack_weights::<F32>(processor, layer, weight, scale, packed);
+        }
+        ConvAlgorithm::DirectBf16 => {
+            direct::pack_weights::<Bf16>(processor, layer, weight, scale, packed);
+        }
+        _ => winograd::pack_weights(processor, variant(algorithm), layer, weight, scale, packed),
     }
 }
 
@@ -166,18 +197,17 @@ pub fn forward(
     assert_eq!(packed.len(), layer.packed_len(algorithm), "wrong length of packed");
     prologue.check();
     epilogue.check();
-    if algorithm == ConvAlgorithm::Direct {
-        direct::forward(processor, workspace, layer, prologue, packed, epilogue);
-    } else {
-        winograd::forward(
-            processor,
-            workspace,
-            variant(algorithm),
-            layer,
-            prologue,
-            packed,
-            epilogue,
-        );
+    match algorithm {
+        ConvAlgorithm::Direct => {
+            direct::forward::<F32>(processor, workspace, layer, prologue, packed, epilogue);
+        }
+        ConvAlgorithm::DirectBf16 => {
+            direct::forward::<Bf16>(processor, workspace, layer, prologue, packed, epilogue);
+        }
+        _ => {
+            let variant = variant(algorithm);
+            winograd::forward(processor, workspace, variant, layer, prologue, packed, epilogue);
+        }
     }
 }
 
@@ -214,16 +244,20 @@ pub fn backward(
     if dweight.is_none() && epilogue.is_none() {
         return;
     }
-    if algorithm == ConvAlgorithm::Direct {
-        direct::backward(
+    match algorithm {
+        ConvAlgorithm::Direct => direct::backward::<F32>(
             processor, workspace, layer, prologue, weight, gradient, leaves, dweight, epilogue,
-        );
-    } else {
-        let variant = variant(algorithm);
-        winograd::backward(
-            processor, workspace, variant, layer, prologue, weight, gradient, leaves, dweight,
-            epilogue,
-        );
+        ),
+        ConvAlgorithm::DirectBf16 => direct::backward::<Bf16>(
+            processor, workspace, layer, prologue, weight, gradient, leaves, dweight, epilogue,
+        ),
+        _ => {
+            let variant = variant(algorithm);
+            winograd::backward(
+                processor, workspace, variant, layer, prologue, weight, gradient, leaves, dweight,
+                epilogue,
+            );
+        }
     }
 }
 

@@ -101,7 +101,7 @@ pub enum PrecisionKind {
     Auto,
     /// All in 32 bits.
     F32,
-    /// On CUDA feature maps and products in bfloat16, on the CPU products of Winograd convolutions; sums, parameters,
+    /// On CUDA feature maps and products in bfloat16, on the CPU products of convolutions; sums, parameters,
     /// gradients of parameters, statistics and the optimizer in f32.
     Bf16,
 }

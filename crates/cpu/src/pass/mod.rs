@@ -5,7 +5,7 @@ mod forward;
 mod statistics;
 mod view;
 
-use crescendo_kernels::{AlignedBuffer, ConvAlgorithm, Processor, Workspace};
+use crescendo_kernels::{AlignedBuffer, Processor, Workspace};
 use crescendo_network::Communicator;
 
 use crate::algorithm::Layer;
@@ -98,7 +98,7 @@ impl Pass<'_> {
         self.processor.pool.end_step(step, backward);
         let winograd = matches!(
             self.layers[step],
-            Some(Layer::Convolution(_, algorithm)) if algorithm != ConvAlgorithm::Direct
+            Some(Layer::Convolution(_, algorithm)) if algorithm.is_winograd()
         );
         if winograd && self.trains() {
             self.tuning.add(step, seconds);

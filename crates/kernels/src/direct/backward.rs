@@ -2,16 +2,15 @@
 
 use std::ops::Range;
 
-use super::SEGMENTS;
-use super::forward::stage;
-use super::geometry::{Geometry, Margins, phases};
+use super::geometry::{Geometry, phases};
 use super::pack::pack_phases;
+use super::{MOST_SEGMENTS, SEGMENTS, stage};
 use crate::conv_shape::Convolution;
 use crate::disjoint_slice::DisjointSlice;
 use crate::elementwise::PIECE;
 use crate::epilogue::GradientEpilogue;
 use crate::leaves::{self, GroupSlices, Leaves, Parts};
-use crate::micro_kernel::{F32, PANEL, Packing, PanelGemm, PanelGemmTn, panel};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, PanelGemmTn, Precision, panel};
 use crate::partition::{images_in_cache, intersection};
 use crate::prefetch::Prefetch;
 use crate::prologue::{GradientPrologue, Prologue};
@@ -19,12 +18,12 @@ use crate::simd::{Kernel, LANES, Segment, Simd};
 use crate::workspace::{Workers, Workspace};
 use crate::{Processor, ThreadPool};
 
-/// Output pixels whose gradient, of 64 channels, fills 32 KiB.
+/// Words of the output's pixels whose gradient, of 64 channels, fills 32 KiB.
 const DEPTH: usize = 128;
 
 /// See [`crate::convolution::backward`].
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn backward(
+pub(crate) fn backward<P: Precision>(
     processor: &Processor,
     workspace: &mut Workspace,
     layer: &Convolution,
@@ -37,17 +36,19 @@ pub(crate) fn backward(
 ) {
     let geometry = &Geometry::new(layer, prologue.shape);
     let (workers, shared) = workspace.split();
-    let weights = geometry.taps() * layer.outputs * prologue.shape.padded_channels();
+    let weights = geometry.taps() * layer.outputs / P::K * prologue.shape.padded_channels();
     let (packed, shared) = shared.split_at_mut(weights);
     if epilogue.is_some() {
-        pack_phases(processor, geometry, weight, packed);
+        pack_phases::<P>(processor, geometry, weight, packed);
     }
     let packed = &*packed;
     let (parts, len) = (&Parts::new(leaves, geometry.parts(leaves.whole())), geometry.part());
     let (memory, shared) = shared.split_at_mut(parts.len() * len);
     {
         let sums = DisjointSlice::new(memory);
-        let backward = Backward { geometry, prologue, gradient, epilogue, packed, parts };
+        let precision = P::default();
+        let backward =
+            Backward { geometry, prologue, gradient, epilogue, packed, parts, precision };
         let sums = dweight.is_some().then_some(&sums);
         if processor.pool.are_too_few(parts.len()) {
             backward.run_by_stages(processor, &workers, sums, shared);
@@ -125,41 +126,46 @@ fn add_parts(
     });
 }
 
-struct Backward<'a> {
+struct Backward<'a, P> {
     geometry: &'a Geometry,
     prologue: &'a Prologue<'a>,
     gradient: &'a GradientPrologue<'a>,
     epilogue: Option<&'a GradientEpilogue<'a>>,
     packed: &'a [f32],
     parts: &'a Parts,
+    precision: P,
 }
 
 /// Numbers of shared memory for images that are laid out, of this batch or a smaller one.
-pub(super) fn staged(geometry: &Geometry, threads: usize) -> usize {
-    geometry.staged() * chunk_len(geometry, threads)
+pub(super) fn staged<P: Precision>(geometry: &Geometry, threads: usize) -> usize {
+    geometry.staged::<P>() * chunk_len::<P>(geometry, threads)
 }
 
 /// How many images are laid out together: at least one for each thread, as a task takes an image.
-fn chunk_len(geometry: &Geometry, threads: usize) -> usize {
-    images_in_cache(geometry.staged(), threads).max(threads).min(geometry.input.images)
+fn chunk_len<P: Precision>(geometry: &Geometry, threads: usize) -> usize {
+    images_in_cache(geometry.staged::<P>(), threads).max(threads).min(geometry.input.images)
 }
 
-impl Backward<'_> {
+impl<P: Precision> Backward<'_, P> {
     /// A task for each part of the batch.
     fn run(&self, processor: &Processor, workers: &Workers, sums: Option<&DisjointSlice<f32>>) {
         let (geometry, len) = (self.geometry, self.geometry.part());
         processor.pool.run(self.parts.len(), 2 * geometry.work(), |index, worker| {
             // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-            let (start, dx) =
-                unsafe { workers.part(worker, geometry.staged(), geometry.input.image_len()) };
-            processor.isa.run(Part {
+            let (start, line) = unsafe {
+                let line = geometry.line::<P>();
+                workers.part(worker, geometry.staged::<P>(), line + geometry.input.image_len())
+            };
+            let part = Part {
                 pass: self,
                 images: self.parts[index].images(),
                 // SAFETY: one part a task.
                 sum: sums.map(|sums| unsafe { sums.part(index * len, len) }.as_mut_ptr()),
                 staged: Staged { start, geometry },
-                dx,
-            });
+                line,
+                dx: line.wrapping_add(geometry.line::<P>()),
+            };
+            P::run(processor.isa, part);
         });
     }
 
@@ -174,20 +180,25 @@ impl Backward<'_> {
         memory: &mut [f32],
     ) {
         let (geometry, len, pool) = (self.geometry, self.geometry.part(), &processor.pool);
-        for images in self.parts.chunks(chunk_len(geometry, pool.threads())) {
-            assert!(images.len() * geometry.staged() <= memory.len(), "the workspace is too small");
+        for images in self.parts.chunks(chunk_len::<P>(geometry, pool.threads())) {
+            assert!(
+                images.len() * geometry.staged::<P>() <= memory.len(),
+                "the workspace is too small"
+            );
             let memory = DisjointSlice::new(memory);
             let staged = |image: usize| {
-                let at = (image - images.start) * geometry.staged();
+                let at = (image - images.start) * geometry.staged::<P>();
                 Staged { start: memory.as_mut_ptr().wrapping_add(at), geometry }
             };
             let work = geometry.work() * images.len() / geometry.input.images;
             pool.run(images.len(), work, |index, worker| {
                 let image = images.start + index;
                 // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-                let (dx, _) = unsafe { workers.part(worker, geometry.input.image_len(), 0) };
-                let wanted = sums.is_some();
-                processor.isa.run(Lay { pass: self, image, staged: staged(image), wanted, dx });
+                let (dx, line) = unsafe {
+                    workers.part(worker, geometry.input.image_len(), geometry.line::<P>())
+                };
+                let (staged, wanted) = (staged(image), sums.is_some());
+                P::run(processor.isa, Lay { pass: self, image, staged, wanted, line, dx });
             });
             let Some(sums) = sums else { continue };
             let parts = self.parts.of(&images);
@@ -198,7 +209,7 @@ impl Backward<'_> {
                 let (matrix, input) = (piece.task / blocks, piece.task % blocks);
                 let part = parts.start + matrix / panels;
                 let all = self.parts[part].images();
-                processor.isa.run(Correlate {
+                let correlate = Correlate {
                     images: intersection(&all, &images),
                     staged: &staged,
                     // SAFETY: another piece writes other numbers of the part's sum, which all lie in it.
@@ -207,7 +218,9 @@ impl Backward<'_> {
                     taps: piece.of(0..geometry.taps()),
                     input,
                     outputs: panel(geometry.output.blocks(), matrix % panels),
-                });
+                    precision: self.precision,
+                };
+                P::run(processor.isa, correlate);
             });
         }
     }
@@ -217,22 +230,23 @@ impl Backward<'_> {
     /// # Safety
     /// Prologues were checked, and the memory has room and is this task's.
     #[inline(always)]
-    unsafe fn lay_out<S: Simd>(&self, s: S, image: usize, staged: Staged, wanted: bool) {
-        let geometry = self.geometry;
-        let Geometry { output, out_rows, out_columns, margin, .. } = *geometry;
+    unsafe fn lay_out<S: Simd>(
+        &self,
+        s: S,
+        image: usize,
+        staged: Staged,
+        wanted: bool,
+        line: *mut f32,
+    ) {
+        let Backward { geometry, prologue, gradient, .. } = *self;
         // SAFETY: the caller's promise.
         unsafe {
             if wanted {
-                stage(s, geometry, self.prologue, image, staged.start);
+                let to = staged.start;
+                stage::input_over_pixels::<S, P>(s, geometry, prologue, image, to, line);
             }
-            for block in 0..output.blocks() {
-                let at = staged.gradient().add(block * out_rows * out_columns * LANES);
-                let margins = Margins { at, rows: out_rows, columns: out_columns, before: margin };
-                margins.clear(output);
-                for y in 0..output.height {
-                    self.gradient.row(s, image, block, y, margins.row(y));
-                }
-            }
+            let to = [staged.gradient::<P>(), staged.gradient_pairs::<P>()];
+            stage::gradient::<S, P>(s, geometry, gradient, image, to, line);
         }
     }
 }
@@ -245,32 +259,42 @@ struct Staged<'a> {
 }
 
 impl Staged<'_> {
-    fn gradient(self) -> *mut f32 {
-        self.start.wrapping_add(self.geometry.staged_input())
+    /// The output's gradient for products over channels.
+    fn gradient<P: Precision>(self) -> *mut f32 {
+        self.start.wrapping_add(match P::K {
+            1 => self.geometry.staged_input::<P>(),
+            _ => self.geometry.input_pairs(),
+        })
+    }
+
+    /// The same in pairs of pixels.
+    fn gradient_pairs<P: Precision>(self) -> *mut f32 {
+        self.gradient::<P>().wrapping_add(self.geometry.staged_gradient::<P>())
     }
 }
 
 /// Both gradients for a part of the batch.
-struct Part<'a> {
-    pass: &'a Backward<'a>,
+struct Part<'a, P> {
+    pass: &'a Backward<'a, P>,
     images: Range<usize>,
     /// The partial sum of the weights' gradient, where that is wanted.
     sum: Option<*mut f32>,
     staged: Staged<'a>,
+    line: *mut f32,
     dx: *mut f32,
 }
 
-impl Kernel for Part<'_> {
+impl<P: Precision> Kernel for Part<'_, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Part { pass, staged, sum, dx, .. } = self;
+        let Part { pass, staged, sum, line, dx, .. } = self;
         let geometry = pass.geometry;
         for (index, image) in self.images.clone().enumerate() {
             // SAFETY: prologues and epilogue were checked; the worker's memory has room for both images
             // laid out and for the gradient.
             unsafe {
-                pass.lay_out(s, image, staged, sum.is_some());
+                pass.lay_out(s, image, staged, sum.is_some(), line);
                 let mut prefetch = Prefetch::nothing();
                 if image + 1 < self.images.end {
                     let [input, output] = geometry.rows(image + 1);
@@ -284,7 +308,8 @@ impl Kernel for Part<'_> {
                 }
                 let prefetch = &prefetch.over(2 * geometry.steps());
                 if let Some(sum) = sum {
-                    add_to_sum(s, staged, sum, WeightRange::all(geometry), index > 0, prefetch);
+                    let all = WeightRange::all(geometry);
+                    add_to_sum(s, staged, sum, all, index > 0, prefetch, pass.precision);
                 }
                 if let Some(epilogue) = pass.epilogue {
                     pass.input(s, epilogue, image, staged, dx, prefetch);
@@ -296,23 +321,24 @@ impl Kernel for Part<'_> {
 }
 
 /// An image is laid out, and its input's gradient delivered.
-struct Lay<'a> {
-    pass: &'a Backward<'a>,
+struct Lay<'a, P> {
+    pass: &'a Backward<'a, P>,
     image: usize,
     staged: Staged<'a>,
     /// Whether the weights' gradient is wanted.
     wanted: bool,
+    line: *mut f32,
     dx: *mut f32,
 }
 
-impl Kernel for Lay<'_> {
+impl<P: Precision> Kernel for Lay<'_, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Lay { pass, image, staged, wanted, dx } = self;
+        let Lay { pass, image, staged, wanted, line, dx } = self;
         // SAFETY: as in `Part`.
         unsafe {
-            pass.lay_out(s, image, staged, wanted);
+            pass.lay_out(s, image, staged, wanted, line);
             if let Some(epilogue) = pass.epilogue {
                 pass.input(s, epilogue, image, staged, dx, &Prefetch::nothing());
             }
@@ -322,7 +348,7 @@ impl Kernel for Lay<'_> {
 }
 
 /// The weights' gradient of some images, for some taps, a block of input channels and a panel of output channels.
-struct Correlate<'a, F> {
+struct Correlate<'a, F, P> {
     images: Range<usize>,
     /// Where an image is laid out.
     staged: &'a F,
@@ -332,13 +358,14 @@ struct Correlate<'a, F> {
     taps: Range<usize>,
     input: usize,
     outputs: Range<usize>,
+    precision: P,
 }
 
-impl<'a, F: Fn(usize) -> Staged<'a>> Kernel for Correlate<'a, F> {
+impl<'a, F: Fn(usize) -> Staged<'a>, P: Precision> Kernel for Correlate<'a, F, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Correlate { images, staged, sum, accumulate, taps, input, outputs } = self;
+        let Correlate { images, staged, sum, accumulate, taps, input, outputs, precision } = self;
         for (index, image) in images.enumerate() {
             let some = WeightRange {
                 taps: taps.clone(),
@@ -349,7 +376,7 @@ impl<'a, F: Fn(usize) -> Staged<'a>> Kernel for Correlate<'a, F> {
             // SAFETY: the images were laid out before; these numbers of the sum are this task's.
             unsafe {
                 let prefetch = &Prefetch::nothing();
-                add_to_sum(s, staged(image), sum, some, accumulate, prefetch);
+                add_to_sum(s, staged(image), sum, some, accumulate, prefetch, precision);
             }
         }
         s.fence();
@@ -370,26 +397,70 @@ impl WeightRange {
     }
 }
 
+/// How the operands of the product over pixels lie in memory: see [`stage`].
+struct OverPixels {
+    input: *const f32,
+    /// Words from a row of the input to the next, from a column of the filter to the next, and from pixel to pixel.
+    row: usize,
+    tap: usize,
+    step: usize,
+    /// Where the first pixel is.
+    gradient: *const f32,
+    /// Words from a row of the output's gradient to the next, and from a block to the next.
+    line: usize,
+    block: usize,
+}
+
+impl OverPixels {
+    fn new<P: Precision>(staged: Staged) -> Self {
+        let Geometry { layer, output, in_columns, out_rows, out_columns, margin, .. } =
+            *staged.geometry;
+        if P::K == 1 {
+            let gradient = staged.gradient::<P>();
+            return OverPixels {
+                input: staged.start,
+                row: in_columns * LANES,
+                tap: LANES,
+                step: layer.stride * LANES,
+                gradient: gradient.wrapping_add((margin * out_columns + margin) * LANES),
+                line: out_columns * LANES,
+                block: out_rows * out_columns * LANES,
+            };
+        }
+        let pairs = staged.geometry.pairs_len();
+        OverPixels {
+            input: staged.start,
+            row: layer.kernel * pairs,
+            tap: pairs,
+            step: LANES,
+            gradient: staged.gradient_pairs::<P>(),
+            line: pairs,
+            block: output.height * pairs,
+        }
+    }
+}
+
 /// Adds an image's part to the partial sum of the weights' gradient, for some of the weights.
 ///
 /// # Safety
 /// The image and the output's gradient are laid out, and these numbers of `sum` are this task's.
 #[inline(always)]
-unsafe fn add_to_sum<S: Simd>(
+unsafe fn add_to_sum<S: Simd, P: Precision>(
     s: S,
     staged: Staged,
     sum: *mut f32,
     range: WeightRange,
     accumulate: bool,
     prefetch: &Prefetch,
+    precision: P,
 ) {
     let WeightRange { taps, inputs, outputs } = range;
-    let Geometry { layer, input, output, in_rows, in_columns, .. } = *staged.geometry;
-    let Geometry { out_rows, out_columns, margin, .. } = *staged.geometry;
+    let Geometry { layer, input, output, in_rows, .. } = *staged.geometry;
+    let operands = OverPixels::new::<P>(staged);
     let columns = output.padded_channels();
     // Some lines of some columns at once: their part of the gradient stays in the first-level
     // cache for all taps and input channels.
-    let some = (DEPTH / output.width).clamp(1, output.height);
+    let some = (P::K * DEPTH / output.width).clamp(1, output.height);
     for (first, vector) in (0..output.height)
         .step_by(some)
         .flat_map(|y| outputs.clone().step_by(PANEL / LANES).map(move |v| (y, v)))
@@ -397,33 +468,35 @@ unsafe fn add_to_sum<S: Simd>(
         for (tap, block) in taps.clone().flat_map(|t| inputs.clone().map(move |b| (t, b))) {
             let (ky, kx) = (first * layer.stride + tap / layer.kernel, tap % layer.kernel);
             let row = tap * input.channels + block * LANES;
-            let line = vector * out_rows + margin + first;
+            let lines = some.min(output.height - first);
             // SAFETY: every tap of every output pixel lies within the laid-out image.
             unsafe {
                 let correlate = PanelGemmTn {
                     rows: input.lanes(block),
                     vectors: (output.blocks() - vector).min(PANEL / LANES),
-                    lines: some.min(output.height - first),
-                    len: output.width,
-                    a: staged.start.add(((block * in_rows + ky) * in_columns + kx) * LANES),
-                    a_step: layer.stride * LANES,
-                    a_line: layer.stride * in_columns * LANES,
-                    b: staged.gradient().add((line * out_columns + margin) * LANES),
+                    lines,
+                    len: output.width.div_ceil(P::K),
+                    a: operands
+                        .input
+                        .add((block * in_rows + ky) * operands.row + kx * operands.tap),
+                    a_step: operands.step,
+                    a_line: layer.stride * operands.row,
+                    b: operands.gradient.add(vector * operands.block + first * operands.line),
                     b_step: LANES,
-                    b_line: out_columns * LANES,
-                    b_vector: out_rows * out_columns * LANES,
+                    b_line: operands.line,
+                    b_vector: operands.block,
                     c: sum.add(row * columns + vector * LANES),
                     c_row: columns,
                     accumulate: accumulate || first > 0,
                     prefetch,
                 };
-                correlate.run(s, F32);
+                correlate.run(s, precision);
             }
         }
     }
 }
 
-impl Backward<'_> {
+impl<P: Precision> Backward<'_, P> {
     /// Computes and delivers the gradient of the image's input.
     ///
     /// # Safety
@@ -448,7 +521,7 @@ impl Backward<'_> {
             let mut b = self.packed.as_ptr();
             for phase in phases(layer.stride) {
                 let (rows, columns) = self.geometry.taps_of(phase);
-                let depth = rows * columns * output.channels;
+                let depth = rows * columns * output.channels / P::K;
                 for panel in (0..input.blocks()).step_by(PANEL / LANES) {
                     let vectors = (input.blocks() - panel).min(PANEL / LANES);
                     for (channels, at) in Packing::new::<S>(vectors, depth).tiles() {
@@ -491,16 +564,16 @@ impl Backward<'_> {
         let (rows, columns) = self.geometry.taps_of(phase);
         let (top, lines) = self.geometry.pixels_of(phase.0, input.height);
         let (left, len) = self.geometry.pixels_of(phase.1, input.width);
-        let segments = rows * columns * output.blocks();
-        for first in (0..segments).step_by(SEGMENTS) {
-            let count = SEGMENTS.min(segments - first);
-            let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
+        let (segments, pixel) = (rows * columns * output.blocks(), LANES / P::K);
+        for first in (0..segments).step_by(P::K * SEGMENTS) {
+            let count = (P::K * SEGMENTS).min(segments - first);
+            let mut some = [Segment { offset: 0, len: 0 }; MOST_SEGMENTS];
             for (i, segment) in some.iter_mut().enumerate().take(count) {
                 let (tap, block) = ((first + i) / output.blocks(), (first + i) % output.blocks());
                 // Later taps see earlier outputs: from the margin's end backwards.
                 let (row, column) = (margin - tap / columns, margin - tap % columns);
-                let offset = ((block * out_rows + row) * out_columns + column) * LANES;
-                *segment = Segment { offset, len: output.lanes(block) };
+                let offset = ((block * out_rows + row) * out_columns + column) * pixel;
+                *segment = Segment { offset, len: output.lanes(block) / P::K };
             }
             let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
             // SAFETY: pixels of the input and taps of their phase lead to laid-out pixels of the output's
@@ -512,8 +585,8 @@ impl Backward<'_> {
                     let gemm = PanelGemm {
                         rows: len,
                         vectors,
-                        a: staged.gradient().add((from_y * out_columns + from_x) * LANES),
-                        a_row: LANES,
+                        a: staged.gradient::<P>().add((from_y * out_columns + from_x) * pixel),
+                        a_row: pixel,
                         segments: &some[..count],
                         b,
                         b_row: vectors * LANES,
@@ -524,7 +597,7 @@ impl Backward<'_> {
                         accumulate: first > 0,
                         prefetch,
                     };
-                    gemm.run(s, F32);
+                    gemm.run(s, self.precision);
                 }
                 b = b.add(depth * vectors * LANES);
             }

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::SEGMENTS;
-use super::geometry::{Geometry, Margins};
+use super::geometry::Geometry;
+use super::{MOST_SEGMENTS, SEGMENTS, stage};
 use crate::Processor;
 use crate::conv_shape::Convolution;
 use crate::epilogue::Epilogue;
-use crate::micro_kernel::{F32, PANEL, Packing, PanelGemm, ahead};
+use crate::micro_kernel::{PANEL, Packing, PanelGemm, Precision, ahead};
 use crate::partition::split_range;
 use crate::prefetch::Prefetch;
 use crate::prologue::Prologue;
@@ -15,7 +15,7 @@ use crate::simd::{Kernel, LANES, Segment, Simd};
 use crate::workspace::Workspace;
 
 /// See [`crate::convolution::forward`].
-pub(crate) fn forward(
+pub(crate) fn forward<P: Precision>(
     processor: &Processor,
     workspace: &mut Workspace,
     layer: &Convolution,
@@ -31,12 +31,14 @@ pub(crate) fn forward(
     // Rows are saved once.
     let unsaved = &Prologue { save: None, ..*prologue };
     processor.pool.run(tasks * bands * slices, geometry.work(), |index, worker| {
-        let (staged, out) = (geometry.staged_input(), geometry.output.image_len());
+        let (line, out) = (geometry.line::<P>(), geometry.output.image_len());
+        let staged = geometry.staged_input::<P>();
         // SAFETY: a worker's memory is its own; it has the size of `workspace_size`.
-        let (staged, out) = unsafe { workers.part(worker, staged, out) };
+        let (staged, line) = unsafe { workers.part(worker, staged, line + out) };
+        let out = line.wrapping_add(geometry.line::<P>());
         let (index, cut) = (index / (bands * slices), index % (bands * slices));
         let (band, slice) = (cut / slices, cut % slices);
-        processor.isa.run(Forward {
+        let kernel = Forward {
             geometry,
             prologue: if cut == 0 { prologue } else { unsaved },
             epilogue,
@@ -45,63 +47,15 @@ pub(crate) fn forward(
             rows: split_range(geometry.output.height, bands, band),
             panels: split_range(geometry.panels(), slices, slice),
             staged,
+            line,
             out,
-        });
+            precision: P::default(),
+        };
+        P::run(processor.isa, kernel);
     });
 }
 
-/// Lays out an image of the input with its padding.
-///
-/// # Safety
-/// The prologue has passed its check, and `staged` has room for the image.
-#[inline(always)]
-pub(super) unsafe fn stage<S: Simd>(
-    s: S,
-    geometry: &Geometry,
-    prologue: &Prologue,
-    image: usize,
-    staged: *mut f32,
-) {
-    // SAFETY: the caller's promise.
-    unsafe { stage_rows(s, geometry, prologue, image, &(0..geometry.output.height), staged) };
-}
-
-/// The same of what these rows of the output see, and of all that is saved.
-///
-/// # Safety
-/// As for [`stage`].
-#[inline(always)]
-unsafe fn stage_rows<S: Simd>(
-    s: S,
-    geometry: &Geometry,
-    prologue: &Prologue,
-    image: usize,
-    rows: &Range<usize>,
-    staged: *mut f32,
-) {
-    let Geometry { layer, input, in_rows, in_columns, .. } = *geometry;
-    let Convolution { kernel, stride, padding, .. } = layer;
-    // SAFETY: the caller's promise; rows lie within the image.
-    unsafe {
-        for block in 0..input.blocks() {
-            let at = staged.add(block * in_rows * in_columns * LANES);
-            let margins = Margins { at, rows: in_rows, columns: in_columns, before: padding };
-            margins.clear(input);
-            for y in 0..input.height {
-                let row = y + padding;
-                // Some rows are seen by no tap: a 1x1 filter with stride 2 skips half of them.
-                let seen = (0..kernel.min(row + 1)).any(|tap| {
-                    (row - tap).is_multiple_of(stride) && rows.contains(&((row - tap) / stride))
-                });
-                if seen || prologue.save.is_some() {
-                    prologue.row(s, image, block, y, margins.row(y));
-                }
-            }
-        }
-    }
-}
-
-struct Forward<'a> {
+struct Forward<'a, P> {
     geometry: &'a Geometry,
     prologue: &'a Prologue<'a>,
     epilogue: &'a Epilogue<'a>,
@@ -112,10 +66,12 @@ struct Forward<'a> {
     /// Of the packed weights.
     panels: Range<usize>,
     staged: *mut f32,
+    line: *mut f32,
     out: *mut f32,
+    precision: P,
 }
 
-impl Kernel for Forward<'_> {
+impl<P: Precision> Kernel for Forward<'_, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -126,16 +82,16 @@ impl Kernel for Forward<'_> {
     }
 }
 
-impl Forward<'_> {
+impl<P: Precision> Forward<'_, P> {
     #[inline(always)]
     fn image<S: Simd>(&self, s: S, image: usize) {
-        let Forward { geometry, prologue, epilogue, packed, staged, out, .. } = *self;
+        let Forward { geometry, prologue, epilogue, packed, staged, line, out, .. } = *self;
         let output = geometry.output;
-        let depth = geometry.taps() * geometry.input.channels;
+        let depth = geometry.taps() * geometry.input.channels / P::K;
         // SAFETY: prologue and epilogue were checked; staged rows and columns are those that the taps of
         // output pixels see; packed weights have a row for each tap and channel of each panel.
         unsafe {
-            stage_rows(s, geometry, prologue, image, &self.rows, staged);
+            stage::input::<S, P>(s, geometry, prologue, image, &self.rows, staged, line);
             let mut prefetch = Prefetch::nothing();
             if image + 1 < self.images.end {
                 prologue.prefetch(&mut prefetch, &geometry.rows(image + 1)[0]);
@@ -174,15 +130,15 @@ impl Forward<'_> {
         prefetch: &Prefetch,
     ) {
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *self.geometry;
-        let segments = self.geometry.taps() * input.blocks();
-        for first in (0..segments).step_by(SEGMENTS) {
-            let count = SEGMENTS.min(segments - first);
-            let mut some = [Segment { offset: 0, len: 0 }; SEGMENTS];
+        let (segments, pixel) = (self.geometry.taps() * input.blocks(), LANES / P::K);
+        for first in (0..segments).step_by(P::K * SEGMENTS) {
+            let count = (P::K * SEGMENTS).min(segments - first);
+            let mut some = [Segment { offset: 0, len: 0 }; MOST_SEGMENTS];
             for (i, segment) in some.iter_mut().enumerate().take(count) {
                 let (tap, block) = ((first + i) / input.blocks(), (first + i) % input.blocks());
                 let (ky, kx) = (tap / layer.kernel, tap % layer.kernel);
-                let offset = ((block * in_rows + ky) * in_columns + kx) * LANES;
-                *segment = Segment { offset, len: input.lanes(block) };
+                let offset = ((block * in_rows + ky) * in_columns + kx) * pixel;
+                *segment = Segment { offset, len: input.lanes(block) / P::K };
             }
             let depth: usize = some[..count].iter().map(|segment| segment.len).sum();
             // SAFETY: the caller's promise.
@@ -191,8 +147,8 @@ impl Forward<'_> {
                     let gemm = PanelGemm {
                         rows: output.width,
                         vectors,
-                        a: self.staged.add(y * layer.stride * in_columns * LANES),
-                        a_row: layer.stride * LANES,
+                        a: self.staged.add(y * layer.stride * in_columns * pixel),
+                        a_row: layer.stride * pixel,
                         segments: &some[..count],
                         b,
                         b_row: vectors * LANES,
@@ -203,7 +159,7 @@ impl Forward<'_> {
                         accumulate: first > 0,
                         prefetch,
                     };
-                    gemm.run(s, F32);
+                    gemm.run(s, self.precision);
                 }
                 b = b.add(depth * vectors * LANES);
             }

@@ -2,7 +2,7 @@
 
 use crate::conv_shape::Convolution;
 use crate::leaves::MOST_PARTS;
-use crate::micro_kernel::panels;
+use crate::micro_kernel::{Precision, panels};
 use crate::partition::{TASKS_PER_THREAD, are_many};
 use crate::prefetch::MapRows;
 use crate::simd::LANES;
@@ -45,14 +45,34 @@ impl Geometry {
         }
     }
 
-    /// Numbers of an image of the input, laid out.
-    pub fn staged_input(&self) -> usize {
-        self.input.padded_channels() * self.in_rows * self.in_columns
+    /// Words of an image of the input, laid out.
+    pub fn staged_input<P: Precision>(&self) -> usize {
+        self.input.padded_channels() / P::K * self.in_rows * self.in_columns
     }
 
-    /// Numbers of an image of the output's gradient, laid out.
-    pub fn staged_gradient(&self) -> usize {
-        self.output.padded_channels() * self.out_rows * self.out_columns
+    /// Words of an image of the output's gradient, laid out.
+    pub fn staged_gradient<P: Precision>(&self) -> usize {
+        self.output.padded_channels() / P::K * self.out_rows * self.out_columns
+    }
+
+    /// Words of a row of pixels of the output, or of what a tap sees of a row of the input, in pairs.
+    pub fn pairs_len(&self) -> usize {
+        self.output.width.div_ceil(2) * LANES
+    }
+
+    /// Words of an image of the input in pairs of pixels: `[block][row][column of the filter][pair][16]`.
+    pub fn input_pairs(&self) -> usize {
+        self.input.blocks() * self.in_rows * self.layer.kernel * self.pairs_len()
+    }
+
+    /// Words of an image of the output's gradient in pairs of pixels: `[block][row][pair][16]`.
+    pub fn gradient_pairs(&self) -> usize {
+        self.output.blocks() * self.output.height * self.pairs_len()
+    }
+
+    /// Numbers of a row of pixels before it is rounded, of the input with its padding or of the output's gradient.
+    pub fn line<P: Precision>(&self) -> usize {
+        if P::K == 1 { 0 } else { self.in_columns.max(self.output.width) * LANES }
     }
 
     pub fn taps(&self) -> usize {
@@ -101,9 +121,13 @@ impl Geometry {
         }
     }
 
-    /// Numbers of an image and of its output's gradient, laid out.
-    pub fn staged(&self) -> usize {
-        self.staged_input() + self.staged_gradient()
+    /// Words of an image and of its output's gradient, laid out for both gradients.
+    pub fn staged<P: Precision>(&self) -> usize {
+        if P::K == 1 {
+            self.staged_input::<P>() + self.staged_gradient::<P>()
+        } else {
+            self.input_pairs() + self.staged_gradient::<P>() + self.gradient_pairs()
+        }
     }
 
     /// The work of a forward pass, or of one of the two gradients: see
@@ -149,12 +173,14 @@ pub(super) struct Margins {
     pub columns: usize,
     /// Rows above the image, and columns before it.
     pub before: usize,
+    /// Words of a pixel.
+    pub pixel: usize,
 }
 
 impl Margins {
     /// Where a row of the image begins.
     pub fn row(self, y: usize) -> *mut f32 {
-        self.at.wrapping_add(((y + self.before) * self.columns + self.before) * LANES)
+        self.at.wrapping_add(((y + self.before) * self.columns + self.before) * self.pixel)
     }
 
     /// Writes the zeros around an image of this shape.
@@ -162,18 +188,18 @@ impl Margins {
     /// # Safety
     /// There is memory for the rows and columns, which the image does not exceed.
     pub unsafe fn clear(self, shape: MapShape) {
-        let Margins { at, rows, columns, before } = self;
+        let Margins { at, rows, columns, before, pixel } = self;
         // Behind a row and before the next one.
         let between = columns - shape.width;
         // SAFETY: the caller's promise.
         unsafe {
-            at.write_bytes(0, (before * columns + before) * LANES);
+            at.write_bytes(0, (before * columns + before) * pixel);
             for y in 0..shape.height {
                 let count = if y + 1 < shape.height { between } else { between - before };
-                self.row(y).add(shape.row_len()).write_bytes(0, count * LANES);
+                self.row(y).add(shape.width * pixel).write_bytes(0, count * pixel);
             }
             let below = (before + shape.height) * columns;
-            at.add(below * LANES).write_bytes(0, (rows * columns - below) * LANES);
+            at.add(below * pixel).write_bytes(0, (rows * columns - below) * pixel);
         }
     }
 }

@@ -13,6 +13,8 @@
 //!
 //! Packed weights are `[panel][tile of columns][tap][channel][columns]`, as [`PanelGemm`] reads them.
 //!
+//! In bfloat16 a word is a pair of channels, or, for the gradient of the weights, of pixels: see [`stage`].
+//!
 //! [`PanelGemm`]: crate::micro_kernel::PanelGemm
 //! [`PanelGemmTn`]: crate::micro_kernel::PanelGemmTn
 
@@ -20,10 +22,12 @@ mod backward;
 mod forward;
 mod geometry;
 mod pack;
+mod stage;
 
 use crate::MapShape;
 use crate::conv_shape::Convolution;
 use crate::leaves::{Leaves, Parts};
+use crate::micro_kernel::Precision;
 use crate::partition::are_many;
 use crate::workspace::WorkspaceSize;
 
@@ -33,12 +37,15 @@ pub(crate) use backward::backward;
 pub(crate) use forward::forward;
 pub(crate) use pack::{pack_weights, packed_len};
 
-/// Segments that are multiplied in one go: a register tile's columns (64 at most) of so many fill 24 KiB, which leaves
-/// room in the first-level cache for the rows that pass by.
+/// Segments of sixteen words that are multiplied in one go: a register tile's columns (64 at most) of so many fill 24 KiB,
+/// which leaves room in the first-level cache for the rows that pass by.
 const SEGMENTS: usize = 6;
 
+/// The most segments that are multiplied in one go.
+const MOST_SEGMENTS: usize = 2 * SEGMENTS;
+
 /// See [`Convolution::workspace_size`].
-pub(crate) fn workspace_size(
+pub(crate) fn workspace_size<P: Precision>(
     layer: &Convolution,
     input: MapShape,
     backward: Option<&Leaves>,
@@ -48,13 +55,14 @@ pub(crate) fn workspace_size(
     let (input, output) = (geometry.input, geometry.output);
     if let Some(leaves) = backward {
         let parts = Parts::most(leaves, geometry.parts(leaves.whole()));
-        let weights = geometry.taps() * output.channels * input.padded_channels();
-        let staged = if are_many(threads) { backward::staged(&geometry, threads) } else { 0 };
+        let weights = geometry.taps() * output.channels / P::K * input.padded_channels();
+        let staged = if are_many(threads) { backward::staged::<P>(&geometry, threads) } else { 0 };
         WorkspaceSize {
-            worker: geometry.staged() + input.image_len(),
+            worker: geometry.staged::<P>() + geometry.line::<P>() + input.image_len(),
             shared: weights + parts * geometry.part() + staged,
         }
     } else {
-        WorkspaceSize { worker: geometry.staged_input() + output.image_len(), shared: 0 }
+        let staged = geometry.staged_input::<P>() + geometry.line::<P>();
+        WorkspaceSize { worker: staged + output.image_len(), shared: 0 }
     }
 }

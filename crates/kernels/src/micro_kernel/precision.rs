@@ -1,13 +1,16 @@
 //! What is multiplied: numbers, or pairs of bfloat16s.
 
 use crate::Isa;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, nearest_bf16};
 
 /// The precision of products; sums are `f32`. Matrices consist of *words* of 32 bits, whatever these hold, so that a GEMM
 /// is the same for both.
 pub(crate) trait Precision: Copy + Default + Send + Sync {
     /// How many `k` a word holds.
     const K: usize;
+
+    /// A word of what `k` has at each index.
+    fn word(k: impl Fn(usize) -> f32) -> f32;
 
     /// `sum + a * b`, of all `k` of the words.
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
@@ -23,6 +26,9 @@ pub(crate) struct F32;
 impl Precision for F32 {
     const K: usize = 1;
 
+    fn word(k: impl Fn(usize) -> f32) -> f32 {
+        k(0)
+    }
     #[inline(always)]
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
         s.fma(a, b, sum)
@@ -39,6 +45,9 @@ pub(crate) struct Bf16;
 impl Precision for Bf16 {
     const K: usize = 2;
 
+    fn word(k: impl Fn(usize) -> f32) -> f32 {
+        f32::from_bits(u32::from(nearest_bf16(k(0))) | u32::from(nearest_bf16(k(1))) << 16)
+    }
     #[inline(always)]
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
         s.dot_bf16(a, b, sum)

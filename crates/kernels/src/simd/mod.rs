@@ -124,6 +124,19 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     }
 }
 
+/// The nearest bfloat16, to even on a tie.
+#[inline(always)]
+pub(crate) fn nearest_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
+    let rounded = if value.is_nan() {
+        bits | 0x0040_0000
+    } else {
+        bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
+    };
+    (rounded >> 16) as u16
+}
+
 /// An instruction set that this processor has.
 ///
 /// See the example of [the crate](crate).

@@ -1,6 +1,6 @@
 //! Plain Rust, which the compiler turns into the vectors that every processor of its target has.
 
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, LANES, Simd, nearest_bf16};
 
 /// Needs no proof.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,19 +29,6 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
     } else {
         a * b + c
     }
-}
-
-/// The nearest bfloat16, to even on a tie.
-#[inline(always)]
-fn nearest_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    // Rounding could carry a NaN into infinity: it becomes a quiet NaN.
-    let rounded = if value.is_nan() {
-        bits | 0x0040_0000
-    } else {
-        bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
-    };
-    (rounded >> 16) as u16
 }
 
 // SAFETY: uses no special instructions.
