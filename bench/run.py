@@ -286,6 +286,8 @@ def slice_of_ours(program, options):
         command += ["--threads", options.threads]
     if options.isa:
         command += ["--isa", options.isa]
+    if options.precision:
+        command += ["--set", f"engine.precision={options.precision}"]
     command = [str(word) for word in command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
@@ -491,8 +493,9 @@ def save(result):
     )
     if result["recipe"] != "report":
         what = f"{result['recipe']}-{what}"
-    if result["isa"]:
-        what += f"-{result['isa']}"
+    for name in ["isa", "precision"]:
+        if result[name]:
+            what += f"-{result[name]}"
     stem = f"{datetime.date.today().isoformat()}-{what}"
     RESULTS.mkdir(exist_ok=True)
     path, number = RESULTS / f"{stem}.json", 2
@@ -548,6 +551,7 @@ def measure(options):
             "gpu": options.gpu,
             "threads": options.threads,
             "isa": options.isa,
+            "precision": options.precision,
             "machine": machine(),
             "rustc": version_of(["rustc", "--version"]),
             "warnings": warnings,
@@ -595,6 +599,9 @@ def parse():
     parser.add_argument("--rounds", type=positive, default=7, help="slices of each program (7)")
     parser.add_argument("--threads", type=positive, default=cores(), help="one on every processor")
     parser.add_argument("--isa", choices=["avx2"], help="let nobody use wider instructions")
+    parser.add_argument(
+        "--precision", choices=["f32", "bf16"], help="Crescendo's (f32; with cuda bf16); PyTorch tries both"
+    )
     parser.add_argument(
         "--peers", type=peer_list, help="pytorch,burn (both; fast94 has pytorch alone)"
     )

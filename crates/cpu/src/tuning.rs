@@ -7,7 +7,7 @@
 use crescendo_kernels::Workspace;
 
 /// The numbers that are tried.
-const TILES: [usize; 3] = [32, Workspace::GROUP_TILES, Workspace::MOST_GROUP_TILES];
+const TILES: [usize; 4] = [32, Workspace::GROUP_TILES, 96, Workspace::MOST_GROUP_TILES];
 /// The index of the one that is kept if no other is clearly faster.
 const DEFAULT: usize = 1;
 /// How much faster another one must be.
@@ -157,12 +157,13 @@ mod tests {
         let fastest = |best: usize, by: f64| {
             move |tiles: usize| 1e-3 * if tiles == best { 1.0 - by } else { 1.0 }
         };
-        assert_eq!(tune(fastest(32, 0.3)), (32, 10));
-        assert_eq!(tune(fastest(96, 0.3)), (96, 10));
-        assert_eq!(tune(fastest(96, 0.01)), (64, 10));
-        assert_eq!(tune(fastest(64, 0.3)), (64, 10));
+        assert_eq!(tune(fastest(32, 0.3)), (32, 13));
+        assert_eq!(tune(fastest(96, 0.3)), (96, 13));
+        assert_eq!(tune(fastest(128, 0.3)), (128, 13));
+        assert_eq!(tune(fastest(96, 0.01)), (64, 13));
+        assert_eq!(tune(fastest(64, 0.3)), (64, 13));
         // Slow passes are tried once only.
-        assert_eq!(tune(|tiles| tiles as f64), (32, 4));
+        assert_eq!(tune(|tiles| tiles as f64), (32, 5));
     }
 
     #[test]

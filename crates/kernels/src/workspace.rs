@@ -51,7 +51,7 @@ impl Workspace {
     /// [`set_group_tiles`](Self::set_group_tiles) says otherwise.
     pub const GROUP_TILES: usize = 64;
     /// The most that it can work on.
-    pub const MOST_GROUP_TILES: usize = 96;
+    pub const MOST_GROUP_TILES: usize = 128;
 
     /// A workspace of this size for a pool of `threads` threads.
     pub fn new(threads: usize, workspace_size: WorkspaceSize) -> Self {

@@ -43,7 +43,7 @@ pub struct EngineConfig {
     pub threads: usize,
     /// The instruction set of the CPU engine.
     pub isa: IsaKind,
-    /// Tiles that a core works on at a time in a Winograd convolution, from 16 to 96; 0 to try what is fastest. It is
+    /// Tiles that a core works on at a time in a Winograd convolution, from 16 to 128; 0 to try what is fastest. It is
     /// written only if it is set.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tiles: usize,
@@ -181,7 +181,7 @@ pub enum ConvolutionKind {
     Direct,
 }
 
-/// How feature maps are stored between forward and backward. Arithmetic is always in f32.
+/// How feature maps are stored between forward and backward. Sums, BatchNorm and activations are always in f32.
 ///
 /// See the example of [`EngineConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -71,8 +71,8 @@ impl Recipe {
                 format!("engine.threads must be at most {MAX_THREADS}"),
             ),
             (
-                self.engine.tiles == 0 || (16..=96).contains(&self.engine.tiles),
-                "engine.tiles must be from 16 to 96, or 0".into(),
+                self.engine.tiles == 0 || (16..=128).contains(&self.engine.tiles),
+                "engine.tiles must be from 16 to 128, or 0".into(),
             ),
         ])?;
         data::check_augmentation(&self.data)?;
