@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crescendo_cpu::CpuDevices;
 use crescendo_network::{
     ActivationStorage, Devices, EngineConfig, Graph, MicroBatch, Muon, NetworkConfig, Parameter,
-    Role, Rule, Section, Sgd, Shape,
+    PrecisionKind, Role, Rule, Section, Sgd, Shape,
 };
 
 /// Counts what is asked of the system's allocator.
@@ -33,13 +33,17 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn updates_and_inference_allocate_nothing_once_the_batch_size_is_known() {
-    for activations in [ActivationStorage::F32, ActivationStorage::Bf16] {
+    for (activations, precision) in [
+        (ActivationStorage::F32, PrecisionKind::F32),
+        (ActivationStorage::Bf16, PrecisionKind::F32),
+        (ActivationStorage::F32, PrecisionKind::Bf16),
+    ] {
         let mut config =
             NetworkConfig { blocks: vec![1, 1], widths: vec![16, 24], ..NetworkConfig::paper() };
         config.head.hidden = 40;
         let images = Shape::Maps { channels: 3, height: 32, width: 32 };
         let graph = Graph::new(&config.network(images).unwrap()).unwrap();
-        let config = EngineConfig { activations, threads: 2, ..EngineConfig::default() };
+        let config = EngineConfig { activations, precision, threads: 2, ..EngineConfig::default() };
         let mut engine = CpuDevices.open(&config).unwrap().engine(&graph).unwrap();
         engine.import(Section::Model, &graph.initial(0)).unwrap();
         let (images, labels) = (vec![0.5; 6 * 3072], [0, 1, 2, 3, 4, 5]);
@@ -59,7 +63,7 @@ fn updates_and_inference_allocate_nothing_once_the_batch_size_is_known() {
         let before = COUNT.load(Ordering::Relaxed);
         update(6);
         update(4);
-        assert_eq!(COUNT.load(Ordering::Relaxed), before, "{activations:?}");
+        assert_eq!(COUNT.load(Ordering::Relaxed), before, "{activations:?}, {precision:?}");
         // The first call packs the weights, and the first one with few images does for them.
         engine.favor_latency();
         let classes = graph.classes();
@@ -75,6 +79,10 @@ fn updates_and_inference_allocate_nothing_once_the_batch_size_is_known() {
         infer(5);
         infer(4);
         infer(1);
-        assert_eq!(COUNT.load(Ordering::Relaxed), before, "inference, {activations:?}");
+        assert_eq!(
+            COUNT.load(Ordering::Relaxed),
+            before,
+            "inference, {activations:?}, {precision:?}"
+        );
     }
 }

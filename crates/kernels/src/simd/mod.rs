@@ -319,7 +319,7 @@ mod tests {
             let numbers = |seed: u32| -> [f32; LANES] {
                 std::array::from_fn(|i| {
                     let low = [0, 0x7fff, 0x8000, 0x8001][i % 4];
-                    f32::from_bits(0x3f80_0000 + ((seed * 37 + i as u32 * 11) % 128 << 16) + low)
+                    f32::from_bits(0x3f80_0000 + (((seed * 37 + i as u32 * 11) % 128) << 16) + low)
                 })
             };
             let ([a, b, c], even) = ([1, 2, 3].map(numbers), numbers(4));
@@ -338,7 +338,7 @@ mod tests {
             };
             let number = |x: f32| f32::from_bits(nearest(x));
             for i in 0..LANES {
-                let pair = nearest(b[i]) | nearest(a[i]) >> 16;
+                let pair = nearest(b[i]) | (nearest(a[i]) >> 16);
                 assert_eq!(out[0][i].to_bits(), pair, "pair {i}");
                 // Products of bfloat16s are exact in f64.
                 let upper = number(b[i]).mul_add(number(c[i]), c[i]);
