@@ -439,8 +439,8 @@ def report(result):
     peers = list(result["peers"])
     rounds, medians = result["rounds"], result["median"]
     parts = []
-    titles = {"train": f"{result['recipe']}: training, batch {result['batch']}"}
-    titles["infer"] = f"{result['recipe']}: inference"
+    what = result["recipe"] + (f", Crescendo in {result['precision']}" if result["precision"] else "")
+    titles = {"train": f"{what}: training, batch {result['batch']}", "infer": f"{what}: inference"}
     for key, title in titles.items():
         heading = ["round", "Crescendo"]
         for peer in peers:
@@ -600,7 +600,9 @@ def parse():
     parser.add_argument("--threads", type=positive, default=cores(), help="one on every processor")
     parser.add_argument("--isa", choices=["avx2"], help="let nobody use wider instructions")
     parser.add_argument(
-        "--precision", choices=["f32", "bf16"], help="Crescendo's (f32; with cuda bf16); PyTorch tries both"
+        "--precision",
+        choices=["f32", "bf16"],
+        help="Crescendo's (f32; with cuda bf16); PyTorch is tried in both",
     )
     parser.add_argument(
         "--peers", type=peer_list, help="pytorch,burn (both; fast94 has pytorch alone)"

@@ -77,7 +77,8 @@ impl Tolerances {
 
     /// For engines that also multiply numbers in bfloat16, with sums in `f32`, and store the gradients of feature maps in
     /// it. A rounding is 2^-9 = 2e-3. The worst of the CUDA engine stands beside each bound; the f64 reference, with the
-    /// factors of its products and what it stores rounded to bfloat16, is off by as much in the same places.
+    /// factors of its products and what it stores rounded to bfloat16, is off by as much in the same places. The CPU
+    /// engine, which rounds the factors of Winograd's products and stores nothing in bfloat16, stays within these bounds.
     pub const BF16_PRODUCTS: Tolerances = Tolerances {
         // Of the worst network 7 layers come before the loss: 14 factors and 6 stored maps, so 20 roundings (3.9e-2) if
         // all go in one direction. The worst is 1.9e-2 of the loss, the rounded reference's 2.1e-2.

@@ -87,7 +87,7 @@ impl CpuDevice {
     /// The processor as the section `[engine]` asks for it.
     ///
     /// # Errors
-    /// If the processor does not have the instruction set, no convolution can have the precision, or the number of tiles
+    /// If the processor does not have the instruction set, the precision does not go with `conv`, or the number of tiles
     /// is not possible.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         if config.tiles > Workspace::MOST_GROUP_TILES {

@@ -55,6 +55,10 @@ fn train(graph: &Graph, config: &EngineConfig) -> (Vec<UpdateResult>, Vec<Tensor
     (results, all)
 }
 
+fn all_bf16() -> EngineConfig {
+    EngineConfig { activations: ActivationStorage::Bf16, ..bf16_products() }
+}
+
 fn check_threads(config: EngineConfig, counts: &[usize]) {
     // Products of bfloat16 are of an even number of channels.
     let widths = if config.precision == PrecisionKind::Bf16 { vec![2, 6] } else { vec![2, 3] };
@@ -83,12 +87,13 @@ fn weights_are_the_same_to_the_bit_for_any_number_of_threads() {
     check_threads(f32(), &[2, 5, 64]);
     check_threads(bf16_storage(), &[3, 16]);
     check_threads(bf16_products(), &[3, 64]);
+    check_threads(all_bf16(), &[2, 16]);
 }
 
 #[test]
 #[ignore = "takes seconds"]
 fn longer_weights_are_the_same_to_the_bit_for_any_number_of_threads() {
-    for config in [f32(), bf16_storage(), bf16_products()] {
+    for config in [f32(), bf16_storage(), bf16_products(), all_bf16()] {
         check_threads(config, &[2, 3, 5, 16, 64]);
     }
 }

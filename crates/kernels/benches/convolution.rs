@@ -63,8 +63,8 @@ fn main() {
         let convolution = Convolution { inputs, outputs, kernel, stride, padding: kernel / 2 };
         let shape = MapShape { images: batch, channels: inputs, height: side, width: side };
         let algorithm = match algorithm {
-            ConvAlgorithm::Winograd4Bf16 if convolution.stride > 1 => ConvAlgorithm::DirectBf16,
             algorithm if convolution.supports(algorithm) => algorithm,
+            ConvAlgorithm::Winograd4Bf16 => ConvAlgorithm::DirectBf16,
             _ => ConvAlgorithm::Direct,
         };
         let out = convolution.output_shape(shape);

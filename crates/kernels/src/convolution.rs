@@ -71,7 +71,7 @@ impl Convolution {
         }
     }
 
-    /// The algorithm that should be fastest for large batches of images of this shape, from the number of
+    /// The algorithm in f32 that should be fastest for large batches of images of this shape, from the number of
     /// multiplications and transforms alone: never from a timing, so that results are reproducible.
     pub fn best_algorithm(&self, input: MapShape) -> ConvAlgorithm {
         self.cheapest(MapShape { images: 1, ..input }, 0)
@@ -108,7 +108,8 @@ impl Convolution {
         possible.min_by_key(cost).expect("direct is always possible")
     }
 
-    /// Numbers of the weights as the algorithm packs them: see [`pack_weights`].
+    /// Numbers of the weights as the algorithm packs them, in bfloat16 pairs in the memory of one `f32`: see
+    /// [`pack_weights`].
     pub fn packed_len(&self, algorithm: ConvAlgorithm) -> usize {
         match algorithm {
             ConvAlgorithm::Direct => direct::packed_len::<F32>(self),
@@ -146,8 +147,9 @@ impl Convolution {
 fn variant(algorithm: ConvAlgorithm) -> Variant {
     match algorithm {
         ConvAlgorithm::Winograd2 => Variant::Two,
+        ConvAlgorithm::Winograd4 => Variant::Four,
         ConvAlgorithm::Winograd4Bf16 => Variant::FourBf16,
-        _ => Variant::Four,
+        ConvAlgorithm::Direct | ConvAlgorithm::DirectBf16 => unreachable!("it is not Winograd's"),
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use crescendo::cpu::{CpuDevice, host};
 use crescendo::network::{
-    Device, DeviceKind, Devices, Engine, EngineError, Graph, MicroBatch, Section, StepTime,
+    Device, DeviceKind, Devices, Engine, EngineError, Graph, MicroBatch, PrecisionKind, Section,
+    StepTime,
 };
 use crescendo::training::{Error, Recipe, graph};
 use serde_json::{Value, json};
@@ -28,12 +29,13 @@ const INFERENCE_IMAGES: usize = 512;
 struct Measurements {
     graph: Graph,
     isa: &'static str,
+    precision: PrecisionKind,
     /// As the recipe or the command line asks: see [`host::threads`].
     asked_threads: usize,
     /// What the engine has chosen by timing.
     choices: String,
     batch: usize,
-    /// The processor's measured peak, in floating-point operations per second.
+    /// The processor's measured peak in f32, in floating-point operations per second.
     peak: f64,
     /// Images per second: the median over updates, and over inference passes.
     training: f64,
@@ -126,6 +128,7 @@ fn measure(
     }
     Ok(Measurements {
         isa: config.isa.name(),
+        precision: config.precision.on(config.device),
         asked_threads: config.threads,
         choices,
         batch,
@@ -166,7 +169,7 @@ impl Measurements {
     }
 
     /// The achieved floating-point operations per second, with convolutions counted as direct ones, as a
-    /// multiple of the processor's peak. Winograd convolution can exceed 1.
+    /// multiple of the processor's peak in f32. Winograd convolution and products of bfloat16 can exceed 1.
     fn roof_ratio(&self, images_per_second: f64, flops: f64) -> f64 {
         images_per_second * flops / self.peak
     }
@@ -194,7 +197,11 @@ fn print(measured: &Measurements) -> Result<(), Error> {
     }
     say!("{:<34} {:>7.2} ms", "optimizer", measured.optimizer * 1e3)?;
     let choices = if choices.is_empty() { String::new() } else { format!(", {choices}") };
-    say!("\n{isa}, {threads}{choices}, peak {:.0} GFLOP/s", peak / 1e9)?;
+    let (products, of_peak) = match measured.precision {
+        PrecisionKind::Bf16 => (", products in bf16", " in f32"),
+        _ => ("", ""),
+    };
+    say!("\n{isa}, {threads}{choices}{products}, peak {:.0} GFLOP/s{of_peak}", peak / 1e9)?;
     for (what, images_per_second, flops) in [
         (format!("training, batch {batch}"), training, measured.training_flops()),
         ("inference".to_owned(), inference, measured.inference_flops()),
@@ -233,6 +240,7 @@ fn to_json(args: &BenchArgs, measured: &Measurements) -> Value {
     json!({
         "recipe": args.recipe,
         "isa": measured.isa,
+        "precision": measured.precision.name(),
         "threads": host::threads(measured.asked_threads),
         "choices": measured.choices,
         "batch_size": measured.batch,

@@ -261,10 +261,7 @@ struct Staged<'a> {
 impl Staged<'_> {
     /// The output's gradient for products over channels.
     fn gradient<P: Precision>(self) -> *mut f32 {
-        self.start.wrapping_add(match P::K {
-            1 => self.geometry.staged_input::<P>(),
-            _ => self.geometry.input_pairs(),
-        })
+        self.start.wrapping_add(self.geometry.input_over_pixels::<P>())
     }
 
     /// The same in pairs of pixels.
@@ -564,7 +561,7 @@ impl<P: Precision> Backward<'_, P> {
         let (rows, columns) = self.geometry.taps_of(phase);
         let (top, lines) = self.geometry.pixels_of(phase.0, input.height);
         let (left, len) = self.geometry.pixels_of(phase.1, input.width);
-        let (segments, pixel) = (rows * columns * output.blocks(), LANES / P::K);
+        let (segments, pixel) = (rows * columns * output.blocks(), P::BLOCK);
         for first in (0..segments).step_by(P::K * SEGMENTS) {
             let count = (P::K * SEGMENTS).min(segments - first);
             let mut some = [Segment { offset: 0, len: 0 }; MOST_SEGMENTS];

@@ -130,7 +130,7 @@ impl<P: Precision> Forward<'_, P> {
         prefetch: &Prefetch,
     ) {
         let Geometry { layer, input, output, in_rows, in_columns, .. } = *self.geometry;
-        let (segments, pixel) = (self.geometry.taps() * input.blocks(), LANES / P::K);
+        let (segments, pixel) = (self.geometry.taps() * input.blocks(), P::BLOCK);
         for first in (0..segments).step_by(P::K * SEGMENTS) {
             let count = (P::K * SEGMENTS).min(segments - first);
             let mut some = [Segment { offset: 0, len: 0 }; MOST_SEGMENTS];

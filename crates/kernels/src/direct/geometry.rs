@@ -60,14 +60,17 @@ impl Geometry {
         self.output.width.div_ceil(2) * LANES
     }
 
-    /// Words of an image of the input in pairs of pixels: `[block][row][column of the filter][pair][16]`.
-    pub fn input_pairs(&self) -> usize {
-        self.input.blocks() * self.in_rows * self.layer.kernel * self.pairs_len()
+    /// Words of an image of the input, laid out for the product over pixels: see [`super::stage`].
+    pub fn input_over_pixels<P: Precision>(&self) -> usize {
+        match P::K {
+            1 => self.staged_input::<P>(),
+            _ => self.input.blocks() * self.in_rows * self.layer.kernel * self.pairs_len(),
+        }
     }
 
-    /// Words of an image of the output's gradient in pairs of pixels: `[block][row][pair][16]`.
-    pub fn gradient_pairs(&self) -> usize {
-        self.output.blocks() * self.output.height * self.pairs_len()
+    /// Words of an image of the output's gradient in pairs of pixels, where the product over pixels reads these.
+    fn gradient_pairs<P: Precision>(&self) -> usize {
+        if P::K == 1 { 0 } else { self.output.blocks() * self.output.height * self.pairs_len() }
     }
 
     /// Numbers of a row of pixels before it is rounded, of the input with its padding or of the output's gradient.
@@ -123,11 +126,7 @@ impl Geometry {
 
     /// Words of an image and of its output's gradient, laid out for both gradients.
     pub fn staged<P: Precision>(&self) -> usize {
-        if P::K == 1 {
-            self.staged_input::<P>() + self.staged_gradient::<P>()
-        } else {
-            self.input_pairs() + self.staged_gradient::<P>() + self.gradient_pairs()
-        }
+        self.input_over_pixels::<P>() + self.staged_gradient::<P>() + self.gradient_pairs::<P>()
     }
 
     /// The work of a forward pass, or of one of the two gradients: see

@@ -37,8 +37,8 @@ pub(crate) use backward::backward;
 pub(crate) use forward::forward;
 pub(crate) use pack::{pack_weights, packed_len};
 
-/// Segments of sixteen words that are multiplied in one go: a register tile's columns (64 at most) of so many fill 24 KiB,
-/// which leaves room in the first-level cache for the rows that pass by.
+/// Segments of sixteen words that are multiplied in one go: a register tile's columns (64 at most) of so many fill
+/// 24 KiB, which leaves room in the first-level cache for the rows that pass by.
 const SEGMENTS: usize = 6;
 
 /// The most segments that are multiplied in one go.

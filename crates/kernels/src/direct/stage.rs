@@ -1,8 +1,9 @@
 //! Images laid out as the GEMMs read them.
 //!
-//! Products over channels read `[block][row][column][16]` with margins, in bfloat16 a pair of channels a word; so does the
-//! product over pixels in `f32`. In bfloat16 it reads pairs of pixels that are neighbours in a row of the output, `[pair][16]`:
-//! of the output's gradient for each row, of the input for each row and column of the filter, which see different pairs.
+//! Products over channels read `[block][row][column][16]` with margins, in bfloat16 a pair of channels a word; so does
+//! the product over pixels in `f32`. In bfloat16 that reads pairs of pixels that are neighbours in a row of the output,
+//! without margins: of the output's gradient `[block][row][pair][16]`, of the input
+//! `[block][row][column of the filter][pair][16]`, since the columns of a filter see different pairs.
 
 use std::ops::Range;
 
@@ -12,8 +13,8 @@ use crate::micro_kernel::Precision;
 use crate::prologue::{GradientPrologue, Prologue};
 use crate::simd::{LANES, Simd};
 
-/// Lays out what these rows of the output see of an image of the input, for products over channels, and saves all that is to
-/// be saved. `line` is memory for a row.
+/// Lays out what these rows of the output see of an image of the input, for products over channels, and saves all that
+/// is to be saved. `line` is memory for a row.
 ///
 /// # Safety
 /// The prologue has passed its check, and there is room for the image and the row.
@@ -28,8 +29,8 @@ pub(super) unsafe fn input<S: Simd, P: Precision>(
     line: *mut f32,
 ) {
     let Geometry { layer, input, in_rows, in_columns, .. } = *geometry;
-    let Convolution { kernel, stride, padding, .. } = layer;
-    let pixel = LANES / P::K;
+    let padding = layer.padding;
+    let pixel = P::BLOCK;
     // SAFETY: the caller's promise; rows lie within the image.
     unsafe {
         for block in 0..input.blocks() {
@@ -38,12 +39,7 @@ pub(super) unsafe fn input<S: Simd, P: Precision>(
                 Margins { at, rows: in_rows, columns: in_columns, before: padding, pixel };
             margins.clear(input);
             for y in 0..input.height {
-                let row = y + padding;
-                // Some rows are seen by no tap: a 1x1 filter with stride 2 skips half of them.
-                let seen = (0..kernel.min(row + 1)).any(|tap| {
-                    (row - tap).is_multiple_of(stride) && rows.contains(&((row - tap) / stride))
-                });
-                if seen || prologue.save.is_some() {
+                if sees(geometry, y + padding, rows) || prologue.save.is_some() {
                     if P::K == 1 {
                         prologue.row(s, image, block, y, margins.row(y));
                     } else {
@@ -54,6 +50,14 @@ pub(super) unsafe fn input<S: Simd, P: Precision>(
             }
         }
     }
+}
+
+/// Whether these rows of the output see a row of the input with its padding: a 1x1 filter with stride 2 skips half of
+/// them.
+fn sees(geometry: &Geometry, row: usize, rows: &Range<usize>) -> bool {
+    let Convolution { kernel, stride, .. } = geometry.layer;
+    (0..kernel.min(row + 1))
+        .any(|tap| (row - tap).is_multiple_of(stride) && rows.contains(&((row - tap) / stride)))
 }
 
 /// Lays out an image of the input for the product over pixels.
@@ -81,7 +85,9 @@ pub(super) unsafe fn input_over_pixels<S: Simd, P: Precision>(
         let pairs = geometry.pairs_len();
         for (block, row) in (0..shape.blocks()).flat_map(|b| (0..in_rows).map(move |r| (b, r))) {
             let to = staged.add((block * in_rows + row) * kernel * pairs);
+            let seen = sees(geometry, row, &(0..output.height));
             match row.checked_sub(padding).filter(|&y| y < shape.height) {
+                Some(_) if !seen && prologue.save.is_none() => {}
                 Some(y) => {
                     prologue.row(s, image, block, y, line.add(padding * LANES));
                     for column in 0..kernel {
@@ -95,8 +101,8 @@ pub(super) unsafe fn input_over_pixels<S: Simd, P: Precision>(
     }
 }
 
-/// Lays out an image of the output's gradient, for products over channels, and where they have another layout, into `pairs`
-/// for the product over pixels.
+/// Lays out an image of the output's gradient for products over channels, and in `pairs` for the product over pixels,
+/// where that reads another layout.
 ///
 /// # Safety
 /// As for [`input`].
@@ -110,7 +116,7 @@ pub(super) unsafe fn gradient<S: Simd, P: Precision>(
     line: *mut f32,
 ) {
     let Geometry { output, out_rows, out_columns, margin, .. } = *geometry;
-    let pixel = LANES / P::K;
+    let pixel = P::BLOCK;
     // SAFETY: the caller's promise.
     unsafe {
         for block in 0..output.blocks() {

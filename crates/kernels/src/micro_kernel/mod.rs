@@ -11,8 +11,8 @@
 //! the columns of one tile, then those of the next ([`Packing`]). Rows of 64 numbers of which a tile reads sixteen
 //! would use a quarter of the first-level cache's sets.
 //!
-//! Both compute in either [`Precision`]. What is said of numbers and of `k` holds for words of 32 bits: in bfloat16 a word is
-//! a pair of numbers, and a step of the GEMM are two `k`.
+//! Both compute in either [`Precision`]. What is said of numbers and of `k` holds for words of 32 bits: in bfloat16 a
+//! word is a pair of numbers, and two `k` are one.
 
 mod panel_gemm;
 mod panel_gemm_tn;
@@ -266,13 +266,13 @@ mod tests {
     /// A precision whose words hold small whole numbers.
     pub trait Number: Precision {
         /// So many words of small whole numbers.
-        fn words(count: usize, seed: usize) -> Vec<f32>;
+        fn matrix(count: usize, seed: usize) -> Vec<f32>;
         /// What `multiply_add` adds for each number of a vector.
         fn product(a: f32, b: f32) -> f32;
     }
 
     impl Number for F32 {
-        fn words(count: usize, seed: usize) -> Vec<f32> {
+        fn matrix(count: usize, seed: usize) -> Vec<f32> {
             numbers(count, seed)
         }
         fn product(a: f32, b: f32) -> f32 {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     impl Number for Bf16 {
-        fn words(count: usize, seed: usize) -> Vec<f32> {
+        fn matrix(count: usize, seed: usize) -> Vec<f32> {
             let numbers = numbers(2 * count, seed);
             let pair = |pair: &[f32]| f32::from_bits(pair[1].to_bits() | pair[0].to_bits() >> 16);
             numbers.chunks(2).map(pair).collect()

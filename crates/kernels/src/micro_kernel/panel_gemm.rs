@@ -57,8 +57,8 @@ impl PanelGemm<'_> {
             && !self.segments.is_empty()
             && self.segments.iter().all(|segment| segment.len == LANES);
         for (row, rows, count) in tiles_of_rows(self.rows, S::ROWS[width - 1]) {
-            let precision = PhantomData::<P>;
-            let tiles = Tiles { gemm: self, row, count, is_whole, is_usual, precision };
+            let tiles =
+                Tiles { gemm: self, row, count, is_whole, is_usual, precision: PhantomData::<P> };
             dispatch!(s, RegisterTiles, rows, width, tiles);
         }
     }
@@ -123,7 +123,7 @@ impl<P: Precision, const R: usize, const W: usize> RegisterTiles<'_, P, R, W> {
                 let a = a.add(segment.offset);
                 let sums = &mut sums;
                 // The usual length and distances as constants: the loop is unrolled, and addresses cost no instructions.
-                let block = const { LANES / P::K };
+                let block = P::BLOCK;
                 match (segment.len == block, a_row == block, is_whole) {
                     (true, true, true) => {
                         let strides = [[1, block], [W * LANES, LANES]];
@@ -180,7 +180,7 @@ mod tests {
                     Segment { offset, len }
                 })
                 .collect();
-            let (a, packed) = (P::words(end, 1), P::words(depth * vectors * LANES, 2));
+            let (a, packed) = (P::matrix(end, 1), P::matrix(depth * vectors * LANES, 2));
             for (columns, at) in Packing::new::<S>(vectors, depth).tiles() {
                 let (some, c_vector) = (columns.len() / LANES, rows * c_row);
                 let before = numbers(some * c_vector + LANES, 3);

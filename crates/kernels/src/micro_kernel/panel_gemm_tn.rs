@@ -155,22 +155,6 @@ mod tests {
         precision: P,
     }
 
-    impl<P> CheckGemmTn<P> {
-        fn new(
-            (rows, vectors, lines, len, a_step, accumulate): (
-                usize,
-                usize,
-                usize,
-                usize,
-                usize,
-                bool,
-            ),
-            precision: P,
-        ) -> Self {
-            CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision }
-        }
-    }
-
     impl<P: Number> Kernel for CheckGemmTn<P> {
         type Output = ();
         #[inline(always)]
@@ -178,8 +162,8 @@ mod tests {
             let CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision } = self;
             let (a_line, b_line, c_row) = ((len + 1) * a_step, (len + 2) * LANES, 80);
             let b_vector = lines * b_line;
-            let a = P::words(lines * a_line + rows, 1);
-            let b = P::words(vectors * b_vector, 2);
+            let a = P::matrix(lines * a_line + rows, 1);
+            let b = P::matrix(vectors * b_vector, 2);
             let mut c = numbers(rows * c_row, 3);
             let mut expected = c.clone();
             for (row, column) in (0..rows).flat_map(|r| (0..vectors * LANES).map(move |n| (r, n))) {
@@ -214,6 +198,20 @@ mod tests {
         }
     }
 
+    /// Both as the instruction set is, and as its precision is run.
+    fn check<P: Number>(
+        isa: Isa,
+        [rows, vectors]: [usize; 2],
+        [lines, len]: [usize; 2],
+        a_step: usize,
+        accumulate: bool,
+        precision: P,
+    ) {
+        let gemm = || CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision };
+        isa.run(gemm());
+        P::run(isa, gemm());
+    }
+
     #[test]
     fn register_tiles_are_products_of_a_transposed_matrix() {
         for isa in Isa::available() {
@@ -221,10 +219,8 @@ mod tests {
                 for (lines, len) in [(1, 64), (3, 16), (5, 8), (2, 7), (1, 24)] {
                     let (a_step, accumulate) = ([16, 32, 48, 19][rows % 4], rows % 2 == 0);
                     let vectors = 1 + (rows + lines) % 4;
-                    let check = (rows, vectors, lines, len, a_step, accumulate);
-                    isa.run(CheckGemmTn::new(check, F32));
-                    isa.run(CheckGemmTn::new(check, Bf16));
-                    isa.run_bf16(CheckGemmTn::new(check, Bf16));
+                    check(isa, [rows, vectors], [lines, len], a_step, accumulate, F32);
+                    check(isa, [rows, vectors], [lines, len], a_step, accumulate, Bf16);
                 }
             }
         }

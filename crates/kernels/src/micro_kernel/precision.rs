@@ -1,16 +1,21 @@
 //! What is multiplied: numbers, or pairs of bfloat16s.
 
 use crate::Isa;
-use crate::simd::{Kernel, Simd, nearest_bf16};
+use crate::simd::{Kernel, LANES, Simd, nearest_bf16};
 
-/// The precision of products; sums are `f32`. Matrices consist of *words* of 32 bits, whatever these hold, so that a GEMM
-/// is the same for both.
+/// The precision of products; sums are `f32`. Matrices consist of *words* of 32 bits, whatever these hold, so that a
+/// GEMM is the same for both.
 pub(crate) trait Precision: Copy + Default + Send + Sync {
     /// How many `k` a word holds.
     const K: usize;
+    /// Words of sixteen `k`: of a block of channels.
+    const BLOCK: usize = LANES / Self::K;
 
     /// A word of what `k` has at each index.
     fn word(k: impl Fn(usize) -> f32) -> f32;
+
+    /// Sixteen words of what `k` has at each index; the second is not read where a word is one number.
+    fn words<S: Simd>(s: S, k: [S::V; 2]) -> S::V;
 
     /// `sum + a * b`, of all `k` of the words.
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
@@ -30,6 +35,10 @@ impl Precision for F32 {
         k(0)
     }
     #[inline(always)]
+    fn words<S: Simd>(_: S, k: [S::V; 2]) -> S::V {
+        k[0]
+    }
+    #[inline(always)]
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
         s.fma(a, b, sum)
     }
@@ -46,7 +55,11 @@ impl Precision for Bf16 {
     const K: usize = 2;
 
     fn word(k: impl Fn(usize) -> f32) -> f32 {
-        f32::from_bits(u32::from(nearest_bf16(k(0))) | u32::from(nearest_bf16(k(1))) << 16)
+        f32::from_bits(u32::from(nearest_bf16(k(0))) | (u32::from(nearest_bf16(k(1))) << 16))
+    }
+    #[inline(always)]
+    fn words<S: Simd>(s: S, k: [S::V; 2]) -> S::V {
+        s.pair_bf16(k[0], k[1])
     }
     #[inline(always)]
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {

@@ -28,16 +28,26 @@ impl Avx512<Bf16> {
 }
 
 /// Features beyond those that every [`Avx512`] has, and what depends on them.
-///
-/// # Safety
-/// Whoever calls a function has a value of the type, which exists only where the processor has the features.
-pub(super) unsafe trait Features: Copy + Send + Sync {
+pub(super) trait Features: Copy + Send + Sync {
+    /// See [`Simd::call`].
+    ///
+    /// # Safety
+    /// The processor has AVX-512F, BW, DQ and VL, and the features.
     unsafe fn enter<K: Kernel>(s: Avx512<Self>, kernel: K) -> K::Output;
     /// See [`Simd::store_bf16`].
+    ///
+    /// # Safety
+    /// As above.
     unsafe fn nearest_bf16(value: __m512) -> __m256i;
     /// See [`Simd::pair_bf16`].
+    ///
+    /// # Safety
+    /// As above.
     unsafe fn pair_bf16(even: __m512, odd: __m512) -> __m512;
     /// See [`Simd::dot_bf16`].
+    ///
+    /// # Safety
+    /// As above.
     unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512;
 }
 
@@ -50,8 +60,7 @@ fn enter<K: Kernel>(s: Avx512<Base>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
-// SAFETY: `base` asks the processor.
-unsafe impl Features for Base {
+impl Features for Base {
     #[inline(always)]
     unsafe fn enter<K: Kernel>(s: Avx512<Self>, kernel: K) -> K::Output {
         // SAFETY: the caller's promise.
@@ -133,8 +142,7 @@ const IN_TURN: [u16; 32] = {
     places
 };
 
-// SAFETY: `with_bf16` asks the processor.
-unsafe impl Features for Bf16 {
+impl Features for Bf16 {
     #[inline(always)]
     unsafe fn enter<K: Kernel>(s: Avx512<Self>, kernel: K) -> K::Output {
         // SAFETY: the caller's promise.
@@ -166,7 +174,7 @@ unsafe impl Features for Bf16 {
 /// Calls an intrinsic that is unsafe only for the instructions it needs.
 macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: `self` exists only where the processor has the instructions: `Avx512::base`.
+        // SAFETY: `self` exists only where the processor has the instructions: `base`, `with_bf16`.
         unsafe { $call }
     };
 }

@@ -83,17 +83,16 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Sixteen numbers can be read at `from`.
     unsafe fn load_bf16(self, from: *const u16) -> Self::V;
-    /// To the nearest bfloat16, to even on a tie; NaN stays NaN.
+    /// To the nearest bfloat16, to even on a tie; NaN stays NaN. Numbers below the smallest normal one may become zero.
     ///
     /// # Safety
     /// Sixteen numbers can be written at `to`.
     unsafe fn store_bf16(self, to: *mut u16, value: Self::V);
-    /// Pairs of bfloat16s, rounded as by [`store_bf16`](Self::store_bf16): numbers of 32 bits whose lower halves are from
-    /// `even`.
+    /// Pairs of bfloat16s, rounded as by [`store_bf16`](Self::store_bf16), in numbers of 32 bits: the lower halves are
+    /// from `even`.
     fn pair_bf16(self, even: Self::V, odd: Self::V) -> Self::V;
-    /// Adds both products of each pair to `c`: first that of the upper halves, then that of the lower ones, each rounded
-    /// as by [`fma`](Self::fma). Where the processor has instructions for it, numbers below the smallest normal one are
-    /// zero.
+    /// Adds both products of each pair to `c`: first that of the upper halves, then that of the lower ones, rounded
+    /// after each. Numbers below the smallest normal one may count as zero.
     fn dot_bf16(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Adds to sixteen sums in f64.
     ///
@@ -210,8 +209,8 @@ impl Isa {
         self.run(kernel)
     }
 
-    /// Whether it has instructions for products of bfloat16s. Without them they are computed in f32, slower than products
-    /// of f32.
+    /// Whether it has instructions for products of bfloat16s. Without them these are computed in f32, slower than
+    /// products of f32.
     pub fn multiplies_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         if let Level::Avx512(_) = self.0 {
@@ -340,7 +339,7 @@ mod tests {
             for i in 0..LANES {
                 let pair = nearest(b[i]) | (nearest(a[i]) >> 16);
                 assert_eq!(out[0][i].to_bits(), pair, "pair {i}");
-                // Products of bfloat16s are exact in f64.
+                // Products of bfloat16s are exact in f32, so it does not matter whether they are fused with the sum.
                 let upper = number(b[i]).mul_add(number(c[i]), c[i]);
                 let sum = number(a[i]).mul_add(number(even[i]), upper);
                 assert_eq!(out[1][i], sum, "dot {i}");

@@ -340,7 +340,7 @@ impl<T: Tile> Task<'_, T> {
         }
     }
 
-    /// The gradient of the weights where it goes to a sum, then `dV` over `V`, for a panel of the input's channels.
+    /// The gradient of the weights where it goes to a sum, then `dV`, for a panel of the input's channels.
     #[inline(always)]
     fn gemms<S: Simd>(&self, s: S, element: usize, blocks: Range<usize>, prefetch: &Prefetch) {
         let Geometry { input, output, .. } = self.pass.geometry;

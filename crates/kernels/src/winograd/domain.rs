@@ -7,7 +7,7 @@
 //! | operands of products over tiles: `V`, `dM` | `[block][tile][16]` | `f32` |
 //! | the same | `[block][pair of tiles][16][2]` | bfloat16 |
 //!
-//! In bfloat16, a product sums over pairs of what it sums over, which must lie side by side. Pairs of tiles are made within
+//! In bfloat16 a product takes two of what it sums over at a time, which lie side by side. Pairs of tiles are made within
 //! a row of an image's tiles, where the last may be alone, so that sums do not depend on which images are in the domain
 //! together.
 
@@ -67,8 +67,8 @@ impl Domain {
         self.start.wrapping_add(elements * self.element_stride)
     }
 
-    /// The same so far behind the domain `results` that it may be written element by element, while the elements of this
-    /// one are read up to that of the same index.
+    /// The same, so far behind the beginning of `results` that an element's results can be written while or after the
+    /// same element of this one is read: they overwrite elements before it.
     fn behind(self, results: Domain, elements: usize) -> Self {
         debug_assert!(self.element_stride <= results.element_stride);
         let last = elements - 1;
@@ -156,13 +156,6 @@ impl Operand for ChannelPairs {
 #[derive(Clone, Copy)]
 pub(super) struct TilePairs(pub Domain);
 
-impl TilePairs {
-    /// Pairs in a row of tiles.
-    fn of(tiles_x: usize) -> usize {
-        tiles_x.div_ceil(2)
-    }
-}
-
 impl Operand for TilePairs {
     #[inline(always)]
     unsafe fn write<S: Simd, T: Tile>(
@@ -177,7 +170,7 @@ impl Operand for TilePairs {
         if !first || at.tile + 1 == at.tiles_x {
             // SAFETY: the caller's promise.
             unsafe {
-                let row = at.row * Self::of(at.tiles_x) + at.tile / 2;
+                let row = rows_over_tiles::<Bf16>(at.row, at.tiles_x) + at.tile / 2;
                 let mut to = self.0.at(k * T::POINTS, at.block, row);
                 for (&value, &held) in line.iter().zip(held.iter()).take(T::POINTS) {
                     let pair = if first { [value, s.zero()] } else { [held, value] };
@@ -220,9 +213,6 @@ pub(super) trait Operands: Precision {
     fn over_channels(domain: Domain) -> Self::OverChannels;
     fn over_tiles(domain: Domain) -> Self::OverTiles;
     fn over_both(channels: Domain, tiles: Domain) -> Self::OverBoth;
-
-    /// Rows of a block for products over tiles, of so many rows of `tiles_x` tiles.
-    fn rows_over_tiles(rows: usize, tiles_x: usize) -> usize;
 }
 
 impl Operands for F32 {
@@ -240,9 +230,6 @@ impl Operands for F32 {
     fn over_both(channels: Domain, _: Domain) -> Numbers {
         Numbers(channels)
     }
-    fn rows_over_tiles(rows: usize, tiles_x: usize) -> usize {
-        rows * tiles_x
-    }
 }
 
 impl Operands for Bf16 {
@@ -259,9 +246,12 @@ impl Operands for Bf16 {
     fn over_both(channels: Domain, tiles: Domain) -> (ChannelPairs, TilePairs) {
         (ChannelPairs(channels), TilePairs(tiles))
     }
-    fn rows_over_tiles(rows: usize, tiles_x: usize) -> usize {
-        rows * TilePairs::of(tiles_x)
-    }
+}
+
+/// Rows of a block for products over tiles, of so many rows of `tiles_x` tiles.
+#[inline(always)]
+fn rows_over_tiles<P: Precision>(rows: usize, tiles_x: usize) -> usize {
+    rows * tiles_x.div_ceil(P::K)
 }
 
 /// The order in which the elements of a domain are multiplied.
@@ -290,10 +280,10 @@ impl ForwardDomains {
     ) -> (Self, *mut f32) {
         let Geometry { input, output, tiles_x, .. } = *geometry;
         let tiles = rows * tiles_x;
-        let operand_len = LANES / T::Precision::K;
+        let operand_len = T::Precision::BLOCK;
         match order {
             Order::InTurn => {
-                // Both have the strides of the one with more channels.
+                // Both have room for the blocks of the one with more, so that one fits behind the other.
                 let blocks = input.blocks().max(output.blocks());
                 let m = Domain::new(start, blocks, tiles, LANES);
                 let v = Domain::new(start, blocks, tiles, operand_len).behind(m, T::ELEMENTS);
@@ -337,13 +327,13 @@ impl BackwardDomains {
             let domains = BackwardDomains { v: dv, dm, dm_over_channels: dm, dv };
             return (domains, dm.end(T::ELEMENTS));
         }
-        let pairs = T::Precision::rows_over_tiles(rows, tiles_x);
+        let pairs = rows_over_tiles::<T::Precision>(rows, tiles_x);
         let v = Domain::new(dv.end(T::ELEMENTS), input.blocks(), pairs, LANES);
         let v = match order {
             Order::InTurn => v.behind(dv, T::ELEMENTS),
             Order::Any => v,
         };
-        let dm_over_channels = dm(v.end(T::ELEMENTS), tiles, LANES / T::Precision::K);
+        let dm_over_channels = dm(v.end(T::ELEMENTS), tiles, T::Precision::BLOCK);
         let dm = dm(dm_over_channels.end(T::ELEMENTS), pairs, LANES);
         (BackwardDomains { v, dm, dm_over_channels, dv }, dm.end(T::ELEMENTS))
     }
@@ -351,7 +341,7 @@ impl BackwardDomains {
     /// The same of some of the rows of tiles.
     pub fn part<T: Tile>(self, geometry: &Geometry, rows: Range<usize>) -> Self {
         let BackwardDomains { v, dm, dm_over_channels, dv } = self;
-        let of = |rows: usize| T::Precision::rows_over_tiles(rows, geometry.tiles_x);
+        let of = |rows: usize| rows_over_tiles::<T::Precision>(rows, geometry.tiles_x);
         let pairs = of(rows.start)..of(rows.end);
         let tiles = rows.start * geometry.tiles_x..rows.end * geometry.tiles_x;
         BackwardDomains {

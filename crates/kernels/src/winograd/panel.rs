@@ -74,10 +74,10 @@ impl<P: Precision> Kernel for DomainGemm<'_, P> {
                         a: a.at(element, 0, 0),
                         a_row: a.row_len,
                         segments: &segments[..count],
-                        b: packed.add(at + first * LANES / P::K * columns.len() + before),
+                        b: packed.add(at + first * P::BLOCK * columns.len() + before),
                         b_row: columns.len(),
                         // Packed weights are read from the first to the last.
-                        b_ahead: ahead(a.rows, count * LANES / P::K * columns.len()),
+                        b_ahead: ahead(a.rows, count * P::BLOCK * columns.len()),
                         c: c.at(element, some.start, 0),
                         c_row: c.row_len,
                         c_vector: c.block_stride,

@@ -149,7 +149,7 @@ impl<T: Tile> Forward<'_, T> {
             });
             Transforms::run(processor, workers, geometry, &images, |image| {
                 let place = image.output::<T, _>(m);
-                isa.run(Fenced(transform::Output { place, epilogue }));
+                T::Precision::run(isa, Fenced(transform::Output { place, epilogue }));
             });
         }
     }
@@ -261,7 +261,7 @@ impl<T: Tile> Backward<'_, T> {
             let Some(epilogue) = epilogue else { continue };
             Transforms::run(processor, workers, geometry, &images, |image| {
                 let place = image.input::<T, _>(dv);
-                isa.run(Fenced(transform::InputAdjoint { place, epilogue }));
+                T::Precision::run(isa, Fenced(transform::InputAdjoint { place, epilogue }));
             });
         }
     }

@@ -49,7 +49,7 @@ pub(super) trait Tile: Copy + Send + Sync {
 
 /// F(4x4, 3x3): 36 multiplications where direct convolution has 144.
 #[derive(Clone, Copy)]
-pub(super) struct F4<P>(PhantomData<P>);
+pub(super) struct F4<Precision>(PhantomData<Precision>);
 
 /// The points of F(4x4) are 0, +-P, +-Q and infinity.
 const P: f32 = 5.0 / 8.0;
@@ -57,8 +57,8 @@ const Q: f32 = 3.0 / 2.0;
 const P2: f32 = P * P;
 const Q2: f32 = Q * Q;
 
-impl<P: Operands> Tile for F4<P> {
-    type Precision = P;
+impl<Precision: Operands> Tile for F4<Precision> {
+    type Precision = Precision;
     const OUTPUTS: usize = 4;
     const POINTS: usize = 6;
 

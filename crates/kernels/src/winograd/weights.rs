@@ -1,9 +1,9 @@
 //! Weights to the transform domain, packed, and their gradients back.
 //!
 //! Packed weights are `[element][panel]`: for each element of a tile, panels of up to 64
-//! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them, in bfloat16 pairs of `k`. Forward, `k` is an input channel and a
-//! column an output channel; on the way back it is the reverse. Gradients in the domain are
-//! `[element][input channel][output channel]`, output channels padded to whole blocks.
+//! columns, packed as [`crate::micro_kernel::PanelGemm`] reads them, in bfloat16 pairs of `k`. Forward,
+//! `k` is an input channel and a column an output channel; on the way back it is the reverse. Gradients in the domain
+//! are `[element][input channel][output channel]`, output channels padded to whole blocks.
 
 // Indices of matrices, as in the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -103,26 +103,19 @@ impl<T: Tile> Transform<'_, '_, T> {
     /// They may be written there.
     #[inline(always)]
     unsafe fn word<S: Simd>(&self, s: S, word: usize, first: usize, out: *mut f32, stride: usize) {
-        if T::Precision::K == 1 {
-            let lines = filter_columns::<S, T>(s, &self.taps(word, first));
-            for i in 0..T::POINTS {
-                let u = T::filter(s, [lines[0][i], lines[1][i], lines[2][i]]);
-                for (j, &u) in u.iter().enumerate().take(T::POINTS) {
-                    // SAFETY: the caller's promise.
-                    unsafe { s.store(out.add((i * T::POINTS + j) * stride), u) };
-                }
-            }
-            return;
-        }
-        let even = filter_columns::<S, T>(s, &self.taps(2 * word, first));
-        let odd = filter_columns::<S, T>(s, &self.taps(2 * word + 1, first));
+        let first_k = T::Precision::K * word;
+        let even = filter_columns::<S, T>(s, &self.taps(first_k, first));
+        let odd = match T::Precision::K {
+            1 => even,
+            _ => filter_columns::<S, T>(s, &self.taps(first_k + 1, first)),
+        };
         for i in 0..T::POINTS {
             let even = T::filter(s, [even[0][i], even[1][i], even[2][i]]);
             let odd = T::filter(s, [odd[0][i], odd[1][i], odd[2][i]]);
             for (j, (&even, &odd)) in even.iter().zip(&odd).enumerate().take(T::POINTS) {
-                let pair = s.pair_bf16(even, odd);
+                let words = T::Precision::words(s, [even, odd]);
                 // SAFETY: the caller's promise.
-                unsafe { s.store(out.add((i * T::POINTS + j) * stride), pair) };
+                unsafe { s.store(out.add((i * T::POINTS + j) * stride), words) };
             }
         }
     }
