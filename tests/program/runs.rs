@@ -62,6 +62,8 @@ fn runs_and_comparisons_are_listed_with_how_far_they_are() {
                 [[arm]]\nname = 'a'\nset = ['batch.steps=[[1,25]]']\n\
                 [[arm]]\nname = 'b'\nset = ['batch.steps=[[1,50]]']\n";
     fs::write(place.path("both.toml"), arms).unwrap();
+    // The second in which a run is created is kept: those of the comparison are in a later one.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     place.run("compare both.toml --data shapes:144,100 --seeds 10,9");
     fs::write(place.path("runs/page.html"), "").unwrap();
 
