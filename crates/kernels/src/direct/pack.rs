@@ -30,7 +30,7 @@ pub(crate) fn pack_weights<P: Precision>(
     let work = ThreadPool::ELEMENT * packed_len::<P>(layer);
     processor.pool.run(padded.div_ceil(PANEL) * taps, work, |task, _| {
         let (panel, tap) = (task / taps * PANEL, task % taps);
-        for (columns, at) in tiles(processor, panel, padded, taps * depth) {
+        for (columns, at) in tiles::<P>(processor, panel, padded, taps * depth) {
             let width = columns.len();
             // SAFETY: each tap of each panel is one task's.
             let rows = unsafe { packed.part(at + tap * depth * width, depth * width) };
@@ -50,14 +50,14 @@ pub(crate) fn pack_weights<P: Precision>(
 
 /// The register tiles of the panel that begins with the column `panel` of `padded` in all, with `depth` `k`: their columns,
 /// and where their rows of the first `k` begin.
-fn tiles(
+fn tiles<P: Precision>(
     processor: &Processor,
     panel: usize,
     padded: usize,
     depth: usize,
 ) -> impl Iterator<Item = (Range<usize>, usize)> {
     let vectors = PANEL.min(padded - panel) / LANES;
-    let packing = processor.isa.run(PackingOf { vectors, depth });
+    let packing = P::run(processor.isa, PackingOf { vectors, depth });
     packing
         .tiles()
         .map(move |(columns, at)| (panel + columns.start..panel + columns.end, panel * depth + at))
@@ -85,7 +85,7 @@ pub(super) fn pack_phases<P: Precision>(
             let (panel, index) = (task / mine * PANEL, task % mine);
             let (row, column) = (index / columns, index % columns);
             let tap = (phase_y + stride * row) * kernel + phase_x + stride * column;
-            for (columns, at) in tiles(processor, panel, padded, mine * depth) {
+            for (columns, at) in tiles::<P>(processor, panel, padded, mine * depth) {
                 let width = columns.len();
                 // SAFETY: each tap of each panel is one task's.
                 let rows = unsafe { packed.part(at + index * depth * width, depth * width) };

@@ -221,7 +221,6 @@ mod tests {
         }
     }
 
-    /// Both as the instruction set is, and as its precision is run.
     fn check<P: Number>(
         isa: Isa,
         rows: usize,
@@ -231,17 +230,8 @@ mod tests {
         accumulate: bool,
         precision: P,
     ) {
-        let gemm = || CheckGemm {
-            rows,
-            vectors,
-            lens: lens.to_vec(),
-            a_row,
-            c_row,
-            accumulate,
-            precision,
-        };
-        isa.run(gemm());
-        P::run(isa, gemm());
+        let lens = lens.to_vec();
+        P::run(isa, CheckGemm { rows, vectors, lens, a_row, c_row, accumulate, precision });
     }
 
     #[test]

@@ -198,20 +198,6 @@ mod tests {
         }
     }
 
-    /// Both as the instruction set is, and as its precision is run.
-    fn check<P: Number>(
-        isa: Isa,
-        [rows, vectors]: [usize; 2],
-        [lines, len]: [usize; 2],
-        a_step: usize,
-        accumulate: bool,
-        precision: P,
-    ) {
-        let gemm = || CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision };
-        isa.run(gemm());
-        P::run(isa, gemm());
-    }
-
     #[test]
     fn register_tiles_are_products_of_a_transposed_matrix() {
         for isa in Isa::available() {
@@ -219,8 +205,14 @@ mod tests {
                 for (lines, len) in [(1, 64), (3, 16), (5, 8), (2, 7), (1, 24)] {
                     let (a_step, accumulate) = ([16, 32, 48, 19][rows % 4], rows % 2 == 0);
                     let vectors = 1 + (rows + lines) % 4;
-                    check(isa, [rows, vectors], [lines, len], a_step, accumulate, F32);
-                    check(isa, [rows, vectors], [lines, len], a_step, accumulate, Bf16);
+                    let precision = F32;
+                    let gemm =
+                        CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision };
+                    isa.run(gemm);
+                    let precision = Bf16;
+                    let gemm =
+                        CheckGemmTn { rows, vectors, lines, len, a_step, accumulate, precision };
+                    isa.run_bf16(gemm);
                 }
             }
         }

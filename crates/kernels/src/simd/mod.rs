@@ -199,14 +199,20 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel that multiplies bfloat16s, compiled for this instruction set and the instructions for that, if the
-    /// processor has them.
+    /// Runs a kernel that multiplies bfloat16s, compiled for this instruction set and the instructions for that. AVX-512
+    /// without them takes the code for AVX2: that is slower than f32 anyway, and not worth another copy of all kernels.
     pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
-        #[cfg(target_arch = "x86_64")]
-        if let (Level::Avx512(_), Some(s)) = (self.0, avx512::Avx512::with_bf16()) {
-            return s.call(kernel);
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => match (avx512::Avx512::with_bf16(), avx2::Avx2::new()) {
+                (Some(s), _) => s.call(kernel),
+                (None, Some(s)) => s.call(kernel),
+                (None, None) => portable::Portable.call(kernel),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(s) => s.call(kernel),
+            Level::Portable(s) => s.call(kernel),
         }
-        self.run(kernel)
     }
 
     /// Whether it has instructions for products of bfloat16s. Without them these are computed in f32, slower than
