@@ -44,7 +44,7 @@ pub(super) unsafe fn input<S: Simd, P: Precision>(
                         prologue.row(s, image, block, y, margins.row(y));
                     } else {
                         prologue.row(s, image, block, y, line);
-                        channel_pairs(s, line, input.width, margins.row(y));
+                        store_pixels::<S, P>(s, line, input.width, margins.row(y));
                     }
                 }
             }
@@ -129,7 +129,7 @@ pub(super) unsafe fn gradient<S: Simd, P: Precision>(
                     prologue.row(s, image, block, y, margins.row(y));
                 } else {
                     prologue.row(s, image, block, y, line);
-                    channel_pairs(s, line, output.width, margins.row(y));
+                    store_pixels::<S, P>(s, line, output.width, margins.row(y));
                     let to = pairs.add((block * output.height + y) * geometry.pairs_len());
                     pixel_pairs(s, line, 1, output.width, to);
                 }
@@ -138,22 +138,22 @@ pub(super) unsafe fn gradient<S: Simd, P: Precision>(
     }
 }
 
-/// Rounds so many pixels to bfloat16.
+/// Stores so many pixels in the precision.
 ///
 /// # Safety
 /// They lie at `from`, and `to` has room for them.
 #[inline(always)]
-unsafe fn channel_pairs<S: Simd>(s: S, from: *const f32, count: usize, to: *mut f32) {
+unsafe fn store_pixels<S: Simd, P: Precision>(s: S, from: *const f32, count: usize, to: *mut f32) {
     for x in 0..count {
         // SAFETY: the caller's promise.
-        unsafe { s.store_bf16(to.add(x * LANES / 2).cast(), s.load(from.add(x * LANES))) };
+        unsafe { P::store_block(s, to.add(x * P::BLOCK), s.load(from.add(x * LANES))) };
     }
 }
 
 /// Rounds so many pixels to bfloat16, each `stride` pixels behind the one before, in pairs; the last may be alone.
 ///
 /// # Safety
-/// As for [`channel_pairs`].
+/// As for [`store_pixels`].
 #[inline(always)]
 unsafe fn pixel_pairs<S: Simd>(s: S, from: *const f32, stride: usize, count: usize, to: *mut f32) {
     for pair in 0..count.div_ceil(2) {

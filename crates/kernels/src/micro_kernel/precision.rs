@@ -17,6 +17,12 @@ pub(crate) trait Precision: Copy + Default + Send + Sync {
     /// Sixteen words of what `k` has at each index; the second is not read where a word is one number.
     fn words<S: Simd>(s: S, k: [S::V; 2]) -> S::V;
 
+    /// Stores the [`BLOCK`](Self::BLOCK) words of sixteen `k` that lie side by side.
+    ///
+    /// # Safety
+    /// They can be written at `to`.
+    unsafe fn store_block<S: Simd>(s: S, to: *mut f32, k: S::V);
+
     /// `sum + a * b`, of all `k` of the words.
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
 
@@ -37,6 +43,11 @@ impl Precision for F32 {
     #[inline(always)]
     fn words<S: Simd>(_: S, k: [S::V; 2]) -> S::V {
         k[0]
+    }
+    #[inline(always)]
+    unsafe fn store_block<S: Simd>(s: S, to: *mut f32, k: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store(to, k) }
     }
     #[inline(always)]
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
@@ -60,6 +71,11 @@ impl Precision for Bf16 {
     #[inline(always)]
     fn words<S: Simd>(s: S, k: [S::V; 2]) -> S::V {
         s.pair_bf16(k[0], k[1])
+    }
+    #[inline(always)]
+    unsafe fn store_block<S: Simd>(s: S, to: *mut f32, k: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_bf16(to.cast(), k) }
     }
     #[inline(always)]
     fn multiply_add<S: Simd>(s: S, a: S::V, b: S::V, sum: S::V) -> S::V {

@@ -11,6 +11,7 @@
 //! a row of an image's tiles, where the last may be alone, so that sums do not depend on which images are in the domain
 //! together.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::tile::{Line, Tile};
@@ -102,36 +103,20 @@ pub(super) trait Operand: Copy {
     );
 }
 
-/// Numbers of `f32`, a row for each tile.
+/// A row for each tile, of its channels; in bfloat16 a word is a pair of them.
 #[derive(Clone, Copy)]
-pub(super) struct Numbers(pub Domain);
+pub(super) struct Tiles<P> {
+    domain: Domain,
+    precision: PhantomData<P>,
+}
 
-impl Operand for Numbers {
-    #[inline(always)]
-    unsafe fn write<S: Simd, T: Tile>(
-        self,
-        s: S,
-        at: TileAt,
-        k: usize,
-        line: Line<S::V>,
-        _: &mut Line<S::V>,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut to = self.0.at(k * T::POINTS, at.block, at.row * at.tiles_x + at.tile);
-            for &value in line.iter().take(T::POINTS) {
-                s.store(to, value);
-                to = to.wrapping_add(self.0.element_stride);
-            }
-        }
+impl<P> Tiles<P> {
+    pub fn new(domain: Domain) -> Self {
+        Tiles { domain, precision: PhantomData }
     }
 }
 
-/// In bfloat16, a row for each tile: a word is a pair of channels.
-#[derive(Clone, Copy)]
-pub(super) struct ChannelPairs(pub Domain);
-
-impl Operand for ChannelPairs {
+impl<P: Precision> Operand for Tiles<P> {
     #[inline(always)]
     unsafe fn write<S: Simd, T: Tile>(
         self,
@@ -141,12 +126,13 @@ impl Operand for ChannelPairs {
         line: Line<S::V>,
         _: &mut Line<S::V>,
     ) {
+        let domain = self.domain;
         // SAFETY: the caller's promise.
         unsafe {
-            let mut to = self.0.at(k * T::POINTS, at.block, at.row * at.tiles_x + at.tile);
+            let mut to = domain.at(k * T::POINTS, at.block, at.row * at.tiles_x + at.tile);
             for &value in line.iter().take(T::POINTS) {
-                s.store_bf16(to.cast(), value);
-                to = to.wrapping_add(self.0.element_stride);
+                P::store_block(s, to, value);
+                to = to.wrapping_add(domain.element_stride);
             }
         }
     }
@@ -201,50 +187,39 @@ impl<A: Operand, B: Operand> Operand for (A, B) {
     }
 }
 
-/// How the operands of a precision lie in the domain.
+/// How the operands of a precision lie in the domain. Those of products over channels are [`Tiles`].
 pub(super) trait Operands: Precision {
-    /// An operand of products over channels.
-    type OverChannels: Operand;
     /// An operand of products over tiles.
     type OverTiles: Operand;
-    /// Of both.
+    /// An operand of both.
     type OverBoth: Operand;
 
-    fn over_channels(domain: Domain) -> Self::OverChannels;
     fn over_tiles(domain: Domain) -> Self::OverTiles;
     fn over_both(channels: Domain, tiles: Domain) -> Self::OverBoth;
 }
 
 impl Operands for F32 {
-    type OverChannels = Numbers;
-    type OverTiles = Numbers;
-    type OverBoth = Numbers;
+    type OverTiles = Tiles<F32>;
+    type OverBoth = Tiles<F32>;
 
-    fn over_channels(domain: Domain) -> Numbers {
-        Numbers(domain)
-    }
-    fn over_tiles(domain: Domain) -> Numbers {
-        Numbers(domain)
+    fn over_tiles(domain: Domain) -> Self::OverTiles {
+        Tiles::new(domain)
     }
     /// They are the same.
-    fn over_both(channels: Domain, _: Domain) -> Numbers {
-        Numbers(channels)
+    fn over_both(channels: Domain, _: Domain) -> Self::OverBoth {
+        Tiles::new(channels)
     }
 }
 
 impl Operands for Bf16 {
-    type OverChannels = ChannelPairs;
     type OverTiles = TilePairs;
-    type OverBoth = (ChannelPairs, TilePairs);
+    type OverBoth = (Tiles<Bf16>, TilePairs);
 
-    fn over_channels(domain: Domain) -> ChannelPairs {
-        ChannelPairs(domain)
-    }
-    fn over_tiles(domain: Domain) -> TilePairs {
+    fn over_tiles(domain: Domain) -> Self::OverTiles {
         TilePairs(domain)
     }
-    fn over_both(channels: Domain, tiles: Domain) -> (ChannelPairs, TilePairs) {
-        (ChannelPairs(channels), TilePairs(tiles))
+    fn over_both(channels: Domain, tiles: Domain) -> Self::OverBoth {
+        (Tiles::new(channels), TilePairs(tiles))
     }
 }
 

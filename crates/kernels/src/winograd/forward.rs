@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Geometry;
-use super::domain::{ForwardDomains, Operands, Order, len_of};
+use super::domain::{ForwardDomains, Order, Tiles, len_of};
 use super::panel::DomainGemm;
 use super::schedule::{Group, Schedule, with_next};
 use super::tile::Tile;
@@ -87,7 +87,7 @@ impl<T: Tile> Kernel for Task<'_, T> {
         let Geometry { input, output, .. } = geometry;
         let ForwardDomains { v, m } = self.domains;
         for index in 0..self.group.images.len() {
-            let v = T::Precision::over_channels(v);
+            let v = Tiles::<T::Precision>::new(v);
             s.call(transform::Input { place: self.place(input, v, index), prologue });
         }
         let prefetch = self.prefetch();

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::backward::Backward;
-use super::domain::{BackwardDomains, Domain, ForwardDomains, Operands, Order, len_of};
+use super::domain::{BackwardDomains, Domain, ForwardDomains, Operands, Order, Tiles, len_of};
 use super::forward::Forward;
 use super::panel::{DomainGemm, DomainGemmTn};
 use super::tile::Tile;
@@ -134,7 +134,7 @@ impl<T: Tile> Forward<'_, T> {
             let (domains, _) = ForwardDomains::new::<T>(geometry, rows, Order::Any, start);
             let ForwardDomains { v, m } = domains;
             Transforms::run(processor, workers, geometry, &images, |image| {
-                let place = image.input::<T, _>(T::Precision::over_channels(v));
+                let place = image.input::<T, _>(Tiles::<T::Precision>::new(v));
                 T::Precision::run(isa, Fenced(transform::Input { place, prologue }));
             });
             let blocks = geometry.output.blocks();
